@@ -86,8 +86,6 @@ def draw(index: int, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(page.convert("RGB")), _attributes(avatar.to_json()["options"])
 
 
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)

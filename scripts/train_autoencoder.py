@@ -6,7 +6,8 @@ Data: photographs 1-899 of scripts/packages.py (900-999 are held out) with flips
 and avatars drawn by scripts/avatars.py. Loss: L1 + LPIPS + commitment. The codebook is an
 exponential moving average of its members (van den Oord et al. 2017, appendix A.1), started by k-means
 after a warm-up without quantisation; entries that nothing chooses restart at encoder outputs of the
-current batch. The weights saved are an average over the last steps. `--resume` continues a killed run.
+current batch. The weights saved are an average over the last steps. `--resume` continues a killed run,
+`--evaluate FILE` measures a saved model.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -26,10 +26,12 @@ import torch
 import torch.nn.functional as F
 from lpips import LPIPS
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
+from lpkernel.files import atomic_path
 
 TIGHT_CROP = (19, 40, 159, 180)  # of the 178x218 photographs: a tight aligned face
 TRAIN_FACES = 899
@@ -43,7 +45,8 @@ class Data:
     def __init__(self, seed: int, avatar_count: int) -> None:
         photographs = [Image.open(path).convert("RGB") for path in packages.face_files()]
         self.photographs = photographs[:TRAIN_FACES]
-        self.held_out = _batch([p.crop(TIGHT_CROP).resize((128, 128), Image.Resampling.BICUBIC) for p in photographs[TRAIN_FACES:]])
+        tight = [p.crop(TIGHT_CROP).resize((128, 128), Image.Resampling.BICUBIC) for p in photographs[TRAIN_FACES:]]
+        self.held_out = _batch(tight)
         first = HELD_OUT_AVATARS.stop + 10_000
         self.avatars = [Image.fromarray(avatars.draw(i)[0]) for i in range(first, first + avatar_count)]
         self.held_out_avatars = _batch([Image.fromarray(avatars.draw(i)[0]) for i in HELD_OUT_AVATARS])
@@ -90,7 +93,8 @@ class Codebook:
             counts = torch.bincount(codes, minlength=len(book)).float()
             sums = torch.zeros_like(book).index_add_(0, codes, vectors)
             empty = counts == 0
-            book = torch.where(empty[:, None], vectors[torch.randint(len(vectors), (len(book),))], sums / counts.clamp(min=1)[:, None])
+            strays = vectors[torch.randint(len(vectors), (len(book),))]
+            book = torch.where(empty[:, None], strays, sums / counts.clamp(min=1)[:, None])
         self.model.codebook.copy_(book)
         self.counts.fill_(1)
         self.sums.copy_(book)
@@ -128,12 +132,21 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 def save(model: CompactVQ, path: Path, notes: dict[str, object]) -> None:
-    """Weights in float16 (the codebook in float32), the config in the header."""
-    tensors = {k: (v.float() if k == "codebook" else v.half()).contiguous() for k, v in model.state_dict().items()}
-    partial = path.with_name(path.name + ".part")
+    """Weights and codebook in float16, the config in the header."""
+    tensors = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     metadata = {"config": json.dumps(model.config.to_json()), "notes": json.dumps(notes)}
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    with atomic_path(path) as partial:
+        save_file(tensors, partial, metadata)
+
+
+def report(path: Path, data: Data, lpips: LPIPS) -> dict[str, float]:
+    """Held-out PSNR and LPIPS of a saved model, in float32."""
+    with safe_open(path, "pt") as file:
+        model = CompactVQ(CompactConfig.from_json(json.loads(file.metadata()["config"])))
+        model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+    faces, drawn = (evaluate(model, images, lpips) for images in (data.held_out, data.held_out_avatars))
+    names = ("faces_psnr", "faces_lpips", "avatars_psnr", "avatars_lpips")
+    return {name: round(value, 4) for name, value in zip(names, (*faces, *drawn), strict=True)}
 
 
 def train(args: argparse.Namespace) -> None:
@@ -154,7 +167,6 @@ def train(args: argparse.Namespace) -> None:
         optimiser.load_state_dict(state["optimiser"])
         book.counts, book.sums, first = state["counts"], state["sums"], state["step"]
         data.random = np.random.default_rng(args.seed + first)
-    history: list[dict[str, float]] = []
     started = time.time()
     for step in range(first, args.steps):
         for group in optimiser.param_groups:
@@ -203,7 +215,6 @@ def train(args: argparse.Namespace) -> None:
                 "avatars_lpips": drawn[1],
                 "codes_used": used,
             }
-            history.append(row)
             print(json.dumps({k: round(v, 4) for k, v in row.items()}), flush=True)
             save(average, args.out, {"steps": step + 1, "batch": args.batch, **row})
             state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
@@ -222,7 +233,13 @@ def main() -> int:
     parser.add_argument("--report", type=int, default=250, help="steps between evaluations")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument(
+        "--evaluate", type=Path, metavar="FILE", help="only measure a saved model on the held-out images"
+    )
     args = parser.parse_args()
+    if args.evaluate:
+        print(json.dumps(report(args.evaluate, Data(args.seed, avatar_count=0), LPIPS(packages.lpips_weights()))))
+        return 0
     args.out.parent.mkdir(parents=True, exist_ok=True)
     train(args)
     return 0

@@ -1,0 +1,8 @@
+"""Autoencoders: images to codes or latents and back. `load_autoencoder` is the way in."""
+
+from __future__ import annotations
+
+from lpkernel.autoencoder.base import Autoencoder, TorchAutoencoder
+from lpkernel.autoencoder.load import load_autoencoder
+
+__all__ = ["Autoencoder", "TorchAutoencoder", "load_autoencoder"]

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lpkernel.autoencoder.quantise import nearest_rows
+
 
 @dataclass(frozen=True)
 class CompactConfig:
@@ -98,10 +100,7 @@ class CompactVQ(nn.Module):
 
     def nearest(self, latents: Tensor) -> Tensor:
         """Codebook row nearest each vector: (..., L) -> (...) int64, in float32."""
-        flat = latents.reshape(-1, latents.shape[-1]).float()
-        book = self.codebook.float()
-        scores = book.square().sum(1) - 2 * flat @ book.T  # |z|^2 is the same for every row
-        return scores.argmin(1).reshape(latents.shape[:-1])
+        return nearest_rows(latents, self.codebook)
 
     def encode(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) -> unquantised latents (N, M, M, L) float32."""

@@ -1,0 +1,207 @@
+"""What an autoencoder is here, and the part that every torch network shares.
+
+A network works on float images (N, 3, H, W) in [-1, 1] and latents (N, L, M, M); the engine works on
+NumPy uint8 images (N, H, W, 3) and on codes (N, M, M) or latents (N, M, M, L). `TorchAutoencoder`
+stands between them: checks, batches, device, dtype, memory layout and quantisation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lpkernel.autoencoder.quantise import nearest_rows
+from lpkernel.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PIXELS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 21}  # in one batch: 8 and 32 images of 256x256
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """What the engine asks of an autoencoder. H = W = `image_size`, M = `grid`.
+
+    `codebook` is (V, L) float32, or None for a continuous autoencoder; `fingerprint` is a hash of the
+    weights, stored in the banks made with them.
+    """
+
+    name: str
+    image_size: int
+    grid: int
+    codebook: np.ndarray | None
+    fingerprint: str
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W, 3) uint8 -> codes (N, M, M) int64, or latents (N, M, M, L) float32 if continuous."""
+        ...
+
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """What `encode` gives -> (N, H, W, 3) uint8."""
+        ...
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of a name; "auto" is cuda if there is one, else cpu. Raises InputError on an unusable one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f'device {device!r} cannot be used ({reason}); use "auto", "cpu" or "cuda"') from error
+    return chosen
+
+
+def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The dtype of a name; "auto" is bfloat16 where the device multiplies it natively, else float32.
+
+    Raises InputError on other names.
+    """
+    if dtype == "auto":
+        return torch.bfloat16 if _fast_bfloat16(device) else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f'dtype {dtype!r} is not known; expected "auto", {", ".join(map(repr, DTYPES))}')
+    return DTYPES[dtype]
+
+
+def _fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    # These two are private and may move; without them float32 is the safe answer.
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check is not None and check() for check in checks)
+
+
+def fingerprint(state: dict[str, Tensor]) -> str:
+    """SHA-256 (hex) over names, shapes and float32 values of a state dict, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        values = state[name].detach().to("cpu", torch.float32).contiguous().numpy()
+        digest.update(f"{name} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+class TorchAutoencoder(ABC):
+    """An `Autoencoder` on a torch network; a subclass says how the network encodes and decodes tensors.
+
+    `network` holds float32 weights (the fingerprint is taken from them) and is moved to the device,
+    dtype and channels-last layout. `width` is L. `codebook` (V, L) makes it discrete. Results on
+    one machine with the same dtype and batch are repeatable; across dtypes, devices or batch sizes
+    the last bits of a convolution differ, so a vector that lies between two rows may change its code.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        name: str,
+        image_size: int,
+        grid: int,
+        width: int,
+        codebook: Tensor | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+    ) -> None:
+        self.name = name
+        self.image_size = image_size
+        self.grid = grid
+        self.width = width
+        self.fingerprint = fingerprint(network.state_dict())
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device)
+        rows = None if codebook is None else codebook.detach().to("cpu", torch.float32, copy=True)
+        self.codebook: np.ndarray | None = None if rows is None else rows.numpy()
+        self._codebook = None if rows is None else rows.to(self.device)
+        self.network: Any = network.eval().requires_grad_(False)
+        self.network.to(self.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._batch = max(1, PIXELS_AT_ONCE.get(self.device.type, PIXELS_AT_ONCE["cpu"]) // image_size**2)
+
+    @abstractmethod
+    def encode_tensor(self, images: Tensor) -> Tensor:
+        """(n, 3, H, W) in [-1, 1] -> latents (n, L, M, M) before quantisation, on the device and dtype of both."""
+
+    @abstractmethod
+    def decode_tensor(self, latents: Tensor) -> Tensor:
+        """Latents (n, L, M, M) (codebook rows if discrete) -> (n, 3, H, W) in [-1, 1]."""
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """(N, H, W, 3) uint8 -> codes (N, M, M) int64, or latents (N, M, M, L) float32 if continuous.
+
+        Raises InputError on other shapes or dtypes.
+        """
+        self._check_images(images)
+        shape = (len(images), self.grid, self.grid)
+        out = np.empty(shape, np.int64) if self._codebook is not None else np.empty((*shape, self.width), np.float32)
+        for start in range(0, len(images), self._batch):
+            part = torch.from_numpy(np.ascontiguousarray(images[start : start + self._batch])).to(self.device)
+            pixels = part.permute(0, 3, 1, 2).float() / 127.5 - 1  # the strides are channels-last already
+            latents = self._finite(self.encode_tensor(pixels.to(self.dtype))).permute(0, 2, 3, 1)
+            if latents.shape[1:] != (self.grid, self.grid, self.width):
+                raise InputError(
+                    f"autoencoder {self.name}: its network gives latents of shape {tuple(latents.shape[1:])}, "
+                    f"expected {(self.grid, self.grid, self.width)}; check image_size, grid and width"
+                )
+            result = latents if self._codebook is None else nearest_rows(latents, self._codebook)
+            out[start : start + self._batch] = result.cpu().numpy()
+        return out
+
+    @torch.inference_mode()
+    def decode(self, latents: np.ndarray) -> np.ndarray:
+        """Codes (N, M, M) of any integer dtype, or latents (N, M, M, L) float if continuous -> (N, H, W, 3) uint8.
+
+        Values are rounded to the nearest of 0..255. Raises InputError on other shapes or dtypes and on
+        codes outside the codebook.
+        """
+        self._check_latents(latents)
+        out = np.empty((len(latents), self.image_size, self.image_size, 3), np.uint8)
+        for start in range(0, len(latents), self._batch):
+            part = np.ascontiguousarray(latents[start : start + self._batch])
+            if self._codebook is not None:
+                vectors = self._codebook[torch.from_numpy(part.astype(np.int64)).to(self.device)]
+            else:
+                vectors = torch.from_numpy(part.astype(np.float32)).to(self.device)
+            pixels = self._finite(self.decode_tensor(vectors.permute(0, 3, 1, 2).to(self.dtype)))
+            levels = (pixels.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+            out[start : start + self._batch] = levels.permute(0, 2, 3, 1).cpu().numpy()
+        return out
+
+    def _check_images(self, images: np.ndarray) -> None:
+        expected = f"(N, {self.image_size}, {self.image_size}, 3) uint8"
+        if not isinstance(images, np.ndarray):
+            raise InputError(f"images to encode are a {type(images).__name__}, expected a NumPy array {expected}")
+        if images.dtype != np.uint8 or images.shape[1:] != (self.image_size, self.image_size, 3):
+            got = f"{images.shape} {images.dtype}"
+            raise InputError(f"images to encode are {got}, autoencoder {self.name} expects {expected}; resize them")
+
+    def _check_latents(self, latents: np.ndarray) -> None:
+        kind, shape, word = np.floating, f"(N, {self.grid}, {self.grid}, {self.width})", "float latents"
+        tail: tuple[int, ...] = (self.grid, self.grid, self.width)
+        if self.codebook is not None:
+            kind, shape, word = np.integer, f"(N, {self.grid}, {self.grid})", "integer codes"  # type: ignore[assignment]
+            tail = (self.grid, self.grid)
+        expected = f"autoencoder {self.name} expects {word} {shape}"
+        if not isinstance(latents, np.ndarray):
+            raise InputError(f"decode got a {type(latents).__name__}; {expected} in a NumPy array")
+        if not np.issubdtype(latents.dtype, kind) or latents.ndim != len(tail) + 1 or latents.shape[1:] != tail:
+            raise InputError(f"decode got {latents.shape} {latents.dtype}; {expected}")
+        if self.codebook is not None and latents.size:
+            low, high = int(latents.min()), int(latents.max())
+            if low < 0 or high >= len(self.codebook):
+                raise InputError(f"codes run from {low} to {high}, expected 0..{len(self.codebook) - 1} ({self.name})")
+
+    def _finite(self, values: Tensor) -> Tensor:
+        values = values.float()
+        if not bool(values.isfinite().all()):
+            fix = "check its weights" if self.dtype == torch.float32 else 'load it with dtype="float32"'
+            raise InputError(f"autoencoder {self.name} gave infinite or undefined values in {self.dtype}; {fix}")
+        return values

@@ -1,0 +1,304 @@
+"""VQ-GAN checkpoints of taming-transformers (and latent diffusion) to diffusers `VQModel` folders.
+
+Source of the architecture: Esser, Rombach, Ommer, "Taming Transformers for High-Resolution Image
+Synthesis", CVPR 2021, and its released configs. The first stage may be a file of its own or part of
+a transformer's checkpoint (`first_stage_model.*`). taming-transformers need not be installed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lpkernel.autoencoder.folder import import_diffusers
+from lpkernel.autoencoder.safe_pickle import load_checkpoint
+from lpkernel.errors import InputError, MissingExtra
+
+FIRST_STAGE = "first_stage_model."
+GROUPS = 32  # of every normalisation in taming
+NETWORK = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+USUAL_RESOLUTION = 256
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A VQ-GAN: taming's ddconfig, its attention resolutions as levels (0 = full resolution)."""
+
+    widths: tuple[int, ...]  # channels of each level
+    blocks: int  # residual blocks a level in the encoder; the decoder has one more
+    attention: tuple[bool, ...]  # of each level
+    z_channels: int
+    rows: int  # V
+    width: int  # L
+    resolution: int
+
+    def diffusers_config(self) -> dict[str, object]:
+        """Arguments of `VQModel`."""
+        down = ["AttnDownEncoderBlock2D" if attention else "DownEncoderBlock2D" for attention in self.attention]
+        up = ["AttnUpDecoderBlock2D" if attention else "UpDecoderBlock2D" for attention in reversed(self.attention)]
+        return {
+            "down_block_types": tuple(down),
+            "up_block_types": tuple(up),
+            "block_out_channels": self.widths,
+            "layers_per_block": self.blocks,
+            "latent_channels": self.z_channels,
+            "sample_size": self.resolution,
+            "num_vq_embeddings": self.rows,
+            "norm_num_groups": GROUPS,
+            "vq_embed_dim": self.width,
+        }
+
+
+def convert(checkpoint: Path, out: Path, config: Path | None = None) -> Path:
+    """Write the VQ-GAN in `checkpoint` (.ckpt, .pt, .pth or .safetensors) as a `VQModel` folder `out`; returns `out`.
+
+    `config` is the project's yaml (of the VQ-GAN or of a transformer around it). Without it the
+    architecture is read off the weights, and the resolution, which they do not tell, is taken as 256
+    (logged as a warning). Nothing in the checkpoint is run. `out` appears only when complete.
+    Raises InputError for a file that is damaged, not a VQ-GAN, or not representable as a `VQModel`,
+    and MissingExtra without diffusers (or PyYAML, for a config).
+    """
+    checkpoint, out = Path(checkpoint), Path(out)
+    diffusers = import_diffusers("converting a checkpoint")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(f"{out} exists already; remove it or choose another folder")
+    if not out.parent.is_dir():
+        raise InputError(f"{out.parent}: no such folder to write {out.name} in")
+    state = _first_stage(checkpoint)
+    if config is None:
+        architecture = _infer(state, checkpoint)
+        log.warning("no config given: resolution taken as %d", architecture.resolution)
+    else:
+        architecture = _read_config(Path(config))
+    with torch.device("meta"):
+        network = diffusers.VQModel(**architecture.diffusers_config())
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    network.load_state_dict(_translate(state, architecture, shapes, checkpoint), assign=True)
+    with _new_folder(out) as partial:
+        network.save_pretrained(partial, safe_serialization=True)
+    return out
+
+
+def _first_stage(checkpoint: Path) -> dict[str, Tensor]:
+    """The VQ-GAN's tensors by taming's names, without those around it."""
+    if checkpoint.suffix == ".safetensors":
+        try:
+            data: Any = load_file(checkpoint)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{checkpoint} is not a readable safetensors file ({error})") from error
+    else:
+        data = load_checkpoint(checkpoint)
+    if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
+        data = data["state_dict"]
+    if not isinstance(data, Mapping):
+        raise InputError(f"{checkpoint} holds a {type(data).__name__}, expected a state dict of tensors")
+    tensors = {key: value for key, value in data.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    inner = {key[len(FIRST_STAGE) :]: value for key, value in tensors.items() if key.startswith(FIRST_STAGE)}
+    state = inner or tensors
+    if "quantize.embed.weight" in state:
+        raise InputError(f"{checkpoint} is a Gumbel VQ-GAN, which has no nearest-row codebook; only VQModel converts")
+    return state
+
+
+def _read_config(path: Path) -> Architecture:
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingExtra("pyyaml", "diffusers", f"the config {path}") from error
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such config") from error
+    except (yaml.YAMLError, OSError, ValueError) as error:
+        raise InputError(f"{path} is not readable yaml ({' '.join(str(error).split())[:160]})") from error
+    try:
+        params = data["model"]["params"]
+        if "first_stage_config" in params:
+            params = params["first_stage_config"]["params"]
+        ddconfig = params["ddconfig"]
+        resolution = int(ddconfig["resolution"])
+        multiples = [int(multiple) for multiple in ddconfig["ch_mult"]]
+        attended = {int(side) for side in ddconfig["attn_resolutions"]}
+        architecture = Architecture(
+            widths=tuple(int(ddconfig["ch"]) * multiple for multiple in multiples),
+            blocks=int(ddconfig["num_res_blocks"]),
+            attention=tuple(resolution >> level in attended for level in range(len(multiples))),
+            z_channels=int(ddconfig["z_channels"]),
+            rows=int(params["n_embed"]),
+            width=int(params["embed_dim"]),
+            resolution=resolution,
+        )
+        double_z, channels = ddconfig["double_z"], (ddconfig["in_channels"], ddconfig["out_ch"])
+        resamples = ddconfig.get("resamp_with_conv", True)
+    except KeyError as error:
+        raise InputError(
+            f"{path}: {error} is missing; expected model.params with ddconfig, n_embed, embed_dim"
+        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: its model.params are not those of a VQ-GAN ({error})") from error
+    if double_z:
+        raise InputError(f"{path}: double_z is set, so this is no VQ-GAN but a KL autoencoder")
+    if channels != (3, 3):
+        raise InputError(f"{path}: images have {channels[0]} to {channels[1]} channels, expected 3 (RGB)")
+    if not resamples:
+        raise InputError(f"{path}: resamp_with_conv is off, which a diffusers VQModel cannot represent")
+    if not multiples or multiples[0] != 1:
+        raise _first_width(path)
+    _check(architecture, path)
+    return architecture
+
+
+def _infer(state: dict[str, Tensor], path: Path) -> Architecture:
+    """The architecture that the shapes of the weights tell."""
+    levels = sum(f"encoder.down.{level}.block.0.conv1.weight" in state for level in range(16))
+    needed = ["encoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight", "encoder.conv_out.weight"]
+    needed += ["decoder.conv_in.weight", "quantize.embedding.weight"]
+    _require(needed, state, path)
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    widths = tuple(shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels))
+    if shapes["encoder.conv_in.weight"][0] != widths[0]:
+        raise _first_width(path)
+    z_channels = shapes["decoder.conv_in.weight"][1]
+    if shapes["encoder.conv_out.weight"][0] == 2 * z_channels:
+        raise InputError(f"{path}: its encoder has double_z, so this is no VQ-GAN but a KL autoencoder")
+    architecture = Architecture(
+        widths=widths,
+        blocks=sum(f"encoder.down.0.block.{block}.conv1.weight" in state for block in range(64)),
+        attention=tuple(f"encoder.down.{level}.attn.0.q.weight" in state for level in range(levels)),
+        z_channels=z_channels,
+        rows=shapes["quantize.embedding.weight"][0],
+        width=shapes["quantize.embedding.weight"][1],
+        resolution=USUAL_RESOLUTION,
+    )
+    _check(architecture, path)
+    return architecture
+
+
+def _check(architecture: Architecture, path: Path) -> None:
+    if any(width <= 0 or width % GROUPS for width in architecture.widths):
+        raise InputError(f"{path}: level widths {architecture.widths} must be multiples of {GROUPS}")
+    factor = 2 ** (len(architecture.widths) - 1)
+    if architecture.blocks < 1 or architecture.resolution <= 0 or architecture.resolution % factor:
+        raise InputError(
+            f"{path}: {architecture.blocks} blocks a level at resolution {architecture.resolution}; expected at least "
+            f"1, and a multiple of {factor}"
+        )
+    if min(architecture.z_channels, architecture.rows, architecture.width) < 1:
+        raise InputError(f"{path}: z_channels, n_embed and embed_dim must be positive")
+
+
+def _first_width(path: Path) -> InputError:
+    return InputError(f"{path}: ch_mult must start with 1; a diffusers VQModel cannot represent another first width")
+
+
+def _translate(
+    state: dict[str, Tensor], architecture: Architecture, shapes: dict[str, torch.Size], path: Path
+) -> dict[str, Tensor]:
+    """`state` by diffusers' names, float32; every tensor of the network used exactly once."""
+    names = dict(_names(architecture))
+    _require(list(names), state, path)
+    unused = [key for key in state if key.startswith(NETWORK) and key not in names]
+    if unused:
+        raise InputError(
+            f"{path} has {len(unused)} weights that the config does not name, first {', '.join(unused[:3])}; "
+            "is it the right config?"
+        )
+    translated = {}
+    for old, new in names.items():
+        value = state[old]
+        squeezed = value.reshape(value.shape[:2]) if value.shape[2:] == (1, 1) and len(shapes[new]) == 2 else value
+        if squeezed.shape != shapes[new]:
+            raise InputError(f"{path}: {old} is {tuple(value.shape)}, the config says {tuple(shapes[new])}")
+        translated[new] = squeezed.float().contiguous()
+    return translated
+
+
+def _require(keys: list[str], state: dict[str, Tensor], path: Path) -> None:
+    missing = [key for key in keys if key not in state]
+    if missing:
+        raise InputError(
+            f"{path} is no VQ-GAN of this architecture: {len(missing)} weights are missing, "
+            f"first {', '.join(missing[:3])}"
+        )
+
+
+def _names(architecture: Architecture) -> Iterator[tuple[str, str]]:
+    """Every (taming name, diffusers name) of the network's tensors."""
+    yield "quantize.embedding.weight", "quantize.embedding.weight"
+    for old, new in _modules(architecture):
+        yield f"{old}.weight", f"{new}.weight"
+        yield f"{old}.bias", f"{new}.bias"
+
+
+def _modules(architecture: Architecture) -> Iterator[tuple[str, str]]:
+    widths, blocks, attention = architecture.widths, architecture.blocks, architecture.attention
+    last = len(widths) - 1
+    yield "quant_conv", "quant_conv"
+    yield "post_quant_conv", "post_quant_conv"
+    for half in ("encoder", "decoder"):
+        yield f"{half}.conv_in", f"{half}.conv_in"
+        yield from _residual(f"{half}.mid.block_1", f"{half}.mid_block.resnets.0", False)
+        yield from _attention(f"{half}.mid.attn_1", f"{half}.mid_block.attentions.0")
+        yield from _residual(f"{half}.mid.block_2", f"{half}.mid_block.resnets.1", False)
+        yield f"{half}.norm_out", f"{half}.conv_norm_out"
+        yield f"{half}.conv_out", f"{half}.conv_out"
+    for level, width in enumerate(widths):
+        above = widths[max(level - 1, 0)]  # what the encoder comes from
+        below = widths[min(level + 1, last)]  # what the decoder comes from
+        down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{last - level}"
+        for block in range(blocks + 1):
+            first = block == 0
+            if block < blocks:
+                old, changes = f"encoder.down.{level}", first and above != width
+                yield from _residual(f"{old}.block.{block}", f"{down}.resnets.{block}", changes)
+                if attention[level]:
+                    yield from _attention(f"{old}.attn.{block}", f"{down}.attentions.{block}")
+            old, changes = f"decoder.up.{level}", first and below != width
+            yield from _residual(f"{old}.block.{block}", f"{up}.resnets.{block}", changes)
+            if attention[level]:
+                yield from _attention(f"{old}.attn.{block}", f"{up}.attentions.{block}")
+        if level < last:
+            yield f"encoder.down.{level}.downsample.conv", f"{down}.downsamplers.0.conv"
+        if level > 0:
+            yield f"decoder.up.{level}.upsample.conv", f"{up}.upsamplers.0.conv"
+
+
+def _residual(old: str, new: str, width_changes: bool) -> Iterator[tuple[str, str]]:
+    for part in ("norm1", "conv1", "norm2", "conv2"):
+        yield f"{old}.{part}", f"{new}.{part}"
+    if width_changes:
+        yield f"{old}.nin_shortcut", f"{new}.conv_shortcut"
+
+
+def _attention(old: str, new: str) -> Iterator[tuple[str, str]]:
+    for ours, theirs in (("norm", "group_norm"), ("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
+        yield f"{old}.{ours}", f"{new}.{theirs}"
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, renamed to it if the block succeeds and removed if it fails."""
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    try:
+        yield partial
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o777 & ~umask)
+        partial.replace(out)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

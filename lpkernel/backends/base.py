@@ -1,0 +1,95 @@
+"""What a backend is asked to do, and what it must offer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpkernel.plan import Plan
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class LatentBank:
+    """Latent domain: level(m) -> (B, m, m, C) int16; distances are sums of squared differences."""
+
+    level: Callable[[int], NDArray[np.int16]]
+    size: int
+
+
+@dataclass(frozen=True)
+class CodeBank:
+    """Code domain, for plans of one scale at the full side M.
+
+    codes (B, M, M) int16 or int32 in [0, V); table (V, V) int32, the squared distance of each pair
+    of fixed-point codebook rows. Distances are sums of table entries, the same integers as in the
+    latent domain.
+    """
+
+    codes: NDArray[np.int16] | NDArray[np.int32]
+    table: NDArray[np.int32]
+
+    @property
+    def size(self) -> int:
+        return len(self.codes)
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """A whole plan to run for n images.
+
+    canvas: one entry a scale, (n or 1, m, m, C) int16 latents, or (n or 1, M, M) integer codes for
+    a `CodeBank`; None where nothing is needed. The first is what is there before the first step
+    (its unknown cells are ignored); later ones supply the cells that their scale keeps.
+    candidates: sorted int64 indices of the allowed bank images, at least one.
+    images: (n,) int64 global indices of the images made, their random counters.
+    """
+
+    plan: Plan
+    bank: LatentBank | CodeBank
+    canvas: tuple[Array | None, ...]
+    candidates: NDArray[np.int64]
+    images: NDArray[np.int64]
+    k: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class TopkRequest:
+    """`lpkernel.masked_topk` after its checks: arrays of one kind (all NumPy, or all torch on one device)."""
+
+    queries: Array  # (Q, D) float32 or int16
+    bank: Array  # (B, D), same dtype
+    k: int
+    patch_mask: Array | None  # (D,) or (Q, D) bool
+    candidate_mask: Array | None  # (B,) bool
+
+
+class TopK(NamedTuple):
+    """Squared L2 distances (Q, K), ascending, float32 or int32, and bank indices (Q, K) int64."""
+
+    distances: Any
+    indices: Any
+
+
+class Backend(Protocol):
+    """One way to compute. `unsupported` gives the reasons why a request cannot run here; [] means it can."""
+
+    name: str
+
+    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
+        """Reasons against `request`, or against any request at all if it is None."""
+        ...
+
+    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+        """Source map (n, M, M): bank index of each cell, -1 where the starting canvas was kept."""
+        ...
+
+    def masked_topk(self, request: TopkRequest) -> TopK:
+        """Results of the request's kind of array."""
+        ...

@@ -1,0 +1,274 @@
+"""The "torch" backend: the whole batch at once, in plain tensor operations, on the CPU or a GPU.
+
+Squared distances are expanded as |q|^2 + |b|^2 - 2 q.b in float64. For int16 operands whose
+distance fits int32 every term is an integer below 2^53, so the result is exact. float32 ops use the
+same expansion only to screen, then measure what passed directly (see `_topk_float`).
+
+The order (distance, index) is made total by packing both into one int64 key, since `torch.topk`
+promises nothing about ties. The bank is read in tiles, so memory stays bounded.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lpkernel import philox
+from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
+from lpkernel.plan import Resize, Scale
+
+TILE_BYTES = 16 << 20  # of float64 bank rows held at a time
+LOW_WORD = (1 << 32) - 1
+EMPTY_KEY = torch.iinfo(torch.int64).max
+SCREEN_MARGIN = 16  # candidates beyond K that the float screen keeps
+
+
+def tensor(array: Array) -> Tensor:
+    """The array's memory as a tensor; a read-only (memory-mapped) one is only ever read."""
+    if any(stride < 0 for stride in array.strides):  # torch has no such tensors
+        array = array.copy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def pack(distances: Tensor, indices: Tensor) -> Tensor:
+    """Keys (distance << 32 | index) int64, in the order of (distance, index); float32 distances >= 0 by their bits."""
+    bits = distances.view(torch.int32) if distances.dtype == torch.float32 else distances
+    return (bits.to(torch.int64) << 32) | indices
+
+
+def smallest(keys: Tensor, k: int) -> Tensor:
+    """The k smallest of each row, ascending; all of them, sorted, if there are fewer."""
+    return torch.topk(keys, min(k, keys.shape[1]), dim=1, largest=False, sorted=True).values
+
+
+def resize_canvas(canvas: Tensor, resize: Resize) -> Tensor:
+    """(N, n, n, C) int16 -> (N, m, m, C), as the specification."""
+    i0, i1, f = (torch.from_numpy(table).to(canvas.device) for table in (resize.i0, resize.i1, resize.f))
+    values = canvas.to(torch.int32)
+    f_rows, f_columns = f[None, :, None, None], f[None, None, :, None]
+    rows = values[:, i0] * (256 - f_rows) + values[:, i1] * f_rows
+    total = rows[:, :, i0] * (256 - f_columns) + rows[:, :, i1] * f_columns
+    return ((total + 32768) >> 16).to(torch.int16)
+
+
+class TorchBackend:
+    """Vectorised over the images; no loop but the plan's own steps and the bank's tiles."""
+
+    name = "torch"
+
+    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
+        if device == "auto":
+            return []
+        try:
+            kind = torch.device(device).type
+        except RuntimeError:
+            return [f"torch knows no device {device!r}"]
+        if kind == "mps":
+            return ["device mps has no float64, which exactness needs"]
+        if kind == "cuda" and not torch.cuda.is_available():
+            return ["torch sees no CUDA device"]
+        return [] if kind in ("cpu", "cuda") else [f"device {kind} is not supported; use cpu or cuda"]
+
+    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        with torch.inference_mode():
+            return _Scan(request, torch.device(device)).run().to(torch.int32).cpu().numpy()
+
+    def masked_topk(self, request: TopkRequest) -> TopK:
+        queries, bank, patch_mask, candidate_mask = (
+            tensor(array) if isinstance(array, np.ndarray) else array
+            for array in (request.queries, request.bank, request.patch_mask, request.candidate_mask)
+        )
+        assert queries is not None and bank is not None
+        rows = torch.arange(len(bank), device=bank.device) if candidate_mask is None else candidate_mask.nonzero()[:, 0]
+        if patch_mask is not None and patch_mask.ndim == 1:
+            queries, bank, patch_mask = queries[:, patch_mask], bank[:, patch_mask], None
+        with torch.inference_mode():
+            if not len(rows) or not len(queries):
+                distances, indices = _unpack(_fill(rows.new_empty((len(queries), 0)), request.k), bank.dtype)
+            else:
+                run = _topk_integer if bank.dtype == torch.int16 else _topk_float
+                distances, indices = _unpack(run(queries, bank, request.k, patch_mask, rows), bank.dtype)
+        if isinstance(request.queries, np.ndarray):
+            return TopK(distances.numpy(), indices.numpy())
+        return TopK(distances.clone(), indices.clone())  # normal tensors, not inference ones
+
+
+class _Scan:
+    """One run of a plan for all images of a request."""
+
+    def __init__(self, request: ScanRequest, device: torch.device) -> None:
+        self.request, self.device = request, device
+        self.count = len(request.images)
+        self.rows = torch.arange(self.count, device=device)[:, None]
+        self.all_allowed = len(request.candidates) == request.bank.size
+        self.candidates = torch.from_numpy(request.candidates).to(device)
+        steps = np.arange(request.plan.steps)
+        words = philox.draws(request.seed, request.images[:, None], steps[None, :])
+        self.words = torch.from_numpy(words.astype(np.int64)).to(device)
+        self.table: Tensor | None = None
+        if isinstance(request.bank, CodeBank):
+            self.table = tensor(request.bank.table).to(device)
+
+    def run(self) -> Tensor:
+        canvas: Tensor | None = None
+        sources = torch.empty(0)
+        step = 0
+        for scale, start in zip(self.request.plan.scales, self.request.canvas, strict=True):
+            bank = self._content(scale.side)
+            canvas = self._enter(canvas, scale, start, bank)
+            flat = canvas.flatten(1, 2)  # a view: the steps write into the canvas
+            bank = bank.flatten(1, 2)
+            sources = torch.full(flat.shape[:2], -1, dtype=torch.int64, device=self.device)
+            patch = np.arange(scale.write.shape[1])
+            for (y, x), compare, write in zip(scale.positions, scale.compare, scale.write, strict=True):
+                cells = (y + patch)[:, None] * scale.side + (x + patch)
+                known, written = (torch.from_numpy(cells[mask]).to(self.device) for mask in (compare, write))
+                chosen = self._choose(flat, bank, known, step)
+                flat[:, written] = bank[chosen[:, None], written]
+                sources[:, written] = self.candidates[chosen][:, None]
+                step += 1
+        side = self.request.plan.sides[-1]
+        return sources.view(self.count, side, side)
+
+    def _content(self, side: int) -> Tensor:
+        """The allowed bank images, (A, m, m, C) int16, or in the code domain (A, M, M, 1)."""
+        bank = self.request.bank
+        content = tensor(bank.codes[..., None] if isinstance(bank, CodeBank) else bank.level(side)).to(self.device)
+        return content if self.all_allowed else content[self.candidates]
+
+    def _enter(self, canvas: Tensor | None, scale: Scale, start: Array | None, bank: Tensor) -> Tensor:
+        begin = None
+        if start is not None:
+            begin = tensor(start).to(self.device, bank.dtype)
+            begin = begin.reshape(len(begin), *bank.shape[1:]).expand(self.count, *bank.shape[1:])
+        if canvas is None:
+            shape = (self.count, *bank.shape[1:])
+            return torch.zeros(shape, dtype=bank.dtype, device=self.device) if begin is None else begin.clone()
+        assert scale.resize is not None
+        canvas = resize_canvas(canvas, scale.resize)
+        if begin is not None:
+            kept = torch.from_numpy(scale.kept).to(self.device)
+            canvas[:, kept] = begin[:, kept]
+        return canvas
+
+    def _choose(self, canvas: Tensor, bank: Tensor, known: Tensor, step: int) -> Tensor:
+        """(n,) position among the allowed images that each image copies at this step.
+
+        Allowed images are in index order, so ties at the lowest position are ties at the lowest index.
+        """
+        words = self.words[:, step]
+        if known.numel() == 0:
+            return (words * len(bank)) >> 32
+        wanted = canvas[:, known]
+        best = torch.empty((self.count, 0), dtype=torch.int64, device=self.device)
+        if self.table is None:
+            query = wanted.flatten(1).double()
+            norms = query.square().sum(1, keepdim=True)
+        lanes = known.numel() * (wanted.shape[2] if self.table is None else max(1, self.count))
+        tile = max(1, TILE_BYTES // 8 // lanes)
+        for first in range(0, len(bank), tile):
+            theirs = bank[first : first + tile].index_select(1, known)
+            if self.table is None:
+                distances = _expanded(query, norms, theirs.flatten(1).double()).to(torch.int64)
+            else:
+                distances = self.table[wanted[:, None, :, 0].long(), theirs[None, :, :, 0].long()].sum(2)
+            positions = torch.arange(first, first + len(theirs), device=self.device)
+            best = smallest(torch.cat([best, pack(distances, positions)], 1), self.request.k)
+        return best.gather(1, ((words * best.shape[1]) >> 32)[:, None])[:, 0] & LOW_WORD
+
+
+def _expanded(queries: Tensor, query_norms: Tensor, bank: Tensor) -> Tensor:
+    """|q|^2 + |b|^2 - 2 q.b of float64 rows, (Q, D) and (t, D) -> (Q, t)."""
+    return torch.addmm(query_norms + bank.square().sum(1), queries, bank.T, alpha=-2)
+
+
+def _tile_distances(queries: Tensor, mask: Tensor | None, tile: Tensor) -> Tensor:
+    """Expanded distances; a (Q, D) mask weighs the terms of both norms and of the product."""
+    if mask is None:
+        return _expanded(queries, queries.square().sum(1, keepdim=True), tile)
+    weights = mask.double()
+    known = queries * weights
+    norms = known.square().sum(1, keepdim=True) + weights @ tile.square().T
+    return torch.addmm(norms, known, tile.T, alpha=-2)
+
+
+def _fill(keys: Tensor, k: int) -> Tensor:
+    """Pad rows of keys to k slots with the empty key."""
+    missing = max(0, k - keys.shape[1])
+    return torch.cat([keys, keys.new_full((len(keys), missing), EMPTY_KEY)], 1)
+
+
+def _unpack(keys: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(distances, indices) of sorted keys; empty ones become INT32_MAX or +inf, and -1."""
+    empty = keys == EMPTY_KEY
+    distances = (keys >> 32).to(torch.int32)  # INT32_MAX where empty
+    if dtype == torch.float32:
+        distances = torch.where(empty, torch.inf, distances.view(torch.float32))
+    return distances, torch.where(empty, -1, keys & LOW_WORD)
+
+
+def _tile_rows(bank: Tensor) -> int:
+    return max(1, TILE_BYTES // 8 // max(1, bank.shape[1]))
+
+
+def _topk_integer(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows: Tensor) -> Tensor:
+    wide = queries.double()
+    best = torch.empty((len(queries), 0), dtype=torch.int64, device=bank.device)
+    for part in rows.split(_tile_rows(bank)):
+        distances = _tile_distances(wide, mask, bank[part].double()).to(torch.int64)
+        best = smallest(torch.cat([best, pack(distances, part)], 1), k)
+    return _fill(best, k)
+
+
+def _topk_float(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows: Tensor) -> Tensor:
+    """Screen with the expansion in float64, then measure directly and order by what is returned.
+
+    The expansion is off by at most about D 2^-52 (|q|^2 + |b|^2). K + SCREEN_MARGIN images pass; if
+    the last that passed is not clearly beyond the K-th by that bound and float32's rounding (many
+    near-ties), the query is measured against the whole bank directly. So cancellation never
+    changes the answer.
+    """
+    wide = queries.double()
+    screened = min(k + SCREEN_MARGIN, len(rows))
+    scores = torch.empty((len(queries), 0), dtype=torch.float64, device=bank.device)
+    passed = torch.empty((len(queries), 0), dtype=torch.int64, device=bank.device)
+    largest = 0.0
+    for part in rows.split(_tile_rows(bank)):
+        tile = bank[part].double()
+        largest = max(largest, float(tile.square().sum(1).max()))
+        scores = torch.cat([scores, _tile_distances(wide, mask, tile)], 1)
+        passed = torch.cat([passed, part.expand(len(queries), -1)], 1)
+        scores, order = torch.topk(scores, min(screened, scores.shape[1]), dim=1, largest=False, sorted=True)
+        passed = passed.gather(1, order)
+    keys = _fill(_direct_keys(wide, bank, mask, passed), k)[:, :k]
+    if screened < len(rows):
+        slack = bank.shape[1] * 2.0**-50 * (wide.square().sum(1) + largest)
+        kth = (keys[:, -1] >> 32).to(torch.int32).view(torch.float32).double()
+        doubtful = ~(scores[:, -1] - slack > kth * (1 + 2.0**-22))  # true for NaN, too
+        for i in doubtful.nonzero()[:, 0].tolist():
+            own = None if mask is None else mask[i : i + 1]
+            parts = rows.split(_tile_rows(bank))
+            direct = [_direct_keys(wide[i : i + 1], bank, own, part[None]) for part in parts]
+            keys[i] = smallest(torch.cat(direct, 1), k)[0]
+    return keys
+
+
+def _direct_keys(queries: Tensor, bank: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
+    """Sorted keys of the float32 rounding of sum((q - b)^2), for each query's own rows (Q, t)."""
+    parts = []
+    for start in range(0, len(queries), max(1, TILE_BYTES // 8 // max(1, rows.shape[1] * bank.shape[1]))):
+        chosen = np.s_[start : start + max(1, TILE_BYTES // 8 // max(1, rows.shape[1] * bank.shape[1]))]
+        difference = queries[chosen, None] - bank[rows[chosen]].double()
+        if mask is not None:
+            difference = difference * mask[chosen, None]
+        parts.append(pack(difference.square().sum(2).float(), rows[chosen]))
+    keys = torch.cat(parts) if parts else torch.empty(rows.shape, dtype=torch.int64, device=bank.device)
+    return keys.sort(dim=1).values

@@ -1,0 +1,54 @@
+"""Which backend computes: by name, or the first usable one in order of speed."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from lpkernel.backends.base import Backend, ScanRequest, TopkRequest
+from lpkernel.backends.planned import PlannedBackend
+from lpkernel.backends.pytorch import TorchBackend
+from lpkernel.backends.reference import NumpyBackend
+from lpkernel.errors import BackendUnavailable, InputError
+
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        PlannedBackend("cuda", "CUDA C++ kernels"),
+        PlannedBackend("triton", "Triton kernels"),
+        PlannedBackend("cpp", "C++ kernels"),
+        TorchBackend(),
+        NumpyBackend(),
+    )
+}
+NAMES = ("auto", *BACKENDS)
+_log = logging.getLogger("lpkernel")
+_said: set[str] = set()
+
+
+def choose(name: str, request: ScanRequest | TopkRequest | None = None, device: str = "auto") -> Backend:
+    """The backend `name`, or for "auto" the first of `BACKENDS` that can run `request`.
+
+    "auto" reads the environment variable LPKERNEL_BACKEND first; a name, from there or from the
+    caller, never falls back. Logs once which backend "auto" took. Raises InputError for an unknown
+    name, BackendUnavailable with the reasons when it cannot run.
+    """
+    if name == "auto":
+        name = os.environ.get("LPKERNEL_BACKEND") or "auto"
+    if name not in NAMES:
+        raise InputError(f"backend: got {name!r}, expected one of {', '.join(NAMES)}")
+    if name != "auto":
+        backend = BACKENDS[name]
+        if reasons := backend.unsupported(request, device):
+            raise BackendUnavailable(f"backend {name} cannot run this: {'; '.join(reasons)}")
+        return backend
+    refused = []
+    for backend in BACKENDS.values():
+        reasons = backend.unsupported(request, device)
+        if not reasons:
+            if backend.name not in _said:
+                _said.add(backend.name)
+                _log.info("backend auto took %s", backend.name)
+            return backend
+        refused.append(f"{backend.name}: {'; '.join(reasons)}")
+    raise BackendUnavailable(f"no backend can run this. {' | '.join(refused)}")

@@ -1,0 +1,427 @@
+"""The bank: the encoded example images, and the fixed-point numbers that every backend compares.
+
+One number system (so that all backends agree bit for bit): each latent vector is projected to C
+channels in float64, multiplied by one `scale` for the whole bank and rounded, ties to even, to int16
+within +-`limit`; `limit` is small enough that the squared distance of two patches of up to `max_patch`
+cells a side fits int32. The rounded numbers are stored, never derived again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lpkernel import pca as pca_module
+from lpkernel.bank_checks import INT16_CODES, check_bank, fixed_limit, within_limit
+from lpkernel.errors import InputError
+from lpkernel.pca import PCA
+
+if TYPE_CHECKING:
+    from lpkernel.autoencoder.base import Autoencoder
+
+TABLE_ROWS = 4096  # codebooks up to this size have a distance table
+_CHUNK = 256  # bank images handled at once
+
+
+def resize_level(full: np.ndarray, m: int) -> np.ndarray:
+    """Bank images (or a reference canvas) at grid side m: (B, M, M, C) int16 -> (B, m, m, C) int16.
+
+    rint of the float64 bilinear resize, half-pixel centres, no antialias: output o of an axis reads
+    c = clamp((o + 0.5) M / m - 0.5, 0, M - 1) between i0 = floor(c) and i1 = min(i0 + 1, M - 1), weights
+    1 - f and f = c - i0; rows first, then columns, each step a * (1 - f) + b * f elementwise, so no
+    machine may reorder it. Raises InputError when m < 1.
+    """
+    if full.ndim != 4 or full.shape[1] != full.shape[2] or m < 1:
+        raise InputError(f"cannot resize an array of shape {full.shape} to side {m}, expected (B, M, M, C) and m >= 1")
+    count, side, _, channels = full.shape
+    centre = np.clip((np.arange(m) + 0.5) * side / m - 0.5, 0, side - 1)
+    low = np.floor(centre).astype(np.int64)
+    high = np.minimum(low + 1, side - 1)
+    fraction = centre - low
+    down, across = fraction[:, None, None], fraction[:, None]
+    result = np.empty((count, m, m, channels), np.int16)
+    for start in range(0, count, _CHUNK):
+        values = full[start : start + _CHUNK].astype(np.float64)
+        values = values[:, low] * (1 - down) + values[:, high] * down
+        values = values[:, :, low] * (1 - across) + values[:, :, high] * across
+        result[start : start + _CHUNK] = np.rint(values)
+    return result
+
+
+def _fixed(projected: np.ndarray, scale: float, limit: int) -> np.ndarray:
+    return np.clip(np.rint(projected * scale), -limit, limit).astype(np.int16)
+
+
+def _scale(largest: float, magnitude: float, limit: int) -> float:
+    """limit / largest, or 1 when all latents are one vector: what is left is the rounding of its mean."""
+    return float(limit / largest) if largest > 1e-12 * magnitude else 1.0
+
+
+def _array(value: object, what: str, axes: int) -> np.ndarray:
+    array = np.asarray(value)
+    if array.ndim != axes or 0 in array.shape:
+        raise InputError(f"{what} has shape {array.shape}, expected {axes} axes, none of them empty")
+    return array
+
+
+@dataclass(eq=False, repr=False)
+class Bank:
+    """B encoded images. Make one with `build`, `from_codes`, `from_latents`, `load` or `default`.
+
+    Treat it and its arrays as read-only (those of a loaded bank are: they are views of the file).
+
+    codes             (B, M, M) int16 (V <= 32768) or int32 in [0, V); None for a continuous autoencoder
+    codebook          (V, L) float32, or None
+    fixed_codebook    (V, C) int16 within +-limit, or None
+    latents           (B, M, M, L) float16, what is decoded; None for codes
+    fixed_latents     (B, M, M, C) int16 within +-limit, or None
+    pca, scale, limit fixed value = rint(scale * projection), clipped to +-limit
+    names             B file names relative to the folder they came from
+    labels            B class names (the first-level folder), or None
+    attributes        name -> (B,) bool
+    skipped           (name, reason) of the files that `build` could not use; not saved
+    """
+
+    pca: PCA
+    scale: float
+    limit: int
+    max_patch: int
+    names: list[str]
+    codes: np.ndarray | None = None
+    codebook: np.ndarray | None = None
+    fixed_codebook: np.ndarray | None = None
+    latents: np.ndarray | None = None
+    fixed_latents: np.ndarray | None = None
+    labels: list[str] | None = None
+    attributes: dict[str, np.ndarray] = field(default_factory=dict)
+    autoencoder_name: str = ""
+    autoencoder_fingerprint: str = ""
+    image_size: int = 0  # 0: unknown
+    crop: tuple[int, int, int, int] | None = None
+    resize_filter: str = ""
+    sources_hash: str = ""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    _levels: dict[int, np.ndarray] = field(default_factory=dict, init=False)
+    _table: np.ndarray | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        check_bank(self)
+
+    @classmethod
+    def build(
+        cls,
+        images: str | Path | Sequence[str | Path] | np.ndarray,
+        autoencoder: Autoencoder,
+        channels: int = 16,
+        max_patch: int = 8,
+        crop: tuple[int, int, int, int] | None = None,
+        strict: bool = False,
+        limit: int | None = None,
+        attributes: str | Path | Mapping[str, np.ndarray] | None = None,
+        batch: int = 32,
+        progress: Callable[[int, int], None] | None = None,
+        cache: str | Path | None = None,
+    ) -> Bank:
+        """Encode a folder (recursive, naturally sorted), a list of files or (B, H, W, 3) uint8 images.
+
+        `crop` (x0, y0, x1, y1) pixels is cut out first; then the centre square, resized to the
+        autoencoder's side. Files that cannot be used are left out and listed in `skipped`; `strict` raises
+        InputError for the first instead. `limit`: only the first so many. `attributes`: a CelebA or
+        CelebAMask-HQ text file joined by file name, or name -> bool for each image given. `batch` images
+        are encoded at once. `progress(done, total)` is called after each batch. `cache`: a folder for
+        what is encoded so far, so that a killed build continues (`ingest.discard_cache` removes it).
+        """
+        from lpkernel.ingest import encode_images
+
+        check_options(channels, max_patch)
+        found = encode_images(images, autoencoder, crop, strict, limit, attributes, batch, progress, cache)
+        if autoencoder.codebook is not None:
+            bank = cls.from_codes(
+                found.values,
+                autoencoder.codebook,
+                channels,
+                max_patch,
+                found.names,
+                found.labels,
+                found.attributes,
+                autoencoder,
+            )
+        else:
+            bank = cls.from_latents(
+                found.values, channels, max_patch, found.names, found.labels, found.attributes, autoencoder
+            )
+        bank.crop, bank.resize_filter = crop, found.resize_filter
+        bank.sources_hash, bank.skipped = found.sources_hash, found.skipped
+        return bank
+
+    @classmethod
+    def from_codes(
+        cls,
+        codes: np.ndarray,
+        codebook: np.ndarray,
+        channels: int = 16,
+        max_patch: int = 8,
+        names: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
+        attributes: Mapping[str, np.ndarray] | None = None,
+        autoencoder: Autoencoder | None = None,
+    ) -> Bank:
+        """Bank of (B, M, M) integer codes into a (V, L) codebook, made by `autoencoder` if given.
+
+        A `max_patch` beyond M means M. Raises InputError on wrong shapes, codes outside [0, V), values that
+        are not finite, channels > L, or an autoencoder with another grid or codebook.
+        """
+        check_options(channels, max_patch)
+        codes = _array(codes, "codes", 3)
+        book = np.ascontiguousarray(_array(codebook, "codebook", 2), np.float32)
+        if not np.issubdtype(codes.dtype, np.integer) or codes.shape[1] != codes.shape[2]:
+            raise InputError(f"codes are {codes.dtype} {codes.shape}, expected integers (B, M, M)")
+        if codes.min() < 0 or codes.max() >= len(book):
+            raise InputError(f"codes run from {codes.min()} to {codes.max()}, expected 0 to {len(book) - 1}")
+        if not np.isfinite(book).all():
+            raise InputError("codebook holds NaN or infinity")
+        max_patch = min(max_patch, codes.shape[1])
+        limit = fixed_limit(channels, max_patch)
+        counts = sum((np.bincount(part.ravel(), minlength=len(book)) for part in codes), np.zeros(len(book), np.int64))
+        pca = pca_module.fit(book, counts, channels)
+        projected = pca.project(book)
+        scale = _scale(np.abs(projected[counts > 0]).max(), np.abs(book[counts > 0]).max(), limit)
+        bank = cls(
+            pca,
+            scale,
+            limit,
+            max_patch,
+            default_names(len(codes)) if names is None else list(names),
+            codes=np.ascontiguousarray(codes, np.int16 if len(book) <= INT16_CODES else np.int32),
+            codebook=book,
+            fixed_codebook=_fixed(projected, scale, limit),
+            labels=None if labels is None else list(labels),
+            attributes=dict(attributes or {}),
+        )
+        bank._adopt(autoencoder)
+        return bank
+
+    @classmethod
+    def from_latents(
+        cls,
+        latents: np.ndarray,
+        channels: int = 16,
+        max_patch: int = 8,
+        names: Sequence[str] | None = None,
+        labels: Sequence[str] | None = None,
+        attributes: Mapping[str, np.ndarray] | None = None,
+        autoencoder: Autoencoder | None = None,
+    ) -> Bank:
+        """Bank of (B, M, M, L) real latents, kept as float16: everything else is computed from those.
+
+        A `max_patch` beyond M means M. Raises InputError on wrong shapes, values that float16 cannot hold
+        (NaN, infinity, beyond 65504), channels > L, or an autoencoder with another grid.
+        """
+        check_options(channels, max_patch)
+        latents = _array(latents, "latents", 4)
+        if not np.issubdtype(latents.dtype, np.floating) or latents.shape[1] != latents.shape[2]:
+            raise InputError(f"latents are {latents.dtype} {latents.shape}, expected floats (B, M, M, L)")
+        with np.errstate(over="ignore"):
+            kept = np.ascontiguousarray(latents, np.float16)
+        if not all(np.isfinite(part).all() for part in kept):
+            raise InputError("latents hold NaN, infinity or values beyond 65504, the float16 range")
+        max_patch = min(max_patch, kept.shape[1])
+        limit = fixed_limit(channels, max_patch)
+        pca = pca_module.fit(kept.reshape(-1, kept.shape[-1]), None, channels)
+        chunks = [slice(start, start + _CHUNK) for start in range(0, len(kept), _CHUNK)]
+        # projected twice: the first pass only looks for the largest magnitude, so memory stays bounded
+        largest = max(float(np.abs(pca.project(kept[chunk])).max()) for chunk in chunks)
+        scale = _scale(largest, float(np.abs(kept).max()), limit)
+        fixed = np.empty((*kept.shape[:3], channels), np.int16)
+        for chunk in chunks:
+            fixed[chunk] = _fixed(pca.project(kept[chunk]), scale, limit)
+        bank = cls(
+            pca,
+            scale,
+            limit,
+            max_patch,
+            default_names(len(kept)) if names is None else list(names),
+            latents=kept,
+            fixed_latents=fixed,
+            labels=None if labels is None else list(labels),
+            attributes=dict(attributes or {}),
+        )
+        bank._adopt(autoencoder)
+        return bank
+
+    def _adopt(self, autoencoder: Autoencoder | None) -> None:
+        if autoencoder is not None:
+            self.check_autoencoder(autoencoder)
+            self.autoencoder_name, self.autoencoder_fingerprint = autoencoder.name, autoencoder.fingerprint
+            self.image_size = autoencoder.image_size
+
+    @classmethod
+    def load(cls, path: str | Path, verify: bool = False) -> Bank:
+        """Map a saved bank: arrays are read-only views of the file, read from disk when first touched.
+
+        The header, shapes, types and codes are always checked; `verify` also reads everything and
+        compares its SHA-256. Raises InputError, one line, for any file that is not a sound bank.
+        """
+        from lpkernel.bank_file import read_fields
+
+        fields = read_fields(Path(path), verify)
+        try:
+            return cls(**fields)
+        except InputError as error:
+            raise InputError(f"{path}: damaged bank: {error}") from error
+
+    @classmethod
+    def default(cls) -> Bank:
+        """The bank that comes with the package: 1,200 CC0 avatars for the embedded autoencoder."""
+        return cls.load(Path(__file__).parent / "data" / "avatars.lpbank")
+
+    def save(self, path: str | Path) -> None:
+        """Write one file, whole or not at all (an old file stays if this fails); equal banks, equal bytes.
+
+        Raises InputError when the folder does not exist, OSError (disk full) as the system reports it.
+        """
+        from lpkernel.bank_file import save
+
+        save(self, Path(path))
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        kind = f"codes of {len(self.codebook)}" if self.codebook is not None else "latents"
+        made_by = self.autoencoder_name or "unknown"
+        return f"Bank({self.size} images, {self.grid}x{self.grid} {kind}, C={self.channels}, autoencoder {made_by})"
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether the bank holds codes (VQ autoencoder), not latents."""
+        return self.codes is not None
+
+    @property
+    def _cells(self) -> np.ndarray:
+        cells = self.codes if self.codes is not None else self.latents
+        assert cells is not None  # __post_init__ refuses a bank with neither
+        return cells
+
+    @property
+    def size(self) -> int:
+        """B, the number of images."""
+        return len(self._cells)
+
+    @property
+    def grid(self) -> int:
+        """M, cells a side."""
+        return int(self._cells.shape[1])
+
+    @property
+    def channels(self) -> int:
+        """C, channels after PCA."""
+        return len(self.pca.components)
+
+    @property
+    def width(self) -> int:
+        """L, numbers in a latent vector before PCA."""
+        return int(self.pca.components.shape[1])
+
+    def level(self, m: int) -> np.ndarray:
+        """The bank at grid side m, 1 <= m <= M: (B, m, m, C) int16, contiguous; computed once and kept.
+
+        Raises InputError for another m, or when the stored latents exceed the limit (a damaged file).
+        """
+        if not 1 <= m <= self.grid:
+            raise InputError(f"scale side {m}, expected 1 to {self.grid}, the grid of the bank")
+        if m not in self._levels:
+            if m == self.grid and self.fixed_latents is not None:
+                self._levels[m] = self._full(slice(None))
+            else:
+                level = np.empty((self.size, m, m, self.channels), np.int16)
+                for start in range(0, self.size, _CHUNK):
+                    chunk = slice(start, start + _CHUNK)
+                    level[chunk] = self._full(chunk) if m == self.grid else resize_level(self._full(chunk), m)
+                self._levels[m] = level
+        return self._levels[m]
+
+    def _full(self, images: slice) -> np.ndarray:
+        """Fixed-point values (n, M, M, C) int16 of some images."""
+        if self.codes is not None and self.fixed_codebook is not None:
+            return self.fixed_codebook[self.codes[images]]
+        assert self.fixed_latents is not None
+        values = self.fixed_latents[images]
+        if not within_limit(values, self.limit):  # not looked at when the file was mapped, to keep that lazy
+            raise InputError(
+                f"the stored latents exceed the bank's limit of {self.limit}: damaged file, build it again"
+            )
+        return values
+
+    def table(self) -> np.ndarray:
+        """Squared distance of every two rows of the fixed codebook: (V, V) int32, exact; computed once.
+
+        Raises InputError for a continuous bank and for V > 4096.
+        """
+        if self.fixed_codebook is None or len(self.fixed_codebook) > TABLE_ROWS:
+            rows = "no codebook" if self.fixed_codebook is None else f"{len(self.fixed_codebook)} codebook rows"
+            raise InputError(f"the bank has {rows}; a distance table needs 1 to {TABLE_ROWS}")
+        if self._table is None:
+            rows64 = self.fixed_codebook.astype(np.float64)  # float64 products of these integers are exact
+            squares = (rows64 * rows64).sum(axis=1)
+            self._table = (squares[:, None] + squares - 2 * (rows64 @ rows64.T)).astype(np.int32)
+        return self._table
+
+    def project(self, latents: np.ndarray) -> np.ndarray:
+        """Fixed-point values of other latent vectors: (..., L) finite -> (..., C) int16 within +-limit."""
+        latents = np.asarray(latents)
+        if not np.isfinite(latents).all():
+            raise InputError("latents to project hold NaN or infinity")
+        return _fixed(self.pca.project(latents), self.scale, self.limit)
+
+    def gather(self, sources: np.ndarray) -> np.ndarray:
+        """Cell (y, x) of image n taken from bank image sources[n, y, x] at (y, x).
+
+        sources (N, M, M) integers in [0, B) -> codes (N, M, M) int64 or latents (N, M, M, L) float32.
+        Raises InputError for other shapes, types or values.
+        """
+        sources = np.asarray(sources)
+        cells = (self.grid, self.grid)
+        if sources.ndim != 3 or sources.shape[1:] != cells or not np.issubdtype(sources.dtype, np.integer):
+            got = f"{sources.dtype} {sources.shape}"
+            raise InputError(f"sources are {got}, expected integers (N, {self.grid}, {self.grid})")
+        if sources.size and (sources.min() < 0 or sources.max() >= self.size):
+            raise InputError(f"sources run from {sources.min()} to {sources.max()}, expected 0 to {self.size - 1}")
+        y, x = np.ogrid[: self.grid, : self.grid]
+        return self._cells[sources, y, x].astype(np.int64 if self.is_discrete else np.float32)
+
+    def check_autoencoder(self, autoencoder: Autoencoder) -> None:
+        """Raise InputError unless `autoencoder` can decode this bank: grid, codebook, sizes, fingerprint."""
+        reason = ""
+        book = autoencoder.codebook
+        if autoencoder.grid != self.grid:
+            reason = f"its grid is {autoencoder.grid}, the bank's {self.grid}"
+        elif (book is not None) != self.is_discrete:
+            kinds = ("latents", "codes")
+            reason = f"it makes {kinds[book is not None]}, the bank holds {kinds[self.is_discrete]}"
+        elif self.image_size and autoencoder.image_size != self.image_size:
+            reason = f"its images have side {autoencoder.image_size}, the bank's {self.image_size}"
+        elif book is not None and not np.array_equal(np.asarray(book, np.float32), self.codebook):  # type: ignore[arg-type]
+            reason = "its codebook is another one"
+        elif self.autoencoder_fingerprint and autoencoder.fingerprint != self.autoencoder_fingerprint:
+            reason = "its weights are others"
+        if reason:
+            made_by = self.autoencoder_name or "another one"
+            raise InputError(
+                f"autoencoder {autoencoder.name!r} does not fit the bank (made with {made_by!r}): {reason}"
+            )
+
+
+def check_options(channels: int, max_patch: int) -> None:
+    """Raise InputError unless channels and max_patch leave room for fixed-point values."""
+    if channels < 1 or max_patch < 1:
+        raise InputError(f"channels={channels}, max_patch={max_patch}: both must be at least 1")
+
+
+def default_names(count: int) -> list[str]:
+    """Names of images that came from no file: image-000000, image-000001, ..."""
+    return [f"image-{i:06d}" for i in range(count)]

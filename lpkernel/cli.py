@@ -1,0 +1,69 @@
+"""The command line `lpkernel`: argparse here, one module a command in lpkernel/commands.
+
+Exit codes: 0 done, 2 a wrong argument or input (one line on stderr, never a traceback), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from lpkernel.commands import autoencoder, bank, generate, info
+from lpkernel.errors import InputError, LpkernelError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, the same form as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; the parsed namespace holds the command's function as `run`."""
+    parser = Parser(prog="lpkernel", description="Image generation by copying latent patches of a few examples.")
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+    for module in (info, bank, autoencoder, generate):
+        module.register(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: sys.argv) and return its exit code; --help raises SystemExit(0)."""
+    logging.basicConfig(format="lpkernel: %(message)s", level=logging.WARNING)
+    parser = build_parser()
+    try:
+        args = parser.parse_args(argv)
+        if args.version:
+            from lpkernel import __version__
+
+            print(__version__)
+        elif hasattr(args, "run"):
+            args.run(args)
+        else:
+            parser.error("no command given")
+        sys.stdout.flush()
+    except LpkernelError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # the reader of stdout, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error))
+    except KeyboardInterrupt:
+        print("lpkernel: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _fail(message: str) -> int:
+    print("lpkernel: error:", " ".join(message.split()), file=sys.stderr)
+    return USAGE_ERROR

@@ -1,0 +1,32 @@
+"""lpkernel autoencoder convert: a VQ-GAN checkpoint as a diffusers folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lpkernel.commands.common import add_output, report
+
+
+def register(commands: Any) -> None:
+    actions = commands.add_parser("autoencoder", help="prepare autoencoders").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    parser = actions.add_parser(
+        "convert", help="convert a VQ-GAN checkpoint (taming-transformers) to a diffusers folder"
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help=".ckpt, .pt, .pth or .safetensors")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
+    parser.add_argument(
+        "--config", type=Path, metavar="YAML", help="the project's yaml; without it: read off the weights"
+    )
+    add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from lpkernel.autoencoder.taming import convert
+
+    out = convert(args.checkpoint, args.out, args.config)
+    report(args, {"autoencoder": str(out)}, [f"autoencoder in {out}; use it as --autoencoder {out}"])

@@ -1,0 +1,122 @@
+"""lpkernel bank build and bank show."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpkernel.commands.common import Progress, add_autoencoder, add_output, integers, report
+from lpkernel.errors import InputError
+
+if TYPE_CHECKING:
+    from lpkernel import Bank
+
+FIRST_NAMES = 5
+SKIPPED_SHOWN = 20
+
+
+def register(commands: Any) -> None:
+    actions = commands.add_parser("bank", help="encode examples, or look at a bank").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    build = actions.add_parser("build", help="encode a folder of images")
+    build.add_argument("folder", type=Path, metavar="FOLDER", help="images, recursively; subfolders are labels")
+    build.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the bank to write, *.lpbank")
+    add_autoencoder(build)
+    build.add_argument("--crop", type=integers(4), metavar="x0,y0,x1,y1", help="pixels cut out of each image first")
+    build.add_argument("--attributes", type=Path, metavar="FILE", help="CelebA or CelebAMask-HQ attribute file")
+    build.add_argument("--channels", type=int, default=16, help="kept by the PCA (default: 16)")
+    build.add_argument("--max-patch", type=int, default=8, help="largest patch side the bank is exact for (default: 8)")
+    build.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    build.add_argument("--batch", type=int, default=32, help="images encoded at once (default: 32)")
+    build.add_argument(
+        "--strict", action="store_true", help="stop at a file that cannot be used instead of skipping it"
+    )
+    add_output(build)
+    build.set_defaults(run=run_build)
+
+    show = actions.add_parser("show", help="what a bank holds")
+    show.add_argument("bank", type=Path, metavar="BANK")
+    add_output(show)
+    show.set_defaults(run=run_show)
+
+
+def run_build(args: argparse.Namespace) -> None:
+    from lpkernel import Bank, load_autoencoder
+    from lpkernel.ingest import discard_cache
+
+    # before the encoding, which may take hours
+    if args.out.is_dir() or not args.out.parent.is_dir():
+        raise InputError(f"--out {args.out}: expected a file name in a folder that exists")
+    autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
+    cache = args.out.with_name(args.out.name + ".cache")
+    with Progress("encoding", None, "image", args.quiet) as progress:
+        bank = Bank.build(
+            args.folder,
+            autoencoder,
+            channels=args.channels,
+            max_patch=args.max_patch,
+            crop=args.crop,
+            strict=args.strict,
+            limit=args.limit,
+            attributes=args.attributes,
+            batch=args.batch,
+            progress=progress.reach,
+            cache=cache,
+        )
+    bank.save(args.out)
+    discard_cache(cache)
+    if not args.quiet:
+        _list_skipped(bank.skipped)
+    result = {"bank": str(args.out), **describe(bank), "skipped": [list(pair) for pair in bank.skipped]}
+    report(args, result, [f"{bank.size} images in {args.out}, {len(bank.skipped)} files skipped"])
+
+
+def _list_skipped(skipped: list[tuple[str, str]]) -> None:
+    for name, reason in skipped[:SKIPPED_SHOWN]:
+        print(f"lpkernel: skipped {name}: {reason}", file=sys.stderr)
+    if len(skipped) > SKIPPED_SHOWN:
+        print(f"lpkernel: skipped {len(skipped) - SKIPPED_SHOWN} more; --json lists all", file=sys.stderr)
+
+
+def run_show(args: argparse.Namespace) -> None:
+    from lpkernel import Bank
+
+    found = {"bank": str(args.bank), **describe(Bank.load(args.bank))}
+    report(args, found, [f"{name.replace('_', ' '):<24}{_text(value)}" for name, value in found.items()])
+
+
+def describe(bank: Bank) -> dict[str, Any]:
+    """What a bank holds, ready for JSON."""
+    import numpy as np
+
+    rows, width = (None, len(bank.pca.mean)) if bank.codebook is None else bank.codebook.shape
+    return {
+        "images": bank.size,
+        "grid": bank.grid,
+        "kind": "codes" if bank.is_discrete else "latents",
+        "codebook_rows": rows,
+        "codebook_width": width,
+        "codes_used": None if bank.codes is None else int(np.count_nonzero(np.bincount(bank.codes.reshape(-1)))),
+        "channels": bank.channels,
+        "explained_variance": round(float(bank.pca.explained.sum()), 6),
+        "max_patch": bank.max_patch,
+        "fixed_point_limit": bank.limit,
+        "autoencoder": bank.autoencoder_name,
+        "autoencoder_fingerprint": bank.autoencoder_fingerprint,
+        "image_size": bank.image_size,
+        "labels": dict(sorted(Counter(bank.labels or []).items())),
+        "attributes": {name: int(values.sum()) for name, values in bank.attributes.items()},
+        "first_names": bank.names[:FIRST_NAMES],
+    }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {count}" for name, count in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(value)
+    return "none" if value is None else str(value) or "unknown"

@@ -1,0 +1,263 @@
+"""From image files to codes or latents: reading, batched encoding, and going on after a kill.
+
+Sources are taken in shards. With a cache folder each encoded shard is a file whose name is a hash of
+everything that determines it (autoencoder, crop, resize filter, and each source's name, size and time of
+change), so a later run takes up whatever still fits and passes over the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from lpkernel import tensor_file
+from lpkernel.attributes import read_attributes
+from lpkernel.bank import default_names
+from lpkernel.errors import InputError
+from lpkernel.files import atomic_path
+from lpkernel.images import RESIZE_FILTER, Crop, find_images, load_image, square
+
+if TYPE_CHECKING:
+    from lpkernel.autoencoder.base import Autoencoder
+
+SHARD = 256  # sources encoded between two writes to the cache
+
+Images = str | Path | Sequence[str | Path] | np.ndarray
+Progress = Callable[[int, int], None]
+Problem = tuple[str, str]  # name of a source, why it cannot be used
+
+
+@dataclass
+class Encoded:
+    """What `encode_images` made of n usable sources, in their order."""
+
+    values: np.ndarray  # codes (n, M, M) int32, or latents (n, M, M, L) float16
+    names: list[str]
+    labels: list[str] | None
+    attributes: dict[str, np.ndarray]
+    skipped: list[Problem]
+    sources_hash: str  # of the names and sizes of the usable sources
+    resize_filter: str
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One image to encode. `stamp` changes when its content does."""
+
+    name: str
+    bytes: int
+    stamp: str
+    content: Path | np.ndarray
+
+    def read(self, size: int, crop: Crop | None) -> np.ndarray | Problem:
+        try:
+            if isinstance(self.content, Path):
+                return load_image(self.content, size, crop)
+            return square(Image.fromarray(self.content), size, crop)
+        except InputError as error:
+            return self.name, str(error)
+
+
+def _file_source(name: str, path: Path) -> _Source:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # reading it will give the reason
+        return _Source(name, 0, "missing", path)
+    return _Source(name, status.st_size, f"{status.st_size} {status.st_mtime_ns}", path)
+
+
+def _sources(images: Images) -> tuple[list[_Source], list[str] | None]:
+    """Sources in bank order, and their labels when some lie in subfolders of a given folder."""
+    if isinstance(images, np.ndarray):
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+            raise InputError(f"images are {images.dtype} {images.shape}, expected uint8 (B, H, W, 3)")
+        names = default_names(len(images))
+        return [
+            _Source(name, image.nbytes, hashlib.sha256(image.tobytes()).hexdigest(), image)
+            for name, image in zip(names, images, strict=True)
+        ], None
+    if isinstance(images, str | Path):
+        folder = Path(images)
+        names = find_images(folder)
+        labels = [name.split("/")[0] if "/" in name else "" for name in names]
+        return [_file_source(name, folder / name) for name in names], labels if any(labels) else None
+    paths = [Path(path) for path in images]
+    if not paths:
+        raise InputError("the list of images is empty")
+    absolute = [Path(os.path.abspath(path)) for path in paths]
+    root = os.path.commonpath([path.parent for path in absolute])
+    relative = [full.relative_to(root).as_posix() for full in absolute]
+    return [_file_source(name, path) for name, path in zip(relative, paths, strict=True)], None
+
+
+def _attributes_of(
+    attributes: str | Path | Mapping[str, np.ndarray] | None, sources: list[_Source], given: int
+) -> dict[str, np.ndarray]:
+    if attributes is None:
+        return {}
+    if isinstance(attributes, str | Path):
+        return read_attributes(attributes, [source.name for source in sources])
+    for name, values in attributes.items():
+        if np.shape(values) != (given,):
+            got = f"attribute {name!r} has shape {np.shape(values)}"
+            raise InputError(f"{got}, expected ({given},), one value for each image")
+    return {name: np.asarray(values)[: len(sources)] for name, values in attributes.items()}
+
+
+def encode_images(
+    images: Images,
+    autoencoder: Autoencoder,
+    crop: Crop | None = None,
+    strict: bool = False,
+    limit: int | None = None,
+    attributes: str | Path | Mapping[str, np.ndarray] | None = None,
+    batch: int = 32,
+    progress: Progress | None = None,
+    cache: str | Path | None = None,
+) -> Encoded:
+    """Encode a folder, a list of files or (B, H, W, 3) uint8 images; options as in `Bank.build`.
+
+    Raises InputError when there is nothing to encode, when `strict` and a source cannot be used, for a
+    bad attribute table, and for an autoencoder whose output does not have its stated shape.
+    """
+    if batch < 1 or (limit is not None and limit < 1):
+        raise InputError(f"batch={batch}, limit={limit}: both must be at least 1")
+    sources, labels = _sources(images)
+    given = len(sources)
+    sources = sources[:limit]
+    table = _attributes_of(attributes, sources, given)  # before the long work
+    work = _Work(autoencoder, crop, strict, batch, None if cache is None else Path(cache))
+    values: list[np.ndarray] = []
+    skipped: list[Problem] = []
+    done = 0
+    for start in range(0, len(sources), SHARD):
+        shard = sources[start : start + SHARD]
+        for count, part, problems in work.encode(shard):
+            values += [part] if len(part) else []
+            skipped += problems
+            done += count
+            if progress is not None:
+                progress(done, len(sources))
+    if not values:
+        reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise InputError(f"none of the {len(sources)} images can be used{reason}")
+    left_out = {name for name, _ in skipped}
+    used = [i for i, source in enumerate(sources) if source.name not in left_out]
+    lines = "".join(f"{sources[i].name}\t{sources[i].bytes}\n" for i in used)
+    return Encoded(
+        np.concatenate(values),
+        [sources[i].name for i in used],
+        None if labels is None else [labels[i] for i in used],
+        {name: column[used] for name, column in table.items()},
+        skipped,
+        hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest(),
+        RESIZE_FILTER,
+    )
+
+
+class _Work:
+    """Encoding of shards with one set of options."""
+
+    def __init__(
+        self, autoencoder: Autoencoder, crop: Crop | None, strict: bool, batch: int, cache: Path | None
+    ) -> None:
+        self.autoencoder, self.crop, self.strict, self.batch, self.cache = autoencoder, crop, strict, batch, cache
+        if cache is not None:
+            try:
+                cache.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"cannot make the folder {cache}: {error.strerror}") from error
+
+    def encode(self, shard: list[_Source]) -> Iterator[tuple[int, np.ndarray, list[Problem]]]:
+        """Sources done, their values and problems: at once when the shard is cached, else batch by batch."""
+        path = None if self.cache is None else self.cache / f"{self._key(shard)}.shard"
+        cached = None if path is None else _read_shard(path)
+        if cached is not None and not (self.strict and cached[1]):
+            yield len(shard), *cached
+            return
+        values: list[np.ndarray] = []
+        skipped: list[Problem] = []
+        for start in range(0, len(shard), self.batch):
+            part = shard[start : start + self.batch]
+            pictures, problems = self._read(part)
+            encoded = self._encode(pictures)
+            values.append(encoded)
+            skipped += problems
+            if path is not None and start + self.batch >= len(shard):
+                kept = [part for part in values if len(part)]
+                _write_shard(path, np.concatenate(kept) if kept else None, skipped)
+            yield len(part), encoded, problems
+
+    def _key(self, shard: list[_Source]) -> str:
+        ae = self.autoencoder
+        identity = [ae.name, ae.fingerprint, ae.image_size, ae.grid, self.crop, RESIZE_FILTER]
+        sources = [(source.name, source.stamp) for source in shard]
+        return hashlib.sha256(json.dumps([identity, sources]).encode()).hexdigest()
+
+    def _read(self, part: list[_Source]) -> tuple[np.ndarray, list[Problem]]:
+        size = self.autoencoder.image_size
+        # Pillow warns of damage that load_image reports or that does no harm; threads share the filters, so set them here
+        with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            warnings.filterwarnings("ignore", module="PIL")
+            results = list(pool.map(lambda source: source.read(size, self.crop), part))
+        problems = [result for result in results if isinstance(result, tuple)]
+        if problems and self.strict:
+            raise InputError(f"{problems[0][0]}: {problems[0][1]}")
+        pictures = [result for result in results if not isinstance(result, tuple)]
+        return np.stack(pictures) if pictures else np.empty((0, size, size, 3), np.uint8), problems
+
+    def _encode(self, pictures: np.ndarray) -> np.ndarray:
+        if len(pictures) == 0:
+            return np.empty((0, 0, 0), np.int32)
+        ae = self.autoencoder
+        values = np.asarray(ae.encode(pictures))
+        discrete = ae.codebook is not None
+        right_kind = np.issubdtype(values.dtype, np.integer if discrete else np.floating)
+        right_shape = values.ndim == (3 if discrete else 4) and values.shape[:3] == (len(pictures), ae.grid, ae.grid)
+        if not (right_kind and right_shape):
+            got = f"autoencoder {ae.name!r} encoded {len(pictures)} images as {values.dtype} {values.shape}"
+            expected = "integers (n, M, M)" if discrete else "floats (n, M, M, L)"
+            raise InputError(f"{got}, expected {expected} with M={ae.grid}")
+        with np.errstate(over="ignore"):  # Bank.from_latents refuses what float16 cannot hold
+            return values.astype(np.int32 if discrete else np.float16)
+
+
+def _write_shard(path: Path, values: np.ndarray | None, skipped: list[Problem]) -> None:
+    tensors = {} if values is None else {"values": values}
+    text = json.dumps(skipped)
+    with atomic_path(path) as partial:
+        tensor_file.write(partial, tensors, {"skipped": text, "sha256": tensor_file.digest(tensors, text)})
+
+
+def _read_shard(path: Path) -> tuple[np.ndarray, list[Problem]] | None:
+    """Content of a shard, None when it is missing or damaged."""
+    try:
+        tensors, metadata = tensor_file.read(path)
+    except InputError:
+        return None
+    text = metadata.get("skipped", "")
+    if metadata.get("sha256") != tensor_file.digest(tensors, text):
+        return None
+    values = tensors.get("values", np.empty((0, 0, 0), np.int32))
+    return values, [(name, reason) for name, reason in json.loads(text)]
+
+
+def discard_cache(cache: str | Path) -> None:
+    """Remove a cache folder of `encode_images`: its shards and, if nothing else is in it, the folder."""
+    folder = Path(cache)
+    for pattern in ("*.shard", ".*.shard.*.part"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()

@@ -1,0 +1,140 @@
+"""`masked_topk`: the drop-in nearest-neighbour op; checks, dispatch and its registration with torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpkernel.backends import registry
+from lpkernel.backends.base import TopK, TopkRequest
+from lpkernel.errors import InputError
+
+_library = torch.library.Library("lpkernel", "DEF")
+_library.define(
+    "masked_topk(Tensor queries, Tensor bank, int k, Tensor? patch_mask=None, Tensor? candidate_mask=None, "
+    'str backend="auto") -> (Tensor, Tensor)'
+)
+
+
+def masked_topk(
+    queries: Any, bank: Any, k: int, patch_mask: Any = None, candidate_mask: Any = None, backend: str = "auto"
+) -> TopK:
+    """The k bank rows nearest to each query over the entries that the mask marks.
+
+    Args:
+        queries: (Q, D) float32 or int16; a NumPy array, a torch tensor, or anything with `__dlpack__`.
+        bank: (B, D), of the same kind and dtype (and device).
+        k: slots a row, 1 <= k <= B.
+        patch_mask: None, (D,) or (Q, D) bool; True entries are compared.
+        candidate_mask: None or (B,) bool; True rows are allowed.
+        backend: "auto" or a name of `lpkernel.info()`.
+
+    Returns:
+        (distances, indices), each (Q, k), in the caller's kind of array. Distances are squared L2,
+        ascending: float32, or int32 (exact) for int16 inputs; indices are int64. Ties go to the
+        lowest index. Slots beyond the allowed rows hold (+inf or INT32_MAX, -1).
+
+    float32 distances are the float32 rounding of the direct sum in float64; int16 ones are exact, so
+    the same on every backend and device. Not differentiable. NaN distances sort last.
+
+    Raises:
+        InputError: wrong shapes, dtypes or k; int16 inputs whose D * (max - min)^2 reaches 2^31.
+        BackendUnavailable: the named backend cannot run here.
+    """
+    arrays = (queries, bank, patch_mask, candidate_mask)
+    if isinstance(queries, np.ndarray):
+        q, b, p, c = _each(np.asarray, arrays)
+        return _run(q, b, k, p, c, backend)
+    if isinstance(queries, Tensor):
+        q, b, p, c = _each(lambda a: a if isinstance(a, Tensor) else torch.from_dlpack(a), arrays)
+        return TopK(*torch.ops.lpkernel.masked_topk(q, b, k, p, c, backend))
+    if not hasattr(queries, "__dlpack__"):
+        kind = type(queries).__name__
+        raise InputError(f"queries: got {kind}, expected a NumPy array, a torch tensor or a DLPack array")
+    owner = sys.modules[type(queries).__module__.partition(".")[0]]
+    if not hasattr(owner, "from_dlpack"):
+        raise InputError(f"queries: {owner.__name__} has no from_dlpack to return its kind with; pass NumPy or torch")
+    q, b, p, c = _each(torch.from_dlpack, arrays)
+    return TopK(*map(owner.from_dlpack, torch.ops.lpkernel.masked_topk(q, b, k, p, c, backend)))
+
+
+def _each(convert: Callable[[Any], Any], arrays: Iterable[Any]) -> list[Any]:
+    return [None if array is None else convert(array) for array in arrays]
+
+
+def _run(queries: Any, bank: Any, k: int, patch_mask: Any, candidate_mask: Any, backend: str) -> TopK:
+    _check_shapes(queries, bank, k, patch_mask, candidate_mask)
+    _check_range(queries, bank)
+    request = TopkRequest(queries, bank, k, patch_mask, candidate_mask)
+    return registry.choose(backend, request).masked_topk(request)
+
+
+def _check_shapes(queries: Any, bank: Any, k: int, patch_mask: Any, candidate_mask: Any) -> None:
+    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
+        raise InputError(f"queries {tuple(queries.shape)} and bank {tuple(bank.shape)}: expected (Q, D) and (B, D)")
+    names = [str(array.dtype).removeprefix("torch.") for array in (queries, bank)]
+    if names[0] != names[1] or names[0] not in ("float32", "int16"):
+        raise InputError(f"queries {names[0]} and bank {names[1]}: expected both float32 or both int16")
+    if not 1 <= k <= bank.shape[0]:
+        raise InputError(f"k: got {k}, expected 1 to the {bank.shape[0]} bank rows")
+    for name, mask, shapes in (
+        ("patch_mask", patch_mask, ((queries.shape[1],), tuple(queries.shape))),
+        ("candidate_mask", candidate_mask, ((bank.shape[0],),)),
+    ):
+        if mask is None:
+            continue
+        if str(mask.dtype).removeprefix("torch.") != "bool" or tuple(mask.shape) not in shapes:
+            expected = " or ".join(map(str, shapes))
+            raise InputError(f"{name}: got {tuple(mask.shape)} {mask.dtype}, expected {expected} bool")
+    if isinstance(bank, Tensor):
+        devices = {str(a.device) for a in (queries, bank, patch_mask, candidate_mask) if a is not None}
+        if len(devices) > 1:
+            raise InputError(f"devices: got {', '.join(sorted(devices))}, expected all arrays on one")
+
+
+def _check_range(queries: Any, bank: Any) -> None:
+    """int16 distances must fit int32."""
+    if str(bank.dtype).removeprefix("torch.") != "int16" or bank.shape[1] == 0 or queries.shape[0] == 0:
+        return
+    spread = max(int(queries.max()), int(bank.max())) - min(int(queries.min()), int(bank.min()))
+    if bank.shape[1] * spread**2 >= 2**31:
+        raise InputError(
+            f"int16 values span {spread} over D = {bank.shape[1]}: D * span^2 reaches 2^31 and would overflow; "
+            "scale them down"
+        )
+
+
+def _dense(
+    queries: Tensor,
+    bank: Tensor,
+    k: int,
+    patch_mask: Tensor | None = None,
+    candidate_mask: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The op on tensors. Backends that speak NumPy get CPU tensors as arrays, and give tensors back."""
+    distances, indices = _run(queries, bank, k, patch_mask, candidate_mask, backend)
+    return torch.as_tensor(distances), torch.as_tensor(indices)
+
+
+def _fake(
+    queries: Tensor,
+    bank: Tensor,
+    k: int,
+    patch_mask: Tensor | None = None,
+    candidate_mask: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    distance = torch.int32 if bank.dtype == torch.int16 else torch.float32
+    shape = (queries.shape[0], k)
+    return bank.new_empty(shape, dtype=distance), bank.new_empty(shape, dtype=torch.int64)
+
+
+_library.impl("masked_topk", _dense, "CPU")
+_library.impl("masked_topk", _dense, "CUDA")
+torch.library.register_fake("lpkernel::masked_topk", _fake, lib=_library)

@@ -1,0 +1,224 @@
+"""What a generation does, as data: scales, positions, masks and resize tables.
+
+Random generation, guidance by a reference and region editing differ only in the `Plan` they run.
+A plan knows nothing of banks, seeds or backends. Letters as in docs/method.md: M grid side of the
+autoencoder, m side of a scale, P patch side, w stride, T steps of a scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpkernel.errors import InputError
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int32]
+
+OVERLAPS = ("replace", "fill")
+EDIT_MODES = ("free", "guided")
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Bilinear resize of one axis from side n to m, half-pixel centres, in 1/256ths.
+
+    Output o blends inputs i0[o] and i1[o] with weights 256 - f[o] and f[o]; all (m,) int32.
+    In two dimensions the four products of weights sum to 65536: add 32768, shift right by 16.
+    """
+
+    source: int
+    target: int
+    i0: Ints
+    i1: Ints
+    f: Ints
+
+    @staticmethod
+    def between(n: int, m: int) -> Resize:
+        centre = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
+        i0 = np.floor(centre)
+        i1, f = np.minimum(i0 + 1, n - 1), np.rint(256 * (centre - i0))
+        return Resize(n, m, i0.astype(np.int32), i1.astype(np.int32), f.astype(np.int32))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One raster pass at side m: T steps, each a position and two P x P masks.
+
+    positions (T, 2) int32 are the (y, x) of the patch's corner; compare (T, P, P) bool marks the
+    cells that enter the distance, write (T, P, P) bool those that are copied. `resize` brings the
+    canvas here from the previous scale; None at the first.
+    """
+
+    side: int
+    resize: Resize | None
+    positions: Ints
+    compare: Bools
+    write: Bools
+
+    @cached_property
+    def kept(self) -> Bools:
+        """(m, m) bool: cells that no step writes; they hold the starting canvas at this side."""
+        kept = np.ones((self.side, self.side), bool)
+        patch = self.write.shape[1]
+        for (y, x), write in zip(self.positions, self.write, strict=True):
+            kept[y : y + patch, x : x + patch] &= ~write
+        return kept
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Scales of increasing side, the last at the autoencoder's grid side.
+
+    `starts_known` says that the first scale compares cells of a starting canvas, which a scan of
+    this plan must then be given.
+    """
+
+    kind: str
+    patch: int
+    stride: int
+    overlap: str
+    scales: tuple[Scale, ...]
+    starts_known: bool
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        return tuple(scale.side for scale in self.scales)
+
+    @property
+    def steps(self) -> int:
+        """Steps over all scales; a step's index in this count is its random counter."""
+        return sum(len(scale.positions) for scale in self.scales)
+
+
+def default_stride(patch: int) -> int:
+    """w = floor(P / 3 + 1/2), at least 1 (the paper, section 3)."""
+    return max(1, int(patch / 3 + 0.5))
+
+
+def default_scales(side: int, count: int = 5) -> tuple[int, ...]:
+    """Sides from 10/16 of the grid to the grid, as the paper: 10, 12, 13, 15, 16 for M = 16."""
+    sides = np.floor(np.linspace(side * 10 / 16, side, count) + 0.5).astype(int)
+    return tuple(int(m) for m in np.unique(sides))
+
+
+def random(
+    side: int = 16,
+    patch: int = 6,
+    stride: int | None = None,
+    scales: Sequence[int] | None = None,
+    overlap: str = "replace",
+) -> Plan:
+    """Generation from nothing: no cell is known at the first step.
+
+    scales: increasing sides ending at `side` (M), none below P; default `default_scales`.
+    overlap: "replace" overwrites the whole patch; "fill" writes only unknown cells at the first
+    scale. Raises InputError.
+    """
+    return _build("random", side, patch, stride, scales or default_scales(side), overlap, None, False)
+
+
+def reference(side: int = 16, patch: int = 6, stride: int | None = None, scales: Sequence[int] | None = None) -> Plan:
+    """Generation guided by a canvas that starts as an encoded image: every cell is known. One scale by default."""
+    return _build("reference", side, patch, stride, scales or (side,), "replace", None, True)
+
+
+def edit(
+    region: Bools,
+    patch: int = 6,
+    stride: int | None = None,
+    mode: str = "free",
+    scales: Sequence[int] | None = None,
+) -> Plan:
+    """Rewriting a region of a canvas: only steps that meet the region, only its cells written.
+
+    region: (M, M) bool. mode "free": its cells are unknown at first, so they grow from their
+    surroundings; "guided": they are known, so the result stays near what is there. At a side m < M
+    a cell belongs to the region if it overlaps a region cell. One scale by default. Raises InputError.
+    """
+    region = np.asarray(region)
+    if region.ndim != 2 or region.shape[0] != region.shape[1] or region.dtype != np.bool_:
+        got = f"shape {region.shape} {region.dtype}"
+        raise InputError(f"region: got {got}, expected a square bool mask at the grid side")
+    if not region.any():
+        raise InputError("region: no cell is set, so there is nothing to edit")
+    if mode not in EDIT_MODES:
+        raise InputError(f"mode: got {mode!r}, expected one of {', '.join(EDIT_MODES)}")
+    side = region.shape[0]
+    return _build(f"edit-{mode}", side, patch, stride, scales or (side,), "replace", region, mode == "guided")
+
+
+def _build(
+    kind: str,
+    side: int,
+    patch: int,
+    stride: int | None,
+    sides: Sequence[int],
+    overlap: str,
+    region: Bools | None,
+    all_known: bool,
+) -> Plan:
+    stride = default_stride(patch) if stride is None else stride
+    sides = [int(m) for m in sides]
+    _check(side, patch, stride, sides, overlap)
+    scales: list[Scale] = []
+    starts_known = False
+    for m in sides:
+        writable = np.ones((m, m), bool) if region is None else _region_at(region, m)
+        known = np.ones((m, m), bool) if scales or all_known else ~writable
+        starts_known = starts_known or (not scales and bool(known.any()))
+        resize = Resize.between(scales[-1].side, m) if scales else None
+        fill = overlap == "fill" and not scales
+        scales.append(_scale(m, patch, stride, resize, writable, known, fill))
+    return Plan(kind, patch, stride, overlap, tuple(scales), starts_known)
+
+
+def _check(side: int, patch: int, stride: int, sides: list[int], overlap: str) -> None:
+    if patch < 1:
+        raise InputError(f"patch: got {patch}, expected a side of at least 1 cell")
+    if stride < 1 or stride > patch:
+        raise InputError(f"stride: got {stride}, expected 1 to the patch side {patch}, or cells would stay empty")
+    if not sides or sides[-1] != side or any(a >= b for a, b in pairwise(sides)):
+        raise InputError(f"scales: got {sides}, expected increasing sides ending at the grid side {side}")
+    if patch > sides[0]:
+        raise InputError(
+            f"patch: got {patch}, larger than the smallest scale {sides[0]}; use a smaller patch or larger scales"
+        )
+    if overlap not in OVERLAPS:
+        raise InputError(f"overlap: got {overlap!r}, expected one of {', '.join(OVERLAPS)}")
+
+
+def _offsets(m: int, patch: int, stride: int) -> list[int]:
+    """0, w, 2w, ... up to m - P, and m - P itself."""
+    last = m - patch
+    return sorted({*range(0, last + 1, stride), last})
+
+
+def _region_at(region: Bools, m: int) -> Bools:
+    """Cells of an m x m grid that overlap a region cell of the full grid, in exact integers."""
+    side = len(region)
+    overlaps = np.zeros((m, side), bool)
+    for o in range(m):
+        overlaps[o, o * side // m : -(-(o + 1) * side // m)] = True
+    return overlaps @ region @ overlaps.T
+
+
+def _scale(m: int, patch: int, stride: int, resize: Resize | None, writable: Bools, known: Bools, fill: bool) -> Scale:
+    known = known.copy()
+    positions, compare, write = [], [], []
+    for y in _offsets(m, patch, stride):
+        for x in _offsets(m, patch, stride):
+            window = np.s_[y : y + patch, x : x + patch]
+            cells = writable[window] & ~known[window] if fill else writable[window]
+            if not cells.any():
+                continue
+            positions.append((y, x))
+            compare.append(known[window].copy())
+            write.append(cells.copy())
+            known[window] |= cells
+    return Scale(m, resize, np.array(positions, np.int32).reshape(-1, 2), np.array(compare), np.array(write))

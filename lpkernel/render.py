@@ -1,0 +1,174 @@
+"""Pictures for people: results beside the source map that says which example each piece came from.
+
+Arrays in, arrays out: images are (H, W, 3) uint8 RGB, stacks of them (N, H, W, 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from lpkernel.errors import InputError
+from lpkernel.files import atomic_path
+
+Pixels = NDArray[np.uint8]
+
+WHITE = (255, 255, 255)
+PAGE = (238, 238, 240)  # not white, so that pictures with a white background end visibly
+UNSOURCED = (212, 212, 212)  # cells that no example was copied to
+GOLDEN = (5**0.5 - 1) / 2
+SPREAD_LIMIT = 24  # up to here hues are evenly spread; beyond, even hues would be too close to tell neighbours apart
+LIGHTNESS = (0.68, 0.50, 0.84, 0.59)
+COLUMNS = 8
+SOURCE_ROWS = 2
+SHOWN_SOURCES = COLUMNS * SOURCE_ROWS
+
+
+def _oklch(lightness: NDArray[np.float64], chroma: float, hue: NDArray[np.float64]) -> Pixels:
+    """OKLCH colours (hue in turns) as sRGB; equal hue steps look equally far apart, unlike HSV's.
+
+    Source: Bjorn Ottosson, "A perceptual color space for image processing", 2020 (the matrices).
+    """
+    a, b = chroma * np.cos(2 * np.pi * hue), chroma * np.sin(2 * np.pi * hue)
+    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    linear = np.stack(
+        [
+            4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
+            -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
+            -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
+        ],
+        axis=-1,
+    ).clip(0, 1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.rint(encoded * 255).astype(np.uint8)
+
+
+def source_colours(count: int, chroma: float = 0.19) -> Pixels:
+    """A colour for each of `count` sources: (count, 3) uint8, always the same for the same count.
+
+    Hues are evenly spread for a few sources and follow the golden ratio for many, so that sources
+    with neighbouring numbers stay far apart; lightness cycles as well. Raises InputError if count < 0.
+    """
+    if count < 0:
+        raise InputError(f"count is {count}; expected 0 or more colours")
+    i = np.arange(count, dtype=np.float64)
+    hue = i / max(count, 1) if count <= SPREAD_LIMIT else (i * GOLDEN) % 1.0
+    return _oklch(np.resize(LIGHTNESS, count), chroma, hue + 0.08)
+
+
+def source_map(sources: NDArray[np.integer], colours: Pixels, size: int) -> Pixels:
+    """The map (M, M) of source numbers as a (size, size, 3) picture, nearest-neighbour; -1 is light grey.
+
+    colours is (B, 3) uint8. Raises InputError if the map is not square or names a source >= B.
+    """
+    sources = np.asarray(sources)
+    if sources.ndim != 2 or sources.shape[0] != sources.shape[1]:
+        raise InputError(f"source map has shape {sources.shape}; expected a square (M, M)")
+    if sources.size and not -1 <= sources.min() <= sources.max() < len(colours):
+        raise InputError(
+            f"source map has values {sources.min()}..{sources.max()}; expected -1..{len(colours) - 1}, one colour each"
+        )
+    # -1 picks the last row, which is the grey one
+    picture = np.concatenate([colours, np.asarray([UNSOURCED], np.uint8)])[sources]
+    cell = np.arange(size) * len(sources) // size
+    return picture[cell][:, cell]
+
+
+def grid(images: Pixels, columns: int = COLUMNS, padding: int = 4, background: tuple[int, int, int] = WHITE) -> Pixels:
+    """Images (N, H, W, 3) row by row in `columns` columns, `padding` pixels apart and around.
+
+    Returns uint8 (rows * (H + padding) + padding, columns * (W + padding) + padding, 3); an
+    incomplete last row ends in background. Raises InputError on another shape or columns < 1.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        raise InputError(f"images are {images.dtype} {images.shape}; expected uint8 (N, H, W, 3)")
+    if columns < 1 or padding < 0:
+        raise InputError(f"columns is {columns} and padding {padding}; expected at least 1 and 0")
+    count, height, width, _ = images.shape
+    rows = -(-count // columns)
+    page = np.empty((rows * (height + padding) + padding, columns * (width + padding) + padding, 3), np.uint8)
+    page[:] = background
+    for i, image in enumerate(images):
+        y, x = padding + i // columns * (height + padding), padding + i % columns * (width + padding)
+        page[y : y + height, x : x + width] = image
+    return page
+
+
+def most_used(maps: NDArray[np.integer], limit: int) -> NDArray[np.int64]:
+    """At most `limit` source numbers of maps (N, M, M), most cells first, ties by lowest number; -1 not counted."""
+    numbers, counts = np.unique(maps[maps >= 0], return_counts=True)
+    return numbers[np.lexsort((numbers, -counts))][:limit].astype(np.int64)
+
+
+def sheet_colours(shown: Sequence[int] | NDArray[np.integer], count: int) -> Pixels:
+    """Colours (count, 3) for a sheet: vivid for the sources shown on it, muted for all the others."""
+    colours = source_colours(count, chroma=0.035)
+    colours[np.asarray(shown, np.int64)] = source_colours(len(shown))
+    return colours
+
+
+def framed(images: Pixels, colours: Pixels, width: int) -> Pixels:
+    """Images (N, H, W, 3), each with a frame of its colour (N, 3) around it, `width` pixels wide."""
+    n, height, wide, _ = images.shape
+    out = np.empty((n, height + 2 * width, wide + 2 * width, 3), np.uint8)
+    out[:] = colours[:, None, None]
+    out[:, width : width + height, width : width + wide] = images
+    return out
+
+
+def heading(text: str, width: int, height: int = 22) -> Pixels:
+    """A (height, width, 3) strip of page with a small line of text at its left."""
+    strip = Image.new("RGB", (width, height), PAGE)
+    ImageDraw.Draw(strip).text((6, 4), text, fill=(60, 60, 60), font=ImageFont.load_default(14))
+    return np.asarray(strip)
+
+
+def contact_sheet(
+    pictures: Pixels,
+    shown: Sequence[int] | NDArray[np.integer],
+    sections: Sequence[tuple[str, Pixels, NDArray[np.integer]]],
+) -> Pixels:
+    """One picture of everything: the sources in frames of their colour, then each result above its source map.
+
+    pictures (B', H, W, 3) uint8 are the sources numbered `shown` (B',); a section is a heading, results
+    (N, H, W, 3) uint8 and their source maps (N, M, M). Cells from sources that are not shown have muted
+    colours of their own. Raises InputError if the counts differ.
+    """
+    if len(pictures) != len(shown):
+        raise InputError(f"{len(pictures)} source pictures for {len(shown)} source numbers; expected as many")
+    for title, results, maps in sections:
+        if len(results) != len(maps):
+            raise InputError(f"{len(results)} images for {len(maps)} source maps in {title!r}; expected as many")
+    count = max([int(np.max(shown, initial=-1)), *(int(maps.max(initial=-1)) for _, _, maps in sections)]) + 1
+    colours = sheet_colours(shown, count)
+    size = pictures.shape[1]
+    frame, gap = max(3, size // 20), max(2, size // 32)
+    columns = min(COLUMNS, max([len(pictures), *(len(maps) for _, _, maps in sections)]))
+    # results have a frame too, of the page's colour, so that all columns line up
+    bands = [grid(framed(pictures, colours[np.asarray(shown, np.int64)], frame), columns, gap, PAGE)]
+    used = np.unique(np.concatenate([maps[maps >= 0] for _, _, maps in sections])) if sections else np.empty(0)
+    titles = ["Sources used most, each in its colour (all others muted)"]
+    if np.isin(used, shown).all():
+        titles = ["Sources, each in its colour"]
+    for title, results, maps in sections:
+        coded = np.stack([source_map(one, colours, size) for one in maps])
+        pairs = np.concatenate([results, coded], axis=1)
+        bands.append(
+            grid(framed(pairs, np.tile(np.asarray(PAGE, np.uint8), (len(pairs), 1)), frame), columns, gap, PAGE)
+        )
+        titles.append(title)
+    width = bands[0].shape[1]
+    return np.concatenate([part for t, b in zip(titles, bands, strict=True) for part in (heading(t, width), b)])
+
+
+def save_png(path: Path, image: Pixels) -> None:
+    """Write (H, W, 3) uint8 as PNG, whole or not at all; equal arrays give equal bytes. Raises OSError."""
+    with atomic_path(path) as partial:
+        Image.fromarray(image).save(partial, format="PNG")

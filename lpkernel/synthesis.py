@@ -1,0 +1,224 @@
+"""generate(): a plan, a bank and a backend make a `Synthesis`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lpkernel import plan as plans
+from lpkernel.autoencoder.base import Autoencoder
+from lpkernel.backends import registry
+from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest
+from lpkernel.bank import TABLE_ROWS, Bank, resize_level
+from lpkernel.errors import InputError
+from lpkernel.plan import Plan
+
+DOMAINS = ("auto", "codes", "latents")
+
+
+@dataclass(frozen=True, eq=False)
+class Synthesis:
+    """New images, as the bank cells they are made of.
+
+    sources: (N, M, M) int32 bank indices; -1 where the starting canvas was kept.
+    codes: (N, M, M) int64, or None for a continuous bank, whose latents are (N, M, M, L) float32.
+    settings: every choice made, resolved, ready for JSON.
+    """
+
+    sources: NDArray[np.int32]
+    codes: NDArray[np.int64] | None
+    latents: NDArray[np.float32] | None
+    plan: Plan
+    bank: Bank = field(repr=False)
+    settings: dict[str, Any]
+
+    def decode(self, autoencoder: Autoencoder) -> NDArray[np.uint8]:
+        """(N, H, W, 3) uint8. Raises InputError if the bank was made with another autoencoder."""
+        self.bank.check_autoencoder(autoencoder)
+        content = self.codes if self.codes is not None else self.latents
+        assert content is not None
+        return autoencoder.decode(content)
+
+    def shares(self) -> NDArray[np.float64]:
+        """(N, B): the share of each result's cells that each bank image gave."""
+        flat = self.sources.reshape(len(self.sources), -1)
+        counts = np.zeros((len(flat), self.bank.size))
+        for row, cells in zip(counts, flat, strict=True):
+            row += np.bincount(cells[cells >= 0], minlength=self.bank.size)
+        return counts / flat.shape[1] if flat.size else counts
+
+
+def generate(
+    bank: Bank,
+    n: int = 16,
+    patch: int = 6,
+    stride: int | None = None,
+    k: int = 3,
+    scales: Sequence[int] | None = None,
+    seed: int = 0,
+    overlap: str = "replace",
+    candidates: ArrayLike | None = None,
+    first_image: int = 0,
+    backend: str = "auto",
+    device: str = "auto",
+    plan: Plan | None = None,
+    canvas: ArrayLike | None = None,
+    domain: str = "auto",
+) -> Synthesis:
+    """Make n images by the method of docs/method.md (Samuth et al. 2023, section 2).
+
+    Args:
+        bank: the examples.
+        n, first_image: images first_image .. first_image + n - 1 of this seed's endless series; each
+            is the same whatever n.
+        patch, stride, scales, overlap: P, w, grid sides and overlap rule of `plan.random`.
+        k: neighbours to draw from; more than the allowed images means all of them.
+        seed: [0, 2^64).
+        candidates: allowed bank images, (B,) bool or integer indices; None allows all.
+        backend, device: see `lpkernel.info()`; device is for the torch backend.
+        plan: any other plan, instead of patch .. overlap.
+        canvas: starting canvas of plans that need one (reference, edit): (M, M) or (n, M, M) codes, or
+            (M, M, L) or (n, M, M, L) latents, as the bank's autoencoder encodes them.
+        domain: compare "codes" (plans of one scale, by table), "latents", or "auto" for the faster
+            of those possible. Both give the same integers.
+
+    The source maps depend on nothing but bank, plan, k, seed, candidates, canvas and image number: not
+    on backend, device, threads or batch. Raises InputError, BackendUnavailable.
+    """
+    if plan is None:
+        plan = plans.random(bank.grid, patch, stride, scales, overlap)
+    _check(bank, plan, n, k, first_image)
+    allowed = allowed_images(bank, candidates)
+    start = None if canvas is None else _canvas_array(bank, canvas, n)
+    if start is None and (plan.starts_known or any(scale.kept.any() for scale in plan.scales)):
+        raise InputError(
+            f"canvas: a plan of kind {plan.kind} needs a starting canvas; pass canvas=autoencoder.encode(image)"
+        )
+    in_codes = _in_codes(bank, plan, domain)
+    request = ScanRequest(
+        plan=plan,
+        bank=CodeBank(bank.codes, bank.table()) if in_codes else LatentBank(bank.level, bank.size),  # type: ignore[arg-type]
+        canvas=_canvases(bank, plan, start, in_codes),
+        candidates=allowed,
+        images=np.arange(first_image, first_image + n, dtype=np.int64),
+        k=k,
+        seed=seed,
+    )
+    runner = registry.choose(backend, request, device)
+    started = time.perf_counter()
+    sources = runner.scan(request, device)
+    settings = {
+        "kind": plan.kind,
+        "n": n,
+        "patch": plan.patch,
+        "stride": plan.stride,
+        "scales": list(plan.sides),
+        "overlap": plan.overlap,
+        "k": k,
+        "seed": seed,
+        "first_image": first_image,
+        "candidates": len(allowed),
+        "bank_images": bank.size,
+        "steps": plan.steps,
+        "domain": "codes" if in_codes else "latents",
+        "backend": runner.name,
+        "backend_asked": backend,
+        "device": device,
+        "seconds": round(time.perf_counter() - started, 6),
+    }
+    content = _content(bank, sources, start)
+    return Synthesis(
+        sources=sources,
+        codes=content if bank.is_discrete else None,
+        latents=None if bank.is_discrete else content,
+        plan=plan,
+        bank=bank,
+        settings=settings,
+    )
+
+
+def allowed_images(bank: Bank, candidates: ArrayLike | None) -> NDArray[np.int64]:
+    """Sorted distinct indices of the allowed bank images. Raises InputError if none, or out of range."""
+    if candidates is None:
+        return np.arange(bank.size)
+    given = np.asarray(candidates)
+    if given.dtype == np.bool_:
+        if given.shape != (bank.size,):
+            raise InputError(f"candidates: got a bool mask of shape {given.shape}, expected ({bank.size},)")
+        given = np.flatnonzero(given)
+    elif given.ndim != 1 or not (given.size == 0 or np.issubdtype(given.dtype, np.integer)):
+        raise InputError(f"candidates: got {given.dtype} of shape {given.shape}, expected (B,) bool or integer indices")
+    if given.size == 0:
+        raise InputError("candidates: no bank image is allowed; allow at least one")
+    if given.min() < 0 or given.max() >= bank.size:
+        raise InputError(f"candidates: indices {given.min()} to {given.max()}, expected 0 to {bank.size - 1}")
+    return np.unique(given).astype(np.int64)
+
+
+def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
+    if n < 1:
+        raise InputError(f"n: got {n}, expected at least 1 image")
+    if k < 1:
+        raise InputError(f"k: got {k}, expected at least 1 neighbour")
+    if first_image < 0 or first_image + n > 2**32:
+        raise InputError(f"first_image: got {first_image} with n = {n}, expected image numbers in [0, 2^32)")
+    if plan.sides[-1] != bank.grid:
+        raise InputError(f"plan: ends at side {plan.sides[-1]}, expected the bank's grid side {bank.grid}")
+    if plan.patch > bank.max_patch:
+        raise InputError(
+            f"patch: got {plan.patch}, but this bank's fixed point is exact up to {bank.max_patch}; "
+            f"rebuild it with max_patch={plan.patch}"
+        )
+
+
+def _in_codes(bank: Bank, plan: Plan, domain: str) -> bool:
+    if domain not in DOMAINS:
+        raise InputError(f"domain: got {domain!r}, expected one of {', '.join(DOMAINS)}")
+    possible = bank.codebook is not None and len(bank.codebook) <= TABLE_ROWS and len(plan.scales) == 1
+    if domain == "codes" and not possible:
+        raise InputError(
+            f"domain: codes needs a bank of at most {TABLE_ROWS} codes and a plan of one scale, "
+            f"got scales {list(plan.sides)}; use auto"
+        )
+    return possible and domain != "latents"
+
+
+def _canvas_array(bank: Bank, canvas: ArrayLike, n: int) -> Array:
+    """The canvas with its image axis, (1 or n, M, M) codes or (1 or n, M, M, L) latents."""
+    start = np.asarray(canvas)
+    cells = (bank.grid, bank.grid) if bank.is_discrete else (bank.grid, bank.grid, bank.width)
+    if start.ndim == len(cells):
+        start = start[None]
+    if start.shape[1:] != cells or len(start) not in (1, n):
+        raise InputError(f"canvas: got shape {np.shape(canvas)}, expected {cells} or {(n, *cells)}")
+    if not bank.is_discrete:
+        return start.astype(np.float32)
+    assert bank.codebook is not None
+    if not np.issubdtype(start.dtype, np.integer) or start.min() < 0 or start.max() >= len(bank.codebook):
+        raise InputError(f"canvas: expected integer codes in [0, {len(bank.codebook)})")
+    return start.astype(np.int64)
+
+
+def _canvases(bank: Bank, plan: Plan, start: Array | None, in_codes: bool) -> tuple[Array | None, ...]:
+    """What each scale needs of the starting canvas."""
+    if start is None:
+        return (None,) * len(plan.scales)
+    if in_codes:
+        return (start,)
+    full = bank.project(start) if bank.fixed_codebook is None else bank.fixed_codebook[start]
+    needed = [i == 0 or bool(scale.kept.any()) for i, scale in enumerate(plan.scales)]
+    return tuple(resize_level(full, m) if need else None for m, need in zip(plan.sides, needed, strict=True))
+
+
+def _content(bank: Bank, sources: NDArray[np.int32], start: Array | None) -> Any:
+    """Codes or latents of a source map; kept cells come from the canvas."""
+    kept = sources < 0
+    content = bank.gather(np.where(kept, 0, sources))
+    if start is not None and kept.any():
+        content[kept] = np.broadcast_to(start, (len(sources), *start.shape[1:]))[kept]
+    return content

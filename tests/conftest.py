@@ -1,0 +1,43 @@
+"""Backends as a fixture: one that cannot run here skips with its own reason, or fails if it was required.
+
+LPKERNEL_REQUIRE_BACKENDS (comma-separated names, set by .ci/run) lists those that must not skip.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from lpkernel.backends import registry
+from lpkernel.backends.base import Backend
+from lpkernel.backends.planned import PlannedBackend
+
+REQUIRED = [name for name in os.environ.get("LPKERNEL_REQUIRE_BACKENDS", "").split(",") if name]
+NAMES = [name for name, backend in registry.BACKENDS.items() if not isinstance(backend, PlannedBackend)]
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def usable(name: str) -> Backend:
+    backend = registry.BACKENDS[name]
+    reasons = backend.unsupported(None)
+    if reasons and name in REQUIRED:
+        pytest.fail(f"backend {name} is required but cannot run: {'; '.join(reasons)}")
+    if reasons:
+        pytest.skip(f"backend {name}: {'; '.join(reasons)}")
+    return backend
+
+
+# a session scope, since hypothesis runs one fixture value with many examples
+@pytest.fixture(scope="session", params=NAMES)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Every backend in turn."""
+    return usable(request.param)
+
+
+@pytest.fixture(scope="session", params=[name for name in NAMES if name != "numpy"])
+def fast_backend(request: pytest.FixtureRequest) -> Backend:
+    """Every backend but the specification, to be compared with it."""
+    return usable(request.param)

@@ -1,0 +1,68 @@
+"""Banks and requests for scan tests, made from small random integers so that ties are common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lpkernel.backends.base import CodeBank, LatentBank, ScanRequest
+from lpkernel.bank import resize_level
+from lpkernel.plan import Plan
+
+
+class World:
+    """B code maps at side M, their fixed-point codebook, and the two views that backends get."""
+
+    def __init__(self, size: int, side: int = 16, channels: int = 4, codes: int = 20, spread: int = 100, seed: int = 0):
+        random = np.random.default_rng(seed)
+        self.codes = random.integers(0, codes, (size, side, side)).astype(np.int16)
+        self.codebook = random.integers(-spread, spread + 1, (codes, channels)).astype(np.int16)
+        self.full = self.codebook[self.codes]
+        wide = self.codebook.astype(np.int64)
+        self.table = np.square(wide[:, None] - wide[None]).sum(2).astype(np.int32)
+        self.random = random
+        self._levels: dict[int, np.ndarray] = {}
+
+    def level(self, side: int) -> np.ndarray:
+        if side not in self._levels:
+            self._levels[side] = resize_level(self.full, side)
+        return self._levels[side]
+
+    @property
+    def latents(self) -> LatentBank:
+        return LatentBank(self.level, len(self.codes))
+
+    @property
+    def code_bank(self) -> CodeBank:
+        return CodeBank(self.codes, self.table)
+
+    def start(self, count: int) -> np.ndarray:
+        """Random code maps to start from."""
+        side = self.codes.shape[1]
+        return self.random.integers(0, len(self.codebook), (count, side, side))
+
+    def request(
+        self,
+        plan: Plan,
+        images: Sequence[int],
+        k: int,
+        seed: int = 0,
+        start: np.ndarray | None = None,
+        candidates: np.ndarray | None = None,
+        in_codes: bool = False,
+    ) -> ScanRequest:
+        canvas: tuple[np.ndarray | None, ...] = (None,) * len(plan.scales)
+        if start is not None and in_codes:
+            canvas = (start,)
+        elif start is not None:
+            canvas = tuple(resize_level(self.codebook[start], side) for side in plan.sides)
+        return ScanRequest(
+            plan=plan,
+            bank=self.code_bank if in_codes else self.latents,
+            canvas=canvas,
+            candidates=np.arange(len(self.codes)) if candidates is None else candidates,
+            images=np.asarray(images, dtype=np.int64),
+            k=k,
+            seed=seed,
+        )

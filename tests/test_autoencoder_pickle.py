@@ -1,0 +1,200 @@
+"""Checkpoints are data: what is refused, and that nothing in a refused file has run."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import collections
+import io
+import os
+import pickle
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lpkernel.autoencoder.safe_pickle import load_arrays, load_checkpoint
+from lpkernel.errors import InputError
+
+
+class Call:
+    """Pickles as a call of `function` with `arguments`."""
+
+    def __init__(self, function: Any, *arguments: object) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Any, tuple[object, ...]]:
+        return self.function, self.arguments
+
+
+class Named:
+    """Pickles as a call of the function of any name, whether it exists or not (protocol 0 opcodes)."""
+
+    def __init__(self, module: str, name: str, arguments: bytes = b"(t") -> None:
+        self.code = b"c" + f"{module}\n{name}\n".encode() + arguments + b"R."
+
+
+def save_zip(path: Path, code: bytes) -> None:
+    """A torch zip checkpoint whose pickle is `code`."""
+    writer = torch._C.PyTorchFileWriter(str(path))
+    writer.write_record("data.pkl", code, len(code))
+    writer.write_end_of_file()
+
+
+def attacks(marker: Path) -> dict[str, Any]:
+    """Objects that create `marker` when unpickled as Python would."""
+    shell = f"touch {marker}"
+    code = f"open({str(marker)!r}, 'w').close()"
+    inner = pickle.dumps(Call(os.system, shell))
+    return {
+        "os.system": Call(os.system, shell),
+        "subprocess": Call(subprocess.call, ["touch", str(marker)]),
+        "builtins.eval": Call(eval, code),
+        "builtins.exec": Call(exec, code),
+        "builtins.open": Call(open, str(marker), "w"),
+        "builtins.getattr": Call(getattr, "x", "upper"),
+        "builtins.__import__": Call(builtins.__import__, "os"),
+        "pickle.loads": Call(pickle.loads, inner),
+        "torch.storage._load_from_bytes": Call(torch.storage._load_from_bytes, inner),
+        "torch.load": Call(torch.load, str(marker)),
+    }
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("name", list(attacks(Path("x"))))
+def test_calls_are_refused_and_do_not_run(tmp_path: Path, name: str, legacy: bool) -> None:
+    marker = tmp_path / "marker"
+    path = tmp_path / "last.ckpt"
+    content = {"state_dict": {"a": torch.zeros(2)}, "extra": attacks(marker)[name]}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(InputError, match="is refused: it names") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert not marker.exists()
+
+
+def test_the_attacks_are_real(tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    torch.save(attacks(marker)["os.system"], tmp_path / "last.ckpt")
+    torch.load(tmp_path / "last.ckpt", weights_only=False)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_every_pickle_of_a_legacy_file_is_guarded(tmp_path: Path, position: int) -> None:
+    """A legacy file is a chain of pickles: magic number, protocol, system, content, storage keys."""
+    marker = tmp_path / "marker"
+    parts: list[Any] = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {}, []]
+    parts[position] = Call(os.system, f"touch {marker}")
+    (tmp_path / "x.pt").write_bytes(b"".join(pickle.dumps(part, 2) for part in parts))
+    with pytest.raises(InputError, match=r"it names (posix|nt)\.system"):
+        load_checkpoint(tmp_path / "x.pt")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("pytorch_lightning_evil", "run"),
+        ("torch", "load"),
+        ("torch.hub", "load"),
+        ("torch.optimizers", "run"),
+        ("collections", "OrderedDict.__init__"),
+        ("torch._utils", "_rebuild_tensor_v2.__globals__"),
+        ("numpy", "load"),
+        ("numpy.f2py.diagnose", "run"),
+        ("functools", "partial"),
+        ("operator", "attrgetter"),
+        ("builtins", "type"),
+        ("__main__", "Thing"),
+        ("lpkernel.autoencoder.safe_pickle", "load_arrays"),
+    ],
+)
+def test_other_names_are_refused(tmp_path: Path, module: str, name: str) -> None:
+    save_zip(tmp_path / "x.pt", Named(module, name).code)
+    with pytest.raises(InputError, match="it names"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cpytorch_lightning.x\nY\n(N}S'append'\nI1\nstb.",  # sets an attribute of a placeholder class
+        b"ctorch._utils\n_rebuild_tensor_v2\n(N}S'_call'\nI1\nstb.",  # and of a function
+        b"ccopyreg\n_reconstructor\n(c__builtin__\ndict\nc__builtin__\nobject\nNtR.",  # builds some other object
+        b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",  # runs a codec
+        b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O'\ntRS'x'\ntR.",  # a scalar of Python objects
+    ],
+)
+def test_allowed_names_cannot_be_bent(tmp_path: Path, code: bytes) -> None:
+    # The first opcodes name something that weights_only refuses, so that the placeholders' reader gets the rest.
+    save_zip(tmp_path / "x.pt", b"cpytorch_lightning.x\nZ\n0" + code)
+    with pytest.raises(InputError, match=r"is refused|not a readable"):
+        load_checkpoint(tmp_path / "x.pt")
+    torch.save({"a": torch.ones(2)}, tmp_path / "good.pt")
+    assert load_checkpoint(tmp_path / "good.pt")["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_harmless_objects_come_back(tmp_path: Path, legacy: bool) -> None:
+    weight = torch.arange(12.0).view(3, 4)
+    content = {
+        "state_dict": collections.OrderedDict(a=weight, b=weight.t(), c=nn_parameter(weight[1]), d=weight.half()),
+        "hparams": argparse.Namespace(rate=0.1),  # not for weights_only: an inert placeholder
+        "milestones": collections.Counter([3, 3]),
+        "array": np.arange(3),
+        "scalar": np.float64(1.5),
+        "plain": [1, "x", (2.5, None), {True}, b"bytes", torch.float16, torch.Size([3])],
+    }
+    torch.save(content, tmp_path / "x.ckpt", _use_new_zipfile_serialization=not legacy)
+    data = load_checkpoint(tmp_path / "x.ckpt")
+    for key, value in content["state_dict"].items():  # type: ignore[attr-defined]
+        assert torch.equal(data["state_dict"][key], value)
+        assert data["state_dict"][key].dtype == value.dtype
+    assert not hasattr(data["hparams"], "rate")
+    assert not hasattr(data["hparams"], "__dict__")
+    assert data["array"].tolist() == [0, 1, 2]
+    assert data["scalar"] == 1.5
+    assert data["plain"] == content["plain"]
+
+
+def nn_parameter(values: torch.Tensor) -> torch.nn.Parameter:
+    return torch.nn.Parameter(values.clone())
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_truncated_files_are_told(tmp_path: Path, legacy: bool) -> None:
+    torch.save({"a": torch.arange(4000.0)}, tmp_path / "x.pt", _use_new_zipfile_serialization=not legacy)
+    whole = (tmp_path / "x.pt").read_bytes()
+    for length in (0, 1, 3, 40, 200, len(whole) // 2, len(whole) - 30):
+        (tmp_path / "x.pt").write_bytes(whole[:length])
+        with pytest.raises(InputError, match="not a readable torch checkpoint") as caught:
+            load_checkpoint(tmp_path / "x.pt")
+        assert "\n" not in str(caught.value)
+
+
+def test_other_containers_are_told(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x.pt")
+    with pytest.raises(InputError, match="TorchScript"):
+        load_checkpoint(tmp_path / "x.pt")
+    with pytest.raises(InputError, match="no such checkpoint"):
+        load_checkpoint(tmp_path)
+    (tmp_path / "x.pt").write_text("# just a text file\n")
+    with pytest.raises(InputError, match="not a readable torch checkpoint"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_load_arrays(tmp_path: Path) -> None:
+    arrays = {"a": {"kernel": np.arange(6.0).reshape(2, 3)}}
+    buffer = io.BytesIO()
+    pickle.dump(arrays, buffer)
+    (tmp_path / "x.pkl").write_bytes(buffer.getvalue())
+    np.testing.assert_array_equal(load_arrays(tmp_path / "x.pkl")["a"]["kernel"], arrays["a"]["kernel"])
+    marker = tmp_path / "marker"
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps(Call(os.system, f"touch {marker}")))
+    with pytest.raises(pickle.UnpicklingError, match="system"):
+        load_arrays(tmp_path / "x.pkl")
+    assert not marker.exists()

@@ -1,0 +1,342 @@
+"""The command line: what it writes, that it repeats, and one line for every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lpkernel import Bank
+from lpkernel.cli import main
+from lpkernel.commands.generate import random_cells
+
+TESTS = Path(__file__).parent
+FAKE = f"{TESTS / 'fakes.py'}:FakeVQ"
+SMALL = ["-n", "3", "--patch", "3", "--autoencoder", FAKE, "--quiet"]
+
+
+def save_images(folder: Path, count: int, size: int = 70) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(5)
+    for i in range(count):
+        image = random.integers(0, 256, (8, 8, 3), np.uint8).repeat(9, 0).repeat(9, 1)[:size, :size]
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bank_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bank") / "small.lpbank"
+    images = np.random.default_rng(3).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    Bank.build(images, fakes.FakeVQ(), channels=3).save(path)
+    return path
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
+    assert main([*map(str, argv), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return json.loads(captured.out)
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_json(capsys, "info")["backends"]["numpy"]["usable"]
+    assert main(["info"]) == 0
+    assert "backend numpy" in capsys.readouterr().out
+
+
+def test_bank_build_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_images(tmp_path / "in" / "cats", 3)
+    save_images(tmp_path / "in" / "dogs", 2)
+    (tmp_path / "in" / "dogs" / "broken.png").write_text("no picture")
+    attributes = tmp_path / "attributes.txt"
+    names = [*(f"cats/{i}.png" for i in range(3)), *(f"dogs/{i}.png" for i in range(2)), "dogs/broken.png"]
+    attributes.write_text("6\nSmiling\n" + "".join(f"{name} {1 if '0' in name else -1}\n" for name in names))
+    out = tmp_path / "pets.lpbank"
+    argv = [
+        "bank",
+        "build",
+        tmp_path / "in",
+        "-o",
+        out,
+        "--autoencoder",
+        FAKE,
+        "--channels",
+        3,
+        "--attributes",
+        attributes,
+    ]
+    assert main([*map(str, argv), "--json"]) == 0
+    captured = capsys.readouterr()
+    built = json.loads(captured.out)
+    assert built["images"] == 5 and [name for name, _ in built["skipped"]] == ["dogs/broken.png"]
+    assert captured.err.startswith("lpkernel: skipped dogs/broken.png: ") and captured.err.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "attributes.txt", "pets.lpbank"}  # no cache left
+
+    shown = run_json(capsys, "bank", "show", out)
+    assert shown["labels"] == {"cats": 3, "dogs": 2} and shown["attributes"] == {"Smiling": 2}
+    assert shown["autoencoder"] == "fake-vq" and shown["codebook_rows"] == 32 and 0 < shown["codes_used"] <= 32
+    assert main(["bank", "show", str(out)]) == 0
+    assert "cats 3, dogs 2" in capsys.readouterr().out
+
+
+def test_a_killed_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out = save_images(tmp_path / "in", 6), tmp_path / "b.lpbank"
+    monkeypatch.setattr("lpkernel.ingest.SHARD", 2)
+    argv = ["bank", "build", str(folder), "-o", str(out), "--autoencoder", FAKE, "--channels", "3", "--quiet"]
+    encode, calls = fakes.FakeVQ.encode, []
+
+    def stop_at_third(self: fakes.FakeVQ, images: np.ndarray) -> np.ndarray:
+        calls.append(len(images))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(self, images)
+
+    # the plug-in file is loaded afresh each time, so the class that it defines cannot be patched from here
+    monkeypatch.setattr("lpkernel.load_autoencoder", lambda *_: fakes.FakeVQ())
+    monkeypatch.setattr(fakes.FakeVQ, "encode", stop_at_third)
+    assert main(argv) == 130 and not out.exists()
+    assert main(argv) == 0 and len(Bank.load(out)) == 6
+    assert calls == [2, 2, 2, 2]  # the two finished shards were not encoded again
+
+
+def test_generate_writes_everything(tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep" / "out"
+    result = run_json(capsys, "generate", "--bank", bank_path, *SMALL, "--sources", 16, "--baseline", "--out", out)
+    assert result == json.loads((out / "generate.json").read_text())
+    assert sorted(result["files"]) == sorted(path.name for path in out.iterdir())
+    sources = np.load(out / "sources.npy")
+    assert sources.shape == (3, 8, 8) and sources.max() < 16
+    bank = Bank.load(bank_path)
+    decoded = fakes.FakeVQ().decode(bank.gather(sources))
+    for i, record in enumerate(result["images"]):
+        np.testing.assert_array_equal(np.asarray(Image.open(out / f"image-{i:06d}.png")), decoded[i])
+        shares = [used["share"] for used in record["sources"]]
+        assert record["index"] == i and sum(shares) == pytest.approx(1, abs=1e-4)
+        assert shares == sorted(shares, reverse=True)
+        for used in record["sources"]:
+            assert used["name"] == bank.names[used["index"]]
+            assert used["share"] == pytest.approx((sources[i] == used["index"]).mean(), abs=1e-5)
+    settings = result["settings"]
+    assert settings["scales"] == [5, 6, 7, 8] and settings["stride"] == 1 and settings["candidates"] == 16
+    assert settings["backend"] and settings["backend_why"]
+    assert set(result["seconds"]) == {"load bank", "load autoencoder", "synthesis", "decode and write"}
+
+
+def test_generate_without_pictures(tmp_path: Path, bank_path: Path) -> None:
+    argv = ["generate", "--bank", str(bank_path), "-n", "2", "--patch", "3", "--no-decode", "--quiet"]
+    assert main([*argv, "--out", str(tmp_path)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["generate.json", "sources.npy"]
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    """Every file, the record without its seconds."""
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    record = json.loads(files["generate.json"])
+    del record["seconds"]
+    return files | {"generate.json": json.dumps(record).encode()}
+
+
+def test_same_seed_same_bytes(tmp_path: Path, bank_path: Path) -> None:
+    argv = ["generate", "--bank", str(bank_path), *SMALL, "--baseline", "--seed", "9"]
+    assert main([*argv, "--out", str(tmp_path / "a")]) == 0
+    assert main([*argv, "--out", str(tmp_path / "b")]) == 0
+    assert _content(tmp_path / "a") == _content(tmp_path / "b")
+    assert main([*argv, "--seed", "10", "--out", str(tmp_path / "c")]) == 0
+    assert (np.load(tmp_path / "a/sources.npy") != np.load(tmp_path / "c/sources.npy")).any()
+
+
+def test_first_image_is_a_window_of_a_longer_run(
+    tmp_path: Path, bank_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["generate", "--bank", str(bank_path), *SMALL]
+    assert main([*argv, "-n", "5", "--out", str(tmp_path / "all")]) == 0
+    monkeypatch.setattr("lpkernel.commands.generate.SYNTHESIS_BATCH", 1)
+    monkeypatch.setattr("lpkernel.commands.generate.DECODE_BATCH", 1)
+    assert main([*argv, "-n", "2", "--first-image", "3", "--out", str(tmp_path / "part")]) == 0
+    for name in ("image-000003.png", "image-000004.png"):
+        assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
+    np.testing.assert_array_equal(np.load(tmp_path / "all/sources.npy")[3:], np.load(tmp_path / "part/sources.npy"))
+
+
+def test_backends_agree(tmp_path: Path, bank_path: Path) -> None:
+    for backend in ("numpy", "torch"):
+        assert (
+            main(["generate", "--bank", str(bank_path), *SMALL, "--backend", backend, "--out", str(tmp_path / backend)])
+            == 0
+        )
+    assert (tmp_path / "numpy/sheet.png").read_bytes() == (tmp_path / "torch/sheet.png").read_bytes()
+
+
+def test_baseline_draws_uniformly_whatever_the_window() -> None:
+    drawn = random_cells(1, 0, 200, 8, 5)
+    np.testing.assert_array_equal(random_cells(1, 3, 2, 8, 5), drawn[3:5])
+    counts = np.bincount(drawn.reshape(-1), minlength=5)
+    assert len(counts) == 5 and abs(counts / drawn.size - 0.2).max() < 0.02
+    assert (random_cells(2, 0, 200, 8, 5) != drawn).any()
+
+
+class Payload:
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, ("pwned",)
+
+
+def _prepare(folder: Path, bank: Path) -> None:
+    """Everything that the wrong command lines below name, in the current folder."""
+    (folder / "empty").mkdir()
+    (folder / "text").mkdir()
+    (folder / "text" / "a.png").write_text("no picture")
+    save_images(folder / "tiny", 1, size=7)
+    save_images(folder / "good", 2)
+    (folder / "file").write_text("occupied")
+    (folder / "small.lpbank").write_bytes(bank.read_bytes())
+    (folder / "cut.lpbank").write_bytes(bank.read_bytes()[:3000])
+    torch.save({"state_dict": {"encoder.conv_in.weight": torch.zeros(8, 3, 3, 3)}}, folder / "keys.ckpt")
+    (folder / "evil.ckpt").write_bytes(pickle.dumps({"state_dict": Payload()}))
+    torch.save({"state_dict": Payload()}, folder / "evil-zip.ckpt")
+
+
+BUILD = f"bank build {{}} -o x.lpbank --channels 3 --autoencoder {FAKE}"
+GENERATE = f"generate --bank small.lpbank --patch 3 --autoencoder {FAKE} --out o"
+WRONG = {
+    "no command": "",
+    "unknown command": "paint",
+    "no action": "bank",
+    "missing folder": BUILD.format("nowhere"),
+    "empty folder": BUILD.format("empty"),
+    "only text": BUILD.format("text"),
+    "text named png": BUILD.format("text") + " --strict",
+    "tiny image": BUILD.format("tiny") + " --strict",
+    "crop of three": BUILD.format("good") + " --crop 1,2,3",
+    "crop inside out": BUILD.format("good") + " --crop 9,9,3,3",
+    "no channels": BUILD.format("good") + " --channels 0",
+    "too many channels": BUILD.format("good") + " --channels 99",
+    "limit 0": BUILD.format("good") + " --limit 0",
+    "batch 0": BUILD.format("good") + " --batch 0",
+    "missing attributes": BUILD.format("good") + " --attributes nowhere.txt",
+    "bank into a missing folder": BUILD.format("good") + " -o none/x.lpbank",
+    "bank over a folder": BUILD.format("good") + " -o empty",
+    "missing bank": "bank show nowhere.lpbank",
+    "not a bank": "bank show file",
+    "cut bank": "bank show cut.lpbank",
+    "a folder as bank": "bank show empty",
+    "generate from a missing bank": GENERATE + " --bank nowhere.lpbank",
+    "generate from no bank": GENERATE + " --bank file",
+    "no images": GENERATE + " -n 0",
+    "n not a number": GENERATE + " -n many",
+    "K = 0": GENERATE + " --k 0",
+    "P = 0": GENERATE + " --patch 0",
+    "P beyond the scale": GENERATE + " --patch 6 --scales 5,8",
+    "stride 0": GENERATE + " --stride 0",
+    "stride beyond P": GENERATE + " --stride 4",
+    "scales end elsewhere": GENERATE + " --scales 5,7",
+    "unsorted scales": GENERATE + " --scales 6,5,8",
+    "scales not numbers": GENERATE + " --scales 5,x",
+    "unknown overlap": GENERATE + " --overlap blend",
+    "negative seed": GENERATE + " --seed -1",
+    "negative first image": GENERATE + " --first-image -1",
+    "no sources": GENERATE + " --sources 0",
+    "too many sources": GENERATE + " --sources 21",
+    "bank of another autoencoder": "generate --bank small.lpbank --patch 3 --out o",
+    "unknown autoencoder": GENERATE + " --autoencoder nonsense",
+    "missing plug-in": GENERATE + " --autoencoder nowhere.py:load",
+    "out is a file": GENERATE + " --out file",
+    "out below a file": GENERATE + " --out file/below",
+    "unknown backend": GENERATE + " --backend quantum",
+    "unknown device": "generate --device quantum --out o",
+    "unknown dtype": "generate --dtype float7 --out o",
+    "contradiction": GENERATE + " --baseline --no-decode",
+    "missing checkpoint": "autoencoder convert nowhere.ckpt o",
+    "checkpoint without keys": "autoencoder convert keys.ckpt o",
+    "pickle that runs code": "autoencoder convert evil.ckpt o",
+    "checkpoint that runs code": "autoencoder convert evil-zip.ckpt o",
+}
+
+
+@pytest.fixture(scope="module")
+def wrong_inputs(tmp_path_factory: pytest.TempPathFactory, bank_path: Path) -> Path:
+    folder = tmp_path_factory.mktemp("wrong")
+    _prepare(folder, bank_path)
+    return folder
+
+
+def _assert_one_line(code: int, out: str, err: str) -> None:
+    lines = [line for line in err.splitlines() if not line.startswith("lpkernel: no config given")]
+    assert code == 2 and out == ""
+    assert len(lines) == 1 and lines[0].startswith("lpkernel: error: ") and len(lines[0]) > 25, err
+
+
+@pytest.mark.parametrize("line", WRONG.values(), ids=WRONG)
+def test_a_mistake_is_one_line_and_code_2(
+    line: str, wrong_inputs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(wrong_inputs)
+    code = main(line.split())
+    _assert_one_line(code, *capsys.readouterr())
+    assert not Path("pwned").exists() and not Path("o").exists() and not Path("x.lpbank").exists()
+
+
+@pytest.mark.parametrize("name", ["cuda", "cpp", "triton"])
+def test_an_unusable_backend_names_its_reasons(
+    name: str, tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lpkernel.backends import registry
+
+    if not registry.BACKENDS[name].unsupported(None):
+        pytest.skip(f"backend {name} can run here")
+    code = main(["generate", "--bank", str(bank_path), *SMALL, "--backend", name, "--out", str(tmp_path / "o")])
+    captured = capsys.readouterr()
+    _assert_one_line(code, captured.out, captured.err)
+    assert f"backend {name}" in captured.err
+
+
+def _subprocess(*argv: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", "lpkernel", *map(str, argv)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_module_run_makes_images_and_keeps_stdout_for_json(tmp_path: Path, bank_path: Path) -> None:
+    done = _subprocess(
+        "generate", "--bank", bank_path, "-n", 2, "--patch", 3, "--autoencoder", FAKE, "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0 and done.stderr == ""
+    assert json.loads(done.stdout)["settings"]["n"] == 2
+    assert (tmp_path / "out" / "sheet.png").is_file()
+
+
+def test_module_run_of_a_mistake(tmp_path: Path) -> None:
+    done = _subprocess("bank", "show", "nowhere.lpbank", cwd=tmp_path)
+    _assert_one_line(done.returncode, done.stdout, done.stderr)
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert all(command in text for command in ("info", "bank", "autoencoder", "generate"))
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from lpkernel import __version__
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"

@@ -1,0 +1,160 @@
+"""Plans: sides, positions, masks and resize tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lpkernel import plan
+from lpkernel.errors import InputError
+
+
+def test_paper_defaults() -> None:
+    made = plan.random()
+    assert made.sides == (10, 12, 13, 15, 16)
+    assert (made.patch, made.stride) == (6, 2)
+    assert [len(scale.positions) for scale in made.scales] == [9, 16, 25, 36, 36]
+    assert made.steps == 122
+
+
+@pytest.mark.parametrize(("patch", "stride"), [(1, 1), (2, 1), (3, 1), (4, 1), (5, 2), (6, 2), (7, 2), (8, 3)])
+def test_default_stride(patch: int, stride: int) -> None:
+    assert plan.default_stride(patch) == stride
+
+
+def test_positions_end_at_the_border_in_raster_order() -> None:
+    scale = plan.random(side=9, patch=4, stride=3, scales=[9]).scales[0]
+    assert scale.positions.tolist() == [[y, x] for y in (0, 3, 5) for x in (0, 3, 5)]
+
+
+def test_first_scale_compares_what_is_written_and_later_scales_everything() -> None:
+    made = plan.random(side=8, patch=4, stride=2, scales=[6, 8])
+    first, second = made.scales
+    assert not first.compare[0].any()
+    expected = np.zeros((4, 4), bool)
+    expected[:, :2] = True  # position (0, 2): columns 2 and 3 are known from (0, 0)
+    assert (first.compare[1] == expected).all()
+    assert first.write.all() and second.compare.all() and second.write.all()
+    assert not made.starts_known
+
+
+def test_fill_writes_each_cell_once_at_the_first_scale() -> None:
+    made = plan.random(side=10, patch=4, stride=3, scales=[7, 10], overlap="fill")
+    first, second = made.scales
+    times = np.zeros((7, 7), int)
+    for (y, x), write in zip(first.positions, first.write, strict=True):
+        times[y : y + 4, x : x + 4] += write
+    assert (times == 1).all()
+    assert second.write.all()
+    assert all(write.any() for write in first.write)
+
+
+def test_reference_knows_everything() -> None:
+    made = plan.reference(side=12, patch=5)
+    assert made.sides == (12,)
+    assert made.scales[0].compare.all() and made.scales[0].write.all() and made.starts_known
+
+
+@pytest.mark.parametrize("mode", plan.EDIT_MODES)
+@pytest.mark.parametrize("scales", [None, [7, 12]])
+def test_edit_writes_the_region_only(mode: str, scales: list[int] | None) -> None:
+    region = np.zeros((12, 12), bool)
+    region[4:7, 5:9] = True
+    made = plan.edit(region, patch=4, stride=2, mode=mode, scales=scales)
+    last = made.scales[-1]
+    assert (last.kept == ~region).all()
+    for (y, x), compare, write in zip(last.positions, last.compare, last.write, strict=True):
+        assert write.any()
+        assert (write == region[y : y + 4, x : x + 4]).all()
+        if mode == "guided" or scales:
+            assert compare.all()
+    if mode == "free" and not scales:
+        y, x = last.positions[0]
+        assert (last.compare[0] == ~region[y : y + 4, x : x + 4]).all()
+    assert made.starts_known
+
+
+def test_region_at_a_smaller_side_covers_every_region_cell() -> None:
+    region = np.zeros((16, 16), bool)
+    region[3, 9] = True
+    made = plan.edit(region, patch=4, scales=[10, 16])
+    small = ~made.scales[0].kept
+    ys, xs = np.nonzero(small)
+    assert ys.min() * 16 <= 3 * 10 < (ys.max() + 1) * 16  # output cells that touch row 3 of 16
+    assert xs.min() * 16 <= 9 * 10 < (xs.max() + 1) * 16
+    assert small.sum() <= 4
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_resize_tables(n: int, m: int) -> None:
+    table = plan.Resize.between(n, m)
+    assert ((table.i0 >= 0) & (table.i0 < n) & (table.i1 >= table.i0) & (table.i1 <= table.i0 + 1)).all()
+    assert (table.i1 < n).all()
+    assert ((table.f >= 0) & (table.f <= 256)).all()
+    if n == m:
+        assert (table.i0 == np.arange(n)).all() and (table.f == 0).all()
+    position = (256 * table.i0 + table.f) / 256  # where the table reads from
+    centre = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
+    assert np.abs(position - centre).max() <= 0.5 / 256 + 1e-9
+
+
+@given(
+    side=st.integers(4, 20),
+    patch=st.integers(1, 8),
+    stride=st.integers(1, 8),
+    overlap=st.sampled_from(plan.OVERLAPS),
+    data=st.data(),
+)
+def test_every_cell_of_every_scale_is_written(
+    side: int, patch: int, stride: int, overlap: str, data: st.DataObject
+) -> None:
+    patch, stride = min(patch, side), min(stride, patch, side)
+    smaller = data.draw(st.sets(st.integers(patch, side), max_size=3))
+    made = plan.random(side, patch, stride, sorted({*smaller, side}), overlap)
+    for scale in made.scales:
+        assert not scale.kept.any()
+        assert (scale.positions >= 0).all() and (scale.positions + patch <= scale.side).all()
+        known = np.zeros((scale.side, scale.side), bool)
+        if scale is not made.scales[0]:
+            known[:] = True
+        for (y, x), compare, write in zip(scale.positions, scale.compare, scale.write, strict=True):
+            window = known[y : y + patch, x : x + patch]
+            assert (compare == window).all()
+            window |= write
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"patch": 0}, "patch"),
+        ({"patch": 11}, "larger than the smallest scale 10"),
+        ({"patch": 17, "scales": [16]}, "patch"),
+        ({"stride": 0}, "stride"),
+        ({"stride": 7}, "stride"),
+        ({"scales": [10, 12]}, "ending at the grid side 16"),
+        ({"scales": [12, 10, 16]}, "increasing"),
+        ({"scales": [16, 16]}, "increasing"),
+        ({"overlap": "blend"}, "overlap"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        plan.random(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("region", "mode"),
+    [
+        (np.zeros((16, 16), bool), "free"),
+        (np.ones((16, 15), bool), "free"),
+        (np.ones((16, 16), int), "free"),
+        (np.ones((16, 16), bool), "bold"),
+    ],
+)
+def test_wrong_edits(region: np.ndarray, mode: str) -> None:
+    with pytest.raises(InputError):
+        plan.edit(region, mode=mode)
