@@ -86,7 +86,7 @@ class _Header:
 
     def get(self, name: str, kind: type) -> Any:
         value = self.data.get(name)
-        if type(value) is not kind or (kind is int and not 0 <= value < 2**31):
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**31):
             raise self.wrong(f"field {name!r}")
         return value
 

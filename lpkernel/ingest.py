@@ -207,7 +207,7 @@ class _Work:
 
     def _read(self, part: list[_Source]) -> tuple[np.ndarray, list[Problem]]:
         size = self.autoencoder.image_size
-        # Pillow warns of damage that load_image reports or that does no harm; threads share the filters, so set them here
+        # Pillow warns of damage that load_image reports or that does no harm; the filters are one for all threads
         with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             warnings.filterwarnings("ignore", module="PIL")
             results = list(pool.map(lambda source: source.read(size, self.crop), part))

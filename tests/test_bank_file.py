@@ -16,16 +16,17 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from lpkernel import tensor_file
+import lpkernel
+from lpkernel import load_autoencoder, tensor_file
 from lpkernel.bank import Bank
 from lpkernel.bank_file import read_fields
 from lpkernel.errors import InputError
 
 ARRAYS = ("codes", "codebook", "fixed_codebook", "latents", "fixed_latents")
-PLAIN = (
-    "scale limit max_patch names labels autoencoder_name autoencoder_fingerprint image_size crop resize_filter "
-    "sources_hash size grid channels"
-).split()
+PLAIN = [
+    *("size", "grid", "channels", "scale", "limit", "max_patch", "names", "labels", "image_size", "crop"),
+    *("resize_filter", "autoencoder_name", "autoencoder_fingerprint", "sources_hash"),
+]
 
 
 def make(kind: str, size: int = 11) -> Bank:
@@ -398,3 +399,11 @@ def test_description_that_is_no_object(tmp_path: Path) -> None:
         tensor_file.write(path, {"t": np.ones(1)}, {"format": "lpbank", "version": "1", "bank": text})
         with pytest.raises(InputError, match="description"):
             read_fields(path, verify=False)
+
+
+def test_the_bank_of_the_package_fits_the_embedded_autoencoder() -> None:
+    bank = Bank.default()
+    bank.check_autoencoder(load_autoencoder("default", device="cpu"))
+    assert (bank.size, bank.grid, bank.channels, bank.image_size) == (1200, 16, 16, 128)
+    assert bank.names[123] == "avatar-000123" and 0 < bank.attributes["Eyeglasses"].sum() < 1200
+    assert_equal(bank, Bank.load(Path(lpkernel.__file__).parent / "data" / "avatars.lpbank", verify=True))

@@ -7,6 +7,7 @@ objects of training frameworks become inert placeholders; any other name is refu
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -185,10 +186,12 @@ def load_checkpoint(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:  # other errors (TorchScript, torch's old tar files) end here
-            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_CHECKPOINT_PICKLE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of pickle protocols that it reads all the same
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError:  # other errors (TorchScript, torch's old tar files) end here
+                return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_CHECKPOINT_PICKLE)
     except Refused as error:
         raise InputError(f"{path} is refused: {_one_line(error)}") from error
     except Exception as error:  # a damaged pickle can fail in any way
