@@ -44,6 +44,8 @@ class CodeLayer final : public Layer {
     std::int64_t parts() const override { return tiles_; }
     std::size_t bytes() const override { return Layer::bytes() + codes_.size() * sizeof(std::uint16_t); }
 
+    void prepare(Query&, int, const Kernels&) const override {}
+
     void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
                 const Kernels&) const override {
         alignas(64) std::int32_t out[TILE];
@@ -57,9 +59,9 @@ class CodeLayer final : public Layer {
         }
     }
 
-    void distances(const std::int32_t* cells, int count, const std::int16_t* values, const Kernels&,
+    void distances(const std::int32_t* cells, int count, const Query& query, const Kernels&,
                    std::int32_t* out) const override {
-        sum_tile(0, cells, count, values, out);
+        sum_tile(0, cells, count, query.values.data(), out);
     }
 
     std::int32_t distance(const Content& content, std::int64_t a, const std::int32_t* cells, int count,

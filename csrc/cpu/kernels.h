@@ -67,6 +67,14 @@ struct Kernels {
     void (*float_block)(const FloatBlock&);
     // out[b] = sum of rows[i][b] over count rows; lanes is a multiple of 16
     void (*add_rows)(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out);
+    // out[i] = squared norm of cell i, modulo 2^32; values: (count, width) int16
+    void (*norms)(const std::int16_t* values, int count, int width, std::int32_t* out);
+    // One row of a canvas resize: out (side, width) int16 from the rows `top` and `low` (from, width) above and below,
+    // which blend by 256 - fy and fy; columns i0[x] and i1[x] by 256 - f[x] and f[x]. rows: (from, width) for its own
+    // use.
+    void (*resize_row)(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int width,
+                       const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
+                       std::int16_t* out);
     // sum of (a - b)^2 over the entries where weight is not 0 (all, if it is nullptr), in float64. Sixteen partial
     // sums, added up in one order whatever the instruction set.
     double (*direct)(const float* a, const float* b, const float* weight, std::int64_t width);

@@ -170,6 +170,27 @@ void add_rows(const std::int32_t* const* rows, int count, int lanes, std::int32_
     }
 }
 
+void norms(const std::int16_t* values, int count, int width, std::int32_t* out) {
+    for (int i = 0; i < count; ++i, values += width) {
+        std::uint32_t sum = 0;
+        for (int c = 0; c < width; ++c) sum += static_cast<std::uint32_t>(values[c] * values[c]);
+        out[i] = static_cast<std::int32_t>(sum);
+    }
+}
+
+void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int width,
+                const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
+                std::int16_t* out) {
+    for (int i = 0; i < from * width; ++i) rows[i] = top[i] * (256 - fy) + low[i] * fy;
+    for (int x = 0; x < side; ++x, out += width) {
+        const std::int32_t *left = rows + i0[x] * width, *right = rows + i1[x] * width;
+        const std::int32_t fx = f[x];
+        for (int c = 0; c < width; ++c) {
+            out[c] = static_cast<std::int16_t>((left[c] * (256 - fx) + right[c] * fx + 32768) >> 16);
+        }
+    }
+}
+
 using EightFloats = float __attribute__((vector_size(32)));
 using EightDoubles = double __attribute__((vector_size(64)));
 
@@ -210,6 +231,7 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
 namespace lpkernel {
 
 extern const Kernels LPKERNEL_TABLE;
-const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block, add_rows, direct};
+const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block,
+                                add_rows,          norms,        resize_row,   direct};
 
 }  // namespace lpkernel

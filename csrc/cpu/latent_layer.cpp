@@ -32,18 +32,24 @@ class LatentLayer final : public Layer {
         return Layer::bytes() + bank_.size() * sizeof(std::int16_t) + norms_.size() * sizeof(std::int32_t);
     }
 
+    void prepare(Query& query, int count, const Kernels& run) const override {
+        query.norms.resize(count);
+        run.norms(query.values.data(), count, width(), query.norms.data());
+        if (width() % 2 == 0) return;
+        query.padded.assign(static_cast<std::size_t>(count) * halves_ * 2, 0);
+        for (int i = 0; i < count; ++i) {
+            std::copy_n(query.values.data() + i * width(), width(), query.padded.data() + i * halves_ * 2);
+        }
+    }
+
     void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
                 const Kernels& run) const override {
         alignas(64) std::int32_t out[GROUP * BLOCK];
         std::uint64_t found[GROUP];
-        Padded padded(count, halves_);
+        LatentBlock block = at(part, cells, count, out, found);
         for (int first = 0; first < n; first += GROUP) {
-            LatentBlock block = at(part, cells, count, out, found);
             block.queries = std::min(GROUP, n - first);
-            for (int q = 0; q < block.queries; ++q) {
-                padded.set(block, q, queries[first + q]->values.data(), width());
-                block.limits[q] = queries[first + q]->best.limit();
-            }
+            for (int q = 0; q < block.queries; ++q) set(block, q, *queries[first + q]);
             run.latent_block(block);
             for (int q = 0; q < block.queries; ++q) {
                 for (std::uint64_t left = found[q]; left; left &= left - 1) {
@@ -54,13 +60,12 @@ class LatentLayer final : public Layer {
         }
     }
 
-    void distances(const std::int32_t* cells, int count, const std::int16_t* values, const Kernels& run,
+    void distances(const std::int32_t* cells, int count, const Query& query, const Kernels& run,
                    std::int32_t* out) const override {
         std::uint64_t found[GROUP];
-        Padded padded(count, halves_);
         LatentBlock block = at(0, cells, count, out, found);
         block.queries = 1;
-        padded.set(block, 0, values, width());
+        set(block, 0, query);
         block.limits[0] = Smallest::ANY;
         run.latent_block(block);
     }
@@ -81,29 +86,11 @@ class LatentLayer final : public Layer {
     }
 
   private:
-    // Queries with their channels padded to pairs, and the squared norm of each cell.
-    struct Padded {
-        Padded(int count, int halves) : count(count), halves(halves), values(GROUP * size(), 0), norms(GROUP * count) {}
-        std::size_t size() const { return static_cast<std::size_t>(count) * halves * 2; }
-        void set(LatentBlock& block, int q, const std::int16_t* from, int width) {
-            std::int16_t* to = values.data() + q * size();
-            std::int32_t* norm = norms.data() + q * count;
-            for (int i = 0; i < count; ++i) {
-                std::uint32_t sum = 0;
-                for (int c = 0; c < width; ++c) {
-                    const std::int16_t value = from[i * width + c];
-                    to[i * halves * 2 + c] = value;
-                    sum += static_cast<std::uint32_t>(value * value);
-                }
-                norm[i] = static_cast<std::int32_t>(sum);
-            }
-            block.query[q] = to;
-            block.own_norms[q] = norm;
-        }
-        int count, halves;
-        std::vector<std::int16_t> values;
-        std::vector<std::int32_t> norms;
-    };
+    void set(LatentBlock& block, int q, const Query& query) const {
+        block.query[q] = width() % 2 ? query.padded.data() : query.values.data();
+        block.own_norms[q] = query.norms.data();
+        block.limits[q] = query.best.limit();
+    }
 
     LatentBlock at(std::int64_t part, const std::int32_t* cells, int count, std::int32_t* out,
                    std::uint64_t* found) const {

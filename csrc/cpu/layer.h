@@ -37,6 +37,8 @@ class Aligned {
 // One image's search at a step: the values of the compared cells, and the nearest so far.
 struct Query {
     std::vector<std::int16_t> values;  // (count, width)
+    std::vector<std::int16_t> padded;  // what the layer makes of them, once for all its parts
+    std::vector<std::int32_t> norms;
     Smallest best;
 };
 
@@ -52,12 +54,15 @@ class Layer {
     Layer(const Layer&) = delete;
     Layer& operator=(const Layer&) = delete;
 
+    // Called once for a query's values, before search and distances.
+    virtual void prepare(Query& query, int count, const Kernels& run) const = 0;
+
     // Offers allowed images of part `part` of [0, parts()) to every query. cells: (count), the cells compared.
     virtual void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
                         const Kernels& run) const = 0;
 
-    // Distances of one query to all images, when size() <= BLOCK: (padded()) int32; what follows size() is anything.
-    virtual void distances(const std::int32_t* cells, int count, const std::int16_t* values, const Kernels& run,
+    // Distances of one query to all images, when size() <= BLOCK: (BLOCK) int32; what follows size() is anything.
+    virtual void distances(const std::int32_t* cells, int count, const Query& query, const Kernels& run,
                            std::int32_t* out) const = 0;
 
     // Exact distance of image `a`, from the bank's own array.

@@ -45,8 +45,10 @@ class Walk {
 
     void operator()(std::int32_t* sources) {
         std::uint32_t step = 0;
+        int before = 0;
         for (const Scale& scale : request_.scales) {
-            for (Image& image : images_) enter(image, scale);
+            for (Image& image : images_) enter(image, before, scale);
+            before = scale.side;
             const bool by_pairs = scale.layer->has_pairs();
             if (by_pairs) {
                 for (Image& image : images_) walk_pairs(image, scale, step);
@@ -72,13 +74,13 @@ class Walk {
     }
 
     // The canvas at the beginning of a scale.
-    void enter(Image& image, const Scale& scale) const {
+    void enter(Image& image, int from, const Scale& scale) {
         const int width = scale.layer->width();
         const std::size_t cells = static_cast<std::size_t>(scale.side) * scale.side;
         const std::int16_t* start = nullptr;
         if (scale.start) start = scale.start + (scale.start_images == 1 ? 0 : image.number) * cells * width;
         if (!scale.i0.empty()) {
-            resize(image.canvas, scale, width);
+            resize(image.canvas, from, scale, width);
             for (std::size_t i = 0; start && i < scale.kept.size(); ++i) {
                 const std::int64_t at = std::int64_t{scale.kept[i]} * width;
                 std::copy_n(start + at, width, image.canvas.data() + at);
@@ -92,24 +94,15 @@ class Walk {
     }
 
     // Four corners times two 8-bit weights, plus 32768, shifted right by 16.
-    static void resize(std::vector<std::int16_t>& canvas, const Scale& scale, int width) {
-        const std::vector<std::int16_t> old = canvas;
-        int from = 1;
-        while (static_cast<std::size_t>(from) * from * width < old.size()) ++from;
+    void resize(std::vector<std::int16_t>& canvas, int from, const Scale& scale, int width) {
+        old_.swap(canvas);
+        rows_.resize(static_cast<std::size_t>(from) * width);
         canvas.resize(static_cast<std::size_t>(scale.side) * scale.side * width);
-        std::int16_t* out = canvas.data();
         for (int y = 0; y < scale.side; ++y) {
-            const std::int16_t* top = old.data() + static_cast<std::int64_t>(scale.i0[y]) * from * width;
-            const std::int16_t* low = old.data() + static_cast<std::int64_t>(scale.i1[y]) * from * width;
-            for (int x = 0; x < scale.side; ++x) {
-                const std::int32_t left = scale.i0[x] * width, right = scale.i1[x] * width;
-                const std::int32_t fy = scale.f[y], fx = scale.f[x];
-                for (int c = 0; c < width; ++c) {
-                    const std::int32_t a = top[left + c] * (256 - fy) + low[left + c] * fy;
-                    const std::int32_t b = top[right + c] * (256 - fy) + low[right + c] * fy;
-                    *out++ = static_cast<std::int16_t>((a * (256 - fx) + b * fx + 32768) >> 16);
-                }
-            }
+            run_.resize_row(old_.data() + static_cast<std::int64_t>(scale.i0[y]) * from * width,
+                            old_.data() + static_cast<std::int64_t>(scale.i1[y]) * from * width, scale.f[y], from,
+                            scale.side, width, scale.i0.data(), scale.i1.data(), scale.f.data(), rows_.data(),
+                            canvas.data() + static_cast<std::int64_t>(y) * scale.side * width);
         }
     }
 
@@ -139,7 +132,7 @@ class Walk {
         const Layer& layer = *scale.layer;
         const int size = static_cast<int>(layer.size());
         alignas(64) std::int32_t carried[BLOCK], sums[BLOCK];
-        std::vector<const std::int32_t*> rows;
+        std::vector<const std::int32_t*> rows(static_cast<std::size_t>(scale.side) * scale.side + 1);
         for (std::size_t i = 0; i < scale.steps.size(); ++i) {
             const Step& step = scale.steps[i];
             const std::uint32_t u = word(image, first_step + static_cast<std::uint32_t>(i));
@@ -147,14 +140,17 @@ class Walk {
             if (!step.compare.count) {
                 chosen = draw_index(u, static_cast<std::uint32_t>(size));
             } else {
-                rows.clear();
+                int count = 0;
                 if (step.carried.count) {
                     gather(image, step.carried, layer.width(), image.query.values);
-                    layer.distances(step.carried.first, step.carried.count, image.query.values.data(), run_, carried);
-                    rows.push_back(carried);
+                    layer.prepare(image.query, step.carried.count, run_);
+                    layer.distances(step.carried.first, step.carried.count, image.query, run_, carried);
+                    rows[count++] = carried;
                 }
-                for (const std::int32_t cell : step.copied) rows.push_back(layer.pair_row(cell, image.sources[cell]));
-                run_.add_rows(rows.data(), static_cast<int>(rows.size()), layer.padded(), sums);
+                for (const std::int32_t cell : step.copied) {
+                    rows[count++] = layer.pair_row(cell, image.sources[cell]);
+                }
+                run_.add_rows(rows.data(), count, layer.padded(), sums);
                 Smallest& best = image.query.best;
                 best.reset(drawn_rank(u, layer) + 1);
                 for (int a = 0; a < size; ++a) {
@@ -164,6 +160,7 @@ class Walk {
             }
             for (const std::int32_t cell : step.write) image.sources[cell] = static_cast<std::int32_t>(chosen);
         }
+        if (&scale == &request_.scales.back()) return;  // nobody reads its canvas
         for (std::int32_t cell = 0; cell < scale.side * scale.side; ++cell) {
             if (image.sources[cell] >= 0) write(image, scale, {&cell, 1}, image.sources[cell]);
         }
@@ -181,6 +178,7 @@ class Walk {
         }
         for (Image& image : images_) {
             gather(image, step.compare, layer.width(), image.query.values);
+            layer.prepare(image.query, step.compare.count, run_);
             const std::int64_t need = drawn_rank(word(image, number), layer) + 1;
             image.query.best.reset(need, first_limit(image, scale, step, need));
         }
@@ -256,6 +254,8 @@ class Walk {
     int threads_;
     std::vector<Image> images_;
     std::vector<Query*> queries_;
+    std::vector<std::int16_t> old_;   // of a resize
+    std::vector<std::int32_t> rows_;  // of a resize
 };
 
 }  // namespace

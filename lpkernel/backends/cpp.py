@@ -68,6 +68,8 @@ class CppBackend:
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         isa, tuning = os.environ.get("LPKERNEL_ISA", ""), self.tuning
+        if not 0 <= request.seed < 2**64:
+            raise InputError(f"seed: got {request.seed}, expected an integer in [0, 2^64)")
         in_codes = isinstance(request.bank, CodeBank)
         scales = []
         for scale, start in zip(request.plan.scales, request.canvas, strict=True):
