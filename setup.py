@@ -41,7 +41,7 @@ def switch(name: str) -> str:
 def compile_flags() -> list[str]:
     """Flags of every C++ file. No fused multiply-add, no fast-math, no -march: same bits on every machine."""
     level = ["-O0", "-g", "-UNDEBUG"] if os.environ.get("DEBUG", "0") not in ("", "0") else ["-O3"]
-    checks = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-g"] if SANITIZERS else []
+    checks = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-wrapv", "-g"] if SANITIZERS else []
     return [*level, *checks, "-Wall", "-Wextra", "-ffp-contract=off"]
 
 
