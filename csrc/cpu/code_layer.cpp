@@ -5,6 +5,11 @@
 // are 2 KB in a row. A query reads one table row (4 KB for 1024 codes) for each compared cell; four rows at a time stay
 // in the first-level cache while a tile's codes stream past them. Compiled without vector extensions beyond the
 // baseline on purpose: gather instructions are slower than loads here.
+//
+// Many queries and a large bank are screened first. With L an upper limit of the query's answer, each table entry t
+// becomes the byte min(255, floor(240 t / L)); a saturating sum of them above 240 D / L proves a distance above D. Rows
+// of bytes have one lane for each query: (compared cells, codes, queries), 2 MB for 64 queries, so one load and one
+// addition serve up to 64 queries. What is left, about one in a thousand, gets its exact sum.
 // Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
 
 #include <stdexcept>
@@ -16,6 +21,10 @@ namespace lpkernel {
 namespace {
 
 constexpr int TILE = 1024;
+constexpr int MOST = 64;                 // queries screened together
+constexpr int FEWEST = 6;                // from which screening pays
+constexpr std::int64_t SMALLEST = 4096;  // images, the same
+constexpr double TOP = 240.0;            // bytes that stand for the limit; the rest of 255 is headroom
 
 class CodeLayer final : public Layer {
   public:
@@ -46,16 +55,18 @@ class CodeLayer final : public Layer {
 
     void prepare(Query&, int, const Kernels&) const override {}
 
-    void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
-                const Kernels&) const override {
-        alignas(64) std::int32_t out[TILE];
-        const int lanes = static_cast<int>(std::min<std::int64_t>(tile_, size() - part * tile_));
-        for (int q = 0; q < n; ++q) {
-            sum_tile(part, cells, count, queries[q]->values.data(), out);
-            Smallest& best = queries[q]->best;
-            for (int lane = 0; lane < lanes; ++lane) {
-                if (out[lane] <= best.limit()) best.push(out[lane], part * tile_ + lane);
-            }
+    void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+                std::int64_t last, const Kernels& run) const override {
+        if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < SMALLEST) {
+            return search_exactly(cells, count, queries, n, first, last);
+        }
+        const auto unlimited = [](const Query* query) { return query->best.limit() == Smallest::ANY; };
+        if (std::any_of(queries, queries + n, unlimited)) {
+            search_exactly(cells, count, queries, n, first, first + 1);
+            ++first;
+        }
+        for (int q = 0; q < n; q += MOST) {
+            screen(cells, count, queries + q, std::min(MOST, n - q), first, last, run);
         }
     }
 
@@ -78,6 +89,71 @@ class CodeLayer final : public Layer {
 
   private:
     const std::int32_t* row(std::int16_t code) const { return table_ + static_cast<std::int64_t>(code) * rows_; }
+
+    void search_exactly(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+                        std::int64_t last) const {
+        alignas(64) std::int32_t out[TILE];
+        for (std::int64_t part = first; part < last; ++part) {
+            for (int q = 0; q < n; ++q) {
+                sum_tile(part, cells, count, queries[q]->values.data(), out);
+                Smallest& best = queries[q]->best;
+                for (int lane = 0; lane < lanes(part); ++lane) {
+                    if (out[lane] <= best.limit()) best.push(out[lane], part * tile_ + lane);
+                }
+            }
+        }
+    }
+
+    // Bounds in bytes for all queries at once, then the exact sum for those that a bound leaves.
+    void screen(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+                std::int64_t last, const Kernels& run) const {
+        const int lanes_wide = n <= 16 ? 16 : n <= 32 ? 32 : 64;
+        const int padded = static_cast<int>((rows_ + 15) / 16 * 16);
+        Aligned<std::uint8_t> rows(static_cast<std::size_t>(count) * padded * lanes_wide), bytes(16 * padded);
+        std::vector<float> scales(lanes_wide);
+        for (int q = 0; q < lanes_wide; ++q) {
+            const std::int32_t limit = std::max(1, queries[std::min(q, n - 1)]->best.limit());
+            scales[q] = static_cast<float>(TOP / limit);
+        }
+        for (int i = 0; i < count; ++i) {
+            for (int q = 0; q < lanes_wide; q += 16) {
+                const std::int32_t* of[16];
+                for (int j = 0; j < 16; ++j) of[j] = row(queries[std::min(q + j, n - 1)]->values[i]);
+                run.byte_rows(of, scales.data() + q, static_cast<int>(rows_), padded, bytes.data(),
+                              rows.data() + static_cast<std::int64_t>(i) * padded * lanes_wide + q, lanes_wide);
+            }
+        }
+        std::uint8_t limits[MOST] = {};
+        std::uint64_t found[TILE];
+        const std::uint64_t real = n == MOST ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+        ByteTile tile{nullptr, cells, rows.data(), limits, count, tile_, 0, padded, lanes_wide, found};
+        for (std::int64_t part = first; part < last; ++part) {
+            for (int q = 0; q < n; ++q) {  // they fall as better images are met; + 1 covers rounding
+                limits[q] = static_cast<std::uint8_t>(static_cast<double>(scales[q]) * queries[q]->best.limit() + 1);
+            }
+            tile.codes = codes_.data() + part * cells_ * tile_;
+            tile.lanes = lanes(part);
+            run.byte_tile(tile);
+            for (int lane = 0; lane < tile.lanes; ++lane) {
+                for (std::uint64_t left = found[lane] & real; left; left &= left - 1) {
+                    Query& query = *queries[__builtin_ctzll(left)];
+                    const std::int32_t distance = sum_image(tile.codes + lane, cells, count, query);
+                    if (distance <= query.best.limit()) query.best.push(distance, part * tile_ + lane);
+                }
+            }
+        }
+    }
+
+    // Distance to one image of a tile.
+    std::int32_t sum_image(const std::uint16_t* codes, const std::int32_t* cells, int count, const Query& query) const {
+        std::int32_t sum = 0;
+        for (int i = 0; i < count; ++i) add(sum, row(query.values[i])[codes[std::int64_t{cells[i]} * tile_]], 0);
+        return sum;
+    }
+
+    int lanes(std::int64_t part) const {
+        return static_cast<int>(std::min<std::int64_t>(tile_, size() - part * tile_));
+    }
 
     // Distances to the images of a tile, (tile_).
     void sum_tile(std::int64_t part, const std::int32_t* cells, int count, const std::int16_t* values,

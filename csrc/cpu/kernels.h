@@ -60,6 +60,19 @@ struct FloatBlock {
     std::uint64_t* found;  // (GROUP)
 };
 
+// Lower bounds in bytes for up to 64 queries and the images of a tile, lanes = queries:
+//   bound[b][q] = saturating sum over compared cells i of rows[i][codes[cells[i]][b]][q]
+// codes: (cells of the level, tile) uint16; rows: (count, padded codes, queries) uint8; limits: (queries) uint8.
+// found[b]: bit q if bound[b][q] <= limits[q]. queries is 16, 32 or 64.
+struct ByteTile {
+    const std::uint16_t* codes;
+    const std::int32_t* cells;
+    const std::uint8_t* rows;
+    const std::uint8_t* limits;
+    int count, tile, lanes, padded_codes, queries;
+    std::uint64_t* found;  // (lanes)
+};
+
 struct Kernels {
     const char* name;
     void (*latent_block)(const LatentBlock&);
@@ -67,6 +80,12 @@ struct Kernels {
     void (*float_block)(const FloatBlock&);
     // out[b] = sum of rows[i][b] over count rows; lanes is a multiple of 16
     void (*add_rows)(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out);
+    // nullptr where the instruction set has no bytes to add
+    void (*byte_tile)(const ByteTile&);
+    // out[code][q] = min(255, floor(rows[q][code] * scales[q])) for 16 queries; q is the last axis, `stride` queries
+    // long. rows[q]: (codes) int32; bytes: (16, padded codes) for its own use; padded codes is a multiple of 16.
+    void (*byte_rows)(const std::int32_t* const* rows, const float* scales, int codes, int padded_codes,
+                      std::uint8_t* bytes, std::uint8_t* out, int stride);
     // out[i] = squared norm of cell i, modulo 2^32; values: (count, width) int16
     void (*norms)(const std::int16_t* values, int count, int width, std::int32_t* out);
     // One row of a canvas resize: out (side, width) int16 from the rows `top` and `low` (from, width) above and below,

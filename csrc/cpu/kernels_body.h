@@ -170,6 +170,65 @@ void add_rows(const std::int32_t* const* rows, int count, int lanes, std::int32_
     }
 }
 
+#if defined(LPKERNEL_BYTES)
+
+template <int N>
+void byte_queries(const ByteTile& a) {
+    constexpr int AT_ONCE = 4;
+    const auto limits = Bytes<N>::load(a.limits);
+    const std::int64_t size = std::int64_t{a.padded_codes} * N;
+    int b = 0;
+    for (; b + AT_ONCE <= a.lanes; b += AT_ONCE) {
+        Bytes<N> sums[AT_ONCE];
+        for (int j = 0; j < AT_ONCE; ++j) sums[j] = Bytes<N>::zero();
+        const std::uint8_t* rows = a.rows;
+        for (int i = 0; i < a.count; ++i, rows += size) {
+            const std::uint16_t* codes = a.codes + std::int64_t{a.cells[i]} * a.tile + b;
+            for (int j = 0; j < AT_ONCE; ++j) sums[j].add_saturated(Bytes<N>::load(rows + std::int64_t{codes[j]} * N));
+        }
+        for (int j = 0; j < AT_ONCE; ++j) a.found[b + j] = sums[j].at_most(limits);
+    }
+    for (; b < a.lanes; ++b) {
+        auto sum = Bytes<N>::zero();
+        for (int i = 0; i < a.count; ++i) {
+            const std::int64_t code = a.codes[std::int64_t{a.cells[i]} * a.tile + b];
+            sum.add_saturated(Bytes<N>::load(a.rows + i * size + code * N));
+        }
+        a.found[b] = sum.at_most(limits);
+    }
+}
+
+void byte_tile(const ByteTile& a) {
+    if (a.queries == 16) return byte_queries<16>(a);
+    if (a.queries == 32) return byte_queries<32>(a);
+    byte_queries<64>(a);
+}
+
+void byte_rows(const std::int32_t* const* rows, const float* scales, int codes, int padded_codes, std::uint8_t* bytes,
+               std::uint8_t* out, int stride) {
+    for (int q = 0; q < 16; ++q) {
+        const std::int32_t* row = rows[q];
+        const float scale = scales[q];
+        std::uint8_t* to = bytes + std::int64_t{q} * padded_codes;
+        for (int code = 0; code < codes; ++code) {
+            const float scaled = static_cast<float>(row[code]) * scale;
+            to[code] = static_cast<std::uint8_t>(static_cast<std::int32_t>(scaled < 255.0f ? scaled : 255.0f));
+        }
+        for (int code = codes; code < padded_codes; ++code) to[code] = 0;
+    }
+    for (int code = 0; code < padded_codes; code += 16) {
+        transpose_bytes(bytes + code, padded_codes, out + std::int64_t{code} * stride, stride);
+    }
+}
+
+#else
+
+constexpr void (*byte_tile)(const ByteTile&) = nullptr;
+constexpr void (*byte_rows)(const std::int32_t* const*, const float*, int, int, std::uint8_t*, std::uint8_t*,
+                            int) = nullptr;
+
+#endif
+
 void norms(const std::int16_t* values, int count, int width, std::int32_t* out) {
     for (int i = 0; i < count; ++i, values += width) {
         std::uint32_t sum = 0;
@@ -231,7 +290,7 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
 namespace lpkernel {
 
 extern const Kernels LPKERNEL_TABLE;
-const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block,
-                                add_rows,          norms,        resize_row,   direct};
+const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block, add_rows,
+                                byte_tile,         byte_rows,    norms,        resize_row,  direct};
 
 }  // namespace lpkernel

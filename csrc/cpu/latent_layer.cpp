@@ -42,22 +42,9 @@ class LatentLayer final : public Layer {
         }
     }
 
-    void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
-                const Kernels& run) const override {
-        alignas(64) std::int32_t out[GROUP * BLOCK];
-        std::uint64_t found[GROUP];
-        LatentBlock block = at(part, cells, count, out, found);
-        for (int first = 0; first < n; first += GROUP) {
-            block.queries = std::min(GROUP, n - first);
-            for (int q = 0; q < block.queries; ++q) set(block, q, *queries[first + q]);
-            run.latent_block(block);
-            for (int q = 0; q < block.queries; ++q) {
-                for (std::uint64_t left = found[q]; left; left &= left - 1) {
-                    const int lane = __builtin_ctzll(left);
-                    queries[first + q]->best.push(out[q * BLOCK + lane], part * BLOCK + lane);
-                }
-            }
-        }
+    void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first_part,
+                std::int64_t last_part, const Kernels& run) const override {
+        for (std::int64_t part = first_part; part < last_part; ++part) search_part(cells, count, queries, n, part, run);
     }
 
     void distances(const std::int32_t* cells, int count, const Query& query, const Kernels& run,
@@ -86,6 +73,24 @@ class LatentLayer final : public Layer {
     }
 
   private:
+    void search_part(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
+                     const Kernels& run) const {
+        alignas(64) std::int32_t out[GROUP * BLOCK];
+        std::uint64_t found[GROUP];
+        LatentBlock block = at(part, cells, count, out, found);
+        for (int first = 0; first < n; first += GROUP) {
+            block.queries = std::min(GROUP, n - first);
+            for (int q = 0; q < block.queries; ++q) set(block, q, *queries[first + q]);
+            run.latent_block(block);
+            for (int q = 0; q < block.queries; ++q) {
+                for (std::uint64_t left = found[q]; left; left &= left - 1) {
+                    const int lane = __builtin_ctzll(left);
+                    queries[first + q]->best.push(out[q * BLOCK + lane], part * BLOCK + lane);
+                }
+            }
+        }
+    }
+
     void set(LatentBlock& block, int q, const Query& query) const {
         block.query[q] = width() % 2 ? query.padded.data() : query.values.data();
         block.own_norms[q] = query.norms.data();

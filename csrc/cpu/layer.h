@@ -57,9 +57,10 @@ class Layer {
     // Called once for a query's values, before search and distances.
     virtual void prepare(Query& query, int count, const Kernels& run) const = 0;
 
-    // Offers allowed images of part `part` of [0, parts()) to every query. cells: (count), the cells compared.
-    virtual void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
-                        const Kernels& run) const = 0;
+    // Offers the allowed images of parts first to last - 1 of [0, parts()) to every query. cells: (count), those
+    // compared.
+    virtual void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+                        std::int64_t last, const Kernels& run) const = 0;
 
     // Distances of one query to all images, when size() <= BLOCK: (BLOCK) int32; what follows size() is anything.
     virtual void distances(const std::int32_t* cells, int count, const Query& query, const Kernels& run,

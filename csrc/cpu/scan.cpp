@@ -186,7 +186,7 @@ class Walk {
         if (threads_ > 1 && work * static_cast<std::int64_t>(images_.size()) >= request_.tuning.split) {
             search_divided(layer, step);
         } else {
-            for (std::int64_t part = 0; part < layer.parts(); ++part) search(layer, step, queries_, part);
+            search(layer, step, queries_, 0, layer.parts());
         }
         for (Image& image : images_) {
             Smallest& best = image.query.best;
@@ -195,9 +195,10 @@ class Walk {
         }
     }
 
-    void search(const Layer& layer, const Step& step, std::vector<Query*>& queries, std::int64_t part) const {
-        layer.search(step.compare.first, step.compare.count, queries.data(), static_cast<int>(queries.size()), part,
-                     run_);
+    void search(const Layer& layer, const Step& step, const std::vector<Query*>& queries, std::int64_t first,
+                std::int64_t last) const {
+        layer.search(step.compare.first, step.compare.count, queries.data(), static_cast<int>(queries.size()), first,
+                     last, run_);
     }
 
     // Threads take runs of parts, each with heaps of its own.
@@ -210,8 +211,7 @@ class Walk {
         parallel(runs, threads_, [&](std::int64_t r) {
             std::vector<Query*> queries;
             for (Query& query : own[r]) queries.push_back(&query);
-            const std::int64_t last = layer.parts() * (r + 1) / runs;
-            for (std::int64_t part = layer.parts() * r / runs; part < last; ++part) search(layer, step, queries, part);
+            search(layer, step, queries, layer.parts() * r / runs, layer.parts() * (r + 1) / runs);
         });
         for (const std::vector<Query>& mine : own) {
             for (std::size_t i = 0; i < images_.size(); ++i) images_[i].query.best.merge(mine[i].best);

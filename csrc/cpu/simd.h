@@ -237,6 +237,74 @@ inline Floats add_product(Floats sum, Floats a, Floats b) {
 
 #endif
 
+#if defined(LPKERNEL_AVX512) || defined(LPKERNEL_AVX2) || defined(LPKERNEL_SSE2)
+#define LPKERNEL_BYTES
+
+// N bytes, 16 to 64: the widest register there is, or halves.
+template <int N>
+struct Bytes {
+    Bytes<N / 2> low, high;
+    static Bytes zero() { return {Bytes<N / 2>::zero(), Bytes<N / 2>::zero()}; }
+    static Bytes load(const std::uint8_t* p) { return {Bytes<N / 2>::load(p), Bytes<N / 2>::load(p + N / 2)}; }
+    void add_saturated(Bytes b) {
+        low.add_saturated(b.low);
+        high.add_saturated(b.high);
+    }
+    std::uint64_t at_most(Bytes limit) const { return low.at_most(limit.low) | high.at_most(limit.high) << (N / 2); }
+};
+
+template <>
+struct Bytes<16> {
+    __m128i v;
+    static Bytes zero() { return {_mm_setzero_si128()}; }
+    static Bytes load(const std::uint8_t* p) { return {_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))}; }
+    void add_saturated(Bytes b) { v = _mm_adds_epu8(v, b.v); }
+    std::uint64_t at_most(Bytes limit) const {
+        return static_cast<std::uint32_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(v, limit.v), v)));
+    }
+};
+
+#if defined(LPKERNEL_AVX512) || defined(LPKERNEL_AVX2)
+template <>
+struct Bytes<32> {
+    __m256i v;
+    static Bytes zero() { return {_mm256_setzero_si256()}; }
+    static Bytes load(const std::uint8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+    void add_saturated(Bytes b) { v = _mm256_adds_epu8(v, b.v); }
+    std::uint64_t at_most(Bytes limit) const {
+        return static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(v, limit.v), v)));
+    }
+};
+#endif
+
+#if defined(LPKERNEL_AVX512)
+template <>
+struct Bytes<64> {
+    __m512i v;
+    static Bytes zero() { return {_mm512_setzero_si512()}; }
+    static Bytes load(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+    void add_saturated(Bytes b) { v = _mm512_adds_epu8(v, b.v); }
+    std::uint64_t at_most(Bytes limit) const { return _mm512_cmple_epu8_mask(v, limit.v); }
+};
+#endif
+
+// (16, 16) bytes, rows `from_stride` apart, to their transpose, rows `to_stride` apart.
+inline void transpose_bytes(const std::uint8_t* from, std::int64_t from_stride, std::uint8_t* to,
+                            std::int64_t to_stride) {
+    __m128i rows[16], mixed[16];
+    for (int i = 0; i < 16; ++i) rows[i] = Bytes<16>::load(from + i * from_stride).v;
+    for (int stage = 0; stage < 4; ++stage) {  // each is a perfect shuffle of the 256 bytes
+        for (int i = 0; i < 8; ++i) {
+            mixed[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
+            mixed[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+        }
+        for (int i = 0; i < 16; ++i) rows[i] = mixed[i];
+    }
+    for (int i = 0; i < 16; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * to_stride), rows[i]);
+}
+
+#endif
+
 // The int32 whose bits are two neighbouring int16 (any alignment).
 inline std::int32_t pair_at(const std::int16_t* p) {
     std::int32_t bits;
