@@ -36,7 +36,7 @@ class Tuning:
     """
 
     group: int = 64
-    split: int = 1 << 20
+    split: int = 1 << 17
     seeded: int = 4096
     pairs: int = 32
     kept: int = 1 << 28
