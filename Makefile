@@ -24,7 +24,8 @@ lint: .venv/.installed-dev
 check: lint test
 
 bench: .venv/.installed-test
-	$(BIN)/python -m pytest bench --benchmark-only
+	@mkdir -p out
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json out/bench.json --benchmark-columns min,median,rounds
 
 clean:
 	rm -rf .venv build dist out *.egg-info lpkernel/_build.json lpkernel/_cpu.*
