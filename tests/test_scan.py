@@ -12,7 +12,7 @@ from scans import World
 
 from lpkernel import philox, plan
 from lpkernel.backends import reference
-from lpkernel.backends.base import Backend, CodeBank, LatentBank
+from lpkernel.backends.base import Backend, LatentBank
 from lpkernel.plan import Plan
 
 SPECIFICATION = reference.NumpyBackend()
@@ -185,7 +185,7 @@ def test_distances_of_the_specification_are_plain_sums() -> None:
             for c in range(world.full.shape[-1]):
                 want += (int(canvas[2 + dy, 3 + dx, c]) - int(world.full[b, 2 + dy, 3 + dx, c])) ** 2
         assert got[b] == want
-    bank = CodeBank(world.codes, world.table)
+    bank = world.code_bank
     assert np.array_equal(reference.code_distances(world.codes[4], bank, np.arange(9), 2, 3, compare), got)
 
 
