@@ -29,15 +29,21 @@ def test_mode_is_that_of_any_new_file(tmp_path: Path) -> None:
     assert (tmp_path / "x.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "No space left on device"), ValueError("bad"), KeyboardInterrupt()]
-)
+FAILURES = [OSError(errno.ENOSPC, "No space left on device"), ValueError("bad"), KeyboardInterrupt()]
+
+
+def write_half(target: Path, error: BaseException) -> None:
+    with atomic_path(target) as partial:
+        partial.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", FAILURES)
 def test_a_failure_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
     target = tmp_path / "x.txt"
     target.write_text("old")
-    with pytest.raises(type(error)) as caught, atomic_path(target) as partial:
-        partial.write_text("half")
-        raise error
+    with pytest.raises(type(error)) as caught:
+        write_half(target, error)
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["x.txt"]
     if isinstance(caught.value, OSError):
