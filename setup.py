@@ -3,6 +3,7 @@
     LPKERNEL_CPP   auto (default): build lpkernel._cpu, and go on without it if that fails; 0: do not; 1: must build
     LPKERNEL_CUDA  the same for CUDA, of which this version has no sources
     MAX_JOBS       files compiled at once (default: all cores)
+    LPKERNEL_SANITIZE  what -fsanitize= takes, for `make sanitize`
     DEBUG          1: no optimisation, debug symbols, assertions
     CC, CXX, CXXFLAGS as usual
 
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import CCompilerError, ExecError, PlatformError
 
+SANITIZERS = os.environ.get("LPKERNEL_SANITIZE", "")
 NO_CUDA = "this version of lpkernel has no CUDA sources"
 
 
@@ -37,7 +41,19 @@ def switch(name: str) -> str:
 def compile_flags() -> list[str]:
     """Flags of every C++ file. No fused multiply-add, no fast-math, no -march: same bits on every machine."""
     level = ["-O0", "-g", "-UNDEBUG"] if os.environ.get("DEBUG", "0") not in ("", "0") else ["-O3"]
-    return [*level, "-Wall", "-Wextra", "-ffp-contract=off"]
+    checks = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-wrapv", "-g"] if SANITIZERS else []
+    return [*level, *checks, "-Wall", "-Wextra", "-ffp-contract=off"]
+
+
+# Flags of the files that are compiled for one instruction set; which of them runs is asked of the machine.
+ISA_FLAGS = {
+    "kernels_avx2.cpp": ["-mavx2", "-mfma"],
+    "kernels_avx512.cpp": [
+        *("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx512vbmi"),
+        "-mprefer-vector-width=512",
+    ],
+}
+X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def compiler_version(command: str) -> str:
@@ -91,6 +107,37 @@ class BuildNative(build_ext):
             cpp = self._how()
         write_stamp(folder, self.distribution.get_version(), cpp)
 
+    def build_extension(self, ext: Any) -> None:
+        """As always, but with OpenMP where the compiler has it, and each file with its own instruction set."""
+        plain = self.compiler._compile
+
+        def compile_one(obj: str, src: str, kind: str, cc_args: list[str], postargs: list[str], pp_opts: Any) -> None:
+            own = ISA_FLAGS.get(Path(src).name, []) if X86 else []
+            plain(obj, src, kind, cc_args, [*postargs, *own], pp_opts)
+
+        if self._has_openmp():
+            ext.extra_compile_args.append("-fopenmp")
+            ext.extra_link_args.append("-fopenmp")
+        if SANITIZERS:
+            ext.extra_link_args.append(f"-fsanitize={SANITIZERS}")
+        self.compiler._compile = compile_one
+        try:
+            super().build_extension(ext)
+        finally:
+            self.compiler._compile = plain
+
+    def _has_openmp(self) -> bool:
+        """Whether a program with OpenMP compiles and links."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "try_openmp.cpp")
+            source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n", encoding="utf-8")
+            try:
+                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=["-fopenmp"])
+                self.compiler.link_shared_object(objects, str(Path(folder, "try.so")), extra_postargs=["-fopenmp"])
+            except (CCompilerError, ExecError, PlatformError):
+                return False
+        return True
+
     def _how(self) -> dict[str, Any]:
         """Compiler and flags used, without the paths of the machine."""
         command = getattr(self.compiler, "compiler_so_cxx", None) or getattr(self.compiler, "compiler_so", ["msvc"])
@@ -109,7 +156,7 @@ if CUDA == "1":
 
 cpu = Pybind11Extension(
     "lpkernel._cpu",
-    ["csrc/bind_cpu.cpp"],
+    ["csrc/bind_cpu.cpp", *(path.as_posix() for path in sorted(Path("csrc/cpu").glob("*.cpp")))],
     include_dirs=["csrc"],
     depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
     cxx_std=17,

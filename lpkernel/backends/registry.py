@@ -6,6 +6,7 @@ import logging
 import os
 
 from lpkernel.backends.base import Backend, ScanRequest, TopkRequest
+from lpkernel.backends.cpp import CppBackend
 from lpkernel.backends.planned import PlannedBackend
 from lpkernel.backends.pytorch import TorchBackend
 from lpkernel.backends.reference import NumpyBackend
@@ -16,7 +17,7 @@ BACKENDS: dict[str, Backend] = {
     for backend in (
         PlannedBackend("cuda", "CUDA C++ kernels"),
         PlannedBackend("triton", "Triton kernels"),
-        PlannedBackend("cpp", "C++ kernels"),
+        CppBackend(),
         TorchBackend(),
         NumpyBackend(),
     )

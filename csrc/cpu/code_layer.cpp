@@ -1,0 +1,204 @@
+// Code domain: distance = sum over compared cells of table[canvas code][bank code], the same integers as in the
+// latent domain.
+//
+// Layout: (blocks, cells, TILE) uint16, TILE images at a time with the image last, so a cell's codes of a tile
+// are 2 KB in a row. A query reads one table row (4 KB for 1024 codes) for each compared cell; four rows at a time stay
+// in the first-level cache while a tile's codes stream past them. Compiled without vector extensions beyond the
+// baseline on purpose: gather instructions are slower than loads here.
+//
+// Many queries and a large bank are screened first. With L an upper limit of the query's answer, each table entry t
+// becomes the byte min(255, floor(240 t / L)); a saturating sum of them above 240 D / L proves a distance above D. Rows
+// of bytes have one lane for each query: (compared cells, codes, queries), 2 MB for 64 queries, so one load and one
+// addition serve up to 64 queries. What is left, about one in a thousand, gets its exact sum.
+// Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
+
+#include <stdexcept>
+
+#include "cpu/layer.h"
+
+namespace lpkernel {
+
+namespace {
+
+constexpr int TILE = 1024;
+constexpr int MOST = 64;                 // queries screened together
+constexpr int FEWEST = 6;                // from which screening pays
+constexpr std::int64_t SMALLEST = 4096;  // images, the same
+constexpr double TOP = 240.0;            // bytes that stand for the limit; the rest of 255 is headroom
+
+class CodeLayer final : public Layer {
+  public:
+    CodeLayer(const Content& content, std::int64_t size, int side, const std::int32_t* table, int rows,
+              const Kernels& run, int pairs_limit)
+        : Layer(size, side, 1, rows),
+          cells_(side * side),
+          table_(table),
+          rows_(rows),
+          tile_(static_cast<int>(std::min<std::int64_t>(TILE, padded()))),
+          tiles_((size + tile_ - 1) / tile_),
+          codes_(static_cast<std::size_t>(tiles_) * cells_ * tile_) {
+        for (std::int64_t part = 0; part < tiles_; ++part) {
+            std::uint16_t* to = codes_.data() + part * cells_ * tile_;
+            for (int lane = 0; lane < tile_; ++lane) {
+                const std::int64_t a = part * tile_ + lane;
+                const std::int16_t* from = a < size ? content.data + content.allowed[a] * cells_ : nullptr;
+                for (std::int64_t cell = 0; cell < cells_; ++cell) {
+                    to[cell * tile_ + lane] = from ? static_cast<std::uint16_t>(from[cell]) : std::uint16_t{0};
+                }
+            }
+        }
+        if (size <= pairs_limit) make_pairs(content, run);
+    }
+
+    std::int64_t parts() const override { return tiles_; }
+    std::size_t bytes() const override { return Layer::bytes() + codes_.size() * sizeof(std::uint16_t); }
+
+    void prepare(Query&, int, const Kernels&) const override {}
+
+    void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+                std::int64_t last, const Kernels& run) const override {
+        if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < SMALLEST) {
+            return search_exactly(cells, count, queries, n, first, last);
+        }
+        const auto unlimited = [](const Query* query) { return query->best.limit() == Smallest::ANY; };
+        if (std::any_of(queries, queries + n, unlimited)) {
+            search_exactly(cells, count, queries, n, first, first + 1);
+            ++first;
+        }
+        for (int q = 0; q < n; q += MOST) {
+            screen(cells, count, queries + q, std::min(MOST, n - q), first, last, run);
+        }
+    }
+
+    void distances(const std::int32_t* cells, int count, const Query& query, const Kernels&,
+                   std::int32_t* out) const override {
+        sum_tile(0, cells, count, query.values.data(), out);
+    }
+
+    std::int32_t distance(const Content& content, std::int64_t a, const std::int32_t* cells, int count,
+                          const std::int16_t* values) const override {
+        const std::int16_t* image = content.data + content.allowed[a] * cells_;
+        std::uint32_t sum = 0;
+        for (int i = 0; i < count; ++i) {
+            const auto code = static_cast<std::uint16_t>(image[cells[i]]);
+            if (code >= rows_) throw std::invalid_argument("codes: the bank is not the one that was laid out");
+            sum += static_cast<std::uint32_t>(row(values[i])[code]);
+        }
+        return static_cast<std::int32_t>(sum);
+    }
+
+  private:
+    const std::int32_t* row(std::int16_t code) const { return table_ + static_cast<std::int64_t>(code) * rows_; }
+
+    void search_exactly(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+                        std::int64_t last) const {
+        alignas(64) std::int32_t out[TILE];
+        for (std::int64_t part = first; part < last; ++part) {
+            for (int q = 0; q < n; ++q) {
+                sum_tile(part, cells, count, queries[q]->values.data(), out);
+                Smallest& best = queries[q]->best;
+                for (int lane = 0; lane < lanes(part); ++lane) {
+                    if (out[lane] <= best.limit()) best.push(out[lane], part * tile_ + lane);
+                }
+            }
+        }
+    }
+
+    // Bounds in bytes for all queries at once, then the exact sum for those that a bound leaves.
+    void screen(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+                std::int64_t last, const Kernels& run) const {
+        const int lanes_wide = n <= 16 ? 16 : n <= 32 ? 32 : 64;
+        const int padded = static_cast<int>((rows_ + 15) / 16 * 16);
+        Aligned<std::uint8_t> rows(static_cast<std::size_t>(count) * padded * lanes_wide), bytes(16 * padded);
+        std::vector<float> scales(lanes_wide);
+        for (int q = 0; q < lanes_wide; ++q) {
+            const std::int32_t limit = std::max(1, queries[std::min(q, n - 1)]->best.limit());
+            scales[q] = static_cast<float>(TOP / limit);
+        }
+        for (int i = 0; i < count; ++i) {
+            for (int q = 0; q < lanes_wide; q += 16) {
+                const std::int32_t* of[16];
+                for (int j = 0; j < 16; ++j) of[j] = row(queries[std::min(q + j, n - 1)]->values[i]);
+                run.byte_rows(of, scales.data() + q, static_cast<int>(rows_), padded, bytes.data(),
+                              rows.data() + static_cast<std::int64_t>(i) * padded * lanes_wide + q, lanes_wide);
+            }
+        }
+        std::uint8_t limits[MOST] = {};
+        std::uint64_t found[TILE];
+        const std::uint64_t real = n == MOST ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+        ByteTile tile{nullptr, cells, rows.data(), limits, count, tile_, 0, padded, lanes_wide, found};
+        for (std::int64_t part = first; part < last; ++part) {
+            for (int q = 0; q < n; ++q) {  // they fall as better images are met; + 1 covers rounding
+                limits[q] = static_cast<std::uint8_t>(static_cast<double>(scales[q]) * queries[q]->best.limit() + 1);
+            }
+            tile.codes = codes_.data() + part * cells_ * tile_;
+            tile.lanes = lanes(part);
+            run.byte_tile(tile);
+            for (int lane = 0; lane < tile.lanes; ++lane) {
+                for (std::uint64_t left = found[lane] & real; left; left &= left - 1) {
+                    Query& query = *queries[__builtin_ctzll(left)];
+                    const std::int32_t distance = sum_image(tile.codes + lane, cells, count, query);
+                    if (distance <= query.best.limit()) query.best.push(distance, part * tile_ + lane);
+                }
+            }
+        }
+    }
+
+    // Distance to one image of a tile.
+    std::int32_t sum_image(const std::uint16_t* codes, const std::int32_t* cells, int count, const Query& query) const {
+        std::int32_t sum = 0;
+        for (int i = 0; i < count; ++i) add(sum, row(query.values[i])[codes[std::int64_t{cells[i]} * tile_]], 0);
+        return sum;
+    }
+
+    int lanes(std::int64_t part) const {
+        return static_cast<int>(std::min<std::int64_t>(tile_, size() - part * tile_));
+    }
+
+    // Distances to the images of a tile, (tile_).
+    void sum_tile(std::int64_t part, const std::int32_t* cells, int count, const std::int16_t* values,
+                  std::int32_t* out) const {
+        const std::uint16_t* codes = codes_.data() + part * cells_ * tile_;
+        std::fill_n(out, tile_, 0);
+        int i = 0;
+        for (; i + 4 <= count; i += 4) {
+            const std::uint16_t *c0 = codes + std::int64_t{cells[i]} * tile_,
+                                *c1 = codes + std::int64_t{cells[i + 1]} * tile_,
+                                *c2 = codes + std::int64_t{cells[i + 2]} * tile_,
+                                *c3 = codes + std::int64_t{cells[i + 3]} * tile_;
+            const std::int32_t *r0 = row(values[i]), *r1 = row(values[i + 1]), *r2 = row(values[i + 2]),
+                               *r3 = row(values[i + 3]);
+            for (int lane = 0; lane < tile_; ++lane) {
+                add(out[lane], r0[c0[lane]], r1[c1[lane]]);
+                add(out[lane], r2[c2[lane]], r3[c3[lane]]);
+            }
+        }
+        for (; i < count; ++i) {
+            const std::uint16_t* c = codes + std::int64_t{cells[i]} * tile_;
+            const std::int32_t* r = row(values[i]);
+            for (int lane = 0; lane < tile_; ++lane) add(out[lane], r[c[lane]], 0);
+        }
+    }
+
+    // sum += a + b, modulo 2^32 for tables that break the limit
+    static void add(std::int32_t& sum, std::int32_t a, std::int32_t b) {
+        sum = static_cast<std::int32_t>(static_cast<std::uint32_t>(sum) + static_cast<std::uint32_t>(a) +
+                                        static_cast<std::uint32_t>(b));
+    }
+
+    std::int64_t cells_;
+    const std::int32_t* table_;
+    std::int64_t rows_;
+    int tile_;
+    std::int64_t tiles_;
+    Aligned<std::uint16_t> codes_;
+};
+
+}  // namespace
+
+std::unique_ptr<Layer> code_layer(const Content& content, std::int64_t size, int side, const std::int32_t* table,
+                                  int rows, const Kernels& run, int pairs_limit) {
+    return std::make_unique<CodeLayer>(content, size, side, table, rows, run, std::min(pairs_limit, BLOCK));
+}
+
+}  // namespace lpkernel

@@ -1,0 +1,115 @@
+// The inner loops that exist once for each instruction set, as a table of functions, and the choice of the table.
+//
+// BLOCK bank images are searched together, one vector lane each: data of a block is laid out with the image as the
+// last axis, so that no sum runs across lanes. All integers are exact: sums are taken modulo 2^32, and every
+// finished (or partial) squared distance is below 2^31.
+
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace lpkernel {
+
+constexpr int BLOCK = 64;  // bank images of a block; masks of a block are 64 bits
+constexpr int GROUP = 4;   // queries that share one reading of a block
+
+// Squared distances of up to GROUP queries to a block of bank images:
+//   out[q][b] = own_norm[q] + sum over cells and channels (bank^2 - 2 * bank * query)
+// bank: (cells of the level, pairs, BLOCK, 2) int16, channels in pairs; norms: (cells of the level, BLOCK) int32,
+// each cell's squared norm. cells: which cells are compared. query[q]: (count, pairs, 2) int16, own_norms[q]:
+// (count) each compared cell's squared norm. After every few cells the block is left if every partial distance of
+// every query is above its limit. found[q]: bit b if out[q][b] <= limits[q]; lanes beyond `lanes` are 0.
+struct LatentBlock {
+    const std::int16_t* bank;
+    const std::int32_t* norms;
+    const std::int32_t* cells;
+    int count, pairs, lanes, queries;
+    const std::int16_t* query[GROUP];
+    const std::int32_t* own_norms[GROUP];
+    std::int32_t limits[GROUP];
+    std::int32_t* out;     // (GROUP, BLOCK)
+    std::uint64_t* found;  // (GROUP)
+};
+
+// As LatentBlock for rows of D values, D = 2 * pairs, where each query has its own mask: differences, not products.
+//   out[q][b] = sum over i of ((bank - query) & mask)^2; |bank - query| < 2^15
+struct MaskedBlock {
+    const std::int16_t* bank;  // (pairs, BLOCK, 2)
+    int pairs, lanes;
+    const std::int16_t* query;  // (pairs, 2)
+    const std::int16_t* mask;   // (pairs, 2), 0 or -1
+    std::int32_t limit;
+    std::int32_t* out;  // (BLOCK)
+};
+
+// Screening of a block of packed float rows for up to GROUP queries, lanes = images:
+//   score[q][b] = norms[b] + sum over i of (query[q][i] * bank[i][b] + weight[q][i] * square[i][b])
+// or without `square` the first product alone; query is already multiplied by -2. found[q]: bit b unless
+// score > limits[q], so NaN is found. Lanes beyond `lanes` are 0.
+struct FloatBlock {
+    const float* bank;    // (width, BLOCK)
+    const float* square;  // the same, or nullptr
+    const float* norms;   // (BLOCK)
+    std::int64_t width;
+    int lanes, queries;
+    const float* query[GROUP];
+    const float* weight[GROUP];  // 0 or 1 each
+    float limits[GROUP];
+    std::uint64_t* found;  // (GROUP)
+};
+
+// Lower bounds in bytes for up to 64 queries and the images of a tile, lanes = queries:
+//   bound[b][q] = saturating sum over compared cells i of rows[i][codes[cells[i]][b]][q]
+// codes: (cells of the level, tile) uint16; rows: (count, padded codes, queries) uint8; limits: (queries) uint8.
+// found[b]: bit q if bound[b][q] <= limits[q]. queries is 16, 32 or 64.
+struct ByteTile {
+    const std::uint16_t* codes;
+    const std::int32_t* cells;
+    const std::uint8_t* rows;
+    const std::uint8_t* limits;
+    int count, tile, lanes, padded_codes, queries;
+    std::uint64_t* found;  // (lanes)
+};
+
+struct Kernels {
+    const char* name;
+    void (*latent_block)(const LatentBlock&);
+    std::uint64_t (*masked_block)(const MaskedBlock&);
+    void (*float_block)(const FloatBlock&);
+    // out[b] = sum of rows[i][b] over count rows; lanes is a multiple of 16
+    void (*add_rows)(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out);
+    // nullptr where the instruction set has no bytes to add
+    void (*byte_tile)(const ByteTile&);
+    // out[code][q] = min(255, floor(rows[q][code] * scales[q])) for 16 queries; q is the last axis, `stride` queries
+    // long. rows[q]: (codes) int32; bytes: (16, padded codes) for its own use; padded codes is a multiple of 16.
+    void (*byte_rows)(const std::int32_t* const* rows, const float* scales, int codes, int padded_codes,
+                      std::uint8_t* bytes, std::uint8_t* out, int stride);
+    // out[i] = squared norm of cell i, modulo 2^32; values: (count, width) int16
+    void (*norms)(const std::int16_t* values, int count, int width, std::int32_t* out);
+    // One row of a canvas resize: out (side, width) int16 from the rows `top` and `low` (from, width) above and below,
+    // which blend by 256 - fy and fy; columns i0[x] and i1[x] by 256 - f[x] and f[x]. rows: (from, width) for its own
+    // use.
+    void (*resize_row)(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int width,
+                       const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
+                       std::int16_t* out);
+    // sum of (a - b)^2 over the entries where weight is not 0 (all, if it is nullptr), in float64. Sixteen partial
+    // sums, added up in one order whatever the instruction set.
+    double (*direct)(const float* a, const float* b, const float* weight, std::int64_t width);
+};
+
+// The table for `isa`: "avx512", "avx2", "baseline", or "" for the best that this machine runs.
+// Throws std::invalid_argument for a name that is unknown, not compiled in, or not supported by the machine.
+const Kernels& kernels(const std::string& isa);
+
+// What kernels() accepts here, best first.
+std::vector<std::string> available();
+
+extern const Kernels kernels_baseline;
+#if defined(__x86_64__)
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+}  // namespace lpkernel

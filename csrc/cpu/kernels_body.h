@@ -1,0 +1,296 @@
+// The kernels of kernels.h, written on the vectors of simd.h. Included once by each kernels_*.cpp, which defines
+// LPKERNEL_TABLE (the name of its table) and LPKERNEL_ISA_NAME, and is compiled for its instruction set.
+//
+// Tiling: Q queries times U vectors of bank images are summed in registers over all cells, so a block's data is
+// read once for up to GROUP queries. Memory traffic: 4 * pairs + 4 bytes a cell and image for each GROUP queries.
+
+#include "cpu/kernels.h"
+#include "cpu/simd.h"
+
+namespace {
+
+using namespace lpkernel;
+
+constexpr int CHECK = 6;  // cells between two looks at the limits
+
+template <int Q, int U>
+void latent_part(const LatentBlock& a, int first) {
+    Ints dot[Q][U], norm[U];
+    std::uint32_t own[Q];
+    std::uint64_t below[Q];
+    for (int u = 0; u < U; ++u) norm[u] = zero();
+    for (int q = 0; q < Q; ++q) {
+        own[q] = 0;
+        below[q] = 0;
+        for (int u = 0; u < U; ++u) dot[q][u] = zero();
+    }
+    for (int done = 0; done < a.count;) {
+        const int stop = a.count - done > CHECK ? done + CHECK : a.count;
+        for (int i = done; i < stop; ++i) {
+            const std::int64_t cell = a.cells[i];
+            const std::int16_t* bank = a.bank + (cell * a.pairs * BLOCK + first) * 2;
+            const std::int32_t* norms = a.norms + cell * BLOCK + first;
+            for (int u = 0; u < U; ++u) norm[u] = add(norm[u], load(norms + u * LANES));
+            for (int q = 0; q < Q; ++q) own[q] += static_cast<std::uint32_t>(a.own_norms[q][i]);
+            for (int p = 0; p < a.pairs; ++p) {
+                Ints values[U];
+                for (int u = 0; u < U; ++u) values[u] = load(bank + (p * BLOCK + u * LANES) * 2);
+                for (int q = 0; q < Q; ++q) {
+                    const Ints wanted = fill(pair_at(a.query[q] + (i * a.pairs + p) * 2));
+                    for (int u = 0; u < U; ++u) dot[q][u] = add_products(dot[q][u], values[u], wanted);
+                }
+            }
+        }
+        done = stop;
+        std::uint64_t any = 0;
+        for (int q = 0; q < Q; ++q) {
+            below[q] = 0;
+            const Ints whole = fill(static_cast<std::int32_t>(own[q]));
+            for (int u = 0; u < U; ++u) {
+                const Ints sum = sub(add(norm[u], whole), add(dot[q][u], dot[q][u]));
+                below[q] |= std::uint64_t{at_most(sum, fill(a.limits[q]))} << (u * LANES);
+                if (done == a.count) store(a.out + q * BLOCK + first + u * LANES, sum);
+            }
+            any |= below[q];
+        }
+        if (!any) break;
+    }
+    for (int q = 0; q < Q; ++q) a.found[q] |= below[q] << first;
+}
+
+template <int Q>
+void latent_queries(const LatentBlock& a) {
+    constexpr int WIDE = LANES == 16 ? 4 : 2;  // registers: 32 in AVX-512, 16 elsewhere
+    for (int q = 0; q < Q; ++q) a.found[q] = 0;
+    int first = 0;
+    while (first < a.lanes) {
+        const int left = a.lanes - first;
+        if (left > LANES * (WIDE / 2)) {
+            latent_part<Q, WIDE>(a, first);
+            first += WIDE * LANES;
+        } else {
+            latent_part<Q, 1>(a, first);
+            first += LANES;
+        }
+    }
+    const std::uint64_t real = a.lanes == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << a.lanes) - 1;
+    for (int q = 0; q < Q; ++q) a.found[q] &= real;
+}
+
+void latent_block(const LatentBlock& a) {
+    switch (a.queries) {
+        case 1:
+            return latent_queries<1>(a);
+        case 2:
+            return latent_queries<2>(a);
+        case 3:
+            return latent_queries<3>(a);
+        default:
+            return latent_queries<4>(a);
+    }
+}
+
+std::uint64_t masked_block(const MaskedBlock& a) {
+    std::uint64_t found = 0;
+    for (int first = 0; first < a.lanes; first += LANES) {
+        Ints sum = zero();
+        for (int p = 0; p < a.pairs; ++p) {
+            const Ints values = load(a.bank + (p * BLOCK + first) * 2);
+            const Ints apart = both(sub16(values, fill(pair_at(a.query + 2 * p))), fill(pair_at(a.mask + 2 * p)));
+            sum = add_products(sum, apart, apart);
+        }
+        found |= std::uint64_t{at_most(sum, fill(a.limit))} << first;
+        store(a.out + first, sum);
+    }
+    return a.lanes == BLOCK ? found : found & ((std::uint64_t{1} << a.lanes) - 1);
+}
+
+template <int Q, bool WEIGHTED>
+void float_queries(const FloatBlock& a) {
+    constexpr int U = WEIGHTED || LANES < 16 ? 2 : 4;
+    constexpr int STEP = LANES * U;
+    for (int q = 0; q < Q; ++q) a.found[q] = 0;
+    for (int first = 0; first < a.lanes; first += STEP) {
+        Floats sum[Q][U];
+        for (int q = 0; q < Q; ++q) {
+            for (int u = 0; u < U; ++u) sum[q][u] = fill(0.0f);
+        }
+        const float* bank = a.bank + first;
+        const float* square = WEIGHTED ? a.square + first : nullptr;
+        for (std::int64_t i = 0; i < a.width; ++i) {
+            Floats values[U], squares[U];
+            for (int u = 0; u < U; ++u) {
+                values[u] = load(bank + i * BLOCK + u * LANES);
+                if (WEIGHTED) squares[u] = load(square + i * BLOCK + u * LANES);
+            }
+            for (int q = 0; q < Q; ++q) {
+                const Floats wanted = fill(a.query[q][i]);
+                for (int u = 0; u < U; ++u) sum[q][u] = add_product(sum[q][u], values[u], wanted);
+                if (WEIGHTED) {
+                    const Floats weight = fill(a.weight[q][i]);
+                    for (int u = 0; u < U; ++u) sum[q][u] = add_product(sum[q][u], squares[u], weight);
+                }
+            }
+        }
+        for (int q = 0; q < Q; ++q) {
+            for (int u = 0; u < U; ++u) {
+                const Floats score = add(sum[q][u], load(a.norms + first + u * LANES));
+                a.found[q] |= std::uint64_t{not_above(score, fill(a.limits[q]))} << (first + u * LANES);
+            }
+        }
+    }
+    const std::uint64_t real = a.lanes == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << a.lanes) - 1;
+    for (int q = 0; q < Q; ++q) a.found[q] &= real;
+}
+
+void float_block(const FloatBlock& a) {
+    const bool weighted = a.square != nullptr;
+    switch (a.queries) {
+        case 1:
+            return weighted ? float_queries<1, true>(a) : float_queries<1, false>(a);
+        case 2:
+            return weighted ? float_queries<2, true>(a) : float_queries<2, false>(a);
+        case 3:
+            return weighted ? float_queries<3, true>(a) : float_queries<3, false>(a);
+        default:
+            return weighted ? float_queries<4, true>(a) : float_queries<4, false>(a);
+    }
+}
+
+void add_rows(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out) {
+    for (int first = 0; first < lanes; first += LANES) {
+        Ints even = zero(), odd = zero();
+        int i = 0;
+        for (; i + 2 <= count; i += 2) {
+            even = add(even, load(rows[i] + first));
+            odd = add(odd, load(rows[i + 1] + first));
+        }
+        if (i < count) even = add(even, load(rows[i] + first));
+        store(out + first, add(even, odd));
+    }
+}
+
+#if defined(LPKERNEL_BYTES)
+
+template <int N>
+void byte_queries(const ByteTile& a) {
+    constexpr int AT_ONCE = 4;
+    const auto limits = Bytes<N>::load(a.limits);
+    const std::int64_t size = std::int64_t{a.padded_codes} * N;
+    int b = 0;
+    for (; b + AT_ONCE <= a.lanes; b += AT_ONCE) {
+        Bytes<N> sums[AT_ONCE];
+        for (int j = 0; j < AT_ONCE; ++j) sums[j] = Bytes<N>::zero();
+        const std::uint8_t* rows = a.rows;
+        for (int i = 0; i < a.count; ++i, rows += size) {
+            const std::uint16_t* codes = a.codes + std::int64_t{a.cells[i]} * a.tile + b;
+            for (int j = 0; j < AT_ONCE; ++j) sums[j].add_saturated(Bytes<N>::load(rows + std::int64_t{codes[j]} * N));
+        }
+        for (int j = 0; j < AT_ONCE; ++j) a.found[b + j] = sums[j].at_most(limits);
+    }
+    for (; b < a.lanes; ++b) {
+        auto sum = Bytes<N>::zero();
+        for (int i = 0; i < a.count; ++i) {
+            const std::int64_t code = a.codes[std::int64_t{a.cells[i]} * a.tile + b];
+            sum.add_saturated(Bytes<N>::load(a.rows + i * size + code * N));
+        }
+        a.found[b] = sum.at_most(limits);
+    }
+}
+
+void byte_tile(const ByteTile& a) {
+    if (a.queries == 16) return byte_queries<16>(a);
+    if (a.queries == 32) return byte_queries<32>(a);
+    byte_queries<64>(a);
+}
+
+void byte_rows(const std::int32_t* const* rows, const float* scales, int codes, int padded_codes, std::uint8_t* bytes,
+               std::uint8_t* out, int stride) {
+    for (int q = 0; q < 16; ++q) {
+        const std::int32_t* row = rows[q];
+        const float scale = scales[q];
+        std::uint8_t* to = bytes + std::int64_t{q} * padded_codes;
+        for (int code = 0; code < codes; ++code) {
+            const float scaled = static_cast<float>(row[code]) * scale;
+            to[code] = static_cast<std::uint8_t>(static_cast<std::int32_t>(scaled < 255.0f ? scaled : 255.0f));
+        }
+        for (int code = codes; code < padded_codes; ++code) to[code] = 0;
+    }
+    for (int code = 0; code < padded_codes; code += 16) {
+        transpose_bytes(bytes + code, padded_codes, out + std::int64_t{code} * stride, stride);
+    }
+}
+
+#else
+
+constexpr void (*byte_tile)(const ByteTile&) = nullptr;
+constexpr void (*byte_rows)(const std::int32_t* const*, const float*, int, int, std::uint8_t*, std::uint8_t*,
+                            int) = nullptr;
+
+#endif
+
+void norms(const std::int16_t* values, int count, int width, std::int32_t* out) {
+    for (int i = 0; i < count; ++i, values += width) {
+        std::uint32_t sum = 0;
+        for (int c = 0; c < width; ++c) sum += static_cast<std::uint32_t>(values[c] * values[c]);
+        out[i] = static_cast<std::int32_t>(sum);
+    }
+}
+
+void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int width,
+                const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
+                std::int16_t* out) {
+    for (int i = 0; i < from * width; ++i) rows[i] = top[i] * (256 - fy) + low[i] * fy;
+    for (int x = 0; x < side; ++x, out += width) {
+        const std::int32_t *left = rows + i0[x] * width, *right = rows + i1[x] * width;
+        const std::int32_t fx = f[x];
+        for (int c = 0; c < width; ++c) {
+            out[c] = static_cast<std::int16_t>((left[c] * (256 - fx) + right[c] * fx + 32768) >> 16);
+        }
+    }
+}
+
+using EightFloats = float __attribute__((vector_size(32)));
+using EightDoubles = double __attribute__((vector_size(64)));
+
+inline __attribute__((always_inline)) void widen(const float* p, EightDoubles& wide) {
+    EightFloats values;
+    __builtin_memcpy(&values, p, sizeof values);
+    wide = __builtin_convertvector(values, EightDoubles);
+}
+
+double direct(const float* a, const float* b, const float* weight, std::int64_t width) {
+    constexpr int SUMS = 16;
+    const EightDoubles none = {};
+    EightDoubles sums[2] = {none, none}, left, right, used;
+    std::int64_t i = 0;
+    for (; i + SUMS <= width; i += SUMS) {
+        for (int half = 0; half < 2; ++half) {
+            widen(a + i + 8 * half, left);
+            widen(b + i + 8 * half, right);
+            EightDoubles apart = left - right;
+            if (weight) {
+                widen(weight + i + 8 * half, used);
+                apart = used != none ? apart : none;
+            }
+            sums[half] += apart * apart;
+        }
+    }
+    for (int u = 0; i < width; ++i, ++u) {
+        const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+        if (!weight || weight[i] != 0.0f) sums[u / 8][u % 8] += apart * apart;
+    }
+    double sum = 0.0;
+    for (int u = 0; u < SUMS; ++u) sum += sums[u / 8][u % 8];
+    return sum;
+}
+
+}  // namespace
+
+namespace lpkernel {
+
+extern const Kernels LPKERNEL_TABLE;
+const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block, add_rows,
+                                byte_tile,         byte_rows,    norms,        resize_row,  direct};
+
+}  // namespace lpkernel

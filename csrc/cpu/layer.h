@@ -1,0 +1,110 @@
+// The allowed bank images at one grid side, laid out for search: one `Layer` a scale, in either domain.
+//
+// Images are counted by position among the allowed ones (a); position and bank index have the same order, so ties
+// are settled alike. A canvas cell is `width` int16: channels in the latent domain, one code in the code domain.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu/smallest.h"
+
+namespace lpkernel {
+
+// Memory on a cache line, not initialised.
+template <class T>
+class Aligned {
+  public:
+    explicit Aligned(std::size_t size = 0) : size_(size), data_(size ? make(size) : nullptr) {}
+    T* data() { return data_.get(); }
+    const T* data() const { return data_.get(); }
+    std::size_t size() const { return size_; }
+
+  private:
+    struct Free {
+        void operator()(T* p) const { ::operator delete(p, std::align_val_t{64}); }
+    };
+    static T* make(std::size_t size) { return static_cast<T*>(::operator new(size * sizeof(T), std::align_val_t{64})); }
+    std::size_t size_;
+    std::unique_ptr<T, Free> data_;
+};
+
+// One image's search at a step: the values of the compared cells, and the nearest so far.
+struct Query {
+    std::vector<std::int16_t> values;  // (count, width)
+    std::vector<std::int16_t> padded;  // what the layer makes of them, once for all its parts
+    std::vector<std::int32_t> norms;
+    Smallest best;
+};
+
+// Where the bank's own array is: (B, side, side, width) int16; allowed[a] is the index of allowed image a.
+struct Content {
+    const std::int16_t* data;
+    const std::int64_t* allowed;
+};
+
+class Layer {
+  public:
+    virtual ~Layer() = default;
+    Layer(const Layer&) = delete;
+    Layer& operator=(const Layer&) = delete;
+
+    // Called once for a query's values, before search and distances.
+    virtual void prepare(Query& query, int count, const Kernels& run) const = 0;
+
+    // Offers the allowed images of parts first to last - 1 of [0, parts()) to every query. cells: (count), those
+    // compared.
+    virtual void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+                        std::int64_t last, const Kernels& run) const = 0;
+
+    // Distances of one query to all images, when size() <= BLOCK: (BLOCK) int32; what follows size() is anything.
+    virtual void distances(const std::int32_t* cells, int count, const Query& query, const Kernels& run,
+                           std::int32_t* out) const = 0;
+
+    // Exact distance of image `a`, from the bank's own array.
+    virtual std::int32_t distance(const Content& content, std::int64_t a, const std::int32_t* cells, int count,
+                                  const std::int16_t* values) const = 0;
+
+    virtual std::int64_t parts() const = 0;
+
+    std::int64_t size() const { return size_; }
+    int side() const { return side_; }
+    int width() const { return width_; }
+    int codes() const { return codes_; }  // codes are below this; 0: latents
+    int padded() const { return static_cast<int>((size_ + 15) / 16 * 16); }
+
+    // Small banks only: distances between the images, by cell. Row (cell, a): (padded()) int32, image a to each.
+    bool has_pairs() const { return pairs_.size() > 0; }
+    const std::int32_t* pair_row(std::int64_t cell, std::int64_t a) const {
+        return pairs_.data() + (cell * size_ + a) * padded();
+    }
+
+    // Bytes held.
+    virtual std::size_t bytes() const { return pairs_.size() * sizeof(std::int32_t); }
+
+  protected:
+    Layer(std::int64_t size, int side, int width, int codes) : size_(size), side_(side), width_(width), codes_(codes) {}
+    void make_pairs(const Content& content, const Kernels& run);
+
+  private:
+    std::int64_t size_;
+    int side_, width_, codes_;
+    Aligned<std::int32_t> pairs_;
+};
+
+constexpr int PAIRS = 32;  // up to this many images, pairs are tabulated: cells * PAIRS^2 int32, 1 MB at side 16
+
+// content: (B, side, side, channels) int16.
+std::unique_ptr<Layer> latent_layer(const Content& content, std::int64_t size, int side, int channels,
+                                    const Kernels& run, int pairs_limit);
+
+// content: (B, side, side) codes in [0, rows); table (rows, rows) int32, non-negative, kept by the caller.
+std::unique_ptr<Layer> code_layer(const Content& content, std::int64_t size, int side, const std::int32_t* table,
+                                  int rows, const Kernels& run, int pairs_limit);
+
+}  // namespace lpkernel

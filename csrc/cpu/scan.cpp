@@ -1,0 +1,307 @@
+// How a plan is walked. Three ways, all exact:
+//
+//   pairs   small banks: an image's whole plan is one task. The distance of a cell that was copied from image a is a
+//           row of the layer's pair table, so a step adds one row of int32 for each compared cell; only cells carried
+//           over from the scale before (or a starting canvas) are measured. Everything stays in the first two caches.
+//   groups  many images: up to tuning.group images walk together, so that each part of the bank is read into
+//           the cache once for all of them; groups are spread over the threads.
+//   parts   few images and a large bank: all images walk together and the threads divide the bank. Their heaps of
+//           (distance, index) keys merge exactly.
+//
+// The draw needs only the neighbour of one rank, and the random word does not depend on the search: so the rank is
+// drawn first, and the search keeps rank + 1 images instead of K.
+
+#include "cpu/scan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "common/philox.h"
+#include "cpu/parallel.h"
+
+namespace lpkernel {
+
+namespace {
+
+// One image on its way through the plan.
+struct Image {
+    std::int64_t number = 0;  // in the request
+    std::vector<std::int16_t> canvas;
+    std::vector<std::int32_t> sources;  // (cells) position among the allowed images, -1: none
+    std::vector<std::int64_t> recent;   // positions that were near at the last steps, latest first
+    Query query;
+};
+
+class Walk {
+  public:
+    Walk(const Scan& request, const Kernels& run, std::int64_t first, std::int64_t count, int threads)
+        : request_(request), run_(run), threads_(threads), images_(static_cast<std::size_t>(count)) {
+        for (std::int64_t i = 0; i < count; ++i) {
+            images_[i].number = first + i;
+            queries_.push_back(&images_[i].query);
+        }
+    }
+
+    void operator()(std::int32_t* sources) {
+        std::uint32_t step = 0;
+        int before = 0;
+        for (const Scale& scale : request_.scales) {
+            for (Image& image : images_) enter(image, before, scale);
+            before = scale.side;
+            const bool by_pairs = scale.layer->has_pairs();
+            if (by_pairs) {
+                for (Image& image : images_) walk_pairs(image, scale, step);
+            } else {
+                for (std::size_t i = 0; i < scale.steps.size(); ++i) {
+                    walk(scale, scale.steps[i], step + static_cast<std::uint32_t>(i));
+                }
+            }
+            step += static_cast<std::uint32_t>(scale.steps.size());
+        }
+        for (const Image& image : images_) finish(image, sources);
+    }
+
+  private:
+    std::uint32_t word(const Image& image, std::uint32_t step) const {
+        const PhiloxKey key = {static_cast<std::uint32_t>(request_.seed),
+                               static_cast<std::uint32_t>(request_.seed >> 32)};
+        return philox4x32_10({request_.images[image.number], step, 0, 0}, key)[0];
+    }
+
+    std::int64_t drawn_rank(std::uint32_t word, const Layer& layer) const {
+        return draw_index(word, static_cast<std::uint32_t>(std::min(request_.k, layer.size())));
+    }
+
+    // The canvas at the beginning of a scale.
+    void enter(Image& image, int from, const Scale& scale) {
+        const int width = scale.layer->width();
+        const std::size_t cells = static_cast<std::size_t>(scale.side) * scale.side;
+        const std::int16_t* start = nullptr;
+        if (scale.start) start = scale.start + (scale.start_images == 1 ? 0 : image.number) * cells * width;
+        if (!scale.i0.empty()) {
+            resize(image.canvas, from, scale, width);
+            for (std::size_t i = 0; start && i < scale.kept.size(); ++i) {
+                const std::int64_t at = std::int64_t{scale.kept[i]} * width;
+                std::copy_n(start + at, width, image.canvas.data() + at);
+            }
+        } else if (start) {
+            image.canvas.assign(start, start + cells * width);
+        } else {
+            image.canvas.assign(cells * width, 0);
+        }
+        image.sources.assign(cells, -1);
+    }
+
+    // Four corners times two 8-bit weights, plus 32768, shifted right by 16.
+    void resize(std::vector<std::int16_t>& canvas, int from, const Scale& scale, int width) {
+        old_.swap(canvas);
+        rows_.resize(static_cast<std::size_t>(from) * width);
+        canvas.resize(static_cast<std::size_t>(scale.side) * scale.side * width);
+        for (int y = 0; y < scale.side; ++y) {
+            run_.resize_row(old_.data() + static_cast<std::int64_t>(scale.i0[y]) * from * width,
+                            old_.data() + static_cast<std::int64_t>(scale.i1[y]) * from * width, scale.f[y], from,
+                            scale.side, width, scale.i0.data(), scale.i1.data(), scale.f.data(), rows_.data(),
+                            canvas.data() + static_cast<std::int64_t>(y) * scale.side * width);
+        }
+    }
+
+    void write(Image& image, const Scale& scale, Cells cells, std::int64_t a) const {
+        const int width = scale.layer->width();
+        const std::int16_t* from = scale.content.data + scale.content.allowed[a] * scale.side * scale.side * width;
+        for (const std::int32_t cell : cells) {
+            const std::int64_t at = std::int64_t{cell} * width;
+            std::copy_n(from + at, width, image.canvas.data() + at);
+            image.sources[cell] = static_cast<std::int32_t>(a);
+            if (scale.layer->codes() && static_cast<std::uint16_t>(from[at]) >= scale.layer->codes()) {
+                throw std::invalid_argument("codes: the bank is not the one that was laid out");
+            }
+        }
+    }
+
+    static void gather(const Image& image, Cells cells, int width, std::vector<std::int16_t>& values) {
+        values.resize(static_cast<std::size_t>(cells.count) * width);
+        std::int16_t* to = values.data();
+        for (const std::int32_t cell : cells) {
+            to = std::copy_n(image.canvas.data() + std::int64_t{cell} * width, width, to);
+        }
+    }
+
+    // All steps of a scale for one image of a small bank.
+    void walk_pairs(Image& image, const Scale& scale, std::uint32_t first_step) {
+        const Layer& layer = *scale.layer;
+        const int size = static_cast<int>(layer.size());
+        alignas(64) std::int32_t carried[BLOCK], sums[BLOCK];
+        std::vector<const std::int32_t*> rows(static_cast<std::size_t>(scale.side) * scale.side + 1);
+        for (std::size_t i = 0; i < scale.steps.size(); ++i) {
+            const Step& step = scale.steps[i];
+            const std::uint32_t u = word(image, first_step + static_cast<std::uint32_t>(i));
+            std::int64_t chosen = 0;
+            if (!step.compare.count) {
+                chosen = draw_index(u, static_cast<std::uint32_t>(size));
+            } else {
+                int count = 0;
+                if (step.carried.count) {
+                    gather(image, step.carried, layer.width(), image.query.values);
+                    layer.prepare(image.query, step.carried.count, run_);
+                    layer.distances(step.carried.first, step.carried.count, image.query, run_, carried);
+                    rows[count++] = carried;
+                }
+                for (const std::int32_t cell : step.copied) {
+                    rows[count++] = layer.pair_row(cell, image.sources[cell]);
+                }
+                run_.add_rows(rows.data(), count, layer.padded(), sums);
+                Smallest& best = image.query.best;
+                best.reset(drawn_rank(u, layer) + 1);
+                for (int a = 0; a < size; ++a) {
+                    if (sums[a] <= best.limit()) best.push(sums[a], a);
+                }
+                chosen = best.top_index();
+            }
+            for (const std::int32_t cell : step.write) image.sources[cell] = static_cast<std::int32_t>(chosen);
+        }
+        if (&scale == &request_.scales.back()) return;  // nobody reads its canvas
+        for (std::int32_t cell = 0; cell < scale.side * scale.side; ++cell) {
+            if (image.sources[cell] >= 0) write(image, scale, {&cell, 1}, image.sources[cell]);
+        }
+    }
+
+    // One step for all images of this walk.
+    void walk(const Scale& scale, const Step& step, std::uint32_t number) {
+        const Layer& layer = *scale.layer;
+        if (!step.compare.count) {
+            for (Image& image : images_) {
+                write(image, scale, step.write,
+                      draw_index(word(image, number), static_cast<std::uint32_t>(layer.size())));
+            }
+            return;
+        }
+        for (Image& image : images_) {
+            gather(image, step.compare, layer.width(), image.query.values);
+            layer.prepare(image.query, step.compare.count, run_);
+            const std::int64_t need = drawn_rank(word(image, number), layer) + 1;
+            image.query.best.reset(need, first_limit(image, scale, step, need));
+        }
+        const std::int64_t work = layer.size() * step.compare.count * layer.width();
+        if (threads_ > 1 && work * static_cast<std::int64_t>(images_.size()) >= request_.tuning.split) {
+            search_divided(layer, step);
+        } else {
+            search(layer, step, queries_, 0, layer.parts());
+        }
+        for (Image& image : images_) {
+            Smallest& best = image.query.best;
+            write(image, scale, step.write, best.top_index());
+            if (layer.size() >= request_.tuning.seeded) remember(image, best);
+        }
+    }
+
+    void search(const Layer& layer, const Step& step, const std::vector<Query*>& queries, std::int64_t first,
+                std::int64_t last) const {
+        layer.search(step.compare.first, step.compare.count, queries.data(), static_cast<int>(queries.size()), first,
+                     last, run_);
+    }
+
+    // Threads take runs of parts, each with heaps of its own.
+    void search_divided(const Layer& layer, const Step& step) {
+        const std::int64_t runs = std::min<std::int64_t>(layer.parts(), threads_);
+        std::vector<std::vector<Query>> own(static_cast<std::size_t>(runs));
+        for (std::vector<Query>& mine : own) {
+            for (const Image& image : images_) mine.push_back(image.query);
+        }
+        parallel(runs, threads_, [&](std::int64_t r) {
+            std::vector<Query*> queries;
+            for (Query& query : own[r]) queries.push_back(&query);
+            search(layer, step, queries, layer.parts() * r / runs, layer.parts() * (r + 1) / runs);
+        });
+        for (const std::vector<Query>& mine : own) {
+            for (std::size_t i = 0; i < images_.size(); ++i) images_[i].query.best.merge(mine[i].best);
+        }
+    }
+
+    // A distance that `need` images do not exceed: that of the need-th nearest among the recent ones.
+    std::int32_t first_limit(const Image& image, const Scale& scale, const Step& step, std::int64_t need) const {
+        if (static_cast<std::int64_t>(image.recent.size()) < need) return Smallest::ANY;
+        std::vector<std::int32_t> found;
+        for (const std::int64_t a : image.recent) {
+            found.push_back(scale.layer->distance(scale.content, a, step.compare.first, step.compare.count,
+                                                  image.query.values.data()));
+        }
+        std::nth_element(found.begin(), found.begin() + (need - 1), found.end());
+        return found[need - 1];
+    }
+
+    void remember(Image& image, const Smallest& best) const {
+        constexpr std::size_t MOST = 64;
+        std::vector<std::int64_t> now;
+        for (const std::uint64_t key : best.keys()) now.push_back(static_cast<std::int64_t>(key & 0xFFFFFFFFu));
+        const std::size_t most = std::min<std::size_t>(MOST, 2 * static_cast<std::size_t>(request_.k));
+        for (const std::int64_t a : image.recent) {
+            if (now.size() >= most) break;
+            if (std::find(now.begin(), now.end(), a) == now.end()) now.push_back(a);
+        }
+        now.resize(std::min(now.size(), most));
+        image.recent.swap(now);
+    }
+
+    void finish(const Image& image, std::int32_t* sources) const {
+        const std::int64_t* allowed = request_.scales.back().content.allowed;
+        std::int32_t* out = sources + image.number * static_cast<std::int64_t>(image.sources.size());
+        for (const std::int32_t a : image.sources) *out++ = a < 0 ? -1 : static_cast<std::int32_t>(allowed[a]);
+    }
+
+    const Scan& request_;
+    const Kernels& run_;
+    int threads_;
+    std::vector<Image> images_;
+    std::vector<Query*> queries_;
+    std::vector<std::int16_t> old_;   // of a resize
+    std::vector<std::int32_t> rows_;  // of a resize
+};
+
+}  // namespace
+
+void set_steps(Scale& scale, const std::int32_t* positions, const bool* compare, const bool* write, std::int64_t steps,
+               int patch) {
+    const std::int64_t area = std::int64_t{patch} * patch;
+    std::vector<bool> written(static_cast<std::size_t>(scale.side) * scale.side, false);
+    scale.store.resize(static_cast<std::size_t>(steps * area * 3));
+    scale.steps.resize(static_cast<std::size_t>(steps));
+    std::int32_t* next = scale.store.data();
+    for (std::int64_t s = 0; s < steps; ++s, positions += 2, compare += area, write += area) {
+        const auto list = [&](const auto& wanted) {
+            Cells cells{next, 0};
+            for (std::int64_t i = 0; i < area; ++i) {
+                const auto cell =
+                    static_cast<std::int32_t>((positions[0] + i / patch) * scale.side + positions[1] + i % patch);
+                if (wanted(i, cell)) *next++ = cell;
+            }
+            cells.count = static_cast<int>(next - cells.first);
+            return cells;
+        };
+        Step& step = scale.steps[s];
+        step.carried = list([&](std::int64_t i, std::int32_t cell) { return compare[i] && !written[cell]; });
+        step.copied = list([&](std::int64_t i, std::int32_t cell) { return compare[i] && written[cell]; });
+        step.compare = {step.carried.first, step.carried.count + step.copied.count};
+        step.write = list([&](std::int64_t i, std::int32_t) { return write[i]; });
+        for (const std::int32_t cell : step.write) written[cell] = true;
+    }
+    for (std::int32_t cell = 0; cell < scale.side * scale.side; ++cell) {
+        if (!written[cell]) scale.kept.push_back(cell);
+    }
+}
+
+void scan(const Scan& request, const Kernels& run, std::int32_t* sources) {
+    const auto n = static_cast<std::int64_t>(request.images.size());
+    const bool pairs = request.scales.back().layer->has_pairs();
+    const std::int64_t threads = std::max(1, request.threads);
+    if (!pairs && n < threads) {
+        Walk(request, run, 0, n, static_cast<int>(threads))(sources);
+        return;
+    }
+    std::int64_t group = std::max<std::int64_t>(1, std::min(request.tuning.group, (n + threads - 1) / threads));
+    if (pairs) group = std::min<std::int64_t>(group, 4);  // they share nothing; small tasks balance
+    parallel((n + group - 1) / group, static_cast<int>(threads),
+             [&](std::int64_t i) { Walk(request, run, i * group, std::min(group, n - i * group), 1)(sources); });
+}
+
+}  // namespace lpkernel

@@ -1,0 +1,315 @@
+// Vectors of the instruction set that this file is compiled for: LANES int32 lanes (or twice as many int16), and
+// LANES floats. Everything has internal linkage and uses no templates of the standard library, so that code
+// compiled for one instruction set can never be linked into another's place.
+
+#pragma once
+
+#include <cstdint>
+
+#if defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#define LPKERNEL_AVX512
+#include <immintrin.h>
+#elif defined(__AVX2__) && defined(__FMA__)
+#define LPKERNEL_AVX2
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#define LPKERNEL_SSE2
+#include <emmintrin.h>
+#endif
+
+namespace {
+
+#if defined(LPKERNEL_AVX512)
+
+constexpr int LANES = 16;
+using Ints = __m512i;
+using Floats = __m512;
+inline Ints zero() {
+    return _mm512_setzero_si512();
+}
+inline Ints load(const void* p) {
+    return _mm512_loadu_si512(p);
+}
+inline void store(void* p, Ints a) {
+    _mm512_storeu_si512(p, a);
+}
+inline Ints fill(std::int32_t a) {
+    return _mm512_set1_epi32(a);
+}
+inline Ints add(Ints a, Ints b) {
+    return _mm512_add_epi32(a, b);
+}
+inline Ints sub(Ints a, Ints b) {
+    return _mm512_sub_epi32(a, b);
+}
+inline Ints sub16(Ints a, Ints b) {
+    return _mm512_sub_epi16(a, b);
+}
+inline Ints both(Ints a, Ints b) {
+    return _mm512_and_si512(a, b);
+}
+inline Ints add_products(Ints sum, Ints a, Ints b) {
+    return _mm512_dpwssd_epi32(sum, a, b);
+}
+inline std::uint32_t at_most(Ints a, Ints limit) {
+    return _mm512_cmple_epi32_mask(a, limit);
+}
+inline Floats load(const float* p) {
+    return _mm512_loadu_ps(p);
+}
+inline Floats fill(float a) {
+    return _mm512_set1_ps(a);
+}
+inline Floats add(Floats a, Floats b) {
+    return _mm512_add_ps(a, b);
+}
+inline std::uint32_t not_above(Floats a, Floats limit) {
+    return _mm512_cmp_ps_mask(a, limit, _CMP_NGT_UQ);
+}
+inline Floats add_product(Floats sum, Floats a, Floats b) {
+    return _mm512_fmadd_ps(a, b, sum);
+}
+
+#elif defined(LPKERNEL_AVX2)
+
+constexpr int LANES = 8;
+using Ints = __m256i;
+using Floats = __m256;
+inline Ints zero() {
+    return _mm256_setzero_si256();
+}
+inline Ints load(const void* p) {
+    return _mm256_loadu_si256(static_cast<const Ints*>(p));
+}
+inline void store(void* p, Ints a) {
+    _mm256_storeu_si256(static_cast<Ints*>(p), a);
+}
+inline Ints fill(std::int32_t a) {
+    return _mm256_set1_epi32(a);
+}
+inline Ints add(Ints a, Ints b) {
+    return _mm256_add_epi32(a, b);
+}
+inline Ints sub(Ints a, Ints b) {
+    return _mm256_sub_epi32(a, b);
+}
+inline Ints sub16(Ints a, Ints b) {
+    return _mm256_sub_epi16(a, b);
+}
+inline Ints both(Ints a, Ints b) {
+    return _mm256_and_si256(a, b);
+}
+inline Ints add_products(Ints sum, Ints a, Ints b) {
+    return add(sum, _mm256_madd_epi16(a, b));
+}
+inline std::uint32_t at_most(Ints a, Ints limit) {
+    const int above = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(a, limit)));
+    return ~static_cast<std::uint32_t>(above) & 0xFFu;
+}
+inline Floats load(const float* p) {
+    return _mm256_loadu_ps(p);
+}
+inline Floats fill(float a) {
+    return _mm256_set1_ps(a);
+}
+inline Floats add(Floats a, Floats b) {
+    return _mm256_add_ps(a, b);
+}
+inline std::uint32_t not_above(Floats a, Floats limit) {
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, limit, _CMP_NGT_UQ)));
+}
+inline Floats add_product(Floats sum, Floats a, Floats b) {
+    return _mm256_fmadd_ps(a, b, sum);
+}
+
+#elif defined(LPKERNEL_SSE2)
+
+constexpr int LANES = 4;
+using Ints = __m128i;
+using Floats = __m128;
+inline Ints zero() {
+    return _mm_setzero_si128();
+}
+inline Ints load(const void* p) {
+    return _mm_loadu_si128(static_cast<const Ints*>(p));
+}
+inline void store(void* p, Ints a) {
+    _mm_storeu_si128(static_cast<Ints*>(p), a);
+}
+inline Ints fill(std::int32_t a) {
+    return _mm_set1_epi32(a);
+}
+inline Ints add(Ints a, Ints b) {
+    return _mm_add_epi32(a, b);
+}
+inline Ints sub(Ints a, Ints b) {
+    return _mm_sub_epi32(a, b);
+}
+inline Ints sub16(Ints a, Ints b) {
+    return _mm_sub_epi16(a, b);
+}
+inline Ints both(Ints a, Ints b) {
+    return _mm_and_si128(a, b);
+}
+inline Ints add_products(Ints sum, Ints a, Ints b) {
+    return add(sum, _mm_madd_epi16(a, b));
+}
+inline std::uint32_t at_most(Ints a, Ints limit) {
+    const int above = _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpgt_epi32(a, limit)));
+    return ~static_cast<std::uint32_t>(above) & 0xFu;
+}
+inline Floats load(const float* p) {
+    return _mm_loadu_ps(p);
+}
+inline Floats fill(float a) {
+    return _mm_set1_ps(a);
+}
+inline Floats add(Floats a, Floats b) {
+    return _mm_add_ps(a, b);
+}
+inline std::uint32_t not_above(Floats a, Floats limit) {
+    return static_cast<std::uint32_t>(_mm_movemask_ps(_mm_cmpngt_ps(a, limit)));
+}
+inline Floats add_product(Floats sum, Floats a, Floats b) {
+    return _mm_add_ps(sum, _mm_mul_ps(a, b));
+}
+
+#else  // one lane, any machine
+
+constexpr int LANES = 1;
+struct Ints {
+    std::uint32_t v;
+};
+struct Floats {
+    float v;
+};
+inline std::int32_t half(Ints a, int i) {
+    return static_cast<std::int16_t>(a.v >> (16 * i));
+}
+inline Ints zero() {
+    return {0};
+}
+inline Ints load(const void* p) {
+    Ints a;
+    __builtin_memcpy(&a.v, p, 4);
+    return a;
+}
+inline void store(void* p, Ints a) {
+    __builtin_memcpy(p, &a.v, 4);
+}
+inline Ints fill(std::int32_t a) {
+    return {static_cast<std::uint32_t>(a)};
+}
+inline Ints add(Ints a, Ints b) {
+    return {a.v + b.v};
+}
+inline Ints sub(Ints a, Ints b) {
+    return {a.v - b.v};
+}
+inline Ints sub16(Ints a, Ints b) {
+    return {((a.v - b.v) & 0xFFFFu) | (((a.v >> 16) - (b.v >> 16)) << 16)};
+}
+inline Ints both(Ints a, Ints b) {
+    return {a.v & b.v};
+}
+inline Ints add_products(Ints sum, Ints a, Ints b) {
+    return {sum.v + static_cast<std::uint32_t>(half(a, 0) * half(b, 0)) +
+            static_cast<std::uint32_t>(half(a, 1) * half(b, 1))};
+}
+inline std::uint32_t at_most(Ints a, Ints limit) {
+    return static_cast<std::int32_t>(a.v) <= static_cast<std::int32_t>(limit.v);
+}
+inline Floats load(const float* p) {
+    return {*p};
+}
+inline Floats fill(float a) {
+    return {a};
+}
+inline Floats add(Floats a, Floats b) {
+    return {a.v + b.v};
+}
+inline std::uint32_t not_above(Floats a, Floats limit) {
+    return !(a.v > limit.v);
+}
+inline Floats add_product(Floats sum, Floats a, Floats b) {
+    return {sum.v + a.v * b.v};
+}
+
+#endif
+
+#if defined(LPKERNEL_AVX512) || defined(LPKERNEL_AVX2) || defined(LPKERNEL_SSE2)
+#define LPKERNEL_BYTES
+
+// N bytes, 16 to 64: the widest register there is, or halves.
+template <int N>
+struct Bytes {
+    Bytes<N / 2> low, high;
+    static Bytes zero() { return {Bytes<N / 2>::zero(), Bytes<N / 2>::zero()}; }
+    static Bytes load(const std::uint8_t* p) { return {Bytes<N / 2>::load(p), Bytes<N / 2>::load(p + N / 2)}; }
+    void add_saturated(Bytes b) {
+        low.add_saturated(b.low);
+        high.add_saturated(b.high);
+    }
+    std::uint64_t at_most(Bytes limit) const { return low.at_most(limit.low) | high.at_most(limit.high) << (N / 2); }
+};
+
+template <>
+struct Bytes<16> {
+    __m128i v;
+    static Bytes zero() { return {_mm_setzero_si128()}; }
+    static Bytes load(const std::uint8_t* p) { return {_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))}; }
+    void add_saturated(Bytes b) { v = _mm_adds_epu8(v, b.v); }
+    std::uint64_t at_most(Bytes limit) const {
+        return static_cast<std::uint32_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(v, limit.v), v)));
+    }
+};
+
+#if defined(LPKERNEL_AVX512) || defined(LPKERNEL_AVX2)
+template <>
+struct Bytes<32> {
+    __m256i v;
+    static Bytes zero() { return {_mm256_setzero_si256()}; }
+    static Bytes load(const std::uint8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+    void add_saturated(Bytes b) { v = _mm256_adds_epu8(v, b.v); }
+    std::uint64_t at_most(Bytes limit) const {
+        return static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(v, limit.v), v)));
+    }
+};
+#endif
+
+#if defined(LPKERNEL_AVX512)
+template <>
+struct Bytes<64> {
+    __m512i v;
+    static Bytes zero() { return {_mm512_setzero_si512()}; }
+    static Bytes load(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+    void add_saturated(Bytes b) { v = _mm512_adds_epu8(v, b.v); }
+    std::uint64_t at_most(Bytes limit) const { return _mm512_cmple_epu8_mask(v, limit.v); }
+};
+#endif
+
+// (16, 16) bytes, rows `from_stride` apart, to their transpose, rows `to_stride` apart.
+inline void transpose_bytes(const std::uint8_t* from, std::int64_t from_stride, std::uint8_t* to,
+                            std::int64_t to_stride) {
+    __m128i rows[16], mixed[16];
+    for (int i = 0; i < 16; ++i) rows[i] = Bytes<16>::load(from + i * from_stride).v;
+    for (int stage = 0; stage < 4; ++stage) {  // each is a perfect shuffle of the 256 bytes
+        for (int i = 0; i < 8; ++i) {
+            mixed[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
+            mixed[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+        }
+        for (int i = 0; i < 16; ++i) rows[i] = mixed[i];
+    }
+    for (int i = 0; i < 16; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * to_stride), rows[i]);
+}
+
+#endif
+
+// The int32 whose bits are two neighbouring int16 (any alignment).
+inline std::int32_t pair_at(const std::int16_t* p) {
+    std::int32_t bits;
+    __builtin_memcpy(&bits, p, sizeof bits);
+    return bits;
+}
+
+}  // namespace

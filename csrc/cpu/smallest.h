@@ -1,0 +1,64 @@
+// The nearest images met so far: the `need` smallest keys (distance << 32 | index), as a heap with the largest on top.
+//
+// A key is a total order, so the result depends neither on the order of the pushes nor on how the bank was
+// divided: ties of the distance go to the lowest index, and heaps of parts merge exactly. A scan draws its rank
+// among the neighbours before it searches, so `need` is that rank + 1 and the answer is the top.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace lpkernel {
+
+class Smallest {
+  public:
+    static constexpr std::int32_t ANY = 0x7FFFFFFF;
+
+    // limit: no distance above it is among the `need` smallest (known from any `need` images measured before).
+    void reset(std::int64_t need, std::int32_t limit = ANY) {
+        need_ = static_cast<std::size_t>(need);
+        limit_ = limit;
+        keys_.clear();
+    }
+
+    // Distances above this are of no use.
+    std::int32_t limit() const { return limit_; }
+
+    // distance >= 0
+    void push(std::int32_t distance, std::int64_t index) {
+        push(static_cast<std::uint64_t>(distance) << 32 | static_cast<std::uint64_t>(index));
+    }
+
+    void push(std::uint64_t key) {
+        if (keys_.size() == need_) {
+            if (key >= keys_.front()) return;
+            std::pop_heap(keys_.begin(), keys_.end());
+            keys_.back() = key;
+        } else {
+            keys_.push_back(key);
+        }
+        std::push_heap(keys_.begin(), keys_.end());
+        if (keys_.size() == need_) limit_ = std::min(limit_, static_cast<std::int32_t>(keys_.front() >> 32));
+    }
+
+    void merge(const Smallest& other) {
+        for (const std::uint64_t key : other.keys_) push(key);
+    }
+
+    std::int64_t top_index() const { return static_cast<std::int64_t>(keys_.front() & 0xFFFFFFFFu); }
+    std::size_t need() const { return need_; }
+    const std::vector<std::uint64_t>& keys() const { return keys_; }  // a heap
+    std::vector<std::uint64_t>& sorted() {                            // ascending; no push after this
+        std::sort(keys_.begin(), keys_.end());
+        return keys_;
+    }
+
+  private:
+    std::vector<std::uint64_t> keys_;
+    std::size_t need_ = 1;
+    std::int32_t limit_ = ANY;
+};
+
+}  // namespace lpkernel

@@ -1,0 +1,143 @@
+"""The "cpp" backend: compiled C++ kernels (csrc/cpu), a whole plan in one call.
+
+Uses as many threads as torch does (`torch.set_num_threads`), and the best instruction set of the
+machine unless the environment variable LPKERNEL_ISA names one: avx512, avx2 or baseline. Neither
+changes a bit of the result.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lpkernel import _native
+from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
+from lpkernel.errors import InputError
+
+CODES = 32768  # codes are compared as int16
+
+
+@dataclass
+class Tuning:
+    """When the native code takes which way; results do not depend on it.
+
+    group: images that walk through a plan together; split: compared values of a step from which few
+    images share it among the threads; seeded: bank images from which a search starts from the limit
+    that recent neighbours give; pairs: bank images up to which all distances between them are
+    tabulated; kept: bytes of bank layouts that are kept for the next call;
+    packed: float queries from which masked_topk packs and screens the bank.
+    """
+
+    group: int = 64
+    split: int = 1 << 20
+    seeded: int = 4096
+    pairs: int = 32
+    kept: int = 1 << 28
+    packed: int = 8
+
+
+class CppBackend:
+    """Scans and searches on the CPU."""
+
+    name = "cpp"
+
+    def __init__(self) -> None:
+        self.tuning = Tuning()
+        self._layers = _Layers()
+
+    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
+        if isinstance(request, TopkRequest):
+            device = str(getattr(request.bank, "device", "cpu"))
+        if device not in ("auto", "cpu"):
+            return [f"runs on the CPU only, not on {device}"]
+        if reasons := _native.cpu_reasons():
+            return reasons
+        isa, known = os.environ.get("LPKERNEL_ISA", ""), _native.cpu().build_info()["isa"]
+        if isa and isa not in known:
+            return [f"LPKERNEL_ISA is {isa!r}, this machine runs {', '.join(known)}"]
+        if isinstance(request, ScanRequest) and isinstance(request.bank, CodeBank) and len(request.bank.table) > CODES:
+            return [f"compares up to {CODES} codes by table, got {len(request.bank.table)}"]
+        return []
+
+    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+        isa, tuning = os.environ.get("LPKERNEL_ISA", ""), self.tuning
+        if not 0 <= request.seed < 2**64:
+            raise InputError(f"seed: got {request.seed}, expected an integer in [0, 2^64)")
+        in_codes = isinstance(request.bank, CodeBank)
+        scales = []
+        for scale, start in zip(request.plan.scales, request.canvas, strict=True):
+            content = _dense(
+                request.bank.codes if isinstance(request.bank, CodeBank) else request.bank.level(scale.side)
+            )
+            table = _dense(request.bank.table) if isinstance(request.bank, CodeBank) else None
+            layer = self._layers.get(content, table, request.candidates, isa, tuning)
+            resize = scale.resize and (scale.resize.i0, scale.resize.i1, scale.resize.f)
+            begin = None if start is None else _start(start, request.bank.table if in_codes else None)  # type: ignore[union-attr]
+            scales.append((scale.side, scale.positions, scale.compare, scale.write, resize, layer, content, begin))
+        return _native.cpu().scan(
+            scales,
+            request.images,
+            min(request.k, request.bank.size),
+            request.seed,
+            torch.get_num_threads(),
+            isa,
+            (tuning.group, tuning.split, tuning.seeded),
+        )
+
+    def masked_topk(self, request: TopkRequest) -> TopK:
+        arrays = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
+        queries, bank, patch_mask, candidate_mask = (
+            None if array is None else np.require(array, requirements=["C", "A"]) for array in arrays
+        )
+        threads, isa = torch.get_num_threads(), os.environ.get("LPKERNEL_ISA", "")
+        return TopK(
+            *_native.cpu().masked_topk(
+                queries, bank, request.k, patch_mask, candidate_mask, threads, isa, self.tuning.packed
+            )
+        )
+
+
+class _Layers:
+    """Bank layouts of the last calls, each as long as the arrays it was made from live. Banks are read-only."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Any, ...], tuple[Any, Sequence[weakref.ref[Any]]]] = {}
+
+    def get(self, content: Array, table: Array | None, candidates: Array, isa: str, tuning: Tuning) -> Any:
+        arrays = (content, table) if table is not None else (content,)
+        allowed = None if len(candidates) == len(content) else candidates.tobytes()
+        key = (*map(id, arrays), allowed, isa, tuning.pairs)
+        found = self._kept.get(key)
+        if found and all(ref() is array for ref, array in zip(found[1], arrays, strict=True)):
+            return found[0]
+        layer = _native.cpu().Layer(
+            content, np.zeros((1, 1), np.int32) if table is None else table, candidates, isa, tuning.pairs
+        )
+        self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[1])}
+        while self._kept and layer.bytes + sum(entry[0].bytes for entry in self._kept.values()) > tuning.kept:
+            del self._kept[next(iter(self._kept))]
+        if layer.bytes <= tuning.kept:
+            self._kept[key] = (layer, [weakref.ref(array) for array in arrays])
+        return layer
+
+
+def _dense(array: Array) -> Array:
+    """int16 codes and latents, int32 tables; contiguous. The same object where it already is."""
+    wanted = np.int32 if array.ndim == 2 else np.int16
+    if array.dtype == wanted and array.flags.c_contiguous and array.flags.aligned:
+        return array  # not ascontiguousarray, which makes a new object of a memory map
+    return np.ascontiguousarray(array, wanted)
+
+
+def _start(start: Array, table: Array | None) -> Array:
+    """Starting cells as int16; codes are looked at before they are narrowed."""
+    if table is not None and start.size and not 0 <= start.min() <= start.max() < len(table):
+        raise InputError(f"canvas: codes run from {start.min()} to {start.max()}, expected 0 to {len(table) - 1}")
+    return np.ascontiguousarray(start, np.int16)

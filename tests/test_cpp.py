@@ -1,0 +1,269 @@
+"""The C++ backend: the same bits for any threads, instruction set and way of working; bad arguments never crash it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scans import World
+
+from lpkernel import _native, plan
+from lpkernel.backends.base import CodeBank, LatentBank, ScanRequest, TopkRequest
+from lpkernel.backends.cpp import CppBackend, Tuning
+from lpkernel.backends.reference import NumpyBackend
+from lpkernel.errors import BackendUnavailable, InputError
+from lpkernel.ops import masked_topk
+
+if _reasons := _native.cpu_reasons():
+    pytest.skip(f"cpp: {_reasons[0]}", allow_module_level=True)
+
+SPECIFICATION = NumpyBackend()
+ISAS = _native.cpu().build_info()["isa"]
+WAYS = {
+    "as usual": Tuning(),
+    "groups of 3": Tuning(group=3, pairs=0, seeded=1),
+    "bank divided": Tuning(split=0, pairs=0, seeded=1),
+    "alone": Tuning(group=1, pairs=0, seeded=1 << 40),
+}
+
+
+@pytest.fixture(params=[1, 2, 4])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def backend(way: str = "as usual") -> CppBackend:
+    made = CppBackend()
+    made.tuning = WAYS[way]
+    return made
+
+
+def cases() -> Iterator[ScanRequest]:
+    """Both domains; banks around the sizes of blocks and tiles; ties planted by few codes; few and many images."""
+    for size, codes, k in [(1, 5, 1), (16, 4, 3), (33, 40, 7), (64, 3, 2), (65, 60, 128), (200, 2, 10), (1030, 30, 5)]:
+        world = World(size, side=9, channels=3, codes=codes, seed=size)
+        allowed = np.flatnonzero(world.random.random(size) < 0.7) if size > 2 else None
+        for images in ([0, 1], range(7)):
+            one, two = plan.random(9, 4, scales=[9]), plan.random(9, 4, scales=[6, 9])
+            start = world.start(1)
+            yield world.request(one, images, k, in_codes=True)
+            yield world.request(one, images, k, candidates=allowed)
+            yield world.request(one, images, k, candidates=allowed, in_codes=True)
+            yield world.request(two, images, k, seed=2**63)
+            yield world.request(plan.reference(9, 5, scales=[7, 9]), images, k, start=start)
+            yield world.request(plan.reference(9, 5), images, k, start=start, in_codes=True)
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[tuple[ScanRequest, np.ndarray]]:
+    return [(request, SPECIFICATION.scan(request)) for request in cases()]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("way", WAYS)
+def test_scans_are_the_same_on_every_way(
+    way: str, isa: str, threads: int, expected: list[tuple[ScanRequest, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+    for request, sources in expected:
+        assert np.array_equal(backend(way).scan(request), sources)
+
+
+@pytest.mark.parametrize("size", [1, 2, 63, 500, 1023, 1024, 1025, 5000])
+@pytest.mark.parametrize("k", [1, 10, 128])
+def test_scans_of_ragged_banks(size: int, k: int) -> None:
+    world = World(size, side=6, channels=5, codes=9, seed=k)
+    for in_codes in (False, True):
+        for way in ("groups of 3", "bank divided"):
+            request = world.request(plan.random(6, 3, 3, scales=[6]), [5, 3], k, in_codes=in_codes)
+            assert np.array_equal(backend(way).scan(request), SPECIFICATION.scan(request))
+
+
+def test_a_bank_without_ties_at_all_codes() -> None:
+    """As many codes as images and more: real distances, no two alike."""
+    world = World(3000, side=8, channels=8, codes=700, spread=400)
+    made = plan.random(8, 5, 2, scales=[8])
+    request = world.request(made, range(24), 10, in_codes=True)
+    assert np.array_equal(backend().scan(request), SPECIFICATION.scan(request))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+@pytest.mark.parametrize("packed", [1, 1000])
+def test_masked_topk_is_the_same_on_every_way(
+    dtype: str, isa: str, packed: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+    runner = backend()
+    runner.tuning = Tuning(packed=packed)
+    random = np.random.default_rng(0)
+    for q, b, d, k in [(1, 1, 1, 1), (3, 64, 7, 5), (5, 65, 16, 65), (9, 700, 33, 10), (2, 130, 0, 3), (4, 300, 1, 9)]:
+        queries, bank = (random.integers(-3, 4, (rows, d)).astype(dtype) for rows in (q, b))
+        allowed = random.random(b) < 0.6
+        for mask in (None, random.random(d) < 0.5, random.random((q, d)) < 0.5):
+            for candidates in (None, allowed, np.zeros(b, bool)):
+                request = TopkRequest(queries, bank, k, mask, candidates)
+                for mine, theirs in zip(runner.masked_topk(request), SPECIFICATION.masked_topk(request), strict=True):
+                    assert mine.dtype == theirs.dtype
+                    assert np.array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("scale", [1e-22, 1e-3, 1.0, 1e15, 1e19])
+def test_screening_loses_nothing(isa: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Screened and direct answers are one, from denormal products to overflow, with NaN and infinity about."""
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+    random = np.random.default_rng(1)
+    bank = (random.standard_normal((800, 40)) * scale).astype(np.float32)
+    bank[5, 3], bank[6, 0], bank[7, 1] = np.nan, np.inf, -np.inf
+    bank[100:200] = bank[0]
+    queries = bank[190:210] + random.standard_normal((20, 40)).astype(np.float32) * np.float32(scale / 8)
+    queries[4, 2] = np.nan
+    for mask in (None, random.random(40) < 0.7, random.random((20, 40)) < 0.7):
+        request = TopkRequest(queries, bank, 400, mask, None)
+        answers = []
+        for packed in (1, 1000):
+            runner = backend()
+            runner.tuning = Tuning(packed=packed)
+            answers.append(runner.masked_topk(request))
+        assert np.array_equal(answers[0].indices, answers[1].indices)
+        assert np.array_equal(answers[0].distances, answers[1].distances, equal_nan=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            exact = SPECIFICATION.masked_topk(request)
+        np.testing.assert_allclose(answers[0].distances, exact.distances, rtol=1e-6)
+
+
+def test_the_environment_names_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LPKERNEL_ISA", "mmx")
+    with pytest.raises(BackendUnavailable, match=r"LPKERNEL_ISA is 'mmx', this machine runs .*baseline"):
+        masked_topk(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32), 1, backend="cpp")
+    assert ISAS[-1] == "baseline"
+
+
+def test_runs_on_the_cpu_only() -> None:
+    assert backend().unsupported(None, "cuda") == ["runs on the CPU only, not on cuda"]
+    assert backend().unsupported(None, "cpu") == []
+
+
+def test_read_only_and_scattered_arrays(tmp_path: Path) -> None:
+    world = World(50, side=8)
+    made = plan.random(8, 4, scales=[8])
+    want = SPECIFICATION.scan(world.request(made, range(3), 3))
+    for name, array in (("codes", world.codes), ("full", world.full), ("table", world.table)):
+        np.save(tmp_path / f"{name}.npy", array)
+    codes, full, table = (np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in ("codes", "full", "table"))
+    doubled = np.repeat(full, 2, axis=3)[..., ::2]
+    for bank in (CodeBank(codes, table), CodeBank(codes.astype(np.int32), table), LatentBank(lambda side: full, 50),
+                 LatentBank(lambda side: doubled, 50)):  # fmt: skip
+        request = replace(world.request(made, range(3), 3), bank=bank)
+        assert np.array_equal(backend().scan(request), want)
+
+
+def test_layouts_live_no_longer_than_the_bank() -> None:
+    runner = backend()
+    world = World(40, side=8)
+    request = world.request(plan.random(8, 4, scales=[8]), [0], 3, in_codes=True)
+    runner.scan(request)
+    first = next(iter(runner._layers._kept.values()))[0]
+    runner.scan(request)
+    assert [entry[0] for entry in runner._layers._kept.values()] == [first]
+    del request, world
+    gc.collect()
+    runner.scan(World(10, side=8).request(plan.random(8, 4, scales=[8]), [0], 3))
+    assert first not in [entry[0] for entry in runner._layers._kept.values()]
+
+
+def test_bad_seeds_and_canvases_are_refused() -> None:
+    world = World(10, side=8)
+    with pytest.raises(InputError, match="seed"):
+        backend().scan(world.request(plan.random(8, 4, scales=[8]), [0], 3, seed=-1))
+    start = world.start(1)
+    start[0, 3, 3] = 20
+    with pytest.raises(InputError, match="codes run from"):
+        backend().scan(world.request(plan.reference(8, 4), [0], 3, start=start, in_codes=True))
+
+
+# Values that stand in for one argument of a native call at a time.
+JUNK: list[Any] = [
+    None, -1, 0, 1, 2**40, 2**64, "x", (), [], 1.5,
+    np.zeros((), np.int16), np.zeros(0, np.int64), np.zeros((0, 2), np.int32), np.full((4, 2), -1, np.int32),
+    np.full((4, 2), 99, np.int32), np.zeros((4, 3, 3), bool), np.zeros((4, 9, 9), bool), np.zeros((0, 0, 0), bool),
+    np.zeros((5, 6, 6), np.int16), np.full((5, 6, 6), 2**15 - 1, np.int16), np.full((5, 6, 6), -1, np.int16),
+    np.zeros((5, 6, 6, 2), np.int16), np.full((5, 6, 6, 2), -(2**15), np.int16), np.zeros((5, 6, 6), np.int32),
+    np.zeros((5, 5, 5, 2), np.int16), np.zeros((0, 6, 6), np.int16), np.zeros((5, 6, 6, 0), np.int16),
+    np.array([0, 7]), np.array([1, 0]), np.array([-1]), np.array([2**33]), np.zeros((3, 3), np.int32),
+    np.full((3, 3), -5, np.int32), np.full((3, 3), 2**31 - 1, np.int32), np.zeros((3, 4), np.int32),
+    np.zeros((3, 4), np.float32), np.zeros((3, 4), np.int16), np.full((3, 4), -(2**15), np.int16),
+    np.full((3, 4), np.nan, np.float32), np.zeros(4, bool), np.zeros((3, 4), bool)[:, ::-1],
+]  # fmt: skip
+
+
+def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
+    """Sound calls: name -> function, arguments."""
+    codes, table = np.zeros((5, 6, 6), np.int16), np.zeros((3, 3), np.int32)
+    latents = np.arange(360, dtype=np.int16).reshape(5, 6, 6, 2)
+    everything = np.arange(5)
+    made = plan.random(6, 3, 3, scales=[4, 6])
+    resize = made.scales[1].resize
+    assert resize is not None
+
+    def scale(at: int, tables: Any, content: np.ndarray) -> list[Any]:
+        of = made.scales[at]
+        layer = module.Layer(content, table, everything, "", 0)
+        return [of.side, of.positions, of.compare, of.write, tables, layer, content, None]
+
+    def one_scale(*entries: Any) -> np.ndarray:
+        return module.scan([tuple(entries)], np.arange(2), 3, 0, 1, "", (64, 0, 0))
+
+    def two_scales(*entries: Any) -> np.ndarray:
+        first = scale(0, None, np.ascontiguousarray(latents[:, :4, :4]))
+        return module.scan([tuple(first), tuple(entries)], np.arange(2), 3, 0, 1, "", (64, 0, 0))
+
+    second = scale(1, (resize.i0, resize.i1, resize.f), latents)
+    one = [*scale(1, None, codes)]
+    floats = np.zeros((3, 4), np.float32)
+    return {
+        "layer of codes": (module.Layer, [codes, table, everything, "", 32]),
+        "layer of latents": (module.Layer, [latents, table, everything, "", 0]),
+        "one scale": (one_scale, one),
+        "two scales": (two_scales, second),
+        "resize": (lambda *tables: two_scales(*second[:4], tables, *second[5:]), [resize.i0, resize.i1, resize.f]),
+        "scan": (module.scan, [[tuple(one)], np.arange(2), 3, 0, 1, "", (64, 0, 0)]),
+        "topk": (module.masked_topk, [floats, floats, 2, None, None, 1, "", 1]),
+        "topk of integers": (
+            module.masked_topk,
+            [floats.astype(np.int16)] * 2 + [2, np.ones((3, 4), bool), None, 1, "", 1],
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", native_calls(_native.cpu()))
+def test_sound_native_calls_run(name: str) -> None:
+    function, arguments = native_calls(_native.cpu())[name]
+    function(*arguments)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_no_argument_crashes_the_native_code(data: st.DataObject) -> None:
+    """Each call with one or two arguments replaced by junk either raises or gives a result."""
+    calls = native_calls(_native.cpu())
+    function, arguments = calls[data.draw(st.sampled_from(sorted(calls)), "call")]
+    arguments = list(arguments)
+    for _ in range(data.draw(st.integers(1, 2))):
+        arguments[data.draw(st.integers(0, len(arguments) - 1), "at")] = data.draw(st.sampled_from(JUNK), "junk")
+    with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError, MemoryError):
+        function(*arguments)
