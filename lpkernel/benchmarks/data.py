@@ -92,14 +92,16 @@ class Maps:
 def one_step(side: int, patch: int) -> Plan:
     """The plan of one step of the default one-scale generation: the most central of those with the usual known cells.
 
-    P = 6, w = 2: all but the lower right 2 x 2 cells are known, 32 of 36.
+    P = 6, w = 2: all but the lower right 2 x 2 cells are known, 32 of 36. Raises InputError for a patch that fills
+    the grid, where nothing is ever known.
     """
+    if patch >= side:
+        raise InputError(f"--p: got {patch}, expected less than the bank's grid side {side}")
     whole = plans.random(side, patch, scales=(side,))
     scale = whole.scales[0]
-    known = scale.compare.sum(axis=(1, 2))
-    usual = np.flatnonzero(known == known[-1])
-    off_centre = np.abs(scale.positions[usual] - (side - patch) / 2).sum(axis=1)
-    i = usual[np.argmin(off_centre)]
+    usual = np.abs(scale.compare.sum(axis=(1, 2)) - (patch**2 - whole.stride**2))
+    off_centre = np.abs(scale.positions - (side - patch) / 2).sum(axis=1)
+    i = np.lexsort((off_centre, usual))[0]
     step = replace(
         scale, positions=scale.positions[i : i + 1], compare=scale.compare[i : i + 1], write=scale.write[i : i + 1]
     )

@@ -29,7 +29,6 @@ def repeat(call: Callable[[int], Any], batches: int, budget: float) -> list[floa
     A call longer than the whole budget is run once. The garbage collector rests meanwhile.
     """
     times: list[float] = []
-    gc.collect()
     gc.disable()
     try:
         while len(times) < MOST_RUNS:
@@ -66,7 +65,6 @@ def _status(name: str) -> int | None:
 
 def resident() -> int | None:
     """Resident bytes of this process, after what is free has been given back to the system."""
-    gc.collect()
     with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
     return _status("VmRSS")

@@ -6,6 +6,7 @@ scale, and its high-water mark meanwhile, both above what it held before, everyt
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 
@@ -22,6 +23,7 @@ def main(path: str, backend: str, threads: int) -> None:
     small = Bank.from_codes(random.integers(0, 32, (32, 16, 16)), random.standard_normal((32, 16), np.float32))
     generate(small, 16, scales=(16,), k=10, backend=backend)
     del small
+    gc.collect()
     before = measure.resident() or 0
     kept = []
 
@@ -30,6 +32,7 @@ def main(path: str, backend: str, threads: int) -> None:
         kept.append((bank, generate(bank, 16, scales=(bank.grid,), k=10, backend=backend)))
 
     peak, _ = measure.peak_extra(work)
+    gc.collect()
     after = measure.resident() or 0
     print(json.dumps({"resident": after - before, **({} if peak is None else {"peak": peak})}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -118,6 +119,11 @@ class Suite:
         options.check()
         self.options, self.said = options, said
         self.maps = data.Maps(bank, options.seed)
+        largest = max(p for _, _, p, _ in step_sweep(options, "bank"))
+        if "step" in options.cases and largest > bank.max_patch:
+            raise InputError(
+                f"--p: got {largest}, but this bank's fixed point is exact up to {bank.max_patch}; give less"
+            )
         self.results = Results()
         self.bounds = machine.limits(options.threads)
         self._speed: dict[tuple[str, str, str], tuple[float, float]] = {}  # (case, data, provider) -> work, seconds
@@ -131,6 +137,7 @@ class Suite:
     def run(self) -> Iterator[Point]:
         """Every point of the sweep, after it was measured."""
         for make in self._points():
+            gc.collect()
             point = make()
             self.said(f"{point.case} {point.data} " + " ".join(f"{name}={value}" for name, value in point.x.items()))
             self._run_point(point)
