@@ -24,7 +24,8 @@ lint: .venv/.installed-dev
 check: lint test
 
 bench: .venv/.installed-test
-	$(BIN)/python -m pytest bench --benchmark-only
+	@mkdir -p out
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json out/bench.json --benchmark-columns min,median,rounds
 
 # The C++ code under AddressSanitizer and UndefinedBehaviorSanitizer, run by its tests. Not ThreadSanitizer: the
 # compiler's OpenMP library is not built for it, so it takes every barrier for a race. Threads share only what they

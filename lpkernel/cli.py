@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lpkernel.commands import autoencoder, bank, generate, info
+from lpkernel.commands import autoencoder, bank, bench, generate, info
 from lpkernel.errors import InputError, LpkernelError
 
 USAGE_ERROR = 2
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="lpkernel", description="Image generation by copying latent patches of a few examples.")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    for module in (info, bank, autoencoder, generate):
+    for module in (info, bank, autoencoder, generate, bench):
         module.register(commands)
     return parser
 
@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        return _fail(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error))
+        reason = error.strerror or str(error)
+        return _fail(f"{error.filename}: {reason}" if error.filename is not None else reason)
     except KeyboardInterrupt:
         print("lpkernel: interrupted", file=sys.stderr)
         return INTERRUPTED

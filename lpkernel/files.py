@@ -28,7 +28,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         partial.chmod(0o666 & ~umask)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a failed write does not say where
         with suppress(OSError):
             partial.unlink()
         raise

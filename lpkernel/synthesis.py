@@ -102,7 +102,7 @@ def generate(
     in_codes = _in_codes(bank, plan, domain)
     request = ScanRequest(
         plan=plan,
-        bank=CodeBank(bank.codes, bank.table()) if in_codes else LatentBank(bank.level, bank.size),  # type: ignore[arg-type]
+        bank=_code_bank(bank) if in_codes else LatentBank(bank.level, bank.size),
         canvas=_canvases(bank, plan, start, in_codes),
         candidates=allowed,
         images=np.arange(first_image, first_image + n, dtype=np.int64),
@@ -186,6 +186,11 @@ def _in_codes(bank: Bank, plan: Plan, domain: str) -> bool:
             f"got scales {list(plan.sides)}; use auto"
         )
     return possible and domain != "latents"
+
+
+def _code_bank(bank: Bank) -> CodeBank:
+    assert bank.codes is not None and bank.fixed_codebook is not None
+    return CodeBank(bank.codes, bank.fixed_codebook, bank.table())
 
 
 def _canvas_array(bank: Bank, canvas: ArrayLike, n: int) -> Array:

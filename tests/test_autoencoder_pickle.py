@@ -176,6 +176,7 @@ def test_truncated_files_are_told(tmp_path: Path, legacy: bool) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_other_containers_are_told(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x.pt")
     with pytest.raises(InputError, match="TorchScript"):

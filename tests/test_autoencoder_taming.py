@@ -12,15 +12,13 @@ import numpy as np
 import packages
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from lpkernel.autoencoder import load_autoencoder
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
 from lpkernel.autoencoder.taming import convert
 from lpkernel.errors import InputError, MissingExtra
-
-yaml: Any = pytest.importorskip("yaml")
-pytest.importorskip("diffusers")
 
 BASE = {"double_z": False, "in_channels": 3, "out_ch": 3, "ch": 32, "dropout": 0.0, "num_res_blocks": 1}
 SMALL = BASE | {"ch_mult": [1, 2], "attn_resolutions": [32], "z_channels": 6, "resolution": 64}

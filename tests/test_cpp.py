@@ -166,8 +166,13 @@ def test_read_only_and_scattered_arrays(tmp_path: Path) -> None:
         np.save(tmp_path / f"{name}.npy", array)
     codes, full, table = (np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in ("codes", "full", "table"))
     doubled = np.repeat(full, 2, axis=3)[..., ::2]
-    for bank in (CodeBank(codes, table), CodeBank(codes.astype(np.int32), table), LatentBank(lambda side: full, 50),
-                 LatentBank(lambda side: doubled, 50)):  # fmt: skip
+    banks = (
+        CodeBank(codes, world.codebook, table),
+        CodeBank(codes.astype(np.int32), world.codebook, table),
+        LatentBank(lambda side: full, 50),
+        LatentBank(lambda side: doubled, 50),
+    )
+    for bank in banks:
         request = replace(world.request(made, range(3), 3), bank=bank)
         assert np.array_equal(backend().scan(request), want)
 

@@ -12,7 +12,7 @@ from scans import World
 
 from lpkernel import philox, plan
 from lpkernel.backends import reference
-from lpkernel.backends.base import Backend, CodeBank, LatentBank
+from lpkernel.backends.base import Backend, LatentBank
 from lpkernel.plan import Plan
 
 SPECIFICATION = reference.NumpyBackend()
@@ -176,17 +176,17 @@ def test_a_case_worked_by_hand() -> None:
 
 def test_distances_of_the_specification_are_plain_sums() -> None:
     world = World(9, side=6)
-    canvas = world.full[4].copy()
+    window, patches = world.full[4, 2:4, 3:5], world.full[:, 2:4, 3:5]
     compare = np.array([[True, False], [True, True]])
-    got = reference.latent_distances(canvas, world.full, 2, 3, compare)
+    got = reference.latent_distances(window, patches, compare)
     for b in range(9):
         want = 0
-        for dy, dx in [(0, 0), (1, 0), (1, 1)]:
+        for y, x in [(0, 0), (1, 0), (1, 1)]:
             for c in range(world.full.shape[-1]):
-                want += (int(canvas[2 + dy, 3 + dx, c]) - int(world.full[b, 2 + dy, 3 + dx, c])) ** 2
+                want += (int(window[y, x, c]) - int(patches[b, y, x, c])) ** 2
         assert got[b] == want
-    bank = CodeBank(world.codes, world.table)
-    assert np.array_equal(reference.code_distances(world.codes[4], bank, np.arange(9), 2, 3, compare), got)
+    codes = world.codes[:, 2:4, 3:5]
+    assert np.array_equal(reference.code_distances(codes[4], codes, compare, world.table), got)
 
 
 def test_extreme_values_stay_exact(fast_backend: Backend) -> None:
@@ -201,5 +201,5 @@ def test_extreme_values_stay_exact(fast_backend: Backend) -> None:
     for in_codes in (False, True):
         request = world.request(made, [0, 1], 12, start=start, in_codes=in_codes)
         assert np.array_equal(fast_backend.scan(request), SPECIFICATION.scan(request))
-    far = reference.latent_distances(world.codebook[start[0]], world.full, 0, 0, np.ones((8, 8), bool))
+    far = reference.latent_distances(world.codebook[start[0]], world.full, np.ones((8, 8), bool))
     assert far.max() == 4 * 724**2 * 1024 < 2**31

@@ -26,12 +26,13 @@ class LatentBank:
 class CodeBank:
     """Code domain, for plans of one scale at the full side M.
 
-    codes (B, M, M) int16 or int32 in [0, V); table (V, V) int32, the squared distance of each pair
-    of fixed-point codebook rows. Distances are sums of table entries, the same integers as in the
-    latent domain.
+    codes (B, M, M) int16 or int32 in [0, V); vectors (V, C) int16, the fixed-point codebook; table (V, V)
+    int32, the squared distance of each pair of its rows. Distances are sums of table entries, the same
+    integers as in the latent domain.
     """
 
     codes: NDArray[np.int16] | NDArray[np.int32]
+    vectors: NDArray[np.int16]
     table: NDArray[np.int32]
 
     @property

@@ -102,20 +102,23 @@ class TorchBackend:
 
 
 class _Scan:
-    """One run of a plan for all images of a request."""
+    """One run of a plan for all images of a request.
+
+    A step compares (N, D) vectors of canvas windows with (A, D) of the allowed images by one matrix product
+    a tile; unknown cells are zero in the canvas and absent from the norms, so they add nothing.
+    Allowed images are in index order, so a tie at the lowest position is a tie at the lowest index.
+    """
 
     def __init__(self, request: ScanRequest, device: torch.device) -> None:
         self.request, self.device = request, device
         self.count = len(request.images)
-        self.rows = torch.arange(self.count, device=device)[:, None]
-        self.all_allowed = len(request.candidates) == request.bank.size
         self.candidates = torch.from_numpy(request.candidates).to(device)
         steps = np.arange(request.plan.steps)
         words = philox.draws(request.seed, request.images[:, None], steps[None, :])
         self.words = torch.from_numpy(words.astype(np.int64)).to(device)
-        self.table: Tensor | None = None
+        self.codebook: Tensor | None = None
         if isinstance(request.bank, CodeBank):
-            self.table = tensor(request.bank.table).to(device)
+            self.codebook = tensor(request.bank.vectors).to(device, torch.float64)
 
     def run(self) -> Tensor:
         canvas: Tensor | None = None
@@ -123,32 +126,46 @@ class _Scan:
         step = 0
         for scale, start in zip(self.request.plan.scales, self.request.canvas, strict=True):
             bank = self._content(scale.side)
+            norms = self._norms(bank)
             canvas = self._enter(canvas, scale, start, bank)
-            flat = canvas.flatten(1, 2)  # a view: the steps write into the canvas
-            bank = bank.flatten(1, 2)
-            sources = torch.full(flat.shape[:2], -1, dtype=torch.int64, device=self.device)
-            patch = np.arange(scale.write.shape[1])
+            sources = torch.full((self.count, scale.side, scale.side), -1, dtype=torch.int64, device=self.device)
+            patch = self.request.plan.patch
             for (y, x), compare, write in zip(scale.positions, scale.compare, scale.write, strict=True):
-                cells = (y + patch)[:, None] * scale.side + (x + patch)
-                known, written = (torch.from_numpy(cells[mask]).to(self.device) for mask in (compare, write))
-                chosen = self._choose(flat, bank, known, step)
-                flat[:, written] = bank[chosen[:, None], written]
-                sources[:, written] = self.candidates[chosen][:, None]
+                window = np.s_[:, y : y + patch, x : x + patch]
+                known = torch.from_numpy(compare).to(self.device) if compare.any() else None
+                chosen = self._choose(canvas[window], bank[window], norms[window], known, self.words[:, step])
+                mask = torch.from_numpy(write).to(self.device)
+                copied = bank[window][chosen]
+                cells = mask.view(mask.shape + (1,) * (copied.ndim - 3))
+                canvas[window] = torch.where(cells, copied, canvas[window])
+                sources[window] = torch.where(mask, self.candidates[chosen][:, None, None], sources[window])
                 step += 1
-        side = self.request.plan.sides[-1]
-        return sources.view(self.count, side, side)
+        return sources
 
     def _content(self, side: int) -> Tensor:
-        """The allowed bank images, (A, m, m, C) int16, or in the code domain (A, M, M, 1)."""
+        """The allowed bank images: (A, m, m, C) int16 latents, or (A, M, M) codes."""
         bank = self.request.bank
-        content = tensor(bank.codes[..., None] if isinstance(bank, CodeBank) else bank.level(side)).to(self.device)
-        return content if self.all_allowed else content[self.candidates]
+        content = tensor(bank.codes if isinstance(bank, CodeBank) else bank.level(side)).to(self.device)
+        return content if len(self.candidates) == bank.size else content[self.candidates]
+
+    def _vectors(self, cells: Tensor) -> Tensor:
+        """Cells of latents or codes as float64 vectors (..., C)."""
+        if self.codebook is None:
+            return cells.double()
+        return torch.nn.functional.embedding(cells.long(), self.codebook)
+
+    def _norms(self, bank: Tensor) -> Tensor:
+        """|b|^2 of every cell: (A, m, m) int32."""
+        if self.codebook is not None:
+            return self.codebook.square().sum(1).to(torch.int32)[bank.long()]
+        tiles = bank.split(_tile_rows(bank[0].numel())) if len(bank) else (bank,)
+        return torch.cat([tile.to(torch.int32).square_().sum(3, dtype=torch.int32) for tile in tiles])
 
     def _enter(self, canvas: Tensor | None, scale: Scale, start: Array | None, bank: Tensor) -> Tensor:
+        """The canvas (N, m, m, C) or (N, M, M) at the beginning of a scale."""
         begin = None
         if start is not None:
-            begin = tensor(start).to(self.device, bank.dtype)
-            begin = begin.reshape(len(begin), *bank.shape[1:]).expand(self.count, *bank.shape[1:])
+            begin = tensor(start).to(self.device, bank.dtype).expand(self.count, *bank.shape[1:])
         if canvas is None:
             shape = (self.count, *bank.shape[1:])
             return torch.zeros(shape, dtype=bank.dtype, device=self.device) if begin is None else begin.clone()
@@ -159,45 +176,34 @@ class _Scan:
             canvas[:, kept] = begin[:, kept]
         return canvas
 
-    def _choose(self, canvas: Tensor, bank: Tensor, known: Tensor, step: int) -> Tensor:
-        """(n,) position among the allowed images that each image copies at this step.
-
-        Allowed images are in index order, so ties at the lowest position are ties at the lowest index.
-        """
-        words = self.words[:, step]
-        if known.numel() == 0:
+    def _choose(self, canvas: Tensor, bank: Tensor, norms: Tensor, known: Tensor | None, words: Tensor) -> Tensor:
+        """(N,) position among the allowed images that each image copies, from windows (N or A, P, P, ...)."""
+        if known is None:
             return (words * len(bank)) >> 32
-        wanted = canvas[:, known]
+        weights = known.double()
+        query = (self._vectors(canvas) * weights[..., None]).flatten(1)
+        query_norms = query.square().sum(1, keepdim=True)
         best = torch.empty((self.count, 0), dtype=torch.int64, device=self.device)
-        if self.table is None:
-            query = wanted.flatten(1).double()
-            norms = query.square().sum(1, keepdim=True)
-        lanes = known.numel() * (wanted.shape[2] if self.table is None else max(1, self.count))
-        tile = max(1, TILE_BYTES // 8 // lanes)
+        tile = _tile_rows(query.shape[1])
         for first in range(0, len(bank), tile):
-            theirs = bank[first : first + tile].index_select(1, known)
-            if self.table is None:
-                distances = _expanded(query, norms, theirs.flatten(1).double()).to(torch.int64)
-            else:
-                distances = self.table[wanted[:, None, :, 0].long(), theirs[None, :, :, 0].long()].sum(2)
+            part = slice(first, first + tile)
+            theirs = self._vectors(bank[part]).flatten(1)
+            their_norms = norms[part].flatten(1).double() @ weights.flatten()
+            distances = torch.addmm(query_norms + their_norms, query, theirs.T, alpha=-2)
             positions = torch.arange(first, first + len(theirs), device=self.device)
-            best = smallest(torch.cat([best, pack(distances, positions)], 1), self.request.k)
+            best = smallest(torch.cat([best, pack(distances.to(torch.int64), positions)], 1), self.request.k)
         return best.gather(1, ((words * best.shape[1]) >> 32)[:, None])[:, 0] & LOW_WORD
 
 
-def _expanded(queries: Tensor, query_norms: Tensor, bank: Tensor) -> Tensor:
-    """|q|^2 + |b|^2 - 2 q.b of float64 rows, (Q, D) and (t, D) -> (Q, t)."""
-    return torch.addmm(query_norms + bank.square().sum(1), queries, bank.T, alpha=-2)
-
-
 def _tile_distances(queries: Tensor, mask: Tensor | None, tile: Tensor) -> Tensor:
-    """Expanded distances; a (Q, D) mask weighs the terms of both norms and of the product."""
+    """|q|^2 + |b|^2 - 2 q.b of float64 rows, (Q, D) and (t, D) -> (Q, t), over the entries of a (Q, D) mask."""
+    squares = tile.square()
     if mask is None:
-        return _expanded(queries, queries.square().sum(1, keepdim=True), tile)
-    weights = mask.double()
-    known = queries * weights
-    norms = known.square().sum(1, keepdim=True) + weights @ tile.square().T
-    return torch.addmm(norms, known, tile.T, alpha=-2)
+        theirs: Tensor = squares.sum(1)
+    else:
+        queries = queries * mask
+        theirs = mask.double() @ squares.T
+    return torch.addmm(queries.square().sum(1, keepdim=True) + theirs, queries, tile.T, alpha=-2)
 
 
 def _fill(keys: Tensor, k: int) -> Tensor:
@@ -215,14 +221,15 @@ def _unpack(keys: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return distances, torch.where(empty, -1, keys & LOW_WORD)
 
 
-def _tile_rows(bank: Tensor) -> int:
-    return max(1, TILE_BYTES // 8 // max(1, bank.shape[1]))
+def _tile_rows(width: int) -> int:
+    """Rows of `width` float64 numbers in a tile."""
+    return max(1, TILE_BYTES // 8 // max(1, width))
 
 
 def _topk_integer(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows: Tensor) -> Tensor:
     wide = queries.double()
     best = torch.empty((len(queries), 0), dtype=torch.int64, device=bank.device)
-    for part in rows.split(_tile_rows(bank)):
+    for part in rows.split(_tile_rows(bank.shape[1])):
         distances = _tile_distances(wide, mask, bank[part].double()).to(torch.int64)
         best = smallest(torch.cat([best, pack(distances, part)], 1), k)
     return _fill(best, k)
@@ -241,7 +248,7 @@ def _topk_float(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows
     scores = torch.empty((len(queries), 0), dtype=torch.float64, device=bank.device)
     passed = torch.empty((len(queries), 0), dtype=torch.int64, device=bank.device)
     largest = 0.0
-    for part in rows.split(_tile_rows(bank)):
+    for part in rows.split(_tile_rows(bank.shape[1])):
         tile = bank[part].double()
         largest = max(largest, float(tile.square().sum(1).max()))
         scores = torch.cat([scores, _tile_distances(wide, mask, tile)], 1)
@@ -255,7 +262,7 @@ def _topk_float(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows
         doubtful = ~(scores[:, -1] - slack > kth * (1 + 2.0**-22))  # true for NaN, too
         for i in doubtful.nonzero()[:, 0].tolist():
             own = None if mask is None else mask[i : i + 1]
-            parts = rows.split(_tile_rows(bank))
+            parts = rows.split(_tile_rows(bank.shape[1]))
             direct = [_direct_keys(wide[i : i + 1], bank, own, part[None]) for part in parts]
             keys[i] = smallest(torch.cat(direct, 1), k)[0]
     return keys
@@ -264,8 +271,9 @@ def _topk_float(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows
 def _direct_keys(queries: Tensor, bank: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
     """Sorted keys of the float32 rounding of sum((q - b)^2), for each query's own rows (Q, t)."""
     parts = []
-    for start in range(0, len(queries), max(1, TILE_BYTES // 8 // max(1, rows.shape[1] * bank.shape[1]))):
-        chosen = np.s_[start : start + max(1, TILE_BYTES // 8 // max(1, rows.shape[1] * bank.shape[1]))]
+    count = _tile_rows(rows.shape[1] * bank.shape[1])
+    for start in range(0, len(queries), count):
+        chosen = slice(start, start + count)
         difference = queries[chosen, None] - bank[rows[chosen]].double()
         if mask is not None:
             difference = difference * mask[chosen, None]

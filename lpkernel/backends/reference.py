@@ -24,22 +24,15 @@ def resize_canvas(canvas: NDArray[np.int16], resize: Resize) -> NDArray[np.int16
     return np.right_shift(total + 32768, 16).astype(np.int16)
 
 
-def latent_distances(canvas: Array, bank: Array, y: int, x: int, compare: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Squared L2 distance of every bank image (B, m, m, C) to the canvas over the known cells of a patch."""
-    patch = len(compare)
-    known = canvas[y : y + patch, x : x + patch][compare].astype(np.int64)
-    theirs = bank[:, y : y + patch, x : x + patch][:, compare].astype(np.int64)
-    return np.square(theirs - known).sum(axis=(1, 2))
+def latent_distances(window: Array, patches: Array, compare: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Squared L2 distance of patches (A, P, P, C) to a canvas window (P, P, C) over its known cells."""
+    difference = patches[:, compare].astype(np.int64) - window[compare].astype(np.int64)
+    return np.square(difference).sum(axis=(1, 2))
 
 
-def code_distances(
-    canvas: Array, bank: CodeBank, candidates: NDArray[np.int64], y: int, x: int, compare: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """The same integers, read from the table of distances between codes."""
-    patch = len(compare)
-    known = canvas[y : y + patch, x : x + patch][compare]
-    theirs = bank.codes[candidates, y : y + patch, x : x + patch][:, compare]
-    return bank.table[known[None, :], theirs].sum(axis=1, dtype=np.int64)
+def code_distances(window: Array, patches: Array, compare: NDArray[np.bool_], table: Array) -> NDArray[np.int64]:
+    """The same integers for codes (P, P) and (A, P, P), read from the table of distances between codes."""
+    return table[window[compare], patches[:, compare]].sum(axis=1, dtype=np.int64)
 
 
 class NumpyBackend:
@@ -103,10 +96,13 @@ class NumpyBackend:
         allowed = request.candidates
         if not compare.any():
             return allowed
+        patch = len(compare)
+        window = canvas[y : y + patch, x : x + patch]
+        patches = NumpyBackend._content(request.bank, side)[allowed, y : y + patch, x : x + patch]
         if isinstance(request.bank, CodeBank):
-            distances = code_distances(canvas, request.bank, allowed, y, x, compare)
+            distances = code_distances(window, patches, compare, request.bank.table)
         else:
-            distances = latent_distances(canvas, request.bank.level(side)[allowed], y, x, compare)
+            distances = latent_distances(window, patches, compare)
         return allowed[np.argsort(distances, kind="stable")[: request.k]]
 
     def masked_topk(self, request: TopkRequest) -> TopK:

@@ -1,0 +1,88 @@
+"""Time and memory of a call."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MOST_RUNS = 200
+LEAST_RUNS = 3
+
+
+def timed(call: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and what the call returned."""
+    started = time.perf_counter()
+    result = call()
+    return time.perf_counter() - started, result
+
+
+def repeat(call: Callable[[int], Any], batches: int, budget: float) -> list[float]:
+    """Seconds of each run: query batches in turn, until `budget` seconds are spent but at least LEAST_RUNS runs.
+
+    A call longer than the whole budget is run once. The garbage collector rests meanwhile.
+    """
+    times: list[float] = []
+    gc.disable()
+    try:
+        while len(times) < MOST_RUNS:
+            times.append(timed(lambda: call(len(times) % batches))[0])
+            if sum(times) >= budget and (len(times) >= LEAST_RUNS or times[0] > budget):
+                break
+    finally:
+        gc.enable()
+    return times
+
+
+def best_of(call: Callable[[], Any], budget: float, runs: int = 3) -> float:
+    """Seconds of the fastest of some runs, fewer once `budget` seconds are spent."""
+    times: list[float] = []
+    while len(times) < runs and sum(times) < budget:
+        times.append(timed(call)[0])
+    return min(times)
+
+
+def quantiles(times: list[float]) -> tuple[float, float, float]:
+    """p20, p50 and p80."""
+    low, middle, high = np.quantile(times, (0.2, 0.5, 0.8))
+    return float(low), float(middle), float(high)
+
+
+def _status(name: str) -> int | None:
+    """A field of /proc/self/status in bytes; None where there is none."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith(name + ":"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def resident() -> int | None:
+    """Resident bytes of this process, after what is free has been given back to the system."""
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    return _status("VmRSS")
+
+
+def peak_extra(call: Callable[[], Any]) -> tuple[int | None, float]:
+    """Bytes by which the resident memory rises while `call` runs, and its seconds.
+
+    The kernel's high-water mark is reset before. The result counts; memory that a library keeps between calls
+    does not: that is in `resident`. None where /proc/self/clear_refs cannot be written.
+    """
+    before = resident()
+    reset = True
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        reset = False
+    seconds, kept = timed(call)
+    highest = _status("VmHWM")
+    del kept
+    return None if before is None or highest is None or not reset else max(0, highest - before), seconds

@@ -1,0 +1,302 @@
+"""What is run: each point of a sweep, with everybody who takes part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lpkernel import ops, philox, synthesis
+from lpkernel import plan as plans
+from lpkernel.backends import registry
+from lpkernel.backends.base import Backend, CodeBank, LatentBank, ScanRequest, TopkRequest
+from lpkernel.bank import Bank
+from lpkernel.benchmarks import data
+from lpkernel.benchmarks.checks import RTOL_EXPANDED, Truth, WrongAnswer, true_distances
+from lpkernel.benchmarks.machine import Limits
+from lpkernel.benchmarks.peers import Peer, Search, Variants
+from lpkernel.benchmarks.torch_float32 import TorchFloat32
+from lpkernel.plan import Plan
+
+QUERIES_A_POINT = 64  # few queries a call: several batches in turn, so that no single query decides
+MOST_BATCHES = 8
+TOPK_WIDTH = 512
+KEPT_BYTES = 4 << 30  # the torch path keeps its patches up to this size
+CHECKED_IMAGES = 2
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """Somebody who does the work of a point.
+
+    prepare() -> name -> call(batch): the ways to do it; the fastest counts. `check(answer, batch)` raises
+    WrongAnswer. If `by_images`, calls take the number of images instead, and long ones are extrapolated from fewer.
+    """
+
+    name: str
+    ours: bool
+    prepare: Callable[[], Variants]
+    check: Callable[[Any, int], None]
+    reason: str = ""  # why it does not take part
+    by_images: bool = False
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place of a sweep: `x` the numbers that vary, `work` grows with the time, `bounds` seconds by name."""
+
+    case: str
+    data: str
+    x: dict[str, int]
+    work: float
+    batches: int
+    entrants: list[Entrant]
+    bounds: dict[str, float]
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def batch_count(queries: int) -> int:
+    return min(MOST_BATCHES, max(1, QUERIES_A_POINT // queries))
+
+
+def backends(names: Sequence[str]) -> list[Backend]:
+    return [backend for name, backend in registry.BACKENDS.items() if name in names]
+
+
+def _reason(backend: Backend, request: ScanRequest | TopkRequest) -> str:
+    """The suite measures the CPU: backends of other devices say that they cannot."""
+    on = "cpu" if isinstance(request, ScanRequest) else "auto"
+    return "; ".join(backend.unsupported(request, on))
+
+
+def _peer_entrant(peer: Peer, search: Search, truth: Truth) -> Entrant:
+    def check(raw: Any, batch: int) -> None:
+        truth.close(peer.answer(raw), batch, expanded=True)
+
+    return Entrant(peer.name, False, lambda: peer.prepare(search), check, peer.missing())
+
+
+def topk(
+    dtype: str, n: int, b: int, k: int, ours: Sequence[str], others: Sequence[Peer], bounds: Limits, seed: int
+) -> Point:
+    """`lpkernel.masked_topk` on normally distributed float32 rows, or on uniform int16 ones; D = 512.
+
+    The peers search int16 rows as float32.
+    """
+    random = np.random.default_rng((seed, 4))
+    batches = batch_count(n)
+    shape = (b + n * batches, TOPK_WIDTH)
+    if dtype == "int16":
+        limit = int(np.sqrt((2**31 - 1) / TOPK_WIDTH) / 2)
+        rows: NDArray[Any] = random.integers(-limit, limit + 1, shape, np.int16)
+    else:
+        rows = random.standard_normal(shape, np.float32)
+    bank, queries = rows[:b].copy(), [part.copy() for part in np.split(rows[b:], batches)]
+    search = Search(bank.astype(np.float32), [part.astype(np.float32) for part in queries], k)
+    truth = Truth(search.queries, search.bank, k)
+
+    def entrant(backend: Backend) -> Entrant:
+        def prepare() -> Variants:
+            return {"": lambda batch: ops.masked_topk(queries[batch], bank, k, backend=backend.name)}
+
+        def check(answer: Any, batch: int) -> None:
+            if dtype == "int16":
+                truth.exact(answer, batch)
+            else:
+                truth.close(answer, batch, expanded=False)
+
+        request = TopkRequest(queries[0], bank, k, None, None)
+        return Entrant(f"lpkernel {backend.name}", True, prepare, check, _reason(backend, request))
+
+    return Point(
+        "topk",
+        dtype,
+        {"N": n, "B": b, "D": TOPK_WIDTH, "K": k},
+        float(n * b * TOPK_WIDTH),
+        batches,
+        [*map(entrant, backends(ours)), *(_peer_entrant(peer, search, truth) for peer in others)],
+        bounds.vectors(n, b, TOPK_WIDTH),
+    )
+
+
+class _SourceCheck:
+    """Exact backends: sampled rows against the truth, and whole maps against the first backend that passed."""
+
+    def __init__(self, truth: Truth, step: Plan, seed: int) -> None:
+        self.truth, self.step, self.seed = truth, step, seed
+        self.first: dict[int, NDArray[np.int32]] = {}
+
+    def __call__(self, sources: NDArray[np.int32], batch: int) -> None:
+        truth = self.truth
+        (scale,) = self.step.scales
+        (y, x), write = scale.positions[0], scale.write[0]
+        words = philox.draws(self.seed, truth.rows, 0)
+        for row, best, word in zip(truth.rows, truth.order[batch], words, strict=True):
+            expected = np.full((scale.side, scale.side), -1)
+            expected[y : y + self.step.patch, x : x + self.step.patch][write] = best[philox.pick(word, len(best))]
+            if not np.array_equal(sources[row], expected):
+                raise WrongAnswer(f"image {row}: copied {np.unique(sources[row])[1:]}, expected {expected.max()}")
+        if not np.array_equal(sources, self.first.setdefault(batch, sources)):
+            raise WrongAnswer("source maps differ from those of the backend before")
+
+
+def step(
+    maps: data.Maps,
+    kind: str,
+    n: int,
+    b: int,
+    patch: int,
+    k: int,
+    ours: Sequence[str],
+    others: Sequence[Peer],
+    bounds: Limits,
+    seed: int,
+) -> Point:
+    """The search step of one patch in the code domain: `Backend.scan` of a plan of this one step.
+
+    Ours compares, selects, draws and copies codes; the peers only find the K neighbours, among the same
+    vectors as float32. Canvases and the float32 vectors are ready before the clock starts.
+    """
+    bank = maps.bank(kind, b)
+    one = data.one_step(bank.grid, patch)
+    batches = batch_count(n)
+    canvases = np.split(maps.queries(kind, bank, n * batches), batches)
+    vectors = data.known_vectors(bank.codes, bank, one)  # type: ignore[arg-type]
+    search = Search(vectors, [data.known_vectors(canvas, bank, one) for canvas in canvases], k)
+    truth = Truth(search.queries, search.bank, k)
+    source_check = _SourceCheck(truth, one, seed)
+    code_bank = CodeBank(bank.codes, bank.fixed_codebook, bank.table())  # type: ignore[arg-type]
+    images = np.arange(n, dtype=np.int64)
+    requests = [ScanRequest(one, code_bank, (canvas,), np.arange(b), images, k, seed) for canvas in canvases]
+
+    def entrant(backend: Backend) -> Entrant:
+        def prepare() -> Variants:
+            return {"": lambda batch: backend.scan(requests[batch], "cpu")}
+
+        return Entrant(f"lpkernel {backend.name}", True, prepare, source_check, _reason(backend, requests[0]))
+
+    cells = int(one.scales[0].compare.sum())
+    width = vectors.shape[1]
+    return Point(
+        "step",
+        kind,
+        {"N": n, "B": b, "P": patch, "K": k, "D": width},
+        float(n * b * width),
+        batches,
+        [*map(entrant, backends(ours)), *(_peer_entrant(peer, search, truth) for peer in others)],
+        bounds.step(n, b, cells, width),
+        {"known_cells": cells, "position": one.scales[0].positions[0].tolist()},
+    )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """N images from B, by the default five scales or by the last alone."""
+
+    n: int
+    b: int
+    patch: int
+    stride: int
+    k: int
+    one_scale: bool
+
+    def plan(self, side: int) -> Plan:
+        return plans.random(side, self.patch, self.stride, (side,) if self.one_scale else None)
+
+
+class _GenerationCheck:
+    """Ours against the specification's first images; the float path's neighbours against the true ones."""
+
+    def __init__(self, bank: Bank, generation: Generation, seed: int) -> None:
+        self.bank, self.generation, self.seed = bank, generation, seed
+
+    @cached_property
+    def expected(self) -> NDArray[np.int32]:
+        return self._generate("numpy", min(self.generation.n, CHECKED_IMAGES))
+
+    def _generate(self, backend: str, n: int) -> NDArray[np.int32]:
+        made = self.generation
+        steps = made.plan(self.bank.grid)
+        return synthesis.generate(self.bank, n, k=made.k, seed=self.seed, plan=steps, backend=backend).sources
+
+    def ours(self, sources: NDArray[np.int32], batch: int) -> None:
+        count = min(len(sources), len(self.expected))
+        if not np.array_equal(sources[:count], self.expected[:count]):
+            raise WrongAnswer("source maps differ from the specification's")
+
+    def neighbours(self, path: TorchFloat32) -> None:
+        """Every choice of a small run is among the K nearest, up to float32's rounding."""
+        plan = self.generation.plan(self.bank.grid)
+        steps = [(scale, i) for scale in plan.scales for i in range(len(scale.positions))]
+
+        def observe(count: int, query: torch.Tensor, chosen: torch.Tensor) -> None:
+            scale, i = steps[count]
+            (y, x), compare = scale.positions[i], scale.compare[i]
+            level = self.bank.level(scale.side)
+            theirs = level[:, y : y + plan.patch, x : x + plan.patch][:, compare].reshape(len(level), -1)
+            truth = true_distances(query.numpy(), theirs)
+            kth = np.partition(truth, path.k - 1, axis=1)[:, path.k - 1]
+            taken = np.take_along_axis(truth, chosen.numpy()[:, None], 1)[:, 0]
+            largest = max(float(np.square(row.astype(np.float64)).sum()) for row in theirs)
+            if (taken > kth + RTOL_EXPANDED * (query.double().square().sum(1).numpy() + largest)).any():
+                raise WrongAnswer(f"step {count}: chose an image that is not among the {path.k} nearest")
+
+        path.run(min(self.generation.n, CHECKED_IMAGES), self.seed, observe)
+
+
+def generate(maps: data.Maps, made: Generation, ours: Sequence[str], with_peer: bool, seed: int) -> Point:
+    """Whole generations without decoding: `lpkernel.generate` beside the float32 torch path, on real code maps."""
+    bank = maps.bank("bank", made.b)
+    plan = made.plan(bank.grid)
+    bank.table()
+    for side in plan.sides if len(plan.sides) > 1 else ():
+        bank.level(side)
+    check = _GenerationCheck(bank, made, seed)
+
+    def entrant(backend: Backend) -> Entrant:
+        def prepare() -> Variants:
+            # the "batch" of a generation is the number of images
+            return {
+                "": lambda n: synthesis.generate(bank, n, k=made.k, seed=seed, plan=plan, backend=backend.name).sources
+            }
+
+        images = np.arange(made.n, dtype=np.int64)
+        request = ScanRequest(
+            plan,
+            CodeBank(bank.codes, bank.fixed_codebook, bank.table())  # type: ignore[arg-type]
+            if len(plan.sides) == 1
+            else LatentBank(bank.level, bank.size),
+            (None,) * len(plan.scales),
+            np.arange(bank.size),
+            images,
+            made.k,
+            seed,
+        )
+        return Entrant(f"lpkernel {backend.name}", True, prepare, check.ours, _reason(backend, request), by_images=True)
+
+    def torch_path() -> Variants:
+        keep = {"patches sliced in the loop": False}
+        if TorchFloat32.kept_bytes(bank, plan) <= KEPT_BYTES:
+            keep["patches copied beforehand"] = True
+        paths = {name: TorchFloat32(bank, plan, made.k, kept) for name, kept in keep.items()}
+        for path in paths.values():
+            check.neighbours(path)
+        return {name: _runner(path) for name, path in paths.items()}
+
+    def _runner(path: TorchFloat32) -> Callable[[int], Any]:
+        return lambda n: path.run(n, seed)
+
+    def in_range(sources: Any, batch: int) -> None:
+        if sources.min() < 0 or sources.max() >= bank.size:
+            raise WrongAnswer("source maps name images outside the bank")
+
+    entrants = [entrant(backend) for backend in backends(ours)]
+    if with_peer:
+        entrants.append(Entrant("torch-float32", False, torch_path, in_range, by_images=True))
+    x = {"N": made.n, "B": made.b, "P": made.patch, "w": made.stride, "S": len(plan.sides), "K": made.k}
+    return Point("generate", "bank", x, float(made.n * made.b), 1, entrants, {}, {"steps": plan.steps})

@@ -1,0 +1,327 @@
+"""The sweeps: which points are run, and one record for each measurement."""
+
+from __future__ import annotations
+
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lpkernel.backends import registry
+from lpkernel.bank import Bank
+from lpkernel.benchmarks import data, machine, measure, points
+from lpkernel.benchmarks.checks import WrongAnswer
+from lpkernel.benchmarks.peers import PEERS, Peer
+from lpkernel.benchmarks.points import Entrant, Generation, Point
+from lpkernel.errors import InputError, LpkernelError
+
+CASES = ("topk", "step", "generate", "memory")
+NS = (1, 4, 16, 64, 256, 1024, 4096)
+BS = (16, 256, 1000, 10_000, 30_000, 100_000)
+PS = (2, 3, 4, 5, 6, 7, 8)
+KS = (1, 3, 10, 32)
+MANY = 30_000
+GENERATION_PEER = "torch-float32"
+GENERATIONS = (
+    Generation(16, 16, 6, 2, 3, False),
+    Generation(16, 16, 4, 1, 3, False),
+    Generation(16, 999, 6, 2, 3, False),
+    Generation(10_000, MANY, 6, 2, 10, True),
+)
+PEER_IMAGES = 1000  # what a provider of a large generation is extrapolated from at most, unless it is lpkernel's
+LONGEST_SEARCH, LONGEST_GENERATION = 10.0, 60.0  # seconds of a call
+FIRST_IMAGES = 16  # run first, to tell how many are affordable
+LOOK_IMAGES = 250  # run next, to tell which way is faster
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line sets. The lists None: the short sweep, or the full one."""
+
+    cases: tuple[str, ...] = CASES
+    data: tuple[str, ...] = data.DATA
+    n: tuple[int, ...] | None = None
+    b: tuple[int, ...] | None = None
+    p: tuple[int, ...] | None = None
+    k: tuple[int, ...] | None = None
+    backends: tuple[str, ...] = tuple(registry.BACKENDS)
+    peers: tuple[str, ...] = (*PEERS, GENERATION_PEER)
+    full: bool = False
+    threads: int = 1
+    budget: float = 0.5
+    longest: float | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        for what, given, known in (
+            ("case", self.cases, CASES),
+            ("--data", self.data, data.DATA),
+            ("--backend", self.backends, tuple(registry.BACKENDS)),
+            ("--peers", self.peers, (*PEERS, GENERATION_PEER)),
+        ):
+            for name in given:
+                if name not in known:
+                    raise InputError(f"{what}: got {name!r}, expected of {', '.join(known)}")
+        for what, values in (("--n", self.n), ("--b", self.b), ("--p", self.p), ("--k", self.k)):
+            if values is not None and min(values) < 1:
+                raise InputError(f"{what}: got {min(values)}, expected numbers of at least 1")
+        if self.threads < 1 or self.budget <= 0 or (self.longest is not None and self.longest <= 0):
+            raise InputError("--threads, --budget and --longest: expected more than 0")
+
+
+@dataclass
+class Record:
+    """One measurement; ready for JSON."""
+
+    case: str
+    data: str
+    provider: str
+    ours: bool
+    metric: str  # time, resident (kept after preparing and one call) or peak (more during a call)
+    unit: str
+    x: dict[str, int]
+    p20: float
+    p50: float
+    p80: float
+    config: dict[str, Any]
+
+
+@dataclass
+class Results:
+    """records: measurements. absent: who could not take part, {provider, reason}. skipped: {case, data, x, provider,
+    reason} too slow to run. refused: the same form, answers that were wrong. bounds: {case, data, x, seconds}."""
+
+    records: list[Record] = field(default_factory=list)
+    absent: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    bounds: list[dict[str, Any]] = field(default_factory=list)
+
+    def miss(self, provider: str, reason: str) -> None:
+        entry = {"provider": provider, "reason": reason}
+        if entry not in self.absent:
+            self.absent.append(entry)
+
+    def json(self) -> dict[str, Any]:
+        return {**asdict(self), "records": [asdict(record) for record in self.records]}
+
+
+class Suite:
+    """Runs points one after the other. `said(line)` is told what goes on."""
+
+    def __init__(self, options: Options, bank: Bank, said: Callable[[str], None] = lambda line: None) -> None:
+        options.check()
+        self.options, self.said = options, said
+        self.maps = data.Maps(bank, options.seed)
+        largest = max(p for _, _, p, _ in step_sweep(options, "bank"))
+        if "step" in options.cases and largest > bank.max_patch:
+            raise InputError(
+                f"--p: got {largest}, but this bank's fixed point is exact up to {bank.max_patch}; give less"
+            )
+        self.results = Results()
+        self.bounds = machine.limits(options.threads)
+        self._speed: dict[tuple[str, str, str], tuple[float, float]] = {}  # (case, data, provider) -> work, seconds
+        if reason := machine.threads_missing():
+            self.results.miss("threadpoolctl", reason)
+
+    @property
+    def search_peers(self) -> list[Peer]:
+        return [peer for name, peer in PEERS.items() if name in self.options.peers]
+
+    def run(self) -> Iterator[Point]:
+        """Every point of the sweep, after it was measured."""
+        for make in self._points():
+            gc.collect()
+            point = make()
+            self.said(f"{point.case} {point.data} " + " ".join(f"{name}={value}" for name, value in point.x.items()))
+            self._run_point(point)
+            yield point
+        if "memory" in self.options.cases:
+            self._memory()
+
+    def _points(self) -> Iterator[Callable[[], Point]]:
+        options, others = self.options, self.search_peers
+        ours, bounds, seed = options.backends, self.bounds, options.seed
+        if "topk" in options.cases:
+            for dtype, n, b, k in topk_sweep(options):
+                yield partial(points.topk, dtype, n, b, k, ours, others, bounds, seed)
+        if "step" in options.cases:
+            for kind in options.data:
+                for n, b, p, k in step_sweep(options, kind):
+                    yield partial(points.step, self.maps, kind, n, b, p, k, ours, others, bounds, seed)
+        if "generate" in options.cases:
+            for made in generations(options):
+                yield partial(points.generate, self.maps, made, ours, GENERATION_PEER in options.peers, seed)
+
+    def _run_point(self, point: Point) -> None:
+        self.results.bounds.append({"case": point.case, "data": point.data, "x": point.x, "seconds": point.bounds})
+        for entrant in point.entrants:
+            place = {"case": point.case, "data": point.data, "x": point.x, "provider": entrant.name}
+            if entrant.reason:
+                self.results.miss(entrant.name, entrant.reason)
+                continue
+            longest = self.options.longest or LONGEST_SEARCH
+            if not entrant.by_images and (expected := self._expected(point, entrant.name)) > longest:
+                reason = f"a call would take about {expected:.0f} s, more than --longest {longest:g} s"
+                self.results.skipped.append({**place, "reason": reason})
+                continue
+            try:
+                with machine.threads(self.options.threads):
+                    run = self._generation if entrant.by_images else self._search
+                    self.results.records += run(point, entrant)
+            except WrongAnswer as error:
+                self.results.refused.append({**place, "reason": str(error)})
+            except LpkernelError as error:
+                self.results.miss(entrant.name, str(error))
+            except Exception as error:
+                if entrant.ours:
+                    raise
+                # a peer that does not compile or run here is reported, not our crash
+                self.results.skipped.append({**place, "reason": f"{type(error).__name__}: {error}"[:300]})
+
+    def _expected(self, point: Point, provider: str) -> float:
+        """Seconds of a call as far as an earlier point tells, for time in proportion to the work."""
+        work, seconds = self._speed.get((point.case, point.data, provider), (0.0, 0.0))
+        return seconds * point.work / work if work else 0.0
+
+    def _search(self, point: Point, entrant: Entrant) -> list[Record]:
+        before = measure.resident()
+        variants = entrant.prepare()
+        seconds = {}
+        for name, call in variants.items():
+            seconds[name], answer = measure.timed(partial(call, 0))
+            entrant.check(answer, 0)
+            del answer
+            if seconds[name] <= self.options.budget:  # again: the first call may have compiled or filled caches
+                seconds[name] = measure.best_of(partial(call, 0), self.options.budget)
+        best = min(seconds, key=lambda name: seconds[name])
+        call = variants[best]
+        variants.clear()
+        kept = measure.resident()
+        for batch in range(1, point.batches):
+            entrant.check(call(batch), batch)
+        peak, first = measure.peak_extra(partial(call, 0))
+        times = [first] if first > self.options.budget else measure.repeat(call, point.batches, self.options.budget)
+        self._speed[point.case, point.data, entrant.name] = (point.work, sorted(times)[len(times) // 2])
+        config = {**point.config, "runs": len(times), "batches": point.batches, "variant": best}
+        grown = None if kept is None or before is None else kept - before
+        return self._records(point, entrant, times, grown, peak, config)
+
+    def _generation(self, point: Point, entrant: Entrant) -> list[Record]:
+        """A generation of point.x["N"] images, or of fewer, scaled up, where that would take too long."""
+        n = point.x["N"]
+        longest = self.options.longest or LONGEST_GENERATION
+        before = measure.resident()
+        variants = entrant.prepare()
+        first = min(n, FIRST_IMAGES)
+        seconds = {}
+        for name, call in variants.items():
+            entrant.check(call(1), 0)
+            seconds[name], answer = measure.timed(partial(call, first))
+            entrant.check(answer, 0)
+            del answer
+        most = n if entrant.ours else min(n, PEER_IMAGES)
+        # look again with more images, if that is short: the time grows less than they do, and another way may win
+        for look in (first, min(most, LOOK_IMAGES)):
+            if min(seconds.values()) * look / first <= longest:
+                budget = self.options.budget
+                seconds = {name: measure.best_of(partial(call, look), budget) for name, call in variants.items()}
+                first = look
+        made = max(first, min(most, int(first * longest / min(seconds.values()))))
+        best = min(seconds, key=lambda name: seconds[name])
+        call = variants[best]
+        variants.clear()
+        kept = measure.resident()
+        peak, long = measure.peak_extra(partial(call, made))
+        times = [long] if long > self.options.budget else measure.repeat(lambda _: call(made), 1, self.options.budget)
+        times = [time * n / made for time in times]
+        config = {**point.config, "runs": len(times), "variant": best, "images_run": made}
+        if made < n:
+            config["note"] = f"extrapolated from {made} images"
+        grown = None if kept is None or before is None else kept - before
+        return self._records(point, entrant, times, grown, peak, config)
+
+    def _records(
+        self,
+        point: Point,
+        entrant: Entrant,
+        times: list[float],
+        kept: int | None,
+        peak: int | None,
+        config: dict[str, Any],
+    ) -> list[Record]:
+        where = (point.case, point.data, entrant.name, entrant.ours)
+        records = [Record(*where, "time", "s", point.x, *measure.quantiles(times), config)]
+        for metric, value in (("resident", kept), ("peak", peak)):
+            if value is not None:
+                size = float(max(0, value))
+                records.append(Record(*where, metric, "B", point.x, size, size, size, config))
+        return records
+
+    def _memory(self) -> None:
+        """Resident memory that a bank of 30,000 and a one-scale generation from it add to a process, each backend."""
+        size = MANY if self.options.b is None else max(self.options.b)
+        self.said(f"memory of a bank of {size}")
+        x = {"N": 16, "B": size, "P": 6, "w": 2, "S": 1, "K": 10}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "bank.lpbank")
+            self.maps.bank("bank", size).save(path)
+            for backend in points.backends(self.options.backends):
+                if reasons := backend.unsupported(None):
+                    self.results.miss(f"lpkernel {backend.name}", "; ".join(reasons))
+                    continue
+                command = [sys.executable, "-m", "lpkernel.benchmarks.resident", str(path), backend.name]
+                answer = subprocess.run(
+                    [*command, str(self.options.threads)], capture_output=True, text=True, check=False
+                )
+                if answer.returncode:
+                    raise LpkernelError(f"the memory of backend {backend.name} could not be measured: {answer.stderr}")
+                for metric, value in json.loads(answer.stdout).items():
+                    where = ("memory", "bank", f"lpkernel {backend.name}", True)
+                    self.results.records.append(Record(*where, metric, "B", x, value, value, value, {}))
+
+
+def topk_sweep(options: Options) -> list[tuple[str, int, int, int]]:
+    """(dtype, N, B, K); ascending work within a dtype."""
+    if any(values is not None for values in (options.n, options.b, options.k)):
+        ns, bs, ks = options.n or (16,), options.b or (MANY,), options.k or (10,)
+        return [(dtype, n, b, k) for dtype in ("float32", "int16") for k in ks for b in bs for n in ns if k <= b]
+    sizes = BS[1:] if options.full else (256, 1000, 10_000, MANY)
+    ns = NS if options.full else (1, 16, 64, 256, 1024, 4096)
+    found = [("float32", 16, b, 10) for b in sizes if b < MANY]
+    found += [("float32", n, MANY, 10) for n in ns]
+    found += [("float32", 16, b, 10) for b in sizes if b > MANY]
+    found += [("int16", n, MANY, 10) for n in (NS if options.full else (1, 64, 1024))]
+    if options.full:
+        found += [("float32", 64, MANY, k) for k in KS if k != 10]
+    return found
+
+
+def step_sweep(options: Options, kind: str) -> list[tuple[int, int, int, int]]:
+    """(N, B, P, K)."""
+    if any(values is not None for values in (options.n, options.b, options.p, options.k)):
+        ns, bs = options.n or (16,), options.b or (MANY,)
+        ps, ks = options.p or (6,), options.k or (10,)
+        return [(n, b, p, k) for k in ks for p in ps for b in bs for n in ns if k <= b]
+    if options.full:
+        found = [(n, b, 6, 10) for b in BS for n in NS]
+        found += [(n, MANY, p, 10) for p in PS if p != 6 for n in (1, 64, 1024)]
+        return found + [(n, MANY, 6, k) for k in KS if k != 10 for n in (1, 64, 1024)]
+    found = [(n, MANY, 6, 10) for n in (1, 16, 64, 256, 1024, 4096)]
+    if kind == "random":
+        return found
+    found = [(16, b, 6, 10) for b in BS if b < MANY] + found + [(16, BS[-1], 6, 10)]
+    return found + [(64, MANY, p, 10) for p in (3, 8)] + [(64, MANY, 6, k) for k in (1, 32)]
+
+
+def generations(options: Options) -> list[Generation]:
+    """The four of GENERATIONS, or those of the N and B given: five scales, P = 6, w = 2, K = 3."""
+    if options.n is None and options.b is None:
+        return list(GENERATIONS)
+    return [Generation(n, b, 6, 2, 3, False) for b in options.b or (16,) for n in options.n or (16,)]

@@ -1,0 +1,110 @@
+"""lpkernel bench: time every backend beside other libraries, after checking everybody's answers."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lpkernel.commands.common import add_output, check_folder, integers, report, write_json
+
+EMBEDDED = "default"
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Comma-separated names; "none" for no name at all."""
+    return () if text == "none" else tuple(text.split(","))
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser("bench", help="time every backend beside other libraries")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="topk, step, generate, memory (default: all)")
+    parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank of codes (default: the avatars)")
+    parser.add_argument("--data", type=words, metavar="D1,...", help="codes of the step: bank, random (default: both)")
+    for letter, meaning in (("n", "queries or images"), ("b", "bank sizes"), ("p", "patch sides"), ("k", "neighbours")):
+        parser.add_argument(f"--{letter}", type=integers(), metavar=f"{letter.upper()}1,...", help=meaning)
+    parser.add_argument("--backend", type=words, metavar="B1,...", help="of lpkernel's backends (default: all)")
+    parser.add_argument(
+        "--peers",
+        type=words,
+        metavar="P1,...",
+        help="matmul, cdist, faiss, sklearn, keops, torch-float32, or none (default: all)",
+    )
+    parser.add_argument("--full", action="store_true", help="the whole sweep: hours, not minutes")
+    parser.add_argument("--threads", type=int, help="for everybody (default: torch's)")
+    parser.add_argument("--budget", type=float, default=0.5, metavar="S", help="seconds of runs each (default: 0.5)")
+    parser.add_argument(
+        "--longest",
+        type=float,
+        metavar="S",
+        help="searches longer than this are left out (default: 10), generations made shorter (default: 60)",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="FOLDER", help="default: out/bench")
+    add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    check_folder(args.out)
+    import torch
+
+    from lpkernel import Bank
+    from lpkernel.benchmarks import machine
+    from lpkernel.benchmarks import report as reports
+    from lpkernel.benchmarks.checks import WrongAnswer
+    from lpkernel.benchmarks.suite import Options, Suite
+
+    lists = {"cases": tuple(args.cases), "data": args.data, "backends": args.backend, "peers": args.peers}
+    given = {name: value for name, value in lists.items() if value is not None and (value or name == "peers")}
+    numbers = {name: getattr(args, name) for name in ("n", "b", "p", "k")}
+    options = Options(
+        **given,
+        **numbers,
+        full=args.full,
+        threads=args.threads or torch.get_num_threads(),
+        budget=args.budget,
+        longest=args.longest,
+        seed=args.seed,
+    )
+    bank = Bank.default() if args.bank == EMBEDDED else Bank.load(args.bank)
+    suite = Suite(options, bank, _teller(args.quiet))
+    show = not (args.json or args.quiet)
+    for point in suite.run():
+        if show:
+            print("\n".join([*reports.table(point, suite.results), ""]), flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = {
+        "machine": machine.facts(options.threads, suite.bounds),
+        "versions": machine.versions(),
+        "commit": machine.commit(),
+        "bank": {"path": Path(args.bank).name, "images": bank.size, "channels": bank.channels},
+        "options": {"budget": options.budget, "longest": options.longest, "seed": options.seed, "full": options.full},
+        **suite.results.json(),
+        "verdicts": reports.verdicts(suite.results),
+        "files": ["bench.json"],
+    }
+    device = f"{result['machine']['device']}, {options.threads} threads"
+    try:
+        from lpkernel.benchmarks import plots
+
+        result["files"] += plots.draw(suite.results, device, args.out)
+    except ImportError:
+        suite.results.miss("plots", "the package matplotlib is not installed: pip install 'lpkernel[bench]'")
+        result["absent"] = suite.results.absent
+    write_json(args.out / "bench.json", result)
+    lines = [*reports.summary(suite.results), f"{', '.join(result['files'])} in {args.out} ({device})"]
+    report(args, result, lines)
+    if suite.results.refused:
+        who = ", ".join(sorted({entry["provider"] for entry in suite.results.refused}))
+        raise WrongAnswer(f"{len(suite.results.refused)} wrong answers were refused, of {who}; see bench.json")
+
+
+def _teller(quiet: bool) -> Callable[[str], None]:
+    def tell(line: str) -> None:
+        if not quiet and sys.stderr.isatty():
+            print(f"lpkernel bench: {line}", file=sys.stderr)
+
+    return tell

@@ -1,0 +1,330 @@
+"""The benchmark suite runs, writes sound files, refuses wrong answers, names who is missing. No time is judged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lpkernel import Bank
+from lpkernel.backends import registry
+from lpkernel.backends.base import ScanRequest, TopK
+from lpkernel.backends.reference import NumpyBackend
+from lpkernel.benchmarks import data, machine, measure, peers, plots, points, report, suite
+from lpkernel.benchmarks.checks import Truth, WrongAnswer, true_distances
+from lpkernel.benchmarks.points import Generation
+from lpkernel.benchmarks.suite import Options, Suite
+from lpkernel.benchmarks.torch_float32 import TorchFloat32
+from lpkernel.cli import main
+from lpkernel.errors import InputError
+
+TINY = ["--n", "1,3", "--b", "40", "--k", "4", "--budget", "0.001", "--backend", "numpy,torch", "--quiet"]
+KEYS = {"case", "data", "provider", "ours", "metric", "unit", "x", "p20", "p50", "p80", "config"}
+
+
+@pytest.fixture(autouse=True)
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The measured copy is small, and the thread settings of before come back."""
+    measured = machine.limits
+    monkeypatch.setattr(machine, "limits", lambda count: measured(count, 1 << 16))
+    with machine.threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def bank() -> Bank:
+    random = np.random.default_rng(0)
+    return Bank.from_codes(random.integers(0, 32, (60, 16, 16)), random.standard_normal((32, 6), np.float32), 4)
+
+
+@pytest.fixture(scope="module")
+def bank_path(bank: Bank, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bank") / "small.lpbank"
+    bank.save(path)
+    return path
+
+
+def bench(out: Path, bank_path: Path, *argv: str, code: int = 0) -> dict[str, Any]:
+    assert main(["bench", "--bank", str(bank_path), "--out", str(out), "--threads", "1", *TINY, *argv]) == code
+    return json.loads((out / "bench.json").read_text(encoding="utf-8"))
+
+
+def test_a_tiny_sweep_writes_well_formed_json(bank_path: Path, tmp_path: Path) -> None:
+    found = bench(tmp_path, bank_path, "topk", "step", "generate", "--peers", "matmul,cdist,torch-float32")
+    assert found["refused"] == found["skipped"] == []
+    assert found["machine"]["threads"] == 1
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["machine"]["limits"]["bytes_per_second"] > 0
+    times = [record for record in found["records"] if record["metric"] == "time"]
+    for record in found["records"]:
+        assert set(record) == KEYS
+        assert 0 <= record["p20"] <= record["p50"] <= record["p80"]
+    assert all(record["p20"] > 0 and record["config"]["runs"] >= 1 for record in times)
+    taken: dict[tuple[str, str], set[str]] = {(record["case"], record["data"]): set() for record in times}
+    for record in times:
+        taken[record["case"], record["data"]].add(record["provider"])
+    ours, searchers = {"lpkernel numpy", "lpkernel torch"}, {"torch matmul+topk", "torch cdist+topk"}
+    assert taken == {
+        ("topk", "float32"): ours | searchers,
+        ("topk", "int16"): ours | searchers,
+        ("step", "bank"): ours | searchers,
+        ("step", "random"): ours | searchers,
+        ("generate", "bank"): ours | {"torch-float32"},
+    }
+    assert {record["x"]["N"] for record in times} == {1, 3}
+    assert len(found["verdicts"]) == 10 and all(entry["ratio"] > 0 for entry in found["verdicts"])
+
+
+@pytest.mark.parametrize("name", ["faiss", "sklearn"])
+def test_other_libraries_find_the_same_neighbours(name: str) -> None:
+    peer = peers.PEERS[name]
+    if reason := peer.missing():
+        pytest.skip(reason)
+    random = np.random.default_rng(1)
+    batches = [random.standard_normal((5, 24), np.float32) for _ in range(2)]
+    search = peers.Search(random.standard_normal((300, 24), np.float32), batches, 6)
+    truth = Truth(batches, search.bank, 6)
+    variants = peer.prepare(search)
+    assert variants
+    for call in variants.values():
+        for batch in range(2):
+            truth.close(peer.answer(call(batch)), batch, expanded=True)
+
+
+def test_a_wrong_peer_is_refused_and_not_timed(
+    bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = peers.TorchMatmul.answer
+
+    def off_by_one(self: peers.TorchMatmul, raw: Any) -> TopK:
+        distances, indices = right(self, raw)
+        return TopK(distances, (indices + 1) % 40)
+
+    monkeypatch.setattr(peers.TorchMatmul, "answer", off_by_one)
+    found = bench(tmp_path, bank_path, "topk", "--peers", "matmul,cdist", code=2)
+    assert {entry["provider"] for entry in found["refused"]} == {"torch matmul+topk"}
+    assert "torch matmul+topk" not in {record["provider"] for record in found["records"]}
+    assert "wrong answers were refused, of torch matmul+topk" in capsys.readouterr().err
+
+
+def test_a_wrong_backend_is_refused(bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(NumpyBackend):
+        name = "numpy"
+
+        def scan(self, request: ScanRequest, device: str = "auto") -> np.ndarray:
+            sources = super().scan(request, device)
+            sources[-1] = np.where(sources[-1] < 0, -1, (sources[-1] + 1) % request.bank.size)
+            return sources
+
+    right = registry.BACKENDS["numpy"]
+    monkeypatch.setitem(registry.BACKENDS, "torch", Wrong())
+    found = bench(tmp_path, bank_path, "step", "--data", "bank", "--peers", "none", code=2)
+    assert len(found["refused"]) == 2  # the true numpy passes at both points
+    assert registry.BACKENDS["numpy"] is right
+    assert {entry["case"] for entry in found["refused"]} == {"step"}
+
+
+def test_missing_peers_and_backends_are_named(bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("faiss", "sklearn.metrics", "threadpoolctl", "pykeops"):
+        monkeypatch.setitem(sys.modules, module, None)
+    found = bench(tmp_path, bank_path, "topk", "--backend", "numpy,cuda", "--peers", "faiss,sklearn,keops")
+    absent = {entry["provider"]: entry["reason"] for entry in found["absent"]}
+    assert {"faiss IndexFlatL2", "scikit-learn ArgKmin", "pykeops argKmin", "threadpoolctl"} <= set(absent)
+    assert "pip install" in absent["faiss IndexFlatL2"]
+    if registry.BACKENDS["cuda"].unsupported(None):
+        assert absent["lpkernel cuda"]
+
+
+def test_a_peer_that_breaks_is_reported(bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: peers.TorchMatmul, search: peers.Search) -> peers.Variants:
+        raise RuntimeError("does not compile")
+
+    monkeypatch.setattr(peers.TorchMatmul, "prepare", broken)
+    found = bench(tmp_path, bank_path, "topk", "--peers", "matmul")
+    assert {entry["reason"] for entry in found["skipped"]} == {"RuntimeError: does not compile"}
+
+
+def test_calls_that_would_take_too_long_are_left_out_and_said_so(bank: Bank) -> None:
+    options = Options(("step",), ("bank",), (1, 64), (40,), (3,), (2,), ("numpy",), (), budget=0.001, longest=1e-9)
+    run = Suite(options, bank)
+    lines = [line for point in run.run() for line in report.table(point, run.results)]
+    assert [record.x["N"] for record in report.times(run.results.records)] == [1]
+    assert any("not run: lpkernel numpy: a call would take about" in line for line in lines)
+
+
+def test_few_images_are_scaled_up_and_said_so(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "GENERATIONS", (Generation(50, 20, 6, 2, 3, True),))
+    run = Suite(Options(("generate",), backends=("torch",), budget=0.001, longest=1e-9), bank)
+    (point,) = run.run()
+    text = "\n".join(report.table(point, run.results))
+    assert text.count("extrapolated from 16 images") == 2
+    assert not run.results.refused
+
+
+def test_memory_of_a_process(bank_path: Path, tmp_path: Path) -> None:
+    found = bench(tmp_path, bank_path, "memory", "--backend", "numpy")
+    metrics = {record["metric"]: record["p50"] for record in found["records"]}
+    assert 0 < metrics["resident"] < 64e6
+    assert set(metrics) <= {"resident", "peak"}
+
+
+def test_plots_show_three_points_or_more(bank: Bank, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    options = Options(("step",), ("random",), (1, 2, 4), (20, 40), (4,), (2,), ("numpy",), ("matmul",), budget=0.001)
+    run = Suite(options, bank)
+    assert len(list(run.run())) == 6
+    assert plots.draw(run.results, "a title", tmp_path) == ["cost-step-random-N.png"]
+    assert (tmp_path / "cost-step-random-N.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_marks_losses_and_summary_counts_them(bank: Bank) -> None:
+    run = Suite(Options(("step",), ("bank",), (2,), (40,), (3,), (2,), ("numpy",), ("matmul",), budget=0.001), bank)
+    (point,) = run.run()
+    ours, peer = (next(r for r in report.times(run.results.records) if r.ours is mine) for mine in (True, False))
+    ours.p50, peer.p50 = 2.0, 1.0
+    table = "\n".join(report.table(point, run.results))
+    assert "SLOWER" in table and "0.50" in table and "limits (estimates): table adds" in table
+    assert "1 of 1 points lost" in "\n".join(report.summary(run.results))
+
+
+def test_extended_banks_hold_the_originals_their_shifts_and_mosaics(bank: Bank) -> None:
+    codes = bank.codes
+    assert codes is not None
+    many = data.extend(codes, 600)
+    assert np.array_equal(many[:60], codes)
+    assert np.array_equal(many[60:120, :, 1:], codes[:, :, :-1]) and np.array_equal(many[60:120, :, 0], codes[:, :, 0])
+    assert len(many) == 600 and np.array_equal(many, data.extend(codes, 600))
+    assert np.array_equal(data.extend(codes, 700)[:540], many[:540])
+    pool = many[:540]
+    assert (many[540:, None] == pool[None]).any(axis=1).all()  # each cell comes from some map, at its place
+
+
+def test_one_step_is_a_step_of_the_usual_generation(bank: Bank) -> None:
+    for patch, known in ((2, 3), (6, 32), (8, 55)):
+        one = data.one_step(16, patch)
+        assert one.steps == 1 and one.scales[0].compare.sum() == known and one.scales[0].write.all()
+    vectors = data.known_vectors(np.asarray(bank.codes), bank, data.one_step(16, 6))
+    assert vectors.shape == (60, 32 * 4) and vectors.dtype == np.float32
+
+
+def test_true_distances_are_exact_for_integers() -> None:
+    random = np.random.default_rng(2)
+    bank, queries = random.integers(-1023, 1024, (50, 40)), random.integers(-1023, 1024, (3, 40))
+    expected = np.square(queries[:, None] - bank[None]).sum(axis=2)
+    assert np.array_equal(true_distances(queries, bank.astype(np.int16)), expected)
+
+
+def test_checks_accept_rounding_and_near_ties_only() -> None:
+    random = np.random.default_rng(3)
+    bank, queries = random.standard_normal((30, 8)), random.standard_normal((2, 8))
+    truth = Truth([queries], bank, 3)
+    right = TopK(truth.nearest[0].copy(), truth.order[0].copy())
+    truth.exact(right, 0)
+    truth.close(TopK(right.distances * (1 + 1e-6), right.indices), 0, expanded=False)
+    fourth = np.argsort(true_distances(queries, bank), axis=1)[:, 3]
+    wrong = [
+        TopK(right.distances * 1.01, right.indices),
+        TopK(right.distances, right.indices[:, ::-1]),
+        TopK(right.distances, np.repeat(right.indices[:, :1], 3, axis=1)),
+        TopK(right.distances[:, :2], right.indices[:, :2]),
+        TopK(
+            np.column_stack([right.distances[:, :2], true_distances(queries, bank)[[0, 1], fourth]]),
+            np.column_stack([right.indices[:, :2], fourth]),
+        ),
+    ]
+    for answer in wrong:
+        with pytest.raises(WrongAnswer):
+            truth.close(answer, 0, expanded=True)
+        with pytest.raises(WrongAnswer):
+            truth.exact(answer, 0)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_float_path_makes_the_same_images_either_way(bank: Bank, keep: bool) -> None:
+    made = Generation(3, 60, 6, 2, 3, False)
+    plan = made.plan(16)
+    path = TorchFloat32(bank, plan, 3, keep)
+    sources = path.run(3, seed=5)
+    assert sources.shape == (3, 16, 16) and sources.min() >= 0 and sources.max() < 60
+    assert np.array_equal(sources, TorchFloat32(bank, plan, 3, not keep).run(3, seed=5))
+    points._GenerationCheck(bank, made, 0).neighbours(path)
+
+
+def test_a_float_path_that_takes_the_farthest_is_refused(bank: Bank) -> None:
+    made = Generation(2, 60, 6, 2, 3, True)
+    path = TorchFloat32(bank, made.plan(16), 3, False)
+    path.k = 60
+    check = points._GenerationCheck(bank, made, 0)
+    check.neighbours(path)  # anybody is among the 60 nearest
+    honest = TorchFloat32.run
+
+    def claims_three(self: TorchFloat32, *args: Any) -> Any:
+        observe = args[2]
+
+        def relabelled(count: int, query: Any, chosen: Any) -> None:
+            self.k = 3
+            observe(count, query, chosen)
+            self.k = 60
+
+        return honest(self, args[0], args[1], relabelled)
+
+    path.run = claims_three.__get__(path)  # type: ignore[method-assign]
+    with pytest.raises(WrongAnswer, match="not among the 3 nearest"):
+        check.neighbours(path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["nothing"], "case: got 'nothing', expected of topk, step, generate, memory"),
+        (["step", "--peers", "nobody"], "--peers: got 'nobody'"),
+        (["step", "--backend", "fast"], "--backend: got 'fast'"),
+        (["step", "--p", "9"], "--p: got 9, but this bank's fixed point is exact up to 8"),
+        (["step", "--threads", "-1"], "--threads"),
+        (["step", "--n", "0"], "--n: got 0"),
+    ],
+)
+def test_mistakes_get_one_line(
+    argv: list[str], message: str, bank_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "--bank", str(bank_path), "--out", str(tmp_path), *argv]) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_a_bank_of_latents_is_refused() -> None:
+    latents = np.random.default_rng(0).standard_normal((5, 8, 8, 4), np.float32)
+    with pytest.raises(InputError, match="benchmarks need one of at most 4096 codes"):
+        data.Maps(Bank.from_latents(latents, channels=4))
+
+
+def test_sweeps_hold_the_numbers_of_the_design() -> None:
+    full = Options(full=True)
+    step = suite.step_sweep(full, "bank")
+    assert {n for n, *_ in step} == set(suite.NS) and {b for _, b, *_ in step} == set(suite.BS)
+    assert {p for *_, p, _ in step} == set(suite.PS) and {k for *_, k in step} == set(suite.KS)
+    assert len(set(step)) == len(step)
+    short = suite.step_sweep(Options(), "bank")
+    assert set(short) <= set(step) and len(short) < len(step) / 3
+    assert {b for _, _, b, _ in suite.topk_sweep(full)} == set(suite.BS[1:])
+
+
+def test_repeat_runs_batches_in_turn_and_stops_at_the_budget() -> None:
+    asked: list[int] = []
+    times = measure.repeat(asked.append, 3, 0.0)
+    assert len(times) == len(asked) <= measure.LEAST_RUNS
+    times = measure.repeat(asked.append, 3, 1e9)
+    assert len(times) == measure.MOST_RUNS and asked[-4:] != sorted(asked[-4:])
+
+
+def test_peak_extra_sees_a_large_array() -> None:
+    peak, seconds = measure.peak_extra(lambda: np.ones(16 << 20, np.uint8))
+    assert seconds > 0
+    if peak is None:
+        pytest.skip("/proc/self/clear_refs cannot be written here")
+    assert 12 << 20 < peak < 64 << 20
