@@ -40,7 +40,7 @@ class Tuning:
     seeded: int = 4096
     pairs: int = 32
     kept: int = 1 << 28
-    packed: int = 8
+    packed: int = 5
 
 
 class CppBackend:
