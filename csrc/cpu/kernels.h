@@ -82,6 +82,9 @@ struct Kernels {
     void (*float_block)(const FloatBlock&);
     // out[b] = sum of rows[i][b] over count rows; lanes is a multiple of 16
     void (*add_rows)(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out);
+    // Index of the value that has `rank` others before it in the order (value, index), rank < count <= BLOCK; `values`
+    // is readable up to the next multiple of 16.
+    int (*ranked)(const std::int32_t* values, int count, int rank);
     // nullptr where the instruction set has no bytes to add
     void (*byte_tile)(const ByteTile&);
     // out[code][q] = min(255, floor(rows[q][code] * scales[q])) for 16 queries; q is the last axis, `stride` queries

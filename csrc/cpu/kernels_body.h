@@ -170,6 +170,24 @@ void add_rows(const std::int32_t* const* rows, int count, int lanes, std::int32_
     }
 }
 
+// By counting, without a branch that depends on the values but the last.
+int ranked(const std::int32_t* values, int count, int rank) {
+    const std::uint64_t real = count == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+    for (int i = 0; i + 1 < count; ++i) {
+        const Ints mine = fill(values[i]);
+        std::uint64_t not_above = 0, not_below = 0;
+        for (int first = 0; first < count; first += LANES) {
+            const Ints others = load(values + first);
+            not_above |= std::uint64_t{at_most(others, mine)} << first;
+            not_below |= std::uint64_t{at_most(mine, others)} << first;
+        }
+        const std::uint64_t earlier = (std::uint64_t{1} << i) - 1;
+        const std::uint64_t before = real & (~not_below | (not_above & not_below & earlier));
+        if (__builtin_popcountll(before) == rank) return i;
+    }
+    return count - 1;
+}
+
 #if defined(LPKERNEL_BYTES)
 
 template <int N, int AT_ONCE>
@@ -288,7 +306,7 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
 namespace lpkernel {
 
 extern const Kernels LPKERNEL_TABLE;
-const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block, add_rows,
+const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block, add_rows, ranked,
                                 byte_tile,         byte_rows,    norms,        resize_row,  direct};
 
 }  // namespace lpkernel

@@ -154,12 +154,7 @@ class Walk {
                     rows[count++] = layer.pair_row(cell, image.sources[cell]);
                 }
                 run_.add_rows(rows.data(), count, layer.padded(), sums);
-                Smallest& best = image.query.best;
-                best.reset(drawn_rank(u, layer) + 1);
-                for (int a = 0; a < size; ++a) {
-                    if (sums[a] <= best.limit()) best.push(sums[a], a);
-                }
-                chosen = best.top_index();
+                chosen = run_.ranked(sums, size, static_cast<int>(drawn_rank(u, layer)));
             }
             for (const std::int32_t cell : step.write) image.sources[cell] = static_cast<std::int32_t>(chosen);
         }
