@@ -25,14 +25,14 @@ constexpr int TILES = 4;                  // of a bank screened together
 constexpr std::int64_t ROWS = 512 << 10;  // bytes of rows used together
 constexpr int MOST = 64;                  // queries screened together
 constexpr int FEWEST = 6;                 // from which screening pays
-constexpr std::int64_t SMALLEST = 4096;   // images, the same
 constexpr double TOP = 240.0;             // bytes that stand for the limit; the rest of 255 is headroom
 
 class CodeLayer final : public Layer {
   public:
     CodeLayer(const Content& content, std::int64_t size, int side, const std::int32_t* table, int rows,
-              const Kernels& run, int pairs_limit)
+              const Kernels& run, int pairs_limit, std::int64_t screened)
         : Layer(size, side, 1, rows),
+          screened_(screened),
           cells_(side * side),
           table_(table),
           rows_(rows),
@@ -59,7 +59,7 @@ class CodeLayer final : public Layer {
 
     void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
-        if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < SMALLEST) {
+        if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
             return search_exactly(cells, count, queries, n, first, last);
         }
         const auto unlimited = [](const Query* query) { return query->best.limit() == Smallest::ANY; };
@@ -218,7 +218,7 @@ class CodeLayer final : public Layer {
                                         static_cast<std::uint32_t>(b));
     }
 
-    std::int64_t cells_;
+    std::int64_t screened_, cells_;
     const std::int32_t* table_;
     std::int64_t rows_;
     int tile_;
@@ -229,8 +229,8 @@ class CodeLayer final : public Layer {
 }  // namespace
 
 std::unique_ptr<Layer> code_layer(const Content& content, std::int64_t size, int side, const std::int32_t* table,
-                                  int rows, const Kernels& run, int pairs_limit) {
-    return std::make_unique<CodeLayer>(content, size, side, table, rows, run, std::min(pairs_limit, BLOCK));
+                                  int rows, const Kernels& run, int pairs_limit, std::int64_t screened) {
+    return std::make_unique<CodeLayer>(content, size, side, table, rows, run, std::min(pairs_limit, BLOCK), screened);
 }
 
 }  // namespace lpkernel
