@@ -31,8 +31,8 @@ SPECIFICATION = NumpyBackend()
 ISAS = _native.cpu().build_info()["isa"]
 WAYS = {
     "as usual": Tuning(),
-    "groups of 3": Tuning(group=3, pairs=0, seeded=1),
-    "bank divided": Tuning(split=0, pairs=0, seeded=1),
+    "groups of 3": Tuning(group=3, pairs=0, seeded=1, screened=1),
+    "bank divided": Tuning(split=0, pairs=0, seeded=1, screened=1),
     "alone": Tuning(group=1, pairs=0, seeded=1 << 40),
 }
 
@@ -92,12 +92,19 @@ def test_scans_of_ragged_banks(size: int, k: int) -> None:
             assert np.array_equal(backend(way).scan(request), SPECIFICATION.scan(request))
 
 
-def test_a_bank_without_ties_at_all_codes() -> None:
-    """As many codes as images and more: real distances, no two alike."""
-    world = World(3000, side=8, channels=8, codes=700, spread=400)
-    made = plan.random(8, 5, 2, scales=[8])
-    request = world.request(made, range(24), 10, in_codes=True)
-    assert np.array_equal(backend().scan(request), SPECIFICATION.scan(request))
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("codes", [2, 700])
+@pytest.mark.parametrize("images", [6, 20, 33, 70])
+def test_screening_of_codes_loses_nothing(images: int, codes: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 16, 32 and 64 queries, several tiles; real distances (700 codes) and ties everywhere (2)."""
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+    world = World(2500, side=7, channels=8, codes=codes, spread=400)
+    request = world.request(plan.random(7, 5, 2, scales=[7]), range(images), 10, in_codes=True)
+    want = SPECIFICATION.scan(request)
+    for tuning in (Tuning(screened=1, seeded=1), Tuning(screened=1, seeded=1 << 40, group=100)):
+        runner = backend()
+        runner.tuning = tuning
+        assert np.array_equal(runner.scan(request), want)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -227,7 +234,7 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
 
     def scale(at: int, tables: Any, content: np.ndarray) -> list[Any]:
         of = made.scales[at]
-        layer = module.Layer(content, table, everything, "", 0)
+        layer = module.Layer(content, table, everything, "", 0, 1)
         return [of.side, of.positions, of.compare, of.write, tables, layer, content, None]
 
     def one_scale(*entries: Any) -> np.ndarray:
@@ -241,8 +248,8 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
     one = [*scale(1, None, codes)]
     floats = np.zeros((3, 4), np.float32)
     return {
-        "layer of codes": (module.Layer, [codes, table, everything, "", 32]),
-        "layer of latents": (module.Layer, [latents, table, everything, "", 0]),
+        "layer of codes": (module.Layer, [codes, table, everything, "", 32, 1]),
+        "layer of latents": (module.Layer, [latents, table, everything, "", 0, 1]),
         "one scale": (one_scale, one),
         "two scales": (two_scales, second),
         "resize": (lambda *tables: two_scales(*second[:4], tables, *second[5:]), [resize.i0, resize.i1, resize.f]),

@@ -21,16 +21,18 @@ namespace lpkernel {
 namespace {
 
 constexpr int TILE = 1024;
-constexpr int MOST = 64;                 // queries screened together
-constexpr int FEWEST = 6;                // from which screening pays
-constexpr std::int64_t SMALLEST = 4096;  // images, the same
-constexpr double TOP = 240.0;            // bytes that stand for the limit; the rest of 255 is headroom
+constexpr int TILES = 4;                  // of a bank screened together
+constexpr std::int64_t ROWS = 512 << 10;  // bytes of rows used together
+constexpr int MOST = 64;                  // queries screened together
+constexpr int FEWEST = 6;                 // from which screening pays
+constexpr double TOP = 240.0;             // bytes that stand for the limit; the rest of 255 is headroom
 
 class CodeLayer final : public Layer {
   public:
     CodeLayer(const Content& content, std::int64_t size, int side, const std::int32_t* table, int rows,
-              const Kernels& run, int pairs_limit)
+              const Kernels& run, int pairs_limit, std::int64_t screened)
         : Layer(size, side, 1, rows),
+          screened_(screened),
           cells_(side * side),
           table_(table),
           rows_(rows),
@@ -57,7 +59,7 @@ class CodeLayer final : public Layer {
 
     void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
-        if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < SMALLEST) {
+        if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
             return search_exactly(cells, count, queries, n, first, last);
         }
         const auto unlimited = [](const Query* query) { return query->best.limit() == Smallest::ANY; };
@@ -123,23 +125,53 @@ class CodeLayer final : public Layer {
                               rows.data() + static_cast<std::int64_t>(i) * padded * lanes_wide + q, lanes_wide);
             }
         }
-        std::uint8_t limits[MOST] = {};
-        std::uint64_t found[TILE];
-        const std::uint64_t real = n == MOST ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
-        ByteTile tile{nullptr, cells, rows.data(), limits, count, tile_, 0, padded, lanes_wide, found};
-        for (std::int64_t part = first; part < last; ++part) {
-            for (int q = 0; q < n; ++q) {  // they fall as better images are met; + 1 covers rounding
-                limits[q] = static_cast<std::uint8_t>(static_cast<double>(scales[q]) * queries[q]->best.limit() + 1);
-            }
-            tile.codes = codes_.data() + part * cells_ * tile_;
-            tile.lanes = lanes(part);
-            run.byte_tile(tile);
-            for (int lane = 0; lane < tile.lanes; ++lane) {
-                for (std::uint64_t left = found[lane] & real; left; left &= left - 1) {
-                    Query& query = *queries[__builtin_ctzll(left)];
-                    const std::int32_t distance = sum_image(tile.codes + lane, cells, count, query);
-                    if (distance <= query.best.limit()) query.best.push(distance, part * tile_ + lane);
+        // Cells are taken in portions whose rows fit the second-level cache, each over several tiles of the bank.
+        const std::int64_t row_bytes = static_cast<std::int64_t>(padded) * lanes_wide;
+        const int portion =
+            static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(count, ROWS / row_bytes)));
+        const bool whole = portion >= count;
+        Aligned<std::uint8_t> sums(whole ? 0 : static_cast<std::size_t>(TILES) * tile_ * lanes_wide);
+        std::vector<std::uint64_t> found(static_cast<std::size_t>(tile_));
+        for (std::int64_t part = first; part < last; part += TILES) {
+            const std::int64_t stop = std::min(last, part + TILES);
+            for (int i = 0; i < count; i += portion) {
+                ByteTile tile{};
+                tile.cells = cells + i;
+                tile.rows = rows.data() + i * row_bytes;
+                tile.count = std::min(portion, count - i);
+                tile.tile = tile_;
+                tile.padded_codes = padded;
+                tile.queries = lanes_wide;
+                tile.first = i == 0;
+                const bool final = i + portion >= count;
+                for (std::int64_t p = part; p < stop; ++p) {
+                    tile.codes = codes_.data() + p * cells_ * tile_;
+                    tile.lanes = lanes(p);
+                    tile.sums = whole ? nullptr : sums.data() + (p - part) * tile_ * lanes_wide;
+                    tile.found = final ? found.data() : nullptr;
+                    std::uint8_t limits[MOST] = {};
+                    for (int q = 0; q < n; ++q) {  // they fall as better images are met; + 1 covers rounding
+                        limits[q] =
+                            static_cast<std::uint8_t>(static_cast<double>(scales[q]) * queries[q]->best.limit() + 1);
+                    }
+                    tile.limits = limits;
+                    run.byte_tile(tile);
+                    if (final) measure(cells, count, queries, n, p, found.data());
                 }
+            }
+        }
+    }
+
+    // Exact sums of what the bounds left of a tile.
+    void measure(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
+                 const std::uint64_t* found) const {
+        const std::uint64_t real = n == MOST ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+        const std::uint16_t* codes = codes_.data() + part * cells_ * tile_;
+        for (int lane = 0; lane < lanes(part); ++lane) {
+            for (std::uint64_t left = found[lane] & real; left; left &= left - 1) {
+                Query& query = *queries[__builtin_ctzll(left)];
+                const std::int32_t distance = sum_image(codes + lane, cells, count, query);
+                if (distance <= query.best.limit()) query.best.push(distance, part * tile_ + lane);
             }
         }
     }
@@ -186,7 +218,7 @@ class CodeLayer final : public Layer {
                                         static_cast<std::uint32_t>(b));
     }
 
-    std::int64_t cells_;
+    std::int64_t screened_, cells_;
     const std::int32_t* table_;
     std::int64_t rows_;
     int tile_;
@@ -197,8 +229,8 @@ class CodeLayer final : public Layer {
 }  // namespace
 
 std::unique_ptr<Layer> code_layer(const Content& content, std::int64_t size, int side, const std::int32_t* table,
-                                  int rows, const Kernels& run, int pairs_limit) {
-    return std::make_unique<CodeLayer>(content, size, side, table, rows, run, std::min(pairs_limit, BLOCK));
+                                  int rows, const Kernels& run, int pairs_limit, std::int64_t screened) {
+    return std::make_unique<CodeLayer>(content, size, side, table, rows, run, std::min(pairs_limit, BLOCK), screened);
 }
 
 }  // namespace lpkernel

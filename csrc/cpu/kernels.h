@@ -61,15 +61,17 @@ struct FloatBlock {
 };
 
 // Lower bounds in bytes for up to 64 queries and the images of a tile, lanes = queries:
-//   bound[b][q] = saturating sum over compared cells i of rows[i][codes[cells[i]][b]][q]
+//   sums[b][q] (saturating) += sum over `count` compared cells i of rows[i][codes[cells[i]][b]][q]
 // codes: (cells of the level, tile) uint16; rows: (count, padded codes, queries) uint8; limits: (queries) uint8.
-// found[b]: bit q if bound[b][q] <= limits[q]. queries is 16, 32 or 64.
+// queries is 16, 32 or 64; first: sums start at 0. found, unless nullptr: bit q of found[b] if sums[b][q] <= limits[q].
 struct ByteTile {
     const std::uint16_t* codes;
     const std::int32_t* cells;
     const std::uint8_t* rows;
     const std::uint8_t* limits;
     int count, tile, lanes, padded_codes, queries;
+    bool first;
+    std::uint8_t* sums;    // (lanes, queries)
     std::uint64_t* found;  // (lanes)
 };
 
@@ -80,6 +82,9 @@ struct Kernels {
     void (*float_block)(const FloatBlock&);
     // out[b] = sum of rows[i][b] over count rows; lanes is a multiple of 16
     void (*add_rows)(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out);
+    // Index of the value that has `rank` others before it in the order (value, index), rank < count <= BLOCK; `values`
+    // is readable up to the next multiple of 16.
+    int (*ranked)(const std::int32_t* values, int count, int rank);
     // nullptr where the instruction set has no bytes to add
     void (*byte_tile)(const ByteTile&);
     // out[code][q] = min(255, floor(rows[q][code] * scales[q])) for 16 queries; q is the last axis, `stride` queries

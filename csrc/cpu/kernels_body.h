@@ -170,32 +170,48 @@ void add_rows(const std::int32_t* const* rows, int count, int lanes, std::int32_
     }
 }
 
+// By counting, without a branch that depends on the values but the last.
+int ranked(const std::int32_t* values, int count, int rank) {
+    const std::uint64_t real = count == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+    for (int i = 0; i + 1 < count; ++i) {
+        const Ints mine = fill(values[i]);
+        std::uint64_t not_above = 0, not_below = 0;
+        for (int first = 0; first < count; first += LANES) {
+            const Ints others = load(values + first);
+            not_above |= std::uint64_t{at_most(others, mine)} << first;
+            not_below |= std::uint64_t{at_most(mine, others)} << first;
+        }
+        const std::uint64_t earlier = (std::uint64_t{1} << i) - 1;
+        const std::uint64_t before = real & (~not_below | (not_above & not_below & earlier));
+        if (__builtin_popcountll(before) == rank) return i;
+    }
+    return count - 1;
+}
+
 #if defined(LPKERNEL_BYTES)
+
+template <int N, int AT_ONCE>
+void byte_images(const ByteTile& a, int b) {
+    Bytes<N> sums[AT_ONCE];
+    for (int j = 0; j < AT_ONCE; ++j) sums[j] = a.first ? Bytes<N>::zero() : Bytes<N>::load(a.sums + (b + j) * N);
+    const std::uint8_t* rows = a.rows;
+    for (int i = 0; i < a.count; ++i, rows += std::int64_t{a.padded_codes} * N) {
+        const std::uint16_t* codes = a.codes + std::int64_t{a.cells[i]} * a.tile + b;
+        for (int j = 0; j < AT_ONCE; ++j) sums[j].add_saturated(Bytes<N>::load(rows + std::int64_t{codes[j]} * N));
+    }
+    if (a.found) {
+        const auto limits = Bytes<N>::load(a.limits);
+        for (int j = 0; j < AT_ONCE; ++j) a.found[b + j] = sums[j].at_most(limits);
+    } else {
+        for (int j = 0; j < AT_ONCE; ++j) sums[j].store(a.sums + (b + j) * N);
+    }
+}
 
 template <int N>
 void byte_queries(const ByteTile& a) {
-    constexpr int AT_ONCE = 4;
-    const auto limits = Bytes<N>::load(a.limits);
-    const std::int64_t size = std::int64_t{a.padded_codes} * N;
     int b = 0;
-    for (; b + AT_ONCE <= a.lanes; b += AT_ONCE) {
-        Bytes<N> sums[AT_ONCE];
-        for (int j = 0; j < AT_ONCE; ++j) sums[j] = Bytes<N>::zero();
-        const std::uint8_t* rows = a.rows;
-        for (int i = 0; i < a.count; ++i, rows += size) {
-            const std::uint16_t* codes = a.codes + std::int64_t{a.cells[i]} * a.tile + b;
-            for (int j = 0; j < AT_ONCE; ++j) sums[j].add_saturated(Bytes<N>::load(rows + std::int64_t{codes[j]} * N));
-        }
-        for (int j = 0; j < AT_ONCE; ++j) a.found[b + j] = sums[j].at_most(limits);
-    }
-    for (; b < a.lanes; ++b) {
-        auto sum = Bytes<N>::zero();
-        for (int i = 0; i < a.count; ++i) {
-            const std::int64_t code = a.codes[std::int64_t{a.cells[i]} * a.tile + b];
-            sum.add_saturated(Bytes<N>::load(a.rows + i * size + code * N));
-        }
-        a.found[b] = sum.at_most(limits);
-    }
+    for (; b + 4 <= a.lanes; b += 4) byte_images<N, 4>(a, b);
+    for (; b < a.lanes; ++b) byte_images<N, 1>(a, b);
 }
 
 void byte_tile(const ByteTile& a) {
@@ -290,7 +306,7 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
 namespace lpkernel {
 
 extern const Kernels LPKERNEL_TABLE;
-const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block, add_rows,
+const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block, add_rows, ranked,
                                 byte_tile,         byte_rows,    norms,        resize_row,  direct};
 
 }  // namespace lpkernel

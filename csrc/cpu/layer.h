@@ -103,8 +103,9 @@ constexpr int PAIRS = 32;  // up to this many images, pairs are tabulated: cells
 std::unique_ptr<Layer> latent_layer(const Content& content, std::int64_t size, int side, int channels,
                                     const Kernels& run, int pairs_limit);
 
-// content: (B, side, side) codes in [0, rows); table (rows, rows) int32, non-negative, kept by the caller.
+// content: (B, side, side) codes in [0, rows); table (rows, rows) int32, non-negative, kept by the caller. screened:
+// images searched at once from which bounds come first.
 std::unique_ptr<Layer> code_layer(const Content& content, std::int64_t size, int side, const std::int32_t* table,
-                                  int rows, const Kernels& run, int pairs_limit);
+                                  int rows, const Kernels& run, int pairs_limit, std::int64_t screened);
 
 }  // namespace lpkernel

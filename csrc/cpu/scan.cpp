@@ -5,7 +5,8 @@
 //           over from the scale before (or a starting canvas) are measured. Everything stays in the first two caches.
 //   groups  many images: up to tuning.group images walk together, so that each part of the bank is read into
 //           the cache once for all of them; groups are spread over the threads.
-//   parts   few images and a large bank: all images walk together and the threads divide the bank. Their heaps of
+//   parts   a large bank and not enough images for full groups: all images walk together and the threads divide the
+//   bank. Their heaps of
 //           (distance, index) keys merge exactly.
 //
 // The draw needs only the neighbour of one rank, and the random word does not depend on the search: so the rank is
@@ -23,6 +24,8 @@
 namespace lpkernel {
 
 namespace {
+
+constexpr std::int64_t FEW = 16;  // images a thread, from which threads take images, not parts of a large bank
 
 // One image on its way through the plan.
 struct Image {
@@ -151,12 +154,7 @@ class Walk {
                     rows[count++] = layer.pair_row(cell, image.sources[cell]);
                 }
                 run_.add_rows(rows.data(), count, layer.padded(), sums);
-                Smallest& best = image.query.best;
-                best.reset(drawn_rank(u, layer) + 1);
-                for (int a = 0; a < size; ++a) {
-                    if (sums[a] <= best.limit()) best.push(sums[a], a);
-                }
-                chosen = best.top_index();
+                chosen = run_.ranked(sums, size, static_cast<int>(drawn_rank(u, layer)));
             }
             for (const std::int32_t cell : step.write) image.sources[cell] = static_cast<std::int32_t>(chosen);
         }
@@ -164,6 +162,13 @@ class Walk {
         for (std::int32_t cell = 0; cell < scale.side * scale.side; ++cell) {
             if (image.sources[cell] >= 0) write(image, scale, {&cell, 1}, image.sources[cell]);
         }
+    }
+
+    // task(image) for all images; over the threads, where it is worth waking them.
+    template <class Task>
+    void each(const Task& task) {
+        const auto count = static_cast<std::int64_t>(images_.size());
+        parallel(count, count >= 8 ? threads_ : 1, [&](std::int64_t i) { task(images_[i]); });
     }
 
     // One step for all images of this walk.
@@ -176,23 +181,23 @@ class Walk {
             }
             return;
         }
-        for (Image& image : images_) {
+        each([&](Image& image) {
             gather(image, step.compare, layer.width(), image.query.values);
             layer.prepare(image.query, step.compare.count, run_);
             const std::int64_t need = drawn_rank(word(image, number), layer) + 1;
             image.query.best.reset(need, first_limit(image, scale, step, need));
-        }
+        });
         const std::int64_t work = layer.size() * step.compare.count * layer.width();
         if (threads_ > 1 && work * static_cast<std::int64_t>(images_.size()) >= request_.tuning.split) {
             search_divided(layer, step);
         } else {
             search(layer, step, queries_, 0, layer.parts());
         }
-        for (Image& image : images_) {
+        each([&](Image& image) {
             Smallest& best = image.query.best;
             write(image, scale, step.write, best.top_index());
             if (layer.size() >= request_.tuning.seeded) remember(image, best);
-        }
+        });
     }
 
     void search(const Layer& layer, const Step& step, const std::vector<Query*>& queries, std::int64_t first,
@@ -294,7 +299,8 @@ void scan(const Scan& request, const Kernels& run, std::int32_t* sources) {
     const auto n = static_cast<std::int64_t>(request.images.size());
     const bool pairs = request.scales.back().layer->has_pairs();
     const std::int64_t threads = std::max(1, request.threads);
-    if (!pairs && n < threads) {
+    const bool large = request.scales.back().layer->size() >= request.tuning.seeded;
+    if (!pairs && (n < threads || (large && n < threads * FEW))) {
         Walk(request, run, 0, n, static_cast<int>(threads))(sources);
         return;
     }

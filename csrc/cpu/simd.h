@@ -246,6 +246,10 @@ struct Bytes {
     Bytes<N / 2> low, high;
     static Bytes zero() { return {Bytes<N / 2>::zero(), Bytes<N / 2>::zero()}; }
     static Bytes load(const std::uint8_t* p) { return {Bytes<N / 2>::load(p), Bytes<N / 2>::load(p + N / 2)}; }
+    void store(std::uint8_t* p) const {
+        low.store(p);
+        high.store(p + N / 2);
+    }
     void add_saturated(Bytes b) {
         low.add_saturated(b.low);
         high.add_saturated(b.high);
@@ -258,6 +262,7 @@ struct Bytes<16> {
     __m128i v;
     static Bytes zero() { return {_mm_setzero_si128()}; }
     static Bytes load(const std::uint8_t* p) { return {_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))}; }
+    void store(std::uint8_t* p) const { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v); }
     void add_saturated(Bytes b) { v = _mm_adds_epu8(v, b.v); }
     std::uint64_t at_most(Bytes limit) const {
         return static_cast<std::uint32_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(v, limit.v), v)));
@@ -270,6 +275,7 @@ struct Bytes<32> {
     __m256i v;
     static Bytes zero() { return {_mm256_setzero_si256()}; }
     static Bytes load(const std::uint8_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+    void store(std::uint8_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
     void add_saturated(Bytes b) { v = _mm256_adds_epu8(v, b.v); }
     std::uint64_t at_most(Bytes limit) const {
         return static_cast<std::uint32_t>(_mm256_movemask_epi8(_mm256_cmpeq_epi8(_mm256_min_epu8(v, limit.v), v)));
@@ -283,6 +289,7 @@ struct Bytes<64> {
     __m512i v;
     static Bytes zero() { return {_mm512_setzero_si512()}; }
     static Bytes load(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+    void store(std::uint8_t* p) const { _mm512_storeu_si512(p, v); }
     void add_saturated(Bytes b) { v = _mm512_adds_epu8(v, b.v); }
     std::uint64_t at_most(Bytes limit) const { return _mm512_cmple_epu8_mask(v, limit.v); }
 };

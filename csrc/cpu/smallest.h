@@ -48,7 +48,6 @@ class Smallest {
     }
 
     std::int64_t top_index() const { return static_cast<std::int64_t>(keys_.front() & 0xFFFFFFFFu); }
-    std::size_t need() const { return need_; }
     const std::vector<std::uint64_t>& keys() const { return keys_; }  // a heap
     std::vector<std::uint64_t>& sorted() {                            // ascending; no push after this
         std::sort(keys_.begin(), keys_.end());

@@ -317,17 +317,29 @@ class FloatSearch {
     // The block's rows less the centre, lanes = rows; norms: the least that |b'|^2 can be, NaN for rows to measure
     // anyway. With squares the weighted norm is the kernel's part, and `norms` holds only what the bound takes off.
     void pack(std::int64_t b, int lanes, float* bank, float* squares, float* norms) const {
-        for (int lane = 0; lane < BLOCK; ++lane) {
-            const float* row = lane < lanes ? job_.bank + job_.rows[b * BLOCK + lane] * job_.width : nullptr;
-            double norm = 0.0;
-            for (std::int64_t i = 0; i < width_; ++i) {
-                const float value = row ? row[chosen_[i]] - centre_[i] : 0.0f;
-                bank[i * BLOCK + lane] = value;
-                norm += static_cast<double>(value) * static_cast<double>(value);
-                if (squares) squares[i * BLOCK + lane] = value * value;
+        constexpr std::int64_t COLUMNS = 16;  // one cache line of each row at a time
+        double sums[BLOCK] = {};
+        for (std::int64_t start = 0; start < width_; start += COLUMNS) {
+            const std::int64_t stop = std::min(width_, start + COLUMNS);
+            for (int lane = 0; lane < BLOCK; ++lane) {
+                const float* row = lane < lanes ? job_.bank + job_.rows[b * BLOCK + lane] * job_.width : nullptr;
+                for (std::int64_t i = start; i < stop; ++i) {
+                    bank[i * BLOCK + lane] = row ? row[chosen_[i]] - centre_[i] : 0.0f;
+                }
             }
-            const double least = squares ? -norm * slack_ : norm * (1 - slack_);
-            norms[lane] = norm < LARGE ? static_cast<float>(least) : std::numeric_limits<float>::quiet_NaN();
+            for (std::int64_t i = start; i < stop; ++i) {
+                const float* values = bank + i * BLOCK;
+                for (int lane = 0; lane < BLOCK; ++lane) {
+                    sums[lane] += static_cast<double>(values[lane]) * static_cast<double>(values[lane]);
+                }
+                for (int lane = 0; squares && lane < BLOCK; ++lane) {
+                    squares[i * BLOCK + lane] = values[lane] * values[lane];
+                }
+            }
+        }
+        for (int lane = 0; lane < BLOCK; ++lane) {
+            const double least = squares ? -sums[lane] * slack_ : sums[lane] * (1 - slack_);
+            norms[lane] = sums[lane] < LARGE ? static_cast<float>(least) : std::numeric_limits<float>::quiet_NaN();
         }
     }
 

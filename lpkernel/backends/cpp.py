@@ -28,19 +28,22 @@ CODES = 32768  # codes are compared as int16
 class Tuning:
     """When the native code takes which way; results do not depend on it.
 
-    group: images that walk through a plan together; split: compared values of a step from which few
-    images share it among the threads; seeded: bank images from which a search starts from the limit
-    that recent neighbours give; pairs: bank images up to which all distances between them are
-    tabulated; kept: bytes of bank layouts that are kept for the next call;
+    group: images that walk through a plan together.
+    split: compared values of a step from which few images share it among the threads.
+    seeded: bank images from which a search starts from the limit that recent neighbours give.
+    pairs: bank images up to which all distances between them are tabulated.
+    screened: images of codes from which bounds come before exact sums.
+    kept: bytes of bank layouts that are kept for the next call.
     packed: float queries from which masked_topk packs and screens the bank.
     """
 
     group: int = 64
-    split: int = 1 << 20
+    split: int = 1 << 17
     seeded: int = 4096
     pairs: int = 32
+    screened: int = 4096
     kept: int = 1 << 28
-    packed: int = 8
+    packed: int = 5
 
 
 class CppBackend:
@@ -113,12 +116,17 @@ class _Layers:
     def get(self, content: Array, table: Array | None, candidates: Array, isa: str, tuning: Tuning) -> Any:
         arrays = (content, table) if table is not None else (content,)
         allowed = None if len(candidates) == len(content) else candidates.tobytes()
-        key = (*map(id, arrays), allowed, isa, tuning.pairs)
+        key = (*map(id, arrays), allowed, isa, tuning.pairs, tuning.screened)
         found = self._kept.get(key)
         if found and all(ref() is array for ref, array in zip(found[1], arrays, strict=True)):
             return found[0]
         layer = _native.cpu().Layer(
-            content, np.zeros((1, 1), np.int32) if table is None else table, candidates, isa, tuning.pairs
+            content,
+            np.zeros((1, 1), np.int32) if table is None else table,
+            candidates,
+            isa,
+            tuning.pairs,
+            tuning.screened,
         )
         self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[1])}
         while self._kept and layer.bytes + sum(entry[0].bytes for entry in self._kept.values()) > tuning.kept:
