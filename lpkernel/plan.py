@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -43,7 +43,7 @@ class Resize:
         centre = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
         i0 = np.floor(centre)
         i1, f = np.minimum(i0 + 1, n - 1), np.rint(256 * (centre - i0))
-        return Resize(n, m, i0.astype(np.int32), i1.astype(np.int32), f.astype(np.int32))
+        return Resize(n, m, *(_frozen(table.astype(np.int32)) for table in (i0, i1, f)))
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class Scale:
         patch = self.write.shape[1]
         for (y, x), write in zip(self.positions, self.write, strict=True):
             kept[y : y + patch, x : x + patch] &= ~write
-        return kept
+        return _frozen(kept)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Scales of increasing side, the last at the autoencoder's grid side.
+    """Scales of increasing side, the last at the autoencoder's grid side. Its arrays are read-only.
 
     `starts_known` says that the first scale compares cells of a starting canvas, which a scan of
     this plan must then be given.
@@ -120,12 +120,12 @@ def random(
     overlap: "replace" overwrites the whole patch; "fill" writes only unknown cells at the first
     scale. Raises InputError.
     """
-    return _build("random", side, patch, stride, scales or default_scales(side), overlap, None, False)
+    return _whole("random", side, patch, stride, tuple(scales or default_scales(side)), overlap, False)
 
 
 def reference(side: int = 16, patch: int = 6, stride: int | None = None, scales: Sequence[int] | None = None) -> Plan:
     """Generation guided by a canvas that starts as an encoded image: every cell is known. One scale by default."""
-    return _build("reference", side, patch, stride, scales or (side,), "replace", None, True)
+    return _whole("reference", side, patch, stride, tuple(scales or (side,)), "replace", True)
 
 
 def edit(
@@ -151,6 +151,13 @@ def edit(
         raise InputError(f"mode: got {mode!r}, expected one of {', '.join(EDIT_MODES)}")
     side = region.shape[0]
     return _build(f"edit-{mode}", side, patch, stride, scales or (side,), "replace", region, mode == "guided")
+
+
+@lru_cache(maxsize=64)  # building a plan takes longer than running it on a small bank
+def _whole(
+    kind: str, side: int, patch: int, stride: int | None, sides: tuple[int, ...], overlap: str, all_known: bool
+) -> Plan:
+    return _build(kind, side, patch, stride, sides, overlap, None, all_known)
 
 
 def _build(
@@ -221,4 +228,10 @@ def _scale(m: int, patch: int, stride: int, resize: Resize | None, writable: Boo
             compare.append(known[window].copy())
             write.append(cells.copy())
             known[window] |= cells
-    return Scale(m, resize, np.array(positions, np.int32).reshape(-1, 2), np.array(compare), np.array(write))
+    corners = np.array(positions, np.int32).reshape(-1, 2)
+    return Scale(m, resize, *map(_frozen, (corners, np.array(compare), np.array(write))))
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array

@@ -53,6 +53,16 @@ def test_fill_writes_each_cell_once_at_the_first_scale() -> None:
     assert all(write.any() for write in first.write)
 
 
+def test_equal_plans_are_one_and_cannot_be_changed() -> None:
+    made = plan.random(side=8, patch=4, scales=[6, 8])
+    assert plan.random(side=8, patch=4, scales=(6, 8)) is made
+    scale = made.scales[1]
+    assert scale.resize is not None
+    for array in (scale.positions, scale.compare, scale.write, scale.kept, scale.resize.f):
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 0
+
+
 def test_reference_knows_everything() -> None:
     made = plan.reference(side=12, patch=5)
     assert made.sides == (12,)

@@ -28,7 +28,7 @@ SCREEN_MARGIN = 16  # candidates beyond K that the float screen keeps
 
 
 def tensor(array: Array) -> Tensor:
-    """The array's memory as a tensor; a read-only (memory-mapped) one is only ever read."""
+    """The array's memory as a tensor; a read-only one (a plan's, a mapped bank's) is only ever read."""
     if any(stride < 0 for stride in array.strides):  # torch has no such tensors
         array = array.copy()
     with warnings.catch_warnings():
@@ -49,7 +49,7 @@ def smallest(keys: Tensor, k: int) -> Tensor:
 
 def resize_canvas(canvas: Tensor, resize: Resize) -> Tensor:
     """(N, n, n, C) int16 -> (N, m, m, C), as the specification."""
-    i0, i1, f = (torch.from_numpy(table).to(canvas.device) for table in (resize.i0, resize.i1, resize.f))
+    i0, i1, f = (tensor(table).to(canvas.device) for table in (resize.i0, resize.i1, resize.f))
     values = canvas.to(torch.int32)
     f_rows, f_columns = f[None, :, None, None], f[None, None, :, None]
     rows = values[:, i0] * (256 - f_rows) + values[:, i1] * f_rows
@@ -132,9 +132,9 @@ class _Scan:
             patch = self.request.plan.patch
             for (y, x), compare, write in zip(scale.positions, scale.compare, scale.write, strict=True):
                 window = np.s_[:, y : y + patch, x : x + patch]
-                known = torch.from_numpy(compare).to(self.device) if compare.any() else None
+                known = tensor(compare).to(self.device) if compare.any() else None
                 chosen = self._choose(canvas[window], bank[window], norms[window], known, self.words[:, step])
-                mask = torch.from_numpy(write).to(self.device)
+                mask = tensor(write).to(self.device)
                 copied = bank[window][chosen]
                 cells = mask.view(mask.shape + (1,) * (copied.ndim - 3))
                 canvas[window] = torch.where(cells, copied, canvas[window])
@@ -172,7 +172,7 @@ class _Scan:
         assert scale.resize is not None
         canvas = resize_canvas(canvas, scale.resize)
         if begin is not None:
-            kept = torch.from_numpy(scale.kept).to(self.device)
+            kept = tensor(scale.kept).to(self.device)
             canvas[:, kept] = begin[:, kept]
         return canvas
 
