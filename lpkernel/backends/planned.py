@@ -15,7 +15,7 @@ class PlannedBackend:
         self.name, self.what = name, what
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
-        return [f"this version has no {self.what} yet; use torch or numpy"]
+        return [f"this version has no {self.what} yet; use cpp, torch or numpy"]
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NoReturn:
         raise BackendUnavailable(f"backend {self.name}: {self.unsupported(request)[0]}")
