@@ -186,6 +186,20 @@ def test_nan_sorts_last(backend: Backend) -> None:
     assert indices.tolist() == [[2, 1, 0]]
 
 
+@pytest.mark.parametrize("hidden", [np.nan, np.inf])
+def test_what_a_mask_hides_does_not_count(backend: Backend, hidden: float) -> None:
+    queries, bank = integers("float32", 4, 60, 8)
+    mask = masks("own", 4, 8)
+    assert mask is not None
+    mask[:, 3] = False
+    want = oracle(queries, bank, 5, mask)
+    bank[::2, 3] = hidden
+    queries[1, 3] = hidden
+    distances, indices = masked_topk(queries, bank, 5, mask, None, backend.name)
+    assert np.array_equal(distances, want[0])
+    assert np.array_equal(indices, want[1])
+
+
 def test_opcheck(backend: Backend) -> None:
     queries, bank = (torch.from_numpy(a) for a in integers("float32", 3, 20, 8))
     shorts = (queries.to(torch.int16), bank.to(torch.int16))

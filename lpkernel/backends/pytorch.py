@@ -247,10 +247,10 @@ def _topk_float(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows
     screened = min(k + SCREEN_MARGIN, len(rows))
     scores = torch.empty((len(queries), 0), dtype=torch.float64, device=bank.device)
     passed = torch.empty((len(queries), 0), dtype=torch.int64, device=bank.device)
-    largest = 0.0
+    largest = torch.zeros((), dtype=torch.float64, device=bank.device)
     for part in rows.split(_tile_rows(bank.shape[1])):
         tile = bank[part].double()
-        largest = max(largest, float(tile.square().sum(1).max()))
+        largest = torch.maximum(largest, tile.square().sum(1).max())  # NaN stays: every query is then doubtful
         scores = torch.cat([scores, _tile_distances(wide, mask, tile)], 1)
         passed = torch.cat([passed, part.expand(len(queries), -1)], 1)
         scores, order = torch.topk(scores, min(screened, scores.shape[1]), dim=1, largest=False, sorted=True)
@@ -276,7 +276,7 @@ def _direct_keys(queries: Tensor, bank: Tensor, mask: Tensor | None, rows: Tenso
         chosen = slice(start, start + count)
         difference = queries[chosen, None] - bank[rows[chosen]].double()
         if mask is not None:
-            difference = difference * mask[chosen, None]
+            difference = torch.where(mask[chosen, None], difference, 0)  # a product would let NaN through
         parts.append(pack(difference.square().sum(2).float(), rows[chosen]))
     keys = torch.cat(parts) if parts else torch.empty(rows.shape, dtype=torch.int64, device=bank.device)
     return keys.sort(dim=1).values

@@ -117,11 +117,11 @@ class NumpyBackend:
         distances = np.full((len(queries), request.k), empty, narrow)
         indices = np.full((len(queries), request.k), -1, np.int64)
         for i, query in enumerate(queries):
-            squares = np.square(rows - query.astype(wide))
+            columns: Array | slice = slice(None)
             if request.patch_mask is not None:
                 mask = np.asarray(request.patch_mask)
-                squares = squares[:, mask if mask.ndim == 1 else mask[i]]
-            row = squares.sum(axis=1).astype(narrow)
+                columns = mask if mask.ndim == 1 else mask[i]
+            row = np.square(rows[:, columns] - query[columns].astype(wide)).sum(axis=1).astype(narrow)
             order = np.argsort(row, kind="stable")[:count]
             distances[i, :count], indices[i, :count] = row[order], allowed[order]
         return TopK(distances, indices)
