@@ -23,6 +23,7 @@ from lpkernel.pca import PCA
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
 
+DEFAULT_BANK = Path(__file__).parent / "data" / "avatars.lpbank"
 TABLE_ROWS = 4096  # codebooks up to this size have a distance table
 _CHUNK = 256  # bank images handled at once
 
@@ -277,7 +278,7 @@ class Bank:
     @classmethod
     def default(cls) -> Bank:
         """The bank that comes with the package: 1,200 CC0 avatars for the embedded autoencoder."""
-        return cls.load(Path(__file__).parent / "data" / "avatars.lpbank")
+        return cls.load(DEFAULT_BANK)
 
     def save(self, path: str | Path) -> None:
         """Write one file, whole or not at all (an old file stays if this fails); equal banks, equal bytes.

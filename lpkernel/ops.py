@@ -74,10 +74,15 @@ def _run(queries: Any, bank: Any, k: int, patch_mask: Any, candidate_mask: Any, 
     return registry.choose(backend, request).masked_topk(request)
 
 
+def _dtype(array: Any) -> str:
+    """The same name for NumPy's and torch's dtype."""
+    return str(array.dtype).removeprefix("torch.")
+
+
 def _check_shapes(queries: Any, bank: Any, k: int, patch_mask: Any, candidate_mask: Any) -> None:
     if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
         raise InputError(f"queries {tuple(queries.shape)} and bank {tuple(bank.shape)}: expected (Q, D) and (B, D)")
-    names = [str(array.dtype).removeprefix("torch.") for array in (queries, bank)]
+    names = [_dtype(array) for array in (queries, bank)]
     if names[0] != names[1] or names[0] not in ("float32", "int16"):
         raise InputError(f"queries {names[0]} and bank {names[1]}: expected both float32 or both int16")
     if not 1 <= k <= bank.shape[0]:
@@ -88,7 +93,7 @@ def _check_shapes(queries: Any, bank: Any, k: int, patch_mask: Any, candidate_ma
     ):
         if mask is None:
             continue
-        if str(mask.dtype).removeprefix("torch.") != "bool" or tuple(mask.shape) not in shapes:
+        if _dtype(mask) != "bool" or tuple(mask.shape) not in shapes:
             expected = " or ".join(map(str, shapes))
             raise InputError(f"{name}: got {tuple(mask.shape)} {mask.dtype}, expected {expected} bool")
     if isinstance(bank, Tensor):
@@ -99,7 +104,7 @@ def _check_shapes(queries: Any, bank: Any, k: int, patch_mask: Any, candidate_ma
 
 def _check_range(queries: Any, bank: Any) -> None:
     """int16 distances must fit int32."""
-    if str(bank.dtype).removeprefix("torch.") != "int16" or bank.shape[1] == 0 or queries.shape[0] == 0:
+    if _dtype(bank) != "int16" or bank.shape[1] == 0 or queries.shape[0] == 0:
         return
     spread = max(int(queries.max()), int(bank.max())) - min(int(queries.min()), int(bank.min()))
     if bank.shape[1] * spread**2 >= 2**31:

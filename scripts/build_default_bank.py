@@ -16,15 +16,15 @@ import avatars
 import numpy as np
 
 import lpkernel as lp
+from lpkernel.bank import DEFAULT_BANK
 
-TARGET = Path(lp.__file__).parent / "data" / "avatars.lpbank"
 COUNT = 1200
 LARGEST = 1_000_000  # bytes that the package may spend on it
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=TARGET)
+    parser.add_argument("--out", type=Path, default=DEFAULT_BANK)
     parser.add_argument("--count", type=int, default=COUNT)
     args = parser.parse_args()
     # float32 on the CPU: what a bank holds should not hang on the machine that made it

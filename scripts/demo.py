@@ -18,7 +18,7 @@ import packages
 
 from lpkernel.cli import main as lpkernel
 
-CROP = "19,40,159,180"  # of the 178x218 photographs: the face, eyes aligned
+CROP = ",".join(map(str, packages.FACE_CROP))
 
 
 def run(command: str, seconds: dict[str, float]) -> None:

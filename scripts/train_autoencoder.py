@@ -33,7 +33,6 @@ from torch import Tensor
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
 from lpkernel.files import atomic_path
 
-TIGHT_CROP = (19, 40, 159, 180)  # of the 178x218 photographs: a tight aligned face
 TRAIN_FACES = 899
 AVATARS_SHARE = 0.25
 HELD_OUT_AVATARS = range(100)  # drawn from seeds 0..99; training uses later ones
@@ -45,8 +44,8 @@ class Data:
     def __init__(self, seed: int, avatar_count: int) -> None:
         photographs = [Image.open(path).convert("RGB") for path in packages.face_files()]
         self.photographs = photographs[:TRAIN_FACES]
-        tight = [p.crop(TIGHT_CROP).resize((128, 128), Image.Resampling.BICUBIC) for p in photographs[TRAIN_FACES:]]
-        self.held_out = _batch(tight)
+        tight = [photograph.crop(packages.FACE_CROP) for photograph in photographs[TRAIN_FACES:]]
+        self.held_out = _batch([face.resize((128, 128), Image.Resampling.BICUBIC) for face in tight])
         first = HELD_OUT_AVATARS.stop + 10_000
         self.avatars = [Image.fromarray(avatars.draw(i)[0]) for i in range(first, first + avatar_count)]
         self.held_out_avatars = _batch([Image.fromarray(avatars.draw(i)[0]) for i in HELD_OUT_AVATARS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -10,51 +11,49 @@ from lpkernel.autoencoder.base import TorchAutoencoder
 from lpkernel.autoencoder.folder import geometry, load_network
 
 
-class KLAutoencoder(TorchAutoencoder):
+class _ContinuousFolder(TorchAutoencoder):
+    """A diffusers folder of class `diffusers_class`, whose config lists the encoder's levels as `levels_key`."""
+
+    diffusers_class: ClassVar[str]
+    levels_key: ClassVar[str]
+
+    def __init__(
+        self, folder: Path, device: str = "auto", dtype: str = "auto", image_size: str | int | None = None
+    ) -> None:
+        network = load_network(folder, self.diffusers_class)
+        super().__init__(
+            network,
+            **geometry(folder, network, len(network.config[self.levels_key]), image_size),
+            width=network.config.latent_channels,
+            device=device,
+            dtype=dtype,
+        )
+
+    def decode_tensor(self, latents: Tensor) -> Tensor:
+        return self.network.decode(latents).sample
+
+
+class KLAutoencoder(_ContinuousFolder):
     """An `AutoencoderKL`. Latents are the mode of the posterior, not scaled.
 
     `image_size` overrides the config's sample_size. Raises InputError, MissingExtra.
     """
 
-    def __init__(
-        self, folder: Path, device: str = "auto", dtype: str = "auto", image_size: str | int | None = None
-    ) -> None:
-        network = load_network(folder, "AutoencoderKL")
-        super().__init__(
-            network,
-            **geometry(folder, network, len(network.config.block_out_channels), image_size),
-            width=network.config.latent_channels,
-            device=device,
-            dtype=dtype,
-        )
+    diffusers_class = "AutoencoderKL"
+    levels_key = "block_out_channels"
 
     def encode_tensor(self, images: Tensor) -> Tensor:
         return self.network.encode(images).latent_dist.mode()
 
-    def decode_tensor(self, latents: Tensor) -> Tensor:
-        return self.network.decode(latents).sample
 
-
-class TinyAutoencoder(TorchAutoencoder):
+class TinyAutoencoder(_ContinuousFolder):
     """An `AutoencoderTiny`. Latents are the encoder's output, not scaled.
 
     Its config tells no size: 256 unless `image_size` says otherwise. Raises InputError, MissingExtra.
     """
 
-    def __init__(
-        self, folder: Path, device: str = "auto", dtype: str = "auto", image_size: str | int | None = None
-    ) -> None:
-        network = load_network(folder, "AutoencoderTiny")
-        super().__init__(
-            network,
-            **geometry(folder, network, len(network.config.encoder_block_out_channels), image_size),
-            width=network.config.latent_channels,
-            device=device,
-            dtype=dtype,
-        )
+    diffusers_class = "AutoencoderTiny"
+    levels_key = "encoder_block_out_channels"
 
     def encode_tensor(self, images: Tensor) -> Tensor:
         return self.network.encode(images).latents
-
-    def decode_tensor(self, latents: Tensor) -> Tensor:
-        return self.network.decode(latents).sample

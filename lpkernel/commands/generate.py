@@ -69,7 +69,7 @@ class Clock:
 
 
 def run(args: argparse.Namespace) -> None:
-    from lpkernel import Bank, load_autoencoder, plan
+    from lpkernel import Bank, __version__, load_autoencoder, plan
 
     if args.baseline and args.no_decode:
         raise InputError("--baseline makes pictures, --no-decode makes none; leave one out")
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
         with clock.stage("decode and write"):
             files += _pictures(args, bank, autoencoder, sources, count)
     result = {
-        "lpkernel": _version(),
+        "lpkernel": __version__,
         "bank": {
             "path": args.bank,
             "sha256": _file_hash(args.bank),
@@ -231,12 +231,7 @@ def _save_array(path: Path, array: NDArray[np.int32]) -> None:
 
 
 def _file_hash(bank: str) -> str:
-    path = Path(__file__).parents[1] / "data" / "avatars.lpbank" if bank == EMBEDDED else Path(bank)
-    with path.open("rb") as file:
+    from lpkernel.bank import DEFAULT_BANK
+
+    with (DEFAULT_BANK if bank == EMBEDDED else Path(bank)).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _version() -> str:
-    from lpkernel import __version__
-
-    return __version__
