@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,21 @@ class Scale:
         return _frozen(kept)
 
 
+class FlatPlan(NamedTuple):
+    """A plan as int32 tables that a kernel can walk without Python; cells are y * side + x of their scale.
+
+    scales (S, 5): side, first step, steps, first kept cell (in `cells`), kept cells.
+    steps (T, 4): first compared cell (in `cells`), compared cells, first written cell, written cells.
+    cells (.,): the cells that steps compare and write and that scales keep, each run ascending.
+    resize (S, 3, M): i0, i1, f of `Resize` for the axis that enters scale s, zero beyond its side; zero at the first.
+    """
+
+    scales: Ints
+    steps: Ints
+    cells: Ints
+    resize: Ints
+
+
 @dataclass(frozen=True)
 class Plan:
     """Scales of increasing side, the last at the autoencoder's grid side. Its arrays are read-only.
@@ -94,6 +110,35 @@ class Plan:
     def steps(self) -> int:
         """Steps over all scales; a step's index in this count is its random counter."""
         return sum(len(scale.positions) for scale in self.scales)
+
+    @cached_property
+    def flat(self) -> FlatPlan:
+        """The same plan for kernels that run it whole on a device."""
+        scales: list[list[int]] = []
+        steps: list[list[int]] = []
+        cells = [np.empty(0, np.int64)]
+        resize = np.zeros((len(self.scales), 3, self.sides[-1]), np.int32)
+        used = 0
+
+        def add(run: NDArray[np.int64]) -> tuple[int, int]:
+            nonlocal used
+            cells.append(run)
+            used += len(run)
+            return used - len(run), len(run)
+
+        for index, scale in enumerate(self.scales):
+            first = len(steps)
+            for (y, x), *masks in zip(scale.positions, scale.compare, scale.write, strict=True):
+                corner = int(y) * scale.side + int(x)
+                runs = [np.flatnonzero(mask) for mask in masks]
+                steps.append(
+                    [part for run in runs for part in add(corner + run // self.patch * scale.side + run % self.patch)]
+                )
+            scales.append([scale.side, first, len(steps) - first, *add(np.flatnonzero(scale.kept))])
+            if scale.resize is not None:
+                resize[index, :, : scale.side] = scale.resize.i0, scale.resize.i1, scale.resize.f
+        tables = (np.array(scales), np.array(steps).reshape(-1, 4), np.concatenate(cells), resize)
+        return FlatPlan(*(_frozen(table.astype(np.int32)) for table in tables))
 
 
 def default_stride(patch: int) -> int:

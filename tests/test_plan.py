@@ -168,3 +168,26 @@ def test_wrong_arguments(arguments: dict[str, Any], word: str) -> None:
 def test_wrong_edits(region: np.ndarray, mode: str) -> None:
     with pytest.raises(InputError):
         plan.edit(region, mode=mode)
+
+
+@pytest.mark.parametrize("overlap", plan.OVERLAPS)
+def test_flat_plan_says_the_same(overlap: str) -> None:
+    region = np.zeros((9, 9), bool)
+    region[2:5, 3:7] = True
+    for made in (plan.random(9, 4, scales=[5, 9], overlap=overlap), plan.edit(region, 3, scales=[7, 9])):
+        flat, step = made.flat, 0
+        for s, scale in enumerate(made.scales):
+            side, first, count, kept, kept_count = flat.scales[s]
+            assert (side, first, count) == (scale.side, step, len(scale.positions))
+            assert flat.cells[kept : kept + kept_count].tolist() == np.flatnonzero(scale.kept).tolist()
+            for (y, x), *masks in zip(scale.positions, scale.compare, scale.write, strict=True):
+                runs = flat.steps[step].reshape(2, 2)
+                for mask, (begin, length) in zip(masks, runs, strict=True):
+                    whole = np.zeros((scale.side, scale.side), bool)
+                    whole[y : y + made.patch, x : x + made.patch] = mask
+                    assert flat.cells[begin : begin + length].tolist() == np.flatnonzero(whole).tolist()
+                step += 1
+            if scale.resize is not None:
+                expected = np.stack([scale.resize.i0, scale.resize.i1, scale.resize.f])
+                assert (flat.resize[s, :, :side] == expected).all()
+        assert step == len(flat.steps) == made.steps
