@@ -95,7 +95,7 @@ __global__ void copied_sums(const __grid_constant__ SumArgs args) {
     }
     if (kBug == kMisaligned && vectors > 1) {
         const int4 four = *reinterpret_cast<const int4*>(row + 1);
-        sum += four.x;
+        sum += four.x ^ four.y ^ four.z ^ four.w;
     }
     __syncthreads();
     sum = block_sum<kNone>(sum);
