@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-CPP_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+CPP_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
@@ -38,7 +38,7 @@ sanitize: .venv/.installed-test
 	    $(BIN)/pytest -q -p no:cacheprovider tests/test_cpp.py tests/test_scan.py tests/test_masked_topk.py -k cpp
 
 clean:
-	rm -rf .venv build dist out *.egg-info lpkernel/_build.json lpkernel/_cpu.*
+	rm -rf .venv build dist out *.egg-info lpkernel/_build.json lpkernel/_cpu.* lpkernel/_cuda.*
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 
 .venv/bin/python:
