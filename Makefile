@@ -7,7 +7,7 @@ CPP_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo test lint check bench sanitize clean
+.PHONY: demo test lint check bench sanitize gpu-check clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
@@ -36,6 +36,10 @@ sanitize: .venv/.installed-test
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize/lib LPKERNEL_REQUIRE_BACKENDS=cpp \
 	    $(BIN)/pytest -q -p no:cacheprovider tests/test_cpp.py tests/test_scan.py tests/test_masked_topk.py -k cpp
+
+# What only a GPU can tell; elsewhere it says what was not run, and fails.
+gpu-check: .venv/.installed-test
+	$(BIN)/python scripts/gpu_check.py
 
 clean:
 	rm -rf .venv build dist out *.egg-info lpkernel/_build.json lpkernel/_cpu.* lpkernel/_cuda.*
