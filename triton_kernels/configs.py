@@ -177,7 +177,7 @@ def _topk_kernels(family: str) -> Iterator[Shipped]:
 
 def finish_warps(merged: int) -> int:
     """Warps of a program that merges this many keys."""
-    return {64: 1, 512: 2, 2048: 4}[merged]
+    return {64: 1, 512: 4, 2048: 4}[merged]
 
 
 def power(number: int) -> int:

@@ -80,19 +80,21 @@ def latent_distances(
         cell = tl.load(cells_ptr + i)
         for begin in tl.static_range(0, W, CH):
             channel = begin + tl.arange(0, CH)
-            theirs_ptr = bank_ptr + (cell.to(tl.int64) * pitch + cols)[:, None] * W + channel[None, :]
-            ours_ptr = canvas_ptr + (rows.to(tl.int64) * canvas_cells + cell)[:, None] * W + channel[None, :]
-            theirs = tl.load(theirs_ptr, mask=inside[:, None] & (channel < W)[None, :], other=0)
-            ours = tl.load(ours_ptr, mask=(rows >= 0)[:, None] & (channel < W)[None, :], other=0)
+            # Channels first: then a thread holds all channels of a pair, and sums over them need no exchange.
+            theirs_ptr = bank_ptr + (cell.to(tl.int64) * pitch + cols)[None, :] * W + channel[:, None]
+            theirs = tl.load(theirs_ptr, mask=inside[None, :] & (channel < W)[:, None], other=0)
+            at = rows.to(tl.int64) * canvas_cells + cell
             if DOT:
-                product = tl.dot(ours.to(tl.float16), tl.trans(theirs.to(tl.float16)))
+                ours = tl.load(canvas_ptr + at[:, None] * W + channel[None, :], mask=(channel < W)[None, :], other=0)
+                product = tl.dot(ours.to(tl.float16), theirs.to(tl.float16))
                 wide = theirs.to(tl.int32)
-                norms = tl.sum(wide * wide, axis=1)
+                norms = tl.sum(wide * wide, axis=0)
                 wide = ours.to(tl.int32)
                 total += tl.sum(wide * wide, axis=1)[:, None] + norms[None, :] - 2 * product.to(tl.int32)
             else:
-                difference = ours.to(tl.int32)[:, None, :] - theirs.to(tl.int32)[None, :, :]
-                total += tl.sum(difference * difference, axis=2)
+                ours = tl.load(canvas_ptr + at[None, :] * W + channel[:, None], mask=(channel < W)[:, None], other=0)
+                difference = ours.to(tl.int32)[:, :, None] - theirs.to(tl.int32)[:, None, :]
+                total += tl.sum(difference * difference, axis=0)
     return total
 
 

@@ -46,8 +46,8 @@ def search(
     """The KP smallest keys of slab program_id(1) for the TQ queries of program_id(0)."""
     rows = tl.program_id(0) * TQ + tl.arange(0, TQ)
     live = rows < queries
-    ours_ptr = queries_ptr + rows.to(tl.int64)[:, None] * query_stride
-    weights_ptr = mask_ptr + rows.to(tl.int64)[:, None] * mask_stride
+    ours_ptr = queries_ptr + rows.to(tl.int64)[None, :] * query_stride
+    weights_ptr = mask_ptr + rows.to(tl.int64)[None, :] * mask_stride
     best = no_keys(TQ, KP)
     begin = tl.program_id(1) * slab
     end = tl.minimum(begin + slab, bank)
@@ -56,24 +56,25 @@ def search(
         inside = cols < end
         if CANDIDATES:
             inside = inside & (tl.load(allowed_ptr + cols, mask=inside, other=0) != 0)
-        theirs_ptr = bank_ptr + cols.to(tl.int64)[:, None] * bank_stride
+        theirs_ptr = bank_ptr + cols.to(tl.int64)[None, :] * bank_stride
         if INTEGER:
             total = tl.zeros((TQ, TB), tl.int32)
         else:
             total = tl.zeros((TQ, TB), tl.float64)
         for d0 in range(0, width, TD):
             column = d0 + tl.arange(0, TD)
-            within = (column < width)[None, :]
-            ours = tl.load(ours_ptr + column[None, :], mask=live[:, None] & within, other=0)
-            theirs = tl.load(theirs_ptr + column[None, :], mask=inside[:, None] & within, other=0)
+            within = (column < width)[:, None]
+            ours = tl.load(ours_ptr + column[:, None], mask=live[None, :] & within, other=0)
+            theirs = tl.load(theirs_ptr + column[:, None], mask=inside[None, :] & within, other=0)
             if INTEGER:
                 ours = ours.to(tl.int32)
                 theirs = theirs.to(tl.int32)
-            difference = ours[:, None, :] - theirs[None, :, :]
+            difference = ours[:, :, None] - theirs[:, None, :]
             if MASKED:
-                counts = tl.load(weights_ptr + column[None, :], mask=live[:, None] & within, other=0) != 0
-                difference = tl.where(counts[:, None, :], difference, 0)
-            total += tl.sum(difference * difference, axis=2).to(total.dtype)
+                counts = tl.load(weights_ptr + column[:, None], mask=live[None, :] & within, other=0) != 0
+                difference = tl.where(counts[:, :, None], difference, 0)
+            # Columns first: then a thread holds all columns of a pair, and sums over them need no exchange.
+            total += tl.sum(difference * difference, axis=0).to(total.dtype)
         if INTEGER:
             keys = pack_integers(total, cols[None, :])
         else:
@@ -93,6 +94,7 @@ def merge(
     row = tl.program_id(0).to(tl.int64)
     slot = tl.arange(0, SLOTS)
     keys = tl.load(keys_ptr + row * slabs * KP + slot, mask=slot < slabs * KP, other=EMPTY_KEY)
+    keys = tl.where(key_index(keys) < 0, EMPTY_KEY, keys)
     best = tl.reshape(keep_smallest(no_keys(1, KP), keys[None, :]), (KP,))
     index = key_index(best)
     if not INTEGER:
