@@ -4,9 +4,10 @@
 //
 // CodeRows, where a block's slab is larger than V. The TQ images of the tile have one code each at a cell, so one table
 // row each; two warps of the block bring these rows to shared memory, interleaved [code][TQ], while the others work on
-// the cells before (two halves of `depth` cells). A thread of the others owns 8 neighbouring bank images, VECTORS times:
-// one 16-byte load brings the codes of 8, and for TQ = 4 one 16-byte shared load answers a code for all four images of
-// the tile. Codes are stored 16 times as large (V <= 4096), so that half a word is at once the offset of that load.
+// the cells before (two halves of `depth` cells). A thread of the others owns 8 neighbouring bank images, VECTORS
+// times: one 16-byte load brings the codes of 8, and for TQ = 4 one 16-byte shared load answers a code for all four
+// images of the tile. Codes are stored 16 times as large (V <= 4096), so that half a word is at once the offset of that
+// load.
 //   PTX instructions a code: 1 to take it out of its word, 1 address, 1 lookup, TQ adds: 1.75 a distance and cell for
 //   TQ = 4. An entry of the rows costs 1.5; interleaved by 4-byte cp.async in all threads it would cost 4.
 //   Shared memory: lookups of a warp meet in banks at random. A 16-byte load is served 8 lanes at a time, each lane in
@@ -67,7 +68,7 @@ struct CodeRows {
     // Brings the rows of staged cells [from, from + depth) to one half; for the last FETCHERS threads.
     static __device__ __forceinline__ void fetch(const ScanArgs& args, const Block& block, int from, int count,
                                                  int half) {
-        constexpr int AT_ONCE = 2;
+        constexpr int AT_ONCE = 4;
         const int depth = args.shape.depth, codes = args.shape.codes;
         const int lane = static_cast<int>(threadIdx.x) - comparers(), pieces = TQ == 1 ? codes / 4 : codes;
         int4* rows = reinterpret_cast<int4*>(block.rows) + half * depth * pieces;
@@ -115,16 +116,17 @@ struct CodeRows {
                                                int chunk, int (&sum)[IMAGES][TQ]) {
         const int depth = args.shape.depth, row_bytes = args.shape.codes * TQ * 4;
         const bool mine = image(args, chunk, 0) < block.last;
-        const Unit* from_image[VECTORS];  // a vector beyond the slab repeats the first; nobody looks at what it adds
+        const Unit* from_image = bank + image(args, chunk, 0);
+        int further[VECTORS];  // a vector beyond the slab repeats the first; nobody looks at what it adds
 #pragma unroll
         for (int v = 0; v < VECTORS; ++v) {
-            from_image[v] = bank + image(args, chunk, image(args, chunk, 8 * v) < block.last ? 8 * v : 0);
+            further[v] = image(args, chunk, 8 * v) < block.last ? 8 * v * comparers() : 0;
         }
         int4 ahead[VECTORS] = {};
         const auto load = [&](int i) {
 #pragma unroll
             for (int v = 0; v < VECTORS; ++v) {
-                ahead[v] = *reinterpret_cast<const int4*>(from_image[v] + block.where[i]);
+                ahead[v] = *reinterpret_cast<const int4*>(from_image + block.where[i] + further[v]);
             }
         };
         __syncthreads();  // no thread reads rows of the search before

@@ -149,7 +149,12 @@ class Store(Generic[Kept]):
         return entry[0] if entry and all(ref() is not None for ref in entry[2]) else None
 
     def get(
-        self, key: tuple[Any, ...], sources: Sequence[Any], budget: int, size: Callable[[Kept], int], make: Callable[[], Kept]
+        self,
+        key: tuple[Any, ...],
+        sources: Sequence[Any],
+        budget: int,
+        size: Callable[[Kept], int],
+        make: Callable[[], Kept],
     ) -> Kept:
         """The value of `key`, made if need be. The key holds the ids of `sources`, whose lives bound the value's."""
         self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[2])}

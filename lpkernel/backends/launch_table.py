@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 ROWS, GATHER, LATENTS = "rows", "gather", "latents"
 TILES = {ROWS: (1, 4), GATHER: (1,), LATENTS: (1, 4)}  # the kernels that exist
-MOST_THREADS = 512
+MOST_THREADS = 384
 MOST_NEIGHBOURS = 128
 MOST_CODES = 32768
 MOST_ROW_CODES = 4096  # whose offsets of 16 bytes fit 16 bits
@@ -54,7 +54,7 @@ RATES = {
 }
 STEP_SECONDS = 2e-6  # a step of one block: staging, merging, copying, each a few round trips to L2
 BARRIER_SECONDS = 1.5e-6  # more, when blocks meet
-REGISTERS_PER_THREAD = 128  # what the kernels are compiled to at most
+REGISTERS_PER_THREAD = 168  # what the kernels are compiled to at most
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,22 @@ def choose(work: Work, machine: Machine, **fixed: int | str | None) -> Launch:
     if best is None:
         raise ValueError(f"no kernel for {work} fits {machine.shared} bytes of shared memory")
     return best[1]
+
+
+def choose_topk(queries: int, rows: int) -> tuple[int, int, int]:
+    """Tile, query warps and bank warps of `TopkShape` (csrc/cuda/topk.h) for a search of Q queries in B rows.
+
+    A bank row that is in shared memory serves all queries of a block, so 8 a warp and up to 4 warps where there are
+    as many; the warps share its rows by two where the bank has more than one warp takes.
+    """
+    tile = 8 if queries > 2 else 2
+    return tile, min(4, -(-queries // tile)), 2 if rows > 128 else 1
+
+
+def choose_slabs(queries: int, rows: int, tile: tuple[int, int, int], blocks: int) -> int:
+    """Parts of the bank, so that `blocks` resident blocks are busy and each has four stages of rows or more."""
+    tiles = -(-queries // (tile[0] * tile[1]))
+    return max(1, min(blocks // tiles, -(-rows // (128 * tile[2] * 4))))
 
 
 def seconds(launch: Launch, work: Work, machine: Machine) -> float:
