@@ -18,6 +18,7 @@ from lpkernel.errors import InputError
 
 CAPABILITY = 80  # the kernels use what 8.0 has
 MOST_SIDE = 4096
+SHARED = 99 << 10  # bytes that a block may have on the smallest of these, where torch does not say
 
 
 @dataclass
@@ -213,7 +214,7 @@ class CudaBackend:
         properties = torch.cuda.get_device_properties(device)
         return Machine(
             properties.multi_processor_count,
-            properties.shared_memory_per_block_optin,
+            getattr(properties, "shared_memory_per_block_optin", SHARED),
             10 * properties.major + properties.minor,
         )
 

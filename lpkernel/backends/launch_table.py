@@ -16,7 +16,7 @@ share of it that the device's L2 leaves; and a fixed latency, more if blocks mus
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 ROWS, GATHER, LATENTS = "rows", "gather", "latents"
 TILES = {ROWS: (1, 4), GATHER: (1,), LATENTS: (1, 4)}  # the kernels that exist
@@ -194,11 +194,13 @@ def _fill_in(form: str, tile: int, group: int, work: Work, wanted: dict[str, int
     per_cell = tile * 4 * (work.width if form == LATENTS else 1)
     span = max(1, min(work.most, SPAN_BYTES // per_cell))
     depth = max(1, min(work.most, ROW_BYTES // (2 * work.codes * tile * 4))) if form == ROWS else 0
-    launch = Launch(form, tile, group, threads, split, span, depth)
-    given = {name: int(wanted[name]) for name in ("split", "span", "depth") if name in wanted and form != ROWS}
     if form == ROWS:
-        given = {name: int(wanted[name]) for name in ("span", "depth") if name in wanted}
-    return replace(launch, **given)
+        return Launch(form, tile, group, threads, 1, _given(wanted, "span", span), _given(wanted, "depth", depth))
+    return Launch(form, tile, group, threads, _given(wanted, "split", split), _given(wanted, "span", span), 0)
+
+
+def _given(wanted: dict[str, int | str], name: str, otherwise: int) -> int:
+    return int(wanted.get(name, otherwise))
 
 
 def _power(number: int) -> int:
