@@ -81,6 +81,9 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
                      (shape.width > 1 || number("pitch") % 8 == 0),
                  "pitch");
     expect_shape(rows <= shape.codes, "rows: more than codes");
+    args.code_shift = static_cast<int>(number("code_shift"));
+    expect_shape(args.code_shift == 4 ? shape.codes <= MOST_ROW_CODES : args.code_shift == 0 && shape.form != Form::CodeRows,
+                 "code_shift: expected 4 for rows, 4 or 0 for gather, 0 for latents");
     args.scale_count = static_cast<int>(scales);
     args.image_count = static_cast<int>(images);
     args.side = static_cast<int>(side);

@@ -32,7 +32,7 @@ __device__ __forceinline__ void merge_lists(Key* list, int want, int count, Load
         for (int base = 0; base < count; base += 32) {
             const int m = base + lane_id();
             const Key key = m < count ? load(m, rank) : EMPTY;
-            smaller |= __any_sync(WARP, key < list[want - 1]) != 0;
+            smaller |= __ballot_sync(WARP, key < list[want - 1]) != 0;
             offer(list, want, key);
         }
         if (!smaller) return;  // nor can entries of higher rank be
@@ -49,14 +49,14 @@ __device__ __forceinline__ void take(const ScanArgs& args, const Block& block, i
         int best = INT32_MAX;
 #pragma unroll
         for (int r = 0; r < Distance::IMAGES; ++r) best = min(best, distance[r][q]);
-        if (!__any_sync(WARP, best <= limit[q])) continue;
+        if (__ballot_sync(WARP, best <= limit[q]) == 0) continue;
         Key* list = block.list(args, q, static_cast<int>(threadIdx.x) / 32);
         const int want = block.want[q];
         if (limit[q] == INT32_MAX && want <= 32) limit[q] = reached_by(best, want);
 #pragma unroll
         for (int r = 0; r < Distance::IMAGES; ++r) {
             const bool enters = distance[r][q] <= limit[q];
-            if (__any_sync(WARP, enters)) {
+            if (__ballot_sync(WARP, enters) != 0) {
                 const int image = Distance::image(args, chunk, r);
                 const bool real = enters && image < block.last;
                 offer(list, want, real ? make_key(distance[r][q], static_cast<unsigned>(image)) : EMPTY);

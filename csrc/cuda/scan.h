@@ -13,14 +13,15 @@ enum class Form : int { CodeRows = 0, CodeGather = 1, Latents = 2 };
 
 constexpr int MOST_NEIGHBOURS = 128;
 constexpr int MOST_THREADS = 512;
-constexpr int MOST_CODES = 32768;  // codes are int16
+constexpr int MOST_CODES = 32768;     // codes are 16 bits
+constexpr int MOST_ROW_CODES = 4096;  // those of CodeRows, 16 times as large
 constexpr int MOST_IMAGES = 1 << 30;
 constexpr int CELL_VALUES = 8;     // latent channels come in multiples of this: 16 bytes
 
 // Byte offsets of what a block keeps in its shared memory, each a multiple of 16.
 struct SharedMap {
     int window = 0;   // the compared cells of the block's images; before it, at 0, the table rows
-    int where = 0;    // which cells these are
+    int where = 0;    // where these cells begin in the bank
     int lists = 0;    // nearest bank images so far, one list a warp and image
     int scalars = 0;  // four numbers an image
     int bytes = 0;
@@ -44,7 +45,7 @@ constexpr SharedMap shared_map(const ScanShape& shape) {
     SharedMap map;
     map.window = align16(rows ? 2 * shape.depth * shape.codes * shape.tile * 4 : 0);
     map.where = map.window + align16(shape.span * shape.tile * values * 4);
-    map.lists = map.where + align16(shape.span * 4);
+    map.lists = map.where + align16(shape.span * 8);
     map.list_pitch = shape.k | 1;
     map.scalars = map.lists + align16(shape.tile * (shape.threads / 32) * map.list_pitch * 8);
     map.bytes = map.scalars + align16(4 * shape.tile * 4);
@@ -58,7 +59,7 @@ struct ScanArgs {
     const std::int32_t* steps;   // (T, 4)
     const std::int32_t* cells;
     const std::int32_t* resize;  // (S, 3, M)
-    // The bank, cell-major: codes (M * M, pitch), pitch a multiple of 8; latents (all cells of all scales, A, W), W a
+    // The bank, cell-major: codes (M * M, pitch), shifted left by code_shift, pitch a multiple of 8; latents (all cells of all scales, A, W), W a
     // multiple of 8, with pitch = A.
     const std::int16_t* bank;
     const std::int32_t* table;       // (V, codes): V rows of a multiple of 4 entries
@@ -76,6 +77,7 @@ struct ScanArgs {
     std::uint64_t seed;
     int allowed;  // A, at most MOST_IMAGES
     int scale_count, image_count, side;
+    int code_shift;  // 4 for CodeRows
     ScanShape shape;
     SharedMap shared;
 };

@@ -92,7 +92,7 @@ class CudaBackend:
         if self._device_type != "cuda":
             return []
         need = _scratch_bytes(request, launch, machine.multiprocessors, width)
-        if not self._store.holds(request, target):
+        if not self._store.holds(request, target, _code_shift(request)):
             need += bank_bytes(request)
         free = torch.cuda.mem_get_info(target)[0]
         free += torch.cuda.memory_reserved(target) - torch.cuda.memory_allocated(target)
@@ -108,9 +108,9 @@ class CudaBackend:
         if count == 0:
             return np.empty((0, side, side), np.int32)
         native = self._native()
-        bank = self._store.bank(request, target, self.tuning.kept)
+        bank = self._store.bank(request, target, self.tuning.kept, _code_shift(request))
         scales, steps, cells, resize = self._store.plan(plan, target)
-        start, begin = start_cells(request, bank.width)
+        start, begin = start_cells(request, bank.width, bank.code_shift)
         machine, work = self._machine(target), _work(request)
         launch = launch_table.choose(work, machine, **self.tuning.fixed)
         codes = bank.table.shape[1]
@@ -150,6 +150,7 @@ class CudaBackend:
             "allowed": len(request.candidates),
             "pitch": bank.pitch,
             "rows": len(bank.table),
+            "code_shift": bank.code_shift,
             "bank_cells": len(bank.content),
             "start_cells": len(start),
             "seed": request.seed,
@@ -201,6 +202,12 @@ def _work(request: ScanRequest) -> Work:
         codes=-(-len(request.bank.table) // 4) * 4 if isinstance(request.bank, CodeBank) else 0,
         width=1 if in_codes else -(-latent_channels(request) // 8) * 8,
     )
+
+
+def _code_shift(request: ScanRequest) -> int:
+    """How the kernels want the codes of this bank."""
+    few = isinstance(request.bank, CodeBank) and len(request.bank.table) <= launch_table.MOST_ROW_CODES
+    return launch_table.CODE_SHIFT if few else 0
 
 
 def _scratch_bytes(request: ScanRequest, launch: Launch, multiprocessors: int, width: int) -> int:

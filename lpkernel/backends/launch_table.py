@@ -23,10 +23,11 @@ TILES = {ROWS: (1, 4), GATHER: (1,), LATENTS: (1, 4)}  # the kernels that exist
 MOST_THREADS = 512
 MOST_NEIGHBOURS = 128
 MOST_CODES = 32768
-MOST_IMAGES = 1 << 30
+MOST_ROW_CODES = 4096  # whose offsets of 16 bytes fit 16 bits
+CODE_SHIFT = 4  # so they are stored
 ROW_BYTES = 1 << 16  # shared memory for table rows, if one cell does not need more
 SPAN_BYTES = 1 << 15  # shared memory for compared cells
-CHUNK = {ROWS: 16, GATHER: 1, LATENTS: 1}  # bank images a thread owns at a time
+CHUNK = {(ROWS, 1): 32, (ROWS, 4): 16}  # bank images that a thread owns at a time, else 1
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def shared_bytes(launch: Launch, k: int, codes: int, width: int) -> int:
     parts = (
         2 * launch.depth * codes * launch.tile * 4 if launch.form == ROWS else 0,
         launch.span * launch.tile * (width if launch.form == LATENTS else 1) * 4,
-        launch.span * 4,
+        launch.span * 8,
         launch.tile * (launch.threads // 32) * (k | 1) * 8,
         4 * launch.tile * 4,
     )
@@ -131,7 +132,7 @@ def seconds(launch: Launch, work: Work, machine: Machine) -> float:
         row_bytes = 0.0
     else:
         arithmetic = pairs / rates.lookups[launch.form, launch.tile]
-        chunks = -(-slab // (launch.threads * CHUNK[launch.form]))
+        chunks = -(-slab // (launch.threads * CHUNK.get((launch.form, launch.tile), 1)))
         row = work.codes if launch.form == ROWS else min(slab * 8, work.codes)
         row_bytes = row * 4.0 * launch.tile * work.compared * (chunks if launch.form == ROWS else 1)
     bank_bytes = slab * work.compared * work.width * 2
@@ -148,7 +149,8 @@ def _resident(launch: Launch, work: Work, machine: Machine) -> int:
 
 
 def _launches(work: Work, machine: Machine, wanted: dict[str, int | str]) -> Iterator[Launch]:
-    for form in (ROWS, GATHER) if work.codes else (LATENTS,):
+    coded = (ROWS, GATHER) if work.codes <= MOST_ROW_CODES else (GATHER,)
+    for form in coded if work.codes else (LATENTS,):
         for tile in TILES[form]:
             tiles = -(-work.images // tile)
             fill = max(1, machine.multiprocessors // tiles)
@@ -167,7 +169,8 @@ def _fill_in(form: str, tile: int, group: int, work: Work, wanted: dict[str, int
     if "threads" in wanted:
         threads = int(wanted["threads"])
     elif form == ROWS:
-        threads = min(MOST_THREADS, max(64, _power(-(-slab // CHUNK[ROWS]))))
+        chunks = -(-slab // (MOST_THREADS * CHUNK[form, tile]))
+        threads = max(64, -(-slab // (chunks * CHUNK[form, tile] * 32)) * 32)
     else:
         threads = 128 if slab <= 512 else 256
     split = 1 if form == ROWS else max(1, min(32, _power(threads // slab + 1) // 2 if slab <= threads else 1))
