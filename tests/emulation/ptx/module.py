@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ..compile import library
+from emulation.compile import library
 from .translate import Translator
 
 HERE = Path(__file__).resolve().parent

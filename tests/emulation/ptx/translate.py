@@ -265,7 +265,8 @@ def _atom(w: _Writer, i: Instruction) -> str:
             "inc": f"old >= {v[0]} ? 0 : old + 1",
             "dec": f"old == 0 || old > {v[0]} ? ({word}){v[0]} : old - 1",
         }[found[0]]
-    call = f"atomic<{word}>({_pointer(w, i, _space(i), where, type_bytes(kind))}, [&]({word} old) -> {word} {{ return {change}; }});"
+    function = f"[&]({word} old) -> {word} {{ return {change}; }}"
+    call = f"atomic<{word}>({_pointer(w, i, _space(i), where, type_bytes(kind))}, {function});"
     return f"{i.operands[0]} = {call}" if returns and i.operands[0] != "_" else call
 
 
@@ -396,7 +397,8 @@ def _redux(w: _Writer, i: Instruction) -> str:
     if join is None or i.parts[1] != "sync" or len(i.parts) != 4 or is_float(i.parts[-1]):
         raise _unknown(i)
     value, mask = w.value(i.operands[1], i.parts[-1]), w.value(i.operands[2], "u32")
-    return f"{i.operands[0]} = reduce<{plain}>({value}, {mask}, []({plain} x, {plain} y) -> {plain} {{ return {join}; }}, {i.line});"
+    function = f"[]({plain} x, {plain} y) -> {plain} {{ return {join}; }}"
+    return f"{i.operands[0]} = reduce<{plain}>({value}, {mask}, {function}, {i.line});"
 
 
 # predicates, logic, shifts
@@ -454,13 +456,16 @@ def _not(w: _Writer, i: Instruction) -> str:
 @_family("shl")
 def _shl(w: _Writer, i: Instruction) -> str:
     word = _unsigned(i.parts[-1])
-    return f"{i.operands[0]} = shift_left<{word}>({w.value(i.operands[1], i.parts[-1])}, {w.value(i.operands[2], 'u32')});"
+    return (
+        f"{i.operands[0]} = shift_left<{word}>({w.value(i.operands[1], i.parts[-1])}, {w.value(i.operands[2], 'u32')});"
+    )
 
 
 @_family("shr")
 def _shr(w: _Writer, i: Instruction) -> str:
     kind = i.parts[-1]
-    return f"{i.operands[0]} = shift_right<{c_type(kind)}>({w.number(i.operands[1], kind)}, {w.value(i.operands[2], 'u32')});"
+    value, by = w.number(i.operands[1], kind), w.value(i.operands[2], "u32")
+    return f"{i.operands[0]} = shift_right<{c_type(kind)}>({value}, {by});"
 
 
 @_family("shf")
@@ -615,7 +620,9 @@ def _neg(w: _Writer, i: Instruction) -> str:
     _modifiers(i, ())
     word = _unsigned(kind)
     v = f"({word}){w.value(i.operands[1], kind)}"
-    return f"{i.operands[0]} = {f'-{v}' if i.parts[0] == 'neg' else f'{w.number(i.operands[1], kind)} < 0 ? -{v} : {v}'};"
+    return (
+        f"{i.operands[0]} = {f'-{v}' if i.parts[0] == 'neg' else f'{w.number(i.operands[1], kind)} < 0 ? -{v} : {v}'};"
+    )
 
 
 @_family("dp4a", "dp2a")
@@ -690,8 +697,9 @@ def _mma(w: _Writer, i: Instruction) -> str:
     total = "s32" if per == 4 else "f32"
     if per == 0 or depth % (4 * per) or depth // (4 * per) not in (1, 2) or (result, c_kind) != (total, total):
         raise _unknown(i)
-    if not set(parts) <= {"mma", "sync", "aligned", "row", "col", shape, *parts[-4:]}:
-        raise _unknown(i)  # satfinite and others
+    if not set(parts) <= {"mma", "sync", "aligned", "row", "col", "satfinite", shape, *parts[-4:]}:
+        raise _unknown(i)
+    integer, saturate = str(per == 4).lower(), str("satfinite" in parts).lower()
 
     def read(kind: str) -> str:
         body = {"tf32": "tf32(v)", "bf16": "from_bf16(u16(v))", "f16": "from_f16(u16(v))"}.get(kind, f"s32({kind}(v))")
@@ -702,7 +710,7 @@ def _mma(w: _Writer, i: Instruction) -> str:
 
     a, b, c = (words(operand) for operand in i.operands[1:])
     arrays = f"u32 d_[4]; const u32 a_[] = {a}, b_[] = {b}, c_[4] = {c};"
-    call = f"mma<{depth}, {per}, {'u32' if per == 4 else 'float'}>(d_, a_, b_, c_, {read(a_kind)}, {read(b_kind)}, {i.line});"
+    call = f"mma<{depth}, {per}, {integer}, {saturate}>(d_, a_, b_, c_, {read(a_kind)}, {read(b_kind)}, {i.line});"
     moves = " ".join(f"{piece} = d_[{k}];" for k, piece in enumerate(_vector(i.operands[0])))
     return f"{{ {arrays} {call} {moves} }}"
 
@@ -715,7 +723,8 @@ def _matrices(w: _Writer, i: Instruction) -> str:
     if i.parts[0] == "stmatrix":
         pieces = _vector(i.operands[1])
         v = ", ".join(w.value(p, "b32") for p in pieces)
-        return f"{{ const u32 v_[] = {{{v}}}; store_matrices({len(pieces)}, {trans}, v_, {w.address(i.operands[0])}, {i.line}); }}"
+        call = f"store_matrices({len(pieces)}, {trans}, v_, {w.address(i.operands[0])}, {i.line});"
+        return f"{{ const u32 v_[] = {{{v}}}; {call} }}"
     pieces = _vector(i.operands[0])
     moves = " ".join(f"{piece} = d_[{k}];" for k, piece in enumerate(pieces))
     return f"{{ u32 d_[4]; load_matrices({len(pieces)}, {trans}, d_, {w.address(i.operands[1])}, {i.line}); {moves} }}"
@@ -735,7 +744,7 @@ class Translator:
         pieces = ['#include "runtime.h"', "namespace {", "using namespace ptx;"]
         for name, variable in program.variables.items():
             initial = ", ".join(map(str, variable.initial)) or "0"
-            pieces.append(f"alignas({variable.alignment}) u8 v_{_identifier(name)}[{variable.bytes}] = {{{initial}}};")
+            pieces.append(f"alignas({variable.alignment}) u8 v_{_identifier(name)}[{variable.size}] = {{{initial}}};")
         names = [f"v_{_identifier(name)}" for name in program.variables]
         ranges = [f"{{(u64){n}, (u64){n} + sizeof {n}}}" for n in names]
         pieces.append(f"const Range kVariables[] = {{{', '.join([*ranges, '{0, 0}'])}}};")
@@ -747,16 +756,19 @@ class Translator:
             self.kernels[kernel.name] = kernel
             pieces.append(self._kernel(kernel, program))
         pieces.append("}  // namespace")
+        tables = f"kLines, {len(lines)}, kVariables, {len(ranges)}"
         for kernel in program.kernels:
             facts = f'"{kernel.name}", {kernel.parameter_bytes}, {program.shared_bytes}, k_{_identifier(kernel.name)}'
             pieces.append(
                 f'extern "C" __attribute__((weak, visibility("default"))) void run_{kernel.name}(const void* args, '
                 "std::size_t bytes, const u32* grid, const u32* shape, u32 shared, int cooperative, const simt::Range* "
                 "ranges, std::size_t count) {\n"
-                f"  static const ptx::KernelFacts facts = {{{facts}, kLines, {len(lines)}, kVariables, {len(ranges)}}};\n"
+                f"  static const ptx::KernelFacts facts = {{{facts}, {tables}}};\n"
                 "  ptx::run(facts, args, bytes, grid, shape, shared, cooperative, ranges, count);\n}"
             )
-        pieces.append('extern "C" __attribute__((weak, visibility("default"))) u64* ptx_counts() { return ptx::counts; }')
+        pieces.append(
+            'extern "C" __attribute__((weak, visibility("default"))) u64* ptx_counts() { return ptx::counts; }'
+        )
         return "\n".join(pieces) + "\n"
 
     def _kernel(self, kernel: Kernel, program: Program) -> str:
@@ -767,13 +779,14 @@ class Translator:
                 code.append(f"{item.name}:;")
                 continue
             family = _FAMILIES.get(item.parts[0])
-            if family is None:
+            if family is None or item.parts[-1] in ("s16x2", "u16x2"):
                 raise _unknown(item)
             try:
                 statement = family(writer, item)
             except (NotImplementedError, IndexError, KeyError, ValueError) as error:
-                raise NotImplementedError(f"{kernel.name}: PTX line {item.line}: {item.opcode} "
-                                          f"{', '.join(item.operands)} ({error})") from error
+                raise NotImplementedError(
+                    f"{kernel.name}: PTX line {item.line}: {item.opcode} {', '.join(item.operands)} ({error})"
+                ) from error
             if self.counts:
                 statement = f"++counts[{self.opcodes.setdefault(item.opcode, len(self.opcodes))}]; {statement}"
             if item.predicate:
