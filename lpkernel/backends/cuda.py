@@ -71,9 +71,8 @@ class CudaBackend:
                 return [f"PyTorch {torch.__version__} {built}"]
             major, minor = torch.cuda.get_device_capability(self._device(device))
             if 10 * major + minor < CAPABILITY:
-                return [
-                    f"needs compute capability 8.0, {torch.cuda.get_device_name(self._device(device))} has {major}.{minor}"
-                ]
+                name = torch.cuda.get_device_name(self._device(device))
+                return [f"needs compute capability 8.0, {name} has {major}.{minor}"]
         if request is None:
             return []
         if request.k > launch_table.MOST_NEIGHBOURS:

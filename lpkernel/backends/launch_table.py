@@ -176,7 +176,8 @@ def _launches(work: Work, machine: Machine, wanted: dict[str, int | str]) -> Ite
                 if "group" not in wanted and (group > machine.multiprocessors or group > -(-work.allowed // 32)):
                     continue
                 launch = _fill_in(form, tile, group, work, wanted)
-                if all(getattr(launch, name) == value for name, value in wanted.items()):
+                fetches = form != ROWS or launch.threads > FETCHERS
+                if fetches and all(getattr(launch, name) == value for name, value in wanted.items()):
                     yield launch
 
 
