@@ -25,8 +25,9 @@ class DeviceBank:
     """The allowed images of a bank on a device, cell by cell: neighbouring images lie beside each other.
 
     content: latents (cells of all sides one after the other, A, W) int16, C channels padded with zeros to W;
-    or codes (M * M, pitch) int16, shifted left by code_shift, A padded with zeros to pitch. table: (V, codes) int32, V padded with zeros to
-    codes; empty for latents. candidates: (A,) int32 bank indices. first: where each side's cells begin.
+    or codes (M * M, pitch) int16, shifted left by code_shift, A padded with zeros to pitch. table: (V, codes)
+    int32, V padded with zeros to codes; empty for latents. candidates: (A,) int32 bank indices. first: where each
+    side's cells begin.
     """
 
     content: torch.Tensor
@@ -149,7 +150,12 @@ class Store(Generic[Kept]):
         return entry[0] if entry and all(ref() is not None for ref in entry[2]) else None
 
     def get(
-        self, key: tuple[Any, ...], sources: Sequence[Any], budget: int, size: Callable[[Kept], int], make: Callable[[], Kept]
+        self,
+        key: tuple[Any, ...],
+        sources: Sequence[Any],
+        budget: int,
+        size: Callable[[Kept], int],
+        make: Callable[[], Kept],
     ) -> Kept:
         """The value of `key`, made if need be. The key holds the ids of `sources`, whose lives bound the value's."""
         self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[2])}
