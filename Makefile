@@ -7,7 +7,7 @@ CPP_SOURCES := $(shell find csrc tests/emulation -name '*.h' -o -name '*.cpp' -o
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo test lint check bench sanitize clean
+.PHONY: demo test lint check bench sanitize kernel-report clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
@@ -36,6 +36,11 @@ sanitize: .venv/.installed-test
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize/lib LPKERNEL_REQUIRE_BACKENDS=cpp \
 	    $(BIN)/pytest -q -p no:cacheprovider tests/test_cpp.py tests/test_scan.py tests/test_masked_topk.py -k cpp
+
+# Registers, occupancy, instructions and roofline estimates of the GPU kernels, without a GPU; needs nvcc
+# and Triton.
+kernel-report: .venv/.installed-test
+	PYTHONPATH=tests $(BIN)/python scripts/kernel_report.py
 
 clean:
 	rm -rf .venv build dist out *.egg-info lpkernel/_build.json lpkernel/_cpu.*

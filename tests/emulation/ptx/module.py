@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from emulation.compile import library
+
 from .translate import Translator
 
 HERE = Path(__file__).resolve().parent
