@@ -35,7 +35,8 @@ inline ScanShape scan_shape(const pybind11::dict& from) {
     shape.width = number("width");
     const bool in_codes = shape.form != Form::Latents;
     expect_shape(shape.tile >= 1 && shape.tile <= 4 && shape.group >= 1 && shape.group <= 1 << 16, "tile or group");
-    expect_shape(shape.threads >= 32 && shape.threads <= MOST_THREADS && shape.threads % 32 == 0, "threads");
+    const int fewest = shape.form == Form::CodeRows ? FETCHERS + 32 : 32;
+    expect_shape(shape.threads >= fewest && shape.threads <= MOST_THREADS && shape.threads % 32 == 0, "threads");
     expect_shape(shape.split >= 1 && shape.split <= 32 && !(shape.split & (shape.split - 1)) &&
                      (shape.form != Form::CodeRows || shape.split == 1),
                  "split: expected a power of two, 1 for rows");

@@ -3,12 +3,12 @@
 // bank (cells, pitch) uint16, codes shifted left by code_shift; table (V, codes) int32. Two ways to look up:
 //
 // CodeRows, where a block's slab is larger than V. The TQ images of the tile have one code each at a cell, so one table
-// row each; the block brings these rows to shared memory, interleaved [code][TQ], while it works on the cells before
-// (cp.async, two halves of `depth` cells). A thread owns 8 neighbouring bank images, VECTORS times: one 16-byte load
-// brings the codes of 8, and for TQ = 4 one 16-byte shared load answers a code for all four images of the tile. Codes
-// are stored 16 times as large (V <= 4096), so that half a word is at once the offset of that load.
+// row each; two warps of the block bring these rows to shared memory, interleaved [code][TQ], while the others work on
+// the cells before (two halves of `depth` cells). A thread of the others owns 8 neighbouring bank images, VECTORS times:
+// one 16-byte load brings the codes of 8, and for TQ = 4 one 16-byte shared load answers a code for all four images of
+// the tile. Codes are stored 16 times as large (V <= 4096), so that half a word is at once the offset of that load.
 //   PTX instructions a code: 1 to take it out of its word, 1 address, 1 lookup, TQ adds: 1.75 a distance and cell for
-//   TQ = 4. Beside them a cell costs a thread about 12, and 3 for each entry that it fetches: 4 * V / threads entries.
+//   TQ = 4. An entry of the rows costs 1.5; interleaved by 4-byte cp.async in all threads it would cost 4.
 //   Shared memory: lookups of a warp meet in banks at random. A 16-byte load is served 8 lanes at a time, each lane in
 //   one of 8 bank groups: about 2.6 turns, so 12 lookups a clock and SM; a 4-byte load takes about 3.5 turns for 32
 //   lanes: 9 a clock. Neither comes near the 32 of a conflict-free access; wide lookups also save issue slots.
@@ -39,9 +39,14 @@ struct CodeRows {
     using Unit = std::uint16_t;
     static constexpr int TILE = TQ, VECTORS = TQ == 1 ? 4 : 2, IMAGES = 8 * VECTORS;
 
+    static __device__ __forceinline__ int comparers() { return static_cast<int>(blockDim.x) - FETCHERS; }
+
+    static __device__ __forceinline__ int chunk_images(const ScanArgs&) { return comparers() * IMAGES; }
+
     // A thread's vectors lie a block's width of vectors apart, so that neighbouring threads load neighbouring ones.
     static __device__ __forceinline__ int image(const ScanArgs&, int chunk, int r) {
-        return chunk + (r / 8 * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * 8 + r % 8;
+        const int thread = static_cast<int>(threadIdx.x);
+        return thread < comparers() ? chunk + (r / 8 * comparers() + thread) * 8 + r % 8 : INT32_MAX;
     }
 
     static __device__ __forceinline__ void stage(const ScanArgs& args, const Block& block, const Unit* canvas,
@@ -49,34 +54,47 @@ struct CodeRows {
         stage_codes<TQ>(args, block, canvas, image_cells, cells, count);
     }
 
-    // Starts the copy of the rows of staged cells [from, from + depth) to one half. Thread t fills pieces t,
-    // t + threads, ... of an interleaved row: 16 bytes for TQ = 1, else an entry, always of image t % TQ.
+    // What one load takes of a table row, and the 16 bytes that such loads at `p` make.
+    using Piece = std::conditional_t<TQ == 1, int4, std::int32_t>;
+    static __device__ __forceinline__ int4 piece(const Piece* const (&row)[TQ], int p) {
+        if constexpr (TQ == 1) {
+            return row[0][p];
+        } else {
+            return make_int4(row[0][p], row[1][p], row[2][p], row[3][p]);
+        }
+    }
+
+    // Brings the rows of staged cells [from, from + depth) to one half; for the last FETCHERS threads.
     static __device__ __forceinline__ void fetch(const ScanArgs& args, const Block& block, int from, int count,
                                                  int half) {
-        constexpr int PIECE = TQ == 1 ? 16 : 4;
-        const int depth = args.shape.depth, codes = args.shape.codes, row_bytes = codes * TQ * 4;
-        const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
-        const int end = min(from + depth, count), to_stride = PIECE * threads;
-        const int passes = (row_bytes / PIECE - thread + threads - 1) / threads;
-        const std::int64_t row_stride = PIECE * (threads / TQ);
-        const char* table = reinterpret_cast<const char*>(args.table) + PIECE * (thread / TQ);
-        char* rows = reinterpret_cast<char*>(block.rows) + half * depth * row_bytes + PIECE * thread;
+        constexpr int AT_ONCE = 2;
+        const int depth = args.shape.depth, codes = args.shape.codes;
+        const int lane = static_cast<int>(threadIdx.x) - comparers(), pieces = TQ == 1 ? codes / 4 : codes;
+        int4* rows = reinterpret_cast<int4*>(block.rows) + half * depth * pieces;
+        const int end = min(from + depth, count);
 #pragma unroll 1
-        for (int i = from; i < end; ++i, rows += row_bytes) {
-            const char* row = table + block.window[i * TQ + thread % TQ] * std::int64_t{4};
-            char* to = rows;
-            int left = passes;
-#pragma unroll 1
-            for (; left >= 4; left -= 4) {
+        for (int i = from; i < end; ++i, rows += pieces) {
+            const Piece* row[TQ];
 #pragma unroll
-                for (int pass = 0; pass < 4; ++pass, to += to_stride, row += row_stride) {
-                    __pipeline_memcpy_async(to, row, PIECE);
-                }
+            for (int q = 0; q < TQ; ++q) {
+                row[q] = reinterpret_cast<const Piece*>(args.table + block.window[i * TQ + q]) + lane;
+            }
+            int4* to = rows + lane;
+            int left = (pieces - lane + FETCHERS - 1) / FETCHERS;
+#pragma unroll 1
+            for (; left >= AT_ONCE; left -= AT_ONCE) {
+                int4 entries[AT_ONCE];
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; ++j) entries[j] = piece(row, j * FETCHERS);
+#pragma unroll
+                for (int j = 0; j < AT_ONCE; ++j) to[j * FETCHERS] = entries[j];
+#pragma unroll
+                for (int q = 0; q < TQ; ++q) row[q] += AT_ONCE * FETCHERS;
+                to += AT_ONCE * FETCHERS;
             }
 #pragma unroll 1
-            for (; left > 0; --left, to += to_stride, row += row_stride) __pipeline_memcpy_async(to, row, PIECE);
+            for (int p = 0; p < left * FETCHERS; p += FETCHERS) to[p] = piece(row, p);
         }
-        __pipeline_commit();
     }
 
     // Adds the entries of a code, given 16 times as large.
@@ -110,14 +128,14 @@ struct CodeRows {
             }
         };
         __syncthreads();  // no thread reads rows of the search before
-        fetch(args, block, 0, count, 0);
+        const bool fetches = static_cast<int>(threadIdx.x) >= comparers();
+        if (fetches) fetch(args, block, 0, count, 0);
         if (mine) load(0);
         int half = 0;
 #pragma unroll 1
         for (int from = 0; from < count; from += depth, half ^= 1) {
-            __pipeline_wait_prior(0);
             __syncthreads();  // this half is here, and no thread reads the other
-            if (from + depth < count) fetch(args, block, from + depth, count, half ^ 1);
+            if (fetches && from + depth < count) fetch(args, block, from + depth, count, half ^ 1);
             if (!mine) continue;
             const char* row = reinterpret_cast<const char*>(block.rows) + half * depth * row_bytes;
             const int end = min(from + depth, count);
@@ -147,6 +165,10 @@ struct CodeRows {
 struct CodeGather {
     using Unit = std::uint16_t;
     static constexpr int TILE = 1, IMAGES = 1;
+
+    static __device__ __forceinline__ int chunk_images(const ScanArgs& args) {
+        return static_cast<int>(blockDim.x) / args.shape.split;
+    }
 
     static __device__ __forceinline__ int image(const ScanArgs& args, int chunk, int) {
         return image_of_lane(args.shape.split, chunk);

@@ -29,6 +29,10 @@ struct Latents {
     using Unit = int4;
     static constexpr int TILE = TQ, IMAGES = 1;
 
+    static __device__ __forceinline__ int chunk_images(const ScanArgs& args) {
+        return static_cast<int>(blockDim.x) / args.shape.split;
+    }
+
     static __device__ __forceinline__ int image(const ScanArgs& args, int chunk, int) {
         return image_of_lane(args.shape.split, chunk);
     }
@@ -61,7 +65,7 @@ struct Latents {
         for (int i = thread % split; i < count; i += split) {
             const int4* from = bank + block.where[i] + static_cast<std::int64_t>(image) * units;
             const int4* queries = reinterpret_cast<const int4*>(block.window) + i * units * TQ * 2;
-#pragma unroll 2
+#pragma unroll 1
             for (int unit = 0; unit < units; ++unit, queries += 2 * TQ) {
                 int values[CELL_VALUES];
                 unpack(from[unit], values);

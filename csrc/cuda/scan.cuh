@@ -74,7 +74,7 @@ __device__ __forceinline__ void search(const ScanArgs& args, const Block& block,
     constexpr int TQ = Distance::TILE, IMAGES = Distance::IMAGES;
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     const int warp = thread / 32, warps = threads / 32, span = args.shape.span, k = args.shape.k;
-    const int chunk_images = threads / args.shape.split * IMAGES;
+    const int chunk_images = Distance::chunk_images(args);
 
     for (int i = thread; i < TQ * warps * args.shared.list_pitch; i += threads) block.lists[i] = EMPTY;
     int limit[TQ];

@@ -13,6 +13,7 @@ enum class Form : int { CodeRows = 0, CodeGather = 1, Latents = 2 };
 
 constexpr int MOST_NEIGHBOURS = 128;
 constexpr int MOST_THREADS = 512;
+constexpr int FETCHERS = 64;  // threads of a block that bring table rows, in CodeRows
 constexpr int MOST_CODES = 32768;     // codes are 16 bits
 constexpr int MOST_ROW_CODES = 4096;  // those of CodeRows, 16 times as large
 constexpr int MOST_IMAGES = 1 << 30;

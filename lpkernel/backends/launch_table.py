@@ -27,7 +27,8 @@ MOST_ROW_CODES = 4096  # whose offsets of 16 bytes fit 16 bits
 CODE_SHIFT = 4  # so they are stored
 ROW_BYTES = 1 << 16  # shared memory for table rows, if one cell does not need more
 SPAN_BYTES = 1 << 15  # shared memory for compared cells
-CHUNK = {(ROWS, 1): 32, (ROWS, 4): 16}  # bank images that a thread owns at a time, else 1
+FETCHERS = 64  # threads of a block that only bring table rows
+CHUNK = {(ROWS, 1): 32, (ROWS, 4): 16}  # bank images that each of the others owns at a time
 
 
 @dataclass(frozen=True)
@@ -132,9 +133,9 @@ def seconds(launch: Launch, work: Work, machine: Machine) -> float:
         row_bytes = 0.0
     else:
         arithmetic = pairs / rates.lookups[launch.form, launch.tile]
-        chunks = -(-slab // (launch.threads * CHUNK.get((launch.form, launch.tile), 1)))
+        chunks = -(-slab // ((launch.threads - FETCHERS) * CHUNK[ROWS, launch.tile])) if launch.form == ROWS else 1
         row = work.codes if launch.form == ROWS else min(slab * 8, work.codes)
-        row_bytes = row * 4.0 * launch.tile * work.compared * (chunks if launch.form == ROWS else 1)
+        row_bytes = row * 4.0 * launch.tile * work.compared * chunks
     bank_bytes = slab * work.compared * work.width * 2
     beside = -(-blocks // machine.multiprocessors)  # blocks that share a multiprocessor
     device_bank = work.allowed * work.compared * work.width * 2 / rates.memory if work.codes == 0 else 0.0
@@ -169,8 +170,8 @@ def _fill_in(form: str, tile: int, group: int, work: Work, wanted: dict[str, int
     if "threads" in wanted:
         threads = int(wanted["threads"])
     elif form == ROWS:
-        chunks = -(-slab // (MOST_THREADS * CHUNK[form, tile]))
-        threads = max(64, -(-slab // (chunks * CHUNK[form, tile] * 32)) * 32)
+        chunks = -(-slab // ((MOST_THREADS - FETCHERS) * CHUNK[form, tile]))
+        threads = FETCHERS + -(-slab // (chunks * CHUNK[form, tile] * 32)) * 32
     else:
         threads = 128 if slab <= 512 else 256
     split = 1 if form == ROWS else max(1, min(32, _power(threads // slab + 1) // 2 if slab <= threads else 1))
