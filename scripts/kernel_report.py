@@ -32,7 +32,7 @@ from lpkernel.backends.launch_table import Launch, Machine, Work
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = ROOT / "tests" / "emulation" / "budgets.json"
 AMD = "gfx942"
-SLAB = 1024  # bank images of a block that are run here, or a chunk; instructions a pair hardly change beyond
+SLAB = 1024  # bank images of a block that are run here, at most (table rows: what its threads hold, if that is more)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes
     work = _work(images, bank, plan, k, codes, 1 if codes else channels)
     launch = launch_table.choose(work, MACHINE)
     slab = -(-bank // launch.group)
-    part = min(slab, max(SLAB, launch.threads * launch_table.CHUNK[launch.form, launch.tile]))
+    part = min(slab, max(SLAB, 16 * launch.threads) if launch.form == launch_table.ROWS else SLAB)
     compared = int(plan.flat.steps[:, 1].sum())
     blocks = -(-images // launch.tile) * launch.group
 
