@@ -49,13 +49,13 @@ class Module:
 
     def __init__(self, ptx: str | Sequence[str], counts: bool = False) -> None:
         translator = Translator(counts)
-        sources: dict[str, str] = {}
+        sources: list[str] = []
         for text in [ptx] if isinstance(ptx, str) else ptx:
-            sources |= translator.translate(text)
+            sources += translator.translate(text)
         if len(translator.counted) > MOST_COUNTERS:
             raise NotImplementedError(f"{len(translator.counted)} counters; there are {MOST_COUNTERS}")
         self.kernels = translator.kernels
-        files: dict[str, str | Path] = {f"kernel{k}.cpp": text for k, text in enumerate(sources.values())}
+        files: dict[str, str | Path] = {f"kernel{k}.cpp": text for k, text in enumerate(sources)}
         self.path = library("ptx", files, FLAGS, [HERE])
         self._counted = translator.counted
         self._library = ctypes.CDLL(str(self.path))

@@ -131,6 +131,8 @@ def _vector(operand: str) -> list[str]:
     return [piece.strip() for piece in operand[1:-1].split(",")] if operand.startswith("{") else [operand]
 
 
+MOST_CHARACTERS = 250_000  # of a C++ file, about: few files, that compile side by side
+
 Family = Callable[[_Writer, Instruction], str]
 _FAMILIES: dict[str, Family] = {}
 
@@ -739,8 +741,8 @@ class Translator:
         self.counted: list[Counter[str]] = []  # opcodes of the instructions that each counter stands for
         self.kernels: dict[str, Kernel] = {}
 
-    def translate(self, ptx: str) -> dict[str, str]:
-        """Kernel -> C++ with an exported function run_<kernel>, each a file that compiles by itself."""
+    def translate(self, ptx: str) -> list[str]:
+        """C++ files with an exported function run_<kernel> for every kernel; each compiles by itself."""
         program = parse(ptx)
         pieces = ['#include "runtime.h"', "namespace {", "using namespace ptx;"]
         for name, variable in program.variables.items():
@@ -754,22 +756,30 @@ class Translator:
         lines.append('{0, "", 0}')
         pieces.append(f"const SourceLine kLines[] = {{{', '.join(lines)}}};")
         tables = f"kLines, {len(lines)}, kVariables, {len(ranges)}"
-        return {kernel.name: self._file(kernel, program, pieces, tables) for kernel in program.kernels}
+        grouped: list[list[str]] = []
+        size = MOST_CHARACTERS
+        for kernel in program.kernels:
+            self.kernels[kernel.name] = kernel
+            code = self._kernel(kernel, program) + self._entry(kernel, program, tables)
+            if size + len(code) > MOST_CHARACTERS:
+                grouped.append([*pieces])
+                size = 0
+            grouped[-1].append(code)
+            size += len(code)
+        export = 'extern "C" __attribute__((weak, visibility("default"))) u64* ptx_counts() { return ptx::counts; }'
+        return ["\n".join([*file, "}  // namespace", export, ""]) for file in grouped]
 
-    def _file(self, kernel: Kernel, program: Program, head: list[str], tables: str) -> str:
-        self.kernels[kernel.name] = kernel
+    def _entry(self, kernel: Kernel, program: Program, tables: str) -> str:
         facts = f'"{kernel.name}", {kernel.parameter_bytes}, {program.shared_bytes}, k_{_identifier(kernel.name)}'
         return "\n".join(
             [
-                *head,
-                self._kernel(kernel, program),
-                "}  // namespace",
+                "\n}  // namespace",
                 f'extern "C" __attribute__((weak, visibility("default"))) void run_{kernel.name}(const void* args, '
                 "std::size_t bytes, const u32* grid, const u32* shape, u32 shared, int cooperative, const simt::Range* "
                 "ranges, std::size_t count) {",
                 f"  static const ptx::KernelFacts facts = {{{facts}, {tables}}};",
-                "  ptx::run(facts, args, bytes, grid, shape, shared, cooperative, ranges, count);\n}",
-                'extern "C" __attribute__((weak, visibility("default"))) u64* ptx_counts() { return ptx::counts; }\n',
+                "  ptx::run(facts, args, bytes, grid, shape, shared, cooperative, ranges, count);",
+                "}\nnamespace {",
             ]
         )
 
