@@ -44,7 +44,7 @@ struct State {
 };
 inline State state;
 inline std::mutex running;
-inline u64 counts[4096];
+inline u64 counts[1 << 16];
 inline thread_local std::size_t last_hit = 0;
 
 [[noreturn]] inline void bad(const char* what, u64 address, u32 bytes, int line) {

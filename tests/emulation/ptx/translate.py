@@ -9,6 +9,7 @@ modifier passed over would be a wrong answer.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from .parse import Instruction, Kernel, Label, Program, is_float, parse, type_bytes
@@ -129,6 +130,8 @@ def _identifier(name: str) -> str:
 def _vector(operand: str) -> list[str]:
     return [piece.strip() for piece in operand[1:-1].split(",")] if operand.startswith("{") else [operand]
 
+
+MOST_CHARACTERS = 250_000  # of a C++ file, about: few files, that compile side by side
 
 Family = Callable[[_Writer, Instruction], str]
 _FAMILIES: dict[str, Family] = {}
@@ -735,11 +738,11 @@ class Translator:
 
     def __init__(self, counts: bool = False) -> None:
         self.counts = counts
-        self.opcodes: dict[str, int] = {}  # opcode -> its counter
+        self.counted: list[Counter[str]] = []  # opcodes of the instructions that each counter stands for
         self.kernels: dict[str, Kernel] = {}
 
-    def translate(self, ptx: str) -> str:
-        """C++ with an exported function run_<kernel> for every kernel of the file."""
+    def translate(self, ptx: str) -> list[str]:
+        """C++ files with an exported function run_<kernel> for every kernel; each compiles by itself."""
         program = parse(ptx)
         pieces = ['#include "runtime.h"', "namespace {", "using namespace ptx;"]
         for name, variable in program.variables.items():
@@ -752,30 +755,45 @@ class Translator:
         lines = [f'{{{at}, "{file}", {line}}}' for at, (file, line) in files.items()]
         lines.append('{0, "", 0}')
         pieces.append(f"const SourceLine kLines[] = {{{', '.join(lines)}}};")
+        tables = f"kLines, {len(lines)}, kVariables, {len(ranges)}"
+        grouped: list[list[str]] = []
+        size = MOST_CHARACTERS
         for kernel in program.kernels:
             self.kernels[kernel.name] = kernel
-            pieces.append(self._kernel(kernel, program))
-        pieces.append("}  // namespace")
-        tables = f"kLines, {len(lines)}, kVariables, {len(ranges)}"
-        for kernel in program.kernels:
-            facts = f'"{kernel.name}", {kernel.parameter_bytes}, {program.shared_bytes}, k_{_identifier(kernel.name)}'
-            pieces.append(
+            code = self._kernel(kernel, program) + self._entry(kernel, program, tables)
+            if size + len(code) > MOST_CHARACTERS:
+                grouped.append([*pieces])
+                size = 0
+            grouped[-1].append(code)
+            size += len(code)
+        export = 'extern "C" __attribute__((weak, visibility("default"))) u64* ptx_counts() { return ptx::counts; }'
+        return ["\n".join([*file, "}  // namespace", export, ""]) for file in grouped]
+
+    def _entry(self, kernel: Kernel, program: Program, tables: str) -> str:
+        facts = f'"{kernel.name}", {kernel.parameter_bytes}, {program.shared_bytes}, k_{_identifier(kernel.name)}'
+        return "\n".join(
+            [
+                "\n}  // namespace",
                 f'extern "C" __attribute__((weak, visibility("default"))) void run_{kernel.name}(const void* args, '
                 "std::size_t bytes, const u32* grid, const u32* shape, u32 shared, int cooperative, const simt::Range* "
-                "ranges, std::size_t count) {\n"
-                f"  static const ptx::KernelFacts facts = {{{facts}, {tables}}};\n"
-                "  ptx::run(facts, args, bytes, grid, shape, shared, cooperative, ranges, count);\n}"
-            )
-        pieces.append(
-            'extern "C" __attribute__((weak, visibility("default"))) u64* ptx_counts() { return ptx::counts; }'
+                "ranges, std::size_t count) {",
+                f"  static const ptx::KernelFacts facts = {{{facts}, {tables}}};",
+                "  ptx::run(facts, args, bytes, grid, shape, shared, cooperative, ranges, count);",
+                "}\nnamespace {",
+            ]
         )
-        return "\n".join(pieces) + "\n"
+
+    def _counter(self) -> int:
+        self.counted.append(Counter())
+        return len(self.counted) - 1
 
     def _kernel(self, kernel: Kernel, program: Program) -> str:
         writer = _Writer(kernel, program)
         code: list[str] = []
+        block: int | None = None  # counter of the instructions since the last label or branch
         for item in kernel.body:
             if isinstance(item, Label):
+                block = None
                 code.append(f"{item.name}:;")
                 continue
             family = _FAMILIES.get(item.parts[0])
@@ -787,8 +805,15 @@ class Translator:
                 raise NotImplementedError(
                     f"{kernel.name}: PTX line {item.line}: {item.opcode} {', '.join(item.operands)} ({error})"
                 ) from error
-            if self.counts:
-                statement = f"++counts[{self.opcodes.setdefault(item.opcode, len(self.opcodes))}]; {statement}"
+            if self.counts and (item.predicate or block is None):
+                counter = self._counter()
+                statement = f"++counts[{counter}]; {statement}"
+                block = block if item.predicate else counter
+                self.counted[counter][item.opcode] += 1
+            elif self.counts and block is not None:
+                self.counted[block][item.opcode] += 1
+            if item.parts[0] in ("bra", "brx", "ret", "exit"):
+                block = None
             if item.predicate:
                 statement = f"if ({'!' if item.negated else ''}{item.predicate}) {{ {statement} }}"
             code.append(statement)
