@@ -1,0 +1,399 @@
+"""The "triton" backend: Triton kernels (triton_kernels/) for NVIDIA and AMD GPUs.
+
+A scan is one launch a scale where the bank is small or the images fill the device, else two a step; from the second run
+of a plan on the same bank the launches are one CUDA graph. Nothing is read back before the source maps.
+
+With TRITON_INTERPRET=1 in the environment before the first import, Triton's interpreter runs the kernels on CPU tensors:
+to check them, since it is thousands of times slower than the other backends; "auto" never takes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lpkernel.backends.base import CodeBank, ScanRequest, TopK, TopkRequest
+from lpkernel.backends.device_bank import DeviceBank, DeviceStore, Store, bank_bytes, latent_channels, start_cells
+from lpkernel.backends.pytorch import tensor
+from lpkernel.errors import InputError
+from lpkernel.triton_kernels import configs
+from lpkernel.triton_kernels.configs import Launch
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+MOST_CODES = 32768  # codes are int16
+
+
+@dataclass
+class Tuning:
+    """What replaces the table's choice, for tests and measurements; results do not depend on it.
+
+    slabs: parts that the bank is cut into, 1 for one launch a scale. dot: latents by tl.dot or not. images: that one
+    run makes at a time. kept, runs: bytes of banks, and of buffers of earlier scans, that stay on the device.
+    """
+
+    slabs: int | None = None
+    dot: bool | None = None
+    images: int = 4096
+    kept: int = 1 << 32
+    runs: int = 1 << 30
+
+
+class TritonBackend:
+    """Scans and searches on a GPU; on CPU tensors (device_type "cpu") where Triton was told to run there."""
+
+    name = "triton"
+
+    def __init__(self, device_type: str = "cuda") -> None:
+        self.tuning = Tuning()
+        self._given = device_type
+        self._store = DeviceStore()
+        self._largest: Store[int] = Store()
+        self._runs: Store[_Run] = Store()
+        self._lock = threading.Lock()  # runs keep their buffers
+
+    @property
+    def interpreted(self) -> bool:
+        """Whether Triton's interpreter runs the kernels."""
+        return os.environ.get("TRITON_INTERPRET", "0") == "1"
+
+    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
+        if importlib.util.find_spec("triton") is None:
+            return ["the package triton is not installed: pip install 'lpkernel[triton]'"]
+        wanted = self._device_type
+        if wanted == "cuda" and not torch.cuda.is_available():
+            here = f"PyTorch {torch.__version__} sees no CUDA or ROCm device"
+            return [f"{here}; to check the kernels on the CPU, slowly, set TRITON_INTERPRET=1"]
+        if isinstance(request, TopkRequest) and isinstance(request.bank, Tensor):
+            device = str(request.bank.device)
+        if device != "auto" and torch.device(device).type != wanted:
+            return [f"runs on {wanted} devices only, not on {device}"]
+        if request is None:
+            return []
+        count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
+        if (k := min(request.k, count)) > configs.MOST_NEIGHBOURS:
+            return [f"finds up to {configs.MOST_NEIGHBOURS} neighbours, got k = {k}"]
+        return self._scan_reasons(request, device) if isinstance(request, ScanRequest) else []
+
+    def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
+        if isinstance(request.bank, CodeBank) and len(request.bank.table) > MOST_CODES:
+            return [f"compares up to {MOST_CODES} codes by table, got {len(request.bank.table)}"]
+        target = self._device(device)
+        if target.type != "cuda":
+            return []
+        need = self._scratch_bytes(request)
+        if not self._store.holds(request, target):
+            need += bank_bytes(request)
+        free = torch.cuda.mem_get_info(target)[0]
+        free += torch.cuda.memory_reserved(target) - torch.cuda.memory_allocated(target)
+        if need > free:
+            return [f"needs {need / 2**20:.0f} MiB on {target}, where {free / 2**20:.0f} MiB are free"]
+        return []
+
+    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+        if not 0 <= request.seed < 2**64:
+            raise InputError(f"seed: got {request.seed}, expected an integer in [0, 2^64)")
+        count, side = len(request.images), request.plan.sides[-1]
+        sources = np.empty((count, side, side), np.int32)
+        target = self._device(device)
+        with self._lock, _on(target), torch.inference_mode():
+            bank = self._store.bank(request, target, self.tuning.kept)
+            for begin in range(0, count, self.tuning.images):
+                part = slice(begin, begin + self.tuning.images)
+                sources[part] = self._scan_images(_part(request, part), bank, target)
+        return sources
+
+    def _scan_images(self, request: ScanRequest, bank: DeviceBank, target: torch.device) -> NDArray[np.int32]:
+        start, begin = start_cells(request, bank.width)
+        launch = self._launch(request, bank, start, target)
+        k, count = min(request.k, len(request.candidates)), len(request.images)
+        key = (id(request.plan), id(bank), launch, k, count, begin.tobytes())
+        run = self._runs.get(
+            key,
+            [request.plan, bank],
+            self.tuning.runs,
+            lambda run: run.bytes,
+            lambda: _Run(request, bank, self._store.plan(request.plan, target), launch, begin, len(start)),
+        )
+        return run(request.images, request.seed, start)
+
+    def _launch(self, request: ScanRequest, bank: DeviceBank, start: NDArray[Any], target: torch.device) -> Launch:
+        largest = max(self._magnitude(bank), _magnitude(torch.from_numpy(start)))
+        if self.tuning.dot is False:
+            largest = configs.DOT_LIMIT + 1
+        images, allowed = len(request.images), len(request.candidates)
+        if self.tuning.dot:
+            images, allowed = max(images, configs.DOT_IMAGES), max(allowed, configs.DOT_BANK)
+        in_codes = isinstance(request.bank, CodeBank)
+        k = min(request.k, len(request.candidates))
+        launch = configs.choose(_family(), in_codes, images, allowed, k, largest, _multiprocessors(target))
+        wanted = launch.slabs if self.tuning.slabs is None else self.tuning.slabs
+        return replace(launch, slabs=configs.cut(len(request.candidates), launch.tile.bank, wanted, launch.slots))
+
+    def _magnitude(self, bank: DeviceBank) -> int:
+        return self._largest.get((id(bank),), [bank], 1 << 10, lambda _: 1, lambda: _magnitude(bank.content))
+
+    def _scratch_bytes(self, request: ScanRequest) -> int:
+        """What a scan takes beside the bank, at most."""
+        images, side = min(len(request.images), self.tuning.images), request.plan.sides[-1]
+        width = 1 if isinstance(request.bank, CodeBank) else -(-latent_channels(request) // 8) * 8
+        starts = sum(start.size for start in request.canvas if start is not None) * 2
+        return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8) + starts
+
+    def masked_topk(self, request: TopkRequest) -> TopK:
+        given = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
+        of_numpy = isinstance(request.bank, np.ndarray)
+        target = self._device("auto") if of_numpy else request.bank.device
+        with _on(target):
+            queries, bank, patch_mask, candidate_mask = (
+                tensor(array).to(target) if isinstance(array, np.ndarray) else array for array in given
+            )
+            assert queries is not None and bank is not None
+            found = _topk(queries, bank, request.k, patch_mask, candidate_mask)
+            return TopK(*(array.cpu().numpy() for array in found)) if of_numpy else found
+
+    @property
+    def _device_type(self) -> str:
+        return "cpu" if self.interpreted else self._given
+
+    def _device(self, device: str) -> torch.device:
+        """The device of this name, with its number."""
+        target = torch.device(self._device_type if device == "auto" else device)
+        if target.type == "cuda" and target.index is None:
+            target = torch.device("cuda", torch.cuda.current_device())
+        return target
+
+
+class _Run:
+    """Buffers and launches of a plan for so many images: plain launches the first time, a CUDA graph from the second.
+
+    Capturing costs more than one run, and kernels must be compiled and loaded before it.
+    """
+
+    def __init__(
+        self,
+        request: ScanRequest,
+        bank: DeviceBank,
+        plan: tuple[Tensor, ...],
+        launch: Launch,
+        begin: NDArray[np.int32],
+        start_rows: int,
+    ) -> None:
+        self.launch, self.bank, self.plan = launch, bank, plan
+        self.count, self.k = len(request.images), min(request.k, len(request.candidates))
+        self.sides, self.begin = request.plan.sides, begin
+        self.scales, self.steps = request.plan.flat.scales.tolist(), request.plan.flat.steps.tolist()
+        most, device = self.sides[-1] ** 2, bank.content.device
+
+        def room(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=device)
+
+        self.images, self.seed = room(self.count), room(2)
+        self.start = room(start_rows, bank.width, dtype=torch.int16)
+        self.canvas = [room(self.count * most * bank.width, dtype=torch.int16) for _ in self.sides[:2]]
+        self.sources = room(self.count, self.sides[-1], self.sides[-1])
+        self.keys = room(self.count, launch.slabs if launch.slabs > 1 else 0, launch.slots, dtype=torch.int64)
+        self.kept = torch.zeros((len(self.sides), most), dtype=torch.uint8)
+        for row, scale in zip(self.kept, request.plan.scales, strict=True):
+            row[: scale.side**2] = tensor(scale.kept).flatten()
+        self.kept = self.kept.to(device)
+        self._ran = False
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    @property
+    def bytes(self) -> int:
+        buffers = (self.images, self.start, *self.canvas, self.sources, self.keys, self.kept)
+        return sum(buffer.nbytes for buffer in buffers)
+
+    def __call__(self, images: NDArray[np.int64], seed: int, start: NDArray[np.int16]) -> NDArray[np.int32]:
+        """Source maps (N, M, M) of these images."""
+        self.images.copy_(torch.from_numpy(images.astype(np.uint32).view(np.int32)))
+        words = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
+        self.seed.copy_(torch.from_numpy(words.view(np.int32)))
+        self.start.copy_(torch.from_numpy(start))
+        if self._graph is None and self._ran and self.images.device.type == "cuda":
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._start()
+            self._graph = graph
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._start()
+        self._ran = True
+        result: NDArray[np.int32] = self.sources.cpu().numpy()
+        return result
+
+    def _start(self) -> None:
+        """Starts every kernel of the plan."""
+        kernels, width = _kernels("scan"), self.bank.width
+        deep = {"W": width, "WP": configs.power(width)}
+        images, most = self.count, self.sides[-1]
+        for scale, (side, first, count, _, _) in enumerate(self.scales):
+            canvas, old = self.canvas[scale % 2], self.canvas[(scale - 1) % 2] if scale else self.canvas[0]
+            kernels.enter[(images, -(-side * side // configs.ENTER_CELLS))](
+                *(old, canvas, self.sources, self.start, self.kept[scale], self.plan[3]),
+                *(scale, side, self.sides[scale - 1] if scale else side, most * most, most),
+                *map(int, self.begin[scale]),
+                **deep,
+                TC=configs.ENTER_CELLS,
+                FIRST=scale == 0,
+                **_options(1),
+            )
+            if self.launch.slabs == 1:
+                self._walk(kernels, canvas, scale, first, count, deep)
+                continue
+            for step in range(first, first + count):
+                if self.steps[step][1]:
+                    self._search(kernels, canvas, scale, step)
+                self._finish(kernels, canvas, scale, step, deep)
+
+    def _walk(
+        self, kernels: ModuleType, canvas: Tensor, scale: int, first: int, count: int, deep: dict[str, int]
+    ) -> None:
+        tile, bank = self.launch.tile, self.bank
+        kernels.walk[(-(-self.count // tile.images),)](
+            *(bank.layer(scale), bank.table, bank.candidates, canvas, self.sources),
+            *(self.plan[1], self.plan[2], self.images, self.seed, first, count, self.count, len(bank.candidates)),
+            *(self._pitch, _row(bank.table), self.sides[scale] ** 2, self.sides[-1] ** 2, self.k),
+            **deep,
+            **self._shape,
+            TC=tile.cells,
+            **_options(tile.warps, tile.stages),
+        )
+
+    def _search(self, kernels: ModuleType, canvas: Tensor, scale: int, step: int) -> None:
+        tile, bank, allowed = self.launch.tile, self.bank, len(self.bank.candidates)
+        kernels.search[(-(-self.count // tile.images), self.launch.slabs)](
+            *(bank.layer(scale), bank.table, canvas, self.plan[1], self.plan[2], self.keys),
+            *(step, self.count, allowed, self._pitch, _row(bank.table), self.sides[scale] ** 2),
+            *(self.launch.slab(allowed), self.launch.slabs),
+            W=bank.width,
+            **self._shape,
+            **_options(tile.warps, tile.stages),
+        )
+
+    def _finish(self, kernels: ModuleType, canvas: Tensor, scale: int, step: int, deep: dict[str, int]) -> None:
+        bank, merged = self.bank, configs.merged_for(self.launch.slabs * self.launch.slots)
+        kernels.finish[(self.count,)](
+            *(bank.layer(scale), bank.candidates, canvas, self.sources, self.plan[1], self.plan[2], self.images),
+            *(self.seed, self.keys, step, len(bank.candidates), self._pitch),
+            *(self.sides[scale] ** 2, self.sides[-1] ** 2, self.k, self.launch.slabs),
+            **deep,
+            KP=self.launch.slots,
+            SLOTS=merged,
+            TC=configs.FINISH_CELLS,
+            **_options(configs.finish_warps(merged)),
+        )
+
+    @property
+    def _shape(self) -> dict[str, int | bool]:
+        tile = self.launch.tile
+        shape = {"TN": tile.images, "TB": tile.bank, "KP": self.launch.slots}
+        return {**shape, "DOT": self.launch.dot, "UNROLL": tile.unroll}
+
+    @property
+    def _pitch(self) -> int:
+        return self.bank.pitch // 8 if self.bank.width == 1 else self.bank.pitch
+
+
+def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, candidate_mask: Tensor | None) -> TopK:
+    """masked_topk on tensors of one device."""
+    kernels, device = _kernels("topk"), bank.device
+    integer = bank.dtype == torch.int16
+    queries, bank = (array if array.stride(1) == 1 else array.contiguous() for array in (queries, bank))
+    none = torch.empty(0, dtype=torch.uint8, device=device)
+    mask = none if patch_mask is None else patch_mask.contiguous().view(torch.uint8)
+    allowed = none if candidate_mask is None else candidate_mask.contiguous().view(torch.uint8)
+    count, rows, width = len(queries), len(bank), bank.shape[1]
+    distances = torch.empty((count, k), dtype=torch.int32 if integer else torch.float32, device=device)
+    indices = torch.empty((count, k), dtype=torch.int64, device=device)
+    if not count:
+        return TopK(distances, indices)
+    slots = configs.slots_for(k)
+    tile = configs.TOPK[_family(), slots]
+    tiles = -(-count // tile.queries)
+    slabs = configs.cut(rows, tile.rows, -(-configs.PROGRAMS * _multiprocessors(device) // tiles), slots)
+    slab = -(-(-(-rows // tile.rows)) // slabs) * tile.rows
+    keys = torch.empty((count, slabs, slots), dtype=torch.int64, device=device)
+    strides = (queries.stride(0), bank.stride(0), mask.stride(0) if mask.ndim == 2 else 0)
+    shape = {"KP": slots, "INTEGER": integer, "MASKED": patch_mask is not None}
+    kernels.search[(tiles, slabs)](
+        *(queries, bank, mask, allowed, keys, count, rows, width, *strides, slab, slabs),
+        **shape,
+        TQ=tile.queries,
+        TB=tile.rows,
+        TD=tile.columns,
+        CANDIDATES=candidate_mask is not None,
+        **_options(tile.warps, tile.stages),
+    )
+    merged = configs.merged_for(slabs * slots)
+    kernels.merge[(count,)](
+        *(queries, bank, mask, keys, distances, indices, width, *strides, slabs, k),
+        **shape,
+        SLOTS=merged,
+        TD=configs.MERGE_COLUMNS,
+        **_options(configs.finish_warps(merged)),
+    )
+    return TopK(distances, indices)
+
+
+def _kernels(name: str) -> Any:
+    """A module of kernels; triton is imported here, at the first use."""
+    return importlib.import_module(f"lpkernel.triton_kernels.{name}")
+
+
+def _options(warps: int, stages: int = 1) -> dict[str, Any]:
+    """Fused multiply-adds would make float distances depend on the compiler's choices."""
+    return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": False}
+
+
+def _family() -> str:
+    return "hip" if torch.version.hip else "cuda"
+
+
+def _multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+
+
+def _magnitude(content: Tensor) -> int:
+    """Largest absolute value."""
+    if not content.numel():
+        return 0
+    least, most = torch.aminmax(content)
+    return max(-int(least), int(most))
+
+
+def _row(table: Tensor) -> int:
+    return table.shape[1]
+
+
+def _part(request: ScanRequest, part: slice) -> ScanRequest:
+    """The request for some of its images."""
+    count = len(request.images)
+    canvas = tuple(
+        start if start is None or len(start) != count or count == 1 else start[part] for start in request.canvas
+    )
+    return replace(request, images=request.images[part], canvas=canvas)
+
+
+@contextlib.contextmanager
+def _on(device: torch.device) -> Iterator[None]:
+    """Triton launches on the current device and its current stream."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            yield
+    else:
+        yield

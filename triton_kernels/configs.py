@@ -1,0 +1,216 @@
+"""Launch configurations as data: no autotuning at run time, so that a result costs the same in every process.
+
+Keyed by family ("cuda" with warps of 32, "hip" with waves of 64), domain and key slots. Reasons, all arithmetic and none
+measured: a program keeps TN * TB int32 distances and TN * TB int64 keys in registers, 3 registers a pair; at 128 threads
+and 2048 pairs that is 48 of the 255, and leaves room for UNROLL cells of loads in flight. Codes share only 2 bytes of
+bank a pair between images, so TN = 1 and a long TB; latents share 32, and tl.dot wants 16 rows, so TN = 16. A bank that
+is smaller than a tile gets the small tile. The results do not depend on any of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+SLOTS = (4, 16, 128)  # key slots a row: the smallest that holds K is taken
+MOST_NEIGHBOURS = SLOTS[-1]
+MERGED = (64, 512, 2048)  # keys of an image that `finish` and the merge of masked_topk hold at once
+DOT_LIMIT = 1023  # largest magnitude for which 16 products of float16 sum exactly in float32
+DOT_IMAGES, DOT_BANK = 4, 512  # images and bank images from which the dot product's tile pays
+PROGRAMS = 2  # a multiprocessor, that slabs of the bank aim at
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Of the scan's kernels: images and bank images of a tile, loop unrolling, cells copied at a time, warps, stages."""
+
+    images: int
+    bank: int
+    unroll: int
+    cells: int
+    warps: int
+    stages: int = 1
+
+
+class Search(NamedTuple):
+    """Of masked_topk: queries, bank rows and columns of a tile, warps, stages."""
+
+    queries: int
+    rows: int
+    columns: int
+    warps: int
+    stages: int = 1
+
+
+CODES, LATENTS, DOT = "codes", "latents", "latents-dot"
+
+# (family, domain) -> tiles by size of the bank: the first whose bank tile holds the bank, else the last.
+SCAN: dict[tuple[str, str], tuple[Tile, ...]] = {
+    ("cuda", CODES): (Tile(1, 64, 4, 64, 1), Tile(1, 1024, 4, 64, 4)),
+    ("cuda", LATENTS): (Tile(1, 64, 4, 64, 2), Tile(1, 256, 2, 64, 4)),
+    ("cuda", DOT): (Tile(16, 128, 1, 8, 4),),
+    ("hip", CODES): (Tile(1, 64, 4, 64, 1), Tile(1, 1024, 4, 64, 4)),
+    ("hip", LATENTS): (Tile(1, 64, 4, 64, 1), Tile(1, 256, 2, 64, 4)),
+    ("hip", DOT): (Tile(16, 128, 1, 8, 4),),
+}
+
+# (family, key slots) -> the search of masked_topk. More slots, fewer queries: (queries, slots) int64 keys are kept, too.
+TOPK: dict[tuple[str, int], Search] = {
+    (family, slots): search
+    for family in ("cuda", "hip")
+    for slots, search in ((4, Search(8, 64, 16, 4)), (16, Search(8, 64, 16, 4)), (128, Search(4, 64, 16, 4)))
+}
+MERGE_COLUMNS = 16
+ENTER_CELLS = 32
+FINISH_CELLS = 64
+
+
+def slots_for(k: int) -> int:
+    """Key slots that hold k neighbours. Raises ValueError beyond MOST_NEIGHBOURS."""
+    return _least(SLOTS, k)
+
+
+def merged_for(count: int) -> int:
+    """Room for `count` keys in a merge."""
+    return _least(MERGED, count)
+
+
+def _least(sizes: tuple[int, ...], count: int) -> int:
+    for size in sizes:
+        if count <= size:
+            return size
+    raise ValueError(f"{count} exceeds {sizes[-1]}")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a scan runs: its tile, with tl.dot or not, the slabs of the bank (1: `walk`), key slots of an image and slab."""
+
+    tile: Tile
+    dot: bool
+    slabs: int
+    slots: int
+
+    def slab(self, allowed: int) -> int:
+        """Bank images of a slab: whole tiles."""
+        tiles = -(-allowed // self.tile.bank)
+        return -(-tiles // self.slabs) * self.tile.bank
+
+
+def choose(
+    family: str, in_codes: bool, images: int, allowed: int, k: int, largest: int, multiprocessors: int
+) -> Launch:
+    """The launch of a scan of `images` over `allowed` bank images whose values are at most `largest` in magnitude.
+
+    A bank of one tile, or a batch that fills the device by itself, is walked. Otherwise the bank is cut so that the
+    programs of a step are PROGRAMS a multiprocessor, as far as its tiles and the merge allow.
+    """
+    dot = not in_codes and images >= DOT_IMAGES and allowed >= DOT_BANK and largest <= DOT_LIMIT
+    tiles = SCAN[family, CODES if in_codes else DOT if dot else LATENTS]
+    tile = next((tile for tile in tiles if tile.bank >= allowed), tiles[-1])
+    slots = slots_for(k)
+    rows = -(-images // tile.images)
+    wanted = 1 if rows >= multiprocessors else -(-PROGRAMS * multiprocessors // rows)
+    return Launch(tile, dot, cut(allowed, tile.bank, wanted, slots), slots)
+
+
+def cut(rows: int, tile: int, wanted: int, slots: int) -> int:
+    """Slabs of whole tiles, about as many as wanted, none empty, whose keys one merge holds."""
+    tiles = max(1, -(-rows // tile))
+    slabs = max(1, min(wanted, tiles, MERGED[-1] // slots))
+    return -(-tiles // -(-tiles // slabs))
+
+
+Shipped = tuple[str, Any, dict[str, str], dict[str, Any], int, int]
+
+
+def shipped(family: str = "cuda", width: int = 16) -> list[Shipped]:
+    """Every kernel configuration that can run for banks of `width` channels, for compiling ahead of time.
+
+    Entries: (name, kernel, signature, constexprs, num_warps, num_stages). Needs triton.
+    """
+    return list(_scan_kernels(family, width)) + list(_topk_kernels(family))
+
+
+def _scan_kernels(family: str, width: int) -> Iterator[Shipped]:
+    from . import scan
+
+    for (of, domain), tiles in SCAN.items():
+        for tile in tiles if of == family else ():
+            for slots in SLOTS:
+                w = 1 if domain == CODES else width
+                shape = {"W": w, "TN": tile.images, "TB": tile.bank, "KP": slots}
+                how = {"DOT": domain == DOT, "UNROLL": tile.unroll}
+                copy = {"WP": power(w), "TC": tile.cells}
+                label = f"{domain}-{tile.images}x{tile.bank}-k{slots}"
+                yield _entry(f"walk-{label}", scan.walk, shape | how | copy, tile.warps, tile.stages)
+                if tile == tiles[-1]:
+                    yield _entry(f"search-{label}", scan.search, shape | how, tile.warps, tile.stages)
+    for w in (1, width):
+        one = {"W": w, "WP": power(w), "TC": FINISH_CELLS}
+        for slots in SLOTS:
+            for merged in MERGED:
+                if merged >= slots:
+                    entry = one | {"KP": slots, "SLOTS": merged}
+                    yield _entry(f"finish-w{w}-k{slots}-{merged}", scan.finish, entry, finish_warps(merged), 1)
+        for first in (True, False) if w > 1 else (True,):
+            entry = one | {"TC": ENTER_CELLS, "FIRST": first}
+            yield _entry(f"enter-w{w}-{'first' if first else 'resize'}", scan.enter, entry, 1, 1)
+
+
+def _topk_kernels(family: str) -> Iterator[Shipped]:
+    from . import topk
+
+    for (of, slots), tile in TOPK.items():
+        for integer in (False, True) if of == family else ():
+            for masked in (False, True):
+                kind = f"{'int16' if integer else 'float32'}{'-masked' if masked else ''}-k{slots}"
+                base = {"KP": slots, "INTEGER": integer, "MASKED": masked}
+                shape = {"TQ": tile.queries, "TB": tile.rows, "TD": tile.columns, "CANDIDATES": True}
+                yield _entry(f"topk-{kind}", topk.search, base | shape, tile.warps, tile.stages)
+                for merged in MERGED:
+                    if merged >= slots:
+                        entry = base | {"SLOTS": merged, "TD": MERGE_COLUMNS}
+                        yield _entry(f"topk-merge-{kind}-{merged}", topk.merge, entry, finish_warps(merged), 1)
+
+
+def finish_warps(merged: int) -> int:
+    """Warps of a program that merges this many keys."""
+    return {64: 1, 512: 2, 2048: 4}[merged]
+
+
+def power(number: int) -> int:
+    """The smallest power of two that is no less."""
+    return 1 << max(0, number - 1).bit_length()
+
+
+POINTERS = {
+    "images_ptr": "*i32",
+    "seed_ptr": "*i32",
+    "table_ptr": "*i32",
+    "candidates_ptr": "*i32",
+    "sources_ptr": "*i32",
+    "steps_ptr": "*i32",
+    "cells_ptr": "*i32",
+    "resize_ptr": "*i32",
+    "keys_ptr": "*i64",
+    "indices_ptr": "*i64",
+    "kept_ptr": "*u8",
+    "mask_ptr": "*u8",
+    "allowed_ptr": "*u8",
+}
+
+
+def _entry(name: str, kernel: Any, constexprs: dict[str, Any], warps: int, stages: int) -> Shipped:
+    integer = constexprs.get("INTEGER", True)
+    content = "*i16" if integer else "*fp32"
+    signature = {}
+    for argument in kernel.arg_names:
+        if argument in constexprs:
+            signature[argument] = "constexpr"
+        elif argument == "distances_ptr":
+            signature[argument] = "*i32" if integer else "*fp32"
+        else:
+            signature[argument] = POINTERS.get(argument, content) if argument.endswith("_ptr") else "i32"
+    return name, kernel, signature, constexprs, warps, stages
