@@ -153,6 +153,34 @@ def test_screening_loses_nothing(isa: str, scale: float, monkeypatch: pytest.Mon
         np.testing.assert_allclose(answers[0].distances, exact.distances, rtol=1e-6)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+@pytest.mark.parametrize("d", [1, 3, 4, 15, 16, 17, 31, 33, 64, 519])
+def test_rows_compared_in_place(d: int, dtype: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths around whole vectors, banks and numbers of queries around whole tiles, scattered candidates."""
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+    random = np.random.default_rng(d)
+    most = min(int(np.sqrt((2**31 - 1) / d) / 2), 2**14)
+    for q, b in [(1, 1), (2, 15), (3, 16), (4, 17), (5, 63), (6, 65), (9, 200)]:
+        queries, bank = (random.integers(-most, most + 1, (rows, d)).astype(dtype) for rows in (q, b))
+        bank[: b // 2] = bank[b // 2 : b // 2 * 2]  # ties
+        for mask in (None, random.random(d) < 0.6, random.random((q, d)) < 0.6):
+            for allowed in (None, random.random(b) < 0.6):
+                request = TopkRequest(queries, bank, min(b, 7), mask, allowed)
+                mine, theirs = backend().masked_topk(request), SPECIFICATION.masked_topk(request)
+                assert np.array_equal(mine.indices, theirs.indices)
+                assert np.array_equal(mine.distances, theirs.distances)
+
+
+def test_rows_too_wide_for_a_proven_bound() -> None:
+    random = np.random.default_rng(0)
+    queries, bank = (random.standard_normal((rows, 1 << 20)).astype(np.float32) for rows in (2, 5))
+    request = TopkRequest(queries, bank, 3, None, None)
+    mine, theirs = backend().masked_topk(request), SPECIFICATION.masked_topk(request)
+    assert np.array_equal(mine.indices, theirs.indices)
+    np.testing.assert_allclose(mine.distances, theirs.distances, rtol=1e-6)
+
+
 def test_the_environment_names_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LPKERNEL_ISA", "mmx")
     with pytest.raises(BackendUnavailable, match=r"LPKERNEL_ISA is 'mmx', this machine runs .*baseline"):

@@ -90,24 +90,9 @@ void latent_block(const LatentBlock& a) {
     }
 }
 
-std::uint64_t masked_block(const MaskedBlock& a) {
-    std::uint64_t found = 0;
-    for (int first = 0; first < a.lanes; first += LANES) {
-        Ints sum = zero();
-        for (int p = 0; p < a.pairs; ++p) {
-            const Ints values = load(a.bank + (p * BLOCK + first) * 2);
-            const Ints apart = both(sub16(values, fill(pair_at(a.query + 2 * p))), fill(pair_at(a.mask + 2 * p)));
-            sum = add_products(sum, apart, apart);
-        }
-        found |= std::uint64_t{at_most(sum, fill(a.limit))} << first;
-        store(a.out + first, sum);
-    }
-    return a.lanes == BLOCK ? found : found & ((std::uint64_t{1} << a.lanes) - 1);
-}
-
-template <int Q, bool WEIGHTED>
+template <int Q>
 void float_queries(const FloatBlock& a) {
-    constexpr int U = WEIGHTED || LANES < 16 ? 2 : 4;
+    constexpr int U = LANES < 16 ? 2 : 4;
     constexpr int STEP = LANES * U;
     for (int q = 0; q < Q; ++q) a.found[q] = 0;
     for (int first = 0; first < a.lanes; first += STEP) {
@@ -116,20 +101,12 @@ void float_queries(const FloatBlock& a) {
             for (int u = 0; u < U; ++u) sum[q][u] = fill(0.0f);
         }
         const float* bank = a.bank + first;
-        const float* square = WEIGHTED ? a.square + first : nullptr;
         for (std::int64_t i = 0; i < a.width; ++i) {
-            Floats values[U], squares[U];
-            for (int u = 0; u < U; ++u) {
-                values[u] = load(bank + i * BLOCK + u * LANES);
-                if (WEIGHTED) squares[u] = load(square + i * BLOCK + u * LANES);
-            }
+            Floats values[U];
+            for (int u = 0; u < U; ++u) values[u] = load(bank + i * BLOCK + u * LANES);
             for (int q = 0; q < Q; ++q) {
                 const Floats wanted = fill(a.query[q][i]);
                 for (int u = 0; u < U; ++u) sum[q][u] = add_product(sum[q][u], values[u], wanted);
-                if (WEIGHTED) {
-                    const Floats weight = fill(a.weight[q][i]);
-                    for (int u = 0; u < U; ++u) sum[q][u] = add_product(sum[q][u], squares[u], weight);
-                }
             }
         }
         for (int q = 0; q < Q; ++q) {
@@ -144,17 +121,107 @@ void float_queries(const FloatBlock& a) {
 }
 
 void float_block(const FloatBlock& a) {
-    const bool weighted = a.square != nullptr;
     switch (a.queries) {
         case 1:
-            return weighted ? float_queries<1, true>(a) : float_queries<1, false>(a);
+            return float_queries<1>(a);
         case 2:
-            return weighted ? float_queries<2, true>(a) : float_queries<2, false>(a);
+            return float_queries<2>(a);
         case 3:
-            return weighted ? float_queries<3, true>(a) : float_queries<3, false>(a);
+            return float_queries<3>(a);
         default:
-            return weighted ? float_queries<4, true>(a) : float_queries<4, false>(a);
+            return float_queries<4>(a);
     }
+}
+
+// What the two element types differ in.
+inline Floats load_values(const float* p) {
+    return load(p);
+}
+inline Ints load_values(const std::int16_t* p) {
+    return load(p);
+}
+inline Floats apart(Floats a, Floats b) {
+    return sub(a, b);
+}
+inline Ints apart(Ints a, Ints b) {
+    return sub16(a, b);
+}
+inline Floats add_square(Floats sum, Floats a) {
+    return add_product(sum, a, a);
+}
+inline Ints add_square(Ints sum, Ints a) {
+    return add_products(sum, a, a);
+}
+inline std::uint32_t not_above(Ints a, Ints limit) {
+    return at_most(a, limit);
+}
+
+constexpr int TOGETHER = 4;                 // bank rows, for four_sums
+constexpr int SHARE = LANES == 16 ? 4 : 2;  // queries; registers: 32 in AVX-512, 16 elsewhere
+
+// Distances of Q queries to TOGETHER rows.
+template <int Q, bool MASKED, class T, class Sum>
+void row_tile(const RowBlock<T, Sum>& a, int row, int query) {
+    using Vector = decltype(load_values(a.query));
+    constexpr int STEP = static_cast<int>(sizeof(Vector) / sizeof(T));
+    const T *bank[TOGETHER], *wanted[Q], *mask[Q];
+    Vector sums[Q][TOGETHER];
+    for (int r = 0; r < TOGETHER; ++r) bank[r] = a.rows[row + r];
+    for (int q = 0; q < Q; ++q) {
+        wanted[q] = a.query + (query + q) * a.stride;
+        mask[q] = MASKED ? a.mask + (query + q) * a.mask_stride : nullptr;
+        for (int r = 0; r < TOGETHER; ++r) sums[q][r] = fill(Sum{0});
+    }
+    const auto step = [&](const T* const* from, std::int64_t start, std::int64_t i) __attribute__((always_inline)) {
+        Vector values[TOGETHER];
+        for (int r = 0; r < TOGETHER; ++r) values[r] = load_values(from[r] + start);
+        for (int q = 0; q < Q; ++q) {
+            const Vector own = load_values(wanted[q] + i);
+            for (int r = 0; r < TOGETHER; ++r) {
+                Vector difference = apart(values[r], own);
+                if (MASKED) difference = both(difference, load_values(mask[q] + i));
+                sums[q][r] = add_square(sums[q][r], difference);
+            }
+        }
+    };
+    std::int64_t i = 0;
+    for (; i + STEP <= a.width; i += STEP) step(bank, i, i);
+    if (i < a.width) {
+        T rest[TOGETHER][STEP] = {};
+        const T* from[TOGETHER];
+        for (int r = 0; r < TOGETHER; ++r) {
+            for (std::int64_t j = i; j < a.width; ++j) rest[r][j - i] = bank[r][j];
+            from[r] = rest[r];
+        }
+        step(from, 0, i);
+    }
+    for (int q = 0; q < Q; ++q) {
+        four_sums(sums[q][0], sums[q][1], sums[q][2], sums[q][3], a.out + (query + q) * ROWS + row);
+    }
+}
+
+template <int Q, bool MASKED, class T, class Sum>
+void row_queries(const RowBlock<T, Sum>& a, int query) {
+    for (int row = 0; row < a.lanes; row += TOGETHER) row_tile<Q, MASKED>(a, row, query);
+    for (int q = query; q < query + Q; ++q) {
+        std::uint64_t found = 0;
+        for (int row = 0; row < ROWS; row += LANES) {
+            found |= std::uint64_t{not_above(load(a.out + q * ROWS + row), fill(a.limits[q]))} << row;
+        }
+        a.found[q] = found & ((std::uint64_t{1} << a.lanes) - 1);
+    }
+}
+
+template <bool MASKED, class T, class Sum>
+void row_block(const RowBlock<T, Sum>& a) {
+    int q = 0;
+    for (; q + SHARE <= a.queries; q += SHARE) row_queries<SHARE, MASKED>(a, q);
+    for (; q < a.queries; ++q) row_queries<1, MASKED>(a, q);
+}
+
+template <class T, class Sum>
+void rows(const RowBlock<T, Sum>& a) {
+    a.mask ? row_block<true>(a) : row_block<false>(a);
 }
 
 void add_rows(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out) {
@@ -306,7 +373,9 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
 namespace lpkernel {
 
 extern const Kernels LPKERNEL_TABLE;
-const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block, add_rows, ranked,
-                                byte_tile,         byte_rows,    norms,        resize_row,  direct};
+const Kernels LPKERNEL_TABLE = {
+    LPKERNEL_ISA_NAME, latent_block, float_block, rows<float, float>, rows<std::int16_t, std::int32_t>,
+    add_rows,          ranked,       byte_tile,   byte_rows,          norms,
+    resize_row,        direct};
 
 }  // namespace lpkernel

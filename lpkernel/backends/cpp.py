@@ -34,7 +34,7 @@ class Tuning:
     pairs: bank images up to which all distances between them are tabulated.
     screened: images of codes from which bounds come before exact sums.
     kept: bytes of bank layouts that are kept for the next call.
-    packed: float queries from which masked_topk packs and screens the bank.
+    packed: queries from which masked_topk packs the bank.
     """
 
     group: int = 64
@@ -43,7 +43,7 @@ class Tuning:
     pairs: int = 32
     screened: int = 4096
     kept: int = 1 << 28
-    packed: int = 5
+    packed: int = 192
 
 
 class CppBackend:
