@@ -94,7 +94,7 @@ std::vector<std::int64_t> allowed_images(const py::array& allowed, std::int64_t 
 }
 
 std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table, const py::array& allowed,
-                                const std::string& isa, int pairs, std::int64_t screened) {
+                                const std::string& isa, int pairs, std::int64_t screened, std::int64_t coarse) {
     const bool in_codes = content.ndim() == 3;
     const auto* data = view<std::int16_t>(content, "content", in_codes ? 3 : 4);
     expect(content.shape(1) == content.shape(2) && content.shape(1) >= 1 && content.shape(1) <= LARGEST_SIDE,
@@ -119,7 +119,7 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
     } else {
         expect(content.shape(3) >= 1 && content.shape(3) <= 1 << 20, "content: expected 1 to 2^20 channels");
         py::gil_scoped_release free;
-        held->layer = lpkernel::latent_layer(from, size, side, static_cast<int>(content.shape(3)), run, pairs);
+        held->layer = lpkernel::latent_layer(from, size, side, static_cast<int>(content.shape(3)), run, pairs, coarse);
     }
     return held;
 }
@@ -272,10 +272,10 @@ PYBIND11_MODULE(_cpu, module) {
     py::class_<HeldLayer>(module, "Layer", "The allowed images of a bank at one side, laid out for scan().")
         .def(
             py::init(&hold), py::arg("content"), py::arg("table"), py::arg("allowed"), py::arg("isa"), py::arg("pairs"),
-            py::arg("screened"),
+            py::arg("screened"), py::arg("coarse"),
             "content (B, m, m, C) int16 latents with any table, or (B, m, m) int16 codes and their (V, V) int32 table; "
             "allowed (A,) int64 increasing; isa as available() or ''; pairs: up to how many images pairs are kept; "
-            "screened: from how many images codes are screened by bounds.")
+            "screened: from how many images codes are screened by bounds; coarse: from how many latents are.")
         .def_property_readonly("size", [](const HeldLayer& held) { return held.layer->size(); })
         .def_property_readonly("bytes", [](const HeldLayer& held) { return held.layer->bytes(); });
     module.def("scan", &scan, py::arg("scales"), py::arg("images"), py::arg("k"), py::arg("seed"), py::arg("threads"),

@@ -108,6 +108,26 @@ def test_screening_of_codes_loses_nothing(images: int, codes: int, isa: str, mon
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("codes", [2, 700])
+@pytest.mark.parametrize("channels", [8, 9])
+@pytest.mark.parametrize("size", [64, 700, 2500])
+def test_coarse_comparison_of_latents_loses_nothing(
+    size: int, channels: int, codes: int, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some and many images left by the bounds; several chunks of blocks, the last ragged; few and many neighbours."""
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+    world = World(size, side=7, channels=channels, codes=codes, spread=400)
+    allowed = np.flatnonzero(world.random.random(size) < 0.9)
+    for images, k in [(1, 10), (6, 3), (5, 100)]:
+        request = world.request(plan.random(7, 5, 2, scales=[6, 7]), range(images), k, candidates=allowed)
+        want = SPECIFICATION.scan(request)
+        for tuning in (Tuning(pairs=0, coarse=1), Tuning(pairs=0, coarse=1, split=0, seeded=1)):
+            runner = backend()
+            runner.tuning = tuning
+            assert np.array_equal(runner.scan(request), want)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
 @pytest.mark.parametrize("packed", [1, 1000])
 def test_masked_topk_is_the_same_on_every_way(
@@ -262,7 +282,7 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
 
     def scale(at: int, tables: Any, content: np.ndarray) -> list[Any]:
         of = made.scales[at]
-        layer = module.Layer(content, table, everything, "", 0, 1)
+        layer = module.Layer(content, table, everything, "", 0, 1, 1)
         return [of.side, of.positions, of.compare, of.write, tables, layer, content, None]
 
     def one_scale(*entries: Any) -> np.ndarray:
@@ -276,8 +296,8 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
     one = [*scale(1, None, codes)]
     floats = np.zeros((3, 4), np.float32)
     return {
-        "layer of codes": (module.Layer, [codes, table, everything, "", 32, 1]),
-        "layer of latents": (module.Layer, [latents, table, everything, "", 0, 1]),
+        "layer of codes": (module.Layer, [codes, table, everything, "", 32, 1, 1]),
+        "layer of latents": (module.Layer, [latents, table, everything, "", 0, 1, 1]),
         "one scale": (one_scale, one),
         "two scales": (two_scales, second),
         "resize": (lambda *tables: two_scales(*second[:4], tables, *second[5:]), [resize.i0, resize.i1, resize.f]),

@@ -57,7 +57,7 @@ class CodeLayer final : public Layer {
 
     void prepare(Query&, int, const Kernels&) const override {}
 
-    void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+    void search(const Content&, const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
         if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
             return search_exactly(cells, count, queries, n, first, last);
@@ -78,7 +78,7 @@ class CodeLayer final : public Layer {
     }
 
     std::int32_t distance(const Content& content, std::int64_t a, const std::int32_t* cells, int count,
-                          const std::int16_t* values) const override {
+                          const std::int16_t* values, const Kernels&) const override {
         const std::int16_t* image = content.data + content.allowed[a] * cells_;
         std::uint32_t sum = 0;
         for (int i = 0; i < count; ++i) {

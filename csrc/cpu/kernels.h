@@ -95,6 +95,12 @@ struct Kernels {
     // Index of the value that has `rank` others before it in the order (value, index), rank < count <= BLOCK; `values`
     // is readable up to the next multiple of 16.
     int (*ranked)(const std::int32_t* values, int count, int rank);
+    // Bit b if values[b] <= limit; values: (BLOCK).
+    std::uint64_t (*at_most)(const std::int32_t* values, std::int32_t limit);
+    // sum over i and channels of (image[cells[i]] - values[i])^2, modulo 2^32. image: (cells of the level, width),
+    // values: (count, width).
+    std::int32_t (*apart)(const std::int16_t* image, const std::int32_t* cells, const std::int16_t* values, int count,
+                          int width);
     // nullptr where the instruction set has no bytes to add
     void (*byte_tile)(const ByteTile&);
     // out[code][q] = min(255, floor(rows[q][code] * scales[q])) for 16 queries; q is the last axis, `stride` queries

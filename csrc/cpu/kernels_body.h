@@ -11,7 +11,7 @@ namespace {
 
 using namespace lpkernel;
 
-constexpr int CHECK = 6;  // cells between two looks at the limits
+constexpr int CHECK = 48;  // channel pairs between two looks at the limits
 
 template <int Q, int U>
 void latent_part(const LatentBlock& a, int first) {
@@ -24,8 +24,9 @@ void latent_part(const LatentBlock& a, int first) {
         below[q] = 0;
         for (int u = 0; u < U; ++u) dot[q][u] = zero();
     }
+    const int check = a.pairs > 0 && a.pairs < CHECK ? CHECK / a.pairs : 1;
     for (int done = 0; done < a.count;) {
-        const int stop = a.count - done > CHECK ? done + CHECK : a.count;
+        const int stop = a.count - done > check ? done + check : a.count;
         for (int i = done; i < stop; ++i) {
             const std::int64_t cell = a.cells[i];
             const std::int16_t* bank = a.bank + (cell * a.pairs * BLOCK + first) * 2;
@@ -255,6 +256,41 @@ int ranked(const std::int32_t* values, int count, int rank) {
     return count - 1;
 }
 
+std::uint64_t at_most_of(const std::int32_t* values, std::int32_t limit) {
+    std::uint64_t found = 0;
+    for (int b = 0; b < BLOCK; b += LANES) found |= std::uint64_t{at_most(load(values + b), fill(limit))} << b;
+    return found;
+}
+
+// As |a|^2 + |b|^2 - 2 a.b, since differences may leave int16; neighbouring cells are one run of values.
+std::int32_t image_apart(const std::int16_t* image, const std::int32_t* cells, const std::int16_t* values, int count,
+                         int width) {
+    Ints squares = zero(), products = zero();
+    std::uint32_t rest = 0;
+    for (int i = 0; i < count;) {
+        int next = i + 1;
+        while (next < count && cells[next] == cells[next - 1] + 1) ++next;
+        const std::int16_t* theirs = image + std::int64_t{cells[i]} * width;
+        const std::int16_t* ours = values + std::int64_t{i} * width;
+        const std::int64_t length = std::int64_t{next - i} * width;
+        std::int64_t j = 0;
+        for (; j + 2 * LANES <= length; j += 2 * LANES) {
+            const Ints a = load(theirs + j), b = load(ours + j);
+            squares = add_products(add_products(squares, a, a), b, b);
+            products = add_products(products, a, b);
+        }
+        for (; j < length; ++j) {
+            const auto apart = static_cast<std::uint32_t>(theirs[j] - ours[j]);
+            rest += apart * apart;
+        }
+        i = next;
+    }
+    std::int32_t sums[4];
+    four_sums(squares, products, zero(), zero(), sums);
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(sums[0]) - 2 * static_cast<std::uint32_t>(sums[1]) +
+                                     rest);
+}
+
 #if defined(LPKERNEL_BYTES)
 
 template <int N, int AT_ONCE>
@@ -373,9 +409,19 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
 namespace lpkernel {
 
 extern const Kernels LPKERNEL_TABLE;
-const Kernels LPKERNEL_TABLE = {
-    LPKERNEL_ISA_NAME, latent_block, float_block, rows<float, float>, rows<std::int16_t, std::int32_t>,
-    add_rows,          ranked,       byte_tile,   byte_rows,          norms,
-    resize_row,        direct};
+const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
+                                latent_block,
+                                float_block,
+                                rows<float, float>,
+                                rows<std::int16_t, std::int32_t>,
+                                add_rows,
+                                ranked,
+                                at_most_of,
+                                image_apart,
+                                byte_tile,
+                                byte_rows,
+                                norms,
+                                resize_row,
+                                direct};
 
 }  // namespace lpkernel

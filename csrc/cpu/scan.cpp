@@ -189,9 +189,9 @@ class Walk {
         });
         const std::int64_t work = layer.size() * step.compare.count * layer.width();
         if (threads_ > 1 && work * static_cast<std::int64_t>(images_.size()) >= request_.tuning.split) {
-            search_divided(layer, step);
+            search_divided(scale, step);
         } else {
-            search(layer, step, queries_, 0, layer.parts());
+            search(scale, step, queries_, 0, layer.parts());
         }
         each([&](Image& image) {
             Smallest& best = image.query.best;
@@ -200,14 +200,15 @@ class Walk {
         });
     }
 
-    void search(const Layer& layer, const Step& step, const std::vector<Query*>& queries, std::int64_t first,
+    void search(const Scale& scale, const Step& step, const std::vector<Query*>& queries, std::int64_t first,
                 std::int64_t last) const {
-        layer.search(step.compare.first, step.compare.count, queries.data(), static_cast<int>(queries.size()), first,
-                     last, run_);
+        scale.layer->search(scale.content, step.compare.first, step.compare.count, queries.data(),
+                            static_cast<int>(queries.size()), first, last, run_);
     }
 
     // Threads take runs of parts, each with heaps of its own.
-    void search_divided(const Layer& layer, const Step& step) {
+    void search_divided(const Scale& scale, const Step& step) {
+        const Layer& layer = *scale.layer;
         const std::int64_t runs = std::min<std::int64_t>(layer.parts(), threads_);
         std::vector<std::vector<Query>> own(static_cast<std::size_t>(runs));
         for (std::vector<Query>& mine : own) {
@@ -216,7 +217,7 @@ class Walk {
         parallel(runs, threads_, [&](std::int64_t r) {
             std::vector<Query*> queries;
             for (Query& query : own[r]) queries.push_back(&query);
-            search(layer, step, queries, layer.parts() * r / runs, layer.parts() * (r + 1) / runs);
+            search(scale, step, queries, layer.parts() * r / runs, layer.parts() * (r + 1) / runs);
         });
         for (const std::vector<Query>& mine : own) {
             for (std::size_t i = 0; i < images_.size(); ++i) images_[i].query.best.merge(mine[i].best);
@@ -229,7 +230,7 @@ class Walk {
         std::vector<std::int32_t> found;
         for (const std::int64_t a : image.recent) {
             found.push_back(scale.layer->distance(scale.content, a, step.compare.first, step.compare.count,
-                                                  image.query.values.data()));
+                                                  image.query.values.data(), run_));
         }
         std::nth_element(found.begin(), found.begin() + (need - 1), found.end());
         return found[need - 1];

@@ -18,7 +18,7 @@ struct Topk {
     const bool* own_mask = nullptr;     // (Q, D), or nullptr; at most one of the two
     std::vector<std::int64_t> rows;     // allowed bank rows, ascending
     int threads = 1;
-    std::int64_t packed_from = 192;  // queries from which the bank is packed
+    std::int64_t packed_from = 128;  // queries from which the bank is packed
 };
 
 // distances (Q, k), indices (Q, k), ascending by (distance, index); slots beyond the allowed rows hold

@@ -33,6 +33,7 @@ class Tuning:
     seeded: bank images from which a search starts from the limit that recent neighbours give.
     pairs: bank images up to which all distances between them are tabulated.
     screened: images of codes from which bounds come before exact sums.
+    coarse: images of latents from which a few channels are compared before all.
     kept: bytes of bank layouts that are kept for the next call.
     packed: queries from which masked_topk packs the bank.
     """
@@ -42,8 +43,9 @@ class Tuning:
     seeded: int = 4096
     pairs: int = 32
     screened: int = 4096
+    coarse: int = 256
     kept: int = 1 << 28
-    packed: int = 192
+    packed: int = 128
 
 
 class CppBackend:
@@ -116,7 +118,7 @@ class _Layers:
     def get(self, content: Array, table: Array | None, candidates: Array, isa: str, tuning: Tuning) -> Any:
         arrays = (content, table) if table is not None else (content,)
         allowed = None if len(candidates) == len(content) else candidates.tobytes()
-        key = (*map(id, arrays), allowed, isa, tuning.pairs, tuning.screened)
+        key = (*map(id, arrays), allowed, isa, tuning.pairs, tuning.screened, tuning.coarse)
         found = self._kept.get(key)
         if found and all(ref() is array for ref, array in zip(found[1], arrays, strict=True)):
             return found[0]
@@ -127,6 +129,7 @@ class _Layers:
             isa,
             tuning.pairs,
             tuning.screened,
+            tuning.coarse,
         )
         self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[1])}
         while self._kept and layer.bytes + sum(entry[0].bytes for entry in self._kept.values()) > tuning.kept:
