@@ -246,6 +246,20 @@ def test_layouts_live_no_longer_than_the_bank() -> None:
     assert first not in [entry[0] for entry in runner._layers._kept.values()]
 
 
+def test_steps_live_no_longer_than_the_plan() -> None:
+    runner = backend()
+    world = World(10, side=8)
+    made = plan.random(8, 4, scales=[6, 8], overlap="fill")
+    made = replace(made, scales=tuple(replace(scale) for scale in made.scales))  # no longer the cached plan's
+    request = world.request(made, [0], 3)
+    assert np.array_equal(runner.scan(request), runner.scan(request))
+    assert len(runner._steps._kept) == 2
+    del request, made
+    gc.collect()
+    runner.scan(world.request(plan.random(8, 3, scales=[8]), [0], 3))
+    assert len(runner._steps._kept) == 1
+
+
 def test_bad_seeds_and_canvases_are_refused() -> None:
     world = World(10, side=8)
     with pytest.raises(InputError, match="seed"):
@@ -282,8 +296,8 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
 
     def scale(at: int, tables: Any, content: np.ndarray) -> list[Any]:
         of = made.scales[at]
-        layer = module.Layer(content, table, everything, "", 0, 1, 1)
-        return [of.side, of.positions, of.compare, of.write, tables, layer, content, None]
+        steps = module.Steps(of.side, of.positions, of.compare, of.write, tables)
+        return [steps, module.Layer(content, table, everything, "", 0, 1, 1), content, None]
 
     def one_scale(*entries: Any) -> np.ndarray:
         return module.scan([tuple(entries)], np.arange(2), 3, 0, 1, "", (64, 0, 0))
@@ -292,6 +306,10 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
         first = scale(0, None, np.ascontiguousarray(latents[:, :4, :4]))
         return module.scan([tuple(first), tuple(entries)], np.arange(2), 3, 0, 1, "", (64, 0, 0))
 
+    def resized(*tables: Any) -> np.ndarray:
+        return two_scales(module.Steps(6, of.positions, of.compare, of.write, tables), *second[1:])
+
+    of = made.scales[1]
     second = scale(1, (resize.i0, resize.i1, resize.f), latents)
     one = [*scale(1, None, codes)]
     floats = np.zeros((3, 4), np.float32)
@@ -300,7 +318,8 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
         "layer of latents": (module.Layer, [latents, table, everything, "", 0, 1, 1]),
         "one scale": (one_scale, one),
         "two scales": (two_scales, second),
-        "resize": (lambda *tables: two_scales(*second[:4], tables, *second[5:]), [resize.i0, resize.i1, resize.f]),
+        "steps": (module.Steps, [6, of.positions, of.compare, of.write, (resize.i0, resize.i1, resize.f)]),
+        "resize": (resized, [resize.i0, resize.i1, resize.f]),
         "scan": (module.scan, [[tuple(one)], np.arange(2), 3, 0, 1, "", (64, 0, 0)]),
         "topk": (module.masked_topk, [floats, floats, 2, None, None, 1, "", 1]),
         "topk of integers": (

@@ -14,6 +14,7 @@ namespace lpkernel {
 
 constexpr int BLOCK = 64;     // bank images of a block; masks of a block are 64 bits
 constexpr int GROUP = 4;      // queries that share one reading of a block
+constexpr int COARSE = 6;     // channels that a coarse comparison takes
 constexpr int ROWS = 16;      // bank rows compared together where they lie
 constexpr int ROW_STEP = 32;  // values of the widest vector
 
@@ -33,6 +34,18 @@ struct LatentBlock {
     std::int32_t limits[GROUP];
     std::int32_t* out;     // (GROUP, BLOCK)
     std::uint64_t* found;  // (GROUP)
+};
+
+// Squared distances of single cells to the images of one block:
+//   out[i][b] = sum over channels of (bank[cells[i]][b] - values[i])^2, modulo 2^32
+// bank and norms as in LatentBlock.
+struct CellRows {
+    const std::int16_t* bank;
+    const std::int32_t* norms;
+    const std::int32_t* cells;
+    const std::int16_t* values;  // (count, width)
+    int count, width, lanes;     // lanes is a multiple of 16, up to BLOCK
+    std::int32_t* out;           // (count, lanes)
 };
 
 // Screening of a block of packed float rows for up to GROUP queries, lanes = images:
@@ -90,8 +103,10 @@ struct Kernels {
     void (*float_block)(const FloatBlock&);
     void (*float_rows)(const FloatRows&);
     void (*integer_rows)(const IntegerRows&);
-    // out[b] = sum of rows[i][b] over count rows; lanes is a multiple of 16
-    void (*add_rows)(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out);
+    void (*cell_rows)(const CellRows&);
+    // out[b] = sum of rows[cells[i]][b] over count cells; lanes is a multiple of 16
+    void (*add_rows)(const std::int32_t* const* rows, const std::int32_t* cells, int count, int lanes,
+                     std::int32_t* out);
     // Index of the value that has `rank` others before it in the order (value, index), rank < count <= BLOCK; `values`
     // is readable up to the next multiple of 16.
     int (*ranked)(const std::int32_t* values, int count, int rank);

@@ -13,34 +13,44 @@ using namespace lpkernel;
 
 constexpr int CHECK = 48;  // channel pairs between two looks at the limits
 
-template <int Q, int U>
+// PAIRS: the number of channel pairs where it is known, or 0.
+template <int Q, int U, int PAIRS>
 void latent_part(const LatentBlock& a, int first) {
-    Ints dot[Q][U], norm[U];
+    constexpr int CHAINS = Q * U < 4 ? 4 : 1;  // sums, so that a few multiply-adds do not wait for each other
+    const int pairs = PAIRS ? PAIRS : a.pairs;
+    Ints dot[CHAINS][Q][U], norm[U];
     std::uint32_t own[Q];
     std::uint64_t below[Q];
     for (int u = 0; u < U; ++u) norm[u] = zero();
     for (int q = 0; q < Q; ++q) {
         own[q] = 0;
         below[q] = 0;
-        for (int u = 0; u < U; ++u) dot[q][u] = zero();
+        for (int u = 0; u < U; ++u) {
+            for (int c = 0; c < CHAINS; ++c) dot[c][q][u] = zero();
+        }
     }
-    const int check = a.pairs > 0 && a.pairs < CHECK ? CHECK / a.pairs : 1;
+    const int check = pairs > 0 && pairs < CHECK ? CHECK / pairs : 1;
     for (int done = 0; done < a.count;) {
         const int stop = a.count - done > check ? done + check : a.count;
         for (int i = done; i < stop; ++i) {
             const std::int64_t cell = a.cells[i];
-            const std::int16_t* bank = a.bank + (cell * a.pairs * BLOCK + first) * 2;
+            const std::int16_t* bank = a.bank + (cell * pairs * BLOCK + first) * 2;
             const std::int32_t* norms = a.norms + cell * BLOCK + first;
             for (int u = 0; u < U; ++u) norm[u] = add(norm[u], load(norms + u * LANES));
             for (int q = 0; q < Q; ++q) own[q] += static_cast<std::uint32_t>(a.own_norms[q][i]);
-            for (int p = 0; p < a.pairs; ++p) {
+            const auto add_pair = [&](int p, int chain) __attribute__((always_inline)) {
                 Ints values[U];
                 for (int u = 0; u < U; ++u) values[u] = load(bank + (p * BLOCK + u * LANES) * 2);
                 for (int q = 0; q < Q; ++q) {
-                    const Ints wanted = fill(pair_at(a.query[q] + (i * a.pairs + p) * 2));
-                    for (int u = 0; u < U; ++u) dot[q][u] = add_products(dot[q][u], values[u], wanted);
+                    const Ints wanted = fill(pair_at(a.query[q] + (i * pairs + p) * 2));
+                    for (int u = 0; u < U; ++u) dot[chain][q][u] = add_products(dot[chain][q][u], values[u], wanted);
                 }
+            };
+            int p = 0;
+            for (; p + CHAINS <= pairs; p += CHAINS) {
+                for (int c = 0; c < CHAINS; ++c) add_pair(p + c, c);
             }
+            for (; p < pairs; ++p) add_pair(p, 0);
         }
         done = stop;
         std::uint64_t any = 0;
@@ -48,7 +58,9 @@ void latent_part(const LatentBlock& a, int first) {
             below[q] = 0;
             const Ints whole = fill(static_cast<std::int32_t>(own[q]));
             for (int u = 0; u < U; ++u) {
-                const Ints sum = sub(add(norm[u], whole), add(dot[q][u], dot[q][u]));
+                Ints products = dot[0][q][u];
+                for (int c = 1; c < CHAINS; ++c) products = add(products, dot[c][q][u]);
+                const Ints sum = sub(add(norm[u], whole), add(products, products));
                 below[q] |= std::uint64_t{at_most(sum, fill(a.limits[q]))} << (u * LANES);
                 if (done == a.count) store(a.out + q * BLOCK + first + u * LANES, sum);
             }
@@ -59,7 +71,7 @@ void latent_part(const LatentBlock& a, int first) {
     for (int q = 0; q < Q; ++q) a.found[q] |= below[q] << first;
 }
 
-template <int Q>
+template <int Q, int PAIRS>
 void latent_queries(const LatentBlock& a) {
     constexpr int WIDE = LANES == 16 ? 4 : 2;  // registers: 32 in AVX-512, 16 elsewhere
     for (int q = 0; q < Q; ++q) a.found[q] = 0;
@@ -67,10 +79,10 @@ void latent_queries(const LatentBlock& a) {
     while (first < a.lanes) {
         const int left = a.lanes - first;
         if (left > LANES * (WIDE / 2)) {
-            latent_part<Q, WIDE>(a, first);
+            latent_part<Q, WIDE, PAIRS>(a, first);
             first += WIDE * LANES;
         } else {
-            latent_part<Q, 1>(a, first);
+            latent_part<Q, 1, PAIRS>(a, first);
             first += LANES;
         }
     }
@@ -78,17 +90,22 @@ void latent_queries(const LatentBlock& a) {
     for (int q = 0; q < Q; ++q) a.found[q] &= real;
 }
 
-void latent_block(const LatentBlock& a) {
+template <int PAIRS>
+void latent_pairs(const LatentBlock& a) {
     switch (a.queries) {
         case 1:
-            return latent_queries<1>(a);
+            return latent_queries<1, PAIRS>(a);
         case 2:
-            return latent_queries<2>(a);
+            return latent_queries<2, PAIRS>(a);
         case 3:
-            return latent_queries<3>(a);
+            return latent_queries<3, PAIRS>(a);
         default:
-            return latent_queries<4>(a);
+            return latent_queries<4, PAIRS>(a);
     }
+}
+
+void latent_block(const LatentBlock& a) {
+    a.pairs == COARSE / 2 ? latent_pairs<COARSE / 2>(a) : latent_pairs<0>(a);
 }
 
 template <int Q>
@@ -225,15 +242,41 @@ void rows(const RowBlock<T, Sum>& a) {
     a.mask ? row_block<true>(a) : row_block<false>(a);
 }
 
-void add_rows(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out) {
+void cell_rows(const CellRows& a) {
+    const int whole = a.width / 2, pairs = (a.width + 1) / 2;
+    for (int i = 0; i < a.count; ++i) {
+        const std::int16_t* bank = a.bank + std::int64_t{a.cells[i]} * pairs * BLOCK * 2;
+        const std::int16_t* value = a.values + std::int64_t{i} * a.width;
+        for (int first = 0; first < a.lanes; first += LANES) {
+            Ints products[2] = {zero(), zero()};  // two sums each, which do not wait for each other
+            Ints squares[2] = {load(a.norms + std::int64_t{a.cells[i]} * BLOCK + first), zero()};
+            const auto add_pair = [&](int p, int sum, std::int32_t pair) __attribute__((always_inline)) {
+                const Ints own = fill(pair);
+                squares[sum] = add_products(squares[sum], own, own);
+                products[sum] = add_products(products[sum], own, load(bank + (p * BLOCK + first) * 2));
+            };
+            int p = 0;
+            for (; p + 2 <= whole; p += 2) {
+                add_pair(p, 0, pair_at(value + 2 * p));
+                add_pair(p + 1, 1, pair_at(value + 2 * p + 2));
+            }
+            if (p < whole) add_pair(p, 0, pair_at(value + 2 * p));
+            if (pairs > whole) add_pair(whole, 1, static_cast<std::uint16_t>(value[2 * whole]));
+            const Ints product = add(products[0], products[1]);
+            store(a.out + std::int64_t{i} * a.lanes + first, sub(add(squares[0], squares[1]), add(product, product)));
+        }
+    }
+}
+
+void add_rows(const std::int32_t* const* rows, const std::int32_t* cells, int count, int lanes, std::int32_t* out) {
     for (int first = 0; first < lanes; first += LANES) {
         Ints even = zero(), odd = zero();
         int i = 0;
         for (; i + 2 <= count; i += 2) {
-            even = add(even, load(rows[i] + first));
-            odd = add(odd, load(rows[i + 1] + first));
+            even = add(even, load(rows[cells[i]] + first));
+            odd = add(odd, load(rows[cells[i + 1]] + first));
         }
-        if (i < count) even = add(even, load(rows[i] + first));
+        if (i < count) even = add(even, load(rows[cells[i]] + first));
         store(out + first, add(even, odd));
     }
 }
@@ -409,19 +452,9 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
 namespace lpkernel {
 
 extern const Kernels LPKERNEL_TABLE;
-const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
-                                latent_block,
-                                float_block,
-                                rows<float, float>,
-                                rows<std::int16_t, std::int32_t>,
-                                add_rows,
-                                ranked,
-                                at_most_of,
-                                image_apart,
-                                byte_tile,
-                                byte_rows,
-                                norms,
-                                resize_row,
-                                direct};
+const Kernels LPKERNEL_TABLE = {
+    LPKERNEL_ISA_NAME, latent_block, float_block, rows<float, float>, rows<std::int16_t, std::int32_t>,
+    cell_rows,         add_rows,     ranked,      at_most_of,         image_apart,
+    byte_tile,         byte_rows,    norms,       resize_row,         direct};
 
 }  // namespace lpkernel

@@ -5,10 +5,10 @@
 // |a - b|^2 = |a|^2 + |b|^2 - 2 a.b modulo 2^32, the work is one multiply-add instruction (vpdpwssd or vpmaddwd)
 // for each two channels of LANES images. An odd channel is padded by a zero.
 //
-// Large banks are screened first: four channels, those of the largest variance, are laid out once more in the same way.
+// Large banks are screened first: six channels, those of the largest variance, are laid out once more in the same way.
 // Their part of a distance never exceeds the whole, so it is compared for all images, which reads a quarter of the
 // bank; the images of the smallest parts give the limit, and only images whose part is within it get their whole
-// distance, from the bank's own array. On latents in order of variance that is about one in a hundred. A block of which
+// distance, from the bank's own array. On latents in order of variance that is three in a thousand. A block of which
 // many are left is compared whole. Tie rule: see smallest.h. Limits: every distance below 2^31.
 
 #include <algorithm>
@@ -22,9 +22,9 @@ namespace lpkernel {
 
 namespace {
 
-constexpr int COARSE = 4;            // channels compared first
 constexpr std::int64_t CHUNK = 16;   // blocks of which bounds are kept at a time
 constexpr std::int64_t SPARSE = 64;  // images for each one that is measured alone, at least
+constexpr int MOST = 16;             // queries that pass over the same chunk
 constexpr int CROWD = 16;            // images of a block, from which the whole block is compared
 
 // Some channels of a bank as blocks, and the squared norms of their cells.
@@ -82,8 +82,8 @@ class LatentLayer final : public Layer {
         bool screened = coarse_.halves > 0;
         for (int q = 0; q < n; ++q) screened = screened && queries[q]->best.need() * SPARSE <= images;
         if (screened) {
-            for (int q = 0; q < n; q += GROUP) {
-                screen(content, cells, count, queries + q, std::min(GROUP, n - q), first_part, last_part, run);
+            for (int q = 0; q < n; q += MOST) {
+                screen(content, cells, count, queries + q, std::min(MOST, n - q), first_part, last_part, run);
             }
             return;
         }
@@ -94,14 +94,9 @@ class LatentLayer final : public Layer {
         }
     }
 
-    void distances(const std::int32_t* cells, int count, const Query& query, const Kernels& run,
+    void cell_rows(const std::int32_t* cells, int count, const std::int16_t* values, const Kernels& run,
                    std::int32_t* out) const override {
-        std::uint64_t found[GROUP];
-        LatentBlock block = at(whole_, 0, cells, count, out, found);
-        block.queries = 1;
-        set(block, 0, query);
-        block.limits[0] = Smallest::ANY;
-        run.latent_block(block);
+        run.cell_rows({whole_.bank.data(), whole_.norms.data(), cells, values, count, width(), padded(), out});
     }
 
     std::int32_t distance(const Content& content, std::int64_t a, const std::int32_t* cells, int count,
@@ -127,28 +122,31 @@ class LatentLayer final : public Layer {
         }
     }
 
-    // Bounds first, for up to GROUP queries.
+    // Bounds first, for up to MOST queries.
     void screen(const Content& content, const std::int32_t* cells, int count, Query* const* queries, int n,
                 std::int64_t first_part, std::int64_t last_part, const Kernels& run) const {
-        alignas(64) std::int32_t bounds[CHUNK][GROUP][BLOCK];
-        std::uint64_t open[CHUNK][GROUP];  // images that are not measured yet
+        alignas(64) std::int32_t bounds[CHUNK][MOST][BLOCK];
+        std::uint64_t open[CHUNK][MOST];  // images that are not measured yet
         std::vector<std::int64_t> list;
+        Smallest promising;
         for (std::int64_t first = first_part; first < last_part; first += CHUNK) {
             const std::int64_t chunk = std::min(CHUNK, last_part - first);
             for (std::int64_t i = 0; i < chunk; ++i) {
-                LatentBlock block = at(coarse_, first + i, cells, count, bounds[i][0], open[i]);
-                block.queries = n;
-                for (int q = 0; q < n; ++q) {
-                    block.query[q] = queries[q]->coarse.data();
-                    block.own_norms[q] = queries[q]->coarse_norms.data();
-                    block.limits[q] = queries[q]->best.limit();
+                for (int group = 0; group < n; group += GROUP) {
+                    LatentBlock block = at(coarse_, first + i, cells, count, bounds[i][group], open[i] + group);
+                    block.queries = std::min(GROUP, n - group);
+                    for (int q = 0; q < block.queries; ++q) {
+                        const Query& query = *queries[group + q];
+                        block.query[q] = query.coarse.data();
+                        block.own_norms[q] = query.coarse_norms.data();
+                        block.limits[q] = query.best.limit();
+                    }
+                    run.latent_block(block);
                 }
-                run.latent_block(block);
             }
             for (int q = 0; q < n; ++q) {
                 Query& query = *queries[q];
                 if (query.best.limit() == Smallest::ANY) {
-                    Smallest promising;
                     promising.reset(query.best.need());
                     for (std::int64_t i = 0; i < chunk; ++i) {
                         std::uint64_t left = open[i][q] & run.at_most(bounds[i][q], promising.limit());
@@ -182,12 +180,15 @@ class LatentLayer final : public Layer {
 
     void measure(const Content& content, const std::vector<std::int64_t>& list, const std::int32_t* cells, int count,
                  Query& query, const Kernels& run) const {
-        constexpr std::size_t AHEAD = 2;
+        constexpr std::size_t AHEAD = 3;  // images on their way from memory
+        const auto fetch = [&](std::size_t i) {
+            if (i >= list.size()) return;
+            const std::int16_t* image = content.data + content.allowed[list[i]] * cells_ * width();
+            for (int j = 0; j < count; ++j) __builtin_prefetch(image + std::int64_t{cells[j]} * width());
+        };
+        for (std::size_t i = 0; i < AHEAD; ++i) fetch(i);
         for (std::size_t i = 0; i < list.size(); ++i) {
-            if (i + AHEAD < list.size()) {
-                const std::int16_t* next = content.data + content.allowed[list[i + AHEAD]] * cells_ * width();
-                for (int j = 0; j < count; ++j) __builtin_prefetch(next + std::int64_t{cells[j]} * width());
-            }
+            fetch(i + AHEAD);
             query.best.push(distance(content, list[i], cells, count, query.values.data(), run), list[i]);
         }
     }

@@ -64,8 +64,9 @@ class Layer {
     virtual void search(const Content& content, const std::int32_t* cells, int count, Query* const* queries, int n,
                         std::int64_t first, std::int64_t last, const Kernels& run) const = 0;
 
-    // Distances of one query to all images, when size() <= BLOCK: (BLOCK) int32; what follows size() is anything.
-    virtual void distances(const std::int32_t* cells, int count, const Query& query, const Kernels& run,
+    // Distances of single cells to all images, when size() <= BLOCK: values (count, width) against cells (count), out
+    // (count, padded()) int32; what follows size() in a row is anything.
+    virtual void cell_rows(const std::int32_t* cells, int count, const std::int16_t* values, const Kernels& run,
                            std::int32_t* out) const = 0;
 
     // Exact distance of image `a`, from the bank's own array.

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lpkernel import _native
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.errors import InputError
+from lpkernel.plan import Scale
 
 CODES = 32768  # codes are compared as int16
 
@@ -56,6 +57,7 @@ class CppBackend:
     def __init__(self) -> None:
         self.tuning = Tuning()
         self._layers = _Layers()
+        self._steps = _Steps()
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
         if isinstance(request, TopkRequest):
@@ -83,9 +85,8 @@ class CppBackend:
             )
             table = _dense(request.bank.table) if isinstance(request.bank, CodeBank) else None
             layer = self._layers.get(content, table, request.candidates, isa, tuning)
-            resize = scale.resize and (scale.resize.i0, scale.resize.i1, scale.resize.f)
             begin = None if start is None else _start(start, request.bank.table if in_codes else None)  # type: ignore[union-attr]
-            scales.append((scale.side, scale.positions, scale.compare, scale.write, resize, layer, content, begin))
+            scales.append((self._steps.get(scale), layer, content, begin))
         return _native.cpu().scan(
             scales,
             request.images,
@@ -137,6 +138,23 @@ class _Layers:
         if layer.bytes <= tuning.kept:
             self._kept[key] = (layer, [weakref.ref(array) for array in arrays])
         return layer
+
+
+class _Steps:
+    """Native steps of the scales of plans, each as long as its scale lives. Plans are read-only."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Any, weakref.ref[Scale]]] = {}
+
+    def get(self, scale: Scale) -> Any:
+        found = self._kept.get(id(scale))
+        if found and found[1]() is scale:
+            return found[0]
+        resize = scale.resize and (scale.resize.i0, scale.resize.i1, scale.resize.f)
+        steps = _native.cpu().Steps(scale.side, scale.positions, scale.compare, scale.write, resize)
+        self._kept = {k: entry for k, entry in self._kept.items() if entry[1]() is not None}
+        self._kept[id(scale)] = (steps, weakref.ref(scale))
+        return steps
 
 
 def _dense(array: Array) -> Array:
