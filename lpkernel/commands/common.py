@@ -9,10 +9,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lpkernel.errors import InputError
 from lpkernel.files import atomic_path
+
+if TYPE_CHECKING:
+    from lpkernel import Bank
+
+EMBEDDED = "default"
 
 
 def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
@@ -45,6 +50,13 @@ def add_autoencoder(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--dtype", default="auto", help="of the autoencoder: auto, float32, bfloat16 or float16")
+
+
+def load_bank(name: str) -> Bank:
+    """The bank in the file `name`, or the embedded one for `EMBEDDED`."""
+    from lpkernel import Bank
+
+    return Bank.default() if name == EMBEDDED else Bank.load(name)
 
 
 class Progress:
