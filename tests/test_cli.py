@@ -162,8 +162,8 @@ def test_first_image_is_a_window_of_a_longer_run(
 ) -> None:
     argv = ["generate", "--bank", str(bank_path), *SMALL]
     assert main([*argv, "-n", "5", "--out", str(tmp_path / "all")]) == 0
-    monkeypatch.setattr("lpkernel.commands.generate.SYNTHESIS_BATCH", 1)
-    monkeypatch.setattr("lpkernel.commands.generate.DECODE_BATCH", 1)
+    monkeypatch.setattr("lpkernel.commands.results.SYNTHESIS_BATCH", 1)
+    monkeypatch.setattr("lpkernel.commands.results.DECODE_BATCH", 1)
     assert main([*argv, "-n", "2", "--first-image", "3", "--out", str(tmp_path / "part")]) == 0
     for name in ("image-000003.png", "image-000004.png"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
