@@ -78,8 +78,8 @@ def largest_areas(sources: NDArray[np.integer]) -> NDArray[np.int64]:
             (beside, labels[:, :, :-1], labels[:, :, 1:]),
         ):
             lowest = np.minimum(first, second)
-            np.copyto(first, lowest, where=same)
-            np.copyto(second, lowest, where=same)
+            for view in (first, second):  # the views overlap, so labels may only fall
+                np.minimum(view, lowest, out=view, where=same)
         if np.array_equal(labels, before):
             break
     labels[sources < 0] = -1

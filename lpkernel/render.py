@@ -80,10 +80,10 @@ def source_map(sources: NDArray[np.integer], colours: Pixels, size: int) -> Pixe
     return picture[cell][:, cell]
 
 
-def outlines(cells: NDArray[np.integer], size: int, width: int) -> NDArray[np.bool_]:
+def outlines(cells: NDArray[np.integer] | NDArray[np.bool_], size: int, width: int) -> NDArray[np.bool_]:
     """Where cells (M, M) of different numbers meet, and the outer edge, `width` pixels wide: (size, size) bool."""
     place = np.arange(size) * len(cells) // size
-    wide = np.pad(cells[place][:, place], width, constant_values=np.iinfo(np.int64).min)
+    wide = np.pad(cells.astype(np.int64)[place][:, place], width, constant_values=-2)  # -2: outside, no source at all
     inner = wide[width : width + size, width : width + size]
     lines = np.zeros((size, size), bool)
     for step in range(1, width + 1):  # each side draws its own line within its own cells
@@ -143,7 +143,7 @@ def _marked(picture: Pixels, cells: NDArray[np.bool_], colour: Pixels) -> Pixels
     size = len(picture)
     place = np.arange(size) * len(cells) // size
     given = cells[place][:, place]
-    lines = outlines(cells.astype(np.int64), size, max(2, size // 64)) & given
+    lines = outlines(cells, size, max(2, size // 64)) & given
     pale = (picture // 3 + 160).astype(np.uint8)
     return np.where(lines[..., None], colour, np.where(given[..., None], picture, pale)).astype(np.uint8)
 

@@ -118,7 +118,7 @@ def generate(
         plan = plans.random(bank.grid, patch, stride, scales, overlap)
     _check(bank, plan, n, k, first_image)
     allowed = allowed_images(bank, candidates)
-    start = None if canvas is None else _canvas_array(bank, canvas, n)
+    start = None if canvas is None else canvas_array(bank, canvas, n)
     if start is None and (plan.starts_known or any(scale.kept.any() for scale in plan.scales)):
         raise InputError(
             f"canvas: a plan of kind {plan.kind} needs a starting canvas; pass canvas=autoencoder.encode(image)"
@@ -229,7 +229,7 @@ def _code_bank(bank: Bank) -> CodeBank:
     return CodeBank(bank.codes, bank.fixed_codebook, bank.table())
 
 
-def _canvas_array(bank: Bank, canvas: ArrayLike, n: int) -> Array:
+def canvas_array(bank: Bank, canvas: ArrayLike, n: int) -> Array:
     """The canvas with its image axis, (1 or n, M, M) codes or (1 or n, M, M, L) latents."""
     start = np.asarray(canvas)
     cells = (bank.grid, bank.grid) if bank.is_discrete else (bank.grid, bank.grid, bank.width)

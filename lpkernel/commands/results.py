@@ -163,8 +163,13 @@ def run(
         with session.clock.stage("decode and write"):
             _write_sheet(session, bank, sections, given, baseline)
     grouped = [
-        {"where": title, "images": [args.first_image + number * args.n, args.first_image + (number + 1) * args.n - 1]}
-        for number, (title, _) in enumerate(session.groups)
+        {
+            "where": title,
+            "allowed": bank.size if allowed is None else len(allowed),
+            "first_image": args.first_image + number * args.n,
+            "images": args.n,
+        }
+        for number, (title, allowed) in enumerate(session.groups)
         if title
     ]
     result = {
@@ -177,10 +182,7 @@ def run(
         },
         "autoencoder": _autoencoder_facts(session),
         "settings": settings | {"n": args.n, "backend_why": why_chosen(args.backend, args.device)},
-        "groups": [
-            {**group, "allowed": len(allowed) if allowed is not None else bank.size}
-            for group, (_, allowed) in zip(grouped, session.groups, strict=False)
-        ],
+        "groups": grouped,
         "images": _images(args.first_image, args.n, session.groups, bank.names, sources),
         "files": [*session.files, f"{name}.json"],
         "seconds": session.clock.seconds,
@@ -246,7 +248,11 @@ def _write_sheet(
 
     assert session.autoencoder is not None
     alone = "LatentPatch results, and the source of each piece"
-    sections = [(title or alone, images, maps) for title, images, maps in sections]
+    counts = [bank.size if allowed is None else len(allowed) for _, allowed in session.groups]
+    sections = [
+        (f"{title} ({count} images of the bank)" if title else alone, images, maps)
+        for (title, images, maps), count in zip(sections, counts, strict=True)
+    ]
     maps = np.concatenate([maps for _, _, maps in sections if maps is not None])
     allowed = [np.arange(bank.size) if group is None else group for _, group in session.groups]
     every = np.unique(np.concatenate(allowed))

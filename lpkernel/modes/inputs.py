@@ -15,7 +15,7 @@ from lpkernel.composite import Composite
 from lpkernel.errors import InputError
 from lpkernel.images import Crop, load_mask, load_pixels, square, square_mask
 from lpkernel.modes.fill import fill_hole
-from lpkernel.synthesis import Synthesis, allowed_images
+from lpkernel.synthesis import Synthesis, allowed_images, canvas_array
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
@@ -65,7 +65,7 @@ def read_input(
     if fill or crop is not None:
         raise InputError(f"image: got {given.dtype} {given.shape}, expected a path or (H, W, 3) uint8 pixels")
     side = bank.image_size or bank.grid
-    return Input(given, None, _mask(mask, box, (side, side)), None)
+    return Input(canvas_array(bank, given, 1)[0], None, _mask(mask, box, (side, side)), None)
 
 
 def _encoded(
