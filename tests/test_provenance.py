@@ -126,7 +126,7 @@ def test_wrong_limits() -> None:
         {"area": 3, "tries": -1},
     ):
         with pytest.raises(InputError, match="copy limit"):
-            CopyLimit(**wrong)  # type: ignore[arg-type]
+            CopyLimit(**wrong)
     maps = np.zeros((2, 3, 3), np.int32)
     with pytest.raises(InputError, match="below 268435456"):
         redraw(CopyLimit(area=1), maps, TRY_OFFSET - 1, lambda rows, images: maps)
