@@ -7,10 +7,13 @@ CPP_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo test lint check bench sanitize clean
+.PHONY: demo gallery test lint check bench sanitize clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
+
+gallery: .venv/.installed
+	$(BIN)/python scripts/gallery.py
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest

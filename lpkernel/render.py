@@ -23,6 +23,7 @@ UNSOURCED = (212, 212, 212)  # cells that no example was copied to
 GOLDEN = (5**0.5 - 1) / 2
 SPREAD_LIMIT = 24  # up to here hues are evenly spread; beyond, even hues would be too close to tell neighbours apart
 LIGHTNESS = (0.68, 0.50, 0.84, 0.59)
+FONT_SIZE = 14
 COLUMNS = 8
 SOURCE_ROWS = 2
 SHOWN_SOURCES = COLUMNS * SOURCE_ROWS
@@ -131,8 +132,9 @@ def provenance_sheet(
     bands = [heading(title, width), _padded(grid(top, len(top), gap, PAGE), width)]
     for start in range(0, len(shown), columns):
         row = range(start, min(start + columns, len(shown)))
-        titles = [f"{np.count_nonzero(cells == shown[i]) / cells.size:.1%}  {names[i]}" for i in row]
-        strips = np.concatenate([heading(text, size + gap) for text in titles], axis=1)
+        shares = [np.count_nonzero(cells == shown[i]) / cells.size for i in row]
+        captions = [_caption(share, names[i], size + gap) for share, i in zip(shares, row, strict=True)]
+        strips = np.concatenate(captions, axis=1)
         marked = np.stack([_marked(pictures[i], cells == shown[i], colours[int(shown[i])]) for i in row])
         bands += [_padded(strips, width), _padded(grid(marked, columns, gap, PAGE), width)]
     return np.concatenate(bands)
@@ -201,8 +203,22 @@ def framed(images: Pixels, colours: Pixels, width: int) -> Pixels:
 def heading(text: str, width: int, height: int = 22) -> Pixels:
     """A (height, width, 3) strip of page with a small line of text at its left."""
     strip = Image.new("RGB", (width, height), PAGE)
-    ImageDraw.Draw(strip).text((6, 4), text, fill=(60, 60, 60), font=ImageFont.load_default(14))
+    ImageDraw.Draw(strip).text((6, 4), text, fill=(60, 60, 60), font=ImageFont.load_default(FONT_SIZE))
     return np.asarray(strip)
+
+
+def _caption(share: float, name: str, width: int) -> Pixels:
+    """A heading with a share and the name of a source; of a name that is too long, its end."""
+    font, shown = ImageFont.load_default(FONT_SIZE), name
+    while len(shown) > 1 and font.getlength(f"{share:.1%} {shown}") > width - 8:
+        shown = "…" + shown.removeprefix("…")[1:]
+    return heading(f"{share:.1%} {shown}", width)
+
+
+def with_maps(images: Pixels, maps: NDArray[np.integer], colours: Pixels) -> Pixels:
+    """Each image (N, S, S, 3) above its source map (N, M, M): (N, 2 S, S, 3)."""
+    coded = [source_map(one, colours, images.shape[2]) for one in maps]
+    return np.concatenate([images, np.stack(coded)], axis=1)
 
 
 def contact_sheet(
@@ -234,9 +250,7 @@ def contact_sheet(
     if np.isin(used, shown).all():
         titles = ["Sources, each in its colour"]
     for title, results, maps in sections:
-        pairs = results
-        if maps is not None:
-            pairs = np.concatenate([results, np.stack([source_map(one, colours, size) for one in maps])], axis=1)
+        pairs = results if maps is None else with_maps(results, maps, colours)
         bands.append(
             grid(framed(pairs, np.tile(np.asarray(PAGE, np.uint8), (len(pairs), 1)), frame), columns, gap, PAGE)
         )
