@@ -205,25 +205,35 @@ def _joined(settings: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
 
 def _write_images(session: Session, made: Synthesis, first: int, provenance: bool) -> NDArray[np.uint8]:
     """Decode a batch and write its pictures; returns the images."""
+
+    assert session.autoencoder is not None
+    images = made.decode(session.autoencoder)
+    session.args.out.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images, first):
+        session.save_picture(f"image-{number:06d}.png", image)
+    if provenance:
+        _write_provenance(session, made, images, first)
+    return images
+
+
+def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint8], first: int) -> None:
+    """The source map, the map over the image, and the provenance sheet of each image."""
     import numpy as np
 
     from lpkernel import render
 
     assert session.autoencoder is not None
-    images = made.decode(session.autoencoder)
-    session.args.out.mkdir(parents=True, exist_ok=True)
-    for number, (image, sources) in enumerate(zip(images, made.sources, strict=True), first):
-        session.save_picture(f"image-{number:06d}.png", image)
-        if provenance:
-            shown = render.most_used(sources, PROVENANCE_SOURCES)
-            colours = render.sheet_colours(shown, made.bank.size)
-            session.save_picture(f"map-{number:06d}.png", render.source_map(sources, colours, len(image)))
-            session.save_picture(f"overlay-{number:06d}.png", render.overlay(image, sources, colours))
-            names = [made.bank.names[i] for i in shown]
-            pictures = _bank_pictures(session.autoencoder, made.bank, shown)
-            sheet = render.provenance_sheet(image, np.asarray(sources), shown, pictures, names)
-            session.save_picture(f"provenance-{number:06d}.png", sheet)
-    return images
+    bank = made.bank
+    most = [render.most_used(sources, PROVENANCE_SOURCES) for sources in made.sources]
+    needed = np.unique(np.concatenate(most))
+    decoded = _bank_pictures(session.autoencoder, bank, needed)
+    for number, (image, sources, shown) in enumerate(zip(images, made.sources, most, strict=True), first):
+        colours = render.sheet_colours(shown, bank.size)
+        session.save_picture(f"map-{number:06d}.png", render.source_map(sources, colours, len(image)))
+        session.save_picture(f"overlay-{number:06d}.png", render.overlay(image, sources, colours))
+        pictures, names = decoded[np.searchsorted(needed, shown)], [bank.names[i] for i in shown]
+        sheet = render.provenance_sheet(image, sources, shown, pictures, names)
+        session.save_picture(f"provenance-{number:06d}.png", sheet)
 
 
 def _bank_pictures(autoencoder: Autoencoder, bank: Bank, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
