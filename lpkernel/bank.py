@@ -337,17 +337,19 @@ class Bank:
             raise InputError(f"scale side {m}, expected 1 to {self.grid}, the grid of the bank")
         if m not in self._levels:
             if m == self.grid and self.fixed_latents is not None:
-                self._levels[m] = self._full(slice(None))
+                self._levels[m] = self.fixed_values(slice(None))
             else:
                 level = np.empty((self.size, m, m, self.channels), np.int16)
                 for start in range(0, self.size, _CHUNK):
                     chunk = slice(start, start + _CHUNK)
-                    level[chunk] = self._full(chunk) if m == self.grid else resize_level(self._full(chunk), m)
+                    level[chunk] = (
+                        self.fixed_values(chunk) if m == self.grid else resize_level(self.fixed_values(chunk), m)
+                    )
                 self._levels[m] = level
         return self._levels[m]
 
-    def _full(self, images: slice) -> np.ndarray:
-        """Fixed-point values (n, M, M, C) int16 of some images."""
+    def fixed_values(self, images: slice) -> np.ndarray:
+        """Fixed-point values (n, M, M, C) int16 of some images. Raises InputError as `level` does."""
         if self.codes is not None and self.fixed_codebook is not None:
             return self.fixed_codebook[self.codes[images]]
         assert self.fixed_latents is not None

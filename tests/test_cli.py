@@ -263,6 +263,17 @@ def test_edit_by_box_with_donors(tmp_path: Path, bank_path: Path, capsys: pytest
     assert used(folder) <= {f"deep/{i}.png" for i in range(3)} and folder["settings"]["candidates"] <= 3
 
 
+def test_an_input_unlike_the_bank_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph = save_images(tmp_path / "in", 1) / "0.png"
+    argv = ["edit", str(photograph), "--box", "0,0,20,20", "-n", "1", "--out", str(tmp_path / "o")]
+    assert main(argv) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("lpkernel: warning: the input may not suit the bank: it is ")
+    record = json.loads((tmp_path / "o" / "edit.json").read_text())
+    assert len(record["warnings"]) == captured.err.count("\n") > 0
+    assert main([*argv, "--quiet"]) == 0 and capsys.readouterr().err == ""
+
+
 def test_edit_of_an_avatar_by_region(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bank, autoencoder = Bank.default(), load_autoencoder()
     Image.fromarray(autoencoder.decode(bank.gather(np.full((1, 16, 16), 9)))[0]).save(tmp_path / "9.png")

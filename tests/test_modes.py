@@ -15,8 +15,9 @@ from PIL import Image
 import lpkernel as lp
 from lpkernel.backends.base import Backend
 from lpkernel.errors import InputError
-from lpkernel.modes import cells
+from lpkernel.modes import cells, likeness
 from lpkernel.modes.fill import fill_hole
+from lpkernel.modes.inputs import read_input
 from lpkernel.modes.regions import layouts, named_region
 
 Make = Callable[..., lp.Synthesis]
@@ -276,6 +277,21 @@ def test_donors_and_candidates() -> None:
     assert set(np.unique(given.sources)) == {-1, 0, 1} and given.bank is others
     chosen = lp.edit(bank, avatar(9), autoencoder, region="eyes", candidates=[3, 70])
     assert np.array_equal(given.codes, chosen.codes)  # type: ignore[arg-type]
+
+
+def test_inputs_unlike_the_bank_are_told() -> None:
+    bank, autoencoder = avatars()
+
+    def found(image: np.ndarray) -> list[str]:
+        return likeness.warnings(bank, read_input(bank, image, autoencoder), autoencoder)
+
+    assert sum(bool(found(avatar(index))) for index in range(0, 200, 10)) <= 2
+    turned = found(np.rot90(avatar(9)))
+    assert len(turned) == 1 and "aligned" in turned[0]
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+    assert [word in reason for word, reason in zip(("aligned", "PSNR"), found(noise), strict=True)] == [True, True]
+    small, other = small_bank("latents")
+    assert likeness.warnings(small, read_input(small, small_image(), other), other, np.zeros((8, 8), bool)) == []
 
 
 def test_framing() -> None:

@@ -78,7 +78,7 @@ def run_edit(args: argparse.Namespace) -> None:
             **options,
         )
 
-    results.run(session, "edit", make, _given(start))
+    results.run(session, "edit", make, _given(start), warnings=_warnings(session, start))
 
 
 def run_inpaint(args: argparse.Namespace) -> None:
@@ -92,7 +92,7 @@ def run_inpaint(args: argparse.Namespace) -> None:
     def make(options: dict[str, Any]) -> Synthesis:
         return inpaint(session.bank, args.image, args.mask, **_common(session), **options)
 
-    results.run(session, "inpaint", make, _given(start))
+    results.run(session, "inpaint", make, _given(start), warnings=_warnings(session, start, hole=True))
 
 
 def run_harmonize(args: argparse.Namespace) -> None:
@@ -106,7 +106,7 @@ def run_harmonize(args: argparse.Namespace) -> None:
     def make(options: dict[str, Any]) -> Synthesis:
         return harmonize(session.bank, args.image, args.mask, **_common(session), **options)
 
-    results.run(session, "harmonize", make, _given(start))
+    results.run(session, "harmonize", make, _given(start), warnings=_warnings(session, start))
 
 
 def _common(session: Session) -> dict[str, Any]:
@@ -120,6 +120,15 @@ def _common(session: Session) -> dict[str, Any]:
         "keep_outside": args.keep_outside,
         "crop": args.crop,
     }
+
+
+def _warnings(session: Session, start: Input, hole: bool = False) -> list[str]:
+    """Why the input may not suit the bank, judged without its hole."""
+    from lpkernel.modes import cells, likeness
+
+    assert session.autoencoder is not None
+    known = ~cells.near(start.mask, session.bank.grid) if hole and start.mask is not None else None
+    return likeness.warnings(session.bank, start, session.autoencoder, known)
 
 
 def _given(start: Input) -> list[Pictures]:

@@ -42,12 +42,12 @@ def run(args: argparse.Namespace) -> None:
 
     _check(args)
     session = results.prepare(args, not args.no_decode, args.sources)
-    make, given = (_at_random(session), []) if args.reference is None else _guided(session)
+    make, given, warnings = (_at_random(session), [], []) if args.reference is None else _guided(session)
 
     def baseline(n: int) -> Section:
         return _baseline(session, n)
 
-    results.run(session, "generate", make, given, baseline if args.baseline else None, args.provenance)
+    results.run(session, "generate", make, given, baseline if args.baseline else None, args.provenance, warnings)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -72,13 +72,15 @@ def _at_random(session: Session) -> Any:
     return make
 
 
-def _guided(session: Session) -> tuple[Any, list[Pictures]]:
+def _guided(session: Session) -> tuple[Any, list[Pictures], list[str]]:
     from lpkernel import reference
+    from lpkernel.modes import likeness
     from lpkernel.modes.inputs import read_input
 
     args, bank, autoencoder = session.args, session.bank, session.autoencoder
     given = read_input(bank, args.reference, autoencoder, args.crop)
-    assert given.pixels is not None
+    assert given.pixels is not None and autoencoder is not None
+    warnings = likeness.warnings(bank, given, autoencoder)
 
     def make(options: dict[str, Any]) -> Synthesis:
         return reference(
@@ -93,7 +95,7 @@ def _guided(session: Session) -> tuple[Any, list[Pictures]]:
             **options,
         )
 
-    return make, [("The reference", given.pixels[None])]
+    return make, [("The reference", given.pixels[None])], warnings
 
 
 def _baseline(session: Session, n: int) -> Section:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,12 +116,14 @@ def run(
     given: Sequence[Pictures] = (),
     baseline: Callable[[int], Section] | None = None,
     provenance: bool = True,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Make every group's images, write everything and report; `name`.json is the record.
 
     make(options) makes one batch, with the options of `Session.options`.
     given: pictures that the sheet shows before the results. baseline(n) makes n pictures that it shows after them.
-    provenance: write the source map, the overlay and the provenance sheet of each image.
+    provenance: write the source map, the overlay and the provenance sheet of each image. warnings: of the input, said
+    on stderr unless quiet, and in the record.
     """
     import numpy as np
 
@@ -184,10 +187,13 @@ def run(
         "settings": settings | {"n": args.n, "backend_why": why_chosen(args.backend, args.device)},
         "groups": grouped,
         "images": _images(args.first_image, args.n, session.groups, bank.names, sources),
+        "warnings": list(warnings),
         "files": [*session.files, f"{name}.json"],
         "seconds": session.clock.seconds,
     }
     write_json(args.out / f"{name}.json", result)
+    for warning in [] if args.quiet else warnings:
+        print(f"lpkernel: warning: the input may not suit the bank: {warning}", file=sys.stderr)
     speed = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in session.clock.seconds.items())
     what = "source maps" if session.autoencoder is None else "images and sheet.png"
     report(args, result, [f"{len(sources)} {what} in {args.out} (backend {settings['backend']}; {speed})"])
