@@ -3,11 +3,12 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-CPP_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp')
+CPP_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP_TESTS := $(shell find tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo gallery test lint check bench sanitize clean
+.PHONY: demo gallery test lint check bench sanitize gpu-check clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
@@ -22,7 +23,7 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES) $(CPP_TESTS)
 
 check: lint test
 
@@ -40,8 +41,12 @@ sanitize: .venv/.installed-test
 	    ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize/lib LPKERNEL_REQUIRE_BACKENDS=cpp \
 	    $(BIN)/pytest -q -p no:cacheprovider tests/test_cpp.py tests/test_scan.py tests/test_masked_topk.py -k cpp
 
+# What only a GPU can tell; elsewhere it says what was not run, and fails.
+gpu-check: .venv/.installed-test
+	$(BIN)/python scripts/gpu_check.py
+
 clean:
-	rm -rf .venv build dist out *.egg-info lpkernel/_build.json lpkernel/_cpu.*
+	rm -rf .venv build dist out *.egg-info lpkernel/_build.json lpkernel/_cpu.* lpkernel/_cuda.*
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 
 .venv/bin/python:

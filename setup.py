@@ -1,7 +1,10 @@
 """Native build of lpkernel; everything else is in pyproject.toml.
 
     LPKERNEL_CPP   auto (default): build lpkernel._cpu, and go on without it if that fails; 0: do not; 1: must build
-    LPKERNEL_CUDA  the same for CUDA, of which this version has no sources
+    LPKERNEL_CUDA  the same for lpkernel._cuda, which needs nvcc (never a GPU); FORCE_CUDA=1 means LPKERNEL_CUDA=1
+    CUDA_HOME      where CUDA is (default: the nvcc on the PATH, then /usr/local/cuda)
+    TORCH_CUDA_ARCH_LIST  GPU architectures, as torch reads it (default: 8.0;9.0;10.0+PTX, those that nvcc knows)
+    NVCC_FLAGS     more flags for nvcc
     MAX_JOBS       files compiled at once (default: all cores)
     LPKERNEL_SANITIZE  what -fsanitize= takes, for `make sanitize`
     DEBUG          1: no optimisation, debug symbols, assertions
@@ -15,19 +18,25 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
+import shlex
+import shutil
 import subprocess
+import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pybind11
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
-from setuptools.errors import CCompilerError, ExecError, PlatformError
+from setuptools.errors import CCompilerError, CompileError, ExecError, PlatformError
 
 SANITIZERS = os.environ.get("LPKERNEL_SANITIZE", "")
-NO_CUDA = "this version of lpkernel has no CUDA sources"
+ARCHITECTURES = ("8.0", "9.0", "10.0")
 
 
 def switch(name: str) -> str:
@@ -38,9 +47,12 @@ def switch(name: str) -> str:
     return value
 
 
+DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
+
+
 def compile_flags() -> list[str]:
     """Flags of every C++ file. No fused multiply-add, no fast-math, no -march: same bits on every machine."""
-    level = ["-O0", "-g", "-UNDEBUG"] if os.environ.get("DEBUG", "0") not in ("", "0") else ["-O3"]
+    level = ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3"]
     checks = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-wrapv", "-g"] if SANITIZERS else []
     return [*level, *checks, "-Wall", "-Wextra", "-ffp-contract=off"]
 
@@ -65,17 +77,52 @@ def compiler_version(command: str) -> str:
     return answer.partition("\n")[0].strip() or Path(command).name
 
 
-def write_stamp(folder: Path, version: str, cpp: dict[str, Any]) -> None:
-    """Writes _build.json into the package at `folder`."""
-    cuda = "switched off by LPKERNEL_CUDA=0" if CUDA == "0" else NO_CUDA
-    record = {"version": version, "cpp": cpp, "cuda": {"built": False, "reason": cuda}}
+def find_nvcc() -> str | None:
+    """The nvcc of CUDA_HOME, of the PATH, or of the usual place."""
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
+        if home:
+            return shutil.which("nvcc", path=str(Path(home, "bin")))
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+def architectures(nvcc: str) -> list[str]:
+    """GPU architectures to compile for, as in TORCH_CUDA_ARCH_LIST: "9.0", or "9.0+PTX" to also carry its PTX."""
+    asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    if wrong := [arch for arch in asked if not re.fullmatch(r"\d+\.\d[a-z]?(\+PTX)?", arch)]:
+        raise SystemExit(f"TORCH_CUDA_ARCH_LIST has {wrong[0]!r}; expected e.g. 8.0;9.0+PTX")
+    if asked:
+        return asked
+    known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout.split()
+    found = [arch for arch in ARCHITECTURES if f"compute_{arch.replace('.', '')}" in known]
+    return [*found[:-1], f"{found[-1]}+PTX"] if found else []
+
+
+def target_flags(archs: list[str]) -> list[str]:
+    """What nvcc takes for these architectures."""
+    flags = []
+    for arch in archs:
+        number = arch.removesuffix("+PTX").replace(".", "")
+        codes = [f"sm_{number}", *([f"compute_{number}"] if arch.endswith("+PTX") else [])]
+        flags += [f"-gencode=arch=compute_{number},code={code}" for code in codes]
+    return flags
+
+
+def cuda_flags() -> list[str]:
+    """Flags of every file that nvcc compiles: as compile_flags."""
+    level = ["-O0", "-g"] if DEBUG else ["-O3", "-lineinfo"]
+    return [*level, "-std=c++17", "--fmad=false", *shlex.split(os.environ.get("NVCC_FLAGS", ""))]
+
+
+def write_stamp(folder: Path, version: str, built: dict[str, dict[str, Any]]) -> None:
+    """Writes _build.json into the package at `folder`: what was built, and the reasons against what was not."""
+    record = {"version": version, "cpp": NOT_ASKED.get("cpp"), "cuda": NOT_ASKED.get("cuda"), **built}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "_build.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def remove_native(folder: Path) -> None:
     """Removes what an earlier build left in `folder`; setuptools would ship it, or the loader find it."""
-    for old in folder.glob("_cpu.*"):
+    for old in (*folder.glob("_cpu.*"), *folder.glob("_cuda.*")):
         old.unlink()
 
 
@@ -87,27 +134,33 @@ class BuildPython(build_py):
         if not self.distribution.has_ext_modules():
             folder = Path("lpkernel") if self.editable_mode else Path(self.build_lib, "lpkernel")
             remove_native(folder)
-            reason = "switched off by LPKERNEL_CPP=0"
-            write_stamp(folder, self.distribution.get_version(), {"built": False, "reason": reason})
+            write_stamp(folder, self.distribution.get_version(), {})
 
 
 class BuildNative(build_ext):
-    """Builds lpkernel._cpu; under LPKERNEL_CPP=auto a failure is recorded and the install goes on."""
+    """Builds lpkernel._cpu and lpkernel._cuda; under "auto" a failure is recorded and the rest goes on."""
 
     def run(self) -> None:
         folder = Path("lpkernel") if self.inplace else Path(self.build_lib, "lpkernel")
         remove_native(folder)
-        try:
-            super().run()
-        except (CCompilerError, ExecError, PlatformError) as error:
-            if CPP == "1":
-                raise SystemExit(f"LPKERNEL_CPP=1, but lpkernel._cpu does not build: {error}") from error
-            cpp = {"built": False, "reason": f"the C++ build failed: {' '.join(str(error).split())}"}
-        else:
-            cpp = self._how()
-        write_stamp(folder, self.distribution.get_version(), cpp)
+        self.built: dict[str, dict[str, Any]] = {}
+        super().run()
+        write_stamp(folder, self.distribution.get_version(), self.built)
 
-    def build_extension(self, ext: Any) -> None:
+    def build_extensions(self) -> None:
+        for ext in list(self.extensions):
+            kind, build = ("cuda", self._build_cuda) if ext is cuda else ("cpp", self._build_cpp)
+            try:
+                self.built[kind] = {"built": True, **build(ext)}
+            except (CCompilerError, ExecError, PlatformError) as error:
+                label = {"cpp": "C++", "cuda": "CUDA"}[kind]
+                if SWITCHES[kind] == "1":
+                    raise SystemExit(f"LPKERNEL_{kind.upper()}=1, but {ext.name} does not build: {error}") from error
+                reason = f"the {label} build failed: {' '.join(str(error).split())}"
+                self.built[kind] = {"built": False, "reason": reason}
+                self.extensions.remove(ext)
+
+    def _build_cpp(self, ext: Any) -> dict[str, Any]:
         """As always, but with OpenMP where the compiler has it, and each file with its own instruction set."""
         plain = self.compiler._compile
 
@@ -122,9 +175,33 @@ class BuildNative(build_ext):
             ext.extra_link_args.append(f"-fsanitize={SANITIZERS}")
         self.compiler._compile = compile_one
         try:
-            super().build_extension(ext)
+            self.build_extension(ext)
         finally:
             self.compiler._compile = plain
+        command = getattr(self.compiler, "compiler_so_cxx", None) or getattr(self.compiler, "compiler_so", ["msvc"])
+        return {"compiler": compiler_version(command[0]), "flags": plain_flags([*command[1:], *ext.extra_compile_args])}
+
+    def _build_cuda(self, ext: Any) -> dict[str, Any]:
+        """Every file through nvcc, linked with its static runtime: the module loads where there is no GPU or driver."""
+        assert NVCC is not None
+        archs = architectures(NVCC)
+        flags = [*cuda_flags(), *target_flags(archs)]
+        host = ["-ccbin", os.environ["CXX"]] if "CXX" in os.environ else []
+        include = ["-Icsrc", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+        command = [NVCC, *host, *flags, "-Xcompiler", "-fPIC,-fvisibility=hidden", *include, "-x", "cu", "-c"]
+        temporary = Path(self.build_temp, "cuda")
+        temporary.mkdir(parents=True, exist_ok=True)
+        objects = {source: str(temporary / f"{Path(source).stem}.o") for source in ext.sources}
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or 0) or os.cpu_count()) as pool:
+            list(pool.map(lambda source: run_nvcc([*command, source, "-o", objects[source]]), ext.sources))
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link = [NVCC, *host, "-shared", "-cudart", "static", *objects.values(), "-o", str(target)]
+        run_nvcc([*link, *target_flags(archs)])
+        version = re.search(
+            r"release ([\d.]+)", subprocess.run([NVCC, "--version"], capture_output=True, text=True).stdout
+        )
+        return {"compiler": f"nvcc {version[1] if version else ''}".strip(), "flags": plain_flags(flags), "arch": archs}
 
     def _has_openmp(self) -> bool:
         """Whether a program with OpenMP compiles and links."""
@@ -138,21 +215,34 @@ class BuildNative(build_ext):
                 return False
         return True
 
-    def _how(self) -> dict[str, Any]:
-        """Compiler and flags used, without the paths of the machine."""
-        command = getattr(self.compiler, "compiler_so_cxx", None) or getattr(self.compiler, "compiler_so", ["msvc"])
-        flags = [*command[1:], *self.extensions[0].extra_compile_args]
-        return {
-            "built": True,
-            "compiler": compiler_version(command[0]),
-            "flags": [flag for flag in flags if flag.startswith("-") and "/" not in flag],
-        }
+
+def run_nvcc(command: list[str]) -> None:
+    """Raises CompileError with nvcc's last words."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise CompileError(" ".join((done.stdout + done.stderr).split())[-1000:])
 
 
-CPP = switch("LPKERNEL_CPP")
-CUDA = switch("LPKERNEL_CUDA")
-if CUDA == "1":
-    raise SystemExit(f"LPKERNEL_CUDA=1, but {NO_CUDA}: unset it or set LPKERNEL_CUDA=auto")
+def plain_flags(flags: list[str]) -> list[str]:
+    """Without the paths of the machine."""
+    return [flag for flag in flags if flag.startswith("-") and "/" not in flag]
+
+
+SWITCHES = {"cpp": switch("LPKERNEL_CPP"), "cuda": switch("LPKERNEL_CUDA")}
+if os.environ.get("FORCE_CUDA") == "1":
+    SWITCHES["cuda"] = "1"
+NVCC = find_nvcc()
+NOT_ASKED = {
+    kind: {"built": False, "reason": f"switched off by LPKERNEL_{kind.upper()}=0"}
+    for kind, value in SWITCHES.items()
+    if value == "0"
+}
+if NVCC is None and SWITCHES["cuda"] != "0":
+    NOT_ASKED["cuda"] = {"built": False, "reason": "built without nvcc: none in CUDA_HOME or on the PATH"}
+    if SWITCHES["cuda"] == "1":
+        raise SystemExit(
+            "LPKERNEL_CUDA=1, but there is no nvcc: set CUDA_HOME to a CUDA toolkit, or LPKERNEL_CUDA=auto"
+        )
 
 cpu = Pybind11Extension(
     "lpkernel._cpu",
@@ -161,6 +251,9 @@ cpu = Pybind11Extension(
     depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
     cxx_std=17,
     extra_compile_args=compile_flags(),
+)
+cuda = Extension(
+    "lpkernel._cuda", ["csrc/bind_cuda.cpp", *(p.as_posix() for p in sorted(Path("csrc/cuda").glob("*.cu")))]
 )
 ParallelCompile("MAX_JOBS").install()
 setup(
@@ -172,6 +265,6 @@ setup(
     # The top-level name triton_kernels belongs to another project.
     package_dir={"lpkernel.triton_kernels": "triton_kernels"},
     package_data={"lpkernel": ["py.typed", *(f"data/*{end}" for end in (".safetensors", ".lpbank", ".json", ".md"))]},
-    ext_modules=[] if CPP == "0" else [cpu],
+    ext_modules=[ext for kind, ext in (("cpp", cpu), ("cuda", cuda)) if kind not in NOT_ASKED],
     cmdclass={"build_py": BuildPython, "build_ext": BuildNative},
 )

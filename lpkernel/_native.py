@@ -2,7 +2,7 @@
 
 setup.py leaves a record of the build in _build.json beside this file:
 {"version": str, "cpp": {"built": bool, "compiler": str, "flags": [str]} or {"built": false, "reason": str},
-"cuda": the same}.
+"cuda": the same, with "arch": [str] where built}.
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from typing import Any
 from lpkernel.errors import BackendUnavailable
 
 _STAMP = Path(__file__).with_name("_build.json")
-_FIX = "with a C++ compiler installed: LPKERNEL_CPP=1 pip install -v . in the source folder"
+_MODULES = {"cpp": "lpkernel._cpu", "cuda": "lpkernel._cuda"}
+_LABELS = {"cpp": "C++", "cuda": "CUDA"}
+_FIXES = {
+    "cpp": "with a C++ compiler installed: LPKERNEL_CPP=1 pip install -v . in the source folder",
+    "cuda": "with a CUDA toolkit installed (nvcc): LPKERNEL_CUDA=1 pip install -v . in the source folder",
+}
 
 
 @functools.cache
@@ -35,32 +40,44 @@ def build_record() -> dict[str, Any]:
 
 
 @functools.cache
-def _load_cpu() -> ModuleType | str:
-    """The module, or why it does not load."""
-    cpp = build_record()["cpp"]
-    if not cpp["built"]:
-        return str(cpp["reason"])
+def _load(kind: str) -> ModuleType | str:
+    """The module of a kind of build_record(), or why it does not load."""
+    record, name = build_record()[kind], _MODULES[kind]
+    if not record["built"]:
+        return str(record["reason"])
     try:
-        return importlib.import_module("lpkernel._cpu")
+        return importlib.import_module(name)
     except ImportError as error:
-        return f"lpkernel._cpu was built but does not load: {error}"
+        return f"{name} was built but does not load: {error}"
+
+
+def _loaded(kind: str) -> ModuleType:
+    loaded = _load(kind)
+    if isinstance(loaded, str):
+        raise BackendUnavailable(f"{_LABELS[kind]} code unavailable: {loaded}. Fix: {_FIXES[kind]}")
+    return loaded
+
+
+def _reasons(kind: str) -> list[str]:
+    loaded = _load(kind)
+    return [loaded] if isinstance(loaded, str) else []
 
 
 def cpu() -> ModuleType:
     """The extension lpkernel._cpu. Raises BackendUnavailable with the reason and the fixing command."""
-    loaded = _load_cpu()
-    if isinstance(loaded, str):
-        raise BackendUnavailable(f"C++ code unavailable: {loaded}. Fix: {_FIX}")
-    return loaded
+    return _loaded("cpp")
 
 
 def cpu_reasons() -> list[str]:
     """Why lpkernel._cpu cannot be used; [] if it can. Loads it, which costs milliseconds once."""
-    loaded = _load_cpu()
-    return [loaded] if isinstance(loaded, str) else []
+    return _reasons("cpp")
+
+
+def cuda() -> ModuleType:
+    """The extension lpkernel._cuda, which loads without a GPU. Raises BackendUnavailable as `cpu`."""
+    return _loaded("cuda")
 
 
 def cuda_reasons() -> list[str]:
-    """Why no CUDA code can be used; [] if it was built."""
-    cuda = build_record()["cuda"]
-    return [] if cuda["built"] else [str(cuda["reason"])]
+    """Why lpkernel._cuda cannot be loaded; [] if it can. Says nothing of devices."""
+    return _reasons("cuda")

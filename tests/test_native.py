@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 
 from lpkernel import _native, philox
 from lpkernel.errors import BackendUnavailable
@@ -38,7 +40,7 @@ def extension() -> ModuleType:
 @pytest.fixture
 def fresh() -> Iterator[None]:
     """What _native remembers is forgotten before and after."""
-    caches = (_native.build_record, _native._load_cpu)
+    caches = (_native.build_record, _native._load)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -88,8 +90,16 @@ def test_build_info_agrees_with_the_record(extension: ModuleType) -> None:
     assert not [flag for flag in record["flags"] if "/" in flag]
 
 
+def test_cuda_code_loads_without_a_gpu_and_counts_none() -> None:
+    if reasons := _native.cuda_reasons():
+        if os.environ.get("LPKERNEL_REQUIRE_GPU_CHECKS") == "1":
+            pytest.fail(f"the CUDA build is required: {reasons[0]}")
+        pytest.skip(f"cuda: {reasons[0]}")
+    assert _native.cuda().device_count() == torch.cuda.device_count()
+
+
 def test_import_loads_no_native_code() -> None:
-    code = "import sys, lpkernel._native; print('lpkernel._cpu' in sys.modules)"
+    code = "import sys, lpkernel._native; print({'lpkernel._cpu', 'lpkernel._cuda'} & set(sys.modules) != set())"
     answer = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
     assert answer.stderr == ""

@@ -18,6 +18,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE")
 FOLDERS = ("csrc", "triton_kernels", "lpkernel", "tests", "scripts", "examples")
+REQUIRED = os.environ.get("LPKERNEL_REQUIRE_GPU_CHECKS") == "1"
 BUILD = "import sys; from setuptools import build_meta; print(build_meta.{0}(sys.argv[1]))"
 
 
@@ -29,7 +30,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / name, copy)
     for name in FOLDERS:
         if (ROOT / name).is_dir():
-            ignore = shutil.ignore_patterns("__pycache__", "_cpu.*", "_build.json")
+            ignore = shutil.ignore_patterns("__pycache__", "_cpu.*", "_cuda.*", "_build.json")
             shutil.copytree(ROOT / name, copy / name, ignore=ignore)
     return copy
 
@@ -59,21 +60,21 @@ def stamp(wheel: Path) -> dict[str, Any]:
     return record
 
 
-def has_extension(wheel: Path) -> bool:
-    return any(name.startswith("lpkernel/_cpu.") for name in zipfile.ZipFile(wheel).namelist())
+def has_extension(wheel: Path, name: str = "_cpu") -> bool:
+    return any(file.startswith(f"lpkernel/{name}.") for file in zipfile.ZipFile(wheel).namelist())
 
 
 @pytest.fixture(scope="module")
 def full_wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("full")
-    return only_file(folder, build(tree, folder))
+    return only_file(folder, build(tree, folder, TORCH_CUDA_ARCH_LIST="8.0"))
 
 
 @pytest.fixture(scope="module")
 def pure_wheel(tree: Path, full_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built after the full one in the same tree: nothing of that build may slip in."""
     folder = tmp_path_factory.mktemp("pure")
-    return only_file(folder, build(tree, folder, LPKERNEL_CPP="0"))
+    return only_file(folder, build(tree, folder, LPKERNEL_CPP="0", LPKERNEL_CUDA="0"))
 
 
 def test_wheel_has_the_whole_package_and_nothing_else(tree: Path, full_wheel: Path) -> None:
@@ -84,7 +85,7 @@ def test_wheel_has_the_whole_package_and_nothing_else(tree: Path, full_wheel: Pa
     kernels = {f"lpkernel/{path.relative_to(tree).as_posix()}" for path in (tree / "triton_kernels").rglob("*.py")}
     data = {path.relative_to(tree).as_posix() for path in (tree / "lpkernel" / "data").glob("*") if path.is_file()}
     assert "lpkernel/triton_kernels/__init__.py" in kernels
-    extension = {name for name in files if name.startswith("lpkernel/_cpu.")}
+    extension = {name for name in files if name.startswith(("lpkernel/_cpu.", "lpkernel/_cuda."))}
     marker = {"lpkernel/py.typed"} & files
     assert files == modules | kernels | data | extension | marker | {"lpkernel/_build.json"}
 
@@ -106,13 +107,26 @@ def test_wheel_records_how_it_was_compiled(full_wheel: Path) -> None:
     assert has_extension(full_wheel)
     assert record["version"] == "0.1.0"
     assert record["cpp"]["compiler"]
-    assert record["cuda"] == {"built": False, "reason": "this version of lpkernel has no CUDA sources"}
+
+
+def test_wheel_holds_cuda_code_where_there_is_nvcc(full_wheel: Path) -> None:
+    cuda = stamp(full_wheel)["cuda"]
+    assert has_extension(full_wheel, "_cuda") == cuda["built"]
+    if not cuda["built"]:
+        assert "built without nvcc" in cuda["reason"]
+        if REQUIRED:
+            pytest.fail(f"the CUDA build is required: {cuda['reason']}")
+        pytest.skip(f"cuda: {cuda['reason']}")
+    assert cuda["compiler"].startswith("nvcc ") and cuda["arch"] == ["8.0"]
+    assert "--fmad=false" in cuda["flags"] and "--use_fast_math" not in cuda["flags"]
 
 
 def test_wheel_without_extension_is_pure_and_says_why(pure_wheel: Path) -> None:
     assert pure_wheel.name.endswith("-py3-none-any.whl")
     assert not has_extension(pure_wheel)
-    assert stamp(pure_wheel)["cpp"] == {"built": False, "reason": "switched off by LPKERNEL_CPP=0"}
+    record = stamp(pure_wheel)
+    assert record["cpp"] == {"built": False, "reason": "switched off by LPKERNEL_CPP=0"}
+    assert record["cuda"] == {"built": False, "reason": "switched off by LPKERNEL_CUDA=0"}
 
 
 def test_wheel_without_extension_installs_and_runs(pure_wheel: Path, tmp_path: Path) -> None:
@@ -136,17 +150,26 @@ def test_missing_compiler_is_recorded_and_does_not_stop_the_build(tree: Path, fu
     answer = build(tree, tmp_path / "out", CC="no-such-compiler", CXX="no-such-compiler")
     wheel = only_file(tmp_path / "out", answer)
     assert not has_extension(wheel)
-    cpp = stamp(wheel)["cpp"]
-    assert not cpp["built"]
-    assert cpp["reason"].startswith("the C++ build failed: ")
-    assert "no-such-compiler" in cpp["reason"]
+    record = stamp(wheel)
+    assert not record["cpp"]["built"] and not record["cuda"]["built"]
+    assert record["cpp"]["reason"].startswith("the C++ build failed: ")
+    assert "no-such-compiler" in record["cpp"]["reason"]
+
+
+def test_missing_nvcc_is_recorded_and_does_not_stop_the_build(tree: Path, full_wheel: Path, tmp_path: Path) -> None:
+    answer = build(tree, tmp_path / "out", LPKERNEL_CPP="0", CUDA_HOME=str(tmp_path))
+    assert stamp(only_file(tmp_path / "out", answer))["cuda"] == {
+        "built": False,
+        "reason": "built without nvcc: none in CUDA_HOME or on the PATH",
+    }
 
 
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
         ({"LPKERNEL_CPP": "1", "CC": "no-such-compiler", "CXX": "no-such-compiler"}, "_cpu does not build"),
-        ({"LPKERNEL_CUDA": "1"}, "this version of lpkernel has no CUDA sources"),
+        ({"LPKERNEL_CUDA": "1", "CUDA_HOME": "/nowhere"}, "LPKERNEL_CUDA=1, but there is no nvcc: set CUDA_HOME"),
+        ({"FORCE_CUDA": "1", "CUDA_HOME": "/nowhere"}, "LPKERNEL_CUDA=1, but there is no nvcc: set CUDA_HOME"),
         ({"LPKERNEL_CPP": "yes"}, "LPKERNEL_CPP is 'yes'; expected auto, 0 or 1"),
     ],
 )
@@ -164,7 +187,7 @@ def test_source_distribution_can_be_built_from(tree: Path, tmp_path: Path) -> No
     path = only_file(tmp_path / "out", build(tree, tmp_path / "out", "build_sdist"))
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {*SOURCES, "csrc/bind_cpu.cpp", "csrc/common/philox.h", "triton_kernels/__init__.py"}
+    wanted = {*SOURCES, "csrc/bind_cpu.cpp", "csrc/common/philox.h", "csrc/cuda/scan.cu", "triton_kernels/__init__.py"}
     tests = {f"tests/{test.name}" for test in (tree / "tests").glob("*.py")}
     assert wanted | tests <= names
     assert not {name for name in names if name.endswith((".so", ".pyc", "_build.json")) or ".cache" in name}

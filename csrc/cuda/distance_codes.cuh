@@ -1,0 +1,176 @@
+// Distances in the code domain: d(q, b) = sum over the compared cells of table[code of q][code of b], int32.
+//
+// bank (cells, pitch) uint16, codes shifted left by code_shift; table (V, codes) int32. Two ways to look up:
+//
+// CodeRows, where a block's slab is larger than V. The TQ images of the tile have one code each at a cell, so one table
+// row each; the block brings these rows to shared memory, interleaved [code][TQ], while it works on the cells before
+// (cp.async, two halves of `depth` cells). A thread owns 8 neighbouring bank images, VECTORS times: one 16-byte load
+// brings the codes of 8, and for TQ = 4 one 16-byte shared load answers a code for all four images of the tile. Codes
+// are stored 16 times as large (V <= 4096), so that half a word is at once the offset of that load.
+//   PTX instructions a code: 1 to take it out of its word, 1 address, 1 lookup, TQ adds: 1.75 a distance and cell for
+//   TQ = 4. Beside them a cell costs a thread about 12, and 3 for each entry that it fetches: 4 * V / threads entries.
+//   Shared memory: lookups of a warp meet in banks at random. A 16-byte load is served 8 lanes at a time, each lane in
+//   one of 8 bank groups: about 2.6 turns, so 12 lookups a clock and SM; a 4-byte load takes about 3.5 turns for 32
+//   lanes: 9 a clock. Neither comes near the 32 of a conflict-free access; wide lookups also save issue slots.
+//   L2: V * 4 * TQ bytes of rows a cell for each 8 * VECTORS * threads bank images, 2 bytes a bank image and cell.
+//
+// CodeGather (TQ = 1), where the slab is smaller than a row, or rows do not fit: a thread owns one bank image and reads
+// the table where it is, in L1 and L2. `split` lanes share the cells of an image when images are fewer than threads.
+
+#pragma once
+
+#include "cuda/block.cuh"
+
+namespace lpkernel::cuda {
+
+// Puts the offsets of the table rows of `count` compared cells, and those of the cells in the bank, in shared memory.
+template <int TQ>
+__device__ __forceinline__ void stage_codes(const ScanArgs& args, const Block& block, const std::uint16_t* canvas,
+                                            int image_cells, const std::int32_t* cells, int count) {
+    for (int i = static_cast<int>(threadIdx.x); i < count * TQ; i += static_cast<int>(blockDim.x)) {
+        const int q = i % TQ, cell = cells[i / TQ];
+        block.window[i] = (canvas[q * image_cells + cell] >> args.code_shift) * args.shape.codes;
+        if (q == 0) block.where[i / TQ] = cell * args.pitch;
+    }
+}
+
+template <int TQ>
+struct CodeRows {
+    using Unit = std::uint16_t;
+    static constexpr int TILE = TQ, VECTORS = TQ == 1 ? 4 : 2, IMAGES = 8 * VECTORS;
+
+    // A thread's vectors lie a block's width of vectors apart, so that neighbouring threads load neighbouring ones.
+    static __device__ __forceinline__ int image(const ScanArgs&, int chunk, int r) {
+        return chunk + (r / 8 * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * 8 + r % 8;
+    }
+
+    static __device__ __forceinline__ void stage(const ScanArgs& args, const Block& block, const Unit* canvas,
+                                                 int image_cells, const std::int32_t* cells, int count, bool) {
+        stage_codes<TQ>(args, block, canvas, image_cells, cells, count);
+    }
+
+    // Starts the copy of the rows of staged cells [from, from + depth) to one half. Thread t fills pieces t,
+    // t + threads, ... of an interleaved row: 16 bytes for TQ = 1, else an entry, always of image t % TQ.
+    static __device__ __forceinline__ void fetch(const ScanArgs& args, const Block& block, int from, int count,
+                                                 int half) {
+        constexpr int PIECE = TQ == 1 ? 16 : 4;
+        const int depth = args.shape.depth, codes = args.shape.codes, row_bytes = codes * TQ * 4;
+        const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+        const int end = min(from + depth, count), to_stride = PIECE * threads;
+        const int passes = (row_bytes / PIECE - thread + threads - 1) / threads;
+        const std::int64_t row_stride = PIECE * (threads / TQ);
+        const char* table = reinterpret_cast<const char*>(args.table) + PIECE * (thread / TQ);
+        char* rows = reinterpret_cast<char*>(block.rows) + half * depth * row_bytes + PIECE * thread;
+#pragma unroll 1
+        for (int i = from; i < end; ++i, rows += row_bytes) {
+            const char* row = table + block.window[i * TQ + thread % TQ] * std::int64_t{4};
+            char* to = rows;
+            int left = passes;
+#pragma unroll 1
+            for (; left >= 4; left -= 4) {
+#pragma unroll
+                for (int pass = 0; pass < 4; ++pass, to += to_stride, row += row_stride) {
+                    __pipeline_memcpy_async(to, row, PIECE);
+                }
+            }
+#pragma unroll 1
+            for (; left > 0; --left, to += to_stride, row += row_stride) __pipeline_memcpy_async(to, row, PIECE);
+        }
+        __pipeline_commit();
+    }
+
+    // Adds the entries of a code, given 16 times as large.
+    static __device__ __forceinline__ void look_up(const char* row, unsigned code, int (&sum)[TQ]) {
+        if constexpr (TQ == 4) {
+            const int4 entry = *reinterpret_cast<const int4*>(row + code);
+            sum[0] += entry.x;
+            sum[1] += entry.y;
+            sum[2] += entry.z;
+            sum[3] += entry.w;
+        } else {
+            static_assert(TQ == 1, "rows of 1 or 4 images");
+            sum[0] += *reinterpret_cast<const int*>(row + code / 4);
+        }
+    }
+
+    static __device__ __forceinline__ void add(const ScanArgs& args, const Block& block, const Unit* bank, int count,
+                                               int chunk, int (&sum)[IMAGES][TQ]) {
+        const int depth = args.shape.depth, row_bytes = args.shape.codes * TQ * 4;
+        const bool mine = image(args, chunk, 0) < block.last;
+        const Unit* from_image[VECTORS];  // a vector beyond the slab repeats the first; nobody looks at what it adds
+#pragma unroll
+        for (int v = 0; v < VECTORS; ++v) {
+            from_image[v] = bank + image(args, chunk, image(args, chunk, 8 * v) < block.last ? 8 * v : 0);
+        }
+        int4 ahead[VECTORS] = {};
+        const auto load = [&](int i) {
+#pragma unroll
+            for (int v = 0; v < VECTORS; ++v) {
+                ahead[v] = *reinterpret_cast<const int4*>(from_image[v] + block.where[i]);
+            }
+        };
+        __syncthreads();  // no thread reads rows of the search before
+        fetch(args, block, 0, count, 0);
+        if (mine) load(0);
+        int half = 0;
+#pragma unroll 1
+        for (int from = 0; from < count; from += depth, half ^= 1) {
+            __pipeline_wait_prior(0);
+            __syncthreads();  // this half is here, and no thread reads the other
+            if (from + depth < count) fetch(args, block, from + depth, count, half ^ 1);
+            if (!mine) continue;
+            const char* row = reinterpret_cast<const char*>(block.rows) + half * depth * row_bytes;
+            const int end = min(from + depth, count);
+#pragma unroll 1
+            for (int i = from; i < end; ++i, row += row_bytes) {
+                unsigned words[4 * VECTORS];
+#pragma unroll
+                for (int v = 0; v < VECTORS; ++v) {
+                    words[4 * v] = static_cast<unsigned>(ahead[v].x);
+                    words[4 * v + 1] = static_cast<unsigned>(ahead[v].y);
+                    words[4 * v + 2] = static_cast<unsigned>(ahead[v].z);
+                    words[4 * v + 3] = static_cast<unsigned>(ahead[v].w);
+                }
+                if (i + 1 < count) load(i + 1);
+#pragma unroll
+                for (int w = 0; w < 4 * VECTORS; ++w) {
+                    look_up(row, words[w] & 0xffffu, sum[2 * w]);
+                    look_up(row, words[w] >> 16, sum[2 * w + 1]);
+                }
+            }
+        }
+    }
+
+    static __device__ __forceinline__ void finish(const ScanArgs&, const Block&, int (&)[IMAGES][TQ]) {}
+};
+
+struct CodeGather {
+    using Unit = std::uint16_t;
+    static constexpr int TILE = 1, IMAGES = 1;
+
+    static __device__ __forceinline__ int image(const ScanArgs& args, int chunk, int) {
+        return image_of_lane(args.shape.split, chunk);
+    }
+
+    static __device__ __forceinline__ void stage(const ScanArgs& args, const Block& block, const Unit* canvas,
+                                                 int image_cells, const std::int32_t* cells, int count, bool) {
+        stage_codes<1>(args, block, canvas, image_cells, cells, count);
+    }
+
+    static __device__ __forceinline__ void add(const ScanArgs& args, const Block& block, const Unit* bank, int count,
+                                               int chunk, int (&sum)[1][1]) {
+        const int split = args.shape.split, thread = static_cast<int>(threadIdx.x);
+        const int image = chunk + thread / split;
+        if (image >= block.last) return;
+#pragma unroll 4
+        for (int i = thread % split; i < count; i += split) {
+            sum[0][0] += args.table[block.window[i] + (bank[block.where[i] + image] >> args.code_shift)];
+        }
+    }
+
+    static __device__ __forceinline__ void finish(const ScanArgs& args, const Block&, int (&sum)[1][1]) {
+        sum_over_lanes(args.shape.split, sum);
+    }
+};
+
+}  // namespace lpkernel::cuda

@@ -1,0 +1,191 @@
+// The one include of the kernels: CUDA under nvcc, the test runtime (tests/emulation/simt) under g++ -DSIMT_TEST.
+//
+// A kernel is `template <...> __global__ void name(const __grid_constant__ Args args)`, with external linkage and one
+// trivially copyable argument. Its shared memory is all dynamic, carved from dynamic_shared(). Host code starts it
+// with launch() only. Blocks wait for each other only in a cooperative launch, with group_barrier(), and read what
+// others wrote with load_shared_by_blocks().
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#if defined(SIMT_TEST)
+#include "simt.h"
+#else
+#include <cuda_pipeline_primitives.h>
+#include <cuda_runtime.h>
+#endif
+
+namespace lpkernel::cuda {
+
+// The dynamic shared memory of the block, aligned to 16 bytes; its size is LaunchShape::shared.
+__device__ __forceinline__ unsigned char* dynamic_shared() {
+#if defined(SIMT_TEST)
+    return reinterpret_cast<unsigned char*>(simt::block->shared);
+#else
+    extern __shared__ __align__(16) unsigned char lpkernel_shared[];
+    return lpkernel_shared;
+#endif
+}
+
+// Adds 1 with release order at device scope.
+__device__ __forceinline__ void add_release(unsigned* counter) {
+#if defined(SIMT_TEST)
+    __atomic_fetch_add(counter, 1u, __ATOMIC_RELEASE);
+#else
+    asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+#endif
+}
+
+__device__ __forceinline__ unsigned load_acquire(const unsigned* counter) {
+#if defined(SIMT_TEST)
+    return __atomic_load_n(counter, __ATOMIC_ACQUIRE);
+#else
+    unsigned value;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+    return value;
+#endif
+}
+
+// Adds 1 with acquire and release order at device scope; the value before. The block that draws the last ticket of a
+// group sees what the others wrote before theirs, if all of a block's threads pass a __syncthreads() before and after.
+__device__ __forceinline__ unsigned draw_ticket(unsigned* counter) {
+#if defined(SIMT_TEST)
+    return __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL);
+#else
+    unsigned before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+    return before;
+#endif
+}
+
+// All threads of `blocks` blocks of a cooperative launch wait for each other; what was written before is seen after
+// through load_shared_by_blocks(). `counter` (one a group) starts at 0 and only grows; `round` (a variable of each
+// thread) starts at 0 and counts the calls.
+__device__ __forceinline__ void group_barrier(unsigned* counter, unsigned blocks, unsigned& round) {
+    const unsigned target = ++round * blocks;
+    __syncthreads();
+    if (threadIdx.x == 0 && threadIdx.y == 0 && threadIdx.z == 0) {
+        add_release(counter);
+        while (static_cast<int>(load_acquire(counter) - target) < 0) __nanosleep(32);
+    }
+    __syncthreads();
+}
+
+// *address of global memory that other blocks write during the launch: from L2, not reordered or kept by the compiler.
+// T has 2, 4, 8 or 16 bytes and is aligned to its size.
+template <class T>
+__device__ __forceinline__ T load_shared_by_blocks(const T* address) {
+    static_assert(std::is_trivially_copyable_v<T>, "loads copy bits");
+    static_assert(sizeof(T) == 2 || sizeof(T) == 4 || sizeof(T) == 8 || sizeof(T) == 16, "no load of that size");
+#if defined(SIMT_TEST)
+    return *address;
+#else
+    T result;
+    if constexpr (sizeof(T) == 2) {
+        unsigned short bits;
+        asm volatile("ld.global.cg.u16 %0, [%1];" : "=h"(bits) : "l"(address) : "memory");
+        memcpy(&result, &bits, sizeof(T));
+    } else if constexpr (sizeof(T) == 4) {
+        unsigned bits;
+        asm volatile("ld.global.cg.u32 %0, [%1];" : "=r"(bits) : "l"(address) : "memory");
+        memcpy(&result, &bits, sizeof(T));
+    } else if constexpr (sizeof(T) == 8) {
+        unsigned long long bits;
+        asm volatile("ld.global.cg.u64 %0, [%1];" : "=l"(bits) : "l"(address) : "memory");
+        memcpy(&result, &bits, sizeof(T));
+    } else {
+        uint4 bits;
+        asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                     : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+                     : "l"(address)
+                     : "memory");
+        memcpy(&result, &bits, sizeof(T));
+    }
+    return result;
+#endif
+}
+
+struct LaunchShape {
+    dim3 grid, block;
+    std::size_t shared = 0;  // bytes of dynamic shared memory
+    cudaStream_t stream = nullptr;
+    bool cooperative = false;
+};
+
+// Starts kernel(args) on a stream of the current device. Errors of the launch come back; those of the kernel do not.
+template <class Args>
+cudaError_t launch(void (*kernel)(Args), const LaunchShape& shape, const Args& args) {
+    static_assert(std::is_trivially_copyable_v<Args>, "kernels take one trivially copyable struct");
+#if defined(SIMT_TEST)
+    return simt::launch(kernel, shape.grid, shape.block, shape.shared, shape.cooperative, args);
+#else
+    const void* function = reinterpret_cast<const void*>(kernel);
+    if (shape.shared > (48 << 10)) {
+        const cudaError_t error =
+            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared));
+        if (error != cudaSuccess) return error;
+    }
+    cudaLaunchAttribute cooperative{};
+    cooperative.id = cudaLaunchAttributeCooperative;
+    cooperative.val.cooperative = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = shape.grid;
+    config.blockDim = shape.block;
+    config.dynamicSmemBytes = shape.shared;
+    config.stream = shape.stream;
+    config.attrs = &cooperative;
+    config.numAttrs = shape.cooperative ? 1 : 0;
+    Args copy = args;
+    void* parameters[] = {&copy};
+    return cudaLaunchKernelExC(&config, function, parameters);
+#endif
+}
+
+// How many blocks of this shape a multiprocessor of the current device holds at once; a cooperative launch may have
+// that many times the number of multiprocessors.
+template <class Args>
+cudaError_t resident_blocks(void (*kernel)(Args), int threads, std::size_t shared, int& blocks) {
+#if defined(SIMT_TEST)
+    (void)kernel;
+    return simt::resident_blocks(static_cast<unsigned>(threads), shared, blocks);
+#else
+    const void* function = reinterpret_cast<const void*>(kernel);
+    if (shared > (48 << 10)) {
+        const cudaError_t error =
+            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+        if (error != cudaSuccess) return error;
+    }
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads, shared);
+#endif
+}
+
+// While one lives, kernels that this thread starts may touch the buffers added to it. The test runtime checks every
+// access of a compiled kernel against them; on a GPU it is empty.
+class KnownBuffers {
+  public:
+#if defined(SIMT_TEST)
+    KnownBuffers() : before_(simt::known_ranges.size()) {}
+    ~KnownBuffers() { simt::known_ranges.resize(before_); }
+    void add(const void* address, std::size_t bytes) {
+        const auto low = reinterpret_cast<std::uint64_t>(address);
+        simt::known_ranges.push_back({low, low + bytes});
+    }
+#else
+    KnownBuffers() {}
+    ~KnownBuffers() {}
+    void add(const void*, std::size_t) {}
+#endif
+    KnownBuffers(const KnownBuffers&) = delete;
+    KnownBuffers& operator=(const KnownBuffers&) = delete;
+
+#if defined(SIMT_TEST)
+  private:
+    std::size_t before_;
+#endif
+};
+
+}  // namespace lpkernel::cuda

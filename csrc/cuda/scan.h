@@ -1,0 +1,93 @@
+// A whole plan for many images in one kernel launch: what the host says to the device. No Python.
+
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/portable.cuh"
+
+namespace lpkernel::cuda {
+
+// How distances are found; see distance_codes.cuh and distance_latents.cuh.
+enum class Form : int { CodeRows = 0, CodeGather = 1, Latents = 2 };
+
+constexpr int MOST_NEIGHBOURS = 128;
+constexpr int MOST_THREADS = 512;
+constexpr int MOST_CODES = 32768;     // codes are 16 bits
+constexpr int MOST_ROW_CODES = 4096;  // those of CodeRows, 16 times as large
+constexpr int MOST_IMAGES = 1 << 30;
+constexpr int CELL_VALUES = 8;     // latent channels come in multiples of this: 16 bytes
+
+// Byte offsets of what a block keeps in its shared memory, each a multiple of 16.
+struct SharedMap {
+    int window = 0;   // the compared cells of the block's images; before it, at 0, the table rows
+    int where = 0;    // where these cells begin in the bank
+    int lists = 0;    // nearest bank images so far, one list a warp and image
+    int scalars = 0;  // four numbers an image
+    int bytes = 0;
+    int list_pitch = 0;  // entries: K, made odd so that lanes reading one rank of many lists meet different banks
+};
+
+// The shape of a launch. `tile` images walk through the plan together; `group` blocks share one tile, each with its
+// part of the bank; `split` lanes share the cells of one bank image (CodeGather and Latents); `span` compared cells
+// are staged at a time, `depth` cells of table rows (CodeRows).
+struct ScanShape {
+    Form form = Form::CodeGather;
+    int tile = 1, group = 1, threads = 32, split = 1, span = 1, depth = 0;
+    int k = 1, codes = 0, width = 1;  // neighbours, rows of the table, values of a cell
+};
+
+constexpr int align16(int bytes) { return (bytes + 15) / 16 * 16; }
+
+constexpr SharedMap shared_map(const ScanShape& shape) {
+    const bool rows = shape.form == Form::CodeRows;
+    const int values = shape.form == Form::Latents ? shape.width : 1;
+    SharedMap map;
+    map.window = align16(rows ? 2 * shape.depth * shape.codes * shape.tile * 4 : 0);
+    map.where = map.window + align16(shape.span * shape.tile * values * 4);
+    map.lists = map.where + align16(shape.span * 8);
+    map.list_pitch = shape.k | 1;
+    map.scalars = map.lists + align16(shape.tile * (shape.threads / 32) * map.list_pitch * 8);
+    map.bytes = map.scalars + align16(4 * shape.tile * 4);
+    return map;
+}
+
+// The argument of the kernel. Letters: n images, A allowed bank images, S scales, M the last side, W = width.
+struct ScanArgs {
+    // The plan, as lpkernel.plan.FlatPlan.
+    const std::int32_t* scales;  // (S, 5)
+    const std::int32_t* steps;   // (T, 4)
+    const std::int32_t* cells;
+    const std::int32_t* resize;  // (S, 3, M)
+    // The bank, cell-major: codes (M * M, pitch), shifted left by code_shift, pitch a multiple of 8; latents (all cells of all scales, A, W), W a
+    // multiple of 8, with pitch = A.
+    const std::int16_t* bank;
+    const std::int32_t* table;       // (V, codes): V rows of a multiple of 4 entries
+    const std::int32_t* candidates;  // (A) bank index of each allowed image
+    // Starting canvases: begin (S, 2) is the first cell in `start` and the canvases there (0, 1 or n) of each scale.
+    const std::int32_t* begin;
+    const std::int16_t* start;    // (cells, W)
+    const std::uint32_t* images;  // (n) random counters
+    // Scratch.
+    std::int16_t* canvas;    // (blocks, 2, tile, M * M, W)
+    std::uint64_t* partial;  // (groups, 2, tile, k, group), keys; unused when group is 1
+    unsigned* counters;      // (groups), zero
+    std::int32_t* sources;   // (n, M, M)
+    std::int64_t pitch;
+    std::uint64_t seed;
+    int allowed;  // A, at most MOST_IMAGES
+    int scale_count, image_count, side;
+    int code_shift;  // 4 for CodeRows
+    ScanShape shape;
+    SharedMap shared;
+};
+
+// Blocks of this shape that one multiprocessor of the current device holds. cudaErrorInvalidValue when there is no
+// kernel for it.
+cudaError_t scan_resident(const ScanShape& shape, int& blocks);
+
+// Runs the plan of `args` with `groups` groups of blocks on a stream of the current device; returns when started.
+// With group > 1 all groups * group blocks must be resident at once.
+cudaError_t scan(const ScanArgs& args, int groups, cudaStream_t stream);
+
+}  // namespace lpkernel::cuda

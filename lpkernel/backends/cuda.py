@@ -1,0 +1,220 @@
+"""The "cuda" backend: CUDA C++ kernels (csrc/cuda), a whole plan in one launch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from types import ModuleType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lpkernel import _native
+from lpkernel.backends import launch_table
+from lpkernel.backends.base import CodeBank, ScanRequest, TopK, TopkRequest
+from lpkernel.backends.device_bank import DeviceStore, bank_bytes, latent_channels, start_cells
+from lpkernel.backends.launch_table import Launch, Machine, Work
+from lpkernel.errors import InputError
+
+CAPABILITY = 80  # the kernels use what 8.0 has
+MOST_SIDE = 4096
+
+
+@dataclass
+class Tuning:
+    """Launch fields that replace the launch table's choice, for tests and measurements; results do not depend on them.
+
+    groups: most groups of blocks at a time. kept: bytes of banks that stay on the device for the next call.
+    """
+
+    form: str | None = None
+    tile: int | None = None
+    group: int | None = None
+    threads: int | None = None
+    split: int | None = None
+    span: int | None = None
+    depth: int | None = None
+    groups: int | None = None
+    kept: int = 1 << 32
+
+    @property
+    def fixed(self) -> dict[str, int | str | None]:
+        """The fields of a `Launch`."""
+        return {field.name: getattr(self, field.name) for field in fields(Launch)}
+
+
+class CudaBackend:
+    """Scans and searches on an NVIDIA GPU.
+
+    native: another build of the extension, which works on tensors of `device_type` "cpu" (the emulation in tests).
+    """
+
+    name = "cuda"
+
+    def __init__(self, native: ModuleType | None = None, device_type: str = "cuda") -> None:
+        self.tuning = Tuning()
+        self._given = native
+        self._device_type = device_type
+        self._store = DeviceStore()
+
+    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
+        if self._given is None and (reasons := _native.cuda_reasons()):
+            return reasons
+        if isinstance(request, TopkRequest) and isinstance(request.bank, torch.Tensor):
+            device = str(request.bank.device)
+        if device != "auto" and torch.device(device).type != self._device_type:
+            return [f"runs on {self._device_type} devices only, not on {device}"]
+        if self._device_type == "cuda":
+            if not torch.cuda.is_available():
+                built = "sees no CUDA device" if torch.version.cuda else "was built without CUDA"
+                return [f"PyTorch {torch.__version__} {built}"]
+            major, minor = torch.cuda.get_device_capability(self._device(device))
+            if 10 * major + minor < CAPABILITY:
+                return [f"needs compute capability 8.0, {torch.cuda.get_device_name(self._device(device))} has {major}.{minor}"]
+        if request is None:
+            return []
+        if request.k > launch_table.MOST_NEIGHBOURS:
+            return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {request.k}"]
+        return self._scan_reasons(request, device) if isinstance(request, ScanRequest) else []
+
+    def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
+        if isinstance(request.bank, CodeBank) and len(request.bank.table) > launch_table.MOST_CODES:
+            return [f"compares up to {launch_table.MOST_CODES} codes by table, got {len(request.bank.table)}"]
+        width = -(-latent_channels(request) // 8) * 8
+        if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
+            return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
+        target = self._device(device)
+        machine = self._machine(target)
+        try:
+            launch = launch_table.choose(_work(request), machine, **self.tuning.fixed)
+        except ValueError as error:
+            return [str(error)]
+        if self._device_type != "cuda":
+            return []
+        need = _scratch_bytes(request, launch, machine.multiprocessors, width)
+        if not self._store.holds(request, target, _code_shift(request)):
+            need += bank_bytes(request)
+        free = torch.cuda.mem_get_info(target)[0]
+        free += torch.cuda.memory_reserved(target) - torch.cuda.memory_allocated(target)
+        if need > free:
+            return [f"needs {need / 2**20:.0f} MiB on {target}, where {free / 2**20:.0f} MiB are free"]
+        return []
+
+    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+        if not 0 <= request.seed < 2**64:
+            raise InputError(f"seed: got {request.seed}, expected an integer in [0, 2^64)")
+        target, plan, count = self._device(device), request.plan, len(request.images)
+        side = plan.sides[-1]
+        if count == 0:
+            return np.empty((0, side, side), np.int32)
+        native = self._native()
+        bank = self._store.bank(request, target, self.tuning.kept, _code_shift(request))
+        scales, steps, cells, resize = self._store.plan(plan, target)
+        start, begin = start_cells(request, bank.width, bank.code_shift)
+        machine, work = self._machine(target), _work(request)
+        launch = launch_table.choose(work, machine, **self.tuning.fixed)
+        codes = bank.table.shape[1]
+        shape = asdict(launch) | {"k": work.k, "codes": codes, "width": bank.width}
+        tiles = -(-count // launch.tile)
+        resident = native.scan_blocks(shape, target.index or 0) * machine.multiprocessors
+        groups = max(1, min(tiles, resident // launch.group, self.tuning.groups or tiles))
+
+        def room(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.empty(shape, dtype=dtype, device=target)
+
+        tensors = {
+            "scales": scales,
+            "steps": steps,
+            "cells": cells,
+            "resize": resize,
+            "bank": bank.content,
+            "table": bank.table,
+            "candidates": bank.candidates,
+            "begin": torch.from_numpy(begin).to(target),
+            "start": torch.from_numpy(start).to(target),
+            "images": torch.from_numpy(request.images.astype(np.uint32).view(np.int32)).to(target),
+            "canvas": room(groups * launch.group, 2, launch.tile, side * side * bank.width, dtype=torch.int16),
+            "partial": room(
+                groups if launch.group > 1 else 0, 2, launch.tile, work.k, launch.group, dtype=torch.int64
+            ),
+            "counters": torch.zeros(groups, dtype=torch.int32, device=target),
+            "sources": room(count, side, side, dtype=torch.int32),
+        }
+        numbers = {
+            "groups": groups,
+            "scales": len(plan.scales),
+            "steps": len(steps),
+            "cells": len(cells),
+            "images": count,
+            "side": side,
+            "allowed": len(request.candidates),
+            "pitch": bank.pitch,
+            "rows": len(bank.table),
+            "code_shift": bank.code_shift,
+            "bank_cells": len(bank.content),
+            "start_cells": len(start),
+            "seed": request.seed,
+            "shared": launch_table.shared_bytes(launch, work.k, codes, bank.width),
+        }
+        buffers = {name: (tensor.data_ptr(), tensor.nbytes) for name, tensor in tensors.items()}
+        native.scan(shape, numbers, buffers, target.index or 0, self._stream(target))
+        result: NDArray[np.int32] = tensors["sources"].cpu().numpy()
+        return result
+
+    def masked_topk(self, request: TopkRequest) -> TopK:
+        raise NotImplementedError
+
+    def _native(self) -> ModuleType:
+        return self._given if self._given is not None else _native.cuda()
+
+    def _device(self, device: str) -> torch.device:
+        """The device of this name, with its number."""
+        target = torch.device(self._device_type if device == "auto" else device)
+        if target.type == "cuda" and target.index is None:
+            target = torch.device("cuda", torch.cuda.current_device())
+        return target
+
+    def _machine(self, device: torch.device) -> Machine:
+        if device.type != "cuda":
+            return Machine(4, 160 << 10, CAPABILITY)
+        properties = torch.cuda.get_device_properties(device)
+        return Machine(
+            properties.multi_processor_count,
+            properties.shared_memory_per_block_optin,
+            10 * properties.major + properties.minor,
+        )
+
+    @staticmethod
+    def _stream(device: torch.device) -> int:
+        return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def _work(request: ScanRequest) -> Work:
+    """What the launch table needs to know of a request."""
+    compared = request.plan.flat.steps[:, 1]
+    in_codes = isinstance(request.bank, CodeBank)
+    return Work(
+        images=max(1, len(request.images)),
+        allowed=len(request.candidates),
+        compared=max(1.0, float(compared.mean())) if len(compared) else 1.0,
+        most=max(1, int(compared.max(initial=0))),
+        k=min(request.k, len(request.candidates)),
+        codes=-(-len(request.bank.table) // 4) * 4 if isinstance(request.bank, CodeBank) else 0,
+        width=1 if in_codes else -(-latent_channels(request) // 8) * 8,
+    )
+
+
+def _code_shift(request: ScanRequest) -> int:
+    """How the kernels want the codes of this bank."""
+    few = isinstance(request.bank, CodeBank) and len(request.bank.table) <= launch_table.MOST_ROW_CODES
+    return launch_table.CODE_SHIFT if few else 0
+
+
+def _scratch_bytes(request: ScanRequest, launch: Launch, multiprocessors: int, width: int) -> int:
+    """What a scan takes beside the bank, at most."""
+    side, count = request.plan.sides[-1], len(request.images)
+    blocks = min(-(-count // launch.tile) * launch.group, multiprocessors * (2048 // launch.threads))
+    canvases = blocks * 2 * launch.tile * side * side * width * 2
+    partial = 2 * blocks * launch.tile * request.k * 8
+    starts = sum(start.size for start in request.canvas if start is not None) * 2 * width
+    return canvases + partial + starts + count * side * side * 4

@@ -1,0 +1,211 @@
+"""Banks and plans as tensors on a device, kept from call to call: what the GPU backends share."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+
+from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest
+from lpkernel.errors import InputError
+from lpkernel.plan import Plan
+
+UPLOAD = 1 << 26  # bytes of a bank on their way to the device at a time
+CODE_STEP = 8  # codes of a cell come in multiples of this, so that 16-byte loads may begin at any of them
+CHANNEL_STEP = 8  # the same for the channels of a latent
+TABLE_STEP = 4  # and for the entries of a table row
+
+
+@dataclass(frozen=True)
+class DeviceBank:
+    """The allowed images of a bank on a device, cell by cell: neighbouring images lie beside each other.
+
+    content: latents (cells of all sides one after the other, A, W) int16, C channels padded with zeros to W;
+    or codes (M * M, pitch) int16, shifted left by code_shift, A padded with zeros to pitch. table: (V, codes) int32, V padded with zeros to
+    codes; empty for latents. candidates: (A,) int32 bank indices. first: where each side's cells begin.
+    """
+
+    content: torch.Tensor
+    table: torch.Tensor
+    candidates: torch.Tensor
+    first: tuple[int, ...]
+    code_shift: int
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (self.content, self.table, self.candidates))
+
+    @property
+    def pitch(self) -> int:
+        """Images from one cell to the next."""
+        return self.content.shape[1]
+
+    @property
+    def width(self) -> int:
+        """int16 values of a cell."""
+        return self.content.shape[2] if self.content.ndim == 3 else 1
+
+    def layer(self, scale: int) -> torch.Tensor:
+        """The cells of a scale: (m * m, A, W) latents or (M * M, pitch) codes."""
+        return self.content[self.first[scale] : self.first[scale + 1]]
+
+
+def bank_bytes(request: ScanRequest) -> int:
+    """What `DeviceBank` will take for this request."""
+    allowed, cells = len(request.candidates), sum(side * side for side in request.plan.sides)
+    if isinstance(request.bank, CodeBank):
+        table = request.bank.table
+        return cells * _padded(allowed, CODE_STEP) * 2 + len(table) * _padded(len(table), TABLE_STEP) * 4 + allowed * 4
+    return cells * allowed * _padded(latent_channels(request), CHANNEL_STEP) * 2 + allowed * 4
+
+
+def latent_channels(request: ScanRequest) -> int:
+    """C of a latent bank, 1 of a code bank."""
+    return 1 if isinstance(request.bank, CodeBank) else request.bank.level(request.plan.sides[-1]).shape[3]
+
+
+def upload_bank(request: ScanRequest, device: torch.device, code_shift: int = 0) -> DeviceBank:
+    """Lays the allowed images out on the device. Raises InputError for codes outside the table.
+
+    code_shift: codes of 16 bits unsigned are stored times 2 to its power.
+    """
+    allowed, bank = request.candidates, request.bank
+    sides = request.plan.sides
+    first = tuple(int(cells) for cells in np.cumsum([0, *(side * side for side in sides)]))
+    if isinstance(bank, CodeBank):
+        codes = len(bank.table)
+        content = torch.zeros((first[-1], _padded(len(allowed), CODE_STEP)), dtype=torch.int16, device=device)
+        table = torch.zeros((codes, _padded(codes, TABLE_STEP)), dtype=torch.int32, device=device)
+        table[:, :codes] = torch.from_numpy(np.array(bank.table, np.int32)).to(device)
+        _fill(content, bank.codes, allowed, codes, code_shift)
+    else:
+        width = _padded(latent_channels(request), CHANNEL_STEP)
+        content = torch.zeros((first[-1], len(allowed), width), dtype=torch.int16, device=device)
+        table = torch.zeros((0, 0), dtype=torch.int32, device=device)
+        for scale, side in enumerate(sides):
+            _fill(content[first[scale] : first[scale + 1]], bank.level(side), allowed, None, 0)
+    candidates = torch.from_numpy(allowed.astype(np.int32)).to(device)
+    return DeviceBank(content, table, candidates, first, code_shift)
+
+
+def _fill(layer: torch.Tensor, content: Array, allowed: Array, codes: int | None, shift: int) -> None:
+    """Copies the allowed images of content (B, m, m[, C]) to a layer, a bounded piece at a time."""
+    piece = max(1, UPLOAD // max(1, content[:1].nbytes))
+    for begin in range(0, len(allowed), piece):
+        part = np.array(content[allowed[begin : begin + piece]])
+        if codes is not None and not 0 <= part.min() <= part.max() < codes:
+            raise InputError(f"codes run from {part.min()} to {part.max()}, the table has {codes}")
+        if codes is not None:
+            part = part.astype(np.int32) << shift
+        images = torch.from_numpy(part.astype(np.int16, copy=False)).to(layer.device)
+        images = images.reshape(len(part), layer.shape[0], -1).transpose(0, 1)
+        if layer.ndim == 3:
+            layer[:, begin : begin + len(part), : images.shape[2]] = images
+        else:
+            layer[:, begin : begin + len(part)] = images[:, :, 0]
+
+
+def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[Array, Array]:
+    """Starting canvases of all scales: cells (., width) int16 laid out as the bank's, and (S, 2) int32: the first
+    cell and the number of canvases (0, 1 or n) of each.
+
+    Raises InputError for codes outside the table.
+    """
+    begin = np.zeros((len(request.plan.scales), 2), np.int32)
+    parts: list[Array] = []
+    used = 0
+    for scale, start in enumerate(request.canvas):
+        if start is None or not len(start):
+            continue
+        if isinstance(request.bank, CodeBank):
+            codes = len(request.bank.table)
+            if start.size and not 0 <= start.min() <= start.max() < codes:
+                raise InputError(f"canvas: codes run from {start.min()} to {start.max()}, expected 0 to {codes - 1}")
+            start = start.astype(np.int64) << code_shift
+        cells = start.reshape(len(start) * request.plan.sides[scale] ** 2, -1)
+        padded = np.zeros((len(cells), width), np.int16)
+        padded[:, : cells.shape[1]] = cells
+        begin[scale] = used, len(start)
+        used += len(cells)
+        parts.append(padded)
+    return (np.concatenate(parts) if parts else np.zeros((0, width), np.int16)), begin
+
+
+Kept = TypeVar("Kept")
+
+
+class Store(Generic[Kept]):
+    """Values made from arrays or plans, kept as long as these live and the byte budget allows; oldest go first."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Any, ...], tuple[Kept, int, Sequence[weakref.ref[Any]]]] = {}
+
+    def find(self, key: tuple[Any, ...]) -> Kept | None:
+        entry = self._kept.get(key)
+        return entry[0] if entry and all(ref() is not None for ref in entry[2]) else None
+
+    def get(
+        self, key: tuple[Any, ...], sources: Sequence[Any], budget: int, size: Callable[[Kept], int], make: Callable[[], Kept]
+    ) -> Kept:
+        """The value of `key`, made if need be. The key holds the ids of `sources`, whose lives bound the value's."""
+        self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[2])}
+        if key in self._kept:
+            self._kept[key] = entry = self._kept.pop(key)
+            return entry[0]
+        value = make()
+        taken = size(value)
+        while self._kept and taken + sum(entry[1] for entry in self._kept.values()) > budget:
+            del self._kept[next(iter(self._kept))]
+        if taken <= budget:
+            self._kept[key] = (value, taken, [weakref.ref(source) for source in sources])
+        return value
+
+
+class DeviceStore:
+    """Device banks and flat plans of the last calls. Banks and plans are read-only."""
+
+    def __init__(self) -> None:
+        self._banks: Store[DeviceBank] = Store()
+        self._plans: Store[tuple[torch.Tensor, ...]] = Store()
+
+    def holds(self, request: ScanRequest, device: torch.device, code_shift: int = 0) -> bool:
+        return self._banks.find((*_bank_key(request, device)[0], code_shift)) is not None
+
+    def bank(self, request: ScanRequest, device: torch.device, budget: int, code_shift: int = 0) -> DeviceBank:
+        key, arrays = _bank_key(request, device)
+        return self._banks.get(
+            (*key, code_shift),
+            arrays,
+            budget,
+            lambda bank: bank.bytes,
+            lambda: upload_bank(request, device, code_shift),
+        )
+
+    def plan(self, plan: Plan, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """`plan.flat` on the device: scales, steps, cells, resize."""
+        return self._plans.get(
+            (id(plan), device),
+            [plan],
+            1 << 26,
+            lambda tables: sum(table.nbytes for table in tables),
+            lambda: tuple(torch.from_numpy(np.array(table)).to(device) for table in plan.flat),
+        )
+
+
+def _bank_key(request: ScanRequest, device: torch.device) -> tuple[tuple[Any, ...], list[Any]]:
+    bank = request.bank
+    arrays: list[Any]
+    if isinstance(bank, LatentBank):
+        arrays = [bank.level(side) for side in request.plan.sides]
+    else:
+        arrays = [bank.codes, bank.table]
+    allowed = None if len(request.candidates) == bank.size else request.candidates.tobytes()
+    return (*map(id, arrays), allowed, device), arrays
+
+
+def _padded(count: int, step: int) -> int:
+    return -(-count // step) * step

@@ -1,0 +1,189 @@
+"""How the CUDA scan is launched: which form, tile, group and block size for which work, as data and arithmetic.
+
+Results do not depend on it. Every admissible launch is priced by the roofline below, in seconds a step, and the
+cheapest is taken; the rates are data sheets' figures and estimates, not measurements.
+
+A step of N images costs, for each block: its lookups (or multiply-adds) at the rate of a multiprocessor; the bytes that
+it takes from L2 (its slab of the bank; for table rows V * 4 * tile bytes a cell and chunk of bank images), at the
+share of it that the device's L2 leaves; and a fixed latency, more if blocks must meet. Hence the three shapes:
+
+- a small bank: the latency dominates, so one block an image and no barrier;
+- few images, a large bank: groups of blocks until the device is full; table rows are loaded once a block, so the
+  larger tile is worth it only while slabs stay larger than V;
+- many images, a large bank: tiles of 4, so that bank bytes serve four images, and no barrier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+ROWS, GATHER, LATENTS = "rows", "gather", "latents"
+TILES = {ROWS: (1, 4), GATHER: (1,), LATENTS: (1, 4)}  # the kernels that exist
+MOST_THREADS = 512
+MOST_NEIGHBOURS = 128
+MOST_CODES = 32768
+MOST_ROW_CODES = 4096  # whose offsets of 16 bytes fit 16 bits
+CODE_SHIFT = 4  # so they are stored
+ROW_BYTES = 1 << 16  # shared memory for table rows, if one cell does not need more
+SPAN_BYTES = 1 << 15  # shared memory for compared cells
+CHUNK = {(ROWS, 1): 32, (ROWS, 4): 16}  # bank images that a thread owns at a time, else 1
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Figures of an architecture. lookups and multiplies are a clock and multiprocessor; l2 and memory bytes a second.
+
+    Random lookups in shared memory meet in its banks: 16-byte ones are served 8 lanes at a time at about 2.6 turns
+    each, 4-byte ones 32 lanes in about 3.5 turns. A gather from L1 is worth about 4.
+    """
+
+    clock: float
+    l2: float
+    memory: float
+    lookups: dict[tuple[str, int], float]
+    multiplies: float = 64.0
+
+
+_LOOKUPS = {(ROWS, 4): 12.0, (ROWS, 1): 9.0, (GATHER, 1): 4.0}
+RATES = {
+    80: Rates(1.41e9, 4.0e12, 1.9e12, _LOOKUPS),
+    90: Rates(1.75e9, 5.5e12, 3.3e12, _LOOKUPS),
+    100: Rates(1.85e9, 9.0e12, 7.7e12, _LOOKUPS),
+}
+STEP_SECONDS = 2e-6  # a step of one block: staging, merging, copying, each a few round trips to L2
+BARRIER_SECONDS = 1.5e-6  # more, when blocks meet
+REGISTERS_PER_THREAD = 128  # what the kernels are compiled to at most
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device: its multiprocessors, the shared memory that a block may have, its capability (80 is 8.0)."""
+
+    multiprocessors: int
+    shared: int
+    capability: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """A scan: n images, A allowed bank images, the mean and most cells that a step compares, V codes (0: latents)."""
+
+    images: int
+    allowed: int
+    compared: float
+    most: int
+    k: int
+    codes: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What `ScanShape` of csrc/cuda/scan.h says, before the launch knows how many groups fit the device."""
+
+    form: str
+    tile: int
+    group: int
+    threads: int
+    split: int
+    span: int
+    depth: int
+
+
+def shared_bytes(launch: Launch, k: int, codes: int, width: int) -> int:
+    """Shared memory of a block: `shared_map` of csrc/cuda/scan.h, which refuses a launch that says otherwise."""
+    parts = (
+        2 * launch.depth * codes * launch.tile * 4 if launch.form == ROWS else 0,
+        launch.span * launch.tile * (width if launch.form == LATENTS else 1) * 4,
+        launch.span * 8,
+        launch.tile * (launch.threads // 32) * (k | 1) * 8,
+        4 * launch.tile * 4,
+    )
+    return sum((part + 15) // 16 * 16 for part in parts)
+
+
+def choose(work: Work, machine: Machine, **fixed: int | str | None) -> Launch:
+    """The cheapest launch; `fixed` names fields of it that are given. Raises ValueError when none fits the device."""
+    wanted = {name: value for name, value in fixed.items() if value is not None}
+    best: tuple[float, Launch] | None = None
+    for launch in _launches(work, machine, wanted):
+        if shared_bytes(launch, work.k, work.codes, work.width) > machine.shared:
+            continue
+        cost = seconds(launch, work, machine)
+        if best is None or cost < best[0]:
+            best = cost, launch
+    if best is None:
+        raise ValueError(f"no kernel for {work} fits {machine.shared} bytes of shared memory")
+    return best[1]
+
+
+def seconds(launch: Launch, work: Work, machine: Machine) -> float:
+    """Estimate of a step, all images."""
+    rates = RATES[max((known for known in RATES if known <= machine.capability), default=min(RATES))]
+    tiles = -(-work.images // launch.tile)
+    resident = _resident(launch, work, machine)
+    blocks = min(tiles, max(1, resident * machine.multiprocessors // launch.group)) * launch.group
+    waves = -(-tiles * launch.group // blocks)
+    slab = -(-work.allowed // launch.group)
+    pairs = slab * launch.tile * work.compared
+    if launch.form == LATENTS:
+        arithmetic = slab * work.compared * work.width * (2 + 1.25 * launch.tile) / rates.multiplies
+        row_bytes = 0.0
+    else:
+        arithmetic = pairs / rates.lookups[launch.form, launch.tile]
+        chunks = -(-slab // (launch.threads * CHUNK.get((launch.form, launch.tile), 1)))
+        row = work.codes if launch.form == ROWS else min(slab * 8, work.codes)
+        row_bytes = row * 4.0 * launch.tile * work.compared * (chunks if launch.form == ROWS else 1)
+    bank_bytes = slab * work.compared * work.width * 2
+    beside = -(-blocks // machine.multiprocessors)  # blocks that share a multiprocessor
+    device_bank = work.allowed * work.compared * work.width * 2 / rates.memory if work.codes == 0 else 0.0
+    busy = max(arithmetic * beside / rates.clock, (row_bytes + bank_bytes) * blocks / rates.l2, device_bank)
+    return waves * (busy + STEP_SECONDS + (BARRIER_SECONDS if launch.group > 1 else 0.0))
+
+
+def _resident(launch: Launch, work: Work, machine: Machine) -> int:
+    by_registers = 65536 // (REGISTERS_PER_THREAD * launch.threads)
+    by_shared = machine.shared // shared_bytes(launch, work.k, work.codes, work.width)
+    return max(1, min(by_registers, by_shared))
+
+
+def _launches(work: Work, machine: Machine, wanted: dict[str, int | str]) -> Iterator[Launch]:
+    coded = (ROWS, GATHER) if work.codes <= MOST_ROW_CODES else (GATHER,)
+    for form in coded if work.codes else (LATENTS,):
+        for tile in TILES[form]:
+            tiles = -(-work.images // tile)
+            fill = max(1, machine.multiprocessors // tiles)
+            groups = {1, fill, *(1 << power for power in range(1, 8))}
+            for group in sorted(groups if "group" not in wanted else {int(wanted["group"])}):
+                if "group" not in wanted and (group > machine.multiprocessors or group > -(-work.allowed // 32)):
+                    continue
+                launch = _fill_in(form, tile, group, work, wanted)
+                if all(getattr(launch, name) == value for name, value in wanted.items()):
+                    yield launch
+
+
+def _fill_in(form: str, tile: int, group: int, work: Work, wanted: dict[str, int | str]) -> Launch:
+    """Block size, split, span and depth for a form, tile and group."""
+    slab = -(-work.allowed // group)
+    if "threads" in wanted:
+        threads = int(wanted["threads"])
+    elif form == ROWS:
+        chunks = -(-slab // (MOST_THREADS * CHUNK[form, tile]))
+        threads = max(64, -(-slab // (chunks * CHUNK[form, tile] * 32)) * 32)
+    else:
+        threads = 128 if slab <= 512 else 256
+    split = 1 if form == ROWS else max(1, min(32, _power(threads // slab + 1) // 2 if slab <= threads else 1))
+    per_cell = tile * 4 * (work.width if form == LATENTS else 1)
+    span = max(1, min(work.most, SPAN_BYTES // per_cell))
+    depth = max(1, min(work.most, ROW_BYTES // (2 * work.codes * tile * 4))) if form == ROWS else 0
+    launch = Launch(form, tile, group, threads, split, span, depth)
+    given = {name: int(wanted[name]) for name in ("split", "span", "depth") if name in wanted and form != ROWS}
+    if form == ROWS:
+        given = {name: int(wanted[name]) for name in ("span", "depth") if name in wanted}
+    return replace(launch, **given)
+
+
+def _power(number: int) -> int:
+    """The smallest power of two that is no less."""
+    return 1 << max(0, number - 1).bit_length()

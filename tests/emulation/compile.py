@@ -1,0 +1,135 @@
+"""Compiling for the emulation with g++ and nvcc; every result is kept in build/emulation under a hash of its inputs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CSRC = ROOT / "csrc"
+SIMT = HERE / "simt"
+CACHE = ROOT / "build" / "emulation"
+
+# as the product's flags: no fused multiply-add, no fast-math; names stay apart and can be found by dladdr
+BASE_FLAGS = ("-std=c++17", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-gnu-unique", "-fno-ipa-icf", "-DSIMT_TEST")
+NVCC_FLAGS = ("-std=c++17", "-O3", "--fmad=false", "-lineinfo")
+
+
+class BuildFailed(RuntimeError):
+    """A compiler said no; the message has its words."""
+
+
+def _digest(*pieces: str | bytes) -> str:
+    total = hashlib.sha256()
+    for piece in pieces:
+        data = piece.encode() if isinstance(piece, str) else piece
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()[:20]
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(p for p in folder.rglob("*") if p.suffix in (".h", ".cuh"))
+    return _digest(*(piece for p in files for piece in (str(p.relative_to(folder)), p.read_bytes())))
+
+
+@functools.cache
+def _version(command: str) -> str:
+    return subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+def compiler() -> str:
+    return os.environ.get("CXX", "g++")
+
+
+def nvcc() -> str | None:
+    """Path of nvcc, or None where there is none."""
+    return os.environ.get("NVCC") or shutil.which("nvcc")
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildFailed(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+
+
+def _make(target: Path, command: Sequence[str]) -> Path:
+    """Runs a command that ends in the name of its output, unless `target` is there already."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            result = Path(folder, target.name)
+            _run([*command, str(result)])
+            os.replace(result, target)
+    return target
+
+
+def library(
+    name: str,
+    sources: Mapping[str, str | Path],
+    flags: Sequence[str],
+    include: Sequence[Path] = (),
+    sanitize: str = "",
+) -> Path:
+    """Compiles C++ sources (name -> text or file) to <name>.so in the cache; its path.
+
+    `include` are folders searched for headers, beside those of the test runtime and csrc; a change of any header in
+    them makes a new library. `sanitize` is what -fsanitize= takes.
+    """
+    checks = (f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g", "-O1") if sanitize else ()
+    folders = [*include, SIMT, CSRC]
+    headers = _digest(*map(_folder_digest, folders))
+    options = [*BASE_FLAGS, *flags, *checks]
+    common = [compiler(), *options, *(f"-I{folder}" for folder in folders)]
+
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def compile_one(item: tuple[str, str | Path]) -> Path:
+            label, source = item
+            text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
+            key = _digest(_version(compiler()), *options, headers, label, text)
+            file = source if isinstance(source, Path) else Path(scratch, label)
+            if isinstance(source, str):
+                file.write_text(text, encoding="utf-8")
+            target = CACHE / "objects" / key / f"{Path(label).stem}.o"
+            return _make(target, [*common, "-x", "c++", "-c", str(file), "-o"])
+
+        with ThreadPoolExecutor(2) as pool:
+            objects = list(pool.map(compile_one, sources.items()))
+    key = _digest(*map(str, objects), name)
+    link = [f"-fsanitize={sanitize}"] if sanitize else []
+    return _make(CACHE / key / f"{name}.so", [compiler(), "-shared", "-pthread", *link, *map(str, objects), "-o"])
+
+
+def compile_ptx(source: Path, arch: int = 80, include: Sequence[Path] = ()) -> str:
+    """PTX of a .cu file for compute_<arch>, with source lines. Raises BuildFailed without nvcc."""
+    command = nvcc()
+    if command is None:
+        raise BuildFailed("there is no nvcc")
+    folders = [*include, CSRC]
+    options = [*NVCC_FLAGS, f"-arch=compute_{arch}"]
+    key = _digest(_version(command), *options, *map(_folder_digest, folders), source.read_bytes())
+    target = CACHE / "ptx" / key / f"{source.stem}.ptx"
+    includes = [f"-I{folder}" for folder in folders]
+    return _make(target, [command, "-ptx", *options, *includes, str(source), "-o"]).read_text(encoding="utf-8")
+
+
+def compile_cubin(source: Path, arch: int, include: Sequence[Path] = ()) -> Path:
+    """The cubin of a .cu file for sm_<arch>. Raises BuildFailed without nvcc."""
+    command = nvcc()
+    if command is None:
+        raise BuildFailed("there is no nvcc")
+    folders = [*include, CSRC]
+    options = [*NVCC_FLAGS, f"-arch=sm_{arch}"]
+    key = _digest(_version(command), *options, *map(_folder_digest, folders), source.read_bytes())
+    includes = [f"-I{folder}" for folder in folders]
+    return _make(
+        CACHE / "cubin" / key / f"{source.stem}.cubin", [command, "-cubin", *options, *includes, str(source), "-o"]
+    )

@@ -1,0 +1,438 @@
+// Runtime of PTX translated to C++ (translate.py). Threads, barriers and warps are those of the test runtime, simt.h.
+// Registers are unsigned integers of their width; shared memory is addressed from 0, everything else by host address.
+// Every access is checked: against the ranges that the caller of run() names, the parameters, the variables of the
+// module, the thread's stack and the block's shared memory; and for its alignment.
+// Approximate functions (ex2, lg2, rcp, ...) are computed in full precision; mma adds its products in order, in float.
+
+#pragma once
+
+#include <cxxabi.h>
+
+#include <limits>
+
+#include "simt.h"
+
+using u8 = std::uint8_t;
+using u16 = std::uint16_t;
+using u32 = std::uint32_t;
+using u64 = std::uint64_t;
+using s8 = std::int8_t;
+using s16 = std::int16_t;
+using s32 = std::int32_t;
+using s64 = std::int64_t;
+using s128 = __int128;
+using u128 = unsigned __int128;
+
+namespace ptx {
+
+using simt::Exchange;
+using simt::Quiet;
+using simt::Range;
+using simt::Site;
+
+struct SourceLine {
+    int ptx;
+    const char* file;
+    int line;
+};
+
+struct State {
+    const char* kernel = "";
+    const SourceLine* lines = nullptr;
+    std::size_t line_count = 0;
+    std::vector<Range> ranges;
+};
+inline State state;
+inline std::mutex running;
+inline u64 counts[4096];
+inline thread_local std::size_t last_hit = 0;
+
+[[noreturn]] inline void bad(const char* what, u64 address, u32 bytes, int line) {
+    const char* file = "no source line";
+    int source = 0;
+    for (std::size_t i = 0; i < state.line_count; ++i) {
+        if (state.lines[i].ptx == line) {
+            file = state.lines[i].file;
+            source = state.lines[i].line;
+        }
+    }
+    const char* name = abi::__cxa_demangle(state.kernel, nullptr, nullptr, nullptr);
+    simt::die("%s: %s, address %#llx, %u bytes, PTX line %d (%s:%d), block (%u,%u,%u) thread %u",
+              name != nullptr ? name : state.kernel, what, static_cast<unsigned long long>(address), bytes, line, file,
+              source, blockIdx.x, blockIdx.y, blockIdx.z, simt::fiber->linear);
+}
+
+inline char* in_ranges(u64 address, u32 bytes) {
+    const std::vector<Range>& ranges = state.ranges;
+    const auto inside = [&](const Range& range) { return address >= range.low && address + bytes <= range.high; };
+    if (last_hit < ranges.size() && inside(ranges[last_hit])) return reinterpret_cast<char*>(address);
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+        if (inside(ranges[i])) {
+            last_hit = i;
+            return reinterpret_cast<char*>(address);
+        }
+    }
+    return nullptr;
+}
+
+inline char* global(u64 address, u32 bytes, int line) {
+    if (address % bytes != 0) bad("misaligned global access", address, bytes, line);
+    char* found = in_ranges(address, bytes);
+    if (found == nullptr) bad("global access out of bounds", address, bytes, line);
+    return found;
+}
+
+inline char* shared(u64 address, u32 bytes, int line) {
+    const u32 offset = static_cast<u32>(address);
+    if (offset % bytes != 0) bad("misaligned shared access", offset, bytes, line);
+    if (std::size_t{offset} + bytes > simt::block->shared_bytes) {
+        bad("shared access out of bounds", offset, bytes, line);
+    }
+    return simt::block->shared + offset;
+}
+
+inline char* local(u64 address, u32 bytes, int line) {
+    if (address % bytes != 0) bad("misaligned local access", address, bytes, line);
+    const u64 low = reinterpret_cast<u64>(simt::fiber->stack);
+    if (address < low || address + bytes > low + simt::kStackBytes)
+        bad("local access out of bounds", address, bytes, line);
+    return reinterpret_cast<char*>(address);
+}
+
+inline u64 shared_to_generic(u64 offset) {
+    return reinterpret_cast<u64>(simt::block->shared) + static_cast<u32>(offset);
+}
+inline u64 generic_to_shared(u64 address) {
+    return address - reinterpret_cast<u64>(simt::block->shared);
+}
+
+// A generic address may lie anywhere; only its own kind of memory is searched.
+inline char* generic(u64 address, u32 bytes, int line) {
+    if (address % bytes != 0) bad("misaligned access", address, bytes, line);
+    if (char* found = in_ranges(address, bytes)) return found;
+    const u64 block_low = reinterpret_cast<u64>(simt::block->shared), stack = reinterpret_cast<u64>(simt::fiber->stack);
+    const bool in_shared = address >= block_low && address + bytes <= block_low + simt::block->shared_bytes;
+    if (in_shared || (address >= stack && address + bytes <= stack + simt::kStackBytes)) {
+        return reinterpret_cast<char*>(address);
+    }
+    bad("access out of bounds", address, bytes, line);
+}
+
+// registers as floating point
+template <class To, class From>
+To bits(From value) {
+    return simt::bit_cast<To>(value);
+}
+inline float from_f32(u32 v) {
+    return bits<float>(v);
+}
+inline double from_f64(u64 v) {
+    return bits<double>(v);
+}
+inline float from_bf16(u16 v) {
+    return bits<float>(u32{v} << 16);
+}
+inline float from_f16(u16 v) {
+    return static_cast<float>(bits<_Float16>(v));
+}
+inline u32 to_f32(double v) {
+    return bits<u32>(static_cast<float>(v));
+}
+inline u64 to_f64(double v) {
+    return bits<u64>(v);
+}
+inline u16 to_f16(double v) {
+    return bits<u16>(static_cast<_Float16>(v));
+}
+inline u16 to_bf16(double v) {
+    const u32 u = bits<u32>(static_cast<float>(v));
+    if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
+    return static_cast<u16>((u + 0x7fffu + (u >> 16 & 1)) >> 16);
+}
+inline u32 to_tf32_rna(double v) {
+    return (bits<u32>(static_cast<float>(v)) + 0x1000u) & 0xffffe000u;
+}
+inline u32 pack(u16 high, u16 low) {
+    return u32{high} << 16 | low;
+}
+
+template <class Fn>
+u32 halves(u32 a, u32 b, u32 c, Fn each) {
+    return pack(each(u16(a >> 16), u16(b >> 16), u16(c >> 16)), each(u16(a), u16(b), u16(c)));
+}
+
+// The nearest T of a rounded value; NaN gives 0, what T cannot hold its limit.
+template <class T>
+T saturate(double v) {
+    if (v != v) return 0;
+    constexpr double low = static_cast<double>(std::numeric_limits<T>::min());
+    constexpr double high = static_cast<double>(std::numeric_limits<T>::max());
+    return v <= low ? std::numeric_limits<T>::min() : v >= high ? std::numeric_limits<T>::max() : static_cast<T>(v);
+}
+template <class T, class From>
+T clamp(From v) {
+    const s128 wide = v, low = std::numeric_limits<T>::min(), high = std::numeric_limits<T>::max();
+    return static_cast<T>(wide < low ? low : wide > high ? high : wide);
+}
+
+template <class T>
+T float_min(T a, T b) {
+    return a != a ? b : b != b ? a : a < b || (a == b && std::signbit(a)) ? a : b;
+}
+template <class T>
+T float_max(T a, T b) {
+    return a != a ? b : b != b ? a : a > b || (a == b && !std::signbit(a)) ? a : b;
+}
+
+// integers
+template <class T>
+T shift_left(T a, u32 n) {
+    return n >= sizeof(T) * 8 ? T(0) : static_cast<T>(a << n);
+}
+template <class T>
+T shift_right(T a, u32 n) {
+    return n >= sizeof(T) * 8 ? (a < T(0) ? T(-1) : T(0)) : static_cast<T>(a >> n);
+}
+inline u32 permute(u32 a, u32 b, u32 select) {
+    const u64 v = u64{b} << 32 | a;
+    u32 result = 0;
+    for (int i = 0; i < 4; ++i) {
+        const u32 control = select >> 4 * i;
+        u8 byte = static_cast<u8>(v >> 8 * (control & 7));
+        if ((control & 8) != 0) byte = (byte & 0x80) != 0 ? 0xff : 0;
+        result |= u32{byte} << 8 * i;
+    }
+    return result;
+}
+inline u32 lop3(u32 a, u32 b, u32 c, u32 table) {
+    u32 result = 0;
+    for (int i = 0; i < 8; ++i) {
+        if ((table >> i & 1) != 0) result |= ((i & 4) ? a : ~a) & ((i & 2) ? b : ~b) & ((i & 1) ? c : ~c);
+    }
+    return result;
+}
+template <class T>
+T field_extract(T a, u32 position, u32 length) {
+    constexpr u32 width = sizeof(T) * 8;
+    position &= 255;
+    length &= 255;
+    if (length == 0) return 0;
+    if (std::is_unsigned_v<T> && position >= width) return 0;
+    const T moved = static_cast<T>(a >> std::min(position, width - 1));
+    if (length >= width || (!std::is_unsigned_v<T> && position + length > width)) return moved;
+    using U = std::make_unsigned_t<T>;
+    return static_cast<T>(static_cast<T>(static_cast<U>(moved) << (width - length)) >> (width - length));
+}
+template <class T>
+T field_insert(T a, T b, u32 position, u32 length) {
+    constexpr u32 width = sizeof(T) * 8;
+    position &= 255;
+    length &= 255;
+    if (position >= width || length == 0) return b;
+    const T mask = static_cast<T>((length >= width ? ~T(0) : static_cast<T>((T(1) << length) - 1)) << position);
+    return static_cast<T>((b & ~mask) | (static_cast<T>(a << position) & mask));
+}
+template <class T>
+T reverse_bits(T a) {
+    T result = 0;
+    for (u32 i = 0; i < sizeof(T) * 8; ++i) result |= static_cast<T>(a >> i & 1) << (sizeof(T) * 8 - 1 - i);
+    return result;
+}
+inline u32 find_high(u64 a, bool as_shift, u32 width) {  // of the bits that bfind looks at
+    if (a == 0) return ~0u;
+    const u32 position = 63 - static_cast<u32>(__builtin_clzll(a));
+    return as_shift ? width - 1 - position : position;
+}
+inline u32 funnel(bool left, bool clamp, u32 a, u32 b, u32 c) {
+    const u32 n = clamp ? std::min(c, 32u) : c & 31;
+    const u64 v = u64{b} << 32 | a;
+    return static_cast<u32>(left ? (n == 32 ? v << 32 >> 32 : v << n >> 32) : v >> n);
+}
+
+// atomics: of the value at a checked address; one OS thread runs them, or several
+template <class T, class Fn>
+T atomic(char* address, Fn change) {
+    T* word = reinterpret_cast<T*>(address);
+    T old = __atomic_load_n(word, __ATOMIC_SEQ_CST);
+    while (!__atomic_compare_exchange_n(word, &old, static_cast<T>(change(old)), false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST)) {
+    }
+    return old;
+}
+
+// warps
+enum ShuffleMode { kIndex, kUp, kDown, kButterfly };
+
+inline u32 shuffle(ShuffleMode mode, u32 value, u32 b, u32 c, u32 mask, bool* valid, int line) {
+    const Quiet quiet;
+    const Exchange<u32> all = simt::exchange<u32>(mask, value, "shfl.sync", Site{nullptr, line});
+    const int lane = static_cast<int>(simt::lane()), segment = c >> 8 & 31, bound = c & 31, by = b & 31;
+    const int high = (lane & segment) | (bound & ~segment), low = lane & segment;
+    int source = 0;
+    bool ok = false;
+    switch (mode) {
+        case kIndex:
+            source = low | (by & ~segment);
+            ok = source <= high;
+            break;
+        case kUp:
+            source = lane - by;
+            ok = source >= high;
+            break;
+        case kDown:
+            source = lane + by;
+            ok = source <= high;
+            break;
+        case kButterfly:
+            source = lane ^ by;
+            ok = source <= high;
+            break;
+    }
+    if (!ok) source = lane;
+    if (!all.has(static_cast<u32>(source))) {
+        bad("shfl.sync from a lane that takes no part", static_cast<u64>(source), 4, line);
+    }
+    if (valid != nullptr) *valid = ok;
+    return all.at(static_cast<u32>(source));
+}
+
+inline u32 ballot(bool predicate, u32 mask, int line) {
+    return simt::ballot(mask, predicate, "vote.sync", Site{nullptr, line});
+}
+inline u32 present(u32 mask, int line) {
+    return simt::ballot(mask, true, "vote.sync", Site{nullptr, line});
+}
+template <class T>
+u32 match_any(T value, u32 mask, int line) {
+    return simt::match<T>(mask, value, "match.any.sync", Site{nullptr, line});
+}
+template <class T>
+u32 match_all(T value, u32 mask, bool* same, int line) {
+    const u32 equal = simt::match<T>(mask, value, "match.all.sync", Site{nullptr, line});
+    if (same != nullptr) *same = equal == mask;
+    return equal == mask ? mask : 0;
+}
+template <class T, class Fn>
+T reduce(T value, u32 mask, Fn join, int line) {
+    return simt::reduce<T>(mask, value, join, "redux.sync", Site{nullptr, line});
+}
+inline void sync_warp(u32 mask, int line) {
+    const Quiet quiet;
+    simt::exchange<int>(mask, 0, "bar.warp.sync", Site{nullptr, line});
+}
+inline simt::Votes barrier(u32 id, u32 threads, bool predicate, int line) {
+    return simt::arrive_and_wait(id, threads, predicate, "bar", Site{"PTX", line});  // compilers do not double barriers
+}
+
+// D = A B + C for 16 x K by K x 8, fragments as the PTX ISA lays them out: kPer elements a register, element (row, k)
+// of A with lane 4 (row % 8) + (k / kPer) % 4 in register row / 8 + 2 (k / (4 kPer)), element (k, column) of B with
+// lane 4 column + (k / kPer) % 4 in register k / (4 kPer).
+template <int kDepth, int kPer, bool kInteger, bool kSaturate, class First, class Second>
+void mma(u32* d, const u32* a, const u32* b, const u32* c, First first, Second second, int line) {
+    struct Fragment {
+        u32 a[4], b[2], pad[2];
+    } mine{};
+    constexpr int kHalves = kDepth / (4 * kPer);
+    std::memcpy(mine.a, a, sizeof(u32) * 2 * kHalves);
+    std::memcpy(mine.b, b, sizeof(u32) * kHalves);
+    const Quiet quiet;
+    const Exchange<Fragment> all = simt::exchange<Fragment>(~0u, mine, "mma.sync", Site{nullptr, line});
+    const int lane = static_cast<int>(simt::lane());
+    for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
+        using Sum = std::conditional_t<kInteger, s64, float>;
+        Sum sum;
+        if constexpr (kInteger) {
+            sum = static_cast<s32>(c[i]);
+        } else {
+            sum = bits<float>(c[i]);
+        }
+        for (int k = 0; k < kDepth; ++k) {
+            const int owner = k / kPer % 4, half = k / (4 * kPer), piece = 32 / kPer * (k % kPer);
+            const u32 x = all.at(static_cast<u32>(4 * (row % 8) + owner)).a[row / 8 + 2 * half] >> piece;
+            const u32 y = all.at(static_cast<u32>(4 * column + owner)).b[half] >> piece;
+            sum += first(x) * second(y);
+        }
+        if constexpr (kInteger) {
+            d[i] = static_cast<u32>(kSaturate ? clamp<s32>(sum) : static_cast<s32>(sum));
+        } else {
+            d[i] = bits<u32>(sum);
+        }
+    }
+}
+inline float tf32(u32 v) {
+    return bits<float>(v & 0xffffe000u);
+}  // the low 13 bits are not looked at
+
+inline void load_matrices(int count, bool transposed, u32* d, u64 address, int line) {
+    const Quiet quiet;
+    const Exchange<u64> all = simt::exchange<u64>(~0u, address, "ldmatrix", Site{nullptr, line});
+    const u32 lane = simt::lane();
+    for (int matrix = 0; matrix < count; ++matrix) {
+        u16 pair[2];
+        for (u32 k = 0; k < 2; ++k) {
+            const u32 row = transposed ? 2 * (lane % 4) + k : lane / 4,
+                      column = transposed ? lane / 4 : 2 * (lane % 4) + k;
+            std::memcpy(&pair[k], shared(all.at(static_cast<u32>(matrix) * 8 + row), 16, line) + 2 * column, 2);
+        }
+        d[matrix] = pack(pair[1], pair[0]);
+    }
+}
+
+inline void store_matrices(int count, bool transposed, const u32* v, u64 address, int line) {
+    const Quiet quiet;
+    const Exchange<u64> all = simt::exchange<u64>(~0u, address, "stmatrix", Site{nullptr, line});
+    const u32 lane = simt::lane();
+    for (int matrix = 0; matrix < count; ++matrix) {
+        for (u32 k = 0; k < 2; ++k) {
+            const u32 row = transposed ? 2 * (lane % 4) + k : lane / 4,
+                      column = transposed ? lane / 4 : 2 * (lane % 4) + k;
+            const u16 half = static_cast<u16>(v[matrix] >> 16 * k);
+            std::memcpy(shared(all.at(static_cast<u32>(matrix) * 8 + row), 16, line) + 2 * column, &half, 2);
+        }
+    }
+    simt::exchange<u64>(~0u, address, "stmatrix", Site{nullptr, line});
+}
+
+// A copy of `bytes`, of which `read` come from the source (0: the source is not looked at).
+inline void copy_async(u64 to, u64 from, u32 bytes, u32 read, int line) {
+    char* target = shared(to, bytes, line);
+    if (from % bytes != 0) bad("misaligned cp.async", from, bytes, line);
+    if (read > bytes) bad("cp.async that reads more than it writes", from, read, line);
+    char* source = read == 0 ? target : in_ranges(from, read);
+    if (source == nullptr) bad("cp.async out of bounds", from, read, line);
+    const Quiet quiet;
+    simt::fiber->copies.push_back({target, source, read, bytes - read, simt::fiber->group});
+}
+
+struct KernelFacts {
+    const char* name;
+    std::size_t parameter_bytes, static_shared;
+    void (*body)(const char* parameters);
+    const SourceLine* lines;
+    std::size_t line_count;
+    const Range* variables;
+    std::size_t variable_count;
+};
+
+inline void run(const KernelFacts& kernel, const void* parameters, std::size_t bytes, const u32* grid, const u32* shape,
+                u32 dynamic_shared, int cooperative, const Range* ranges, std::size_t count) {
+    const std::lock_guard<std::mutex> lock(running);
+    if (bytes != kernel.parameter_bytes) {
+        simt::die("%s takes %zu bytes of parameters, not %zu", kernel.name, kernel.parameter_bytes, bytes);
+    }
+    state.kernel = kernel.name;
+    state.lines = kernel.lines;
+    state.line_count = kernel.line_count;
+    state.ranges.assign(ranges, ranges + count);
+    state.ranges.insert(state.ranges.end(), kernel.variables, kernel.variables + kernel.variable_count);
+    const std::vector<std::max_align_t> store((bytes + sizeof(std::max_align_t)) / sizeof(std::max_align_t));
+    char* copy = reinterpret_cast<char*>(const_cast<std::max_align_t*>(store.data()));
+    std::memcpy(copy, parameters, bytes);
+    state.ranges.push_back({reinterpret_cast<u64>(copy), reinterpret_cast<u64>(copy) + bytes});
+    simt::run_grid(dim3(grid[0], grid[1], grid[2]), dim3(shape[0], shape[1], shape[2]),
+                   kernel.static_shared + dynamic_shared, cooperative != 0, [&] { kernel.body(copy); });
+    state.ranges.clear();
+}
+
+}  // namespace ptx
