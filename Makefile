@@ -8,10 +8,13 @@ CPP_TESTS := $(shell find tests/emulation -name '*.h' -o -name '*.cpp' -o -name 
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo test lint check bench sanitize gpu-check kernel-report clean
+.PHONY: demo gallery test lint check bench sanitize gpu-check kernel-report clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
+
+gallery: .venv/.installed
+	$(BIN)/python scripts/gallery.py
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest
