@@ -4,13 +4,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CPP_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP_TESTS := $(shell find tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo test lint check bench sanitize gpu-check clean
+.PHONY: demo gallery test lint check bench sanitize gpu-check kernel-report clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
+
+gallery: .venv/.installed
+	$(BIN)/python scripts/gallery.py
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest
@@ -19,7 +23,7 @@ lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES) $(CPP_TESTS)
 
 check: lint test
 
@@ -40,6 +44,11 @@ sanitize: .venv/.installed-test
 # What only a GPU can tell; elsewhere it says what was not run, and fails.
 gpu-check: .venv/.installed-test
 	$(BIN)/python scripts/gpu_check.py
+
+# Registers, occupancy, instructions and roofline estimates of the GPU kernels, without a GPU; needs nvcc
+# and Triton.
+kernel-report: .venv/.installed-test
+	PYTHONPATH=tests $(BIN)/python scripts/kernel_report.py
 
 clean:
 	rm -rf .venv build dist out *.egg-info lpkernel/_build.json lpkernel/_cpu.* lpkernel/_cuda.*

@@ -94,7 +94,7 @@ std::vector<std::int64_t> allowed_images(const py::array& allowed, std::int64_t 
 }
 
 std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table, const py::array& allowed,
-                                const std::string& isa, int pairs, std::int64_t screened) {
+                                const std::string& isa, int pairs, std::int64_t screened, std::int64_t coarse) {
     const bool in_codes = content.ndim() == 3;
     const auto* data = view<std::int16_t>(content, "content", in_codes ? 3 : 4);
     expect(content.shape(1) == content.shape(2) && content.shape(1) >= 1 && content.shape(1) <= LARGEST_SIDE,
@@ -119,55 +119,67 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
     } else {
         expect(content.shape(3) >= 1 && content.shape(3) <= 1 << 20, "content: expected 1 to 2^20 channels");
         py::gil_scoped_release free;
-        held->layer = lpkernel::latent_layer(from, size, side, static_cast<int>(content.shape(3)), run, pairs);
+        held->layer = lpkernel::latent_layer(from, size, side, static_cast<int>(content.shape(3)), run, pairs, coarse);
     }
     return held;
 }
 
-// One scale from (side, positions, compare, write, (i0, i1, f) or None, layer, content, start or None).
-lpkernel::Scale parse(const py::tuple& from, const lpkernel::Scale* before, std::int64_t images) {
-    expect(from.size() == 8, "scale: expected eight entries");
-    lpkernel::Scale scale;
-    const auto& held = from[5].cast<const HeldLayer&>();
-    scale.layer = held.layer.get();
-    scale.side = from[0].cast<int>();
-    expect(scale.side == held.layer->side(), "scale: the layer has another side");
+// The steps of a scale, as scan() takes them; `reach`: cells a side that the scale before must have at least.
+struct HeldSteps {
+    lpkernel::Raster raster;
+    int reach = 0;
+};
 
-    const auto positions = from[1].cast<py::array>(), compare = from[2].cast<py::array>(),
-               write = from[3].cast<py::array>();
+std::unique_ptr<HeldSteps> hold_steps(int side, const py::array& positions, const py::array& compare,
+                                      const py::array& write, const py::object& resize) {
+    expect(side >= 1 && side <= LARGEST_SIDE, "side: expected 1 to 4096 cells");
     const auto* corners = view<std::int32_t>(positions, "positions", 2);
     const auto* compared = view<bool>(compare, "compare", 3);
     const auto* written = view<bool>(write, "write", 3);
     const std::int64_t steps = positions.shape(0), patch = compare.shape(1);
-    expect(positions.shape(1) == 2 && patch >= 1 && patch <= scale.side && compare.shape(0) == steps &&
+    expect(positions.shape(1) == 2 && patch >= 1 && patch <= side && compare.shape(0) == steps &&
                compare.shape(2) == patch && py::tuple(compare.attr("shape")).equal(write.attr("shape")),
-           "scale: positions (T, 2) and masks (T, P, P) do not fit");
-    expect(within(corners, positions.size(), 0, scale.side - patch), "positions: a patch leaves the grid");
-    lpkernel::set_steps(scale, corners, compared, written, steps, static_cast<int>(patch));
+           "steps: positions (T, 2) and masks (T, P, P) do not fit");
+    expect(within(corners, positions.size(), 0, side - patch), "positions: a patch leaves the grid");
+    std::unique_ptr<HeldSteps> held(new HeldSteps{{side, corners, compared, written, steps, static_cast<int>(patch)}});
+    if (resize.is_none()) return held;
+    const auto tables = resize.cast<py::tuple>();
+    expect(tables.size() == 3, "resize: expected i0, i1 and f");
+    std::vector<std::int32_t>* into[] = {&held->raster.i0, &held->raster.i1, &held->raster.f};
+    for (int i = 0; i < 3; ++i) {
+        const auto table = tables[i].cast<py::array>();
+        const auto* values = view<std::int32_t>(table, "resize", 1);
+        expect(table.size() == side && within(values, table.size(), 0, i == 2 ? 256 : LARGEST_SIDE - 1),
+               "resize: a table of another size, or values outside it");
+        into[i]->assign(values, values + table.size());
+        if (i < 2) held->reach = std::max(held->reach, *std::max_element(values, values + table.size()) + 1);
+    }
+    return held;
+}
 
-    expect(before ? !from[4].is_none() : from[4].is_none(), "resize: expected at every scale but the first");
+// One scale from (steps, layer, content, start or None).
+lpkernel::Scale parse(const py::tuple& from, const lpkernel::Scale* before, std::int64_t images) {
+    expect(from.size() == 4, "scale: expected four entries");
+    lpkernel::Scale scale;
+    const auto& steps = from[0].cast<const HeldSteps&>();
+    const auto& held = from[1].cast<const HeldLayer&>();
+    scale.raster = &steps.raster;
+    scale.layer = held.layer.get();
+    expect(scale.raster->side == held.layer->side(), "scale: the layer has another side");
+    expect((steps.reach > 0) == (before != nullptr), "resize: expected at every scale but the first");
     if (before) {
-        const auto tables = from[4].cast<py::tuple>();
-        expect(tables.size() == 3, "resize: expected i0, i1 and f");
-        std::vector<std::int32_t>* into[] = {&scale.i0, &scale.i1, &scale.f};
-        for (int i = 0; i < 3; ++i) {
-            const auto table = tables[i].cast<py::array>();
-            const auto* values = view<std::int32_t>(table, "resize", 1);
-            expect(table.size() == scale.side && within(values, table.size(), 0, i == 2 ? 256 : before->side - 1),
-                   "resize: a table of another size, or values outside it");
-            into[i]->assign(values, values + table.size());
-        }
+        expect(steps.reach <= before->raster->side, "resize: reads beyond the scale before");
         expect(!scale.layer->codes() && scale.layer->width() == before->layer->width() &&
                    scale.layer->size() == before->layer->size(),
                "scale: layers of one bank of latents expected");
     }
 
-    const auto content = from[6].cast<py::array>();
+    const auto content = from[2].cast<py::array>();
     const int axes = scale.layer->codes() ? 3 : 4;
     scale.content = {view<std::int16_t>(content, "content", axes), held.allowed.data()};
     expect(py::tuple(content.attr("shape")).equal(held.shape), "content: not what the layer was made from");
-    if (!from[7].is_none()) {
-        const auto start = from[7].cast<py::array>();
+    if (!from[3].is_none()) {
+        const auto start = from[3].cast<py::array>();
         scale.start = view<std::int16_t>(start, "start", axes);
         scale.start_images = start.shape(0);
         bool fits = scale.start_images == 1 || scale.start_images == images;
@@ -197,7 +209,7 @@ py::array_t<std::int32_t> scan(const py::list& scales, const py::array& images, 
     }
     expect(tuning.size() == 3, "tuning: expected group, split and seeded");
     request.tuning = {tuning[0].cast<std::int64_t>(), tuning[1].cast<std::int64_t>(), tuning[2].cast<std::int64_t>()};
-    const std::int64_t side = request.scales.back().side;
+    const std::int64_t side = request.scales.back().raster->side;
     py::array_t<std::int32_t> sources({static_cast<std::int64_t>(images.size()), side, side});
     std::int32_t* out = sources.mutable_data();
     const lpkernel::Kernels& run = lpkernel::kernels(isa);
@@ -272,16 +284,20 @@ PYBIND11_MODULE(_cpu, module) {
     py::class_<HeldLayer>(module, "Layer", "The allowed images of a bank at one side, laid out for scan().")
         .def(
             py::init(&hold), py::arg("content"), py::arg("table"), py::arg("allowed"), py::arg("isa"), py::arg("pairs"),
-            py::arg("screened"),
+            py::arg("screened"), py::arg("coarse"),
             "content (B, m, m, C) int16 latents with any table, or (B, m, m) int16 codes and their (V, V) int32 table; "
             "allowed (A,) int64 increasing; isa as available() or ''; pairs: up to how many images pairs are kept; "
-            "screened: from how many images codes are screened by bounds.")
+            "screened: from how many images codes are screened by bounds; coarse: from how many latents are.")
         .def_property_readonly("size", [](const HeldLayer& held) { return held.layer->size(); })
         .def_property_readonly("bytes", [](const HeldLayer& held) { return held.layer->bytes(); });
-    module.def("scan", &scan, py::arg("scales"), py::arg("images"), py::arg("k"), py::arg("seed"), py::arg("threads"),
-               py::arg("isa"), py::arg("tuning"),
-               "Source map (n, M, M) int32. scales: (side, positions, compare, write, (i0, i1, f) or None, layer, "
-               "content, start or None) each; tuning: (group, split, seeded).");
+    py::class_<HeldSteps>(module, "Steps", "The steps of a scale, read once for scan().")
+        .def(py::init(&hold_steps), py::arg("side"), py::arg("positions"), py::arg("compare"), py::arg("write"),
+             py::arg("resize"), "As in lpkernel.plan.Scale; resize: (i0, i1, f), or None at the first scale.");
+    module.def(
+        "scan", &scan, py::arg("scales"), py::arg("images"), py::arg("k"), py::arg("seed"), py::arg("threads"),
+        py::arg("isa"), py::arg("tuning"),
+        "Source map (n, M, M) int32. scales: (steps, layer, content, start or None) each; tuning: (group, split, "
+        "seeded).");
     module.def("masked_topk", &any_topk, py::arg("queries"), py::arg("bank"), py::arg("k"), py::arg("patch_mask"),
                py::arg("candidate_mask"), py::arg("threads"), py::arg("isa"), py::arg("packed_from"),
                "(distances, indices), both (Q, k); see lpkernel.masked_topk. Of int16, D * (max - min)^2 < 2^31.");

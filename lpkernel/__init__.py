@@ -5,8 +5,13 @@ from importlib.metadata import version
 from lpkernel import plan
 from lpkernel.autoencoder import Autoencoder, load_autoencoder
 from lpkernel.bank import Bank
+from lpkernel.copies import CopyLimit
 from lpkernel.errors import BackendUnavailable, InputError, LpkernelError, MissingExtra
 from lpkernel.info import info
+from lpkernel.modes.editing import edit
+from lpkernel.modes.guided import reference
+from lpkernel.modes.harmonizing import harmonize
+from lpkernel.modes.inpainting import inpaint
 from lpkernel.ops import masked_topk
 from lpkernel.synthesis import Synthesis, generate
 
@@ -16,13 +21,18 @@ __all__ = [
     "Autoencoder",
     "BackendUnavailable",
     "Bank",
+    "CopyLimit",
     "InputError",
     "LpkernelError",
     "MissingExtra",
     "Synthesis",
+    "edit",
     "generate",
+    "harmonize",
     "info",
+    "inpaint",
     "load_autoencoder",
     "masked_topk",
     "plan",
+    "reference",
 ]

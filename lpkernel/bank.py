@@ -9,15 +9,15 @@ cells a side fits int32. The rounded numbers are stored, never derived again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lpkernel import pca as pca_module
 from lpkernel.bank_checks import INT16_CODES, check_bank, fixed_limit, within_limit
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.pca import PCA
 
 if TYPE_CHECKING:
@@ -337,17 +337,19 @@ class Bank:
             raise InputError(f"scale side {m}, expected 1 to {self.grid}, the grid of the bank")
         if m not in self._levels:
             if m == self.grid and self.fixed_latents is not None:
-                self._levels[m] = self._full(slice(None))
+                self._levels[m] = self.fixed_values(slice(None))
             else:
                 level = np.empty((self.size, m, m, self.channels), np.int16)
                 for start in range(0, self.size, _CHUNK):
                     chunk = slice(start, start + _CHUNK)
-                    level[chunk] = self._full(chunk) if m == self.grid else resize_level(self._full(chunk), m)
+                    level[chunk] = (
+                        self.fixed_values(chunk) if m == self.grid else resize_level(self.fixed_values(chunk), m)
+                    )
                 self._levels[m] = level
         return self._levels[m]
 
-    def _full(self, images: slice) -> np.ndarray:
-        """Fixed-point values (n, M, M, C) int16 of some images."""
+    def fixed_values(self, images: slice) -> np.ndarray:
+        """Fixed-point values (n, M, M, C) int16 of some images. Raises InputError as `level` does."""
         if self.codes is not None and self.fixed_codebook is not None:
             return self.fixed_codebook[self.codes[images]]
         assert self.fixed_latents is not None
@@ -394,6 +396,52 @@ class Bank:
             raise InputError(f"sources run from {sources.min()} to {sources.max()}, expected 0 to {self.size - 1}")
         y, x = np.ogrid[: self.grid, : self.grid]
         return self._cells[sources, y, x].astype(np.int64 if self.is_discrete else np.float32)
+
+    def where(self, expression: str, at_least: int = 0) -> np.ndarray:
+        """The images that an expression over attributes and class labels describes: (B,) bool.
+
+        "Eyeglasses & (Blond_Hair | Hat) & ~Male": `lpkernel.where` has the grammar. A name is an attribute or,
+        if there is none of that name, a class label. Raises InputError for an expression that is malformed or
+        has an unknown name (the nearest are listed), and when fewer than `at_least` images are left.
+        """
+        from lpkernel import where
+
+        labels = np.asarray(self.labels if self.labels is not None else [], dtype=object)
+        names = dict.fromkeys([*self.attributes, *(label for label in labels if label)])
+
+        def lookup(name: str) -> np.ndarray:
+            if name in self.attributes:
+                return np.asarray(self.attributes[name])
+            if name in names:
+                return labels == name
+            raise unknown_name("where: attribute or label", name, names)
+
+        found = where.evaluate(expression, self.size, lookup).copy()
+        count = int(found.sum())
+        if count < at_least:
+            left = "no image is" if count == 0 else f"only {count} of {self.size} images are"
+            fix = "widen it" if count == 0 else "widen it or lower k"
+            raise InputError(f"where: {short(expression)!r}: {left} left, expected at least {at_least}; {fix}")
+        return found
+
+    def with_images(self, values: np.ndarray, names: Sequence[str]) -> Bank:
+        """A bank of other images in this one's number system: codes (B, M, M) or latents (B, M, M, L).
+
+        They are encoded by the same autoencoder. PCA, scale and codebook stay, and latents beyond the limit are
+        clipped. Raises InputError on wrong shapes, codes or values.
+        """
+        if self.is_discrete:
+            assert self.codes is not None and self.codebook is not None
+            codes = _array(values, "codes", 3)
+            if not np.issubdtype(codes.dtype, np.integer) or codes.min() < 0 or codes.max() >= len(self.codebook):
+                raise InputError(f"codes are {codes.dtype}, expected integers in [0, {len(self.codebook)})")
+            cells: dict[str, Any] = {"codes": np.ascontiguousarray(codes, self.codes.dtype)}
+        else:
+            latents = _array(values, "latents", 4)
+            cells = {"latents": np.ascontiguousarray(latents, np.float16), "fixed_latents": self.project(latents)}
+        if np.shape(values)[1:3] != (self.grid, self.grid):
+            raise InputError(f"images have shape {np.shape(values)}, expected a grid of {self.grid}x{self.grid}")
+        return replace(self, **cells, names=list(names), labels=None, attributes={}, sources_hash="", skipped=[])
 
     def check_autoencoder(self, autoencoder: Autoencoder) -> None:
         """Raise InputError unless `autoencoder` can decode this bank: grid, codebook, sizes, fingerprint."""

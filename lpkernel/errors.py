@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+NEAREST = 5  # names listed for one that is unknown
+SHOWN = 60  # characters of the user's text repeated in a message
+
 
 class LpkernelError(Exception):
     """Base of the errors below."""
@@ -20,3 +26,23 @@ class MissingExtra(LpkernelError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package}: pip install 'lpkernel[{extra}]'")
+
+
+def short(text: str) -> str:
+    """The text, cut to what a one-line message can hold."""
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def unknown_name(what: str, name: str, names: Iterable[str]) -> InputError:
+    """The error for a name that is none of `names`: it lists the most similar, or else the first ones."""
+    by_lower = {known.lower(): known for known in names}
+    close = difflib.get_close_matches(name.lower()[:200], by_lower, NEAREST, cutoff=0.5)
+    if not by_lower:
+        hint = "there are none"
+    elif close:
+        hint = f"nearest: {', '.join(short(by_lower[match]) for match in close)}"
+    else:
+        first = [short(known) for known in by_lower.values()][:NEAREST]
+        more = f" and {len(by_lower) - len(first)} more" if len(by_lower) > len(first) else ""
+        hint = f"expected one of {', '.join(first)}{more}"
+    return InputError(f"{what} {short(name)!r} is unknown; {hint}")

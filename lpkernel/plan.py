@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ Ints = NDArray[np.int32]
 
 OVERLAPS = ("replace", "fill")
 EDIT_MODES = ("free", "guided")
+MAX_PASSES = 100
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,21 @@ def random(
     return _whole("random", side, patch, stride, tuple(scales or default_scales(side)), overlap, False)
 
 
-def reference(side: int = 16, patch: int = 6, stride: int | None = None, scales: Sequence[int] | None = None) -> Plan:
-    """Generation guided by a canvas that starts as an encoded image: every cell is known. One scale by default."""
-    return _whole("reference", side, patch, stride, tuple(scales or (side,)), "replace", True)
+def reference(
+    side: int = 16,
+    patch: int = 6,
+    stride: int | None = None,
+    scales: Sequence[int] | None = None,
+    passes: int = 1,
+) -> Plan:
+    """Generation guided by a canvas that starts as an encoded image: every cell is known. One scale by default.
+
+    Each scale's raster pass is made `passes` times, 1 to 100. They are steps of the same scale, so the random
+    counter goes on from pass to pass and every pass draws anew. Raises InputError.
+    """
+    if not 1 <= passes <= MAX_PASSES:
+        raise InputError(f"passes: got {passes}, expected 1 to {MAX_PASSES}")
+    return _whole("reference", side, patch, stride, tuple(scales or (side,)), "replace", True, passes)
 
 
 def edit(
@@ -179,12 +192,14 @@ def edit(
     stride: int | None = None,
     mode: str = "free",
     scales: Sequence[int] | None = None,
+    free: Bools | None = None,
 ) -> Plan:
     """Rewriting a region of a canvas: only steps that meet the region, only its cells written.
 
     region: (M, M) bool. mode "free": its cells are unknown at first, so they grow from their
-    surroundings; "guided": they are known, so the result stays near what is there. At a side m < M
-    a cell belongs to the region if it overlaps a region cell. One scale by default. Raises InputError.
+    surroundings; "guided": they are known, so the result stays near what is there. free: (M, M) bool, cells of a
+    guided region that are unknown nevertheless (a seam to be closed). At a side m < M a cell belongs to the
+    region, and is unknown, if it overlaps such a cell. One scale by default. Raises InputError.
     """
     region = np.asarray(region)
     if region.ndim != 2 or region.shape[0] != region.shape[1] or region.dtype != np.bool_:
@@ -195,14 +210,30 @@ def edit(
     if mode not in EDIT_MODES:
         raise InputError(f"mode: got {mode!r}, expected one of {', '.join(EDIT_MODES)}")
     side = region.shape[0]
-    return _build(f"edit-{mode}", side, patch, stride, scales or (side,), "replace", region, mode == "guided")
+    kind, unknown = f"edit-{mode}", region if mode == "free" else np.zeros_like(region)
+    if free is not None:
+        unknown = np.asarray(free)
+        if unknown.shape != region.shape or unknown.dtype != np.bool_ or (unknown & ~region).any():
+            raise InputError("free: expected a bool mask of cells of the region, of the region's shape")
+        if mode != "guided":
+            raise InputError(f"free: names cells of a guided region, but the mode is {mode!r}; use guided")
+        kind = "edit-mixed"
+    return _build(kind, side, patch, stride, scales or (side,), "replace", region, unknown)
 
 
 @lru_cache(maxsize=64)  # building a plan takes longer than running it on a small bank
 def _whole(
-    kind: str, side: int, patch: int, stride: int | None, sides: tuple[int, ...], overlap: str, all_known: bool
+    kind: str,
+    side: int,
+    patch: int,
+    stride: int | None,
+    sides: tuple[int, ...],
+    overlap: str,
+    all_known: bool,
+    passes: int = 1,
 ) -> Plan:
-    return _build(kind, side, patch, stride, sides, overlap, None, all_known)
+    whole = np.ones((max(side, 0),) * 2, bool)
+    return _build(kind, side, patch, stride, sides, overlap, whole, ~whole if all_known else whole, passes)
 
 
 def _build(
@@ -212,21 +243,23 @@ def _build(
     stride: int | None,
     sides: Sequence[int],
     overlap: str,
-    region: Bools | None,
-    all_known: bool,
+    region: Bools,
+    unknown: Bools,
+    passes: int = 1,
 ) -> Plan:
+    """region: cells that may be written; unknown: those of them that are not known at first; both (side, side)."""
     stride = default_stride(patch) if stride is None else stride
     sides = [int(m) for m in sides]
     _check(side, patch, stride, sides, overlap)
     scales: list[Scale] = []
     starts_known = False
     for m in sides:
-        writable = np.ones((m, m), bool) if region is None else _region_at(region, m)
-        known = np.ones((m, m), bool) if scales or all_known else ~writable
+        writable = _region_at(region, m)
+        known = np.ones((m, m), bool) if scales else ~_region_at(unknown, m)
         starts_known = starts_known or (not scales and bool(known.any()))
         resize = Resize.between(scales[-1].side, m) if scales else None
         fill = overlap == "fill" and not scales
-        scales.append(_scale(m, patch, stride, resize, writable, known, fill))
+        scales.append(_scale(m, patch, stride, resize, writable, known, fill, passes))
     return Plan(kind, patch, stride, overlap, tuple(scales), starts_known)
 
 
@@ -260,19 +293,21 @@ def _region_at(region: Bools, m: int) -> Bools:
     return overlaps @ region @ overlaps.T
 
 
-def _scale(m: int, patch: int, stride: int, resize: Resize | None, writable: Bools, known: Bools, fill: bool) -> Scale:
+def _scale(
+    m: int, patch: int, stride: int, resize: Resize | None, writable: Bools, known: Bools, fill: bool, passes: int
+) -> Scale:
     known = known.copy()
     positions, compare, write = [], [], []
-    for y in _offsets(m, patch, stride):
-        for x in _offsets(m, patch, stride):
-            window = np.s_[y : y + patch, x : x + patch]
-            cells = writable[window] & ~known[window] if fill else writable[window]
-            if not cells.any():
-                continue
-            positions.append((y, x))
-            compare.append(known[window].copy())
-            write.append(cells.copy())
-            known[window] |= cells
+    offsets = _offsets(m, patch, stride)
+    for _, y, x in product(range(passes), offsets, offsets):
+        window = np.s_[y : y + patch, x : x + patch]
+        cells = writable[window] & ~known[window] if fill else writable[window]
+        if not cells.any():
+            continue
+        positions.append((y, x))
+        compare.append(known[window].copy())
+        write.append(cells.copy())
+        known[window] |= cells
     corners = np.array(positions, np.int32).reshape(-1, 2)
     return Scale(m, resize, *map(_frozen, (corners, np.array(compare), np.array(write))))
 

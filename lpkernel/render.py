@@ -23,6 +23,7 @@ UNSOURCED = (212, 212, 212)  # cells that no example was copied to
 GOLDEN = (5**0.5 - 1) / 2
 SPREAD_LIMIT = 24  # up to here hues are evenly spread; beyond, even hues would be too close to tell neighbours apart
 LIGHTNESS = (0.68, 0.50, 0.84, 0.59)
+FONT_SIZE = 14
 COLUMNS = 8
 SOURCE_ROWS = 2
 SHOWN_SOURCES = COLUMNS * SOURCE_ROWS
@@ -80,6 +81,82 @@ def source_map(sources: NDArray[np.integer], colours: Pixels, size: int) -> Pixe
     return picture[cell][:, cell]
 
 
+def outlines(cells: NDArray[np.integer] | NDArray[np.bool_], size: int, width: int) -> NDArray[np.bool_]:
+    """Where cells (M, M) of different numbers meet, and the outer edge, `width` pixels wide: (size, size) bool."""
+    place = np.arange(size) * len(cells) // size
+    wide = np.pad(cells.astype(np.int64)[place][:, place], width, constant_values=-2)  # -2: outside, no source at all
+    inner = wide[width : width + size, width : width + size]
+    lines = np.zeros((size, size), bool)
+    for step in range(1, width + 1):  # each side draws its own line within its own cells
+        for y, x in ((step, 0), (-step, 0), (0, step), (0, -step)):
+            lines |= wide[width + y : width + y + size, width + x : width + x + size] != inner
+    return lines
+
+
+def overlay(image: Pixels, sources: NDArray[np.integer], colours: Pixels, strength: float = 0.4) -> Pixels:
+    """The source map (M, M) over its image (S, S, 3): each piece tinted and outlined in its source's colour.
+
+    Cells with source -1 keep the image's own colours. strength: the share of the tint, 0 to 1.
+    """
+    coded = source_map(sources, colours, len(image))
+    place = np.arange(len(image)) * len(sources) // len(image)
+    copied = (sources >= 0)[place][:, place]
+    edge = outlines(sources, len(image), max(1, len(image) // 128)) & copied
+    weight = np.where(edge, 1.0, np.where(copied, strength, 0.0))[..., None]
+    return np.rint(image * (1 - weight) + coded * weight).astype(np.uint8)
+
+
+def provenance_sheet(
+    image: Pixels,
+    sources: NDArray[np.integer],
+    shown: Sequence[int] | NDArray[np.integer],
+    pictures: Pixels,
+    names: Sequence[str],
+) -> Pixels:
+    """One result and where it comes from: itself, its map, the map over it; then sources with what they gave.
+
+    image (S, S, 3) and its source map (M, M); the sources numbered `shown` as pictures (B', S, S, 3) with their
+    names. Cells that a source gave are outlined in its colour and bright, the rest of it is pale; above it stand its
+    share of all cells and its name. Raises InputError if the counts differ.
+    """
+    if not len(shown) == len(pictures) == len(names):
+        raise InputError(f"{len(pictures)} pictures and {len(names)} names for {len(shown)} sources; expected as many")
+    size, cells = len(image), np.asarray(sources)
+    colours = sheet_colours(shown, int(max(cells.max(initial=-1), np.max(shown, initial=-1))) + 1)
+    gap = max(2, size // 32)
+    top = np.stack([image, source_map(cells, colours, size), overlay(image, cells, colours)])
+    kept = np.count_nonzero(cells < 0) / cells.size
+    title = f"Result, its source map, the map over it{f'; {kept:.1%} kept from the input' if kept else ''}"
+    columns = max(len(top), min(4, len(shown)))
+    width = columns * (size + gap) + gap
+    bands = [heading(title, width), _padded(grid(top, len(top), gap, PAGE), width)]
+    for start in range(0, len(shown), columns):
+        row = range(start, min(start + columns, len(shown)))
+        shares = [np.count_nonzero(cells == shown[i]) / cells.size for i in row]
+        captions = [_caption(share, names[i], size + gap) for share, i in zip(shares, row, strict=True)]
+        strips = np.concatenate(captions, axis=1)
+        marked = np.stack([_marked(pictures[i], cells == shown[i], colours[int(shown[i])]) for i in row])
+        bands += [_padded(strips, width), _padded(grid(marked, columns, gap, PAGE), width)]
+    return np.concatenate(bands)
+
+
+def _marked(picture: Pixels, cells: NDArray[np.bool_], colour: Pixels) -> Pixels:
+    """A source: the cells that it gave as they are, outlined; the rest pale."""
+    size = len(picture)
+    place = np.arange(size) * len(cells) // size
+    given = cells[place][:, place]
+    lines = outlines(cells, size, max(2, size // 64)) & given
+    pale = (picture // 3 + 160).astype(np.uint8)
+    return np.where(lines[..., None], colour, np.where(given[..., None], picture, pale)).astype(np.uint8)
+
+
+def _padded(band: Pixels, width: int) -> Pixels:
+    """The band with page on its right, up to `width`."""
+    page = np.empty((len(band), width - band.shape[1], 3), np.uint8)
+    page[:] = PAGE
+    return np.concatenate([band, page], axis=1)
+
+
 def grid(images: Pixels, columns: int = COLUMNS, padding: int = 4, background: tuple[int, int, int] = WHITE) -> Pixels:
     """Images (N, H, W, 3) row by row in `columns` columns, `padding` pixels apart and around.
 
@@ -126,40 +203,54 @@ def framed(images: Pixels, colours: Pixels, width: int) -> Pixels:
 def heading(text: str, width: int, height: int = 22) -> Pixels:
     """A (height, width, 3) strip of page with a small line of text at its left."""
     strip = Image.new("RGB", (width, height), PAGE)
-    ImageDraw.Draw(strip).text((6, 4), text, fill=(60, 60, 60), font=ImageFont.load_default(14))
+    ImageDraw.Draw(strip).text((6, 4), text, fill=(60, 60, 60), font=ImageFont.load_default(FONT_SIZE))
     return np.asarray(strip)
+
+
+def _caption(share: float, name: str, width: int) -> Pixels:
+    """A heading with a share and the name of a source; of a name that is too long, its end."""
+    font, shown = ImageFont.load_default(FONT_SIZE), name
+    while len(shown) > 1 and font.getlength(f"{share:.1%} {shown}") > width - 8:
+        shown = "…" + shown.removeprefix("…")[1:]
+    return heading(f"{share:.1%} {shown}", width)
+
+
+def with_maps(images: Pixels, maps: NDArray[np.integer], colours: Pixels) -> Pixels:
+    """Each image (N, S, S, 3) above its source map (N, M, M): (N, 2 S, S, 3)."""
+    coded = [source_map(one, colours, images.shape[2]) for one in maps]
+    return np.concatenate([images, np.stack(coded)], axis=1)
 
 
 def contact_sheet(
     pictures: Pixels,
     shown: Sequence[int] | NDArray[np.integer],
-    sections: Sequence[tuple[str, Pixels, NDArray[np.integer]]],
+    sections: Sequence[tuple[str, Pixels, NDArray[np.integer] | None]],
 ) -> Pixels:
     """One picture of everything: the sources in frames of their colour, then each result above its source map.
 
     pictures (B', H, W, 3) uint8 are the sources numbered `shown` (B',); a section is a heading, results
-    (N, H, W, 3) uint8 and their source maps (N, M, M). Cells from sources that are not shown have muted
-    colours of their own. Raises InputError if the counts differ.
+    (N, H, W, 3) uint8 and their source maps (N, M, M), or None for pictures that have none. Cells from sources that
+    are not shown have muted colours of their own. Raises InputError if the counts differ.
     """
     if len(pictures) != len(shown):
         raise InputError(f"{len(pictures)} source pictures for {len(shown)} source numbers; expected as many")
     for title, results, maps in sections:
-        if len(results) != len(maps):
+        if maps is not None and len(results) != len(maps):
             raise InputError(f"{len(results)} images for {len(maps)} source maps in {title!r}; expected as many")
-    count = max([int(np.max(shown, initial=-1)), *(int(maps.max(initial=-1)) for _, _, maps in sections)]) + 1
+    all_maps = [maps for _, _, maps in sections if maps is not None]
+    count = max([int(np.max(shown, initial=-1)), *(int(maps.max(initial=-1)) for maps in all_maps)]) + 1
     colours = sheet_colours(shown, count)
     size = pictures.shape[1]
     frame, gap = max(3, size // 20), max(2, size // 32)
-    columns = min(COLUMNS, max([len(pictures), *(len(maps) for _, _, maps in sections)]))
+    columns = min(COLUMNS, max([len(pictures), *(len(results) for _, results, _ in sections)]))
     # results have a frame too, of the page's colour, so that all columns line up
     bands = [grid(framed(pictures, colours[np.asarray(shown, np.int64)], frame), columns, gap, PAGE)]
-    used = np.unique(np.concatenate([maps[maps >= 0] for _, _, maps in sections])) if sections else np.empty(0)
+    used = np.unique(np.concatenate([maps[maps >= 0] for maps in all_maps])) if all_maps else np.empty(0)
     titles = ["Sources used most, each in its colour (all others muted)"]
     if np.isin(used, shown).all():
         titles = ["Sources, each in its colour"]
     for title, results, maps in sections:
-        coded = np.stack([source_map(one, colours, size) for one in maps])
-        pairs = np.concatenate([results, coded], axis=1)
+        pairs = results if maps is None else with_maps(results, maps, colours)
         bands.append(
             grid(framed(pairs, np.tile(np.asarray(PAGE, np.uint8), (len(pairs), 1)), frame), columns, gap, PAGE)
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,8 @@ from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.backends import registry
 from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest
 from lpkernel.bank import TABLE_ROWS, Bank, resize_level
+from lpkernel.composite import Composite
+from lpkernel.copies import CopyLimit, largest_areas, redraw
 from lpkernel.errors import InputError
 from lpkernel.plan import Plan
 
@@ -28,6 +30,7 @@ class Synthesis:
     sources: (N, M, M) int32 bank indices; -1 where the starting canvas was kept.
     codes: (N, M, M) int64, or None for a continuous bank, whose latents are (N, M, M, L) float32.
     settings: every choice made, resolved, ready for JSON.
+    composite: what `decode` closes with, for an edit that keeps the outside; usually None.
     """
 
     sources: NDArray[np.int32]
@@ -36,13 +39,15 @@ class Synthesis:
     plan: Plan
     bank: Bank = field(repr=False)
     settings: dict[str, Any]
+    composite: Composite | None = field(default=None, repr=False)
 
     def decode(self, autoencoder: Autoencoder) -> NDArray[np.uint8]:
         """(N, H, W, 3) uint8. Raises InputError if the bank was made with another autoencoder."""
         self.bank.check_autoencoder(autoencoder)
         content = self.codes if self.codes is not None else self.latents
         assert content is not None
-        return autoencoder.decode(content)
+        images = autoencoder.decode(content)
+        return images if self.composite is None else self.composite.apply(images)
 
     def shares(self) -> NDArray[np.float64]:
         """(N, B): the share of each result's cells that each bank image gave."""
@@ -51,6 +56,23 @@ class Synthesis:
         for row, cells in zip(counts, flat, strict=True):
             row += np.bincount(cells[cells >= 0], minlength=self.bank.size)
         return counts / flat.shape[1] if flat.size else counts
+
+    def largest_copies(self) -> NDArray[np.int64]:
+        """(N,): cells of the largest 4-connected area of each result that was copied from one bank image."""
+        return largest_areas(self.sources)
+
+
+class Options(TypedDict, total=False):
+    """The options of `generate` that hold for every plan."""
+
+    k: int
+    seed: int
+    candidates: ArrayLike | None
+    first_image: int
+    backend: str
+    device: str
+    domain: str
+    copy_limit: CopyLimit | None
 
 
 def generate(
@@ -69,6 +91,7 @@ def generate(
     plan: Plan | None = None,
     canvas: ArrayLike | None = None,
     domain: str = "auto",
+    copy_limit: CopyLimit | None = None,
 ) -> Synthesis:
     """Make n images by the method of docs/method.md (Samuth et al. 2023, section 2).
 
@@ -86,15 +109,16 @@ def generate(
             (M, M, L) or (n, M, M, L) latents, as the bank's autoencoder encodes them.
         domain: compare "codes" (plans of one scale, by table), "latents", or "auto" for the faster
             of those possible. Both give the same integers.
+        copy_limit: redraw images that copy too much of one source; see `lpkernel.copies`.
 
-    The source maps depend on nothing but bank, plan, k, seed, candidates, canvas and image number: not
-    on backend, device, threads or batch. Raises InputError, BackendUnavailable.
+    The source maps depend on nothing but bank, plan, k, seed, candidates, canvas, copy limit and image number:
+    not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
     """
     if plan is None:
         plan = plans.random(bank.grid, patch, stride, scales, overlap)
     _check(bank, plan, n, k, first_image)
     allowed = allowed_images(bank, candidates)
-    start = None if canvas is None else _canvas_array(bank, canvas, n)
+    start = None if canvas is None else canvas_array(bank, canvas, n)
     if start is None and (plan.starts_known or any(scale.kept.any() for scale in plan.scales)):
         raise InputError(
             f"canvas: a plan of kind {plan.kind} needs a starting canvas; pass canvas=autoencoder.encode(image)"
@@ -112,6 +136,11 @@ def generate(
     runner = registry.choose(backend, request, device)
     started = time.perf_counter()
     sources = runner.scan(request, device)
+    limited = None
+    if copy_limit is not None:
+        sources, limited = redraw(
+            copy_limit, sources, first_image, lambda rows, images: runner.scan(_part(request, rows, images), device)
+        )
     settings = {
         "kind": plan.kind,
         "n": n,
@@ -125,6 +154,7 @@ def generate(
         "candidates": len(allowed),
         "bank_images": bank.size,
         "steps": plan.steps,
+        "copy_limit": limited,
         "domain": "codes" if in_codes else "latents",
         "backend": runner.name,
         "backend_asked": backend,
@@ -140,6 +170,12 @@ def generate(
         bank=bank,
         settings=settings,
     )
+
+
+def _part(request: ScanRequest, rows: NDArray[np.int64], images: NDArray[np.int64]) -> ScanRequest:
+    """The request for some of its images, with other random counters."""
+    canvas = tuple(part if part is None or len(part) == 1 else part[rows] for part in request.canvas)
+    return replace(request, canvas=canvas, images=images)
 
 
 def allowed_images(bank: Bank, candidates: ArrayLike | None) -> NDArray[np.int64]:
@@ -193,7 +229,7 @@ def _code_bank(bank: Bank) -> CodeBank:
     return CodeBank(bank.codes, bank.fixed_codebook, bank.table())
 
 
-def _canvas_array(bank: Bank, canvas: ArrayLike, n: int) -> Array:
+def canvas_array(bank: Bank, canvas: ArrayLike, n: int) -> Array:
     """The canvas with its image axis, (1 or n, M, M) codes or (1 or n, M, M, L) latents."""
     start = np.asarray(canvas)
     cells = (bank.grid, bank.grid) if bank.is_discrete else (bank.grid, bank.grid, bank.width)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lpkernel import Bank
+from lpkernel import Bank, load_autoencoder, reference
 from lpkernel.cli import main
 from lpkernel.commands.generate import random_cells
 
@@ -38,8 +38,10 @@ def save_images(folder: Path, count: int, size: int = 70) -> Path:
 @pytest.fixture(scope="module")
 def bank_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bank") / "small.lpbank"
-    images = np.random.default_rng(3).integers(0, 256, (20, 64, 64, 3), np.uint8)
-    Bank.build(images, fakes.FakeVQ(), channels=3).save(path)
+    random = np.random.default_rng(3)
+    images = random.integers(0, 256, (20, 64, 64, 3), np.uint8)
+    attributes = {"Male": np.arange(20) % 2 == 0, "Eyeglasses": np.arange(20) % 3 == 0}
+    Bank.build(images, fakes.FakeVQ(), channels=3, attributes=attributes).save(path)
     return path
 
 
@@ -162,8 +164,8 @@ def test_first_image_is_a_window_of_a_longer_run(
 ) -> None:
     argv = ["generate", "--bank", str(bank_path), *SMALL]
     assert main([*argv, "-n", "5", "--out", str(tmp_path / "all")]) == 0
-    monkeypatch.setattr("lpkernel.commands.generate.SYNTHESIS_BATCH", 1)
-    monkeypatch.setattr("lpkernel.commands.generate.DECODE_BATCH", 1)
+    monkeypatch.setattr("lpkernel.commands.results.SYNTHESIS_BATCH", 1)
+    monkeypatch.setattr("lpkernel.commands.results.DECODE_BATCH", 1)
     assert main([*argv, "-n", "2", "--first-image", "3", "--out", str(tmp_path / "part")]) == 0
     for name in ("image-000003.png", "image-000004.png"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "all" / name).read_bytes()
@@ -177,6 +179,121 @@ def test_backends_agree(tmp_path: Path, bank_path: Path) -> None:
             == 0
         )
     assert (tmp_path / "numpy/sheet.png").read_bytes() == (tmp_path / "torch/sheet.png").read_bytes()
+
+
+def test_where_makes_labelled_groups(tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = Bank.load(bank_path)
+    names = ["Male", "Eyeglasses & ~Male"]
+    argv = ["generate", "--bank", bank_path, *SMALL, "--out", tmp_path]
+    result = run_json(capsys, *argv, "--where", names[0], "--where", names[1])
+    sources = np.load(tmp_path / "sources.npy")
+    assert sources.shape == (6, 8, 8) and [group["where"] for group in result["groups"]] == names
+    for group in result["groups"]:
+        rows = slice(group["first_image"], group["first_image"] + group["images"])
+        assert bank.where(group["where"])[sources[rows]].all()
+        assert {image["where"] for image in result["images"][rows]} == {group["where"]}
+        assert group["allowed"] == bank.where(group["where"]).sum()
+    first = run_json(capsys, *argv, "--where", names[1], "--first-image", 3)
+    assert first["images"][0]["sources"] == result["images"][3]["sources"]  # a group is the same without the others
+
+
+def test_reference_from_a_file(tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph = save_images(tmp_path / "in", 1) / "0.png"
+    argv = ["generate", "--bank", bank_path, *SMALL, "--reference", photograph, "--strength", 2, "--provenance"]
+    result = run_json(capsys, *argv, "--out", tmp_path / "out", "--copy-limit", "share=0.9,tries=3")
+    assert result["settings"]["mode"] == "reference" and result["settings"]["strength"] == 2
+    assert result["settings"]["copy_limit"]["share"] == 0.9
+    assert sorted(result["files"]) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    for kind in ("image", "map", "overlay", "provenance"):
+        assert Image.open(tmp_path / "out" / f"{kind}-000002.png").width >= 64
+    image = np.asarray(Image.open(photograph).resize((64, 64), Image.Resampling.BICUBIC))
+    again = reference(Bank.load(bank_path), image, fakes.FakeVQ(), n=3, strength=2, patch=3)
+    np.testing.assert_array_equal(np.load(tmp_path / "out" / "sources.npy"), again.sources)
+
+
+def _mask_file(path: Path, x0: int, y0: int, x1: int, y1: int, size: int = 70) -> Path:
+    mask = np.zeros((size, size), np.uint8)
+    mask[y0:y1, x0:x1] = 255
+    Image.fromarray(mask).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["edit", "inpaint", "harmonize"])
+def test_modes_from_files(name: str, tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph = save_images(tmp_path / "in", 1) / "0.png"
+    mask = _mask_file(tmp_path / "mask.png", 20, 25, 50, 35)
+    argv = [name, photograph, "--mask", mask, "--bank", bank_path, "--patch", 3, "--autoencoder", FAKE, "--quiet"]
+    results = []
+    for backend in ("numpy", "torch"):
+        out = tmp_path / backend
+        result = run_json(capsys, *argv, "-n", 2, "--keep-outside", "--backend", backend, "--out", out)
+        assert sorted(result["files"]) == sorted(path.name for path in out.iterdir())
+        assert f"{name}.json" in result["files"]
+        assert result["settings"]["mode"].startswith(name) and result["settings"]["keep_outside"]
+        assert 0 < result["images"][0]["kept"] < 1
+        assert result["images"][0]["kept"] + sum(used["share"] for used in result["images"][0]["sources"]) == 1
+        results.append(np.load(out / "sources.npy"))
+    np.testing.assert_array_equal(*results)
+    seen = np.asarray(Image.open(tmp_path / "numpy" / "image-000000.png"))
+    given = np.asarray(Image.open(photograph).resize((64, 64), Image.Resampling.BICUBIC))
+    assert np.array_equal(seen[-8:], given[-8:])  # far from the mask
+    if name == "inpaint":
+        vandalised = np.asarray(Image.open(photograph)).copy()
+        vandalised[25:35, 20:50] = 255
+        Image.fromarray(vandalised).save(photograph)
+        run_json(capsys, *argv, "-n", 2, "--out", tmp_path / "again")
+        assert (tmp_path / "again" / "image-000001.png").read_bytes() == (
+            tmp_path / "numpy" / "image-000001.png"
+        ).read_bytes()
+
+
+def test_edit_by_box_with_donors(tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph = save_images(tmp_path / "in", 1) / "0.png"
+    save_images(tmp_path / "donors" / "deep", 3)
+    argv = ["edit", photograph, "--bank", bank_path, "--box", "10,10,40,41", *SMALL, "--out", tmp_path / "o"]
+
+    def used(result: dict[str, Any]) -> set[str]:
+        return {used["name"] for image in result["images"] for used in image["sources"]}
+
+    by_name = run_json(capsys, *argv, "--donors", "image-000003, image-000007", "--k", 2)
+    assert used(by_name) <= {"image-000003", "image-000007"} and by_name["settings"]["region"] == [10, 10, 40, 41]
+    both = run_json(capsys, *argv, "--donors", "image-000003", "--where", "Male | ~Male")
+    assert used(both) == {"image-000003"}
+    folder = run_json(capsys, *argv, "--donors", tmp_path / "donors")
+    assert used(folder) <= {f"deep/{i}.png" for i in range(3)} and folder["settings"]["candidates"] <= 3
+
+
+def test_an_input_unlike_the_bank_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photograph = save_images(tmp_path / "in", 1) / "0.png"
+    argv = ["edit", str(photograph), "--box", "0,0,20,20", "-n", "1", "--out", str(tmp_path / "o")]
+    assert main(argv) == 0
+    captured = capsys.readouterr()
+    assert captured.err.startswith("lpkernel: warning: the input may not suit the bank: it is ")
+    record = json.loads((tmp_path / "o" / "edit.json").read_text())
+    assert len(record["warnings"]) == captured.err.count("\n") > 0
+    assert main([*argv, "--quiet"]) == 0 and capsys.readouterr().err == ""
+
+
+def test_edit_of_an_avatar_by_region(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank, autoencoder = Bank.default(), load_autoencoder()
+    Image.fromarray(autoencoder.decode(bank.gather(np.full((1, 16, 16), 9)))[0]).save(tmp_path / "9.png")
+    result = run_json(
+        capsys,
+        "edit",
+        tmp_path / "9.png",
+        "--region",
+        "eyes",
+        "--where",
+        "Sunglasses",
+        "-n",
+        1,
+        "--out",
+        tmp_path / "o",
+    )
+    assert result["settings"]["region"] == "eyes" and result["settings"]["region_layout"] == "embedded avatars"
+    sources = np.load(tmp_path / "o" / "sources.npy")
+    assert bank.attributes["Sunglasses"][sources[sources >= 0]].all()
+    assert (tmp_path / "o" / "sheet.png").is_file()
 
 
 def test_baseline_draws_uniformly_whatever_the_window() -> None:
@@ -200,6 +317,10 @@ def _prepare(folder: Path, bank: Path) -> None:
     save_images(folder / "tiny", 1, size=7)
     save_images(folder / "good", 2)
     (folder / "file").write_text("occupied")
+    Image.fromarray(np.zeros((70, 70), np.uint8)).save(folder / "black.png")
+    Image.fromarray(np.full((70, 70), 255, np.uint8)).save(folder / "white.png")
+    _mask_file(folder / "mask.png", 10, 10, 40, 40)
+    _mask_file(folder / "small-mask.png", 10, 10, 40, 40, size=50)
     (folder / "small.lpbank").write_bytes(bank.read_bytes())
     (folder / "cut.lpbank").write_bytes(bank.read_bytes()[:3000])
     torch.save({"state_dict": {"encoder.conv_in.weight": torch.zeros(8, 3, 3, 3)}}, folder / "keys.ckpt")
@@ -209,6 +330,7 @@ def _prepare(folder: Path, bank: Path) -> None:
 
 BUILD = f"bank build {{}} -o x.lpbank --channels 3 --autoencoder {FAKE}"
 GENERATE = f"generate --bank small.lpbank --patch 3 --autoencoder {FAKE} --out o"
+EDIT = f"{{}} {{}} --bank small.lpbank --patch 3 --autoencoder {FAKE} --out o"
 WRONG = {
     "no command": "",
     "unknown command": "paint",
@@ -257,6 +379,46 @@ WRONG = {
     "unknown device": "generate --device quantum --out o",
     "unknown dtype": "generate --dtype float7 --out o",
     "contradiction": GENERATE + " --baseline --no-decode",
+    "unknown attribute": GENERATE + " --where Mael",
+    "malformed where": GENERATE + " --where Male&",
+    "hostile where": GENERATE + " --where __import__('os').mkdir('pwned')",
+    "where leaves none": GENERATE + " --where Male&~Male",
+    "where leaves fewer than K": GENERATE + " --where Male --k 19",
+    "where among no sources": GENERATE + " --where Male --sources 1",
+    "where of show": "bank show small.lpbank --where (",
+    "missing reference": GENERATE + " --reference nowhere.png",
+    "text as reference": GENERATE + " --reference file",
+    "tiny reference": GENERATE + " --reference tiny/0.png",
+    "strength 0": GENERATE + " --reference good/0.png --strength 0",
+    "strength without reference": GENERATE + " --strength 2",
+    "crop without reference": GENERATE + " --crop 0,0,9,9",
+    "baseline of a reference": GENERATE + " --reference good/0.png --baseline",
+    "crop beyond the reference": GENERATE + " --reference good/0.png --crop 0,0,99,99",
+    "copy limit of nothing": GENERATE + " --copy-limit tries=3",
+    "copy limit unknown": GENERATE + " --copy-limit depth=3",
+    "copy limit no number": GENERATE + " --copy-limit share=half",
+    "copy limit twice": GENERATE + " --copy-limit area=3,area=4",
+    "copy limit too high": GENERATE + " --copy-limit share=2",
+    "edit nothing": EDIT.format("edit", "good/0.png"),
+    "edit two regions": EDIT.format("edit", "good/0.png") + " --box 0,0,9,9 --mask mask.png",
+    "edit a missing file": EDIT.format("edit", "nowhere.png") + " --box 0,0,9,9",
+    "edit a folder": EDIT.format("edit", "good") + " --box 0,0,9,9",
+    "unknown region": EDIT.format("edit", "good/0.png") + " --region ears",
+    "box beyond": EDIT.format("edit", "good/0.png") + " --box 0,0,71,9",
+    "box of three": EDIT.format("edit", "good/0.png") + " --box 0,0,71",
+    "edit mode": EDIT.format("edit", "good/0.png") + " --box 0,0,9,9 --mode bold",
+    "mask of another size": EDIT.format("edit", "good/0.png") + " --mask small-mask.png",
+    "missing mask": EDIT.format("edit", "good/0.png") + " --mask nowhere.png",
+    "unknown donor": EDIT.format("edit", "good/0.png") + " --box 0,0,9,9 --donors nobody",
+    "donors in an empty folder": EDIT.format("edit", "good/0.png") + " --box 0,0,9,9 --donors empty",
+    "unreadable donors": EDIT.format("edit", "good/0.png") + " --box 0,0,9,9 --donors text",
+    "donors and where": EDIT.format("edit", "good/0.png") + " --box 0,0,9,9 --donors good --where Male",
+    "inpaint without a mask": EDIT.format("inpaint", "good/0.png"),
+    "inpaint with an empty mask": EDIT.format("inpaint", "good/0.png") + " --mask black.png",
+    "inpaint everything": EDIT.format("inpaint", "good/0.png") + " --mask white.png",
+    "harmonize everything": EDIT.format("harmonize", "good/0.png") + " --mask white.png",
+    "harmonize with text": EDIT.format("harmonize", "good/0.png") + " --mask file",
+    "harmonize with another autoencoder": "harmonize good/0.png --bank small.lpbank --mask mask.png --out o",
     "missing checkpoint": "autoencoder convert nowhere.ckpt o",
     "checkpoint without keys": "autoencoder convert keys.ckpt o",
     "pickle that runs code": "autoencoder convert evil.ckpt o",

@@ -108,6 +108,26 @@ def test_screening_of_codes_loses_nothing(images: int, codes: int, isa: str, mon
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("codes", [2, 700])
+@pytest.mark.parametrize("channels", [8, 9])
+@pytest.mark.parametrize("size", [64, 700, 2500])
+def test_coarse_comparison_of_latents_loses_nothing(
+    size: int, channels: int, codes: int, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some and many images left by the bounds; several chunks of blocks, the last ragged; few and many neighbours."""
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+    world = World(size, side=7, channels=channels, codes=codes, spread=400)
+    allowed = np.flatnonzero(world.random.random(size) < 0.9)
+    for images, k in [(1, 10), (6, 3), (5, 100)]:
+        request = world.request(plan.random(7, 5, 2, scales=[6, 7]), range(images), k, candidates=allowed)
+        want = SPECIFICATION.scan(request)
+        for tuning in (Tuning(pairs=0, coarse=1), Tuning(pairs=0, coarse=1, split=0, seeded=1)):
+            runner = backend()
+            runner.tuning = tuning
+            assert np.array_equal(runner.scan(request), want)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
 @pytest.mark.parametrize("packed", [1, 1000])
 def test_masked_topk_is_the_same_on_every_way(
@@ -151,6 +171,34 @@ def test_screening_loses_nothing(isa: str, scale: float, monkeypatch: pytest.Mon
         with np.errstate(over="ignore", invalid="ignore"):
             exact = SPECIFICATION.masked_topk(request)
         np.testing.assert_allclose(answers[0].distances, exact.distances, rtol=1e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+@pytest.mark.parametrize("d", [1, 3, 4, 15, 16, 17, 31, 33, 64, 519])
+def test_rows_compared_in_place(d: int, dtype: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Widths around whole vectors, banks and numbers of queries around whole tiles, scattered candidates."""
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+    random = np.random.default_rng(d)
+    most = min(int(np.sqrt((2**31 - 1) / d) / 2), 2**14)
+    for q, b in [(1, 1), (2, 15), (3, 16), (4, 17), (5, 63), (6, 65), (9, 200)]:
+        queries, bank = (random.integers(-most, most + 1, (rows, d)).astype(dtype) for rows in (q, b))
+        bank[: b // 2] = bank[b // 2 : b // 2 * 2]  # ties
+        for mask in (None, random.random(d) < 0.6, random.random((q, d)) < 0.6):
+            for allowed in (None, random.random(b) < 0.6):
+                request = TopkRequest(queries, bank, min(b, 7), mask, allowed)
+                mine, theirs = backend().masked_topk(request), SPECIFICATION.masked_topk(request)
+                assert np.array_equal(mine.indices, theirs.indices)
+                assert np.array_equal(mine.distances, theirs.distances)
+
+
+def test_rows_too_wide_for_a_proven_bound() -> None:
+    random = np.random.default_rng(0)
+    queries, bank = (random.standard_normal((rows, 1 << 20)).astype(np.float32) for rows in (2, 5))
+    request = TopkRequest(queries, bank, 3, None, None)
+    mine, theirs = backend().masked_topk(request), SPECIFICATION.masked_topk(request)
+    assert np.array_equal(mine.indices, theirs.indices)
+    np.testing.assert_allclose(mine.distances, theirs.distances, rtol=1e-6)
 
 
 def test_the_environment_names_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +246,20 @@ def test_layouts_live_no_longer_than_the_bank() -> None:
     assert first not in [entry[0] for entry in runner._layers._kept.values()]
 
 
+def test_steps_live_no_longer_than_the_plan() -> None:
+    runner = backend()
+    world = World(10, side=8)
+    made = plan.random(8, 4, scales=[6, 8], overlap="fill")
+    made = replace(made, scales=tuple(replace(scale) for scale in made.scales))  # no longer the cached plan's
+    request = world.request(made, [0], 3)
+    assert np.array_equal(runner.scan(request), runner.scan(request))
+    assert len(runner._steps._kept) == 2
+    del request, made
+    gc.collect()
+    runner.scan(world.request(plan.random(8, 3, scales=[8]), [0], 3))
+    assert len(runner._steps._kept) == 1
+
+
 def test_bad_seeds_and_canvases_are_refused() -> None:
     world = World(10, side=8)
     with pytest.raises(InputError, match="seed"):
@@ -234,8 +296,8 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
 
     def scale(at: int, tables: Any, content: np.ndarray) -> list[Any]:
         of = made.scales[at]
-        layer = module.Layer(content, table, everything, "", 0, 1)
-        return [of.side, of.positions, of.compare, of.write, tables, layer, content, None]
+        steps = module.Steps(of.side, of.positions, of.compare, of.write, tables)
+        return [steps, module.Layer(content, table, everything, "", 0, 1, 1), content, None]
 
     def one_scale(*entries: Any) -> np.ndarray:
         return module.scan([tuple(entries)], np.arange(2), 3, 0, 1, "", (64, 0, 0))
@@ -244,15 +306,20 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
         first = scale(0, None, np.ascontiguousarray(latents[:, :4, :4]))
         return module.scan([tuple(first), tuple(entries)], np.arange(2), 3, 0, 1, "", (64, 0, 0))
 
+    def resized(*tables: Any) -> np.ndarray:
+        return two_scales(module.Steps(6, of.positions, of.compare, of.write, tables), *second[1:])
+
+    of = made.scales[1]
     second = scale(1, (resize.i0, resize.i1, resize.f), latents)
     one = [*scale(1, None, codes)]
     floats = np.zeros((3, 4), np.float32)
     return {
-        "layer of codes": (module.Layer, [codes, table, everything, "", 32, 1]),
-        "layer of latents": (module.Layer, [latents, table, everything, "", 0, 1]),
+        "layer of codes": (module.Layer, [codes, table, everything, "", 32, 1, 1]),
+        "layer of latents": (module.Layer, [latents, table, everything, "", 0, 1, 1]),
         "one scale": (one_scale, one),
         "two scales": (two_scales, second),
-        "resize": (lambda *tables: two_scales(*second[:4], tables, *second[5:]), [resize.i0, resize.i1, resize.f]),
+        "steps": (module.Steps, [6, of.positions, of.compare, of.write, (resize.i0, resize.i1, resize.f)]),
+        "resize": (resized, [resize.i0, resize.i1, resize.f]),
         "scan": (module.scan, [[tuple(one)], np.arange(2), 3, 0, 1, "", (64, 0, 0)]),
         "topk": (module.masked_topk, [floats, floats, 2, None, None, 1, "", 1]),
         "topk of integers": (

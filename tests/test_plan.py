@@ -69,6 +69,30 @@ def test_reference_knows_everything() -> None:
     assert made.scales[0].compare.all() and made.scales[0].write.all() and made.starts_known
 
 
+def test_reference_in_passes_repeats_its_steps() -> None:
+    once, thrice = (plan.reference(side=12, patch=5, scales=[8, 12], passes=passes) for passes in (1, 3))
+    assert thrice.steps == 3 * once.steps and thrice.sides == once.sides
+    for one, three in zip(once.scales, thrice.scales, strict=True):
+        assert np.array_equal(three.positions, np.tile(one.positions, (3, 1)))
+        assert three.compare.all() and three.write.all()
+    for wrong in (0, 101):
+        with pytest.raises(InputError, match="passes"):
+            plan.reference(passes=wrong)
+
+
+def test_free_cells_in_a_guided_region() -> None:
+    region, free = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
+    region[2:7, 3:7] = free[2:3, 3:7] = True
+    made = plan.edit(region, patch=9, mode="guided", free=free)
+    assert made.kind == "edit-mixed" and np.array_equal(made.scales[0].compare[0], ~free)
+    assert np.array_equal(made.scales[0].write[0], region)
+    smaller = plan.edit(region, patch=3, mode="guided", scales=[6, 9], free=free)
+    assert not smaller.scales[0].compare.all() and smaller.scales[1].compare.all()
+    for wrong in ({"free": ~region}, {"free": free[:8]}, {"free": free, "mode": "free"}):
+        with pytest.raises(InputError, match="free"):
+            plan.edit(region, 3, **{"mode": "guided", **wrong})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("mode", plan.EDIT_MODES)
 @pytest.mark.parametrize("scales", [None, [7, 12]])
 def test_edit_writes_the_region_only(mode: str, scales: list[int] | None) -> None:

@@ -57,7 +57,7 @@ class CodeLayer final : public Layer {
 
     void prepare(Query&, int, const Kernels&) const override {}
 
-    void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+    void search(const Content&, const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
         if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
             return search_exactly(cells, count, queries, n, first, last);
@@ -72,13 +72,17 @@ class CodeLayer final : public Layer {
         }
     }
 
-    void distances(const std::int32_t* cells, int count, const Query& query, const Kernels&,
+    void cell_rows(const std::int32_t* cells, int count, const std::int16_t* values, const Kernels&,
                    std::int32_t* out) const override {
-        sum_tile(0, cells, count, query.values.data(), out);
+        for (int i = 0; i < count; ++i, out += padded()) {
+            const std::int32_t* mine = row(values[i]);
+            const std::uint16_t* codes = codes_.data() + std::int64_t{cells[i]} * tile_;
+            for (int lane = 0; lane < padded(); ++lane) out[lane] = mine[codes[lane]];
+        }
     }
 
     std::int32_t distance(const Content& content, std::int64_t a, const std::int32_t* cells, int count,
-                          const std::int16_t* values) const override {
+                          const std::int16_t* values, const Kernels&) const override {
         const std::int16_t* image = content.data + content.allowed[a] * cells_;
         std::uint32_t sum = 0;
         for (int i = 0; i < count; ++i) {

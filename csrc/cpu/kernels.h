@@ -12,8 +12,11 @@
 
 namespace lpkernel {
 
-constexpr int BLOCK = 64;  // bank images of a block; masks of a block are 64 bits
-constexpr int GROUP = 4;   // queries that share one reading of a block
+constexpr int BLOCK = 64;     // bank images of a block; masks of a block are 64 bits
+constexpr int GROUP = 4;      // queries that share one reading of a block
+constexpr int COARSE = 6;     // channels that a coarse comparison takes
+constexpr int ROWS = 16;      // bank rows compared together where they lie
+constexpr int ROW_STEP = 32;  // values of the widest vector
 
 // Squared distances of up to GROUP queries to a block of bank images:
 //   out[q][b] = own_norm[q] + sum over cells and channels (bank^2 - 2 * bank * query)
@@ -33,32 +36,51 @@ struct LatentBlock {
     std::uint64_t* found;  // (GROUP)
 };
 
-// As LatentBlock for rows of D values, D = 2 * pairs, where each query has its own mask: differences, not products.
-//   out[q][b] = sum over i of ((bank - query) & mask)^2; |bank - query| < 2^15
-struct MaskedBlock {
-    const std::int16_t* bank;  // (pairs, BLOCK, 2)
-    int pairs, lanes;
-    const std::int16_t* query;  // (pairs, 2)
-    const std::int16_t* mask;   // (pairs, 2), 0 or -1
-    std::int32_t limit;
-    std::int32_t* out;  // (BLOCK)
+// Squared distances of single cells to the images of one block:
+//   out[i][b] = sum over channels of (bank[cells[i]][b] - values[i])^2, modulo 2^32
+// bank and norms as in LatentBlock.
+struct CellRows {
+    const std::int16_t* bank;
+    const std::int32_t* norms;
+    const std::int32_t* cells;
+    const std::int16_t* values;  // (count, width)
+    int count, width, lanes;     // lanes is a multiple of 16, up to BLOCK
+    std::int32_t* out;           // (count, lanes)
 };
 
 // Screening of a block of packed float rows for up to GROUP queries, lanes = images:
-//   score[q][b] = norms[b] + sum over i of (query[q][i] * bank[i][b] + weight[q][i] * square[i][b])
-// or without `square` the first product alone; query is already multiplied by -2. found[q]: bit b unless
-// score > limits[q], so NaN is found. Lanes beyond `lanes` are 0.
+//   score[q][b] = norms[b] + sum over i of query[q][i] * bank[i][b]
+// query is already multiplied by -2. found[q]: bit b unless score > limits[q], so NaN is found. Lanes beyond `lanes`
+// are 0.
 struct FloatBlock {
-    const float* bank;    // (width, BLOCK)
-    const float* square;  // the same, or nullptr
-    const float* norms;   // (BLOCK)
+    const float* bank;   // (width, BLOCK)
+    const float* norms;  // (BLOCK)
     std::int64_t width;
     int lanes, queries;
     const float* query[GROUP];
-    const float* weight[GROUP];  // 0 or 1 each
     float limits[GROUP];
     std::uint64_t* found;  // (GROUP)
 };
+
+// Squared distances of any number of queries to up to ROWS bank rows where they lie, lanes = channels:
+//   out[q][b] = sum over i of (bank[b][i] - query[q][i])^2 where mask[q] has all bits set (no mask: everywhere)
+// found[q]: bit b unless out[q][b] > limits[q], so NaN is found; lanes beyond `lanes` are 0. Queries and masks have
+// rows of `stride` values, a multiple of ROW_STEP, zero beyond `width`. Of int16, |bank - query| < 2^15 at the marked
+// entries, and the sum is exact. Of float32, every difference, product and partial sum is rounded at most once, in any
+// order.
+template <class T, class Sum>
+struct RowBlock {
+    const T* const* rows;  // (ROWS) whole rows, those beyond `lanes` too
+    int lanes, queries;
+    std::int64_t width, stride, mask_stride;
+    const T* query;        // (queries, stride)
+    const T* mask;         // (queries, stride), or one row and mask_stride = 0, or nullptr
+    const Sum* limits;     // (queries)
+    Sum* out;              // (queries, ROWS)
+    std::uint64_t* found;  // (queries)
+};
+using FloatRows = RowBlock<float, float>;
+using IntegerRows = RowBlock<std::int16_t, std::int32_t>;
 
 // Lower bounds in bytes for up to 64 queries and the images of a tile, lanes = queries:
 //   sums[b][q] (saturating) += sum over `count` compared cells i of rows[i][codes[cells[i]][b]][q]
@@ -78,13 +100,22 @@ struct ByteTile {
 struct Kernels {
     const char* name;
     void (*latent_block)(const LatentBlock&);
-    std::uint64_t (*masked_block)(const MaskedBlock&);
     void (*float_block)(const FloatBlock&);
-    // out[b] = sum of rows[i][b] over count rows; lanes is a multiple of 16
-    void (*add_rows)(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out);
+    void (*float_rows)(const FloatRows&);
+    void (*integer_rows)(const IntegerRows&);
+    void (*cell_rows)(const CellRows&);
+    // out[b] = sum of rows[cells[i]][b] over count cells; lanes is a multiple of 16
+    void (*add_rows)(const std::int32_t* const* rows, const std::int32_t* cells, int count, int lanes,
+                     std::int32_t* out);
     // Index of the value that has `rank` others before it in the order (value, index), rank < count <= BLOCK; `values`
     // is readable up to the next multiple of 16.
     int (*ranked)(const std::int32_t* values, int count, int rank);
+    // Bit b if values[b] <= limit; values: (BLOCK).
+    std::uint64_t (*at_most)(const std::int32_t* values, std::int32_t limit);
+    // sum over i and channels of (image[cells[i]] - values[i])^2, modulo 2^32. image: (cells of the level, width),
+    // values: (count, width).
+    std::int32_t (*apart)(const std::int16_t* image, const std::int32_t* cells, const std::int16_t* values, int count,
+                          int width);
     // nullptr where the instruction set has no bytes to add
     void (*byte_tile)(const ByteTile&);
     // out[code][q] = min(255, floor(rows[q][code] * scales[q])) for 16 queries; q is the last axis, `stride` queries

@@ -11,35 +11,46 @@ namespace {
 
 using namespace lpkernel;
 
-constexpr int CHECK = 6;  // cells between two looks at the limits
+constexpr int CHECK = 48;  // channel pairs between two looks at the limits
 
-template <int Q, int U>
+// PAIRS: the number of channel pairs where it is known, or 0.
+template <int Q, int U, int PAIRS>
 void latent_part(const LatentBlock& a, int first) {
-    Ints dot[Q][U], norm[U];
+    constexpr int CHAINS = Q * U < 4 ? 4 : 1;  // sums, so that a few multiply-adds do not wait for each other
+    const int pairs = PAIRS ? PAIRS : a.pairs;
+    Ints dot[CHAINS][Q][U], norm[U];
     std::uint32_t own[Q];
     std::uint64_t below[Q];
     for (int u = 0; u < U; ++u) norm[u] = zero();
     for (int q = 0; q < Q; ++q) {
         own[q] = 0;
         below[q] = 0;
-        for (int u = 0; u < U; ++u) dot[q][u] = zero();
+        for (int u = 0; u < U; ++u) {
+            for (int c = 0; c < CHAINS; ++c) dot[c][q][u] = zero();
+        }
     }
+    const int check = pairs > 0 && pairs < CHECK ? CHECK / pairs : 1;
     for (int done = 0; done < a.count;) {
-        const int stop = a.count - done > CHECK ? done + CHECK : a.count;
+        const int stop = a.count - done > check ? done + check : a.count;
         for (int i = done; i < stop; ++i) {
             const std::int64_t cell = a.cells[i];
-            const std::int16_t* bank = a.bank + (cell * a.pairs * BLOCK + first) * 2;
+            const std::int16_t* bank = a.bank + (cell * pairs * BLOCK + first) * 2;
             const std::int32_t* norms = a.norms + cell * BLOCK + first;
             for (int u = 0; u < U; ++u) norm[u] = add(norm[u], load(norms + u * LANES));
             for (int q = 0; q < Q; ++q) own[q] += static_cast<std::uint32_t>(a.own_norms[q][i]);
-            for (int p = 0; p < a.pairs; ++p) {
+            const auto add_pair = [&](int p, int chain) __attribute__((always_inline)) {
                 Ints values[U];
                 for (int u = 0; u < U; ++u) values[u] = load(bank + (p * BLOCK + u * LANES) * 2);
                 for (int q = 0; q < Q; ++q) {
-                    const Ints wanted = fill(pair_at(a.query[q] + (i * a.pairs + p) * 2));
-                    for (int u = 0; u < U; ++u) dot[q][u] = add_products(dot[q][u], values[u], wanted);
+                    const Ints wanted = fill(pair_at(a.query[q] + (i * pairs + p) * 2));
+                    for (int u = 0; u < U; ++u) dot[chain][q][u] = add_products(dot[chain][q][u], values[u], wanted);
                 }
+            };
+            int p = 0;
+            for (; p + CHAINS <= pairs; p += CHAINS) {
+                for (int c = 0; c < CHAINS; ++c) add_pair(p + c, c);
             }
+            for (; p < pairs; ++p) add_pair(p, 0);
         }
         done = stop;
         std::uint64_t any = 0;
@@ -47,7 +58,9 @@ void latent_part(const LatentBlock& a, int first) {
             below[q] = 0;
             const Ints whole = fill(static_cast<std::int32_t>(own[q]));
             for (int u = 0; u < U; ++u) {
-                const Ints sum = sub(add(norm[u], whole), add(dot[q][u], dot[q][u]));
+                Ints products = dot[0][q][u];
+                for (int c = 1; c < CHAINS; ++c) products = add(products, dot[c][q][u]);
+                const Ints sum = sub(add(norm[u], whole), add(products, products));
                 below[q] |= std::uint64_t{at_most(sum, fill(a.limits[q]))} << (u * LANES);
                 if (done == a.count) store(a.out + q * BLOCK + first + u * LANES, sum);
             }
@@ -58,7 +71,7 @@ void latent_part(const LatentBlock& a, int first) {
     for (int q = 0; q < Q; ++q) a.found[q] |= below[q] << first;
 }
 
-template <int Q>
+template <int Q, int PAIRS>
 void latent_queries(const LatentBlock& a) {
     constexpr int WIDE = LANES == 16 ? 4 : 2;  // registers: 32 in AVX-512, 16 elsewhere
     for (int q = 0; q < Q; ++q) a.found[q] = 0;
@@ -66,10 +79,10 @@ void latent_queries(const LatentBlock& a) {
     while (first < a.lanes) {
         const int left = a.lanes - first;
         if (left > LANES * (WIDE / 2)) {
-            latent_part<Q, WIDE>(a, first);
+            latent_part<Q, WIDE, PAIRS>(a, first);
             first += WIDE * LANES;
         } else {
-            latent_part<Q, 1>(a, first);
+            latent_part<Q, 1, PAIRS>(a, first);
             first += LANES;
         }
     }
@@ -77,37 +90,27 @@ void latent_queries(const LatentBlock& a) {
     for (int q = 0; q < Q; ++q) a.found[q] &= real;
 }
 
-void latent_block(const LatentBlock& a) {
+template <int PAIRS>
+void latent_pairs(const LatentBlock& a) {
     switch (a.queries) {
         case 1:
-            return latent_queries<1>(a);
+            return latent_queries<1, PAIRS>(a);
         case 2:
-            return latent_queries<2>(a);
+            return latent_queries<2, PAIRS>(a);
         case 3:
-            return latent_queries<3>(a);
+            return latent_queries<3, PAIRS>(a);
         default:
-            return latent_queries<4>(a);
+            return latent_queries<4, PAIRS>(a);
     }
 }
 
-std::uint64_t masked_block(const MaskedBlock& a) {
-    std::uint64_t found = 0;
-    for (int first = 0; first < a.lanes; first += LANES) {
-        Ints sum = zero();
-        for (int p = 0; p < a.pairs; ++p) {
-            const Ints values = load(a.bank + (p * BLOCK + first) * 2);
-            const Ints apart = both(sub16(values, fill(pair_at(a.query + 2 * p))), fill(pair_at(a.mask + 2 * p)));
-            sum = add_products(sum, apart, apart);
-        }
-        found |= std::uint64_t{at_most(sum, fill(a.limit))} << first;
-        store(a.out + first, sum);
-    }
-    return a.lanes == BLOCK ? found : found & ((std::uint64_t{1} << a.lanes) - 1);
+void latent_block(const LatentBlock& a) {
+    a.pairs == COARSE / 2 ? latent_pairs<COARSE / 2>(a) : latent_pairs<0>(a);
 }
 
-template <int Q, bool WEIGHTED>
+template <int Q>
 void float_queries(const FloatBlock& a) {
-    constexpr int U = WEIGHTED || LANES < 16 ? 2 : 4;
+    constexpr int U = LANES < 16 ? 2 : 4;
     constexpr int STEP = LANES * U;
     for (int q = 0; q < Q; ++q) a.found[q] = 0;
     for (int first = 0; first < a.lanes; first += STEP) {
@@ -116,20 +119,12 @@ void float_queries(const FloatBlock& a) {
             for (int u = 0; u < U; ++u) sum[q][u] = fill(0.0f);
         }
         const float* bank = a.bank + first;
-        const float* square = WEIGHTED ? a.square + first : nullptr;
         for (std::int64_t i = 0; i < a.width; ++i) {
-            Floats values[U], squares[U];
-            for (int u = 0; u < U; ++u) {
-                values[u] = load(bank + i * BLOCK + u * LANES);
-                if (WEIGHTED) squares[u] = load(square + i * BLOCK + u * LANES);
-            }
+            Floats values[U];
+            for (int u = 0; u < U; ++u) values[u] = load(bank + i * BLOCK + u * LANES);
             for (int q = 0; q < Q; ++q) {
                 const Floats wanted = fill(a.query[q][i]);
                 for (int u = 0; u < U; ++u) sum[q][u] = add_product(sum[q][u], values[u], wanted);
-                if (WEIGHTED) {
-                    const Floats weight = fill(a.weight[q][i]);
-                    for (int u = 0; u < U; ++u) sum[q][u] = add_product(sum[q][u], squares[u], weight);
-                }
             }
         }
         for (int q = 0; q < Q; ++q) {
@@ -144,28 +139,144 @@ void float_queries(const FloatBlock& a) {
 }
 
 void float_block(const FloatBlock& a) {
-    const bool weighted = a.square != nullptr;
     switch (a.queries) {
         case 1:
-            return weighted ? float_queries<1, true>(a) : float_queries<1, false>(a);
+            return float_queries<1>(a);
         case 2:
-            return weighted ? float_queries<2, true>(a) : float_queries<2, false>(a);
+            return float_queries<2>(a);
         case 3:
-            return weighted ? float_queries<3, true>(a) : float_queries<3, false>(a);
+            return float_queries<3>(a);
         default:
-            return weighted ? float_queries<4, true>(a) : float_queries<4, false>(a);
+            return float_queries<4>(a);
     }
 }
 
-void add_rows(const std::int32_t* const* rows, int count, int lanes, std::int32_t* out) {
+// What the two element types differ in.
+inline Floats load_values(const float* p) {
+    return load(p);
+}
+inline Ints load_values(const std::int16_t* p) {
+    return load(p);
+}
+inline Floats apart(Floats a, Floats b) {
+    return sub(a, b);
+}
+inline Ints apart(Ints a, Ints b) {
+    return sub16(a, b);
+}
+inline Floats add_square(Floats sum, Floats a) {
+    return add_product(sum, a, a);
+}
+inline Ints add_square(Ints sum, Ints a) {
+    return add_products(sum, a, a);
+}
+inline std::uint32_t not_above(Ints a, Ints limit) {
+    return at_most(a, limit);
+}
+
+constexpr int TOGETHER = 4;                 // bank rows, for four_sums
+constexpr int SHARE = LANES == 16 ? 4 : 2;  // queries; registers: 32 in AVX-512, 16 elsewhere
+
+// Distances of Q queries to TOGETHER rows.
+template <int Q, bool MASKED, class T, class Sum>
+void row_tile(const RowBlock<T, Sum>& a, int row, int query) {
+    using Vector = decltype(load_values(a.query));
+    constexpr int STEP = static_cast<int>(sizeof(Vector) / sizeof(T));
+    const T *bank[TOGETHER], *wanted[Q], *mask[Q];
+    Vector sums[Q][TOGETHER];
+    for (int r = 0; r < TOGETHER; ++r) bank[r] = a.rows[row + r];
+    for (int q = 0; q < Q; ++q) {
+        wanted[q] = a.query + (query + q) * a.stride;
+        mask[q] = MASKED ? a.mask + (query + q) * a.mask_stride : nullptr;
+        for (int r = 0; r < TOGETHER; ++r) sums[q][r] = fill(Sum{0});
+    }
+    const auto step = [&](const T* const* from, std::int64_t start, std::int64_t i) __attribute__((always_inline)) {
+        Vector values[TOGETHER];
+        for (int r = 0; r < TOGETHER; ++r) values[r] = load_values(from[r] + start);
+        for (int q = 0; q < Q; ++q) {
+            const Vector own = load_values(wanted[q] + i);
+            for (int r = 0; r < TOGETHER; ++r) {
+                Vector difference = apart(values[r], own);
+                if (MASKED) difference = both(difference, load_values(mask[q] + i));
+                sums[q][r] = add_square(sums[q][r], difference);
+            }
+        }
+    };
+    std::int64_t i = 0;
+    for (; i + STEP <= a.width; i += STEP) step(bank, i, i);
+    if (i < a.width) {
+        T rest[TOGETHER][STEP] = {};
+        const T* from[TOGETHER];
+        for (int r = 0; r < TOGETHER; ++r) {
+            for (std::int64_t j = i; j < a.width; ++j) rest[r][j - i] = bank[r][j];
+            from[r] = rest[r];
+        }
+        step(from, 0, i);
+    }
+    for (int q = 0; q < Q; ++q) {
+        four_sums(sums[q][0], sums[q][1], sums[q][2], sums[q][3], a.out + (query + q) * ROWS + row);
+    }
+}
+
+template <int Q, bool MASKED, class T, class Sum>
+void row_queries(const RowBlock<T, Sum>& a, int query) {
+    for (int row = 0; row < a.lanes; row += TOGETHER) row_tile<Q, MASKED>(a, row, query);
+    for (int q = query; q < query + Q; ++q) {
+        std::uint64_t found = 0;
+        for (int row = 0; row < ROWS; row += LANES) {
+            found |= std::uint64_t{not_above(load(a.out + q * ROWS + row), fill(a.limits[q]))} << row;
+        }
+        a.found[q] = found & ((std::uint64_t{1} << a.lanes) - 1);
+    }
+}
+
+template <bool MASKED, class T, class Sum>
+void row_block(const RowBlock<T, Sum>& a) {
+    int q = 0;
+    for (; q + SHARE <= a.queries; q += SHARE) row_queries<SHARE, MASKED>(a, q);
+    for (; q < a.queries; ++q) row_queries<1, MASKED>(a, q);
+}
+
+template <class T, class Sum>
+void rows(const RowBlock<T, Sum>& a) {
+    a.mask ? row_block<true>(a) : row_block<false>(a);
+}
+
+void cell_rows(const CellRows& a) {
+    const int whole = a.width / 2, pairs = (a.width + 1) / 2;
+    for (int i = 0; i < a.count; ++i) {
+        const std::int16_t* bank = a.bank + std::int64_t{a.cells[i]} * pairs * BLOCK * 2;
+        const std::int16_t* value = a.values + std::int64_t{i} * a.width;
+        for (int first = 0; first < a.lanes; first += LANES) {
+            Ints products[2] = {zero(), zero()};  // two sums each, which do not wait for each other
+            Ints squares[2] = {load(a.norms + std::int64_t{a.cells[i]} * BLOCK + first), zero()};
+            const auto add_pair = [&](int p, int sum, std::int32_t pair) __attribute__((always_inline)) {
+                const Ints own = fill(pair);
+                squares[sum] = add_products(squares[sum], own, own);
+                products[sum] = add_products(products[sum], own, load(bank + (p * BLOCK + first) * 2));
+            };
+            int p = 0;
+            for (; p + 2 <= whole; p += 2) {
+                add_pair(p, 0, pair_at(value + 2 * p));
+                add_pair(p + 1, 1, pair_at(value + 2 * p + 2));
+            }
+            if (p < whole) add_pair(p, 0, pair_at(value + 2 * p));
+            if (pairs > whole) add_pair(whole, 1, static_cast<std::uint16_t>(value[2 * whole]));
+            const Ints product = add(products[0], products[1]);
+            store(a.out + std::int64_t{i} * a.lanes + first, sub(add(squares[0], squares[1]), add(product, product)));
+        }
+    }
+}
+
+void add_rows(const std::int32_t* const* rows, const std::int32_t* cells, int count, int lanes, std::int32_t* out) {
     for (int first = 0; first < lanes; first += LANES) {
         Ints even = zero(), odd = zero();
         int i = 0;
         for (; i + 2 <= count; i += 2) {
-            even = add(even, load(rows[i] + first));
-            odd = add(odd, load(rows[i + 1] + first));
+            even = add(even, load(rows[cells[i]] + first));
+            odd = add(odd, load(rows[cells[i + 1]] + first));
         }
-        if (i < count) even = add(even, load(rows[i] + first));
+        if (i < count) even = add(even, load(rows[cells[i]] + first));
         store(out + first, add(even, odd));
     }
 }
@@ -186,6 +297,41 @@ int ranked(const std::int32_t* values, int count, int rank) {
         if (__builtin_popcountll(before) == rank) return i;
     }
     return count - 1;
+}
+
+std::uint64_t at_most_of(const std::int32_t* values, std::int32_t limit) {
+    std::uint64_t found = 0;
+    for (int b = 0; b < BLOCK; b += LANES) found |= std::uint64_t{at_most(load(values + b), fill(limit))} << b;
+    return found;
+}
+
+// As |a|^2 + |b|^2 - 2 a.b, since differences may leave int16; neighbouring cells are one run of values.
+std::int32_t image_apart(const std::int16_t* image, const std::int32_t* cells, const std::int16_t* values, int count,
+                         int width) {
+    Ints squares = zero(), products = zero();
+    std::uint32_t rest = 0;
+    for (int i = 0; i < count;) {
+        int next = i + 1;
+        while (next < count && cells[next] == cells[next - 1] + 1) ++next;
+        const std::int16_t* theirs = image + std::int64_t{cells[i]} * width;
+        const std::int16_t* ours = values + std::int64_t{i} * width;
+        const std::int64_t length = std::int64_t{next - i} * width;
+        std::int64_t j = 0;
+        for (; j + 2 * LANES <= length; j += 2 * LANES) {
+            const Ints a = load(theirs + j), b = load(ours + j);
+            squares = add_products(add_products(squares, a, a), b, b);
+            products = add_products(products, a, b);
+        }
+        for (; j < length; ++j) {
+            const auto apart = static_cast<std::uint32_t>(theirs[j] - ours[j]);
+            rest += apart * apart;
+        }
+        i = next;
+    }
+    std::int32_t sums[4];
+    four_sums(squares, products, zero(), zero(), sums);
+    return static_cast<std::int32_t>(static_cast<std::uint32_t>(sums[0]) - 2 * static_cast<std::uint32_t>(sums[1]) +
+                                     rest);
 }
 
 #if defined(LPKERNEL_BYTES)
@@ -306,7 +452,9 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
 namespace lpkernel {
 
 extern const Kernels LPKERNEL_TABLE;
-const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME, latent_block, masked_block, float_block, add_rows, ranked,
-                                byte_tile,         byte_rows,    norms,        resize_row,  direct};
+const Kernels LPKERNEL_TABLE = {
+    LPKERNEL_ISA_NAME, latent_block, float_block, rows<float, float>, rows<std::int16_t, std::int32_t>,
+    cell_rows,         add_rows,     ranked,      at_most_of,         image_apart,
+    byte_tile,         byte_rows,    norms,       resize_row,         direct};
 
 }  // namespace lpkernel

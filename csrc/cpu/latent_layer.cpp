@@ -4,9 +4,17 @@
 // squared norms, so a step reads runs of whole cache lines and one vector lane is one image. With
 // |a - b|^2 = |a|^2 + |b|^2 - 2 a.b modulo 2^32, the work is one multiply-add instruction (vpdpwssd or vpmaddwd)
 // for each two channels of LANES images. An odd channel is padded by a zero.
-// Tie rule: see smallest.h. Limits: every distance below 2^31.
+//
+// Large banks are screened first: six channels, those of the largest variance, are laid out once more in the same way.
+// Their part of a distance never exceeds the whole, so it is compared for all images, which reads a quarter of the
+// bank; the images of the smallest parts give the limit, and only images whose part is within it get their whole
+// distance, from the bank's own array. On latents in order of variance that is three in a thousand. A block of which
+// many are left is compared whole. Tie rule: see smallest.h. Limits: every distance below 2^31.
 
+#include <algorithm>
+#include <array>
 #include <cstring>
+#include <numeric>
 
 #include "cpu/layer.h"
 
@@ -14,80 +22,174 @@ namespace lpkernel {
 
 namespace {
 
+constexpr std::int64_t CHUNK = 16;   // blocks of which bounds are kept at a time
+constexpr std::int64_t SPARSE = 64;  // images for each one that is measured alone, at least
+constexpr int MOST = 16;             // queries that pass over the same chunk
+constexpr int CROWD = 16;            // images of a block, from which the whole block is compared
+
+// Some channels of a bank as blocks, and the squared norms of their cells.
+struct Packed {
+    std::vector<int> channels;
+    int halves = 0;
+    Aligned<std::int16_t> bank;
+    Aligned<std::int32_t> norms;
+};
+
 class LatentLayer final : public Layer {
   public:
-    LatentLayer(const Content& content, std::int64_t size, int side, int channels, const Kernels& run, int pairs_limit)
-        : Layer(size, side, channels, 0),
-          cells_(side * side),
-          halves_((channels + 1) / 2),
-          blocks_((size + BLOCK - 1) / BLOCK),
-          bank_(static_cast<std::size_t>(blocks_) * cells_ * halves_ * BLOCK * 2),
-          norms_(static_cast<std::size_t>(blocks_) * cells_ * BLOCK) {
-        for (std::int64_t block = 0; block < blocks_; ++block) lay_out(content, block);
+    LatentLayer(const Content& content, std::int64_t size, int side, int channels, const Kernels& run, int pairs_limit,
+                std::int64_t coarse)
+        : Layer(size, side, channels, 0), cells_(side * side), blocks_((size + BLOCK - 1) / BLOCK) {
+        std::vector<int> all(static_cast<std::size_t>(channels));
+        std::iota(all.begin(), all.end(), 0);
+        whole_ = pack(content, all);
+        if (size >= coarse && channels >= 2 * COARSE) coarse_ = pack(content, most_varied(content));
         if (size <= pairs_limit) make_pairs(content, run);
     }
 
     std::int64_t parts() const override { return blocks_; }
     std::size_t bytes() const override {
-        return Layer::bytes() + bank_.size() * sizeof(std::int16_t) + norms_.size() * sizeof(std::int32_t);
+        std::size_t sum = Layer::bytes();
+        for (const Packed* packed : {&whole_, &coarse_}) {
+            sum += packed->bank.size() * sizeof(std::int16_t) + packed->norms.size() * sizeof(std::int32_t);
+        }
+        return sum;
     }
 
     void prepare(Query& query, int count, const Kernels& run) const override {
         query.norms.resize(count);
         run.norms(query.values.data(), count, width(), query.norms.data());
-        if (width() % 2 == 0) return;
-        query.padded.assign(static_cast<std::size_t>(count) * halves_ * 2, 0);
+        if (width() % 2) {
+            query.padded.assign(static_cast<std::size_t>(count) * whole_.halves * 2, 0);
+            for (int i = 0; i < count; ++i) {
+                std::copy_n(query.values.data() + i * width(), width(), query.padded.data() + i * whole_.halves * 2);
+            }
+        }
+        if (!coarse_.halves) return;
+        query.coarse.resize(static_cast<std::size_t>(count) * COARSE);
+        query.coarse_norms.resize(count);
         for (int i = 0; i < count; ++i) {
-            std::copy_n(query.values.data() + i * width(), width(), query.padded.data() + i * halves_ * 2);
+            for (int c = 0; c < COARSE; ++c) {
+                query.coarse[i * COARSE + c] = query.values[i * width() + coarse_.channels[c]];
+            }
+        }
+        run.norms(query.coarse.data(), count, COARSE, query.coarse_norms.data());
+    }
+
+    void search(const Content& content, const std::int32_t* cells, int count, Query* const* queries, int n,
+                std::int64_t first_part, std::int64_t last_part, const Kernels& run) const override {
+        const std::int64_t images = (last_part - first_part) * BLOCK;
+        bool screened = coarse_.halves > 0;
+        for (int q = 0; q < n; ++q) screened = screened && queries[q]->best.need() * SPARSE <= images;
+        if (screened) {
+            for (int q = 0; q < n; q += MOST) {
+                screen(content, cells, count, queries + q, std::min(MOST, n - q), first_part, last_part, run);
+            }
+            return;
+        }
+        for (std::int64_t part = first_part; part < last_part; ++part) {
+            for (int q = 0; q < n; q += GROUP) {
+                compare(cells, count, queries + q, std::min(GROUP, n - q), part, ~std::uint64_t{0}, run);
+            }
         }
     }
 
-    void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first_part,
-                std::int64_t last_part, const Kernels& run) const override {
-        for (std::int64_t part = first_part; part < last_part; ++part) search_part(cells, count, queries, n, part, run);
-    }
-
-    void distances(const std::int32_t* cells, int count, const Query& query, const Kernels& run,
+    void cell_rows(const std::int32_t* cells, int count, const std::int16_t* values, const Kernels& run,
                    std::int32_t* out) const override {
-        std::uint64_t found[GROUP];
-        LatentBlock block = at(0, cells, count, out, found);
-        block.queries = 1;
-        set(block, 0, query);
-        block.limits[0] = Smallest::ANY;
-        run.latent_block(block);
+        run.cell_rows({whole_.bank.data(), whole_.norms.data(), cells, values, count, width(), padded(), out});
     }
 
     std::int32_t distance(const Content& content, std::int64_t a, const std::int32_t* cells, int count,
-                          const std::int16_t* values) const override {
-        const std::int16_t* image = content.data + content.allowed[a] * cells_ * width();
-        std::uint32_t sum = 0;
-        for (int i = 0; i < count; ++i) {
-            const std::int16_t* theirs = image + static_cast<std::int64_t>(cells[i]) * width();
-            const std::int16_t* ours = values + static_cast<std::int64_t>(i) * width();
-            for (int c = 0; c < width(); ++c) {
-                const std::int32_t apart = theirs[c] - ours[c];
-                sum += static_cast<std::uint32_t>(apart) * static_cast<std::uint32_t>(apart);
-            }
-        }
-        return static_cast<std::int32_t>(sum);
+                          const std::int16_t* values, const Kernels& run) const override {
+        return run.apart(content.data + content.allowed[a] * cells_ * width(), cells, values, count, width());
     }
 
   private:
-    void search_part(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
-                     const Kernels& run) const {
+    // Whole distances to the wanted images of a block.
+    void compare(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
+                 std::uint64_t wanted, const Kernels& run) const {
         alignas(64) std::int32_t out[GROUP * BLOCK];
         std::uint64_t found[GROUP];
-        LatentBlock block = at(part, cells, count, out, found);
-        for (int first = 0; first < n; first += GROUP) {
-            block.queries = std::min(GROUP, n - first);
-            for (int q = 0; q < block.queries; ++q) set(block, q, *queries[first + q]);
-            run.latent_block(block);
-            for (int q = 0; q < block.queries; ++q) {
-                for (std::uint64_t left = found[q]; left; left &= left - 1) {
-                    const int lane = __builtin_ctzll(left);
-                    queries[first + q]->best.push(out[q * BLOCK + lane], part * BLOCK + lane);
+        LatentBlock block = at(whole_, part, cells, count, out, found);
+        block.queries = n;
+        for (int q = 0; q < n; ++q) set(block, q, *queries[q]);
+        run.latent_block(block);
+        for (int q = 0; q < n; ++q) {
+            for (std::uint64_t left = found[q] & wanted; left; left &= left - 1) {
+                const int lane = __builtin_ctzll(left);
+                queries[q]->best.push(out[q * BLOCK + lane], part * BLOCK + lane);
+            }
+        }
+    }
+
+    // Bounds first, for up to MOST queries.
+    void screen(const Content& content, const std::int32_t* cells, int count, Query* const* queries, int n,
+                std::int64_t first_part, std::int64_t last_part, const Kernels& run) const {
+        alignas(64) std::int32_t bounds[CHUNK][MOST][BLOCK];
+        std::uint64_t open[CHUNK][MOST];  // images that are not measured yet
+        std::vector<std::int64_t> list;
+        Smallest promising;
+        for (std::int64_t first = first_part; first < last_part; first += CHUNK) {
+            const std::int64_t chunk = std::min(CHUNK, last_part - first);
+            for (std::int64_t i = 0; i < chunk; ++i) {
+                for (int group = 0; group < n; group += GROUP) {
+                    LatentBlock block = at(coarse_, first + i, cells, count, bounds[i][group], open[i] + group);
+                    block.queries = std::min(GROUP, n - group);
+                    for (int q = 0; q < block.queries; ++q) {
+                        const Query& query = *queries[group + q];
+                        block.query[q] = query.coarse.data();
+                        block.own_norms[q] = query.coarse_norms.data();
+                        block.limits[q] = query.best.limit();
+                    }
+                    run.latent_block(block);
                 }
             }
+            for (int q = 0; q < n; ++q) {
+                Query& query = *queries[q];
+                if (query.best.limit() == Smallest::ANY) {
+                    promising.reset(query.best.need());
+                    for (std::int64_t i = 0; i < chunk; ++i) {
+                        std::uint64_t left = open[i][q] & run.at_most(bounds[i][q], promising.limit());
+                        for (; left; left &= left - 1) {
+                            const int lane = __builtin_ctzll(left);
+                            promising.push(bounds[i][q][lane], i * BLOCK + lane);
+                        }
+                    }
+                    list.clear();
+                    for (const std::uint64_t key : promising.keys()) {
+                        const auto at = static_cast<std::int64_t>(key & 0xFFFFFFFFu);
+                        open[at / BLOCK][q] &= ~(std::uint64_t{1} << at % BLOCK);
+                        list.push_back(first * BLOCK + at);
+                    }
+                    measure(content, list, cells, count, query, run);
+                }
+                list.clear();
+                for (std::int64_t i = 0; i < chunk; ++i) {
+                    if (!open[i][q]) continue;
+                    std::uint64_t left = open[i][q] & run.at_most(bounds[i][q], query.best.limit());
+                    if (__builtin_popcountll(left) > CROWD) {
+                        compare(cells, count, queries + q, 1, first + i, left, run);
+                        continue;
+                    }
+                    for (; left; left &= left - 1) list.push_back((first + i) * BLOCK + __builtin_ctzll(left));
+                }
+                measure(content, list, cells, count, query, run);
+            }
+        }
+    }
+
+    void measure(const Content& content, const std::vector<std::int64_t>& list, const std::int32_t* cells, int count,
+                 Query& query, const Kernels& run) const {
+        constexpr std::size_t AHEAD = 3;  // images on their way from memory
+        const auto fetch = [&](std::size_t i) {
+            if (i >= list.size()) return;
+            const std::int16_t* image = content.data + content.allowed[list[i]] * cells_ * width();
+            for (int j = 0; j < count; ++j) __builtin_prefetch(image + std::int64_t{cells[j]} * width());
+        };
+        for (std::size_t i = 0; i < AHEAD; ++i) fetch(i);
+        for (std::size_t i = 0; i < list.size(); ++i) {
+            fetch(i + AHEAD);
+            query.best.push(distance(content, list[i], cells, count, query.values.data(), run), list[i]);
         }
     }
 
@@ -97,55 +199,85 @@ class LatentLayer final : public Layer {
         block.limits[q] = query.best.limit();
     }
 
-    LatentBlock at(std::int64_t part, const std::int32_t* cells, int count, std::int32_t* out,
+    LatentBlock at(const Packed& packed, std::int64_t part, const std::int32_t* cells, int count, std::int32_t* out,
                    std::uint64_t* found) const {
         LatentBlock block{};
-        block.bank = bank_.data() + part * cells_ * halves_ * BLOCK * 2;
-        block.norms = norms_.data() + part * cells_ * BLOCK;
+        block.bank = packed.bank.data() + part * cells_ * packed.halves * BLOCK * 2;
+        block.norms = packed.norms.data() + part * cells_ * BLOCK;
         block.cells = cells;
         block.count = count;
-        block.pairs = halves_;
-        block.lanes = static_cast<int>(std::min<std::int64_t>(BLOCK, size() - part * BLOCK));
+        block.pairs = packed.halves;
+        block.lanes = lanes_of(part);
         block.out = out;
         block.found = found;
         return block;
     }
 
-    void lay_out(const Content& content, std::int64_t part) {
-        const int lanes = static_cast<int>(std::min<std::int64_t>(BLOCK, size() - part * BLOCK));
-        std::int16_t* bank = bank_.data() + part * cells_ * halves_ * BLOCK * 2;
-        std::int32_t* norms = norms_.data() + part * cells_ * BLOCK;
-        for (std::int64_t cell = 0; cell < cells_; ++cell) {
-            std::memset(bank, 0, sizeof(std::int16_t) * halves_ * BLOCK * 2);
-            for (int lane = 0; lane < BLOCK; ++lane) {
-                std::uint32_t norm = 0;
-                if (lane < lanes) {
-                    const std::int64_t image = content.allowed[part * BLOCK + lane];
-                    const std::int16_t* from = content.data + (image * cells_ + cell) * width();
-                    for (int c = 0; c < width(); ++c) {
-                        bank[(c / 2 * BLOCK + lane) * 2 + c % 2] = from[c];
-                        norm += static_cast<std::uint32_t>(from[c] * from[c]);
-                    }
-                }
-                norms[lane] = static_cast<std::int32_t>(norm);
-            }
-            bank += static_cast<std::int64_t>(halves_) * BLOCK * 2;
-            norms += BLOCK;
-        }
+    int lanes_of(std::int64_t part) const {
+        return static_cast<int>(std::min<std::int64_t>(BLOCK, size() - part * BLOCK));
     }
 
-    std::int64_t cells_;
-    int halves_;
-    std::int64_t blocks_;
-    Aligned<std::int16_t> bank_;
-    Aligned<std::int32_t> norms_;
+    // The COARSE channels that vary most over a sample of the bank, which separate images best.
+    std::vector<int> most_varied(const Content& content) const {
+        constexpr std::int64_t SAMPLE = 64;
+        const std::int64_t sampled = std::min(SAMPLE, size());
+        std::vector<double> sums(static_cast<std::size_t>(width()), 0.0), squares = sums;
+        for (std::int64_t s = 0; s < sampled; ++s) {
+            const std::int16_t* value = content.data + content.allowed[s * size() / sampled] * cells_ * width();
+            for (std::int64_t cell = 0; cell < cells_; ++cell) {
+                for (int c = 0; c < width(); ++c, ++value) {
+                    sums[c] += *value;
+                    squares[c] += static_cast<double>(*value) * *value;
+                }
+            }
+        }
+        const auto count = static_cast<double>(sampled * cells_);
+        const auto variance = [&](int c) { return squares[c] / count - sums[c] / count * (sums[c] / count); };
+        std::vector<int> order(static_cast<std::size_t>(width()));
+        std::iota(order.begin(), order.end(), 0);
+        std::sort(order.begin(), order.end(), [&](int a, int b) { return variance(a) > variance(b); });
+        order.resize(COARSE);
+        return order;
+    }
+
+    Packed pack(const Content& content, std::vector<int> channels) const {
+        const int halves = static_cast<int>(channels.size() + 1) / 2;
+        const auto cells = static_cast<std::size_t>(blocks_ * cells_);
+        Packed packed{std::move(channels), halves, Aligned<std::int16_t>(cells * halves * BLOCK * 2),
+                      Aligned<std::int32_t>(cells * BLOCK)};
+        std::memset(packed.bank.data(), 0, packed.bank.size() * sizeof(std::int16_t));
+        std::memset(packed.norms.data(), 0, packed.norms.size() * sizeof(std::int32_t));
+        std::int16_t* bank = packed.bank.data();
+        std::int32_t* norms = packed.norms.data();
+        for (std::int64_t part = 0; part < blocks_; ++part) {
+            for (std::int64_t cell = 0; cell < cells_;
+                 ++cell, bank += std::int64_t{halves} * BLOCK * 2, norms += BLOCK) {
+                for (int lane = 0; lane < lanes_of(part); ++lane) {
+                    const std::int64_t image = content.allowed[part * BLOCK + lane];
+                    const std::int16_t* from = content.data + (image * cells_ + cell) * width();
+                    std::uint32_t norm = 0;
+                    for (std::size_t c = 0; c < packed.channels.size(); ++c) {
+                        const std::int16_t value = from[packed.channels[c]];
+                        bank[(static_cast<std::int64_t>(c / 2) * BLOCK + lane) * 2 + static_cast<std::int64_t>(c % 2)] =
+                            value;
+                        norm += static_cast<std::uint32_t>(value * value);
+                    }
+                    norms[lane] = static_cast<std::int32_t>(norm);
+                }
+            }
+        }
+        return packed;
+    }
+
+    std::int64_t cells_, blocks_;
+    Packed whole_, coarse_;  // coarse_.halves is 0 without screening
 };
 
 }  // namespace
 
 std::unique_ptr<Layer> latent_layer(const Content& content, std::int64_t size, int side, int channels,
-                                    const Kernels& run, int pairs_limit) {
-    return std::make_unique<LatentLayer>(content, size, side, channels, run, std::min(pairs_limit, BLOCK));
+                                    const Kernels& run, int pairs_limit, std::int64_t coarse) {
+    return std::make_unique<LatentLayer>(content, size, side, channels, run, std::min(pairs_limit, BLOCK), coarse);
 }
 
 }  // namespace lpkernel

@@ -39,6 +39,8 @@ struct Query {
     std::vector<std::int16_t> values;  // (count, width)
     std::vector<std::int16_t> padded;  // what the layer makes of them, once for all its parts
     std::vector<std::int32_t> norms;
+    std::vector<std::int16_t> coarse;  // the same of the channels that are compared first
+    std::vector<std::int32_t> coarse_norms;
     Smallest best;
 };
 
@@ -59,16 +61,17 @@ class Layer {
 
     // Offers the allowed images of parts first to last - 1 of [0, parts()) to every query. cells: (count), those
     // compared.
-    virtual void search(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
-                        std::int64_t last, const Kernels& run) const = 0;
+    virtual void search(const Content& content, const std::int32_t* cells, int count, Query* const* queries, int n,
+                        std::int64_t first, std::int64_t last, const Kernels& run) const = 0;
 
-    // Distances of one query to all images, when size() <= BLOCK: (BLOCK) int32; what follows size() is anything.
-    virtual void distances(const std::int32_t* cells, int count, const Query& query, const Kernels& run,
+    // Distances of single cells to all images, when size() <= BLOCK: values (count, width) against cells (count), out
+    // (count, padded()) int32; what follows size() in a row is anything.
+    virtual void cell_rows(const std::int32_t* cells, int count, const std::int16_t* values, const Kernels& run,
                            std::int32_t* out) const = 0;
 
     // Exact distance of image `a`, from the bank's own array.
     virtual std::int32_t distance(const Content& content, std::int64_t a, const std::int32_t* cells, int count,
-                                  const std::int16_t* values) const = 0;
+                                  const std::int16_t* values, const Kernels& run) const = 0;
 
     virtual std::int64_t parts() const = 0;
 
@@ -99,9 +102,9 @@ class Layer {
 
 constexpr int PAIRS = 32;  // up to this many images, pairs are tabulated: cells * PAIRS^2 int32, 1 MB at side 16
 
-// content: (B, side, side, channels) int16.
+// content: (B, side, side, channels) int16. coarse: images from which some channels are compared first.
 std::unique_ptr<Layer> latent_layer(const Content& content, std::int64_t size, int side, int channels,
-                                    const Kernels& run, int pairs_limit);
+                                    const Kernels& run, int pairs_limit, std::int64_t coarse);
 
 // content: (B, side, side) codes in [0, rows); table (rows, rows) int32, non-negative, kept by the caller. screened:
 // images searched at once from which bounds come first.

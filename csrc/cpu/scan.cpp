@@ -16,6 +16,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 #include "common/philox.h"
@@ -51,16 +52,16 @@ class Walk {
         int before = 0;
         for (const Scale& scale : request_.scales) {
             for (Image& image : images_) enter(image, before, scale);
-            before = scale.side;
+            before = scale.raster->side;
             const bool by_pairs = scale.layer->has_pairs();
             if (by_pairs) {
                 for (Image& image : images_) walk_pairs(image, scale, step);
             } else {
-                for (std::size_t i = 0; i < scale.steps.size(); ++i) {
-                    walk(scale, scale.steps[i], step + static_cast<std::uint32_t>(i));
+                for (std::size_t i = 0; i < scale.raster->steps.size(); ++i) {
+                    walk(scale, scale.raster->steps[i], step + static_cast<std::uint32_t>(i));
                 }
             }
-            step += static_cast<std::uint32_t>(scale.steps.size());
+            step += static_cast<std::uint32_t>(scale.raster->steps.size());
         }
         for (const Image& image : images_) finish(image, sources);
     }
@@ -79,13 +80,13 @@ class Walk {
     // The canvas at the beginning of a scale.
     void enter(Image& image, int from, const Scale& scale) {
         const int width = scale.layer->width();
-        const std::size_t cells = static_cast<std::size_t>(scale.side) * scale.side;
+        const std::size_t cells = static_cast<std::size_t>(scale.raster->side) * scale.raster->side;
         const std::int16_t* start = nullptr;
         if (scale.start) start = scale.start + (scale.start_images == 1 ? 0 : image.number) * cells * width;
-        if (!scale.i0.empty()) {
+        if (!scale.raster->i0.empty()) {
             resize(image.canvas, from, scale, width);
-            for (std::size_t i = 0; start && i < scale.kept.size(); ++i) {
-                const std::int64_t at = std::int64_t{scale.kept[i]} * width;
+            for (std::size_t i = 0; start && i < scale.raster->kept.size(); ++i) {
+                const std::int64_t at = std::int64_t{scale.raster->kept[i]} * width;
                 std::copy_n(start + at, width, image.canvas.data() + at);
             }
         } else if (start) {
@@ -100,18 +101,20 @@ class Walk {
     void resize(std::vector<std::int16_t>& canvas, int from, const Scale& scale, int width) {
         old_.swap(canvas);
         rows_.resize(static_cast<std::size_t>(from) * width);
-        canvas.resize(static_cast<std::size_t>(scale.side) * scale.side * width);
-        for (int y = 0; y < scale.side; ++y) {
-            run_.resize_row(old_.data() + static_cast<std::int64_t>(scale.i0[y]) * from * width,
-                            old_.data() + static_cast<std::int64_t>(scale.i1[y]) * from * width, scale.f[y], from,
-                            scale.side, width, scale.i0.data(), scale.i1.data(), scale.f.data(), rows_.data(),
-                            canvas.data() + static_cast<std::int64_t>(y) * scale.side * width);
+        canvas.resize(static_cast<std::size_t>(scale.raster->side) * scale.raster->side * width);
+        for (int y = 0; y < scale.raster->side; ++y) {
+            run_.resize_row(old_.data() + static_cast<std::int64_t>(scale.raster->i0[y]) * from * width,
+                            old_.data() + static_cast<std::int64_t>(scale.raster->i1[y]) * from * width,
+                            scale.raster->f[y], from, scale.raster->side, width, scale.raster->i0.data(),
+                            scale.raster->i1.data(), scale.raster->f.data(), rows_.data(),
+                            canvas.data() + static_cast<std::int64_t>(y) * scale.raster->side * width);
         }
     }
 
     void write(Image& image, const Scale& scale, Cells cells, std::int64_t a) const {
         const int width = scale.layer->width();
-        const std::int16_t* from = scale.content.data + scale.content.allowed[a] * scale.side * scale.side * width;
+        const std::int16_t* from =
+            scale.content.data + scale.content.allowed[a] * scale.raster->side * scale.raster->side * width;
         for (const std::int32_t cell : cells) {
             const std::int64_t at = std::int64_t{cell} * width;
             std::copy_n(from + at, width, image.canvas.data() + at);
@@ -130,36 +133,38 @@ class Walk {
         }
     }
 
-    // All steps of a scale for one image of a small bank.
+    // All steps of a scale for one image of a small bank. Every cell has a row of its distances to all images: of the
+    // pair table once it was copied, its own before.
     void walk_pairs(Image& image, const Scale& scale, std::uint32_t first_step) {
         const Layer& layer = *scale.layer;
-        const int size = static_cast<int>(layer.size());
-        alignas(64) std::int32_t carried[BLOCK], sums[BLOCK];
-        std::vector<const std::int32_t*> rows(static_cast<std::size_t>(scale.side) * scale.side + 1);
-        for (std::size_t i = 0; i < scale.steps.size(); ++i) {
-            const Step& step = scale.steps[i];
+        const int size = static_cast<int>(layer.size()), lanes = layer.padded();
+        const std::int32_t cells = scale.raster->side * scale.raster->side;
+        alignas(64) std::int32_t sums[BLOCK];
+        row_of_.resize(static_cast<std::size_t>(cells));
+        if (scale.raster->carries) {
+            every_cell_.resize(static_cast<std::size_t>(cells));
+            std::iota(every_cell_.begin(), every_cell_.end(), 0);
+            own_rows_.resize(static_cast<std::size_t>(cells) * lanes);
+            layer.cell_rows(every_cell_.data(), cells, image.canvas.data(), run_, own_rows_.data());
+            for (std::int32_t cell = 0; cell < cells; ++cell) row_of_[cell] = own_rows_.data() + cell * lanes;
+        }
+        for (std::size_t i = 0; i < scale.raster->steps.size(); ++i) {
+            const Step& step = scale.raster->steps[i];
             const std::uint32_t u = word(image, first_step + static_cast<std::uint32_t>(i));
             std::int64_t chosen = 0;
             if (!step.compare.count) {
                 chosen = draw_index(u, static_cast<std::uint32_t>(size));
             } else {
-                int count = 0;
-                if (step.carried.count) {
-                    gather(image, step.carried, layer.width(), image.query.values);
-                    layer.prepare(image.query, step.carried.count, run_);
-                    layer.distances(step.carried.first, step.carried.count, image.query, run_, carried);
-                    rows[count++] = carried;
-                }
-                for (const std::int32_t cell : step.copied) {
-                    rows[count++] = layer.pair_row(cell, image.sources[cell]);
-                }
-                run_.add_rows(rows.data(), count, layer.padded(), sums);
+                run_.add_rows(row_of_.data(), step.compare.first, step.compare.count, lanes, sums);
                 chosen = run_.ranked(sums, size, static_cast<int>(drawn_rank(u, layer)));
             }
-            for (const std::int32_t cell : step.write) image.sources[cell] = static_cast<std::int32_t>(chosen);
+            for (const std::int32_t cell : step.write) {
+                image.sources[cell] = static_cast<std::int32_t>(chosen);
+                row_of_[cell] = layer.pair_row(cell, chosen);
+            }
         }
         if (&scale == &request_.scales.back()) return;  // nobody reads its canvas
-        for (std::int32_t cell = 0; cell < scale.side * scale.side; ++cell) {
+        for (std::int32_t cell = 0; cell < cells; ++cell) {
             if (image.sources[cell] >= 0) write(image, scale, {&cell, 1}, image.sources[cell]);
         }
     }
@@ -189,9 +194,9 @@ class Walk {
         });
         const std::int64_t work = layer.size() * step.compare.count * layer.width();
         if (threads_ > 1 && work * static_cast<std::int64_t>(images_.size()) >= request_.tuning.split) {
-            search_divided(layer, step);
+            search_divided(scale, step);
         } else {
-            search(layer, step, queries_, 0, layer.parts());
+            search(scale, step, queries_, 0, layer.parts());
         }
         each([&](Image& image) {
             Smallest& best = image.query.best;
@@ -200,14 +205,15 @@ class Walk {
         });
     }
 
-    void search(const Layer& layer, const Step& step, const std::vector<Query*>& queries, std::int64_t first,
+    void search(const Scale& scale, const Step& step, const std::vector<Query*>& queries, std::int64_t first,
                 std::int64_t last) const {
-        layer.search(step.compare.first, step.compare.count, queries.data(), static_cast<int>(queries.size()), first,
-                     last, run_);
+        scale.layer->search(scale.content, step.compare.first, step.compare.count, queries.data(),
+                            static_cast<int>(queries.size()), first, last, run_);
     }
 
     // Threads take runs of parts, each with heaps of its own.
-    void search_divided(const Layer& layer, const Step& step) {
+    void search_divided(const Scale& scale, const Step& step) {
+        const Layer& layer = *scale.layer;
         const std::int64_t runs = std::min<std::int64_t>(layer.parts(), threads_);
         std::vector<std::vector<Query>> own(static_cast<std::size_t>(runs));
         for (std::vector<Query>& mine : own) {
@@ -216,7 +222,7 @@ class Walk {
         parallel(runs, threads_, [&](std::int64_t r) {
             std::vector<Query*> queries;
             for (Query& query : own[r]) queries.push_back(&query);
-            search(layer, step, queries, layer.parts() * r / runs, layer.parts() * (r + 1) / runs);
+            search(scale, step, queries, layer.parts() * r / runs, layer.parts() * (r + 1) / runs);
         });
         for (const std::vector<Query>& mine : own) {
             for (std::size_t i = 0; i < images_.size(); ++i) images_[i].query.best.merge(mine[i].best);
@@ -229,7 +235,7 @@ class Walk {
         std::vector<std::int32_t> found;
         for (const std::int64_t a : image.recent) {
             found.push_back(scale.layer->distance(scale.content, a, step.compare.first, step.compare.count,
-                                                  image.query.values.data()));
+                                                  image.query.values.data(), run_));
         }
         std::nth_element(found.begin(), found.begin() + (need - 1), found.end());
         return found[need - 1];
@@ -259,39 +265,43 @@ class Walk {
     int threads_;
     std::vector<Image> images_;
     std::vector<Query*> queries_;
-    std::vector<std::int16_t> old_;   // of a resize
-    std::vector<std::int32_t> rows_;  // of a resize
+    std::vector<std::int16_t> old_;                    // of a resize
+    std::vector<std::int32_t> rows_;                   // of a resize
+    std::vector<const std::int32_t*> row_of_;          // of walk_pairs, by cell
+    std::vector<std::int32_t> every_cell_, own_rows_;  // of walk_pairs
 };
 
 }  // namespace
 
-void set_steps(Scale& scale, const std::int32_t* positions, const bool* compare, const bool* write, std::int64_t steps,
-               int patch) {
+Raster::Raster(int side_of, const std::int32_t* positions, const bool* compare, const bool* write, std::int64_t count,
+               int patch)
+    : side(side_of) {
     const std::int64_t area = std::int64_t{patch} * patch;
-    std::vector<bool> written(static_cast<std::size_t>(scale.side) * scale.side, false);
-    scale.store.resize(static_cast<std::size_t>(steps * area * 3));
-    scale.steps.resize(static_cast<std::size_t>(steps));
-    std::int32_t* next = scale.store.data();
-    for (std::int64_t s = 0; s < steps; ++s, positions += 2, compare += area, write += area) {
+    std::vector<bool> written(static_cast<std::size_t>(side) * side, false);
+    store.resize(static_cast<std::size_t>(count * area * 3));
+    steps.resize(static_cast<std::size_t>(count));
+    std::int32_t* next = store.data();
+    for (std::int64_t s = 0; s < count; ++s, positions += 2, compare += area, write += area) {
         const auto list = [&](const auto& wanted) {
             Cells cells{next, 0};
             for (std::int64_t i = 0; i < area; ++i) {
                 const auto cell =
-                    static_cast<std::int32_t>((positions[0] + i / patch) * scale.side + positions[1] + i % patch);
+                    static_cast<std::int32_t>((positions[0] + i / patch) * side + positions[1] + i % patch);
                 if (wanted(i, cell)) *next++ = cell;
             }
             cells.count = static_cast<int>(next - cells.first);
             return cells;
         };
-        Step& step = scale.steps[s];
+        Step& step = steps[s];
         step.carried = list([&](std::int64_t i, std::int32_t cell) { return compare[i] && !written[cell]; });
         step.copied = list([&](std::int64_t i, std::int32_t cell) { return compare[i] && written[cell]; });
+        carries = carries || step.carried.count > 0;
         step.compare = {step.carried.first, step.carried.count + step.copied.count};
         step.write = list([&](std::int64_t i, std::int32_t) { return write[i]; });
         for (const std::int32_t cell : step.write) written[cell] = true;
     }
-    for (std::int32_t cell = 0; cell < scale.side * scale.side; ++cell) {
-        if (!written[cell]) scale.kept.push_back(cell);
+    for (std::int32_t cell = 0; cell < side * side; ++cell) {
+        if (!written[cell]) kept.push_back(cell);
     }
 }
 

@@ -23,21 +23,30 @@ struct Step {
     Cells compare, write, carried, copied;
 };
 
-struct Scale {
+// The steps of a scale, and how the canvas comes there from the scale before. Steps point into `store`: not to be
+// copied.
+struct Raster {
     int side = 0;
     std::vector<std::int32_t> store;
     std::vector<Step> steps;
     std::vector<std::int32_t> kept;       // cells that no step writes
     std::vector<std::int32_t> i0, i1, f;  // (side) resize from the scale before, 1/256; empty at the first
+    bool carries = false;                 // whether a step compares cells that none has written
+
+    // positions (count, 2) and masks (count, patch, patch), all within the grid
+    Raster(int side, const std::int32_t* positions, const bool* compare, const bool* write, std::int64_t count,
+           int patch);
+    Raster(const Raster&) = delete;
+    Raster& operator=(const Raster&) = delete;
+};
+
+struct Scale {
+    const Raster* raster = nullptr;
     const Layer* layer = nullptr;
     Content content{};
     const std::int16_t* start = nullptr;  // (start_images, side, side, width), or nullptr
     std::int64_t start_images = 0;        // 1 or n
 };
-
-// Fills in store, steps and kept from positions (steps, 2) and masks (steps, patch, patch), all within the grid.
-void set_steps(Scale& scale, const std::int32_t* positions, const bool* compare, const bool* write, std::int64_t steps,
-               int patch);
 
 struct Tuning {
     std::int64_t group = 64;       // most images that walk through the plan together

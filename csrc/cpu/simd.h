@@ -1,6 +1,7 @@
 // Vectors of the instruction set that this file is compiled for: LANES int32 lanes (or twice as many int16), and
-// LANES floats. Everything has internal linkage and uses no templates of the standard library, so that code
-// compiled for one instruction set can never be linked into another's place.
+// LANES floats; four_sums(a, b, c, d, out): the sum of all lanes of each. Everything has internal linkage and uses no
+// templates of the standard library, so that code compiled for one instruction set can never be linked into another's
+// place.
 
 #pragma once
 
@@ -8,7 +9,10 @@
 
 #if defined(__AVX512BW__) && defined(__AVX512VNNI__)
 #define LPKERNEL_AVX512
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // of GCC 12 in its own header
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #elif defined(__AVX2__) && defined(__FMA__)
 #define LPKERNEL_AVX2
 #include <immintrin.h>
@@ -69,6 +73,28 @@ inline std::uint32_t not_above(Floats a, Floats limit) {
 inline Floats add_product(Floats sum, Floats a, Floats b) {
     return _mm512_fmadd_ps(a, b, sum);
 }
+inline Floats sub(Floats a, Floats b) {
+    return _mm512_sub_ps(a, b);
+}
+inline Floats both(Floats a, Floats b) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
+inline void four_sums(Ints a, Ints b, Ints c, Ints d, std::int32_t* out) {
+    const Ints ab = add(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    const Ints cd = add(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    const Ints each = add(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(each), _mm512_extracti64x4_epi64(each, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                     _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+}
+inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
+    const Floats ab = add(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const Floats cd = add(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const Floats each = add(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(each),
+                                      _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(each), 1)));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+}
 
 #elif defined(LPKERNEL_AVX2)
 
@@ -121,6 +147,21 @@ inline std::uint32_t not_above(Floats a, Floats limit) {
 inline Floats add_product(Floats sum, Floats a, Floats b) {
     return _mm256_fmadd_ps(a, b, sum);
 }
+inline Floats sub(Floats a, Floats b) {
+    return _mm256_sub_ps(a, b);
+}
+inline Floats both(Floats a, Floats b) {
+    return _mm256_and_ps(a, b);
+}
+inline void four_sums(Ints a, Ints b, Ints c, Ints d, std::int32_t* out) {
+    const Ints each = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                     _mm_add_epi32(_mm256_castsi256_si128(each), _mm256_extracti128_si256(each, 1)));
+}
+inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
+    const Floats each = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(each), _mm256_extractf128_ps(each, 1)));
+}
 
 #elif defined(LPKERNEL_SSE2)
 
@@ -172,6 +213,21 @@ inline std::uint32_t not_above(Floats a, Floats limit) {
 }
 inline Floats add_product(Floats sum, Floats a, Floats b) {
     return _mm_add_ps(sum, _mm_mul_ps(a, b));
+}
+inline Floats sub(Floats a, Floats b) {
+    return _mm_sub_ps(a, b);
+}
+inline Floats both(Floats a, Floats b) {
+    return _mm_and_ps(a, b);
+}
+inline void four_sums(Ints a, Ints b, Ints c, Ints d, std::int32_t* out) {
+    const Ints ab = add(_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+    const Ints cd = add(_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+    store(out, add(_mm_unpacklo_epi64(ab, cd), _mm_unpackhi_epi64(ab, cd)));
+}
+inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(out, add(add(a, b), add(c, d)));
 }
 
 #else  // one lane, any machine
@@ -233,6 +289,25 @@ inline std::uint32_t not_above(Floats a, Floats limit) {
 }
 inline Floats add_product(Floats sum, Floats a, Floats b) {
     return {sum.v + a.v * b.v};
+}
+inline Floats sub(Floats a, Floats b) {
+    return {a.v - b.v};
+}
+inline Floats both(Floats a, Floats b) {
+    std::uint32_t left, right;
+    __builtin_memcpy(&left, &a.v, 4);
+    __builtin_memcpy(&right, &b.v, 4);
+    left &= right;
+    __builtin_memcpy(&a.v, &left, 4);
+    return a;
+}
+inline void four_sums(Ints a, Ints b, Ints c, Ints d, std::int32_t* out) {
+    const std::uint32_t sums[4] = {a.v, b.v, c.v, d.v};
+    __builtin_memcpy(out, sums, sizeof sums);
+}
+inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
+    const float sums[4] = {a.v, b.v, c.v, d.v};
+    __builtin_memcpy(out, sums, sizeof sums);
 }
 
 #endif

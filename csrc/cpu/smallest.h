@@ -26,6 +26,8 @@ class Smallest {
     // Distances above this are of no use.
     std::int32_t limit() const { return limit_; }
 
+    std::int64_t need() const { return static_cast<std::int64_t>(need_); }
+
     // distance >= 0
     void push(std::int32_t distance, std::int64_t index) {
         push(static_cast<std::uint64_t>(distance) << 32 | static_cast<std::uint64_t>(index));

@@ -35,16 +35,19 @@ inline ScanShape scan_shape(const pybind11::dict& from) {
     shape.width = number("width");
     const bool in_codes = shape.form != Form::Latents;
     expect_shape(shape.tile >= 1 && shape.tile <= 4 && shape.group >= 1 && shape.group <= 1 << 16, "tile or group");
-    expect_shape(shape.threads >= 32 && shape.threads <= MOST_THREADS && shape.threads % 32 == 0, "threads");
+    const int fewest = shape.form == Form::CodeRows ? FETCHERS + 32 : 32;
+    expect_shape(shape.threads >= fewest && shape.threads <= MOST_THREADS && shape.threads % 32 == 0, "threads");
     expect_shape(shape.split >= 1 && shape.split <= 32 && !(shape.split & (shape.split - 1)) &&
                      (shape.form != Form::CodeRows || shape.split == 1),
                  "split: expected a power of two, 1 for rows");
     expect_shape(shape.k >= 1 && shape.k <= MOST_NEIGHBOURS, "k: expected 1 to 128");
-    expect_shape(shape.width >= 1 && shape.width <= 1 << 20 && (in_codes ? shape.width == 1 : shape.width % CELL_VALUES == 0),
-                 "width: expected 1 for codes, a multiple of 8 for latents");
+    expect_shape(
+        shape.width >= 1 && shape.width <= 1 << 20 && (in_codes ? shape.width == 1 : shape.width % CELL_VALUES == 0),
+        "width: expected 1 for codes, a multiple of 8 for latents");
     expect_shape(in_codes ? shape.codes >= 4 && shape.codes <= MOST_CODES && shape.codes % 4 == 0 : shape.codes == 0,
                  "codes: expected a multiple of 4 up to 32768, 0 for latents");
-    expect_shape(shape.span >= 1 && static_cast<std::int64_t>(shape.span) * shape.tile * shape.width <= 1 << 17, "span");
+    expect_shape(shape.span >= 1 && static_cast<std::int64_t>(shape.span) * shape.tile * shape.width <= 1 << 17,
+                 "span");
     expect_shape(shape.form == Form::CodeRows
                      ? shape.depth >= 1 && static_cast<std::int64_t>(shape.depth) * shape.codes * shape.tile <= 1 << 17
                      : shape.depth == 0,
@@ -81,6 +84,10 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
                      (shape.width > 1 || number("pitch") % 8 == 0),
                  "pitch");
     expect_shape(rows <= shape.codes, "rows: more than codes");
+    args.code_shift = static_cast<int>(number("code_shift"));
+    expect_shape(
+        args.code_shift == 4 ? shape.codes <= MOST_ROW_CODES : args.code_shift == 0 && shape.form != Form::CodeRows,
+        "code_shift: expected 4 for rows, 4 or 0 for gather, 0 for latents");
     args.scale_count = static_cast<int>(scales);
     args.image_count = static_cast<int>(images);
     args.side = static_cast<int>(side);

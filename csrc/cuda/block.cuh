@@ -11,7 +11,7 @@ namespace lpkernel::cuda {
 struct Block {
     int* rows;                 // CodeRows: two halves of (depth, codes, TQ)
     int* window;               // compared cells: (span, TQ) offsets of table rows, or (span, W / 8, TQ, 8) latents
-    int* where;                // (span) numbers of these cells
+    std::int64_t* where;       // (span) where these cells begin in the bank
     Key* lists;                // (TQ, warps, pitch)
     int *want, *chosen, *row;  // (TQ): rank looked for, from 1; allowed image found; row in `images`
     int* norm;                 // (TQ): squared length of the compared cells, latents only
@@ -30,7 +30,7 @@ __device__ __forceinline__ Block this_block(const ScanArgs& args) {
     Block block;
     block.rows = reinterpret_cast<int*>(shared);
     block.window = reinterpret_cast<int*>(shared + args.shared.window);
-    block.where = reinterpret_cast<int*>(shared + args.shared.where);
+    block.where = reinterpret_cast<std::int64_t*>(shared + args.shared.where);
     block.lists = reinterpret_cast<Key*>(shared + args.shared.lists);
     int* scalars = reinterpret_cast<int*>(shared + args.shared.scalars);
     block.want = scalars;

@@ -43,8 +43,8 @@ __device__ __forceinline__ void enter_scale(const ScanArgs& args, const Block& b
         const std::int32_t* tables = args.resize + 3 * s * args.side;
         for (int i = thread; i < values; i += threads) {
             const int cell = i / width;
-            canvas[i] = resized(from + q * per_image + i % width, before, width, tables, args.side, cell / side,
-                                cell % side);
+            canvas[i] =
+                resized(from + q * per_image + i % width, before, width, tables, args.side, cell / side, cell % side);
         }
     }
     if (s > 0 && starts) {
@@ -64,8 +64,7 @@ __device__ __forceinline__ void copy_patches(const ScanArgs& args, const Block& 
     const int units = args.shape.width * 2 / static_cast<int>(sizeof(Unit)), per_image = args.side * args.side * units;
     for (int i = static_cast<int>(threadIdx.x); i < TQ * count * units; i += static_cast<int>(blockDim.x)) {
         const int unit = i % units, cell = cells[i / units % count], q = i / units / count;
-        canvas[q * per_image + cell * units + unit] =
-            bank[(cell * args.pitch + block.chosen[q]) * units + unit];
+        canvas[q * per_image + cell * units + unit] = bank[(cell * args.pitch + block.chosen[q]) * units + unit];
     }
 }
 

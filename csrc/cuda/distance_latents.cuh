@@ -29,6 +29,10 @@ struct Latents {
     using Unit = int4;
     static constexpr int TILE = TQ, IMAGES = 1;
 
+    static __device__ __forceinline__ int chunk_images(const ScanArgs& args) {
+        return static_cast<int>(blockDim.x) / args.shape.split;
+    }
+
     static __device__ __forceinline__ int image(const ScanArgs& args, int chunk, int) {
         return image_of_lane(args.shape.split, chunk);
     }
@@ -47,7 +51,7 @@ struct Latents {
             to[0] = make_int4(-2 * values[0], -2 * values[1], -2 * values[2], -2 * values[3]);
             to[1] = make_int4(-2 * values[4], -2 * values[5], -2 * values[6], -2 * values[7]);
             if (measure) atomicAdd(&block.norm[q], squares);
-            if (q == 0 && unit == 0) block.where[place] = cell;
+            if (q == 0 && unit == 0) block.where[place] = cell * args.pitch * units;
         }
     }
 
@@ -59,9 +63,9 @@ struct Latents {
         if (image >= block.last) return;
         int shared_by_tile = 0;  // |b|^2
         for (int i = thread % split; i < count; i += split) {
-            const int4* from = bank + (block.where[i] * args.pitch + image) * units;
+            const int4* from = bank + block.where[i] + static_cast<std::int64_t>(image) * units;
             const int4* queries = reinterpret_cast<const int4*>(block.window) + i * units * TQ * 2;
-#pragma unroll 2
+#pragma unroll 1
             for (int unit = 0; unit < units; ++unit, queries += 2 * TQ) {
                 int values[CELL_VALUES];
                 unpack(from[unit], values);

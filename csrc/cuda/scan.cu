@@ -1,10 +1,9 @@
 // The kernels that exist, and their launch.
 
-#include "cuda/scan.h"
-
 #include "cuda/distance_codes.cuh"
 #include "cuda/distance_latents.cuh"
 #include "cuda/scan.cuh"
+#include "cuda/scan.h"
 
 namespace lpkernel::cuda {
 

@@ -3,15 +3,16 @@
 // Images are cut in tiles of TQ. A group of blocks takes a tile through all scales and steps of the plan, then the next
 // tile; each block of the group owns a slab of the allowed bank images. A step:
 //   1. the block stages the compared cells of its canvases in shared memory (block.cuh, distance_*.cuh);
-//   2. it streams its slab past them; each warp keeps the smallest keys it meets (shortlist.cuh); no distance is stored;
+//   2. it streams its slab past them; each warp keeps the smallest keys it meets (shortlist.cuh); no distance is
+//   stored;
 //   3. one warp an image merges the warps' lists; with several blocks a group they write their lists to global memory,
 //      meet at a barrier, and each merges all of them;
 //   4. every block copies the chosen patch into its own canvases (canvas.cuh), so one barrier a step is enough.
 // The draw is a function of (seed, image, step), so it comes first: only keys up to its rank are looked for.
 //
 // Three shapes of one kernel: a small bank runs with TQ = 1 and one block a tile; few images with a large bank take
-// groups of blocks, in a cooperative launch; many images with a large bank take TQ = 4 and one block a tile, so that each
-// code or latent that comes from L2 serves four images. lpkernel/backends/launch_table.py chooses and says why.
+// groups of blocks, in a cooperative launch; many images with a large bank take TQ = 4 and one block a tile, so that
+// each code or latent that comes from L2 serves four images. lpkernel/backends/launch_table.py chooses and says why.
 //
 // Ties: keys are distance << 32 | position among the allowed images, the minimum wins.
 // Limits: K <= 128, distances below 2^31, TQ * M * M * W below 2^31.
@@ -32,7 +33,7 @@ __device__ __forceinline__ void merge_lists(Key* list, int want, int count, Load
         for (int base = 0; base < count; base += 32) {
             const int m = base + lane_id();
             const Key key = m < count ? load(m, rank) : EMPTY;
-            smaller |= __any_sync(WARP, key < list[want - 1]) != 0;
+            smaller |= __ballot_sync(WARP, key < list[want - 1]) != 0;
             offer(list, want, key);
         }
         if (!smaller) return;  // nor can entries of higher rank be
@@ -49,14 +50,14 @@ __device__ __forceinline__ void take(const ScanArgs& args, const Block& block, i
         int best = INT32_MAX;
 #pragma unroll
         for (int r = 0; r < Distance::IMAGES; ++r) best = min(best, distance[r][q]);
-        if (!__any_sync(WARP, best <= limit[q])) continue;
+        if (__ballot_sync(WARP, best <= limit[q]) == 0) continue;
         Key* list = block.list(args, q, static_cast<int>(threadIdx.x) / 32);
         const int want = block.want[q];
         if (limit[q] == INT32_MAX && want <= 32) limit[q] = reached_by(best, want);
 #pragma unroll
         for (int r = 0; r < Distance::IMAGES; ++r) {
             const bool enters = distance[r][q] <= limit[q];
-            if (__any_sync(WARP, enters)) {
+            if (__ballot_sync(WARP, enters) != 0) {
                 const int image = Distance::image(args, chunk, r);
                 const bool real = enters && image < block.last;
                 offer(list, want, real ? make_key(distance[r][q], static_cast<unsigned>(image)) : EMPTY);
@@ -74,7 +75,7 @@ __device__ __forceinline__ void search(const ScanArgs& args, const Block& block,
     constexpr int TQ = Distance::TILE, IMAGES = Distance::IMAGES;
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     const int warp = thread / 32, warps = threads / 32, span = args.shape.span, k = args.shape.k;
-    const int chunk_images = threads / args.shape.split * IMAGES;
+    const int chunk_images = Distance::chunk_images(args);
 
     for (int i = thread; i < TQ * warps * args.shared.list_pitch; i += threads) block.lists[i] = EMPTY;
     int limit[TQ];
@@ -134,8 +135,10 @@ __global__ void __launch_bounds__(MOST_THREADS, 1) scan_kernel(const __grid_cons
     constexpr int TQ = Distance::TILE;
     const Block block = this_block<TQ>(args);
     const int thread = static_cast<int>(threadIdx.x);
-    const int units = args.shape.width * 2 / static_cast<int>(sizeof(Unit)), image_units = args.side * args.side * units;
-    Unit* canvases = reinterpret_cast<Unit*>(args.canvas) + static_cast<std::int64_t>(blockIdx.x) * 2 * TQ * image_units;
+    const int units = args.shape.width * 2 / static_cast<int>(sizeof(Unit)),
+              image_units = args.side * args.side * units;
+    Unit* canvases =
+        reinterpret_cast<Unit*>(args.canvas) + static_cast<std::int64_t>(blockIdx.x) * 2 * TQ * image_units;
     const int groups = static_cast<int>(gridDim.x) / args.shape.group;
     unsigned round = 0;
     for (int first_row = block.group * TQ; first_row < args.image_count; first_row += groups * TQ) {
@@ -147,7 +150,8 @@ __global__ void __launch_bounds__(MOST_THREADS, 1) scan_kernel(const __grid_cons
             const bool notes = s + 1 == args.scale_count && block.member == 0;
             Unit* canvas = canvases + (s & 1) * TQ * image_units;
             __syncthreads();
-            enter_scale<TQ>(args, block, s, reinterpret_cast<const std::int16_t*>(canvases + (~s & 1) * TQ * image_units),
+            enter_scale<TQ>(args, block, s,
+                            reinterpret_cast<const std::int16_t*>(canvases + (~s & 1) * TQ * image_units),
                             reinterpret_cast<std::int16_t*>(canvas));
             if (notes) note_sources<TQ>(args, first_row, args.cells + scale[3], scale[4], [](int) { return -1; });
             for (int t = scale[1]; t < scale[1] + scale[2]; ++t) {
@@ -155,14 +159,16 @@ __global__ void __launch_bounds__(MOST_THREADS, 1) scan_kernel(const __grid_cons
                 const int compared = step[1];
                 __syncthreads();  // canvases are written, and no thread reads the scalars of the step before
                 if (thread < TQ) {
-                    const std::uint32_t u = draw(args.seed, args.images[block.row[thread]], static_cast<std::uint32_t>(t));
+                    const std::uint32_t u =
+                        draw(args.seed, args.images[block.row[thread]], static_cast<std::uint32_t>(t));
                     block.want[thread] = 1 + static_cast<int>(draw_index(u, static_cast<std::uint32_t>(args.shape.k)));
                     block.chosen[thread] = static_cast<int>(draw_index(u, static_cast<std::uint32_t>(args.allowed)));
                     block.norm[thread] = 0;
                 }
                 __syncthreads();
                 if (compared > 0) {
-                    search<Distance>(args, block, bank, canvas, args.side * args.side, args.cells + step[0], compared, round);
+                    search<Distance>(args, block, bank, canvas, args.side * args.side, args.cells + step[0], compared,
+                                     round);
                     __syncthreads();
                 }
                 copy_patches<Unit, TQ>(args, block, bank, canvas, written, step[3]);

@@ -12,15 +12,17 @@ namespace lpkernel::cuda {
 enum class Form : int { CodeRows = 0, CodeGather = 1, Latents = 2 };
 
 constexpr int MOST_NEIGHBOURS = 128;
-constexpr int MOST_THREADS = 512;
-constexpr int MOST_CODES = 32768;  // codes are int16
+constexpr int MOST_THREADS = 384;     // leaves each 168 registers
+constexpr int FETCHERS = 64;          // threads of a block that bring table rows, in CodeRows
+constexpr int MOST_CODES = 32768;     // codes are 16 bits
+constexpr int MOST_ROW_CODES = 4096;  // those of CodeRows, 16 times as large
 constexpr int MOST_IMAGES = 1 << 30;
-constexpr int CELL_VALUES = 8;     // latent channels come in multiples of this: 16 bytes
+constexpr int CELL_VALUES = 8;  // latent channels come in multiples of this: 16 bytes
 
 // Byte offsets of what a block keeps in its shared memory, each a multiple of 16.
 struct SharedMap {
     int window = 0;   // the compared cells of the block's images; before it, at 0, the table rows
-    int where = 0;    // which cells these are
+    int where = 0;    // where these cells begin in the bank
     int lists = 0;    // nearest bank images so far, one list a warp and image
     int scalars = 0;  // four numbers an image
     int bytes = 0;
@@ -36,7 +38,9 @@ struct ScanShape {
     int k = 1, codes = 0, width = 1;  // neighbours, rows of the table, values of a cell
 };
 
-constexpr int align16(int bytes) { return (bytes + 15) / 16 * 16; }
+constexpr int align16(int bytes) {
+    return (bytes + 15) / 16 * 16;
+}
 
 constexpr SharedMap shared_map(const ScanShape& shape) {
     const bool rows = shape.form == Form::CodeRows;
@@ -44,7 +48,7 @@ constexpr SharedMap shared_map(const ScanShape& shape) {
     SharedMap map;
     map.window = align16(rows ? 2 * shape.depth * shape.codes * shape.tile * 4 : 0);
     map.where = map.window + align16(shape.span * shape.tile * values * 4);
-    map.lists = map.where + align16(shape.span * 4);
+    map.lists = map.where + align16(shape.span * 8);
     map.list_pitch = shape.k | 1;
     map.scalars = map.lists + align16(shape.tile * (shape.threads / 32) * map.list_pitch * 8);
     map.bytes = map.scalars + align16(4 * shape.tile * 4);
@@ -58,8 +62,8 @@ struct ScanArgs {
     const std::int32_t* steps;   // (T, 4)
     const std::int32_t* cells;
     const std::int32_t* resize;  // (S, 3, M)
-    // The bank, cell-major: codes (M * M, pitch), pitch a multiple of 8; latents (all cells of all scales, A, W), W a
-    // multiple of 8, with pitch = A.
+    // The bank, cell-major: codes (M * M, pitch), shifted left by code_shift, pitch a multiple of 8; latents (all cells
+    // of all scales, A, W), W a multiple of 8, with pitch = A.
     const std::int16_t* bank;
     const std::int32_t* table;       // (V, codes): V rows of a multiple of 4 entries
     const std::int32_t* candidates;  // (A) bank index of each allowed image
@@ -76,6 +80,7 @@ struct ScanArgs {
     std::uint64_t seed;
     int allowed;  // A, at most MOST_IMAGES
     int scale_count, image_count, side;
+    int code_shift;  // 4 for CodeRows
     ScanShape shape;
     SharedMap shared;
 };

@@ -1,8 +1,8 @@
 // The smallest keys that a warp has met, in shared memory.
 //
 // A key is distance << 32 | index: the minimum wins, so ties go to the lowest index. A list holds its `want` smallest
-// keys ascending, EMPTY where there are fewer. Distances are below 2^31, so no key equals EMPTY. Most bank images fail the
-// comparison with the list's last distance, one instruction each; an insertion costs about 25 a warp.
+// keys ascending, EMPTY where there are fewer. Distances are below 2^31, so no key equals EMPTY. Most bank images fail
+// the comparison with the list's last distance, one instruction each; an insertion costs about 25 a warp.
 
 #pragma once
 
@@ -17,8 +17,12 @@ constexpr unsigned WARP = 0xffffffffu;
 __device__ __forceinline__ Key make_key(int distance, unsigned index) {
     return static_cast<Key>(static_cast<unsigned>(distance)) << 32 | index;
 }
-__device__ __forceinline__ int key_distance(Key key) { return static_cast<int>(key >> 32); }
-__device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x & 31); }
+__device__ __forceinline__ int key_distance(Key key) {
+    return static_cast<int>(key >> 32);
+}
+__device__ __forceinline__ int lane_id() {
+    return static_cast<int>(threadIdx.x & 31);
+}
 
 // Puts `key`, the same in all lanes and smaller than the last entry, in its place; the last entry goes.
 __device__ __forceinline__ void insert(Key* list, int want, Key key) {

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lpkernel import _native
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.errors import InputError
+from lpkernel.plan import Scale
 
 CODES = 32768  # codes are compared as int16
 
@@ -33,8 +34,9 @@ class Tuning:
     seeded: bank images from which a search starts from the limit that recent neighbours give.
     pairs: bank images up to which all distances between them are tabulated.
     screened: images of codes from which bounds come before exact sums.
+    coarse: images of latents from which a few channels are compared before all.
     kept: bytes of bank layouts that are kept for the next call.
-    packed: float queries from which masked_topk packs and screens the bank.
+    packed: queries from which masked_topk packs the bank.
     """
 
     group: int = 64
@@ -42,8 +44,9 @@ class Tuning:
     seeded: int = 4096
     pairs: int = 32
     screened: int = 4096
+    coarse: int = 256
     kept: int = 1 << 28
-    packed: int = 5
+    packed: int = 128
 
 
 class CppBackend:
@@ -54,6 +57,7 @@ class CppBackend:
     def __init__(self) -> None:
         self.tuning = Tuning()
         self._layers = _Layers()
+        self._steps = _Steps()
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
         if isinstance(request, TopkRequest):
@@ -81,9 +85,8 @@ class CppBackend:
             )
             table = _dense(request.bank.table) if isinstance(request.bank, CodeBank) else None
             layer = self._layers.get(content, table, request.candidates, isa, tuning)
-            resize = scale.resize and (scale.resize.i0, scale.resize.i1, scale.resize.f)
             begin = None if start is None else _start(start, request.bank.table if in_codes else None)  # type: ignore[union-attr]
-            scales.append((scale.side, scale.positions, scale.compare, scale.write, resize, layer, content, begin))
+            scales.append((self._steps.get(scale), layer, content, begin))
         return _native.cpu().scan(
             scales,
             request.images,
@@ -116,7 +119,7 @@ class _Layers:
     def get(self, content: Array, table: Array | None, candidates: Array, isa: str, tuning: Tuning) -> Any:
         arrays = (content, table) if table is not None else (content,)
         allowed = None if len(candidates) == len(content) else candidates.tobytes()
-        key = (*map(id, arrays), allowed, isa, tuning.pairs, tuning.screened)
+        key = (*map(id, arrays), allowed, isa, tuning.pairs, tuning.screened, tuning.coarse)
         found = self._kept.get(key)
         if found and all(ref() is array for ref, array in zip(found[1], arrays, strict=True)):
             return found[0]
@@ -127,6 +130,7 @@ class _Layers:
             isa,
             tuning.pairs,
             tuning.screened,
+            tuning.coarse,
         )
         self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[1])}
         while self._kept and layer.bytes + sum(entry[0].bytes for entry in self._kept.values()) > tuning.kept:
@@ -134,6 +138,23 @@ class _Layers:
         if layer.bytes <= tuning.kept:
             self._kept[key] = (layer, [weakref.ref(array) for array in arrays])
         return layer
+
+
+class _Steps:
+    """Native steps of the scales of plans, each as long as its scale lives. Plans are read-only."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Any, weakref.ref[Scale]]] = {}
+
+    def get(self, scale: Scale) -> Any:
+        found = self._kept.get(id(scale))
+        if found and found[1]() is scale:
+            return found[0]
+        resize = scale.resize and (scale.resize.i0, scale.resize.i1, scale.resize.f)
+        steps = _native.cpu().Steps(scale.side, scale.positions, scale.compare, scale.write, resize)
+        self._kept = {k: entry for k, entry in self._kept.items() if entry[1]() is not None}
+        self._kept[id(scale)] = (steps, weakref.ref(scale))
+        return steps
 
 
 def _dense(array: Array) -> Array:

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from lpkernel import _native
 from lpkernel.backends import launch_table
-from lpkernel.backends.base import CodeBank, ScanRequest, TopK, TopkRequest
+from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.device_bank import DeviceStore, bank_bytes, latent_channels, start_cells
 from lpkernel.backends.launch_table import Launch, Machine, Work
 from lpkernel.errors import InputError
 
 CAPABILITY = 80  # the kernels use what 8.0 has
 MOST_SIDE = 4096
+SHARED = 99 << 10  # bytes that a block may have on the smallest of these, where torch does not say
 
 
 @dataclass
@@ -70,7 +71,8 @@ class CudaBackend:
                 return [f"PyTorch {torch.__version__} {built}"]
             major, minor = torch.cuda.get_device_capability(self._device(device))
             if 10 * major + minor < CAPABILITY:
-                return [f"needs compute capability 8.0, {torch.cuda.get_device_name(self._device(device))} has {major}.{minor}"]
+                name = torch.cuda.get_device_name(self._device(device))
+                return [f"needs compute capability 8.0, {name} has {major}.{minor}"]
         if request is None:
             return []
         if request.k > launch_table.MOST_NEIGHBOURS:
@@ -92,7 +94,7 @@ class CudaBackend:
         if self._device_type != "cuda":
             return []
         need = _scratch_bytes(request, launch, machine.multiprocessors, width)
-        if not self._store.holds(request, target):
+        if not self._store.holds(request, target, _code_shift(request)):
             need += bank_bytes(request)
         free = torch.cuda.mem_get_info(target)[0]
         free += torch.cuda.memory_reserved(target) - torch.cuda.memory_allocated(target)
@@ -108,9 +110,9 @@ class CudaBackend:
         if count == 0:
             return np.empty((0, side, side), np.int32)
         native = self._native()
-        bank = self._store.bank(request, target, self.tuning.kept)
+        bank = self._store.bank(request, target, self.tuning.kept, _code_shift(request))
         scales, steps, cells, resize = self._store.plan(plan, target)
-        start, begin = start_cells(request, bank.width)
+        start, begin = start_cells(request, bank.width, bank.code_shift)
         machine, work = self._machine(target), _work(request)
         launch = launch_table.choose(work, machine, **self.tuning.fixed)
         codes = bank.table.shape[1]
@@ -134,9 +136,7 @@ class CudaBackend:
             "start": torch.from_numpy(start).to(target),
             "images": torch.from_numpy(request.images.astype(np.uint32).view(np.int32)).to(target),
             "canvas": room(groups * launch.group, 2, launch.tile, side * side * bank.width, dtype=torch.int16),
-            "partial": room(
-                groups if launch.group > 1 else 0, 2, launch.tile, work.k, launch.group, dtype=torch.int64
-            ),
+            "partial": room(groups if launch.group > 1 else 0, 2, launch.tile, work.k, launch.group, dtype=torch.int64),
             "counters": torch.zeros(groups, dtype=torch.int32, device=target),
             "sources": room(count, side, side, dtype=torch.int32),
         }
@@ -150,18 +150,52 @@ class CudaBackend:
             "allowed": len(request.candidates),
             "pitch": bank.pitch,
             "rows": len(bank.table),
+            "code_shift": bank.code_shift,
             "bank_cells": len(bank.content),
             "start_cells": len(start),
             "seed": request.seed,
             "shared": launch_table.shared_bytes(launch, work.k, codes, bank.width),
         }
-        buffers = {name: (tensor.data_ptr(), tensor.nbytes) for name, tensor in tensors.items()}
+        buffers = {name: _span(tensor) for name, tensor in tensors.items()}
         native.scan(shape, numbers, buffers, target.index or 0, self._stream(target))
         result: NDArray[np.int32] = tensors["sources"].cpu().numpy()
         return result
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        raise NotImplementedError
+        given = request.bank
+        target = given.device if isinstance(given, torch.Tensor) else self._device("auto")
+        queries, bank = _on_device(request.queries, target), _on_device(request.bank, target)
+        patch_mask, candidate_mask = (
+            None if mask is None else _on_device(mask, target) for mask in (request.patch_mask, request.candidate_mask)
+        )
+        integers, (count, width), k = bank.dtype == torch.int16, queries.shape, request.k
+        distances = torch.empty((count, k), dtype=torch.int32 if integers else torch.float32, device=target)
+        indices = torch.empty((count, k), dtype=torch.int64, device=target)
+        if count:
+            native, number, per_query = (
+                self._native(),
+                target.index or 0,
+                patch_mask is not None and patch_mask.ndim == 2,
+            )
+            tile = launch_table.choose_topk(count, len(bank))
+            resident = native.masked_topk_blocks(k, integers, per_query, (*tile, 1), number)
+            blocks = resident * self._machine(target).multiprocessors
+            launch = (*tile, launch_table.choose_slabs(count, len(bank), tile, blocks))
+            bytes_needed = native.masked_topk_scratch(count, len(bank), k, launch)
+            scratch = torch.empty(bytes_needed // 8, dtype=torch.int64, device=target)
+            native.masked_topk(
+                _span(queries),
+                _span(bank),
+                _span(patch_mask),
+                per_query,
+                _span(candidate_mask),
+                *(count, len(bank), width, k, integers),
+                *(_span(distances), _span(indices), _span(scratch)),
+                *(number, self._stream(target), launch),
+            )
+        if isinstance(given, torch.Tensor):
+            return TopK(distances, indices)
+        return TopK(distances.cpu().numpy(), indices.cpu().numpy())
 
     def _native(self) -> ModuleType:
         return self._given if self._given is not None else _native.cuda()
@@ -179,13 +213,24 @@ class CudaBackend:
         properties = torch.cuda.get_device_properties(device)
         return Machine(
             properties.multi_processor_count,
-            properties.shared_memory_per_block_optin,
+            getattr(properties, "shared_memory_per_block_optin", SHARED),
             10 * properties.major + properties.minor,
         )
 
     @staticmethod
     def _stream(device: torch.device) -> int:
         return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def _on_device(array: Array, device: torch.device) -> torch.Tensor:
+    """The array as a contiguous tensor there; the tensor itself if it is one."""
+    tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array))
+    return tensor.to(device).contiguous()
+
+
+def _span(tensor: torch.Tensor | None) -> tuple[int, int] | None:
+    """(address, bytes) of a tensor."""
+    return None if tensor is None else (tensor.data_ptr(), tensor.nbytes)
 
 
 def _work(request: ScanRequest) -> Work:
@@ -201,6 +246,12 @@ def _work(request: ScanRequest) -> Work:
         codes=-(-len(request.bank.table) // 4) * 4 if isinstance(request.bank, CodeBank) else 0,
         width=1 if in_codes else -(-latent_channels(request) // 8) * 8,
     )
+
+
+def _code_shift(request: ScanRequest) -> int:
+    """How the kernels want the codes of this bank."""
+    few = isinstance(request.bank, CodeBank) and len(request.bank.table) <= launch_table.MOST_ROW_CODES
+    return launch_table.CODE_SHIFT if few else 0
 
 
 def _scratch_bytes(request: ScanRequest, launch: Launch, multiprocessors: int, width: int) -> int:

@@ -25,14 +25,16 @@ class DeviceBank:
     """The allowed images of a bank on a device, cell by cell: neighbouring images lie beside each other.
 
     content: latents (cells of all sides one after the other, A, W) int16, C channels padded with zeros to W;
-    or codes (M * M, pitch) int16, A padded with zeros to pitch. table: (V, codes) int32, V padded with zeros to
-    codes; empty for latents. candidates: (A,) int32 bank indices. first: where each side's cells begin.
+    or codes (M * M, pitch) int16, shifted left by code_shift, A padded with zeros to pitch. table: (V, codes)
+    int32, V padded with zeros to codes; empty for latents. candidates: (A,) int32 bank indices. first: where each
+    side's cells begin.
     """
 
     content: torch.Tensor
     table: torch.Tensor
     candidates: torch.Tensor
     first: tuple[int, ...]
+    code_shift: int
 
     @property
     def bytes(self) -> int:
@@ -67,8 +69,11 @@ def latent_channels(request: ScanRequest) -> int:
     return 1 if isinstance(request.bank, CodeBank) else request.bank.level(request.plan.sides[-1]).shape[3]
 
 
-def upload_bank(request: ScanRequest, device: torch.device) -> DeviceBank:
-    """Lays the allowed images out on the device. Raises InputError for codes outside the table."""
+def upload_bank(request: ScanRequest, device: torch.device, code_shift: int = 0) -> DeviceBank:
+    """Lays the allowed images out on the device. Raises InputError for codes outside the table.
+
+    code_shift: codes of 16 bits unsigned are stored times 2 to its power.
+    """
     allowed, bank = request.candidates, request.bank
     sides = request.plan.sides
     first = tuple(int(cells) for cells in np.cumsum([0, *(side * side for side in sides)]))
@@ -77,24 +82,26 @@ def upload_bank(request: ScanRequest, device: torch.device) -> DeviceBank:
         content = torch.zeros((first[-1], _padded(len(allowed), CODE_STEP)), dtype=torch.int16, device=device)
         table = torch.zeros((codes, _padded(codes, TABLE_STEP)), dtype=torch.int32, device=device)
         table[:, :codes] = torch.from_numpy(np.array(bank.table, np.int32)).to(device)
-        _fill(content, bank.codes, allowed, codes)
+        _fill(content, bank.codes, allowed, codes, code_shift)
     else:
         width = _padded(latent_channels(request), CHANNEL_STEP)
         content = torch.zeros((first[-1], len(allowed), width), dtype=torch.int16, device=device)
         table = torch.zeros((0, 0), dtype=torch.int32, device=device)
         for scale, side in enumerate(sides):
-            _fill(content[first[scale] : first[scale + 1]], bank.level(side), allowed, None)
+            _fill(content[first[scale] : first[scale + 1]], bank.level(side), allowed, None, 0)
     candidates = torch.from_numpy(allowed.astype(np.int32)).to(device)
-    return DeviceBank(content, table, candidates, first)
+    return DeviceBank(content, table, candidates, first, code_shift)
 
 
-def _fill(layer: torch.Tensor, content: Array, allowed: Array, codes: int | None) -> None:
+def _fill(layer: torch.Tensor, content: Array, allowed: Array, codes: int | None, shift: int) -> None:
     """Copies the allowed images of content (B, m, m[, C]) to a layer, a bounded piece at a time."""
     piece = max(1, UPLOAD // max(1, content[:1].nbytes))
     for begin in range(0, len(allowed), piece):
         part = np.array(content[allowed[begin : begin + piece]])
         if codes is not None and not 0 <= part.min() <= part.max() < codes:
             raise InputError(f"codes run from {part.min()} to {part.max()}, the table has {codes}")
+        if codes is not None:
+            part = part.astype(np.int32) << shift
         images = torch.from_numpy(part.astype(np.int16, copy=False)).to(layer.device)
         images = images.reshape(len(part), layer.shape[0], -1).transpose(0, 1)
         if layer.ndim == 3:
@@ -103,8 +110,9 @@ def _fill(layer: torch.Tensor, content: Array, allowed: Array, codes: int | None
             layer[:, begin : begin + len(part)] = images[:, :, 0]
 
 
-def start_cells(request: ScanRequest, width: int) -> tuple[Array, Array]:
-    """Starting canvases of all scales: cells (., width) int16, and (S, 2) int32: first cell, canvases (0, 1 or n).
+def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[Array, Array]:
+    """Starting canvases of all scales: cells (., width) int16 laid out as the bank's, and (S, 2) int32: the first
+    cell and the number of canvases (0, 1 or n) of each.
 
     Raises InputError for codes outside the table.
     """
@@ -118,6 +126,7 @@ def start_cells(request: ScanRequest, width: int) -> tuple[Array, Array]:
             codes = len(request.bank.table)
             if start.size and not 0 <= start.min() <= start.max() < codes:
                 raise InputError(f"canvas: codes run from {start.min()} to {start.max()}, expected 0 to {codes - 1}")
+            start = start.astype(np.int64) << code_shift
         cells = start.reshape(len(start) * request.plan.sides[scale] ** 2, -1)
         padded = np.zeros((len(cells), width), np.int16)
         padded[:, : cells.shape[1]] = cells
@@ -141,7 +150,12 @@ class Store(Generic[Kept]):
         return entry[0] if entry and all(ref() is not None for ref in entry[2]) else None
 
     def get(
-        self, key: tuple[Any, ...], sources: Sequence[Any], budget: int, size: Callable[[Kept], int], make: Callable[[], Kept]
+        self,
+        key: tuple[Any, ...],
+        sources: Sequence[Any],
+        budget: int,
+        size: Callable[[Kept], int],
+        make: Callable[[], Kept],
     ) -> Kept:
         """The value of `key`, made if need be. The key holds the ids of `sources`, whose lives bound the value's."""
         self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[2])}
@@ -164,12 +178,18 @@ class DeviceStore:
         self._banks: Store[DeviceBank] = Store()
         self._plans: Store[tuple[torch.Tensor, ...]] = Store()
 
-    def holds(self, request: ScanRequest, device: torch.device) -> bool:
-        return self._banks.find(_bank_key(request, device)[0]) is not None
+    def holds(self, request: ScanRequest, device: torch.device, code_shift: int = 0) -> bool:
+        return self._banks.find((*_bank_key(request, device)[0], code_shift)) is not None
 
-    def bank(self, request: ScanRequest, device: torch.device, budget: int) -> DeviceBank:
+    def bank(self, request: ScanRequest, device: torch.device, budget: int, code_shift: int = 0) -> DeviceBank:
         key, arrays = _bank_key(request, device)
-        return self._banks.get(key, arrays, budget, lambda bank: bank.bytes, lambda: upload_bank(request, device))
+        return self._banks.get(
+            (*key, code_shift),
+            arrays,
+            budget,
+            lambda bank: bank.bytes,
+            lambda: upload_bank(request, device, code_shift),
+        )
 
     def plan(self, plan: Plan, device: torch.device) -> tuple[torch.Tensor, ...]:
         """`plan.flat` on the device: scales, steps, cells, resize."""

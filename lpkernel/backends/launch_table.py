@@ -16,17 +16,19 @@ share of it that the device's L2 leaves; and a fixed latency, more if blocks mus
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 ROWS, GATHER, LATENTS = "rows", "gather", "latents"
 TILES = {ROWS: (1, 4), GATHER: (1,), LATENTS: (1, 4)}  # the kernels that exist
-MOST_THREADS = 512
+MOST_THREADS = 384
 MOST_NEIGHBOURS = 128
 MOST_CODES = 32768
-MOST_IMAGES = 1 << 30
+MOST_ROW_CODES = 4096  # whose offsets of 16 bytes fit 16 bits
+CODE_SHIFT = 4  # so they are stored
 ROW_BYTES = 1 << 16  # shared memory for table rows, if one cell does not need more
 SPAN_BYTES = 1 << 15  # shared memory for compared cells
-CHUNK = {ROWS: 16, GATHER: 1, LATENTS: 1}  # bank images a thread owns at a time
+FETCHERS = 64  # threads of a block that only bring table rows
+CHUNK = {(ROWS, 1): 32, (ROWS, 4): 16}  # bank images that each of the others owns at a time
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ RATES = {
 }
 STEP_SECONDS = 2e-6  # a step of one block: staging, merging, copying, each a few round trips to L2
 BARRIER_SECONDS = 1.5e-6  # more, when blocks meet
-REGISTERS_PER_THREAD = 128  # what the kernels are compiled to at most
+REGISTERS_PER_THREAD = 168  # what the kernels are compiled to at most
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def shared_bytes(launch: Launch, k: int, codes: int, width: int) -> int:
     parts = (
         2 * launch.depth * codes * launch.tile * 4 if launch.form == ROWS else 0,
         launch.span * launch.tile * (width if launch.form == LATENTS else 1) * 4,
-        launch.span * 4,
+        launch.span * 8,
         launch.tile * (launch.threads // 32) * (k | 1) * 8,
         4 * launch.tile * 4,
     )
@@ -117,6 +119,22 @@ def choose(work: Work, machine: Machine, **fixed: int | str | None) -> Launch:
     return best[1]
 
 
+def choose_topk(queries: int, rows: int) -> tuple[int, int, int]:
+    """Tile, query warps and bank warps of `TopkShape` (csrc/cuda/topk.h) for a search of Q queries in B rows.
+
+    A bank row that is in shared memory serves all queries of a block, so 8 a warp and up to 4 warps where there are
+    as many; the warps share its rows by two where the bank has more than one warp takes.
+    """
+    tile = 8 if queries > 2 else 2
+    return tile, min(4, -(-queries // tile)), 2 if rows > 128 else 1
+
+
+def choose_slabs(queries: int, rows: int, tile: tuple[int, int, int], blocks: int) -> int:
+    """Parts of the bank, so that `blocks` resident blocks are busy and each has four stages of rows or more."""
+    tiles = -(-queries // (tile[0] * tile[1]))
+    return max(1, min(blocks // tiles, -(-rows // (128 * tile[2] * 4))))
+
+
 def seconds(launch: Launch, work: Work, machine: Machine) -> float:
     """Estimate of a step, all images."""
     rates = RATES[max((known for known in RATES if known <= machine.capability), default=min(RATES))]
@@ -131,9 +149,9 @@ def seconds(launch: Launch, work: Work, machine: Machine) -> float:
         row_bytes = 0.0
     else:
         arithmetic = pairs / rates.lookups[launch.form, launch.tile]
-        chunks = -(-slab // (launch.threads * CHUNK[launch.form]))
+        chunks = -(-slab // ((launch.threads - FETCHERS) * CHUNK[ROWS, launch.tile])) if launch.form == ROWS else 1
         row = work.codes if launch.form == ROWS else min(slab * 8, work.codes)
-        row_bytes = row * 4.0 * launch.tile * work.compared * (chunks if launch.form == ROWS else 1)
+        row_bytes = row * 4.0 * launch.tile * work.compared * chunks
     bank_bytes = slab * work.compared * work.width * 2
     beside = -(-blocks // machine.multiprocessors)  # blocks that share a multiprocessor
     device_bank = work.allowed * work.compared * work.width * 2 / rates.memory if work.codes == 0 else 0.0
@@ -148,7 +166,8 @@ def _resident(launch: Launch, work: Work, machine: Machine) -> int:
 
 
 def _launches(work: Work, machine: Machine, wanted: dict[str, int | str]) -> Iterator[Launch]:
-    for form in (ROWS, GATHER) if work.codes else (LATENTS,):
+    coded = (ROWS, GATHER) if work.codes <= MOST_ROW_CODES else (GATHER,)
+    for form in coded if work.codes else (LATENTS,):
         for tile in TILES[form]:
             tiles = -(-work.images // tile)
             fill = max(1, machine.multiprocessors // tiles)
@@ -157,7 +176,8 @@ def _launches(work: Work, machine: Machine, wanted: dict[str, int | str]) -> Ite
                 if "group" not in wanted and (group > machine.multiprocessors or group > -(-work.allowed // 32)):
                     continue
                 launch = _fill_in(form, tile, group, work, wanted)
-                if all(getattr(launch, name) == value for name, value in wanted.items()):
+                fetches = form != ROWS or launch.threads > FETCHERS
+                if fetches and all(getattr(launch, name) == value for name, value in wanted.items()):
                     yield launch
 
 
@@ -167,18 +187,21 @@ def _fill_in(form: str, tile: int, group: int, work: Work, wanted: dict[str, int
     if "threads" in wanted:
         threads = int(wanted["threads"])
     elif form == ROWS:
-        threads = min(MOST_THREADS, max(64, _power(-(-slab // CHUNK[ROWS]))))
+        chunks = -(-slab // ((MOST_THREADS - FETCHERS) * CHUNK[form, tile]))
+        threads = FETCHERS + -(-slab // (chunks * CHUNK[form, tile] * 32)) * 32
     else:
         threads = 128 if slab <= 512 else 256
     split = 1 if form == ROWS else max(1, min(32, _power(threads // slab + 1) // 2 if slab <= threads else 1))
     per_cell = tile * 4 * (work.width if form == LATENTS else 1)
     span = max(1, min(work.most, SPAN_BYTES // per_cell))
     depth = max(1, min(work.most, ROW_BYTES // (2 * work.codes * tile * 4))) if form == ROWS else 0
-    launch = Launch(form, tile, group, threads, split, span, depth)
-    given = {name: int(wanted[name]) for name in ("split", "span", "depth") if name in wanted and form != ROWS}
     if form == ROWS:
-        given = {name: int(wanted[name]) for name in ("span", "depth") if name in wanted}
-    return replace(launch, **given)
+        return Launch(form, tile, group, threads, 1, _given(wanted, "span", span), _given(wanted, "depth", depth))
+    return Launch(form, tile, group, threads, _given(wanted, "split", split), _given(wanted, "span", span), 0)
+
+
+def _given(wanted: dict[str, int | str], name: str, otherwise: int) -> int:
+    return int(wanted.get(name, otherwise))
 
 
 def _power(number: int) -> int:

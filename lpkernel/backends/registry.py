@@ -7,16 +7,17 @@ import os
 
 from lpkernel.backends.base import Backend, ScanRequest, TopkRequest
 from lpkernel.backends.cpp import CppBackend
-from lpkernel.backends.planned import PlannedBackend
+from lpkernel.backends.cuda import CudaBackend
 from lpkernel.backends.pytorch import TorchBackend
 from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.triton_lang import TritonBackend
 from lpkernel.errors import BackendUnavailable, InputError
 
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
-        PlannedBackend("cuda", "CUDA C++ kernels"),
-        PlannedBackend("triton", "Triton kernels"),
+        CudaBackend(),
+        TritonBackend(),
         CppBackend(),
         TorchBackend(),
         NumpyBackend(),

@@ -8,13 +8,14 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import Progress, add_autoencoder, add_output, integers, report
+from lpkernel.commands.common import Progress, add_autoencoder, add_output, integers, load_bank, report
 from lpkernel.errors import InputError
 
 if TYPE_CHECKING:
     from lpkernel import Bank
 
 FIRST_NAMES = 5
+WHERE_NAMES = 20
 SKIPPED_SHOWN = 20
 
 
@@ -39,7 +40,10 @@ def register(commands: Any) -> None:
     build.set_defaults(run=run_build)
 
     show = actions.add_parser("show", help="what a bank holds")
-    show.add_argument("bank", type=Path, metavar="BANK")
+    show.add_argument("bank", type=Path, metavar="BANK", help="a bank, or default for the embedded avatars")
+    show.add_argument(
+        "--where", metavar="EXPR", help="count the images with these attributes or labels, name the first"
+    )
     add_output(show)
     show.set_defaults(run=run_show)
 
@@ -83,9 +87,18 @@ def _list_skipped(skipped: list[tuple[str, str]]) -> None:
 
 
 def run_show(args: argparse.Namespace) -> None:
-    from lpkernel import Bank
-
-    found = {"bank": str(args.bank), **describe(Bank.load(args.bank))}
+    bank = load_bank(str(args.bank))
+    found = {"bank": str(args.bank), **describe(bank)}
+    if args.where is not None:
+        chosen = bank.where(args.where)
+        names = [name for name, match in zip(bank.names, chosen, strict=True) if match]
+        found = {
+            "bank": str(args.bank),
+            "where": args.where,
+            "images": bank.size,
+            "matching": len(names),
+            "first_names": names[:WHERE_NAMES],
+        }
     report(args, found, [f"{name.replace('_', ' '):<24}{_text(value)}" for name, value in found.items()])
 
 

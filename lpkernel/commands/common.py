@@ -6,13 +6,21 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lpkernel.errors import InputError
 from lpkernel.files import atomic_path
+
+if TYPE_CHECKING:
+    from lpkernel import Bank, CopyLimit
+
+EMBEDDED = "default"
 
 
 def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
@@ -45,6 +53,97 @@ def add_autoencoder(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     parser.add_argument("--dtype", default="auto", help="of the autoencoder: auto, float32, bfloat16 or float16")
+
+
+def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
+    """What every command that makes images takes. scales: what the default is."""
+    parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
+    add_autoencoder(parser)
+    parser.add_argument("-n", type=int, default=n, help=f"images to make, for each --where (default: {n})")
+    parser.add_argument("--k", type=int, default=3, help="neighbours to draw from (default: 3)")
+    parser.add_argument("--patch", type=int, default=6, help="patch side P in cells (default: 6)")
+    parser.add_argument("--stride", type=int, metavar="W", help="cells between patches (default: P/3 rounded)")
+    parser.add_argument("--scales", type=integers(), metavar="M1,M2,...", help=f"grid sides (default: {scales})")
+    parser.add_argument(
+        "--where",
+        action="append",
+        metavar="EXPR",
+        help="only bank images with these attributes or labels, as 'Eyeglasses & ~Male'; each one given makes a row",
+    )
+    parser.add_argument(
+        "--copy-limit",
+        type=copy_limit,
+        metavar="LIMIT",
+        help="redraw images that copy more than this of one source: share=0.5, area=60 (connected cells), tries=8",
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--first-image", type=int, default=0, metavar="I", help="number of the first image of the seed's series"
+    )
+    parser.add_argument("--backend", default="auto", help="auto, numpy, torch, cpp, triton or cuda; see lpkernel info")
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER", help="default: out")
+    add_output(parser)
+
+
+def add_input(parser: argparse.ArgumentParser, what: str) -> None:
+    """The image that a command starts from, and how it is framed."""
+    parser.add_argument("image", type=Path, metavar="IMAGE", help=what)
+    add_crop(parser)
+
+
+def add_crop(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--crop",
+        type=integers(4),
+        metavar="x0,y0,x1,y1",
+        help="pixels cut out of the image first (default: as the bank's, but nothing of a square image)",
+    )
+
+
+def add_keep_outside(parser: argparse.ArgumentParser, default: bool) -> None:
+    parser.add_argument(
+        "--keep-outside",
+        action=argparse.BooleanOptionalAction,
+        default=default,
+        help="close with the image's own pixels outside the region, feathered",
+    )
+
+
+def copy_limit(text: str) -> CopyLimit:
+    """share=0.5,area=60,tries=8, each at most once, as a `CopyLimit`."""
+    from lpkernel import CopyLimit
+
+    kinds: dict[str, type[int] | type[float]] = {"share": float, "area": int, "tries": int}
+    values: dict[str, Any] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        try:
+            if name in values:
+                raise ValueError
+            values[name] = kinds[name](value)
+        except (KeyError, ValueError):
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected such as share=0.5,area=60,tries=8") from None
+    return CopyLimit(**values)
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 4)
+
+
+def load_bank(name: str) -> Bank:
+    """The bank in the file `name`, or the embedded one for `EMBEDDED`."""
+    from lpkernel import Bank
+
+    return Bank.default() if name == EMBEDDED else Bank.load(name)
 
 
 class Progress:

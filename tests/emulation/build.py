@@ -35,11 +35,18 @@ def _load(path: Path) -> ModuleType:
 
 
 @functools.cache
-def cuda_module(ptx_arch: int | None = None, sanitize: str = "") -> ModuleType:
+def translated_kernels(ptx_arch: int, counts: bool = False) -> Module:
+    """nvcc's PTX of all kernels, translated; its counts() are those of cuda_module(ptx_arch, counts=True)."""
+    return Module([compile_ptx(source, ptx_arch) for source in kernel_sources()], counts)
+
+
+@functools.cache
+def cuda_module(ptx_arch: int | None = None, sanitize: str = "", counts: bool = False) -> ModuleType:
     """lpkernel._cuda on host memory, compiled when its sources changed.
 
     ptx_arch: run nvcc's PTX for compute_<ptx_arch> instead of the C++ functions. sanitize: what -fsanitize= takes
     (address,undefined or thread); the process must then have been started with the sanitizer's library preloaded.
+    counts: count the instructions of the PTX, see translated_kernels.
     Raises compile.BuildFailed where g++ or nvcc refuses or is missing, NotImplementedError for PTX that the
     translator does not know.
     """
@@ -52,7 +59,7 @@ def cuda_module(ptx_arch: int | None = None, sanitize: str = "") -> ModuleType:
     if ptx_arch is None:
         return _load(path)
 
-    translated = Module([compile_ptx(source, ptx_arch) for source in kernel_sources()])
+    translated = translated_kernels(ptx_arch, counts)
     # a file of its own, since one file is one module with one choice of kernels
     copy = CACHE / translated.path.parent.name / path.parent.name / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)

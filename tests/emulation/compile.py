@@ -54,10 +54,11 @@ def nvcc() -> str | None:
     return os.environ.get("NVCC") or shutil.which("nvcc")
 
 
-def _run(command: Sequence[str]) -> None:
+def _run(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise BuildFailed(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
 
 
 def _make(target: Path, command: Sequence[str]) -> Path:
@@ -121,15 +122,28 @@ def compile_ptx(source: Path, arch: int = 80, include: Sequence[Path] = ()) -> s
     return _make(target, [command, "-ptx", *options, *includes, str(source), "-o"]).read_text(encoding="utf-8")
 
 
-def compile_cubin(source: Path, arch: int, include: Sequence[Path] = ()) -> Path:
-    """The cubin of a .cu file for sm_<arch>. Raises BuildFailed without nvcc."""
+def ptxas_report(source: Path, arch: int, include: Sequence[Path] = ()) -> str:
+    """What ptxas -v says of the kernels of a .cu file compiled for sm_<arch>. Raises BuildFailed without nvcc."""
     command = nvcc()
     if command is None:
         raise BuildFailed("there is no nvcc")
     folders = [*include, CSRC]
-    options = [*NVCC_FLAGS, f"-arch=sm_{arch}"]
+    options = [*NVCC_FLAGS, f"-arch=sm_{arch}", "-Xptxas", "-v"]
     key = _digest(_version(command), *options, *map(_folder_digest, folders), source.read_bytes())
-    includes = [f"-I{folder}" for folder in folders]
-    return _make(
-        CACHE / "cubin" / key / f"{source.stem}.cubin", [command, "-cubin", *options, *includes, str(source), "-o"]
-    )
+    target = CACHE / "cubin" / key / f"{source.stem}.txt"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        includes = [f"-I{folder}" for folder in folders]
+        words = _run([command, "-cubin", *options, *includes, str(source), "-o", str(target.with_suffix(".cubin"))])
+        target.write_text(words, encoding="utf-8")
+    return target.read_text(encoding="utf-8")
+
+
+def nvcc_library(source: Path) -> Path:
+    """Host code that needs CUDA's headers, compiled by nvcc to a shared library. Raises BuildFailed without nvcc."""
+    command = nvcc()
+    if command is None:
+        raise BuildFailed("there is no nvcc")
+    options = ["-std=c++17", "-O1", "-shared", "-cudart", "none", "-Xcompiler", "-fPIC"]
+    key = _digest(_version(command), *options, source.read_bytes())
+    return _make(CACHE / key / f"{source.stem}.so", [command, *options, str(source), "-o"])

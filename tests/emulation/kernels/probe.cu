@@ -1,5 +1,6 @@
-// Starts the kernels of probe.cuh by number, for ctypes.
+// Starts the kernels of probe.cuh and operations.cuh, for ctypes.
 
+#include "operations.cuh"
 #include "probe.cuh"
 
 namespace lpkernel::cuda {
@@ -34,6 +35,20 @@ extern "C" int probe(int kernel, int bug, const int* numbers, int* sums, unsigne
     constexpr Start kStarts[] = {
         start<kNone>,      start<kNoBarrier>,        start<kOutOfBounds>,      start<kMisaligned>,
         start<kShortWait>, start<kDivergentShuffle>, start<kDivergentBarrier>, start<kLostBarrier>,
-        start<kNoArrival>, start<kNoGroupBarrier>};
+        start<kNoArrival>, start<kNoGroupBarrier>,   start<kDeadlock>};
     return kStarts[bug](kernel, args, static_cast<unsigned>(threads));
+}
+
+// values (threads), results (threads, 64), counters (8)
+extern "C" int run_operations(const std::int64_t* values, std::uint64_t* results, std::uint32_t* counters,
+                              int threads) {
+    using namespace lpkernel::cuda;
+    KnownBuffers buffers;
+    const std::size_t count = static_cast<std::size_t>(threads);
+    buffers.add(values, count * sizeof(std::int64_t));
+    buffers.add(results, count * kOperations * sizeof(std::uint64_t));
+    buffers.add(counters, 8 * sizeof(std::uint32_t));
+    LaunchShape shape;
+    shape.block = dim3(static_cast<unsigned>(threads));
+    return launch(operations, shape, OperationArgs{values, results, counters});
 }

@@ -18,6 +18,7 @@ enum Bug {
     kLostBarrier,       // a thread of a block waits at a barrier for which the others do not come
     kNoArrival,         // one block of a group does not come to the barrier
     kNoGroupBarrier,    // the partial sums of the others are read before they are there
+    kDeadlock,          // half a warp waits for the warp, the rest for the block
 };
 
 struct SumArgs {
@@ -48,6 +49,10 @@ __device__ __forceinline__ int block_sum(int value) {
         __syncthreads();
     }
     if (kBug == kLostBarrier) __syncthreads();
+    if (kBug == kDeadlock) {
+        if (lane < 16) __syncwarp();
+        __syncthreads();
+    }
     int sum = 0;
     if (threadIdx.x == 0) {
         for (unsigned w = 0; w < blockDim.x / 32; ++w) sum += partial[w];

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from ..compile import library
+from emulation.compile import library
+
 from .translate import Translator
 
 HERE = Path(__file__).resolve().parent
+MOST_COUNTERS = 1 << 16  # as in runtime.h
 FLAGS = ("-O1", "-w", "-fwrapv", "-fno-strict-aliasing")
 
 
@@ -46,10 +49,15 @@ class Module:
 
     def __init__(self, ptx: str | Sequence[str], counts: bool = False) -> None:
         translator = Translator(counts)
-        sources = [translator.translate(text) for text in ([ptx] if isinstance(ptx, str) else ptx)]
+        sources: list[str] = []
+        for text in [ptx] if isinstance(ptx, str) else ptx:
+            sources += translator.translate(text)
+        if len(translator.counted) > MOST_COUNTERS:
+            raise NotImplementedError(f"{len(translator.counted)} counters; there are {MOST_COUNTERS}")
         self.kernels = translator.kernels
-        self.path = library("ptx", {f"ptx{k}.cpp": text for k, text in enumerate(sources)}, FLAGS, [HERE])
-        self._opcodes = translator.opcodes
+        files: dict[str, str | Path] = {f"kernel{k}.cpp": text for k, text in enumerate(sources)}
+        self.path = library("ptx", files, FLAGS, [HERE])
+        self._counted = translator.counted
         self._library = ctypes.CDLL(str(self.path))
 
     def launch(
@@ -96,9 +104,13 @@ class Module:
 
         An instruction whose predicate is false is not counted. Exact with one OS thread (SIMT_THREADS=1, the default).
         """
-        if not self._opcodes:
+        if not self._counted:
             raise ValueError("the module was made without counts=True")
         function = self._library.ptx_counts
         function.restype = ctypes.POINTER(ctypes.c_uint64)
         counters = function()
-        return {opcode: int(counters[k]) for opcode, k in self._opcodes.items()}
+        total: Counter[str] = Counter()
+        for k, opcodes in enumerate(self._counted):
+            for opcode, number in opcodes.items():
+                total[opcode] += number * int(counters[k])
+        return dict(total)

@@ -77,7 +77,7 @@ class Kernel:
 class Variable:
     """Of .global or .const: its first bytes; the rest is zero."""
 
-    bytes: int
+    size: int
     alignment: int
     initial: bytes
 

@@ -44,7 +44,7 @@ struct State {
 };
 inline State state;
 inline std::mutex running;
-inline u64 counts[4096];
+inline u64 counts[1 << 16];
 inline thread_local std::size_t last_hit = 0;
 
 [[noreturn]] inline void bad(const char* what, u64 address, u32 bytes, int line) {
@@ -58,9 +58,8 @@ inline thread_local std::size_t last_hit = 0;
     }
     const char* name = abi::__cxa_demangle(state.kernel, nullptr, nullptr, nullptr);
     simt::die("%s: %s, address %#llx, %u bytes, PTX line %d (%s:%d), block (%u,%u,%u) thread %u",
-              name != nullptr ? name : state.kernel, what,
-              static_cast<unsigned long long>(address), bytes, line, file, source, blockIdx.x, blockIdx.y, blockIdx.z,
-              simt::fiber->linear);
+              name != nullptr ? name : state.kernel, what, static_cast<unsigned long long>(address), bytes, line, file,
+              source, blockIdx.x, blockIdx.y, blockIdx.z, simt::fiber->linear);
 }
 
 inline char* in_ranges(u64 address, u32 bytes) {
@@ -95,12 +94,17 @@ inline char* shared(u64 address, u32 bytes, int line) {
 inline char* local(u64 address, u32 bytes, int line) {
     if (address % bytes != 0) bad("misaligned local access", address, bytes, line);
     const u64 low = reinterpret_cast<u64>(simt::fiber->stack);
-    if (address < low || address + bytes > low + simt::kStackBytes) bad("local access out of bounds", address, bytes, line);
+    if (address < low || address + bytes > low + simt::kStackBytes)
+        bad("local access out of bounds", address, bytes, line);
     return reinterpret_cast<char*>(address);
 }
 
-inline u64 shared_to_generic(u64 offset) { return reinterpret_cast<u64>(simt::block->shared) + static_cast<u32>(offset); }
-inline u64 generic_to_shared(u64 address) { return address - reinterpret_cast<u64>(simt::block->shared); }
+inline u64 shared_to_generic(u64 offset) {
+    return reinterpret_cast<u64>(simt::block->shared) + static_cast<u32>(offset);
+}
+inline u64 generic_to_shared(u64 address) {
+    return address - reinterpret_cast<u64>(simt::block->shared);
+}
 
 // A generic address may lie anywhere; only its own kind of memory is searched.
 inline char* generic(u64 address, u32 bytes, int line) {
@@ -119,20 +123,38 @@ template <class To, class From>
 To bits(From value) {
     return simt::bit_cast<To>(value);
 }
-inline float from_f32(u32 v) { return bits<float>(v); }
-inline double from_f64(u64 v) { return bits<double>(v); }
-inline float from_bf16(u16 v) { return bits<float>(u32{v} << 16); }
-inline float from_f16(u16 v) { return static_cast<float>(bits<_Float16>(v)); }
-inline u32 to_f32(double v) { return bits<u32>(static_cast<float>(v)); }
-inline u64 to_f64(double v) { return bits<u64>(v); }
-inline u16 to_f16(double v) { return bits<u16>(static_cast<_Float16>(v)); }
+inline float from_f32(u32 v) {
+    return bits<float>(v);
+}
+inline double from_f64(u64 v) {
+    return bits<double>(v);
+}
+inline float from_bf16(u16 v) {
+    return bits<float>(u32{v} << 16);
+}
+inline float from_f16(u16 v) {
+    return static_cast<float>(bits<_Float16>(v));
+}
+inline u32 to_f32(double v) {
+    return bits<u32>(static_cast<float>(v));
+}
+inline u64 to_f64(double v) {
+    return bits<u64>(v);
+}
+inline u16 to_f16(double v) {
+    return bits<u16>(static_cast<_Float16>(v));
+}
 inline u16 to_bf16(double v) {
     const u32 u = bits<u32>(static_cast<float>(v));
     if ((u & 0x7fffffffu) > 0x7f800000u) return 0x7fff;
     return static_cast<u16>((u + 0x7fffu + (u >> 16 & 1)) >> 16);
 }
-inline u32 to_tf32_rna(double v) { return (bits<u32>(static_cast<float>(v)) + 0x1000u) & 0xffffe000u; }
-inline u32 pack(u16 high, u16 low) { return u32{high} << 16 | low; }
+inline u32 to_tf32_rna(double v) {
+    return (bits<u32>(static_cast<float>(v)) + 0x1000u) & 0xffffe000u;
+}
+inline u32 pack(u16 high, u16 low) {
+    return u32{high} << 16 | low;
+}
 
 template <class Fn>
 u32 halves(u32 a, u32 b, u32 c, Fn each) {
@@ -277,7 +299,9 @@ inline u32 shuffle(ShuffleMode mode, u32 value, u32 b, u32 c, u32 mask, bool* va
 inline u32 ballot(bool predicate, u32 mask, int line) {
     return simt::ballot(mask, predicate, "vote.sync", Site{nullptr, line});
 }
-inline u32 present(u32 mask, int line) { return simt::ballot(mask, true, "vote.sync", Site{nullptr, line}); }
+inline u32 present(u32 mask, int line) {
+    return simt::ballot(mask, true, "vote.sync", Site{nullptr, line});
+}
 template <class T>
 u32 match_any(T value, u32 mask, int line) {
     return simt::match<T>(mask, value, "match.any.sync", Site{nullptr, line});
@@ -303,7 +327,7 @@ inline simt::Votes barrier(u32 id, u32 threads, bool predicate, int line) {
 // D = A B + C for 16 x K by K x 8, fragments as the PTX ISA lays them out: kPer elements a register, element (row, k)
 // of A with lane 4 (row % 8) + (k / kPer) % 4 in register row / 8 + 2 (k / (4 kPer)), element (k, column) of B with
 // lane 4 column + (k / kPer) % 4 in register k / (4 kPer).
-template <int kDepth, int kPer, class Sum, class First, class Second>
+template <int kDepth, int kPer, bool kInteger, bool kSaturate, class First, class Second>
 void mma(u32* d, const u32* a, const u32* b, const u32* c, First first, Second second, int line) {
     struct Fragment {
         u32 a[4], b[2], pad[2];
@@ -316,17 +340,29 @@ void mma(u32* d, const u32* a, const u32* b, const u32* c, First first, Second s
     const int lane = static_cast<int>(simt::lane());
     for (int i = 0; i < 4; ++i) {
         const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
-        Sum sum = bits<Sum>(c[i]);
+        using Sum = std::conditional_t<kInteger, s64, float>;
+        Sum sum;
+        if constexpr (kInteger) {
+            sum = static_cast<s32>(c[i]);
+        } else {
+            sum = bits<float>(c[i]);
+        }
         for (int k = 0; k < kDepth; ++k) {
             const int owner = k / kPer % 4, half = k / (4 * kPer), piece = 32 / kPer * (k % kPer);
             const u32 x = all.at(static_cast<u32>(4 * (row % 8) + owner)).a[row / 8 + 2 * half] >> piece;
             const u32 y = all.at(static_cast<u32>(4 * column + owner)).b[half] >> piece;
             sum += first(x) * second(y);
         }
-        d[i] = bits<u32>(sum);
+        if constexpr (kInteger) {
+            d[i] = static_cast<u32>(kSaturate ? clamp<s32>(sum) : static_cast<s32>(sum));
+        } else {
+            d[i] = bits<u32>(sum);
+        }
     }
 }
-inline float tf32(u32 v) { return bits<float>(v & 0xffffe000u); }  // the low 13 bits are not looked at
+inline float tf32(u32 v) {
+    return bits<float>(v & 0xffffe000u);
+}  // the low 13 bits are not looked at
 
 inline void load_matrices(int count, bool transposed, u32* d, u64 address, int line) {
     const Quiet quiet;
@@ -335,7 +371,8 @@ inline void load_matrices(int count, bool transposed, u32* d, u64 address, int l
     for (int matrix = 0; matrix < count; ++matrix) {
         u16 pair[2];
         for (u32 k = 0; k < 2; ++k) {
-            const u32 row = transposed ? 2 * (lane % 4) + k : lane / 4, column = transposed ? lane / 4 : 2 * (lane % 4) + k;
+            const u32 row = transposed ? 2 * (lane % 4) + k : lane / 4,
+                      column = transposed ? lane / 4 : 2 * (lane % 4) + k;
             std::memcpy(&pair[k], shared(all.at(static_cast<u32>(matrix) * 8 + row), 16, line) + 2 * column, 2);
         }
         d[matrix] = pack(pair[1], pair[0]);
@@ -348,7 +385,8 @@ inline void store_matrices(int count, bool transposed, const u32* v, u64 address
     const u32 lane = simt::lane();
     for (int matrix = 0; matrix < count; ++matrix) {
         for (u32 k = 0; k < 2; ++k) {
-            const u32 row = transposed ? 2 * (lane % 4) + k : lane / 4, column = transposed ? lane / 4 : 2 * (lane % 4) + k;
+            const u32 row = transposed ? 2 * (lane % 4) + k : lane / 4,
+                      column = transposed ? lane / 4 : 2 * (lane % 4) + k;
             const u16 half = static_cast<u16>(v[matrix] >> 16 * k);
             std::memcpy(shared(all.at(static_cast<u32>(matrix) * 8 + row), 16, line) + 2 * column, &half, 2);
         }

@@ -9,6 +9,7 @@ modifier passed over would be a wrong answer.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from .parse import Instruction, Kernel, Label, Program, is_float, parse, type_bytes
@@ -129,6 +130,8 @@ def _identifier(name: str) -> str:
 def _vector(operand: str) -> list[str]:
     return [piece.strip() for piece in operand[1:-1].split(",")] if operand.startswith("{") else [operand]
 
+
+MOST_CHARACTERS = 250_000  # of a C++ file, about: few files, that compile side by side
 
 Family = Callable[[_Writer, Instruction], str]
 _FAMILIES: dict[str, Family] = {}
@@ -265,7 +268,8 @@ def _atom(w: _Writer, i: Instruction) -> str:
             "inc": f"old >= {v[0]} ? 0 : old + 1",
             "dec": f"old == 0 || old > {v[0]} ? ({word}){v[0]} : old - 1",
         }[found[0]]
-    call = f"atomic<{word}>({_pointer(w, i, _space(i), where, type_bytes(kind))}, [&]({word} old) -> {word} {{ return {change}; }});"
+    function = f"[&]({word} old) -> {word} {{ return {change}; }}"
+    call = f"atomic<{word}>({_pointer(w, i, _space(i), where, type_bytes(kind))}, {function});"
     return f"{i.operands[0]} = {call}" if returns and i.operands[0] != "_" else call
 
 
@@ -396,7 +400,8 @@ def _redux(w: _Writer, i: Instruction) -> str:
     if join is None or i.parts[1] != "sync" or len(i.parts) != 4 or is_float(i.parts[-1]):
         raise _unknown(i)
     value, mask = w.value(i.operands[1], i.parts[-1]), w.value(i.operands[2], "u32")
-    return f"{i.operands[0]} = reduce<{plain}>({value}, {mask}, []({plain} x, {plain} y) -> {plain} {{ return {join}; }}, {i.line});"
+    function = f"[]({plain} x, {plain} y) -> {plain} {{ return {join}; }}"
+    return f"{i.operands[0]} = reduce<{plain}>({value}, {mask}, {function}, {i.line});"
 
 
 # predicates, logic, shifts
@@ -454,13 +459,16 @@ def _not(w: _Writer, i: Instruction) -> str:
 @_family("shl")
 def _shl(w: _Writer, i: Instruction) -> str:
     word = _unsigned(i.parts[-1])
-    return f"{i.operands[0]} = shift_left<{word}>({w.value(i.operands[1], i.parts[-1])}, {w.value(i.operands[2], 'u32')});"
+    return (
+        f"{i.operands[0]} = shift_left<{word}>({w.value(i.operands[1], i.parts[-1])}, {w.value(i.operands[2], 'u32')});"
+    )
 
 
 @_family("shr")
 def _shr(w: _Writer, i: Instruction) -> str:
     kind = i.parts[-1]
-    return f"{i.operands[0]} = shift_right<{c_type(kind)}>({w.number(i.operands[1], kind)}, {w.value(i.operands[2], 'u32')});"
+    value, by = w.number(i.operands[1], kind), w.value(i.operands[2], "u32")
+    return f"{i.operands[0]} = shift_right<{c_type(kind)}>({value}, {by});"
 
 
 @_family("shf")
@@ -615,7 +623,9 @@ def _neg(w: _Writer, i: Instruction) -> str:
     _modifiers(i, ())
     word = _unsigned(kind)
     v = f"({word}){w.value(i.operands[1], kind)}"
-    return f"{i.operands[0]} = {f'-{v}' if i.parts[0] == 'neg' else f'{w.number(i.operands[1], kind)} < 0 ? -{v} : {v}'};"
+    return (
+        f"{i.operands[0]} = {f'-{v}' if i.parts[0] == 'neg' else f'{w.number(i.operands[1], kind)} < 0 ? -{v} : {v}'};"
+    )
 
 
 @_family("dp4a", "dp2a")
@@ -690,8 +700,9 @@ def _mma(w: _Writer, i: Instruction) -> str:
     total = "s32" if per == 4 else "f32"
     if per == 0 or depth % (4 * per) or depth // (4 * per) not in (1, 2) or (result, c_kind) != (total, total):
         raise _unknown(i)
-    if not set(parts) <= {"mma", "sync", "aligned", "row", "col", shape, *parts[-4:]}:
-        raise _unknown(i)  # satfinite and others
+    if not set(parts) <= {"mma", "sync", "aligned", "row", "col", "satfinite", shape, *parts[-4:]}:
+        raise _unknown(i)
+    integer, saturate = str(per == 4).lower(), str("satfinite" in parts).lower()
 
     def read(kind: str) -> str:
         body = {"tf32": "tf32(v)", "bf16": "from_bf16(u16(v))", "f16": "from_f16(u16(v))"}.get(kind, f"s32({kind}(v))")
@@ -702,7 +713,7 @@ def _mma(w: _Writer, i: Instruction) -> str:
 
     a, b, c = (words(operand) for operand in i.operands[1:])
     arrays = f"u32 d_[4]; const u32 a_[] = {a}, b_[] = {b}, c_[4] = {c};"
-    call = f"mma<{depth}, {per}, {'u32' if per == 4 else 'float'}>(d_, a_, b_, c_, {read(a_kind)}, {read(b_kind)}, {i.line});"
+    call = f"mma<{depth}, {per}, {integer}, {saturate}>(d_, a_, b_, c_, {read(a_kind)}, {read(b_kind)}, {i.line});"
     moves = " ".join(f"{piece} = d_[{k}];" for k, piece in enumerate(_vector(i.operands[0])))
     return f"{{ {arrays} {call} {moves} }}"
 
@@ -715,7 +726,8 @@ def _matrices(w: _Writer, i: Instruction) -> str:
     if i.parts[0] == "stmatrix":
         pieces = _vector(i.operands[1])
         v = ", ".join(w.value(p, "b32") for p in pieces)
-        return f"{{ const u32 v_[] = {{{v}}}; store_matrices({len(pieces)}, {trans}, v_, {w.address(i.operands[0])}, {i.line}); }}"
+        call = f"store_matrices({len(pieces)}, {trans}, v_, {w.address(i.operands[0])}, {i.line});"
+        return f"{{ const u32 v_[] = {{{v}}}; {call} }}"
     pieces = _vector(i.operands[0])
     moves = " ".join(f"{piece} = d_[{k}];" for k, piece in enumerate(pieces))
     return f"{{ u32 d_[4]; load_matrices({len(pieces)}, {trans}, d_, {w.address(i.operands[1])}, {i.line}); {moves} }}"
@@ -726,16 +738,16 @@ class Translator:
 
     def __init__(self, counts: bool = False) -> None:
         self.counts = counts
-        self.opcodes: dict[str, int] = {}  # opcode -> its counter
+        self.counted: list[Counter[str]] = []  # opcodes of the instructions that each counter stands for
         self.kernels: dict[str, Kernel] = {}
 
-    def translate(self, ptx: str) -> str:
-        """C++ with an exported function run_<kernel> for every kernel of the file."""
+    def translate(self, ptx: str) -> list[str]:
+        """C++ files with an exported function run_<kernel> for every kernel; each compiles by itself."""
         program = parse(ptx)
         pieces = ['#include "runtime.h"', "namespace {", "using namespace ptx;"]
         for name, variable in program.variables.items():
             initial = ", ".join(map(str, variable.initial)) or "0"
-            pieces.append(f"alignas({variable.alignment}) u8 v_{_identifier(name)}[{variable.bytes}] = {{{initial}}};")
+            pieces.append(f"alignas({variable.alignment}) u8 v_{_identifier(name)}[{variable.size}] = {{{initial}}};")
         names = [f"v_{_identifier(name)}" for name in program.variables]
         ranges = [f"{{(u64){n}, (u64){n} + sizeof {n}}}" for n in names]
         pieces.append(f"const Range kVariables[] = {{{', '.join([*ranges, '{0, 0}'])}}};")
@@ -743,39 +755,65 @@ class Translator:
         lines = [f'{{{at}, "{file}", {line}}}' for at, (file, line) in files.items()]
         lines.append('{0, "", 0}')
         pieces.append(f"const SourceLine kLines[] = {{{', '.join(lines)}}};")
+        tables = f"kLines, {len(lines)}, kVariables, {len(ranges)}"
+        grouped: list[list[str]] = []
+        size = MOST_CHARACTERS
         for kernel in program.kernels:
             self.kernels[kernel.name] = kernel
-            pieces.append(self._kernel(kernel, program))
-        pieces.append("}  // namespace")
-        for kernel in program.kernels:
-            facts = f'"{kernel.name}", {kernel.parameter_bytes}, {program.shared_bytes}, k_{_identifier(kernel.name)}'
-            pieces.append(
+            code = self._kernel(kernel, program) + self._entry(kernel, program, tables)
+            if size + len(code) > MOST_CHARACTERS:
+                grouped.append([*pieces])
+                size = 0
+            grouped[-1].append(code)
+            size += len(code)
+        export = 'extern "C" __attribute__((weak, visibility("default"))) u64* ptx_counts() { return ptx::counts; }'
+        return ["\n".join([*file, "}  // namespace", export, ""]) for file in grouped]
+
+    def _entry(self, kernel: Kernel, program: Program, tables: str) -> str:
+        facts = f'"{kernel.name}", {kernel.parameter_bytes}, {program.shared_bytes}, k_{_identifier(kernel.name)}'
+        return "\n".join(
+            [
+                "\n}  // namespace",
                 f'extern "C" __attribute__((weak, visibility("default"))) void run_{kernel.name}(const void* args, '
                 "std::size_t bytes, const u32* grid, const u32* shape, u32 shared, int cooperative, const simt::Range* "
-                "ranges, std::size_t count) {\n"
-                f"  static const ptx::KernelFacts facts = {{{facts}, kLines, {len(lines)}, kVariables, {len(ranges)}}};\n"
-                "  ptx::run(facts, args, bytes, grid, shape, shared, cooperative, ranges, count);\n}"
-            )
-        pieces.append('extern "C" __attribute__((weak, visibility("default"))) u64* ptx_counts() { return ptx::counts; }')
-        return "\n".join(pieces) + "\n"
+                "ranges, std::size_t count) {",
+                f"  static const ptx::KernelFacts facts = {{{facts}, {tables}}};",
+                "  ptx::run(facts, args, bytes, grid, shape, shared, cooperative, ranges, count);",
+                "}\nnamespace {",
+            ]
+        )
+
+    def _counter(self) -> int:
+        self.counted.append(Counter())
+        return len(self.counted) - 1
 
     def _kernel(self, kernel: Kernel, program: Program) -> str:
         writer = _Writer(kernel, program)
         code: list[str] = []
+        block: int | None = None  # counter of the instructions since the last label or branch
         for item in kernel.body:
             if isinstance(item, Label):
+                block = None
                 code.append(f"{item.name}:;")
                 continue
             family = _FAMILIES.get(item.parts[0])
-            if family is None:
+            if family is None or item.parts[-1] in ("s16x2", "u16x2"):
                 raise _unknown(item)
             try:
                 statement = family(writer, item)
             except (NotImplementedError, IndexError, KeyError, ValueError) as error:
-                raise NotImplementedError(f"{kernel.name}: PTX line {item.line}: {item.opcode} "
-                                          f"{', '.join(item.operands)} ({error})") from error
-            if self.counts:
-                statement = f"++counts[{self.opcodes.setdefault(item.opcode, len(self.opcodes))}]; {statement}"
+                raise NotImplementedError(
+                    f"{kernel.name}: PTX line {item.line}: {item.opcode} {', '.join(item.operands)} ({error})"
+                ) from error
+            if self.counts and (item.predicate or block is None):
+                counter = self._counter()
+                statement = f"++counts[{counter}]; {statement}"
+                block = block if item.predicate else counter
+                self.counted[counter][item.opcode] += 1
+            elif self.counts and block is not None:
+                self.counted[block][item.opcode] += 1
+            if item.parts[0] in ("bra", "brx", "ret", "exit"):
+                block = None
             if item.predicate:
                 statement = f"if ({'!' if item.negated else ''}{item.predicate}) {{ {statement} }}"
             code.append(statement)

@@ -354,6 +354,7 @@ inline void set_up(Block& owner) {
         f.group = 0;
         f.index = {t % owner.shape.x, t / owner.shape.x % owner.shape.y, t / (owner.shape.x * owner.shape.y)};
         owner.warps[t / kWarp].live |= 1u << t % kWarp;
+        clean_stack(f.stack + kStackBytes - (16 << 10), 16 << 10);
         void** top = reinterpret_cast<void**>(f.stack + kStackBytes - 64);
         *--top = nullptr;
         *--top = reinterpret_cast<void*>(&fiber_main);

@@ -8,6 +8,7 @@
 #include <cstddef>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(__SANITIZE_THREAD__)
@@ -56,6 +57,13 @@ inline void release([[maybe_unused]] void* address) {
 inline void acquire([[maybe_unused]] void* address) {
 #if defined(__SANITIZE_THREAD__)
     __tsan_acquire(address);
+#endif
+}
+
+// Frees a stack of what its last user's frames, which never returned, left poisoned.
+inline void clean_stack([[maybe_unused]] void* address, [[maybe_unused]] std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__)
+    __asan_unpoison_memory_region(address, bytes);
 #endif
 }
 

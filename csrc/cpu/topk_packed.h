@@ -1,0 +1,221 @@
+// masked_topk for many queries: a block of BLOCK bank rows is packed with the rows as lanes, and all queries pass over
+// it, GROUP at a time. A shared mask only leaves out columns when packing. No masks of single queries.
+//
+// int16:   distances as in the latent domain of a scan, from |q|^2 + |b|^2 - 2 q.b modulo 2^32.
+// float32: blocks are packed as b' = b - c, with c near the bank's mean, and screened in float32; what may be among the
+// k
+//          nearest is measured exactly. |.|^2 over the marked entries, q' = q - c: rounding q', b', the norms and D
+//          products moves |q'|^2 + |b'|^2 - 2 q'.b' by less than slack(D) (|q'|^2 + |b'|^2). Rows are passed over only
+//          if beyond the k-th distance by more than that and by float32's rounding of it. Norms near overflow and NaN
+//          are always measured exactly.
+
+#pragma once
+
+#include "cpu/topk_parts.h"
+
+namespace lpkernel {
+
+// Columns that enter at all.
+template <class T>
+std::vector<std::int64_t> columns(const Topk<T>& job) {
+    std::vector<std::int64_t> list;
+    for (std::int64_t i = 0; i < job.width; ++i) {
+        if (!job.shared_mask || job.shared_mask[i]) list.push_back(i);
+    }
+    return list;
+}
+
+class PackedIntegers {
+  public:
+    PackedIntegers(const Topk<std::int16_t>& job, const Kernels& run)
+        : job_(job),
+          run_(run),
+          chosen_(columns(job)),
+          pairs_(static_cast<std::int64_t>(chosen_.size() + 1) / 2),
+          queries_(static_cast<std::size_t>(job.count * pairs_ * 2), 0),
+          norms_(static_cast<std::size_t>(job.count), 0) {
+        for (std::int64_t q = 0; q < job.count; ++q) {
+            norms_[q] = pack(job.queries + q * job.width, queries_.data() + q * pairs_ * 2, 2);
+        }
+    }
+
+    void operator()(std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
+                    Smallest* heaps) const {
+        Aligned<std::int16_t> bank(static_cast<std::size_t>(pairs_ * BLOCK * 2 + 1));
+        std::fill_n(bank.data(), bank.size(), std::int16_t{0});
+        std::int32_t norms[BLOCK];
+        for (std::int64_t row = first_row; row < last_row; row += BLOCK) {
+            const int lanes = static_cast<int>(std::min<std::int64_t>(BLOCK, last_row - row));
+            std::fill_n(norms, BLOCK, 0);
+            for (int lane = 0; lane < lanes; ++lane) {
+                norms[lane] = pack(bank_row(job_, row + lane), bank.data() + lane * 2, BLOCK * 2);
+            }
+            for (std::int64_t q = first; q < last; q += GROUP) {
+                compare(bank.data(), norms, row, lanes, q, std::min<std::int64_t>(GROUP, last - q),
+                        heaps + (q - first));
+            }
+        }
+    }
+
+  private:
+    // Values of a row at the chosen columns, as pairs; an odd last one is padded by 0. Returns the squared norm.
+    std::int32_t pack(const std::int16_t* row, std::int16_t* to, std::int64_t stride) const {
+        std::uint32_t norm = 0;
+        for (std::size_t i = 0; i < chosen_.size(); ++i) {
+            const std::int16_t value = row[chosen_[i]];
+            to[static_cast<std::int64_t>(i / 2) * stride + static_cast<std::int64_t>(i % 2)] = value;
+            norm += static_cast<std::uint32_t>(value * value);
+        }
+        return static_cast<std::int32_t>(norm);
+    }
+
+    void compare(const std::int16_t* bank, const std::int32_t* norms, std::int64_t row, int lanes, std::int64_t q,
+                 std::int64_t group, Smallest* heaps) const {
+        alignas(64) std::int32_t out[GROUP * BLOCK];
+        std::uint64_t found[GROUP];
+        const std::int32_t cell = 0;
+        LatentBlock block{};
+        block.bank = bank;
+        block.norms = norms;
+        block.cells = &cell;
+        block.count = 1;
+        block.pairs = static_cast<int>(pairs_);
+        block.lanes = lanes;
+        block.queries = static_cast<int>(group);
+        block.out = out;
+        block.found = found;
+        for (std::int64_t i = 0; i < group; ++i) {
+            block.query[i] = queries_.data() + (q + i) * pairs_ * 2;
+            block.own_norms[i] = norms_.data() + q + i;
+            block.limits[i] = heaps[i].limit();
+        }
+        run_.latent_block(block);
+        for (std::int64_t i = 0; i < group; ++i) {
+            for (std::uint64_t left = found[i]; left; left &= left - 1) {
+                const int lane = __builtin_ctzll(left);
+                heaps[i].push(out[i * BLOCK + lane], row + lane);
+            }
+        }
+    }
+
+    const Topk<std::int16_t>& job_;
+    const Kernels& run_;
+    std::vector<std::int64_t> chosen_;
+    std::int64_t pairs_;
+    std::vector<std::int16_t> queries_;
+    std::vector<std::int32_t> norms_;
+};
+
+class PackedFloats {
+  public:
+    PackedFloats(const Topk<float>& job, const Kernels& run)
+        : job_(job),
+          run_(run),
+          exact_(job, run),
+          chosen_(columns(job)),
+          width_(static_cast<std::int64_t>(chosen_.size())),
+          slack_(slack(width_)),
+          centre_(static_cast<std::size_t>(width_), 0.0f),
+          queries_(static_cast<std::size_t>(job.count * width_)),
+          own_(static_cast<std::size_t>(job.count)) {
+        place_centre();
+        for (std::int64_t q = 0; q < job.count; ++q) {
+            double norm = 0.0;
+            for (std::int64_t i = 0; i < width_; ++i) {
+                const float value = job.queries[q * job.width + chosen_[i]] - centre_[i];
+                norm += static_cast<double>(value) * static_cast<double>(value);
+                queries_[q * width_ + i] = -2.0f * value;
+            }
+            own_[q] = norm < LARGE ? norm * (1 - slack_) : std::numeric_limits<double>::quiet_NaN();
+        }
+    }
+
+    void operator()(std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
+                    Smallest* heaps) const {
+        Aligned<float> bank(static_cast<std::size_t>(width_ * BLOCK + 1));
+        float norms[BLOCK];
+        std::uint64_t found[GROUP];
+        FloatBlock block{};
+        block.bank = bank.data();
+        block.norms = norms;
+        block.width = width_;
+        block.found = found;
+        for (std::int64_t row = first_row; row < last_row; row += BLOCK) {
+            block.lanes = static_cast<int>(std::min<std::int64_t>(BLOCK, last_row - row));
+            pack(row, block.lanes, bank.data(), norms);
+            for (std::int64_t q = first; q < last; q += GROUP) {
+                block.queries = static_cast<int>(std::min<std::int64_t>(GROUP, last - q));
+                for (int i = 0; i < block.queries; ++i) {
+                    block.query[i] = queries_.data() + (q + i) * width_;
+                    block.limits[i] = limit(q + i, heaps[q + i - first]);
+                }
+                run_.float_block(block);
+                for (int i = 0; i < block.queries; ++i) {
+                    for (std::uint64_t left = found[i]; left; left &= left - 1) {
+                        exact_(q + i, row + __builtin_ctzll(left), heaps[q + i - first]);
+                    }
+                }
+            }
+        }
+    }
+
+  private:
+    static constexpr float LARGE = 1e36f;  // beyond this, norms are not to be trusted
+
+    void place_centre() {
+        constexpr std::int64_t SAMPLE = 64;
+        const auto allowed = static_cast<std::int64_t>(job_.rows.size());
+        const std::int64_t sampled = std::min(SAMPLE, allowed);
+        for (std::int64_t i = 0; i < width_; ++i) {
+            double sum = 0.0;
+            for (std::int64_t s = 0; s < sampled; ++s) sum += bank_row(job_, s * allowed / sampled)[chosen_[i]];
+            const auto mean = static_cast<float>(sum / static_cast<double>(sampled));
+            centre_[i] = std::isfinite(mean) ? mean : 0.0f;
+        }
+    }
+
+    // Scores above this cannot be among the nearest: the k-th distance, less the query's own norm.
+    float limit(std::int64_t q, const Smallest& heap) const {
+        const float kth = from_bits(heap.limit());
+        if (!(kth < LARGE) || std::isnan(own_[q])) return std::numeric_limits<float>::infinity();
+        const double exact = static_cast<double>(kth) * (1 + 0x1p-22) + TINY - own_[q];
+        return std::nextafter(static_cast<float>(exact), std::numeric_limits<float>::infinity());
+    }
+
+    // The block's rows less the centre, lanes = rows; norms: the least that |b'|^2 can be, NaN for rows to measure
+    // anyway.
+    void pack(std::int64_t row, int lanes, float* bank, float* norms) const {
+        constexpr std::int64_t COLUMNS = 16;  // one cache line of each row at a time
+        double sums[BLOCK] = {};
+        for (std::int64_t start = 0; start < width_; start += COLUMNS) {
+            const std::int64_t stop = std::min(width_, start + COLUMNS);
+            for (int lane = 0; lane < BLOCK; ++lane) {
+                const float* from = lane < lanes ? bank_row(job_, row + lane) : nullptr;
+                for (std::int64_t i = start; i < stop; ++i) {
+                    bank[i * BLOCK + lane] = from ? from[chosen_[i]] - centre_[i] : 0.0f;
+                }
+            }
+            for (std::int64_t i = start; i < stop; ++i) {
+                const float* values = bank + i * BLOCK;
+                for (int lane = 0; lane < BLOCK; ++lane) {
+                    sums[lane] += static_cast<double>(values[lane]) * static_cast<double>(values[lane]);
+                }
+            }
+        }
+        for (int lane = 0; lane < BLOCK; ++lane) {
+            const double least = sums[lane] * (1 - slack_);
+            norms[lane] = sums[lane] < LARGE ? static_cast<float>(least) : std::numeric_limits<float>::quiet_NaN();
+        }
+    }
+
+    const Topk<float>& job_;
+    const Kernels& run_;
+    Exact exact_;
+    std::vector<std::int64_t> chosen_;
+    std::int64_t width_;
+    double slack_;
+    std::vector<float> centre_, queries_;
+    std::vector<double> own_;  // the least that |q'|^2 can be
+};
+
+}  // namespace lpkernel

@@ -1,0 +1,68 @@
+// What the searches of masked_topk share: a search is called as
+//   search(first row, last row, first query, last query, heaps)
+// on positions among the allowed rows and offers them to heaps[query - first query].
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "cpu/layer.h"
+#include "cpu/topk.h"
+
+namespace lpkernel {
+
+template <class T>
+const T* bank_row(const Topk<T>& job, std::int64_t a) {
+    return job.bank + job.rows[a] * job.width;
+}
+
+// The order of keys: distances by their bits, which rise with them; every NaN after +inf.
+inline std::int32_t order_bits(float distance) {
+    std::int32_t bits;
+    std::memcpy(&bits, &distance, sizeof bits);
+    return std::isnan(distance) ? 0x7FC00000 : bits;
+}
+
+inline float from_bits(std::int32_t bits) {
+    float distance;
+    std::memcpy(&distance, &bits, sizeof distance);
+    return distance;
+}
+
+// What float32 screens allow for, with u = 2^-24: a sum of `width` products that float32 rounds, each product and
+// partial sum once, is wrong by less than slack(width) of the sum of their magnitudes, for width < WIDEST; products
+// below float32's normal range add far less than TINY.
+constexpr double TINY = 1e-30;
+constexpr std::int64_t WIDEST = 1 << 20;
+inline double slack(std::int64_t width) {
+    return (1.1 * static_cast<double>(width) + 32) * 0x1p-24;
+}
+
+// The float32 rounding of the direct sum in float64, offered to heaps.
+class Exact {
+  public:
+    Exact(const Topk<float>& job, const Kernels& run) : job_(job), run_(run), shared_(!job.own_mask) {
+        const bool* marked = job.own_mask ? job.own_mask : job.shared_mask;
+        if (!marked) return;
+        weights_.resize(static_cast<std::size_t>((shared_ ? 1 : job.count) * job.width));
+        for (std::size_t i = 0; i < weights_.size(); ++i) weights_[i] = marked[i] ? 1.0f : 0.0f;
+    }
+
+    void operator()(std::int64_t q, std::int64_t a, Smallest& heap) const {
+        const float* weight = weights_.empty() ? nullptr : weights_.data() + (shared_ ? 0 : q * job_.width);
+        const double sum = run_.direct(job_.queries + q * job_.width, bank_row(job_, a), weight, job_.width);
+        heap.push(order_bits(static_cast<float>(sum)), a);
+    }
+
+  private:
+    const Topk<float>& job_;
+    const Kernels& run_;
+    bool shared_;
+    std::vector<float> weights_;
+};
+
+}  // namespace lpkernel

@@ -1,0 +1,81 @@
+// masked_topk on the device: what the host says to the kernel. No Python.
+
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/portable.cuh"
+
+namespace lpkernel::cuda {
+
+constexpr int MOST_TOPK = 128;    // K
+constexpr int ROWS_PER_LANE = 4;  // bank rows that a lane compares at a time
+constexpr int WARP_ROWS = 32 * ROWS_PER_LANE;
+constexpr int STAGE_COLUMNS = 32;   // of a row that are in shared memory at a time
+constexpr int MOST_TOPK_WARPS = 8;  // of a block
+
+// The shape of a launch: a block has query_warps * bank_warps warps; each compares `tile` queries with its own part of
+// the bank_warps * WARP_ROWS rows that are in shared memory. The bank is cut into `slabs` parts.
+struct TopkShape {
+    int tile = 8, query_warps = 1, bank_warps = 1, slabs = 1;
+
+    __host__ __device__ constexpr int threads() const { return 32 * query_warps * bank_warps; }
+    __host__ __device__ constexpr int queries() const { return tile * query_warps; }
+    __host__ __device__ constexpr int rows() const { return WARP_ROWS * bank_warps; }
+};
+
+// Byte offsets of what a block keeps in its shared memory, each a multiple of 16. Stages are double.
+struct TopkMap {
+    int bank = 0;     // (2, rows, pitch bytes)
+    int queries = 0;  // (2, query warps, columns, tile) words
+    int masks = 0;    // (2, columns) words, or with a mask for each query as `queries`
+    int lists = 0;    // (queries, bank warps, K) keys
+    int last = 0;     // one word: whether the block is the last of its queries
+    int bytes = 0;
+    int row_bytes = 0, query_bytes = 0, mask_bytes = 0;  // of a row, and of one stage
+};
+
+constexpr TopkMap topk_map(const TopkShape& shape, int k, int value_bytes, bool own_mask) {
+    TopkMap map;
+    map.row_bytes = STAGE_COLUMNS * value_bytes + 16;  // an odd number of 16-byte units: no bank conflicts
+    map.query_bytes = shape.queries() * STAGE_COLUMNS * 4;
+    map.mask_bytes = own_mask ? map.query_bytes : STAGE_COLUMNS * 4;
+    map.queries = 2 * shape.rows() * map.row_bytes;
+    map.masks = map.queries + 2 * map.query_bytes;
+    map.lists = map.masks + 2 * map.mask_bytes;
+    map.last = map.lists + (shape.queries() * shape.bank_warps * k * 8 + 15) / 16 * 16;
+    map.bytes = map.last + 16;
+    return map;
+}
+
+// The argument of the kernel.
+struct TopkArgs {
+    const void* queries;                 // (Q, D) float or int16
+    const void* bank;                    // (B, D), the same type
+    const std::uint8_t* patch_mask;      // (D) or (Q, D), or nullptr
+    const std::uint8_t* candidate_mask;  // (B), or nullptr
+    void* distances;                     // (Q, K) float or int32
+    std::int64_t* indices;               // (Q, K)
+    std::uint64_t* partial;              // (Q, slabs, K) keys; unused when slabs is 1
+    unsigned* tickets;                   // one for each tile of queries, zero; unused when slabs is 1
+    int query_count, bank_count, width, k;
+    int slab_rows;  // bank rows of a slab, a multiple of shape.rows()
+    int unit;       // bytes that bank rows are read by: 16 or 4 (asynchronously), or 2
+    bool own_mask;  // patch_mask is (Q, D)
+    bool integers;  // int16
+    float slack;    // see topk.cuh; unused for integers
+    TopkShape shape;
+    TopkMap shared;
+};
+
+// Fills in slab_rows, unit, slack and shared from the rest; shape.slabs is lowered where the bank has fewer.
+void plan_topk(TopkArgs& args);
+
+// Blocks of this shape that one multiprocessor of the current device holds. cudaErrorInvalidValue when there is no
+// kernel for it.
+cudaError_t topk_resident(const TopkShape& shape, int k, bool integers, bool own_mask, int& blocks);
+
+// Zeroes the tickets and starts the kernel on a stream of the current device. Q, B >= 1.
+cudaError_t topk(const TopkArgs& args, cudaStream_t stream);
+
+}  // namespace lpkernel::cuda

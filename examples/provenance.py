@@ -1,0 +1,28 @@
+"""One new avatar and where it comes from; no source gives more than 40 connected cells.
+
+python examples/provenance.py out/provenance.png
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import lpkernel as lp
+from lpkernel import render
+
+
+def main(path: Path) -> None:
+    bank, autoencoder = lp.Bank.default(), lp.load_autoencoder()
+    made = lp.generate(bank, n=1, seed=3, copy_limit=lp.CopyLimit(area=40))
+    image, sources = made.decode(autoencoder)[0], made.sources[0]
+    shown = render.most_used(sources, 8)
+    pictures = autoencoder.decode(bank.gather(shown[:, None, None] * np.ones((16, 16), int)))
+    names = [bank.names[number] for number in shown]
+    render.save_png(path, render.provenance_sheet(image, sources, shown, pictures, names))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

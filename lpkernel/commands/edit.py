@@ -1,0 +1,187 @@
+"""lpkernel edit, inpaint and harmonize: a part of an image made anew."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpkernel.commands.common import add_input, add_keep_outside, add_synthesis, integers
+from lpkernel.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lpkernel import Bank, Synthesis
+    from lpkernel.commands.results import Pictures, Session
+    from lpkernel.modes.inputs import Input
+
+VARIANTS = 4
+
+
+def register(commands: Any) -> None:
+    edit = commands.add_parser("edit", help="make variants of an image in one region")
+    add_input(edit, "the image to edit")
+    region = edit.add_mutually_exclusive_group(required=True)
+    region.add_argument(
+        "--region", metavar="NAMES", help="eyes, eyebrows, nose, mouth, hair, left_half, right_half, with commas"
+    )
+    region.add_argument("--mask", type=Path, metavar="FILE", help="a picture of the image's size, white = change")
+    region.add_argument("--box", type=integers(4), metavar="x0,y0,x1,y1", help="pixels of the image")
+    edit.add_argument(
+        "--donors", metavar="FOLDER_OR_NAMES", help="copy only from these: a folder of images, or images of the bank"
+    )
+    edit.add_argument("--mode", default="free", help="free: grows from around; guided: starts from what is there")
+    add_keep_outside(edit, False)
+    add_synthesis(edit, VARIANTS, "the grid alone")
+    edit.set_defaults(run=run_edit)
+
+    inpaint = commands.add_parser("inpaint", help="fill a hole in an image, several answers")
+    add_input(inpaint, "the damaged image")
+    inpaint.add_argument(
+        "--mask", type=Path, required=True, metavar="FILE", help="a picture of the image's size, white = missing"
+    )
+    add_keep_outside(inpaint, True)
+    add_synthesis(inpaint, VARIANTS, "10,12,13,15,16 for a grid of 16")
+    inpaint.set_defaults(run=run_inpaint)
+
+    harmonize = commands.add_parser("harmonize", help="fit a pasted part to the image around it")
+    add_input(harmonize, "the composite image")
+    harmonize.add_argument(
+        "--mask", type=Path, required=True, metavar="FILE", help="a picture of the image's size, white = pasted"
+    )
+    add_keep_outside(harmonize, False)
+    add_synthesis(harmonize, VARIANTS, "the grid alone")
+    harmonize.set_defaults(run=run_harmonize)
+
+
+def run_edit(args: argparse.Namespace) -> None:
+    from lpkernel import edit
+    from lpkernel.commands import results
+    from lpkernel.modes.inputs import read_input
+
+    session = results.prepare(args)
+    start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask, args.box)
+    donors = None if args.donors is None else _donors(session)
+
+    def make(options: dict[str, Any]) -> Synthesis:
+        return edit(
+            session.bank,
+            args.image,
+            region=args.region,
+            mask=args.mask,
+            box=args.box,
+            mode=args.mode,
+            donors=donors,
+            **_common(session),
+            **options,
+        )
+
+    results.run(session, "edit", make, _given(start), warnings=_warnings(session, start))
+
+
+def run_inpaint(args: argparse.Namespace) -> None:
+    from lpkernel import inpaint
+    from lpkernel.commands import results
+    from lpkernel.modes.inputs import read_input
+
+    session = results.prepare(args)
+    start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask, fill=True)
+
+    def make(options: dict[str, Any]) -> Synthesis:
+        return inpaint(session.bank, args.image, args.mask, **_common(session), **options)
+
+    results.run(session, "inpaint", make, _given(start), warnings=_warnings(session, start, hole=True))
+
+
+def run_harmonize(args: argparse.Namespace) -> None:
+    from lpkernel import harmonize
+    from lpkernel.commands import results
+    from lpkernel.modes.inputs import read_input
+
+    session = results.prepare(args)
+    start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask)
+
+    def make(options: dict[str, Any]) -> Synthesis:
+        return harmonize(session.bank, args.image, args.mask, **_common(session), **options)
+
+    results.run(session, "harmonize", make, _given(start), warnings=_warnings(session, start))
+
+
+def _common(session: Session) -> dict[str, Any]:
+    """The arguments that the three modes share."""
+    args = session.args
+    return {
+        "autoencoder": session.autoencoder,
+        "patch": args.patch,
+        "stride": args.stride,
+        "scales": args.scales,
+        "keep_outside": args.keep_outside,
+        "crop": args.crop,
+    }
+
+
+def _warnings(session: Session, start: Input, hole: bool = False) -> list[str]:
+    """Why the input may not suit the bank, judged without its hole."""
+    from lpkernel.modes import cells, likeness
+
+    assert session.autoencoder is not None
+    known = ~cells.near(start.mask, session.bank.grid) if hole and start.mask is not None else None
+    return likeness.warnings(session.bank, start, session.autoencoder, known)
+
+
+def _given(start: Input) -> list[Pictures]:
+    """The input as it is encoded, and with its mask in white."""
+    import numpy as np
+
+    assert start.pixels is not None
+    pictures = [start.pixels]
+    if start.mask is not None:
+        pictures.append(np.where(start.mask[..., None], np.uint8(255), start.pixels))
+    return [("The input, as it is encoded", np.stack(pictures))]
+
+
+def _donors(session: Session) -> Bank | None:
+    """The bank of a donors' folder; None for images of the bank itself, which then are the only ones allowed."""
+    from lpkernel.images import find_images
+    from lpkernel.modes.inputs import read_input
+
+    args, bank = session.args, session.bank
+    folder = Path(args.donors)
+    if folder.is_dir():
+        if args.where:
+            raise InputError(
+                "--where chooses among the bank's images, a folder of --donors replaces them; leave one out"
+            )
+        import numpy as np
+
+        names = find_images(folder)
+        return bank.with_images(
+            np.stack([read_input(bank, folder / name, session.autoencoder).canvas for name in names]), names
+        )
+    chosen = _named(bank, args.donors)
+    session.groups = [(title, _both(chosen, allowed)) for title, allowed in session.groups]
+    return None
+
+
+def _named(bank: Bank, text: str) -> NDArray[np.int64]:
+    """Bank images by comma-separated names, whole or without folder and ending."""
+    import numpy as np
+
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(bank.names):
+        for key in {name, Path(name).name, Path(name).stem}:
+            places.setdefault(key, []).append(i)
+    chosen: list[int] = []
+    for name in (part.strip() for part in text.split(",")):
+        if name not in places:
+            raise unknown_name("--donors: no folder, and bank image", name, bank.names)
+        chosen += places[name]
+    return np.unique(chosen)
+
+
+def _both(chosen: NDArray[np.int64], allowed: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    import numpy as np
+
+    return chosen if allowed is None else np.intersect1d(chosen, allowed)

@@ -1,0 +1,115 @@
+"""How much of one source a result copies, and redrawing what copies too much.
+
+Copying long stretches of one example is the known weakness of nearest-patch synthesis (the paper, section 2). A
+`CopyLimit` caps it: an image over the limit is drawn again with other random numbers, up to `tries` times.
+Try t of image i runs with the random counter of image i + t * 2^28 of the same seed, so a redrawn image is the
+same whatever the batch, the backend and the other images; images 2^28 and beyond are left for these tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpkernel.errors import InputError
+
+Maps = NDArray[np.int32]
+
+TRY_OFFSET = 2**28
+MAX_TRIES = 15  # 16 * 2^28 = 2^32, the image numbers there are
+
+
+@dataclass(frozen=True)
+class CopyLimit:
+    """At most `share` (0 to 1) of an image's copied cells from one source, and at most `area` 4-connected cells.
+
+    None leaves a cap out; one is needed. An image over the limit is redrawn up to `tries` (0 to 15) times; if
+    all are over it, the one that is least over is kept, the earliest of equals. Raises InputError.
+    """
+
+    share: float | None = None
+    area: int | None = None
+    tries: int = 8
+
+    def __post_init__(self) -> None:
+        if self.share is None and self.area is None:
+            raise InputError("copy limit: got neither a share nor an area, expected at least one of them")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise InputError(f"copy limit: share is {self.share}, expected more than 0 and at most 1")
+        if self.area is not None and self.area < 1:
+            raise InputError(f"copy limit: area is {self.area}, expected at least 1 cell")
+        if not 0 <= self.tries <= MAX_TRIES:
+            raise InputError(f"copy limit: tries is {self.tries}, expected 0 to {MAX_TRIES}")
+
+    def excess(self, sources: Maps) -> NDArray[np.float64]:
+        """(N,): what each map copies as a multiple of the limit; over it when above 1."""
+        over = np.zeros(len(sources))
+        if self.share is not None:
+            over = np.maximum(over, largest_shares(sources) / self.share)
+        if self.area is not None:
+            over = np.maximum(over, largest_areas(sources) / self.area)
+        return over
+
+
+def largest_shares(sources: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(N,): of the copied cells of each map (N, M, M), the share from the source that gave most; 0 if none are."""
+    shares = np.zeros(len(sources))
+    for i, one in enumerate(sources):
+        copied = one[one >= 0]
+        if copied.size:
+            shares[i] = np.unique(copied, return_counts=True)[1].max() / copied.size
+    return shares
+
+
+def largest_areas(sources: NDArray[np.integer]) -> NDArray[np.int64]:
+    """(N,): cells of the largest 4-connected area of each map (N, M, M) that comes from one source; -1 not counted."""
+    count, height, width = sources.shape
+    labels = np.arange(height * width).reshape(height, width) * np.ones((count, 1, 1), np.int64)
+    below = sources[:, 1:] == sources[:, :-1]
+    beside = sources[:, :, 1:] == sources[:, :, :-1]
+    while True:  # every area takes its lowest label, one cell further a round
+        before = labels.copy()
+        for same, first, second in (
+            (below, labels[:, :-1], labels[:, 1:]),
+            (beside, labels[:, :, :-1], labels[:, :, 1:]),
+        ):
+            lowest = np.minimum(first, second)
+            for view in (first, second):  # the views overlap, so labels may only fall
+                np.minimum(view, lowest, out=view, where=same)
+        if np.array_equal(labels, before):
+            break
+    labels[sources < 0] = -1
+    return np.array([np.bincount(one[one >= 0], minlength=1).max() for one in labels.reshape(count, -1)], np.int64)
+
+
+def redraw(
+    limit: CopyLimit, sources: Maps, first_image: int, scan: Callable[[NDArray[np.int64], NDArray[np.int64]], Maps]
+) -> tuple[Maps, dict[str, Any]]:
+    """The maps with those over the limit drawn again, and what was done, ready for JSON.
+
+    scan(rows, images) makes the maps of `rows` of the call with the random counters `images`.
+    """
+    if first_image + len(sources) > TRY_OFFSET:
+        last = first_image + len(sources) - 1
+        raise InputError(f"first_image: image {last} with a copy limit, expected image numbers below {TRY_OFFSET}")
+    best, sources = limit.excess(sources), sources.copy()
+    kept = np.zeros(len(sources), np.int64)
+    for attempt in range(1, limit.tries + 1):
+        rows = np.flatnonzero(best > 1)
+        if not rows.size:
+            break
+        again = scan(rows, first_image + rows + attempt * TRY_OFFSET)
+        excess = limit.excess(again)
+        better = excess < best[rows]
+        sources[rows[better]], best[rows[better]], kept[rows[better]] = again[better], excess[better], attempt
+    return sources, {
+        "share": limit.share,
+        "area": limit.area,
+        "tries": limit.tries,
+        "try_kept": {str(first_image + row): int(kept[row]) for row in np.flatnonzero(kept)},
+        "still_over": [int(first_image + row) for row in np.flatnonzero(best > 1)],
+    }

@@ -1,0 +1,80 @@
+"""Editing a region of an image (the paper's figure 1 e)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpkernel import plan as plans
+from lpkernel.bank import Bank
+from lpkernel.errors import InputError
+from lpkernel.images import Crop
+from lpkernel.modes import cells
+from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
+from lpkernel.modes.regions import layout_of, named_region
+from lpkernel.synthesis import Options, Synthesis, generate
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from lpkernel.autoencoder.base import Autoencoder
+
+
+def edit(
+    bank: Bank,
+    image: ImageLike,
+    autoencoder: Autoencoder | None = None,
+    region: str | NDArray[np.bool_] | None = None,
+    mask: MaskLike | None = None,
+    box: Crop | None = None,
+    n: int = 4,
+    mode: str = "free",
+    patch: int = 6,
+    stride: int | None = None,
+    scales: Sequence[int] | None = None,
+    keep_outside: bool = False,
+    crop: Crop | None = None,
+    donors: Bank | None = None,
+    **options: Unpack[Options],
+) -> Synthesis:
+    """Variants of an image in which one region is written anew from the bank.
+
+    The region is one of: `region`, comma-separated names of `modes.regions` ("eyes,mouth") or (M, M) bool cells;
+    `mask`, a path (white = change) or bool of the image's height and width; `box`, pixels x0, y0, x1, y1 of the
+    image. A cell belongs to it if any of its pixels does. mode "free": the region grows from its surroundings;
+    "guided": it starts from what is there. Cells outside keep their codes or latents exactly (source -1), yet the
+    decoder looks beyond a cell's edge; `keep_outside` closes with the image's own pixels outside, feathered.
+    donors: another bank to copy from, of the same autoencoder (`Bank.with_images`); `bank` then only tells how faces
+    are framed. `image`, `crop`, `options`: as in `reference`. The image itself is left out of the allowed images when
+    its other cells are found in the bank. Raises InputError.
+    """
+    if sum(given is not None for given in (region, mask, box)) != 1:
+        raise InputError("region: give exactly one of a region, a mask and a box")
+    chosen = named_region(region, bank) if isinstance(region, str) else region
+    start = read_input(bank, image, autoencoder, crop, mask, box)
+    if chosen is None:
+        assert start.mask is not None
+        chosen = cells.touched(start.mask, bank.grid)
+    chosen = np.asarray(chosen)
+    if chosen.shape != (bank.grid, bank.grid):
+        raise InputError(f"region: got shape {chosen.shape}, expected the bank's grid {(bank.grid, bank.grid)}")
+    steps = plans.edit(chosen, patch, stride, mode, scales)
+    known = np.ones_like(chosen) if mode == "guided" else ~chosen
+    source = bank if donors is None else donors
+    options["candidates"], excluded = without_itself(source, start, known, options.get("candidates"))
+    made = generate(source, n, plan=steps, canvas=start.canvas, **options)
+    inside = None
+    if keep_outside:
+        inside = start.mask if start.mask is not None else cells.pixels(chosen, bank.image_size)
+    facts: dict[str, Any] = {"mode": f"edit-{mode}", "region_cells": int(chosen.sum())}
+    if isinstance(region, str):
+        facts |= {"region": region, "region_layout": layout_of(bank).name}
+    elif isinstance(mask, str | Path):
+        facts["region"] = str(mask)
+    else:
+        facts["region"] = "cells" if region is not None else "mask" if box is None else list(box)
+    return finished(made, start, excluded, facts, inside)

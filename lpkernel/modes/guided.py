@@ -1,0 +1,50 @@
+"""Generation guided by a reference image (the paper's figure 1 d)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lpkernel import plan as plans
+from lpkernel.bank import Bank
+from lpkernel.errors import InputError
+from lpkernel.images import Crop
+from lpkernel.modes.inputs import ImageLike, finished, read_input, without_itself
+from lpkernel.synthesis import Options, Synthesis, generate
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from lpkernel.autoencoder.base import Autoencoder
+
+
+def reference(
+    bank: Bank,
+    image: ImageLike,
+    autoencoder: Autoencoder | None = None,
+    n: int = 16,
+    strength: int = 1,
+    patch: int = 6,
+    stride: int | None = None,
+    scales: Sequence[int] | None = None,
+    crop: Crop | None = None,
+    **options: Unpack[Options],
+) -> Synthesis:
+    """New images that follow a reference: the canvas starts as the encoded image, and all of it is known.
+
+    image: a path, (H, W, 3) uint8, or codes (M, M) or latents (M, M, L); `crop` as in `modes.inputs.read_input`.
+    strength: raster passes, 1 to 100. Each starts from what the last one left and draws anew (the random counter
+    goes on), so each moves further from the reference. One scale by default; with more, each is passed `strength`
+    times. The reference itself is left out of the allowed images when it is in the bank. `options` are those of
+    `generate`. Source maps are the same on every backend and for every n. Raises InputError.
+    """
+    if not 1 <= strength <= plans.MAX_PASSES:
+        raise InputError(f"strength: got {strength}, expected 1 to {plans.MAX_PASSES} raster passes")
+    steps = plans.reference(bank.grid, patch, stride, scales, strength)
+    start = read_input(bank, image, autoencoder, crop)
+    everything = np.ones((bank.grid, bank.grid), bool)
+    options["candidates"], excluded = without_itself(bank, start, everything, options.get("candidates"))
+    made = generate(bank, n, plan=steps, canvas=start.canvas, **options)
+    return finished(made, start, excluded, {"mode": "reference", "strength": strength})

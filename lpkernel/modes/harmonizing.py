@@ -1,0 +1,59 @@
+"""Harmonising a paste: its seam is closed and its content moved to what the bank knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lpkernel import plan as plans
+from lpkernel.bank import Bank
+from lpkernel.errors import InputError
+from lpkernel.images import Crop
+from lpkernel.modes import cells
+from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
+from lpkernel.synthesis import Options, Synthesis, generate
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from lpkernel.autoencoder.base import Autoencoder
+
+
+def harmonize(
+    bank: Bank,
+    image: ImageLike,
+    mask: MaskLike,
+    autoencoder: Autoencoder | None = None,
+    n: int = 4,
+    patch: int = 6,
+    stride: int | None = None,
+    scales: Sequence[int] | None = None,
+    keep_outside: bool = False,
+    crop: Crop | None = None,
+    **options: Unpack[Options],
+) -> Synthesis:
+    """Variants of a composite image in which what was pasted (where `mask` is set) fits its surroundings.
+
+    Cells that the mask covers wholly are guided by what is there. Free are the cells that hold the seam and those
+    around them: the ones it covers in part, and all neighbours of the pasted cells. If it covers no cell wholly, the
+    cells it touches are guided. Cells beyond keep their values exactly. The rest as in `edit`, but only a bank
+    image that equals the whole composite is left out of the allowed images. Raises InputError.
+    """
+    start = read_input(bank, image, autoencoder, crop, mask)
+    assert start.mask is not None
+    pasted = cells.touched(start.mask, bank.grid)
+    guided = cells.covered(start.mask, bank.grid)
+    if not guided.any():
+        guided = pasted
+    region = cells.grown(pasted)
+    if guided.all():
+        raise InputError("mask: covers the whole image, so there is nothing to fit it to; use a reference instead")
+    steps = plans.edit(region, patch, stride, "guided", scales, free=region & ~guided)
+    everything = np.ones((bank.grid, bank.grid), bool)
+    options["candidates"], excluded = without_itself(bank, start, everything, options.get("candidates"))
+    made = generate(bank, n, plan=steps, canvas=start.canvas, **options)
+    facts = {"mode": "harmonize", "guided_cells": int(guided.sum()), "free_cells": int((region & ~guided).sum())}
+    inside = cells.pixels(region, bank.image_size) if keep_outside else None
+    return finished(made, start, excluded, facts, inside)

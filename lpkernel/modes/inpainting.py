@@ -1,0 +1,54 @@
+"""Inpainting: what may have been in a hole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lpkernel import plan as plans
+from lpkernel.bank import Bank
+from lpkernel.errors import InputError
+from lpkernel.images import Crop
+from lpkernel.modes import cells
+from lpkernel.modes.fill import FILL
+from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
+from lpkernel.synthesis import Options, Synthesis, generate
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from lpkernel.autoencoder.base import Autoencoder
+
+
+def inpaint(
+    bank: Bank,
+    image: ImageLike,
+    mask: MaskLike,
+    autoencoder: Autoencoder,
+    n: int = 4,
+    patch: int = 6,
+    stride: int | None = None,
+    scales: Sequence[int] | None = None,
+    keep_outside: bool = True,
+    crop: Crop | None = None,
+    **options: Unpack[Options],
+) -> Synthesis:
+    """Several answers to what is missing where `mask` is set (a path, white = missing, or bool like the image).
+
+    The hole is filled with averages of its surroundings before the image is resized or encoded, so nothing of what
+    was in it reaches the result. Unknown is every code whose centre lies in the hole or within one cell of it; those
+    grow from the others, which keep their values exactly. Several scales by default, as in random generation: on faces
+    they fit the parts better to one another. `keep_outside` closes with the image's own pixels outside
+    the hole, feathered. `image`, `crop`, `options`: as in `reference`; the image itself is left out of the allowed
+    images when its known cells are found in the bank. Raises InputError.
+    """
+    start = read_input(bank, image, autoencoder, crop, mask, fill=True)
+    assert start.mask is not None
+    hole = cells.near(start.mask, bank.grid)
+    if hole.all():
+        raise InputError("mask: the hole and one cell around it cover the whole image; make new images instead")
+    steps = plans.edit(hole, patch, stride, "free", scales or plans.default_scales(bank.grid))
+    options["candidates"], excluded = without_itself(bank, start, ~hole, options.get("candidates"))
+    made = generate(bank, n, plan=steps, canvas=start.canvas, **options)
+    facts = {"mode": "inpaint", "unknown_cells": int(hole.sum()), "hole_filled_with": FILL}
+    return finished(made, start, excluded, facts, start.mask if keep_outside else None)

@@ -1,0 +1,37 @@
+"""The figures of docs/gallery.md: every example script run on the avatars, its picture reduced to 256 colours.
+
+make gallery            # or: python scripts/gallery.py
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ("reference", "edit", "inpaint", "harmonize", "attributes", "provenance")
+LARGEST = 600_000  # bytes of all figures
+
+
+def main() -> int:
+    folder, size = ROOT / "docs" / "images" / "gallery", 0
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in EXAMPLES:
+        path = folder / f"{name}.png"
+        runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"](path)
+        with Image.open(path) as picture:
+            small = picture.quantize(256, dither=Image.Dither.NONE)
+        small.save(path, optimize=True)
+        size += path.stat().st_size
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes")
+    if size > LARGEST:
+        print(f"gallery.py: {size} bytes, expected at most {LARGEST}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

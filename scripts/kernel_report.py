@@ -1,0 +1,363 @@
+"""What the shipped GPU kernels take and what they would cost, found without a GPU: `make kernel-report`.
+
+Compiles the CUDA kernels for sm_80, 90 and 100 and the Triton kernels for these and gfx942 (registers, spills, shared
+memory, occupancy), runs the cases below through the compiled PTX of sm_80 on the CPU (instructions, bytes), and sets
+both against the peaks of an H100. Writes docs/kernel-report.md and out/kernel-report.json. Nothing of it is measured
+on hardware: times are what no launch can beat, not what one takes.
+
+tests/emulation/budgets.json holds what is allowed: more, or any spill, is an error. --write-budgets renews it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from emulation.build import cuda_module, kernel_sources, translated_kernels
+from emulation.resources import ARCHITECTURES, Resources, blocks_per_multiprocessor, cuda_resources, triton_resources
+from scans import World
+
+from lpkernel import plan as plans
+from lpkernel.backends import launch_table
+from lpkernel.backends.cuda import CudaBackend, Tuning
+from lpkernel.backends.launch_table import Launch, Machine, Work
+
+ROOT = Path(__file__).resolve().parents[1]
+BUDGETS = ROOT / "tests" / "emulation" / "budgets.json"
+AMD = "gfx942"
+SLAB = 1024  # bank images of a block that are run here, at most (table rows: what its threads hold, if that is more)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Data sheet figures: bytes a second; lanes, and bytes of shared memory, a clock and multiprocessor."""
+
+    multiprocessors: int = 132
+    clock: float = 1.755e9
+    memory: float = 3.35e12
+    l2: float = 5.5e12
+    issue: int = 128
+    integer: int = 64
+    shared: int = 128
+    lookups: float = 7.4e12  # of 4 bytes in shared memory, a second
+    launch: float = 3e-6
+
+
+H100 = Peaks()
+MACHINE = Machine(H100.multiprocessors, 227 << 10, 90)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A shape of the work. run(native) does one block's share of `steps` steps on the emulated module.
+
+    pairs: query-bank pairs of that share; operations: its lookups and adds, or multiplies and adds. The whole launch
+    has `blocks` such blocks, `scale` times the work that is run here. memory: bytes that a step must fetch from the
+    device's memory, as it fits no cache; floor: seconds a step cannot do without, by the roofline.
+    """
+
+    name: str
+    kernel: str
+    threads: int
+    shared: int
+    blocks: int
+    steps: int
+    pairs: int
+    operations: int
+    scale: float
+    memory: float
+    floor: float
+    run: Callable[[ModuleType], None]
+
+
+def _work(images: int, bank: int, plan: plans.Plan, k: int, codes: int, width: int) -> Work:
+    compared = plan.flat.steps[:, 1]
+    most = max(1, int(compared.max(initial=0)))
+    return Work(images, bank, max(1.0, float(compared.mean())), most, k, codes, width)
+
+
+def _kernel_name(launch: Launch) -> str:
+    names = {launch_table.ROWS: f"CodeRows<{launch.tile}>", launch_table.GATHER: "CodeGather"}
+    return f"scan_kernel<{names.get(launch.form, f'Latents<{launch.tile}>')}>"
+
+
+def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes: int, channels: int) -> Case:
+    """A scan as the launch table would start it on an H100; codes > 0: in the code domain."""
+    work = _work(images, bank, plan, k, codes, 1 if codes else channels)
+    launch = launch_table.choose(work, MACHINE)
+    slab = -(-bank // launch.group)
+    part = min(slab, max(SLAB, 16 * launch.threads) if launch.form == launch_table.ROWS else SLAB)
+    compared = int(plan.flat.steps[:, 1].sum())
+    blocks = -(-images // launch.tile) * launch.group
+
+    def run(native: ModuleType) -> None:
+        world = World(part, plan.sides[-1], channels, codes or 64)
+        request = world.request(plan, range(launch.tile), min(k, part), in_codes=bool(codes))
+        backend = CudaBackend(native, "cpu")
+        backend.tuning = Tuning(**{**asdict(launch), "group": 1})
+        backend.scan(request)
+
+    steps = len(plan.flat.steps)
+    lookups = images * bank * compared / steps
+    bank_bytes = bank * compared / steps * 2 * work.width
+    cells = 1 if codes else work.width
+    rate = H100.lookups if codes else H100.multiprocessors * H100.clock * H100.integer
+    return Case(
+        name=name,
+        kernel=_kernel_name(launch),
+        threads=launch.threads,
+        shared=launch_table.shared_bytes(launch, k, work.codes, work.width),
+        blocks=blocks,
+        steps=steps,
+        pairs=launch.tile * part * steps,
+        operations=2 * launch.tile * part * compared * cells,
+        scale=slab / part,
+        memory=0.0 if codes else bank_bytes,  # the codes of a bank fit the L2 cache
+        floor=max(lookups * cells / rate, bank_bytes / (H100.l2 if codes else H100.memory)),
+        run=run,
+    )
+
+
+def cases() -> list[Case]:
+    """The shapes that the kernels are made for."""
+    full = plans.reference(side=16, patch=6, scales=[16])
+    return [
+        scan_case("codes, N=16, B=30,000", 16, 30_000, full, 16, 256, 4),
+        scan_case("codes, N=10,000, B=30,000", 10_000, 30_000, full, 16, 256, 4),
+        scan_case("latents C=16, N=16, B=30,000", 16, 30_000, full, 16, 0, 16),
+        scan_case("latents C=16, N=10,000, B=30,000", 10_000, 30_000, full, 16, 0, 16),
+        scan_case("latents C=16, N=16, B=16, five scales", 16, 16, plans.reference(), 8, 0, 16),
+    ]
+
+
+def triton_kernels() -> dict[str, dict[str, Resources]]:
+    """Kernel -> target -> resources, of all that lpkernel.triton_kernels.configs ships."""
+    from lpkernel.triton_kernels.configs import shipped
+
+    found: dict[str, dict[str, Resources]] = {}
+    for target in (*ARCHITECTURES, AMD):
+        family, label = ("cuda", f"sm_{target}") if isinstance(target, int) else ("hip", str(target))
+        for name, kernel, signature, constexprs, warps, stages in shipped(family):
+            options = {"num_warps": warps, "num_stages": stages}
+            one = triton_resources(kernel, signature, constexprs, target, options)
+            found.setdefault(f"triton {name}", {})[label] = one
+    return found
+
+
+_BYTES = re.compile(r"^(ld|st|atom|red)\b.*?\.(shared|global)\b.*?(?:\.v(\d))?\.[a-z]+(\d+)$")
+_INTEGER = re.compile(
+    r"^(add|sub|mul|mad|min|max|setp|selp|and|or|xor|not|shl|shr|shf|lop3|prmt|bfe|bfi|popc|dp\da|neg|abs)\b.*\.[subp]\w*$"
+)
+
+
+def traffic(counts: dict[str, int]) -> dict[str, int]:
+    """Bytes that the counted instructions move, by kind of memory."""
+    moved = {"shared": 0, "global": 0}
+    for opcode, count in counts.items():
+        match = _BYTES.match(opcode)
+        if match:
+            moved[match[2]] += count * int(match[3] or 1) * int(match[4]) // 8
+        elif opcode.startswith("cp.async.c"):
+            moved["global"] += 16 * count
+            moved["shared"] += 16 * count
+    return moved
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of a case: instructions of all threads, a pair and an operation; seconds a step by each bound of the roofline."""
+
+    case: str
+    kernel: str
+    blocks: int
+    threads: int
+    shared: int
+    per_pair: float
+    per_operation: float
+    shared_bytes_per_pair: float
+    global_bytes_per_pair: float
+    bounds: dict[str, float]
+    floor: float
+    top: list[tuple[str, float]]
+
+    @property
+    def seconds(self) -> float:
+        return max(self.bounds.values())
+
+
+def estimate(case: Case) -> Estimate:
+    """Runs a case and sets its instructions against the peaks."""
+    module = translated_kernels(80, counts=True)
+    native = cuda_module(ptx_arch=80, counts=True)
+    before = module.counts()
+    case.run(native)
+    counts = {opcode: count - before[opcode] for opcode, count in module.counts().items() if count > before[opcode]}
+    total, moved = sum(counts.values()), traffic(counts)
+    integer = sum(count for opcode, count in counts.items() if _INTEGER.match(opcode))
+    waves = -(-case.blocks // H100.multiprocessors)  # blocks that share the busiest multiprocessor
+    share = case.scale / case.steps * waves / H100.clock
+    bounds = {
+        "issue": total * share / H100.issue,
+        "integer": integer * share / H100.integer,
+        "shared memory": moved["shared"] * share / H100.shared,
+        "L2": moved["global"] * case.scale / case.steps * case.blocks / H100.l2,
+        "memory": case.memory / H100.memory,
+    }
+    return Estimate(
+        case=case.name,
+        kernel=case.kernel,
+        blocks=case.blocks,
+        threads=case.threads,
+        shared=case.shared,
+        per_pair=total / case.pairs,
+        per_operation=total / case.operations,
+        shared_bytes_per_pair=moved["shared"] / case.pairs,
+        global_bytes_per_pair=moved["global"] / case.pairs,
+        bounds=bounds,
+        floor=case.floor,
+        top=sorted(((o, c / case.pairs) for o, c in counts.items()), key=lambda item: -item[1])[:8],
+    )
+
+
+def cuda_kernels() -> dict[str, dict[str, Resources]]:
+    """Kernel -> target -> resources, of all CUDA kernels."""
+    found: dict[str, dict[str, Resources]] = {}
+    for arch in ARCHITECTURES:
+        for source in kernel_sources():
+            for name, one in cuda_resources(source, arch).items():
+                found.setdefault(name, {})[f"sm_{arch}"] = one
+    return found
+
+
+def problems(found: dict[str, dict[str, Resources]], estimates: list[Estimate], budgets: dict[str, Any]) -> list[str]:
+    """Where the kernels take more than budgets.json allows, or are not in it."""
+    said: list[str] = []
+    for name, targets in found.items():
+        for target, one in targets.items():
+            if one.spilled or one.stack:
+                said.append(f"{name} on {target} spills {one.spilled} bytes and has a stack of {one.stack}")
+            allowed = budgets["registers"].get(name, {}).get(target)
+            if allowed is None or one.registers > allowed:
+                said.append(f"{name} on {target} takes {one.registers} registers, budget {allowed}")
+    for one_case in estimates:
+        allowed = budgets["instructions_per_pair"].get(one_case.case)
+        if allowed is None or one_case.per_pair > allowed:
+            said.append(f"{one_case.case}: {one_case.per_pair:.2f} instructions a pair, budget {allowed}")
+        for arch in ARCHITECTURES:
+            blocks = occupancy(one_case, found, arch)
+            wanted = budgets["blocks_per_multiprocessor"].get(one_case.case, {}).get(f"sm_{arch}")
+            if blocks is not None and (wanted is None or blocks < wanted):
+                said.append(f"{one_case.case} on sm_{arch}: {blocks} blocks a multiprocessor, budget {wanted}")
+    return said
+
+
+def occupancy(one: Estimate, found: dict[str, dict[str, Resources]], arch: int) -> int | None:
+    """Blocks of a case's launch that a multiprocessor holds; None for a kernel that is not there."""
+    kernel = found.get(one.kernel, {}).get(f"sm_{arch}")
+    if kernel is None:
+        return None
+    return blocks_per_multiprocessor(arch, kernel.registers, kernel.shared, one.shared, one.threads)
+
+
+def renewed(found: dict[str, dict[str, Resources]], estimates: list[Estimate]) -> dict[str, Any]:
+    """Budgets that allow what there is: registers up to the next multiple of 8, 2 % more instructions."""
+    return {
+        "registers": {n: {t: -(-r.registers // 8) * 8 for t, r in targets.items()} for n, targets in found.items()},
+        "instructions_per_pair": {one.case: math.ceil(one.per_pair * 102) / 100 for one in estimates},
+        "blocks_per_multiprocessor": {
+            one.case: {f"sm_{arch}": occupancy(one, found, arch) for arch in ARCHITECTURES} for one in estimates
+        },
+    }
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def markdown(found: dict[str, dict[str, Resources]], estimates: list[Estimate]) -> str:
+    compiled = [
+        [f"`{name}`", target, str(one.registers), str(one.spilled), str(one.stack), str(one.shared)]
+        for name, targets in found.items()
+        for target, one in targets.items()
+    ]
+    launches = [
+        [one.case, f"`{one.kernel}`", str(one.blocks), str(one.threads), f"{one.shared:,}"]
+        + [str(occupancy(one, found, arch)) for arch in ARCHITECTURES]
+        for one in estimates
+    ]
+    work = [
+        [
+            one.case,
+            f"{one.per_pair:.1f}",
+            f"{one.per_operation:.2f}",
+            f"{one.shared_bytes_per_pair:.0f}",
+            f"{one.global_bytes_per_pair:.1f}",
+            *(f"{1e6 * bound:.2f}" for bound in one.bounds.values()),
+            f"{1e6 * one.seconds:.2f}",
+            f"{1e6 * one.floor:.2f}",
+        ]
+        for one in estimates
+    ]
+    bounds = list(estimates[0].bounds) if estimates else []
+    head = ["shape", "instructions a pair", "an operation", "shared bytes a pair", "global bytes a pair", *bounds]
+    return f"""# Kernel report
+
+Made by `make kernel-report` without a GPU. **Estimates, not measurements**: registers, spills and occupancy are the
+compilers' and NVIDIA's own arithmetic; instructions are those of sm_80 PTX executed on the CPU, of all threads
+(machine code differs a little); times are what the peaks of an H100 allow ({H100.multiprocessors} multiprocessors at
+{H100.clock / 1e9} GHz, {H100.memory / 1e12} TB/s from memory, {H100.l2 / 1e12} TB/s from L2), without latencies,
+bank conflicts, barriers between blocks and the {H100.launch * 1e6:.0f} µs of the one launch.
+
+## Compiled kernels
+
+Registers a thread; spilled, stack and static shared memory in bytes.
+
+{_table(["kernel", "target", "registers", "spilled", "stack", "shared"], compiled)}
+
+## Launches on an H100
+
+As the launch table chooses them; blocks of it that a multiprocessor holds.
+
+{_table(["shape", "kernel", "blocks", "threads", "shared bytes", *(f"sm_{a}" for a in ARCHITECTURES)], launches)}
+
+## Work and roofline, a step
+
+An operation is a lookup or an add (codes), a multiply or an add (latents). Times in µs; the estimate is the largest
+bound, the floor what the shape needs at least (bytes of the bank, lookups at 7.4 × 10¹² a second).
+
+{_table([*head, "estimate", "floor"], work)}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--write-budgets", action="store_true", help="renew tests/emulation/budgets.json")
+    options = parser.parse_args()
+    found = {**cuda_kernels(), **triton_kernels()}
+    estimates = [estimate(case) for case in cases()]
+    if options.write_budgets:
+        BUDGETS.write_text(json.dumps(renewed(found, estimates), indent=1) + "\n", encoding="utf-8")
+    text = markdown(found, estimates)
+    (ROOT / "docs" / "kernel-report.md").write_text(text, encoding="utf-8")
+    (ROOT / "out").mkdir(exist_ok=True)
+    record = {
+        "kernels": {name: {t: asdict(one) for t, one in targets.items()} for name, targets in found.items()},
+        "cases": [asdict(one) | {"seconds": one.seconds} for one in estimates],
+    }
+    (ROOT / "out" / "kernel-report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(text)
+    said = problems(found, estimates, json.loads(BUDGETS.read_text(encoding="utf-8")))
+    if said:
+        raise SystemExit("over budget:\n" + "\n".join(said))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Tests that need nvcc or Triton skip where it is missing, or fail if LPKERNEL_REQUIRE_GPU_CHECKS=1 (set by CI)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+
+import pytest
+
+from .compile import compiler, nvcc
+
+REQUIRED = os.environ.get("LPKERNEL_REQUIRE_GPU_CHECKS") == "1"
+
+
+def _need(present: bool, what: str) -> None:
+    if not present and REQUIRED:
+        pytest.fail(f"{what} is missing, and LPKERNEL_REQUIRE_GPU_CHECKS=1 asks for it")
+    if not present:
+        pytest.skip(f"no {what}")
+
+
+def need_compiler() -> None:
+    _need(shutil.which(compiler()) is not None, "C++ compiler")
+
+
+def need_nvcc() -> None:
+    need_compiler()
+    _need(nvcc() is not None, "nvcc")
+
+
+def need_triton() -> None:
+    need_compiler()
+    _need(importlib.util.find_spec("triton") is not None, "Triton")

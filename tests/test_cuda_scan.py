@@ -1,0 +1,207 @@
+"""The CUDA scan, its source and its compiled code run on the CPU, equals the specification bit for bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from emulation.build import cuda_module
+from emulation.compile import nvcc
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scans import World
+from test_scan import KINDS, make
+
+from lpkernel import plan
+from lpkernel.backends import launch_table
+from lpkernel.backends.cuda import CudaBackend, Tuning
+from lpkernel.backends.launch_table import Machine, Work
+from lpkernel.backends.reference import NumpyBackend
+from lpkernel.errors import InputError
+
+SPECIFICATION = NumpyBackend()
+# What the launch table would not choose for banks this small: tile edges, groups of blocks, slabs without images,
+# several tiles a group, few staged cells.
+SHAPES = [
+    Tuning(),
+    Tuning(tile=4, group=1),
+    Tuning(tile=1, group=2, threads=96, span=5),
+    Tuning(tile=4, group=3, groups=1, threads=128, split=1, span=2),
+]
+ROWS = [
+    Tuning(form="rows", tile=1, group=1, threads=96, depth=3),
+    Tuning(form="rows", tile=4, group=1, threads=128, depth=1),
+    Tuning(form="rows", tile=4, group=2, groups=1, threads=96, span=3, depth=2),
+    Tuning(form="gather", group=3, threads=32),
+]
+
+
+@pytest.fixture(scope="module", params=["simt", "ptx"])
+def cuda(request: pytest.FixtureRequest) -> Iterator[CudaBackend]:
+    """The kernels as g++ compiles them, and as nvcc does (PTX for sm_80, translated)."""
+    if request.param == "ptx" and nvcc() is None:
+        pytest.skip("no nvcc")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield CudaBackend(cuda_module(80 if request.param == "ptx" else None), "cpu")
+    torch.set_num_threads(threads)
+
+
+def check(cuda: CudaBackend, tuning: Tuning, request: object) -> None:
+    cuda.tuning = tuning
+    assert np.array_equal(cuda.scan(request), SPECIFICATION.scan(request)), tuning  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scales", [None, [6, 8]])
+def test_every_plan_in_every_shape(cuda: CudaBackend, kind: str, scales: list[int] | None) -> None:
+    for size, images in [(1, [3]), (2, [0, 2**32 - 1]), (7, [5, 1, 8]), (33, [0, 1, 2, 3, 9])]:
+        world = World(size, side=8, channels=3, seed=size)
+        made = make(kind, 8, 3, None, scales)
+        start = world.start(len(images)) if made.starts_known or kind == "edit-free" else None
+        for number, tuning in enumerate(SHAPES):
+            check(cuda, tuning, world.request(made, images, (1, 3, 10, 128)[number], seed=size, start=start))
+        for number, tuning in enumerate(ROWS if scales is None else []):
+            k = (3, 10, 128, 1)[number]
+            check(cuda, tuning, world.request(made, images, k, seed=size, start=start, in_codes=True))
+
+
+@pytest.mark.parametrize("in_codes", [False, True])
+def test_one_start_for_all_images(cuda: CudaBackend, in_codes: bool) -> None:
+    world = World(20, side=8)
+    made = make("edit-guided", 8, 3, None, None if in_codes else [6, 8])
+    for tuning in (ROWS if in_codes else SHAPES)[:3]:
+        check(cuda, tuning, world.request(made, range(6), 3, start=world.start(1), in_codes=in_codes))
+
+
+@pytest.mark.parametrize("k", [1, 3, 10, 128])
+@pytest.mark.parametrize("in_codes", [False, True])
+def test_large_bank(cuda: CudaBackend, k: int, in_codes: bool) -> None:
+    """Several chunks of bank images for each thread, and slabs that end inside one."""
+    made = plan.random(5, 3, 2, scales=[5])
+    for size in (250, 5000):
+        world = World(size, side=5, codes=40, seed=k)
+        for tuning in ROWS[:3] if in_codes else SHAPES[1:4:2]:
+            images = range(2 if size == 5000 else 5)
+            check(cuda, tuning, world.request(made, images, k, seed=k, in_codes=in_codes))
+
+
+@pytest.mark.parametrize("in_codes", [False, True])
+def test_ties_and_candidates(cuda: CudaBackend, in_codes: bool) -> None:
+    """Two codes, so almost every distance occurs often; and fewer allowed images than neighbours."""
+    world = World(300, side=6, codes=2, channels=1)
+    made = plan.random(6, 2, scales=[6])
+    masks = [
+        np.arange(300) % 3 == 1,
+        np.arange(300) > 297,
+        np.arange(300) == 150,
+        np.random.default_rng(0).random(300) < 0.5,
+    ]
+    for mask in masks:
+        for tuning in ROWS if in_codes else SHAPES:
+            request = world.request(made, range(5), 10, candidates=np.flatnonzero(mask), in_codes=in_codes)
+            check(cuda, tuning, request)
+
+
+def test_equal_images_give_the_lowest_indices(cuda: CudaBackend) -> None:
+    world = World(200, side=4, codes=1)
+    request = world.request(plan.reference(4, 2), range(9), 3, start=world.start(1), in_codes=True)
+    for tuning in ROWS:
+        cuda.tuning = tuning
+        assert set(np.unique(cuda.scan(request))) == {0, 1, 2}
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_plan(cuda: CudaBackend, data: st.DataObject) -> None:
+    side = data.draw(st.integers(3, 9), "side")
+    patch = data.draw(st.integers(1, min(side, 6)), "patch")
+    stride = data.draw(st.integers(1, patch), "stride")
+    scales = sorted({*data.draw(st.sets(st.integers(patch, side), max_size=2), "scales"), side})
+    kind = data.draw(st.sampled_from(KINDS), "kind")
+    size = data.draw(st.integers(1, 60), "B")
+    world = World(size, side, data.draw(st.integers(1, 19), "C"), data.draw(st.integers(1, 6), "V"), seed=side)
+    allowed = np.flatnonzero(np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size), "allowed")))
+    in_codes = len(scales) == 1 and data.draw(st.booleans(), "codes")
+    request = world.request(
+        make(kind, side, patch, stride, scales),
+        data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=6), "images"),
+        data.draw(st.integers(1, 128), "K"),
+        data.draw(st.integers(0, 2**64 - 1), "seed"),
+        world.start(1) if not kind.startswith("random") else None,
+        allowed if len(allowed) else None,
+        in_codes=in_codes,
+    )
+    tuning = data.draw(st.sampled_from(ROWS if in_codes else SHAPES), "tuning")
+    check(cuda, replace(tuning, group=data.draw(st.integers(1, 3), "G")), request)
+
+
+@pytest.mark.parametrize("order", ["rev", "1", "2", "3"])
+def test_any_order_of_threads(cuda: CudaBackend, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SIMT_ORDER", order)
+    world = World(70, side=6, codes=9)
+    for in_codes in (False, True):
+        made = plan.random(6, 3, scales=[6] if in_codes else [5, 6])
+        for tuning in (ROWS if in_codes else SHAPES)[2:]:
+            check(cuda, tuning, world.request(made, range(5), 3, in_codes=in_codes))
+
+
+def test_banks_stay_on_the_device(cuda: CudaBackend) -> None:
+    cuda.tuning = Tuning()
+    world = World(30, side=6)
+    request = world.request(plan.random(6, 3, scales=[6]), range(2), 3, in_codes=True)
+    cuda.scan(request)
+    kept = cuda._store.bank(request, torch.device("cpu"), 1 << 30, launch_table.CODE_SHIFT)
+    assert kept is cuda._store.bank(request, torch.device("cpu"), 1 << 30, launch_table.CODE_SHIFT)
+    assert cuda._store.holds(request, torch.device("cpu"), launch_table.CODE_SHIFT)
+
+
+def test_no_images_and_wrong_requests(cuda: CudaBackend) -> None:
+    cuda.tuning = Tuning()
+    world = World(5, side=4)
+    made = plan.reference(4, 2)
+    request = world.request(made, [], 3, start=world.start(1), in_codes=True)
+    assert cuda.scan(request).shape == (0, 4, 4)
+    request = world.request(made, [1], 3, start=world.start(1) + 20, in_codes=True)
+    with pytest.raises(InputError, match="codes run from"):
+        cuda.scan(request)
+    with pytest.raises(InputError, match="seed"):
+        cuda.scan(replace(request, seed=2**64))
+    assert "128 neighbours" in cuda.unsupported(replace(request, k=129))[0]
+    assert "not on cuda" in cuda.unsupported(request, "cuda")[0]
+    assert cuda.unsupported(request) == []
+
+
+@pytest.mark.parametrize(
+    ("work", "form", "tile", "group"),
+    [
+        (Work(16, 16, 30, 36, 3, 1024, 1), "gather", 1, 1),
+        (Work(16, 16, 30, 36, 3, 0, 16), "latents", 1, 1),
+        (Work(10_000, 30_000, 30, 36, 3, 1024, 1), "rows", 4, 1),
+        (Work(10_000, 30_000, 30, 36, 3, 0, 16), "latents", 4, 1),
+    ],
+)
+def test_launch_table(work: Work, form: str, tile: int, group: int) -> None:
+    launch = launch_table.choose(work, Machine(132, 227 << 10, 90))
+    assert (launch.form, launch.tile, launch.group) == (form, tile, group)
+
+
+@pytest.mark.parametrize(("codes", "width"), [(1024, 1), (0, 16)])
+def test_few_images_and_a_large_bank_fill_the_device(codes: int, width: int) -> None:
+    for images in (1, 4, 16):
+        launch = launch_table.choose(Work(images, 30_000, 30, 36, 3, codes, width), Machine(132, 227 << 10, 90))
+        assert 48 <= -(-images // launch.tile) * launch.group <= 264
+
+
+def test_cuda_imports_without_a_device() -> None:
+    """A machine without CUDA gets a reason, not an error."""
+    code = "from lpkernel.backends.cuda import CudaBackend; print(CudaBackend().unsupported(None))"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.startswith("[")
