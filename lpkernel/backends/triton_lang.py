@@ -161,6 +161,8 @@ class TritonBackend:
                 tensor(array).to(target) if isinstance(array, np.ndarray) else array for array in given
             )
             assert queries is not None and bank is not None
+            if self.interpreted:  # it keeps one copy an address, whatever the sizes of the arrays that begin there
+                queries = queries.clone()
             found = _topk(queries, bank, request.k, patch_mask, candidate_mask)
             return TopK(*(array.cpu().numpy() for array in found)) if of_numpy else found
 
