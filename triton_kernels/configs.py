@@ -1,8 +1,8 @@
 """Launch configurations as data: no autotuning at run time, so that a result costs the same in every process.
 
-Keyed by family ("cuda" with warps of 32, "hip" with waves of 64), domain and key slots. Reasons, all arithmetic and none
-measured: a program keeps TN * TB int32 distances and TN * TB int64 keys in registers, 3 registers a pair; at 128 threads
-and 2048 pairs that is 48 of the 255, and leaves room for UNROLL cells of loads in flight. Codes share only 2 bytes of
+Keyed by family ("cuda" with warps of 32, "hip" with waves of 64), domain and key slots. Reasons, all arithmetic, none
+measured: a program keeps TN * TB int32 distances and int64 keys in registers, 3 of them a pair; at 4 to 16 pairs a
+thread that is at most 48 of the 255, and leaves room for UNROLL cells of loads in flight. Codes share only 2 bytes of
 bank a pair between images, so TN = 1 and a long TB; latents share 32, and tl.dot wants 16 rows, so TN = 16. A bank that
 is smaller than a tile gets the small tile. The results do not depend on any of this.
 """
@@ -23,7 +23,7 @@ PROGRAMS = 2  # a multiprocessor, that slabs of the bank aim at
 
 @dataclass(frozen=True)
 class Tile:
-    """Of the scan's kernels: images and bank images of a tile, loop unrolling, cells copied at a time, warps, stages."""
+    """Of the scan: images and bank images of a tile, loop unrolling, cells copied at a time, warps, stages."""
 
     images: int
     bank: int
@@ -57,7 +57,7 @@ for _slots in SLOTS:
     SCAN["hip", LATENTS, _slots] = (Tile(1, 64, 4, 64, 1), _LATENTS)
     SCAN["cuda", DOT, _slots] = SCAN["hip", DOT, _slots] = (Tile(16, 128 if _slots < 128 else 64, 1, 8, 4),)
 
-# (family, key slots) -> the search of masked_topk. More slots, fewer queries: (queries, slots) int64 keys are kept, too.
+# (family, key slots) -> the search of masked_topk. More slots, fewer queries: (queries, slots) int64 keys are kept.
 TOPK: dict[tuple[str, int], Search] = {
     (family, slots): search
     for family in ("cuda", "hip")
@@ -87,7 +87,7 @@ def _least(sizes: tuple[int, ...], count: int) -> int:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a scan runs: its tile, with tl.dot or not, the slabs of the bank (1: `walk`), key slots of an image and slab."""
+    """How a scan runs: its tile, with tl.dot or not, the slabs of the bank (1: `walk`), key slots."""
 
     tile: Tile
     dot: bool
@@ -96,8 +96,7 @@ class Launch:
 
     def slab(self, allowed: int) -> int:
         """Bank images of a slab: whole tiles."""
-        tiles = -(-allowed // self.tile.bank)
-        return -(-tiles // self.slabs) * self.tile.bank
+        return slab(allowed, self.tile.bank, self.slabs)
 
 
 def choose(
@@ -122,6 +121,11 @@ def cut(rows: int, tile: int, wanted: int, slots: int) -> int:
     tiles = max(1, -(-rows // tile))
     slabs = max(1, min(wanted, tiles, MERGED[-1] // slots))
     return -(-tiles // -(-tiles // slabs))
+
+
+def slab(rows: int, tile: int, slabs: int) -> int:
+    """Rows of a slab: whole tiles."""
+    return -(-rows // (tile * slabs)) * tile
 
 
 Shipped = tuple[str, Any, dict[str, str], dict[str, Any], int, int]

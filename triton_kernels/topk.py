@@ -2,18 +2,19 @@
 
     distance(q, b) = sum over d with mask[q, d] of (queries[q, d] - bank[b, d])^2
 
-Shapes: queries (Q, D), bank (B, D) float32 or int16, rows `*_stride` apart, columns adjacent; mask (Q or 1, D) uint8 with
+Shapes: queries (Q, D), bank (B, D) float32 or int16, rows `*_stride` apart, columns adjacent; mask (Q or 1, D) uint8,
 mask_stride 0 when shared; allowed (B,) uint8; distances (Q, K) float32 or int32 and indices (Q, K) int64.
 
 Tiling: a program of `search` owns TQ queries and a slab of the bank, streams it in tiles of TB rows and TD columns, and
 leaves the slab's KP smallest keys in keys (Q, slabs, KP). `merge` owns one query. No (Q, B) matrix exists; traffic is
 B * D values for each TQ queries, and slabs * KP keys a query.
 
-Numbers: int16 differences are squared and added in int32, exact (the caller has checked that they fit). float32 ones are
-summed directly, TD columns in float32 and these sums in float64, so a screened distance is within about 5e-7 of the
-exact one for any D; the survivors are measured again in float64 by `merge`, and what is returned is the float32 rounding
-of that, in its order. Rows that are equal get equal sums, so ties go to the lowest index; near-ties within 5e-7 at the
-K-th place may swap. Masked entries are replaced before they are squared, so their NaN or infinity never counts.
+Numbers: int16 differences are squared and added in int32, exact (the caller has checked that they fit). float32 ones
+are summed directly, TD columns in float32 and these sums in float64, so a screened distance is within about 5e-7 of
+the exact one for any D; the survivors are measured again in float64 by `merge`, and what is returned is the float32
+rounding of that, in its order. Rows that are equal get equal sums, so ties go to the lowest index; near-ties within
+5e-7 at the K-th place may swap. Masked entries are replaced before they are squared, so their NaN or infinity never
+counts.
 
 Limits: K <= 128, B < 2^31.
 """

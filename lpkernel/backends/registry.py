@@ -56,9 +56,7 @@ def choose(name: str, request: ScanRequest | TopkRequest | None = None, device: 
     raise BackendUnavailable(f"no backend can run this. {' | '.join(refused)}")
 
 
-def against_auto(
-    backend: Backend, request: ScanRequest | TopkRequest | None = None, device: str = "auto"
-) -> list[str]:
+def against_auto(backend: Backend, request: ScanRequest | TopkRequest | None = None, device: str = "auto") -> list[str]:
     """Reasons why "auto" passes a backend by: what it cannot do, or that it is here only to be checked."""
     if reasons := backend.unsupported(request, device):
         return reasons
