@@ -74,7 +74,7 @@ def test_shapes_and_launches(cuda: CudaBackend, count: int, rows: int) -> None:
     """Every width, type and mask; launches, K and candidates take turns, differently for each shape."""
     turns = itertools.count(count + rows)
     for width in (0, 1, 3, 31, 32, 64, 100):
-        if count * rows * max(width, 8) > 2_500_000:
+        if count * rows * max(width, 8) > 1_500_000:
             continue
         for dtype, kind in KINDS:
             turn = next(turns)
@@ -169,7 +169,7 @@ def test_rows_at_any_address(cuda: CudaBackend, dtype: str) -> None:
             room = torch.zeros(bank.numel() + offset, dtype=bank.dtype)
             moved = room[offset:].view(bank.shape)
             moved.copy_(bank)
-            got = search(cuda, TopkRequest(queries, moved, 9, None, None))
+            got = search(cuda, TopkRequest(queries, moved, 9, None, None))  # type: ignore[arg-type]
             assert isinstance(got[0], torch.Tensor)
             assert np.array_equal(got[0], want.distances) and np.array_equal(got[1], want.indices)
 
