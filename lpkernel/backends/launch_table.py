@@ -99,7 +99,7 @@ def shared_bytes(launch: Launch, k: int, codes: int, width: int) -> int:
         launch.span * launch.tile * (width if launch.form == LATENTS else 1) * 4,
         launch.span * 8,
         launch.tile * (launch.threads // 32) * (k | 1) * 8,
-        4 * launch.tile * 4,
+        5 * launch.tile * 4,
     )
     return sum((part + 15) // 16 * 16 for part in parts)
 
