@@ -202,6 +202,17 @@ def test_any_request(cuda: CudaBackend, data: st.DataObject) -> None:
     check(cuda, TopkRequest(queries, bank, k, masks(kind, count, width, seed), allowed), launch)
 
 
+@pytest.mark.parametrize("shared", [99 << 10, 163 << 10, 227 << 10])
+@pytest.mark.parametrize("k", [1, 16, 128])
+def test_launches_fit_and_fill_the_device(shared: int, k: int) -> None:
+    for count, rows in itertools.product((1, 2, 3, 16, 17, 64, 10_000), (1, 128, 129, 30_000)):
+        tile = launch_table.choose_topk(count, rows, k, shared)
+        assert launch_table.topk_bytes(*tile, k) <= shared and tile[1] * tile[2] <= 8
+        slabs = launch_table.choose_slabs(count, rows, tile, 264)
+        assert slabs == 1 or slabs * 4 * 128 * tile[2] <= rows + 4 * 128 * tile[2]
+    assert launch_table.choose_slabs(1, 30_000, launch_table.choose_topk(1, 30_000, k, shared), 264) >= 29
+
+
 def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:
     """What Python passes is checked before a kernel sees it."""
     native = cuda._native()
