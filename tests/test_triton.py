@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from emulation.needs import need_triton
+from lpkernel.triton_kernels import configs
 from scans import World
 
 from lpkernel import plan
@@ -24,7 +25,6 @@ from lpkernel.backends.base import CodeBank, ScanRequest, TopkRequest
 from lpkernel.backends.triton_lang import TritonBackend
 from lpkernel.errors import BackendUnavailable, InputError
 from lpkernel.info import info
-from lpkernel.triton_kernels import configs
 
 HERE = Path(__file__).parent
 # About the op around the kernels: once is enough, and each of them has kernels of its own to compile.

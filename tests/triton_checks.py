@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lpkernel.triton_kernels import configs
 from scans import World
 from test_masked_topk import (  # noqa: F401  collected here, with the fixtures below
     integers,
@@ -38,7 +39,6 @@ from lpkernel.backends.base import Backend, LatentBank, ScanRequest
 from lpkernel.backends.reference import NumpyBackend
 from lpkernel.backends.triton_lang import TritonBackend, Tuning
 from lpkernel.ops import masked_topk
-from lpkernel.triton_kernels import configs
 
 SPECIFICATION = NumpyBackend()
 TRITON = TritonBackend("cpu")
