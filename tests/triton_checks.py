@@ -8,6 +8,7 @@ Cases are small for the interpreter, which takes 50 ms a step and image; ties ar
 from __future__ import annotations
 
 import os
+import weakref
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -123,6 +124,17 @@ def test_buffers_serve_the_next_scan() -> None:
     case = Case(33, 3, "edit-free", images=3)
     for seed in (2**64 - 1, 2**32):
         check(request(case, seed), Tuning(images=2))
+
+
+def test_a_bank_is_let_go_with_its_arrays() -> None:
+    """What is kept to run a plan again does not hold on to the bank, which may fill the device."""
+    backend = TritonBackend("cpu")
+    made = plan.random(4, 2, scales=[4])
+    banks = []
+    for size in (5, 6):
+        backend.scan(World(size, 4).request(made, [0], 1, in_codes=True))
+        banks += [weakref.ref(kept[0]) for kept in backend._store._banks._kept.values()]
+    assert [bank() is None for bank in banks] == [True, False]
 
 
 @pytest.mark.parametrize("dot", [False, True])

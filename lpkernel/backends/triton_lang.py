@@ -127,7 +127,7 @@ class TritonBackend:
             lambda run: run.bytes,
             lambda: _Run(request, bank, self._store.plan(request.plan, target), launch, begin, len(start)),
         )
-        return run(request.images, request.seed, start)
+        return run(bank, request.images, request.seed, start)
 
     def _launch(self, request: ScanRequest, bank: DeviceBank, start: NDArray[Any], target: torch.device) -> Launch:
         largest = max(self._magnitude(bank), _magnitude(torch.from_numpy(start)))
@@ -181,7 +181,8 @@ class TritonBackend:
 class _Run:
     """Buffers and launches of a plan for so many images: plain launches the first time, a CUDA graph from the second.
 
-    Capturing costs more than one run, and kernels must be compiled and loaded before it.
+    Capturing costs more than one run, and kernels must be compiled and loaded before it. The bank is not held here: the
+    store drops a run with its bank, so the addresses in a graph are never older than the bank they point to.
     """
 
     def __init__(
@@ -193,7 +194,7 @@ class _Run:
         begin: NDArray[np.int32],
         start_rows: int,
     ) -> None:
-        self.launch, self.bank, self.plan = launch, bank, plan
+        self.launch, self.plan = launch, plan
         self.count, self.k = len(request.images), min(request.k, len(request.candidates))
         self.sides, self.begin = request.plan.sides, begin
         self.scales, self.steps = request.plan.flat.scales.tolist(), request.plan.flat.steps.tolist()
@@ -219,7 +220,9 @@ class _Run:
         buffers = (self.images, self.start, *self.canvas, self.sources, self.keys, self.kept)
         return sum(buffer.nbytes for buffer in buffers)
 
-    def __call__(self, images: NDArray[np.int64], seed: int, start: NDArray[np.int16]) -> NDArray[np.int32]:
+    def __call__(
+        self, bank: DeviceBank, images: NDArray[np.int64], seed: int, start: NDArray[np.int16]
+    ) -> NDArray[np.int32]:
         """Source maps (N, M, M) of these images."""
         self.images.copy_(torch.from_numpy(images.astype(np.uint32).view(np.int32)))
         words = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
@@ -227,20 +230,22 @@ class _Run:
         self.start.copy_(torch.from_numpy(start))
         if self._graph is None and self._ran and self.images.device.type == "cuda":
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._start()
+            # Without one of this device, torch would take that of the first device it ever captured on.
+            stream = torch.cuda.Stream(self.images.device)
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                self._start(bank)
             self._graph = graph
         if self._graph is not None:
             self._graph.replay()
         else:
-            self._start()
+            self._start(bank)
         self._ran = True
         result: NDArray[np.int32] = self.sources.cpu().numpy()
         return result
 
-    def _start(self) -> None:
+    def _start(self, bank: DeviceBank) -> None:
         """Starts every kernel of the plan."""
-        kernels, width = _kernels("scan"), self.bank.width
+        kernels, width = _kernels("scan"), bank.width
         deep = {"W": width, "WP": configs.power(width)}
         images, most = self.count, self.sides[-1]
         for scale, (side, first, count, _, _) in enumerate(self.scales):
@@ -255,43 +260,52 @@ class _Run:
                 **_options(1),
             )
             if self.launch.slabs == 1:
-                self._walk(kernels, canvas, scale, first, count, deep)
+                self._walk(kernels, bank, canvas, scale, first, count, deep)
                 continue
             for step in range(first, first + count):
                 if self.steps[step][1]:
-                    self._search(kernels, canvas, scale, step)
-                self._finish(kernels, canvas, scale, step, deep)
+                    self._search(kernels, bank, canvas, scale, step)
+                self._finish(kernels, bank, canvas, scale, step, deep)
 
     def _walk(
-        self, kernels: ModuleType, canvas: Tensor, scale: int, first: int, count: int, deep: dict[str, int]
+        self,
+        kernels: ModuleType,
+        bank: DeviceBank,
+        canvas: Tensor,
+        scale: int,
+        first: int,
+        count: int,
+        deep: dict[str, int],
     ) -> None:
-        tile, bank = self.launch.tile, self.bank
+        tile = self.launch.tile
         kernels.walk[(-(-self.count // tile.images),)](
             *(bank.layer(scale), bank.table, bank.candidates, canvas, self.sources),
             *(self.plan[1], self.plan[2], self.images, self.seed, first, count, self.count, len(bank.candidates)),
-            *(self._pitch, _row(bank.table), self.sides[scale] ** 2, self.sides[-1] ** 2, self.k),
+            *(_pitch(bank), _row(bank.table), self.sides[scale] ** 2, self.sides[-1] ** 2, self.k),
             **deep,
             **self._shape,
             TC=tile.cells,
             **_options(tile.warps, tile.stages),
         )
 
-    def _search(self, kernels: ModuleType, canvas: Tensor, scale: int, step: int) -> None:
-        tile, bank, allowed = self.launch.tile, self.bank, len(self.bank.candidates)
+    def _search(self, kernels: ModuleType, bank: DeviceBank, canvas: Tensor, scale: int, step: int) -> None:
+        tile, allowed = self.launch.tile, len(bank.candidates)
         kernels.search[(-(-self.count // tile.images), self.launch.slabs)](
             *(bank.layer(scale), bank.table, canvas, self.plan[1], self.plan[2], self.keys),
-            *(step, self.count, allowed, self._pitch, _row(bank.table), self.sides[scale] ** 2),
+            *(step, self.count, allowed, _pitch(bank), _row(bank.table), self.sides[scale] ** 2),
             *(self.launch.slab(allowed), self.launch.slabs),
             W=bank.width,
             **self._shape,
             **_options(tile.warps, tile.stages),
         )
 
-    def _finish(self, kernels: ModuleType, canvas: Tensor, scale: int, step: int, deep: dict[str, int]) -> None:
-        bank, merged = self.bank, configs.merged_for(self.launch.slabs * self.launch.slots)
+    def _finish(
+        self, kernels: ModuleType, bank: DeviceBank, canvas: Tensor, scale: int, step: int, deep: dict[str, int]
+    ) -> None:
+        merged = configs.merged_for(self.launch.slabs * self.launch.slots)
         kernels.finish[(self.count,)](
             *(bank.layer(scale), bank.candidates, canvas, self.sources, self.plan[1], self.plan[2], self.images),
-            *(self.seed, self.keys, step, len(bank.candidates), self._pitch),
+            *(self.seed, self.keys, step, len(bank.candidates), _pitch(bank)),
             *(self.sides[scale] ** 2, self.sides[-1] ** 2, self.k, self.launch.slabs),
             **deep,
             KP=self.launch.slots,
@@ -305,10 +319,6 @@ class _Run:
         tile = self.launch.tile
         shape = {"TN": tile.images, "TB": tile.bank, "KP": self.launch.slots}
         return {**shape, "DOT": self.launch.dot, "UNROLL": tile.unroll}
-
-    @property
-    def _pitch(self) -> int:
-        return self.bank.pitch // 8 if self.bank.width == 1 else self.bank.pitch
 
 
 def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, candidate_mask: Tensor | None) -> TopK:
@@ -376,6 +386,11 @@ def _magnitude(content: Tensor) -> int:
         return 0
     least, most = torch.aminmax(content)
     return max(-int(least), int(most))
+
+
+def _pitch(bank: DeviceBank) -> int:
+    """As the kernels take it: in steps of 8 images for codes."""
+    return bank.pitch // 8 if bank.width == 1 else bank.pitch
 
 
 def _row(table: Tensor) -> int:
