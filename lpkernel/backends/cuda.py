@@ -177,9 +177,9 @@ class CudaBackend:
                 target.index or 0,
                 patch_mask is not None and patch_mask.ndim == 2,
             )
-            tile = launch_table.choose_topk(count, len(bank))
-            resident = native.masked_topk_blocks(k, integers, per_query, (*tile, 1), number)
-            blocks = resident * self._machine(target).multiprocessors
+            machine = self._machine(target)
+            tile = launch_table.choose_topk(count, len(bank), k, machine.shared)
+            blocks = native.masked_topk_blocks(k, integers, per_query, (*tile, 1), number) * machine.multiprocessors
             launch = (*tile, launch_table.choose_slabs(count, len(bank), tile, blocks))
             bytes_needed = native.masked_topk_scratch(count, len(bank), k, launch)
             scratch = torch.empty(bytes_needed // 8, dtype=torch.int64, device=target)

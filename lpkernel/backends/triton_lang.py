@@ -3,8 +3,8 @@
 A scan is one launch a scale where the bank is small or the images fill the device, else two a step; from the second run
 of a plan on the same bank the launches are one CUDA graph. Nothing is read back before the source maps.
 
-With TRITON_INTERPRET=1 in the environment before the first import, Triton's interpreter runs the kernels on CPU tensors:
-to check them, since it is thousands of times slower than the other backends; "auto" never takes it.
+With TRITON_INTERPRET=1 in the environment before the first import, Triton's interpreter runs the kernels on the CPU: to
+check them, since it is thousands of times slower than the other backends; "auto" never takes it.
 """
 
 from __future__ import annotations
@@ -155,12 +155,14 @@ class TritonBackend:
     def masked_topk(self, request: TopkRequest) -> TopK:
         given = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
         of_numpy = isinstance(request.bank, np.ndarray)
-        target = self._device("auto") if of_numpy else request.bank.device
+        target = self._device("auto" if of_numpy else str(request.bank.device))
         with _on(target):
             queries, bank, patch_mask, candidate_mask = (
                 tensor(array).to(target) if isinstance(array, np.ndarray) else array for array in given
             )
             assert queries is not None and bank is not None
+            if self.interpreted:  # it keeps one copy an address, whatever the sizes of the arrays that begin there
+                queries = queries.clone()
             found = _topk(queries, bank, request.k, patch_mask, candidate_mask)
             return TopK(*(array.cpu().numpy() for array in found)) if of_numpy else found
 
@@ -225,7 +227,7 @@ class _Run:
         self.start.copy_(torch.from_numpy(start))
         if self._graph is None and self._ran and self.images.device.type == "cuda":
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._start()
             self._graph = graph
         if self._graph is not None:
@@ -326,7 +328,7 @@ def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, cand
     tile = configs.TOPK[_family(), slots]
     tiles = -(-count // tile.queries)
     slabs = configs.cut(rows, tile.rows, -(-configs.PROGRAMS * _multiprocessors(device) // tiles), slots)
-    slab = -(-(-(-rows // tile.rows)) // slabs) * tile.rows
+    slab = configs.slab(rows, tile.rows, slabs)
     keys = torch.empty((count, slabs, slots), dtype=torch.int64, device=device)
     strides = (queries.stride(0), bank.stride(0), mask.stride(0) if mask.ndim == 2 else 0)
     shape = {"KP": slots, "INTEGER": integer, "MASKED": patch_mask is not None}

@@ -94,8 +94,8 @@ def main() -> None:
         for tuning, request, wanted in scan_cases:
             backend.tuning = tuning
             right += np.array_equal(backend.scan(request), wanted)
-        for search, wanted in search_cases:
-            right += np.array_equal(backend.masked_topk(search).indices, wanted)
+        for search, nearest in search_cases:
+            right += np.array_equal(backend.masked_topk(search).indices, nearest)
         print(order, right, "of", len(scan_cases) + len(search_cases), flush=True)
 
 
