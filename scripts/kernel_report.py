@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = ROOT / "tests" / "emulation" / "budgets.json"
 AMD = "gfx942"
 SEARCH_BLOCKS = 2  # of a masked_topk with eight warps, that its launch bounds let a multiprocessor hold
-SLAB = 1024  # bank rows of a block that are run here, at most; in the code domain all, as the first ones cost more
+SLAB = 1024  # latents of a block that are run here, at most; codes and searches, where the first cost more, are all
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,13 @@ def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes
 def search_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -> Case:
     """A masked_topk without masks, as the launch table would start it on an H100; its "step" is the search."""
     size = np.dtype(dtype).itemsize
-    tile = launch_table.choose_topk(queries, bank)
+    tile = launch_table.choose_topk(queries, bank, k, MACHINE.shared)
     slabs = launch_table.choose_slabs(queries, bank, tile, SEARCH_BLOCKS * H100.multiprocessors)
     here, slab = min(queries, tile[0] * tile[1]), -(-bank // slabs)
-    part = min(slab, SLAB)
 
     def run(native: ModuleType) -> None:
         random = np.random.default_rng(0)
-        values = [(99 * random.standard_normal((rows, width))).astype(dtype) for rows in (here, part)]
+        values = [(99 * random.standard_normal((rows, width))).astype(dtype) for rows in (here, slab)]
         CudaBackend(native, "cpu").masked_topk(TopkRequest(*values, k, None, None))
 
     lanes = H100.issue if size == 4 else H100.integer
@@ -154,9 +153,9 @@ def search_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -
         shared=2 * (rows * (32 * size + 16) + 4 * map_words + 128) + -(-here * tile[2] * k * 8 // 16) * 16 + 16,
         blocks=-(-queries // here) * slabs,
         steps=1,
-        pairs=here * part,
-        operations=2 * here * part * width,
-        scale=slab / part,
+        pairs=here * slab,
+        operations=2 * here * slab * width,
+        scale=1.0,
         memory=0.0 if cached else bank_bytes,
         floor=max(
             2 * queries * bank * width / (H100.multiprocessors * H100.clock * lanes),
@@ -373,7 +372,8 @@ As the launch table chooses them; blocks of it that a multiprocessor holds.
 
 ## Work and roofline, a step
 
-An operation is a lookup or an add (codes), a multiply or an add (latents). Times in µs; the estimate is the largest
+An operation is a lookup or an add (codes), a multiply or an add (latents), a difference or the
+addition of its square (searches); the code kernel's goal for many images is 1.5 instructions an operation. Times in µs; the estimate is the largest
 bound, the floor what the shape needs at least (bytes of the bank, lookups at 7.4 × 10¹² a second).
 
 {_table([*head, "estimate", "floor"], work)}
