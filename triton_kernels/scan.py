@@ -63,9 +63,11 @@ def code_distances(
     total = tl.zeros((TN, TB), tl.int32)
     for i in tl.range(first, first + count, loop_unroll_factor=UNROLL):
         cell = tl.load(cells_ptr + i)
-        theirs = tl.load(bank_ptr + cell.to(tl.int64) * pitch + cols, mask=inside, other=0).to(tl.int32)
+        # Loaded as a row of the tile: a vector would change its layout through shared memory.
+        theirs_ptr = bank_ptr + cell.to(tl.int64) * pitch + cols[None, :]
+        theirs = tl.load(theirs_ptr, mask=inside[None, :], other=0).to(tl.int32)
         ours = tl.load(canvas_ptr + rows.to(tl.int64) * canvas_cells + cell).to(tl.int32)
-        total += tl.load(table_ptr + (ours * table_pitch)[:, None] + theirs[None, :])
+        total += tl.load(table_ptr + (ours * table_pitch)[:, None] + theirs)
     return total
 
 

@@ -75,8 +75,9 @@ class CudaBackend:
                 return [f"needs compute capability 8.0, {name} has {major}.{minor}"]
         if request is None:
             return []
-        if request.k > launch_table.MOST_NEIGHBOURS:
-            return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {request.k}"]
+        count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
+        if (k := min(request.k, count)) > launch_table.MOST_NEIGHBOURS:
+            return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         return self._scan_reasons(request, device) if isinstance(request, ScanRequest) else []
 
     def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
