@@ -179,14 +179,16 @@ def cases() -> list[Case]:
     ]
 
 
-def triton_kernels() -> dict[str, dict[str, Resources]]:
-    """Kernel -> target -> resources, of all that lpkernel.triton_kernels.configs ships."""
+def triton_kernels(
+    targets: tuple[int | str, ...] = (*ARCHITECTURES, AMD), every: int = 1
+) -> dict[str, dict[str, Resources]]:
+    """Kernel -> target -> resources, of all (every n-th) that lpkernel.triton_kernels.configs ships."""
     from lpkernel.triton_kernels.configs import shipped
 
     found: dict[str, dict[str, Resources]] = {}
-    for target in (*ARCHITECTURES, AMD):
+    for target in targets:
         family, label = ("cuda", f"sm_{target}") if isinstance(target, int) else ("hip", str(target))
-        for name, kernel, signature, constexprs, warps, stages in shipped(family):
+        for name, kernel, signature, constexprs, warps, stages in shipped(family)[::every]:
             options = {"num_warps": warps, "num_stages": stages}
             one = triton_resources(kernel, signature, constexprs, target, options)
             found.setdefault(f"triton {name}", {})[label] = one
@@ -372,9 +374,9 @@ As the launch table chooses them; blocks of it that a multiprocessor holds.
 
 ## Work and roofline, a step
 
-An operation is a lookup or an add (codes), a multiply or an add (latents), a difference or the
-addition of its square (searches); the code kernel's goal for many images is 1.5 instructions an operation. Times in µs; the estimate is the largest
-bound, the floor what the shape needs at least (bytes of the bank, lookups at 7.4 × 10¹² a second).
+An operation is a lookup or an add (codes), a multiply or an add (latents), a difference or the addition of its square
+(searches); the goal for codes with many images is 1.5 instructions an operation. Times in µs; the estimate is the
+largest bound, the floor what the shape needs at least (bytes of the bank, lookups at 7.4 × 10¹² a second).
 
 {_table([*head, "estimate", "floor"], work)}
 """
