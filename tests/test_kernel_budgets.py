@@ -1,4 +1,7 @@
-"""The CUDA kernels stay within tests/emulation/budgets.json, and spill nothing; Triton's too: `make kernel-report`."""
+"""The kernels stay within tests/emulation/budgets.json, and spill nothing.
+
+All CUDA kernels; of Triton's every eleventh, for two targets: `make kernel-report` compiles them all.
+"""
 
 from __future__ import annotations
 
@@ -61,3 +64,12 @@ def test_cuda_kernels_stay_within_their_budgets() -> None:
     slower = [replace(one, per_pair=2 * one.per_pair) for one in estimates]
     assert len(kernel_report.problems(worse, [], budgets)) == 2 * len(targets)
     assert len(kernel_report.problems({}, slower, budgets)) == len(estimates)
+
+
+def test_a_sample_of_the_triton_kernels_stays_within_its_budgets() -> None:
+    need_triton()
+    import kernel_report
+
+    found = kernel_report.triton_kernels((90, kernel_report.AMD), every=11)
+    assert len(found) > 5
+    assert kernel_report.problems(found, [], json.loads(kernel_report.BUDGETS.read_text(encoding="utf-8"))) == []
