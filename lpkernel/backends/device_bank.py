@@ -146,8 +146,9 @@ class Store(Generic[Kept]):
         self._kept: dict[tuple[Any, ...], tuple[Kept, int, Sequence[weakref.ref[Any]]]] = {}
 
     def find(self, key: tuple[Any, ...]) -> Kept | None:
-        entry = self._kept.get(key)
-        return entry[0] if entry and all(ref() is not None for ref in entry[2]) else None
+        """The value of `key` if it is kept. What has lost its sources goes first, so that its memory counts as free."""
+        self._let_go()
+        return self._kept[key][0] if key in self._kept else None
 
     def get(
         self,
@@ -158,7 +159,7 @@ class Store(Generic[Kept]):
         make: Callable[[], Kept],
     ) -> Kept:
         """The value of `key`, made if need be. The key holds the ids of `sources`, whose lives bound the value's."""
-        self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[2])}
+        self._let_go()
         if key in self._kept:
             self._kept[key] = entry = self._kept.pop(key)
             return entry[0]
@@ -169,6 +170,9 @@ class Store(Generic[Kept]):
         if taken <= budget:
             self._kept[key] = (value, taken, [weakref.ref(source) for source in sources])
         return value
+
+    def _let_go(self) -> None:
+        self._kept = {key: entry for key, entry in self._kept.items() if all(ref() is not None for ref in entry[2])}
 
 
 class DeviceStore:
