@@ -139,8 +139,8 @@ def search_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -
 
     def run(native: ModuleType) -> None:
         random = np.random.default_rng(0)
-        values = [(99 * random.standard_normal((rows, width))).astype(dtype) for rows in (here, slab)]
-        CudaBackend(native, "cpu").masked_topk(TopkRequest(*values, k, None, None))
+        asked, rows = ((99 * random.standard_normal((count, width))).astype(dtype) for count in (here, slab))
+        CudaBackend(native, "cpu").masked_topk(TopkRequest(asked, rows, k, None, None))
 
     lanes = H100.issue if size == 4 else H100.integer
     bank_bytes = bank * width * size

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lpkernel import _native
 from lpkernel.backends import launch_table
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.device_bank import DeviceStore, bank_bytes, latent_channels, start_cells
+from lpkernel.backends.device_bank import DeviceStore, latent_channels, start_cells
 from lpkernel.backends.launch_table import Launch, Machine, Work
 from lpkernel.errors import InputError
 
@@ -92,16 +92,8 @@ class CudaBackend:
             launch = launch_table.choose(_work(request), machine, **self.tuning.fixed)
         except ValueError as error:
             return [str(error)]
-        if self._device_type != "cuda":
-            return []
-        need = _scratch_bytes(request, launch, machine.multiprocessors, width)
-        if not self._store.holds(request, target, _code_shift(request)):
-            need += bank_bytes(request)
-        free = torch.cuda.mem_get_info(target)[0]
-        free += torch.cuda.memory_reserved(target) - torch.cuda.memory_allocated(target)
-        if need > free:
-            return [f"needs {need / 2**20:.0f} MiB on {target}, where {free / 2**20:.0f} MiB are free"]
-        return []
+        scratch = _scratch_bytes(request, launch, machine.multiprocessors, width)
+        return self._store.memory_reasons(request, target, scratch, _code_shift(request))
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         if not 0 <= request.seed < 2**64:

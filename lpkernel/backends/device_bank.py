@@ -185,6 +185,19 @@ class DeviceStore:
     def holds(self, request: ScanRequest, device: torch.device, code_shift: int = 0) -> bool:
         return self._banks.find((*_bank_key(request, device)[0], code_shift)) is not None
 
+    def memory_reasons(
+        self, request: ScanRequest, device: torch.device, scratch: int, code_shift: int = 0
+    ) -> list[str]:
+        """Why the bank, unless it is there already, and `scratch` bytes beside it do not fit; [] if they do."""
+        if device.type != "cuda":
+            return []
+        need = scratch + (0 if self.holds(request, device, code_shift) else bank_bytes(request))
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (
+            [f"needs {need / 2**20:.0f} MiB on {device}, where {free / 2**20:.0f} MiB are free"] if need > free else []
+        )
+
     def bank(self, request: ScanRequest, device: torch.device, budget: int, code_shift: int = 0) -> DeviceBank:
         key, arrays = _bank_key(request, device)
         return self._banks.get(

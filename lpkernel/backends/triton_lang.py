@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpkernel.backends.base import CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.device_bank import DeviceBank, DeviceStore, Store, bank_bytes, latent_channels, start_cells
+from lpkernel.backends.device_bank import DeviceBank, DeviceStore, Store, latent_channels, start_cells
 from lpkernel.backends.pytorch import tensor
 from lpkernel.errors import InputError
 from lpkernel.triton_kernels import configs
@@ -90,17 +90,7 @@ class TritonBackend:
     def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > MOST_CODES:
             return [f"compares up to {MOST_CODES} codes by table, got {len(request.bank.table)}"]
-        target = self._device(device)
-        if target.type != "cuda":
-            return []
-        need = self._scratch_bytes(request)
-        if not self._store.holds(request, target):
-            need += bank_bytes(request)
-        free = torch.cuda.mem_get_info(target)[0]
-        free += torch.cuda.memory_reserved(target) - torch.cuda.memory_allocated(target)
-        if need > free:
-            return [f"needs {need / 2**20:.0f} MiB on {target}, where {free / 2**20:.0f} MiB are free"]
-        return []
+        return self._store.memory_reasons(request, self._device(device), self._scratch_bytes(request))
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         if not 0 <= request.seed < 2**64:
