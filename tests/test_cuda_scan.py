@@ -173,7 +173,8 @@ def test_no_images_and_wrong_requests(cuda: CudaBackend) -> None:
         cuda.scan(request)
     with pytest.raises(InputError, match="seed"):
         cuda.scan(replace(request, seed=2**64))
-    assert "128 neighbours" in cuda.unsupported(replace(request, k=129))[0]
+    large = World(129, side=4).request(made, [1], 129, start=world.start(1))
+    assert "128 neighbours" in cuda.unsupported(large)[0]
     assert "not on cuda" in cuda.unsupported(request, "cuda")[0]
     assert cuda.unsupported(request) == []
 
