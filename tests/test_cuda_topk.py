@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from emulation.build import cuda_module
-from emulation.needs import need_compiler, need_nvcc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_masked_topk import integers, masks, oracle
@@ -35,18 +32,6 @@ LAUNCHES: list[Launch | None] = [
 ]
 KINDS = [(dtype, mask) for dtype in ("float32", "int16") for mask in ("none", "shared", "own")]
 NEIGHBOURS = (1, 2, 7, 16, 31, 32, 33, 64, 127, 128)
-
-
-@pytest.fixture(scope="module", params=["simt", "ptx"])
-def cuda(request: pytest.FixtureRequest) -> Iterator[CudaBackend]:
-    """The kernels as g++ compiles them, and as nvcc does (PTX for sm_80, translated)."""
-    if request.param == "ptx":
-        need_nvcc()
-    need_compiler()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield CudaBackend(cuda_module(80 if request.param == "ptx" else None), "cpu")
-    torch.set_num_threads(threads)
 
 
 def search(cuda: CudaBackend, request: TopkRequest, launch: Launch | None = None) -> tuple[Any, Any]:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpkernel import _native
+from lpkernel import _native, philox
 from lpkernel.backends import launch_table
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.device_bank import DeviceStore, latent_channels, start_cells
+from lpkernel.backends.device_bank import DeviceStore, cell_width, latent_channels, numbered_device, start_cells
 from lpkernel.backends.launch_table import Launch, Machine, Work
-from lpkernel.errors import InputError
+from lpkernel.backends.pytorch import tensor
 
 CAPABILITY = 80  # the kernels use what 8.0 has
 MOST_SIDE = 4096
@@ -96,8 +96,7 @@ class CudaBackend:
         return self._store.memory_reasons(request, target, scratch, _code_shift(request))
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
-        if not 0 <= request.seed < 2**64:
-            raise InputError(f"seed: got {request.seed}, expected an integer in [0, 2^64)")
+        philox.check_seed(request.seed)
         target, plan, count = self._device(device), request.plan, len(request.images)
         side = plan.sides[-1]
         if count == 0:
@@ -194,11 +193,7 @@ class CudaBackend:
         return self._given if self._given is not None else _native.cuda()
 
     def _device(self, device: str) -> torch.device:
-        """The device of this name, with its number."""
-        target = torch.device(self._device_type if device == "auto" else device)
-        if target.type == "cuda" and target.index is None:
-            target = torch.device("cuda", torch.cuda.current_device())
-        return target
+        return numbered_device(device, self._device_type)
 
     def _machine(self, device: torch.device) -> Machine:
         if device.type != "cuda":
@@ -217,8 +212,7 @@ class CudaBackend:
 
 def _on_device(array: Array, device: torch.device) -> torch.Tensor:
     """The array as a contiguous tensor there; the tensor itself if it is one."""
-    tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array))
-    return tensor.to(device).contiguous()
+    return (array if isinstance(array, torch.Tensor) else tensor(array)).to(device).contiguous()
 
 
 def _span(tensor: torch.Tensor | None) -> tuple[int, int] | None:
@@ -229,7 +223,6 @@ def _span(tensor: torch.Tensor | None) -> tuple[int, int] | None:
 def _work(request: ScanRequest) -> Work:
     """What the launch table needs to know of a request."""
     compared = request.plan.flat.steps[:, 1]
-    in_codes = isinstance(request.bank, CodeBank)
     return Work(
         images=max(1, len(request.images)),
         allowed=len(request.candidates),
@@ -237,7 +230,7 @@ def _work(request: ScanRequest) -> Work:
         most=max(1, int(compared.max(initial=0))),
         k=min(request.k, len(request.candidates)),
         codes=-(-len(request.bank.table) // 4) * 4 if isinstance(request.bank, CodeBank) else 0,
-        width=1 if in_codes else -(-latent_channels(request) // 8) * 8,
+        width=cell_width(request),
     )
 
 

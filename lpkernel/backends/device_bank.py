@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest
+from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
 from lpkernel.plan import Plan
 
@@ -61,7 +60,12 @@ def bank_bytes(request: ScanRequest) -> int:
     if isinstance(request.bank, CodeBank):
         table = request.bank.table
         return cells * _padded(allowed, CODE_STEP) * 2 + len(table) * _padded(len(table), TABLE_STEP) * 4 + allowed * 4
-    return cells * allowed * _padded(latent_channels(request), CHANNEL_STEP) * 2 + allowed * 4
+    return cells * allowed * cell_width(request) * 2 + allowed * 4
+
+
+def cell_width(request: ScanRequest) -> int:
+    """`DeviceBank.width` of this request's bank."""
+    return 1 if isinstance(request.bank, CodeBank) else _padded(latent_channels(request), CHANNEL_STEP)
 
 
 def latent_channels(request: ScanRequest) -> int:
@@ -84,7 +88,7 @@ def upload_bank(request: ScanRequest, device: torch.device, code_shift: int = 0)
         table[:, :codes] = torch.from_numpy(np.array(bank.table, np.int32)).to(device)
         _fill(content, bank.codes, allowed, codes, code_shift)
     else:
-        width = _padded(latent_channels(request), CHANNEL_STEP)
+        width = cell_width(request)
         content = torch.zeros((first[-1], len(allowed), width), dtype=torch.int16, device=device)
         table = torch.zeros((0, 0), dtype=torch.int32, device=device)
         for scale, side in enumerate(sides):
@@ -108,6 +112,14 @@ def _fill(layer: torch.Tensor, content: Array, allowed: Array, codes: int | None
             layer[:, begin : begin + len(part), : images.shape[2]] = images
         else:
             layer[:, begin : begin + len(part)] = images[:, :, 0]
+
+
+def numbered_device(name: str, kind: str) -> torch.device:
+    """The device of this name, "auto" for the current one of a kind, with its number."""
+    device = torch.device(kind if name == "auto" else name)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[Array, Array]:
@@ -134,45 +146,6 @@ def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[
         used += len(cells)
         parts.append(padded)
     return (np.concatenate(parts) if parts else np.zeros((0, width), np.int16)), begin
-
-
-Kept = TypeVar("Kept")
-
-
-class Store(Generic[Kept]):
-    """Values made from arrays or plans, kept as long as these live and the byte budget allows; oldest go first."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[Any, ...], tuple[Kept, int, Sequence[weakref.ref[Any]]]] = {}
-
-    def find(self, key: tuple[Any, ...]) -> Kept | None:
-        """The value of `key` if it is kept. What has lost its sources goes first, so that its memory counts as free."""
-        self._let_go()
-        return self._kept[key][0] if key in self._kept else None
-
-    def get(
-        self,
-        key: tuple[Any, ...],
-        sources: Sequence[Any],
-        budget: int,
-        size: Callable[[Kept], int],
-        make: Callable[[], Kept],
-    ) -> Kept:
-        """The value of `key`, made if need be. The key holds the ids of `sources`, whose lives bound the value's."""
-        self._let_go()
-        if key in self._kept:
-            self._kept[key] = entry = self._kept.pop(key)
-            return entry[0]
-        value = make()
-        taken = size(value)
-        while self._kept and taken + sum(entry[1] for entry in self._kept.values()) > budget:
-            del self._kept[next(iter(self._kept))]
-        if taken <= budget:
-            self._kept[key] = (value, taken, [weakref.ref(source) for source in sources])
-        return value
-
-    def _let_go(self) -> None:
-        self._kept = {key: entry for key, entry in self._kept.items() if all(ref() is not None for ref in entry[2])}
 
 
 class DeviceStore:

@@ -23,10 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lpkernel import philox
 from lpkernel.backends.base import CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.device_bank import DeviceBank, DeviceStore, Store, latent_channels, start_cells
+from lpkernel.backends.device_bank import DeviceBank, DeviceStore, cell_width, numbered_device, start_cells
 from lpkernel.backends.pytorch import tensor
-from lpkernel.errors import InputError
+from lpkernel.backends.store import Store
 from lpkernel.triton_kernels import configs
 from lpkernel.triton_kernels.configs import Launch
 
@@ -93,8 +94,7 @@ class TritonBackend:
         return self._store.memory_reasons(request, self._device(device), self._scratch_bytes(request))
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
-        if not 0 <= request.seed < 2**64:
-            raise InputError(f"seed: got {request.seed}, expected an integer in [0, 2^64)")
+        philox.check_seed(request.seed)
         count, side = len(request.images), request.plan.sides[-1]
         sources = np.empty((count, side, side), np.int32)
         target = self._device(device)
@@ -102,7 +102,7 @@ class TritonBackend:
             bank = self._store.bank(request, target, self.tuning.kept)
             for begin in range(0, count, self.tuning.images):
                 part = slice(begin, begin + self.tuning.images)
-                sources[part] = self._scan_images(_part(request, part), bank, target)
+                sources[part] = self._scan_images(request.part(part, request.images[part]), bank, target)
         return sources
 
     def _scan_images(self, request: ScanRequest, bank: DeviceBank, target: torch.device) -> NDArray[np.int32]:
@@ -138,7 +138,7 @@ class TritonBackend:
     def _scratch_bytes(self, request: ScanRequest) -> int:
         """What a scan takes beside the bank, at most."""
         images, side = min(len(request.images), self.tuning.images), request.plan.sides[-1]
-        width = 1 if isinstance(request.bank, CodeBank) else -(-latent_channels(request) // 8) * 8
+        width = cell_width(request)
         starts = sum(start.size for start in request.canvas if start is not None) * 2
         return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8) + starts
 
@@ -161,11 +161,7 @@ class TritonBackend:
         return "cpu" if self.interpreted else self._given
 
     def _device(self, device: str) -> torch.device:
-        """The device of this name, with its number."""
-        target = torch.device(self._device_type if device == "auto" else device)
-        if target.type == "cuda" and target.index is None:
-            target = torch.device("cuda", torch.cuda.current_device())
-        return target
+        return numbered_device(device, self._device_type)
 
 
 class _Run:
@@ -385,15 +381,6 @@ def _pitch(bank: DeviceBank) -> int:
 
 def _row(table: Tensor) -> int:
     return table.shape[1]
-
-
-def _part(request: ScanRequest, part: slice) -> ScanRequest:
-    """The request for some of its images."""
-    count = len(request.images)
-    canvas = tuple(
-        start if start is None or len(start) != count or count == 1 else start[part] for start in request.canvas
-    )
-    return replace(request, images=request.images[part], canvas=canvas)
 
 
 @contextlib.contextmanager
