@@ -49,7 +49,7 @@ class CodeLayer final : public Layer {
                 }
             }
         }
-        if (size <= pairs_limit) make_pairs(content, run);
+        if (size <= pairs_limit) make_tables(content, run);
     }
 
     std::int64_t parts() const override { return tiles_; }

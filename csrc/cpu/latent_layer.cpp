@@ -44,7 +44,7 @@ class LatentLayer final : public Layer {
         std::iota(all.begin(), all.end(), 0);
         whole_ = pack(content, all);
         if (size >= coarse && channels >= 2 * COARSE) coarse_ = pack(content, most_varied(content));
-        if (size <= pairs_limit) make_pairs(content, run);
+        if (size <= pairs_limit) make_tables(content, run);
     }
 
     std::int64_t parts() const override { return blocks_; }
