@@ -243,11 +243,13 @@ void rows(const RowBlock<T, Sum>& a) {
     a.mask ? row_block<true>(a) : row_block<false>(a);
 }
 
-void cell_rows(const CellRows& a) {
-    const int whole = a.width / 2, pairs = (a.width + 1) / 2;
+// WIDTH: the number of channels where it is known, or 0.
+template <int WIDTH>
+void rows_of_cells(const CellRows& a) {
+    const int width = WIDTH ? WIDTH : a.width, whole = width / 2, pairs = (width + 1) / 2;
     for (int i = 0; i < a.count; ++i) {
         const std::int16_t* bank = a.bank + std::int64_t{a.cells[i]} * pairs * BLOCK * 2;
-        const std::int16_t* value = a.values + std::int64_t{i} * a.width;
+        const std::int16_t* value = a.values + std::int64_t{i} * width;
         for (int first = 0; first < a.lanes; first += LANES) {
             Ints products[2] = {zero(), zero()};  // two sums each, which do not wait for each other
             Ints squares[2] = {load(a.norms + std::int64_t{a.cells[i]} * BLOCK + first), zero()};
@@ -267,6 +269,10 @@ void cell_rows(const CellRows& a) {
             store(a.out + std::int64_t{i} * a.lanes + first, sub(add(squares[0], squares[1]), add(product, product)));
         }
     }
+}
+
+void cell_rows(const CellRows& a) {
+    a.width == 16 ? rows_of_cells<16>(a) : rows_of_cells<0>(a);
 }
 
 void small_step(const SmallStep& a) {
@@ -414,9 +420,12 @@ void norms(const std::int16_t* values, int count, int width, std::int32_t* out) 
     }
 }
 
-void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int width,
-                const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
-                std::int16_t* out) {
+// WIDTH: the number of channels where it is known, or 0.
+template <int WIDTH>
+void resized_row(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int channels,
+                 const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
+                 std::int16_t* out) {
+    const int width = WIDTH ? WIDTH : channels;
     for (int i = 0; i < from * width; ++i) rows[i] = top[i] * (256 - fy) + low[i] * fy;
     for (int x = 0; x < side; ++x, out += width) {
         const std::int32_t *left = rows + i0[x] * width, *right = rows + i1[x] * width;
@@ -425,6 +434,13 @@ void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t f
             out[c] = static_cast<std::int16_t>((left[c] * (256 - fx) + right[c] * fx + 32768) >> 16);
         }
     }
+}
+
+void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int width,
+                const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
+                std::int16_t* out) {
+    const auto run = width == 16 ? resized_row<16> : resized_row<0>;
+    run(top, low, fy, from, side, width, i0, i1, f, rows, out);
 }
 
 using EightFloats = float __attribute__((vector_size(32)));

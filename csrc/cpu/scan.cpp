@@ -26,7 +26,9 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t FEW = 16;  // images a thread, from which threads take images, not parts of a large bank
+constexpr std::int64_t FEW = 16;    // images a thread, from which threads take images, not parts of a large bank
+constexpr int IN_TURN = 2;          // images of a small bank
+constexpr std::int64_t SMALL = 16;  // most images of a small bank in one task
 
 // One image on its way through the plan.
 struct Image {
@@ -35,6 +37,12 @@ struct Image {
     std::vector<std::int32_t> sources;  // (cells) position among the allowed images, -1: none
     std::vector<std::int64_t> recent;   // positions that were near at the last steps, latest first
     Query query;
+};
+
+// What an image of a small bank has at one scale: its words and choices by step, and the distances of its own cells.
+struct Few {
+    std::vector<std::uint32_t> words;
+    std::vector<std::int32_t> chosen, rows;
 };
 
 class Walk {
@@ -55,7 +63,10 @@ class Walk {
             before = scale.raster->side;
             const bool small = scale.layer->has_tables();
             if (small) {
-                for (Image& image : images_) walk_small(image, scale, step);
+                const int count = static_cast<int>(images_.size());
+                for (int i = 0; i < count; i += IN_TURN) {
+                    walk_small(images_.data() + i, std::min(IN_TURN, count - i), scale, step);
+                }
             } else {
                 for (std::size_t i = 0; i < scale.raster->steps.size(); ++i) {
                     walk(scale, scale.raster->steps[i], step + static_cast<std::uint32_t>(i));
@@ -133,44 +144,65 @@ class Walk {
         }
     }
 
-    // All steps of a scale for one image of a small bank.
-    void walk_small(Image& image, const Scale& scale, std::uint32_t first_step) {
+    // All steps of a scale for a few images of a small bank, in turn: none waits for the other's draw.
+    void walk_small(Image* images, int count, const Scale& scale, std::uint32_t first_step) {
         const Layer& layer = *scale.layer;
         const Raster& raster = *scale.raster;
-        const int size = static_cast<int>(layer.size()), lanes = layer.padded(), width = layer.width();
-        const auto cells = static_cast<std::int32_t>(raster.writer.size());
+        const int size = static_cast<int>(layer.size()), lanes = layer.padded();
         const auto steps = static_cast<int>(raster.steps.size());
-        words_.resize(raster.steps.size());
-        run_.words(request_.seed, request_.images[image.number], first_step, steps, words_.data());
-        if (raster.carries) {
+        for (int j = 0; j < count; ++j) {
+            Few& few = few_[j];
+            few.words.resize(raster.steps.size());
+            few.chosen.resize(raster.steps.size());
+            run_.words(request_.seed, request_.images[images[j].number], first_step, steps, few.words.data());
+            if (!raster.carries) continue;
             every_cell_.resize(raster.writer.size());
             std::iota(every_cell_.begin(), every_cell_.end(), 0);
-            own_rows_.resize(raster.writer.size() * lanes);
-            layer.cell_rows(every_cell_.data(), cells, image.canvas.data(), run_, own_rows_.data());
+            few.rows.resize(raster.writer.size() * lanes);
+            layer.cell_rows(every_cell_.data(), static_cast<int>(every_cell_.size()), images[j].canvas.data(), run_,
+                            few.rows.data());
         }
         alignas(64) std::int32_t sums[BLOCK];
-        chosen_.resize(raster.steps.size());
         const std::int64_t neighbours = std::min(request_.k, layer.size());
         for (int i = 0; i < steps; ++i) {
             const Step& step = raster.steps[i];
-            if (!step.compare.count) {
-                chosen_[i] = static_cast<std::int32_t>(draw_index(words_[i], static_cast<std::uint32_t>(size)));
-                continue;
+            const std::int64_t drawn_from = step.compare.count ? neighbours : size;
+            for (int j = 0; j < count; ++j) {
+                Few& few = few_[j];
+                auto chosen =
+                    static_cast<std::int32_t>(draw_index(few.words[i], static_cast<std::uint32_t>(drawn_from)));
+                if (step.compare.count) {
+                    run_.small_step({layer.tables(), step.copied.first, few.chosen.data(), few.rows.data(),
+                                     step.carried.first, step.copied.count, step.carried.count, size, lanes, sums});
+                    chosen = run_.ranked(sums, size, chosen);
+                }
+                few.chosen[i] = chosen;
             }
-            run_.small_step({layer.tables(), step.copied.first, chosen_.data(), own_rows_.data(), step.carried.first,
-                             step.copied.count, step.carried.count, size, lanes, sums});
-            const std::uint32_t rank = draw_index(words_[i], static_cast<std::uint32_t>(neighbours));
-            chosen_[i] = run_.ranked(sums, size, static_cast<int>(rank));
         }
-        for (std::int32_t cell = 0; cell < cells; ++cell) {
-            if (raster.writer[cell] >= 0) image.sources[cell] = chosen_[raster.writer[cell]];
+        for (int j = 0; j < count; ++j) take_over(images[j], scale, few_[j].chosen);
+    }
+
+    // What the steps of a scale have chosen becomes the image's sources, and its canvas if another scale follows.
+    void take_over(Image& image, const Scale& scale, const std::vector<std::int32_t>& chosen) const {
+        const std::vector<std::int32_t>& writer = scale.raster->writer;
+        for (std::size_t cell = 0; cell < writer.size(); ++cell) {
+            if (writer[cell] >= 0) image.sources[cell] = chosen[writer[cell]];
         }
-        if (&scale == &request_.scales.back()) return;  // nobody reads its canvas
-        for (std::int32_t cell = 0; cell < cells; ++cell) {
-            if (image.sources[cell] < 0) continue;
-            const std::int64_t from = scale.content.allowed[image.sources[cell]] * cells + cell;
-            std::copy_n(scale.content.data + from * width, width, image.canvas.data() + std::int64_t{cell} * width);
+        if (&scale == &request_.scales.back()) return;
+        const std::size_t width = scale.layer->width();
+        for (std::size_t cell = 0; cell < writer.size(); ++cell) {
+            if (writer[cell] < 0) continue;
+            const std::size_t from = scale.content.allowed[image.sources[cell]] * writer.size() + cell;
+            copy_cell(scale.content.data + from * width, width, image.canvas.data() + cell * width);
         }
+    }
+
+    // Of a cell's few values; a call of the library's copy takes longer.
+    static void copy_cell(const std::int16_t* from, std::size_t width, std::int16_t* to) {
+        constexpr std::size_t AT_ONCE = 8;
+        std::size_t c = 0;
+        for (; c + AT_ONCE <= width; c += AT_ONCE) std::memcpy(to + c, from + c, AT_ONCE * sizeof *to);
+        for (; c < width; ++c) to[c] = from[c];
     }
 
     // task(image) for all images; over the threads, where it is worth waking them.
@@ -269,10 +301,10 @@ class Walk {
     int threads_;
     std::vector<Image> images_;
     std::vector<Query*> queries_;
-    std::vector<std::int16_t> old_;                             // of a resize
-    std::vector<std::int32_t> rows_;                            // of a resize
-    std::vector<std::uint32_t> words_;                          // of walk_small, by step
-    std::vector<std::int32_t> chosen_, every_cell_, own_rows_;  // of walk_small
+    std::vector<std::int16_t> old_;   // of a resize
+    std::vector<std::int32_t> rows_;  // of a resize
+    Few few_[IN_TURN];
+    std::vector<std::int32_t> every_cell_;  // of walk_small
 };
 
 }  // namespace
@@ -287,7 +319,7 @@ void scan(const Scan& request, const Kernels& run, std::int32_t* sources) {
         return;
     }
     std::int64_t group = std::max<std::int64_t>(1, std::min(request.tuning.group, (n + threads - 1) / threads));
-    if (small) group = std::min<std::int64_t>(group, 4);  // they share nothing; small tasks balance
+    if (small) group = std::min(group, SMALL);
     parallel((n + group - 1) / group, static_cast<int>(threads),
              [&](std::int64_t i) { Walk(request, run, i * group, std::min(group, n - i * group), 1)(sources); });
 }
