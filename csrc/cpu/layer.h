@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <vector>
@@ -38,7 +39,7 @@ class Aligned {
 struct Query {
     std::vector<std::int16_t> values;  // (count, width)
     std::vector<std::int16_t> padded;  // what the layer makes of them, once for all its parts
-    std::vector<std::int32_t> norms;
+    std::vector<std::int32_t> norms;   // empty until they are needed
     std::vector<std::int16_t> coarse;  // the same of the channels that are compared first
     std::vector<std::int32_t> coarse_norms;
     Smallest best;
@@ -50,6 +51,15 @@ struct Content {
     const std::int64_t* allowed;
 };
 
+// Copies the few values of a cell; a call of the library's copy takes longer.
+inline std::int16_t* copy_cell(const std::int16_t* from, std::int64_t width, std::int16_t* to) {
+    constexpr std::int64_t AT_ONCE = 8;
+    std::int64_t c = 0;
+    for (; c + AT_ONCE <= width; c += AT_ONCE) std::memcpy(to + c, from + c, AT_ONCE * sizeof *to);
+    for (; c < width; ++c) to[c] = from[c];
+    return to + width;
+}
+
 class Layer {
   public:
     virtual ~Layer() = default;
@@ -57,7 +67,7 @@ class Layer {
     Layer& operator=(const Layer&) = delete;
 
     // Called once for a query's values, before search and distances.
-    virtual void prepare(Query& query, int count, const Kernels& run) const = 0;
+    virtual void prepare(Query& query, int count) const = 0;
 
     // Offers the allowed images of parts first to last - 1 of [0, parts()) to every query. cells: (count), those
     // compared.

@@ -128,7 +128,7 @@ class Walk {
             scale.content.data + scale.content.allowed[a] * scale.raster->side * scale.raster->side * width;
         for (const std::int32_t cell : cells) {
             const std::int64_t at = std::int64_t{cell} * width;
-            std::copy_n(from + at, width, image.canvas.data() + at);
+            copy_cell(from + at, width, image.canvas.data() + at);
             image.sources[cell] = static_cast<std::int32_t>(a);
             if (scale.layer->codes() && static_cast<std::uint16_t>(from[at]) >= scale.layer->codes()) {
                 throw std::invalid_argument("codes: the bank is not the one that was laid out");
@@ -140,7 +140,7 @@ class Walk {
         values.resize(static_cast<std::size_t>(cells.count) * width);
         std::int16_t* to = values.data();
         for (const std::int32_t cell : cells) {
-            to = std::copy_n(image.canvas.data() + std::int64_t{cell} * width, width, to);
+            to = copy_cell(image.canvas.data() + std::int64_t{cell} * width, width, to);
         }
     }
 
@@ -193,16 +193,8 @@ class Walk {
         for (std::size_t cell = 0; cell < writer.size(); ++cell) {
             if (writer[cell] < 0) continue;
             const std::size_t from = scale.content.allowed[image.sources[cell]] * writer.size() + cell;
-            copy_cell(scale.content.data + from * width, width, image.canvas.data() + cell * width);
+            copy_cell(scale.content.data + from * width, scale.layer->width(), image.canvas.data() + cell * width);
         }
-    }
-
-    // Of a cell's few values; a call of the library's copy takes longer.
-    static void copy_cell(const std::int16_t* from, std::size_t width, std::int16_t* to) {
-        constexpr std::size_t AT_ONCE = 8;
-        std::size_t c = 0;
-        for (; c + AT_ONCE <= width; c += AT_ONCE) std::memcpy(to + c, from + c, AT_ONCE * sizeof *to);
-        for (; c < width; ++c) to[c] = from[c];
     }
 
     // task(image) for all images; over the threads, where it is worth waking them.
@@ -224,7 +216,7 @@ class Walk {
         }
         each([&](Image& image) {
             gather(image, step.compare, layer.width(), image.query.values);
-            layer.prepare(image.query, step.compare.count, run_);
+            layer.prepare(image.query, step.compare.count);
             const std::int64_t need = drawn_rank(word(image, number), layer) + 1;
             image.query.best.reset(need, first_limit(image, scale, step, need));
         });
