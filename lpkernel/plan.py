@@ -147,6 +147,7 @@ def default_stride(patch: int) -> int:
     return max(1, int(patch / 3 + 0.5))
 
 
+@lru_cache(maxsize=64)
 def default_scales(side: int, count: int = 5) -> tuple[int, ...]:
     """Sides from 10/16 of the grid to the grid, as the paper: 10, 12, 13, 15, 16 for M = 16."""
     sides = np.floor(np.linspace(side * 10 / 16, side, count) + 0.5).astype(int)

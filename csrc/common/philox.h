@@ -8,7 +8,8 @@
 //   Ten rounds; between two rounds k0 += 0x9E3779B9 and k1 += 0xBB67AE85, modulo 2^32.
 //
 // In lpkernel: key = (seed mod 2^32, seed >> 32), counter = (image, step, 0, 0), and the first word is the draw.
-// Limits: image and step < 2^32. Integers only, no Python, no allocation.
+// Limits: image and step < 2^32. Integers only, no Python, no allocation; internal linkage, because files compiled for
+// one instruction set include this.
 
 #pragma once
 
@@ -27,7 +28,7 @@ using PhiloxCounter = std::array<std::uint32_t, 4>;
 using PhiloxKey = std::array<std::uint32_t, 2>;
 
 // Ten rounds in place, on a key by value.
-LPKERNEL_HOST_DEVICE inline void philox_rounds(std::uint32_t (&c)[4], std::uint32_t k0, std::uint32_t k1) {
+LPKERNEL_HOST_DEVICE static inline void philox_rounds(std::uint32_t (&c)[4], std::uint32_t k0, std::uint32_t k1) {
     for (int round = 0; round < 10; ++round) {
         const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c[0];
         const std::uint64_t p1 = std::uint64_t{0xCD9E8D57u} * c[2];
@@ -40,21 +41,21 @@ LPKERNEL_HOST_DEVICE inline void philox_rounds(std::uint32_t (&c)[4], std::uint3
     }
 }
 
-inline PhiloxCounter philox4x32_10(PhiloxCounter counter, PhiloxKey key) {
+static inline PhiloxCounter philox4x32_10(PhiloxCounter counter, PhiloxKey key) {
     std::uint32_t c[4] = {counter[0], counter[1], counter[2], counter[3]};
     philox_rounds(c, key[0], key[1]);
     return {c[0], c[1], c[2], c[3]};
 }
 
 // The draw of lpkernel for one image and step.
-LPKERNEL_HOST_DEVICE inline std::uint32_t draw(std::uint64_t seed, std::uint32_t image, std::uint32_t step) {
+LPKERNEL_HOST_DEVICE static inline std::uint32_t draw(std::uint64_t seed, std::uint32_t image, std::uint32_t step) {
     std::uint32_t c[4] = {image, step, 0, 0};
     philox_rounds(c, static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32));
     return c[0];
 }
 
 // Index in [0, count) from a uniform word: floor(u * count / 2^32). count >= 1; the bias is below count / 2^32.
-LPKERNEL_HOST_DEVICE inline std::uint32_t draw_index(std::uint32_t u, std::uint32_t count) {
+LPKERNEL_HOST_DEVICE static inline std::uint32_t draw_index(std::uint32_t u, std::uint32_t count) {
     return static_cast<std::uint32_t>((std::uint64_t{u} * count) >> 32);
 }
 

@@ -25,6 +25,7 @@ constexpr int TILES = 4;                  // of a bank screened together
 constexpr std::int64_t ROWS = 512 << 10;  // bytes of rows used together
 constexpr int MOST = 64;                  // queries screened together
 constexpr int FEWEST = 6;                 // from which screening pays
+constexpr int SEED = 256;                 // images measured for a first limit
 constexpr double TOP = 240.0;             // bytes that stand for the limit; the rest of 255 is headroom
 
 class CodeLayer final : public Layer {
@@ -49,26 +50,27 @@ class CodeLayer final : public Layer {
                 }
             }
         }
-        if (size <= pairs_limit) make_pairs(content, run);
+        if (size <= pairs_limit) make_tables(content, run);
     }
 
     std::int64_t parts() const override { return tiles_; }
     std::size_t bytes() const override { return Layer::bytes() + codes_.size() * sizeof(std::uint16_t); }
 
-    void prepare(Query&, int, const Kernels&) const override {}
+    void prepare(Query&, int) const override {}
 
     void search(const Content&, const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
         if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
-            return search_exactly(cells, count, queries, n, first, last);
+            return search_exactly(cells, count, queries, n, first, last, tile_);
         }
         const auto unlimited = [](const Query* query) { return query->best.limit() == Smallest::ANY; };
+        int known = 0;  // images of the first part that are measured already
         if (std::any_of(queries, queries + n, unlimited)) {
-            search_exactly(cells, count, queries, n, first, first + 1);
-            ++first;
+            known = std::min(SEED, lanes(first));
+            search_exactly(cells, count, queries, n, first, first + 1, known);
         }
         for (int q = 0; q < n; q += MOST) {
-            screen(cells, count, queries + q, std::min(MOST, n - q), first, last, run);
+            screen(cells, count, queries + q, std::min(MOST, n - q), first, last, known, run);
         }
     }
 
@@ -96,23 +98,26 @@ class CodeLayer final : public Layer {
   private:
     const std::int32_t* row(std::int16_t code) const { return table_ + static_cast<std::int64_t>(code) * rows_; }
 
+    // The first `most` images of each part.
     void search_exactly(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
-                        std::int64_t last) const {
+                        std::int64_t last, int most) const {
         alignas(64) std::int32_t out[TILE];
         for (std::int64_t part = first; part < last; ++part) {
+            const int wide = std::min(most, lanes(part));
             for (int q = 0; q < n; ++q) {
-                sum_tile(part, cells, count, queries[q]->values.data(), out);
+                sum_tile(part, cells, count, queries[q]->values.data(), wide, out);
                 Smallest& best = queries[q]->best;
-                for (int lane = 0; lane < lanes(part); ++lane) {
+                for (int lane = 0; lane < wide; ++lane) {
                     if (out[lane] <= best.limit()) best.push(out[lane], part * tile_ + lane);
                 }
             }
         }
     }
 
-    // Bounds in bytes for all queries at once, then the exact sum for those that a bound leaves.
+    // Bounds in bytes for all queries at once, then the exact sum for those that a bound leaves. The first `known`
+    // images of the first part are passed by.
     void screen(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
-                std::int64_t last, const Kernels& run) const {
+                std::int64_t last, int known, const Kernels& run) const {
         const int lanes_wide = n <= 16 ? 16 : n <= 32 ? 32 : 64;
         const int padded = static_cast<int>((rows_ + 15) / 16 * 16);
         Aligned<std::uint8_t> rows(static_cast<std::size_t>(count) * padded * lanes_wide), bytes(16 * padded);
@@ -160,18 +165,18 @@ class CodeLayer final : public Layer {
                     }
                     tile.limits = limits;
                     run.byte_tile(tile);
-                    if (final) measure(cells, count, queries, n, p, found.data());
+                    if (final) measure(cells, count, queries, n, p, p == first ? known : 0, found.data());
                 }
             }
         }
     }
 
-    // Exact sums of what the bounds left of a tile.
-    void measure(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
+    // Exact sums of what the bounds left of a tile, from image `from` of it on.
+    void measure(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part, int from,
                  const std::uint64_t* found) const {
         const std::uint64_t real = n == MOST ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
         const std::uint16_t* codes = codes_.data() + part * cells_ * tile_;
-        for (int lane = 0; lane < lanes(part); ++lane) {
+        for (int lane = from; lane < lanes(part); ++lane) {
             for (std::uint64_t left = found[lane] & real; left; left &= left - 1) {
                 Query& query = *queries[__builtin_ctzll(left)];
                 const std::int32_t distance = sum_image(codes + lane, cells, count, query);
@@ -191,11 +196,11 @@ class CodeLayer final : public Layer {
         return static_cast<int>(std::min<std::int64_t>(tile_, size() - part * tile_));
     }
 
-    // Distances to the images of a tile, (tile_).
-    void sum_tile(std::int64_t part, const std::int32_t* cells, int count, const std::int16_t* values,
+    // Distances to the first `wide` images of a tile, (wide).
+    void sum_tile(std::int64_t part, const std::int32_t* cells, int count, const std::int16_t* values, int wide,
                   std::int32_t* out) const {
         const std::uint16_t* codes = codes_.data() + part * cells_ * tile_;
-        std::fill_n(out, tile_, 0);
+        std::fill_n(out, wide, 0);
         int i = 0;
         for (; i + 4 <= count; i += 4) {
             const std::uint16_t *c0 = codes + std::int64_t{cells[i]} * tile_,
@@ -204,7 +209,7 @@ class CodeLayer final : public Layer {
                                 *c3 = codes + std::int64_t{cells[i + 3]} * tile_;
             const std::int32_t *r0 = row(values[i]), *r1 = row(values[i + 1]), *r2 = row(values[i + 2]),
                                *r3 = row(values[i + 3]);
-            for (int lane = 0; lane < tile_; ++lane) {
+            for (int lane = 0; lane < wide; ++lane) {
                 add(out[lane], r0[c0[lane]], r1[c1[lane]]);
                 add(out[lane], r2[c2[lane]], r3[c3[lane]]);
             }
@@ -212,7 +217,7 @@ class CodeLayer final : public Layer {
         for (; i < count; ++i) {
             const std::uint16_t* c = codes + std::int64_t{cells[i]} * tile_;
             const std::int32_t* r = row(values[i]);
-            for (int lane = 0; lane < tile_; ++lane) add(out[lane], r[c[lane]], 0);
+            for (int lane = 0; lane < wide; ++lane) add(out[lane], r[c[lane]], 0);
         }
     }
 

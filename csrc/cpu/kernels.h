@@ -48,6 +48,27 @@ struct CellRows {
     std::int32_t* out;           // (count, lanes)
 };
 
+// A rectangle of cells that one step wrote. Its corners are entries of a table of sums over the cells above and to the
+// left, one row and one column longer than the grid.
+struct Box {
+    std::int32_t writer;
+    std::int32_t top_left, top_right, low_left, low_right;
+};
+
+// Distances of one image's compared cells to all images of a small bank:
+//   out[b] = sum over boxes of (low_right - top_right - low_left + top_left)[chosen[writer]][b]
+//          + sum over carried cells of own[cell][b], modulo 2^32
+// tables: (corners, images, lanes); own: (cells, lanes).
+struct SmallStep {
+    const std::int32_t* tables;
+    const Box* boxes;
+    const std::int32_t* chosen;  // (steps) the image that each step copied
+    const std::int32_t* own;
+    const std::int32_t* carried;
+    int box_count, carried_count, images, lanes;  // lanes is a multiple of 16, up to BLOCK
+    std::int32_t* out;                            // (lanes)
+};
+
 // Screening of a block of packed float rows for up to GROUP queries, lanes = images:
 //   score[q][b] = norms[b] + sum over i of query[q][i] * bank[i][b]
 // query is already multiplied by -2. found[q]: bit b unless score > limits[q], so NaN is found. Lanes beyond `lanes`
@@ -104,9 +125,7 @@ struct Kernels {
     void (*float_rows)(const FloatRows&);
     void (*integer_rows)(const IntegerRows&);
     void (*cell_rows)(const CellRows&);
-    // out[b] = sum of rows[cells[i]][b] over count cells; lanes is a multiple of 16
-    void (*add_rows)(const std::int32_t* const* rows, const std::int32_t* cells, int count, int lanes,
-                     std::int32_t* out);
+    void (*small_step)(const SmallStep&);
     // Index of the value that has `rank` others before it in the order (value, index), rank < count <= BLOCK; `values`
     // is readable up to the next multiple of 16.
     int (*ranked)(const std::int32_t* values, int count, int rank);
@@ -130,6 +149,8 @@ struct Kernels {
     void (*resize_row)(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int width,
                        const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
                        std::int16_t* out);
+    // out[i] = the random word of `image` at step first + i
+    void (*words)(std::uint64_t seed, std::uint32_t image, std::uint32_t first, int count, std::uint32_t* out);
     // sum of (a - b)^2 over the entries where weight is not 0 (all, if it is nullptr), in float64. Sixteen partial
     // sums, added up in one order whatever the instruction set.
     double (*direct)(const float* a, const float* b, const float* weight, std::int64_t width);

@@ -4,6 +4,7 @@
 // Tiling: Q queries times U vectors of bank images are summed in registers over all cells, so a block's data is
 // read once for up to GROUP queries. Memory traffic: 4 * pairs + 4 bytes a cell and image for each GROUP queries.
 
+#include "common/philox.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
 
@@ -242,11 +243,13 @@ void rows(const RowBlock<T, Sum>& a) {
     a.mask ? row_block<true>(a) : row_block<false>(a);
 }
 
-void cell_rows(const CellRows& a) {
-    const int whole = a.width / 2, pairs = (a.width + 1) / 2;
+// WIDTH: the number of channels where it is known, or 0.
+template <int WIDTH>
+void rows_of_cells(const CellRows& a) {
+    const int width = WIDTH ? WIDTH : a.width, whole = width / 2, pairs = (width + 1) / 2;
     for (int i = 0; i < a.count; ++i) {
         const std::int16_t* bank = a.bank + std::int64_t{a.cells[i]} * pairs * BLOCK * 2;
-        const std::int16_t* value = a.values + std::int64_t{i} * a.width;
+        const std::int16_t* value = a.values + std::int64_t{i} * width;
         for (int first = 0; first < a.lanes; first += LANES) {
             Ints products[2] = {zero(), zero()};  // two sums each, which do not wait for each other
             Ints squares[2] = {load(a.norms + std::int64_t{a.cells[i]} * BLOCK + first), zero()};
@@ -268,35 +271,53 @@ void cell_rows(const CellRows& a) {
     }
 }
 
-void add_rows(const std::int32_t* const* rows, const std::int32_t* cells, int count, int lanes, std::int32_t* out) {
-    for (int first = 0; first < lanes; first += LANES) {
-        Ints even = zero(), odd = zero();
-        int i = 0;
-        for (; i + 2 <= count; i += 2) {
-            even = add(even, load(rows[cells[i]] + first));
-            odd = add(odd, load(rows[cells[i + 1]] + first));
+void cell_rows(const CellRows& a) {
+    a.width == 16 ? rows_of_cells<16>(a) : rows_of_cells<0>(a);
+}
+
+void small_step(const SmallStep& a) {
+    const std::int64_t corner = std::int64_t{a.images} * a.lanes;
+    for (int first = 0; first < a.lanes; first += LANES) {
+        Ints more = zero(), less = zero();
+        for (int i = 0; i < a.box_count; ++i) {
+            const Box& box = a.boxes[i];
+            const std::int32_t* rows = a.tables + std::int64_t{a.chosen[box.writer]} * a.lanes + first;
+            more = add(more, add(load(rows + box.low_right * corner), load(rows + box.top_left * corner)));
+            less = add(less, add(load(rows + box.top_right * corner), load(rows + box.low_left * corner)));
         }
-        if (i < count) even = add(even, load(rows[cells[i]] + first));
-        store(out + first, add(even, odd));
+        for (int i = 0; i < a.carried_count; ++i) {
+            more = add(more, load(a.own + std::int64_t{a.carried[i]} * a.lanes + first));
+        }
+        store(a.out + first, sub(more, less));
     }
 }
 
-// By counting, without a branch that depends on the values but the last.
-int ranked(const std::int32_t* values, int count, int rank) {
-    const std::uint64_t real = count == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+// Where the order depends on the index too.
+int ranked_among_ties(const std::int32_t* values, int count, int rank) {
     for (int i = 0; i + 1 < count; ++i) {
-        const Ints mine = fill(values[i]);
-        std::uint64_t not_above = 0, not_below = 0;
-        for (int first = 0; first < count; first += LANES) {
-            const Ints others = load(values + first);
-            not_above |= std::uint64_t{at_most(others, mine)} << first;
-            not_below |= std::uint64_t{at_most(mine, others)} << first;
-        }
-        const std::uint64_t earlier = (std::uint64_t{1} << i) - 1;
-        const std::uint64_t before = real & (~not_below | (not_above & not_below & earlier));
-        if (__builtin_popcountll(before) == rank) return i;
+        int before = 0;
+        for (int j = 0; j < count; ++j) before += values[j] < values[i] || (values[j] == values[i] && j < i);
+        if (before == rank) return i;
     }
     return count - 1;
+}
+
+int ranked(const std::int32_t* values, int count, int rank) {
+    std::uint64_t found = 0;  // values that `rank` others are below: the first of equal ones is the answer
+    for (int first = 0; first < count; first += LANES) {
+        const Ints mine = load(values + first);
+        Ints below = zero();
+#pragma GCC unroll 4
+        for (int j = 0; j < count; ++j) below = count_less(below, fill(values[j]), mine);
+        const Ints wanted = fill(rank);
+        found |= std::uint64_t{at_most(below, wanted) & at_most(wanted, below)} << first;
+    }
+    if (count < BLOCK) found &= (std::uint64_t{1} << count) - 1;
+    return found ? __builtin_ctzll(found) : ranked_among_ties(values, count, rank);
+}
+
+void words(std::uint64_t seed, std::uint32_t image, std::uint32_t first, int count, std::uint32_t* out) {
+    for (int i = 0; i < count; ++i) out[i] = draw(seed, image, first + static_cast<std::uint32_t>(i));
 }
 
 std::uint64_t at_most_of(const std::int32_t* values, std::int32_t limit) {
@@ -399,9 +420,12 @@ void norms(const std::int16_t* values, int count, int width, std::int32_t* out) 
     }
 }
 
-void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int width,
-                const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
-                std::int16_t* out) {
+// WIDTH: the number of channels where it is known, or 0.
+template <int WIDTH>
+void resized_row(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int channels,
+                 const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
+                 std::int16_t* out) {
+    const int width = WIDTH ? WIDTH : channels;
     for (int i = 0; i < from * width; ++i) rows[i] = top[i] * (256 - fy) + low[i] * fy;
     for (int x = 0; x < side; ++x, out += width) {
         const std::int32_t *left = rows + i0[x] * width, *right = rows + i1[x] * width;
@@ -410,6 +434,13 @@ void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t f
             out[c] = static_cast<std::int16_t>((left[c] * (256 - fx) + right[c] * fx + 32768) >> 16);
         }
     }
+}
+
+void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t fy, int from, int side, int width,
+                const std::int32_t* i0, const std::int32_t* i1, const std::int32_t* f, std::int32_t* rows,
+                std::int16_t* out) {
+    const auto run = width == 16 ? resized_row<16> : resized_row<0>;
+    run(top, low, fy, from, side, width, i0, i1, f, rows, out);
 }
 
 using EightFloats = float __attribute__((vector_size(32)));
@@ -452,9 +483,21 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
 namespace lpkernel {
 
 extern const Kernels LPKERNEL_TABLE;
-const Kernels LPKERNEL_TABLE = {
-    LPKERNEL_ISA_NAME, latent_block, float_block, rows<float, float>, rows<std::int16_t, std::int32_t>,
-    cell_rows,         add_rows,     ranked,      at_most_of,         image_apart,
-    byte_tile,         byte_rows,    norms,       resize_row,         direct};
+const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
+                                latent_block,
+                                float_block,
+                                rows<float, float>,
+                                rows<std::int16_t, std::int32_t>,
+                                cell_rows,
+                                small_step,
+                                ranked,
+                                at_most_of,
+                                image_apart,
+                                byte_tile,
+                                byte_rows,
+                                norms,
+                                resize_row,
+                                words,
+                                direct};
 
 }  // namespace lpkernel

@@ -44,7 +44,7 @@ class LatentLayer final : public Layer {
         std::iota(all.begin(), all.end(), 0);
         whole_ = pack(content, all);
         if (size >= coarse && channels >= 2 * COARSE) coarse_ = pack(content, most_varied(content));
-        if (size <= pairs_limit) make_pairs(content, run);
+        if (size <= pairs_limit) make_tables(content, run);
     }
 
     std::int64_t parts() const override { return blocks_; }
@@ -56,9 +56,8 @@ class LatentLayer final : public Layer {
         return sum;
     }
 
-    void prepare(Query& query, int count, const Kernels& run) const override {
-        query.norms.resize(count);
-        run.norms(query.values.data(), count, width(), query.norms.data());
+    void prepare(Query& query, int count) const override {
+        query.norms.clear();
         if (width() % 2) {
             query.padded.assign(static_cast<std::size_t>(count) * whole_.halves * 2, 0);
             for (int i = 0; i < count; ++i) {
@@ -69,11 +68,14 @@ class LatentLayer final : public Layer {
         query.coarse.resize(static_cast<std::size_t>(count) * COARSE);
         query.coarse_norms.resize(count);
         for (int i = 0; i < count; ++i) {
+            std::uint32_t norm = 0;
             for (int c = 0; c < COARSE; ++c) {
-                query.coarse[i * COARSE + c] = query.values[i * width() + coarse_.channels[c]];
+                const std::int16_t value = query.values[i * width() + coarse_.channels[c]];
+                query.coarse[i * COARSE + c] = value;
+                norm += static_cast<std::uint32_t>(value * value);
             }
+            query.coarse_norms[i] = static_cast<std::int32_t>(norm);
         }
-        run.norms(query.coarse.data(), count, COARSE, query.coarse_norms.data());
     }
 
     void search(const Content& content, const std::int32_t* cells, int count, Query* const* queries, int n,
@@ -112,7 +114,16 @@ class LatentLayer final : public Layer {
         std::uint64_t found[GROUP];
         LatentBlock block = at(whole_, part, cells, count, out, found);
         block.queries = n;
-        for (int q = 0; q < n; ++q) set(block, q, *queries[q]);
+        for (int q = 0; q < n; ++q) {
+            Query& query = *queries[q];
+            if (query.norms.empty()) {
+                query.norms.resize(count);
+                run.norms(query.values.data(), count, width(), query.norms.data());
+            }
+            block.query[q] = width() % 2 ? query.padded.data() : query.values.data();
+            block.own_norms[q] = query.norms.data();
+            block.limits[q] = query.best.limit();
+        }
         run.latent_block(block);
         for (int q = 0; q < n; ++q) {
             for (std::uint64_t left = found[q] & wanted; left; left &= left - 1) {
@@ -191,12 +202,6 @@ class LatentLayer final : public Layer {
             fetch(i + AHEAD);
             query.best.push(distance(content, list[i], cells, count, query.values.data(), run), list[i]);
         }
-    }
-
-    void set(LatentBlock& block, int q, const Query& query) const {
-        block.query[q] = width() % 2 ? query.padded.data() : query.values.data();
-        block.own_norms[q] = query.norms.data();
-        block.limits[q] = query.best.limit();
     }
 
     LatentBlock at(const Packed& packed, std::int64_t part, const std::int32_t* cells, int count, std::int32_t* out,

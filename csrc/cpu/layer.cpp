@@ -1,18 +1,35 @@
 #include "cpu/layer.h"
 
+#include <algorithm>
+
 namespace lpkernel {
 
-void Layer::make_pairs(const Content& content, const Kernels& run) {
+void Layer::make_tables(const Content& content, const Kernels& run) {
     const std::int32_t cells = side_ * side_;
-    pairs_ = Aligned<std::int32_t>(static_cast<std::size_t>(cells) * size_ * padded());
+    const std::int64_t across = side_ + 1, entries = size_ * padded();
+    tables_ = Aligned<std::int32_t>(static_cast<std::size_t>(across * across * entries));
+    std::fill_n(tables_.data(), across * entries, 0);
     std::vector<std::int16_t> values(static_cast<std::size_t>(size_) * width_);
+    std::vector<std::int32_t> apart(static_cast<std::size_t>(entries));
+    std::vector<std::uint32_t> row(static_cast<std::size_t>(entries));  // the sums of this row of cells so far
     for (std::int32_t cell = 0; cell < cells; ++cell) {
         for (std::int64_t a = 0; a < size_; ++a) {
             std::copy_n(content.data + (content.allowed[a] * cells + cell) * width_, width_,
                         values.data() + a * width_);
         }
         const std::vector<std::int32_t> same(static_cast<std::size_t>(size_), cell);
-        cell_rows(same.data(), static_cast<int>(size_), values.data(), run, pairs_.data() + cell * size_ * padded());
+        cell_rows(same.data(), static_cast<int>(size_), values.data(), run, apart.data());
+        const std::int64_t y = cell / side_, x = cell % side_;
+        const std::int32_t* above = tables_.data() + (y * across + x + 1) * entries;
+        std::int32_t* out = tables_.data() + ((y + 1) * across + x + 1) * entries;
+        if (x == 0) {
+            std::fill(row.begin(), row.end(), 0);
+            std::fill_n(out - entries, entries, 0);
+        }
+        for (std::int64_t i = 0; i < entries; ++i) {
+            row[i] += static_cast<std::uint32_t>(apart[i]);
+            out[i] = static_cast<std::int32_t>(row[i] + static_cast<std::uint32_t>(above[i]));
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <vector>
@@ -38,7 +39,7 @@ class Aligned {
 struct Query {
     std::vector<std::int16_t> values;  // (count, width)
     std::vector<std::int16_t> padded;  // what the layer makes of them, once for all its parts
-    std::vector<std::int32_t> norms;
+    std::vector<std::int32_t> norms;   // empty until they are needed
     std::vector<std::int16_t> coarse;  // the same of the channels that are compared first
     std::vector<std::int32_t> coarse_norms;
     Smallest best;
@@ -50,6 +51,15 @@ struct Content {
     const std::int64_t* allowed;
 };
 
+// Copies the few values of a cell; a call of the library's copy takes longer.
+inline std::int16_t* copy_cell(const std::int16_t* from, std::int64_t width, std::int16_t* to) {
+    constexpr std::int64_t AT_ONCE = 8;
+    std::int64_t c = 0;
+    for (; c + AT_ONCE <= width; c += AT_ONCE) std::memcpy(to + c, from + c, AT_ONCE * sizeof *to);
+    for (; c < width; ++c) to[c] = from[c];
+    return to + width;
+}
+
 class Layer {
   public:
     virtual ~Layer() = default;
@@ -57,7 +67,7 @@ class Layer {
     Layer& operator=(const Layer&) = delete;
 
     // Called once for a query's values, before search and distances.
-    virtual void prepare(Query& query, int count, const Kernels& run) const = 0;
+    virtual void prepare(Query& query, int count) const = 0;
 
     // Offers the allowed images of parts first to last - 1 of [0, parts()) to every query. cells: (count), those
     // compared.
@@ -81,26 +91,25 @@ class Layer {
     int codes() const { return codes_; }  // codes are below this; 0: latents
     int padded() const { return static_cast<int>((size_ + 15) / 16 * 16); }
 
-    // Small banks only: distances between the images, by cell. Row (cell, a): (padded()) int32, image a to each.
-    bool has_pairs() const { return pairs_.size() > 0; }
-    const std::int32_t* pair_row(std::int64_t cell, std::int64_t a) const {
-        return pairs_.data() + (cell * size_ + a) * padded();
-    }
+    // Small banks only: distances between the images, summed over all cells above and to the left of a corner, modulo
+    // 2^32: ((side + 1)^2 corners, size() images, padded()) int32, image a to each. See Box.
+    bool has_tables() const { return tables_.size() > 0; }
+    const std::int32_t* tables() const { return tables_.data(); }
 
     // Bytes held.
-    virtual std::size_t bytes() const { return pairs_.size() * sizeof(std::int32_t); }
+    virtual std::size_t bytes() const { return tables_.size() * sizeof(std::int32_t); }
 
   protected:
     Layer(std::int64_t size, int side, int width, int codes) : size_(size), side_(side), width_(width), codes_(codes) {}
-    void make_pairs(const Content& content, const Kernels& run);
+    void make_tables(const Content& content, const Kernels& run);
 
   private:
     std::int64_t size_;
     int side_, width_, codes_;
-    Aligned<std::int32_t> pairs_;
+    Aligned<std::int32_t> tables_;
 };
 
-constexpr int PAIRS = 32;  // up to this many images, pairs are tabulated: cells * PAIRS^2 int32, 1 MB at side 16
+constexpr int PAIRS = 32;  // up to this many images, pairs are tabulated: corners * PAIRS^2 int32, 1.2 MB at side 16
 
 // content: (B, side, side, channels) int16. coarse: images from which some channels are compared first.
 std::unique_ptr<Layer> latent_layer(const Content& content, std::int64_t size, int side, int channels,

@@ -1,8 +1,8 @@
 // How a plan is walked. Three ways, all exact:
 //
-//   pairs   small banks: an image's whole plan is one task. The distance of a cell that was copied from image a is a
-//           row of the layer's pair table, so a step adds one row of int32 for each compared cell; only cells carried
-//           over from the scale before (or a starting canvas) are measured. Everything stays in the first two caches.
+//   small   small banks: an image's whole plan is one task. Cells that one step has copied from image a form a box, and
+//           the distances of a box to all images are four rows of the layer's summed tables; only cells carried over
+//           from the scale before (or a starting canvas) are measured. Everything stays in the first two caches.
 //   groups  many images: up to tuning.group images walk together, so that each part of the bank is read into
 //           the cache once for all of them; groups are spread over the threads.
 //   parts   a large bank and not enough images for full groups: all images walk together and the threads divide the
@@ -26,7 +26,9 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t FEW = 16;  // images a thread, from which threads take images, not parts of a large bank
+constexpr std::int64_t FEW = 16;    // images a thread, from which threads take images, not parts of a large bank
+constexpr int IN_TURN = 2;          // images of a small bank
+constexpr std::int64_t SMALL = 16;  // most images of a small bank in one task
 
 // One image on its way through the plan.
 struct Image {
@@ -35,6 +37,12 @@ struct Image {
     std::vector<std::int32_t> sources;  // (cells) position among the allowed images, -1: none
     std::vector<std::int64_t> recent;   // positions that were near at the last steps, latest first
     Query query;
+};
+
+// What an image of a small bank has at one scale: its words and choices by step, and the distances of its own cells.
+struct Few {
+    std::vector<std::uint32_t> words;
+    std::vector<std::int32_t> chosen, rows;
 };
 
 class Walk {
@@ -53,9 +61,12 @@ class Walk {
         for (const Scale& scale : request_.scales) {
             for (Image& image : images_) enter(image, before, scale);
             before = scale.raster->side;
-            const bool by_pairs = scale.layer->has_pairs();
-            if (by_pairs) {
-                for (Image& image : images_) walk_pairs(image, scale, step);
+            const bool small = scale.layer->has_tables();
+            if (small) {
+                const int count = static_cast<int>(images_.size());
+                for (int i = 0; i < count; i += IN_TURN) {
+                    walk_small(images_.data() + i, std::min(IN_TURN, count - i), scale, step);
+                }
             } else {
                 for (std::size_t i = 0; i < scale.raster->steps.size(); ++i) {
                     walk(scale, scale.raster->steps[i], step + static_cast<std::uint32_t>(i));
@@ -117,7 +128,7 @@ class Walk {
             scale.content.data + scale.content.allowed[a] * scale.raster->side * scale.raster->side * width;
         for (const std::int32_t cell : cells) {
             const std::int64_t at = std::int64_t{cell} * width;
-            std::copy_n(from + at, width, image.canvas.data() + at);
+            copy_cell(from + at, width, image.canvas.data() + at);
             image.sources[cell] = static_cast<std::int32_t>(a);
             if (scale.layer->codes() && static_cast<std::uint16_t>(from[at]) >= scale.layer->codes()) {
                 throw std::invalid_argument("codes: the bank is not the one that was laid out");
@@ -129,43 +140,60 @@ class Walk {
         values.resize(static_cast<std::size_t>(cells.count) * width);
         std::int16_t* to = values.data();
         for (const std::int32_t cell : cells) {
-            to = std::copy_n(image.canvas.data() + std::int64_t{cell} * width, width, to);
+            to = copy_cell(image.canvas.data() + std::int64_t{cell} * width, width, to);
         }
     }
 
-    // All steps of a scale for one image of a small bank. Every cell has a row of its distances to all images: of the
-    // pair table once it was copied, its own before.
-    void walk_pairs(Image& image, const Scale& scale, std::uint32_t first_step) {
+    // All steps of a scale for a few images of a small bank, in turn: none waits for the other's draw.
+    void walk_small(Image* images, int count, const Scale& scale, std::uint32_t first_step) {
         const Layer& layer = *scale.layer;
+        const Raster& raster = *scale.raster;
         const int size = static_cast<int>(layer.size()), lanes = layer.padded();
-        const std::int32_t cells = scale.raster->side * scale.raster->side;
-        alignas(64) std::int32_t sums[BLOCK];
-        row_of_.resize(static_cast<std::size_t>(cells));
-        if (scale.raster->carries) {
-            every_cell_.resize(static_cast<std::size_t>(cells));
+        const auto steps = static_cast<int>(raster.steps.size());
+        for (int j = 0; j < count; ++j) {
+            Few& few = few_[j];
+            few.words.resize(raster.steps.size());
+            few.chosen.resize(raster.steps.size());
+            run_.words(request_.seed, request_.images[images[j].number], first_step, steps, few.words.data());
+            if (!raster.carries) continue;
+            every_cell_.resize(raster.writer.size());
             std::iota(every_cell_.begin(), every_cell_.end(), 0);
-            own_rows_.resize(static_cast<std::size_t>(cells) * lanes);
-            layer.cell_rows(every_cell_.data(), cells, image.canvas.data(), run_, own_rows_.data());
-            for (std::int32_t cell = 0; cell < cells; ++cell) row_of_[cell] = own_rows_.data() + cell * lanes;
+            few.rows.resize(raster.writer.size() * lanes);
+            layer.cell_rows(every_cell_.data(), static_cast<int>(every_cell_.size()), images[j].canvas.data(), run_,
+                            few.rows.data());
         }
-        for (std::size_t i = 0; i < scale.raster->steps.size(); ++i) {
-            const Step& step = scale.raster->steps[i];
-            const std::uint32_t u = word(image, first_step + static_cast<std::uint32_t>(i));
-            std::int64_t chosen = 0;
-            if (!step.compare.count) {
-                chosen = draw_index(u, static_cast<std::uint32_t>(size));
-            } else {
-                run_.add_rows(row_of_.data(), step.compare.first, step.compare.count, lanes, sums);
-                chosen = run_.ranked(sums, size, static_cast<int>(drawn_rank(u, layer)));
-            }
-            for (const std::int32_t cell : step.write) {
-                image.sources[cell] = static_cast<std::int32_t>(chosen);
-                row_of_[cell] = layer.pair_row(cell, chosen);
+        alignas(64) std::int32_t sums[BLOCK];
+        const std::int64_t neighbours = std::min(request_.k, layer.size());
+        for (int i = 0; i < steps; ++i) {
+            const Step& step = raster.steps[i];
+            const std::int64_t drawn_from = step.compare.count ? neighbours : size;
+            for (int j = 0; j < count; ++j) {
+                Few& few = few_[j];
+                auto chosen =
+                    static_cast<std::int32_t>(draw_index(few.words[i], static_cast<std::uint32_t>(drawn_from)));
+                if (step.compare.count) {
+                    run_.small_step({layer.tables(), step.copied.first, few.chosen.data(), few.rows.data(),
+                                     step.carried.first, step.copied.count, step.carried.count, size, lanes, sums});
+                    chosen = run_.ranked(sums, size, chosen);
+                }
+                few.chosen[i] = chosen;
             }
         }
-        if (&scale == &request_.scales.back()) return;  // nobody reads its canvas
-        for (std::int32_t cell = 0; cell < cells; ++cell) {
-            if (image.sources[cell] >= 0) write(image, scale, {&cell, 1}, image.sources[cell]);
+        for (int j = 0; j < count; ++j) take_over(images[j], scale, few_[j].chosen);
+    }
+
+    // What the steps of a scale have chosen becomes the image's sources, and its canvas if another scale follows.
+    void take_over(Image& image, const Scale& scale, const std::vector<std::int32_t>& chosen) const {
+        const std::vector<std::int32_t>& writer = scale.raster->writer;
+        for (std::size_t cell = 0; cell < writer.size(); ++cell) {
+            if (writer[cell] >= 0) image.sources[cell] = chosen[writer[cell]];
+        }
+        if (&scale == &request_.scales.back()) return;
+        const std::size_t width = scale.layer->width();
+        for (std::size_t cell = 0; cell < writer.size(); ++cell) {
+            if (writer[cell] < 0) continue;
+            const std::size_t from = scale.content.allowed[image.sources[cell]] * writer.size() + cell;
+            copy_cell(scale.content.data + from * width, scale.layer->width(), image.canvas.data() + cell * width);
         }
     }
 
@@ -188,7 +216,7 @@ class Walk {
         }
         each([&](Image& image) {
             gather(image, step.compare, layer.width(), image.query.values);
-            layer.prepare(image.query, step.compare.count, run_);
+            layer.prepare(image.query, step.compare.count);
             const std::int64_t need = drawn_rank(word(image, number), layer) + 1;
             image.query.best.reset(need, first_limit(image, scale, step, need));
         });
@@ -265,57 +293,25 @@ class Walk {
     int threads_;
     std::vector<Image> images_;
     std::vector<Query*> queries_;
-    std::vector<std::int16_t> old_;                    // of a resize
-    std::vector<std::int32_t> rows_;                   // of a resize
-    std::vector<const std::int32_t*> row_of_;          // of walk_pairs, by cell
-    std::vector<std::int32_t> every_cell_, own_rows_;  // of walk_pairs
+    std::vector<std::int16_t> old_;   // of a resize
+    std::vector<std::int32_t> rows_;  // of a resize
+    Few few_[IN_TURN];
+    std::vector<std::int32_t> every_cell_;  // of walk_small
 };
 
 }  // namespace
 
-Raster::Raster(int side_of, const std::int32_t* positions, const bool* compare, const bool* write, std::int64_t count,
-               int patch)
-    : side(side_of) {
-    const std::int64_t area = std::int64_t{patch} * patch;
-    std::vector<bool> written(static_cast<std::size_t>(side) * side, false);
-    store.resize(static_cast<std::size_t>(count * area * 3));
-    steps.resize(static_cast<std::size_t>(count));
-    std::int32_t* next = store.data();
-    for (std::int64_t s = 0; s < count; ++s, positions += 2, compare += area, write += area) {
-        const auto list = [&](const auto& wanted) {
-            Cells cells{next, 0};
-            for (std::int64_t i = 0; i < area; ++i) {
-                const auto cell =
-                    static_cast<std::int32_t>((positions[0] + i / patch) * side + positions[1] + i % patch);
-                if (wanted(i, cell)) *next++ = cell;
-            }
-            cells.count = static_cast<int>(next - cells.first);
-            return cells;
-        };
-        Step& step = steps[s];
-        step.carried = list([&](std::int64_t i, std::int32_t cell) { return compare[i] && !written[cell]; });
-        step.copied = list([&](std::int64_t i, std::int32_t cell) { return compare[i] && written[cell]; });
-        carries = carries || step.carried.count > 0;
-        step.compare = {step.carried.first, step.carried.count + step.copied.count};
-        step.write = list([&](std::int64_t i, std::int32_t) { return write[i]; });
-        for (const std::int32_t cell : step.write) written[cell] = true;
-    }
-    for (std::int32_t cell = 0; cell < side * side; ++cell) {
-        if (!written[cell]) kept.push_back(cell);
-    }
-}
-
 void scan(const Scan& request, const Kernels& run, std::int32_t* sources) {
     const auto n = static_cast<std::int64_t>(request.images.size());
-    const bool pairs = request.scales.back().layer->has_pairs();
+    const bool small = request.scales.back().layer->has_tables();
     const std::int64_t threads = std::max(1, request.threads);
     const bool large = request.scales.back().layer->size() >= request.tuning.seeded;
-    if (!pairs && (n < threads || (large && n < threads * FEW))) {
+    if (!small && (n < threads || (large && n < threads * FEW))) {
         Walk(request, run, 0, n, static_cast<int>(threads))(sources);
         return;
     }
     std::int64_t group = std::max<std::int64_t>(1, std::min(request.tuning.group, (n + threads - 1) / threads));
-    if (pairs) group = std::min<std::int64_t>(group, 4);  // they share nothing; small tasks balance
+    if (small) group = std::min(group, SMALL);
     parallel((n + group - 1) / group, static_cast<int>(threads),
              [&](std::int64_t i) { Walk(request, run, i * group, std::min(group, n - i * group), 1)(sources); });
 }

@@ -6,39 +6,9 @@
 #include <vector>
 
 #include "cpu/layer.h"
+#include "cpu/raster.h"
 
 namespace lpkernel {
-
-// A list of cells in the store of their scale.
-struct Cells {
-    const std::int32_t* first = nullptr;
-    int count = 0;
-    const std::int32_t* begin() const { return first; }
-    const std::int32_t* end() const { return first + count; }
-};
-
-// One step: which cells (y * side + x) are compared and written. `carried` are the compared cells that no earlier
-// step of the scale has written; `copied` the others.
-struct Step {
-    Cells compare, write, carried, copied;
-};
-
-// The steps of a scale, and how the canvas comes there from the scale before. Steps point into `store`: not to be
-// copied.
-struct Raster {
-    int side = 0;
-    std::vector<std::int32_t> store;
-    std::vector<Step> steps;
-    std::vector<std::int32_t> kept;       // cells that no step writes
-    std::vector<std::int32_t> i0, i1, f;  // (side) resize from the scale before, 1/256; empty at the first
-    bool carries = false;                 // whether a step compares cells that none has written
-
-    // positions (count, 2) and masks (count, patch, patch), all within the grid
-    Raster(int side, const std::int32_t* positions, const bool* compare, const bool* write, std::int64_t count,
-           int patch);
-    Raster(const Raster&) = delete;
-    Raster& operator=(const Raster&) = delete;
-};
 
 struct Scale {
     const Raster* raster = nullptr;

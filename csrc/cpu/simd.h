@@ -1,5 +1,6 @@
 // Vectors of the instruction set that this file is compiled for: LANES int32 lanes (or twice as many int16), and
-// LANES floats; four_sums(a, b, c, d, out): the sum of all lanes of each. Everything has internal linkage and uses no
+// LANES floats; four_sums(a, b, c, d, out): the sum of all lanes of each; count_less(sum, a, b): sum + 1 in the lanes
+// where a < b. Everything has internal linkage and uses no
 // templates of the standard library, so that code compiled for one instruction set can never be linked into another's
 // place.
 
@@ -54,6 +55,9 @@ inline Ints both(Ints a, Ints b) {
 }
 inline Ints add_products(Ints sum, Ints a, Ints b) {
     return _mm512_dpwssd_epi32(sum, a, b);
+}
+inline Ints count_less(Ints sum, Ints a, Ints b) {
+    return _mm512_mask_sub_epi32(sum, _mm512_cmplt_epi32_mask(a, b), sum, _mm512_set1_epi32(-1));
 }
 inline std::uint32_t at_most(Ints a, Ints limit) {
     return _mm512_cmple_epi32_mask(a, limit);
@@ -128,6 +132,9 @@ inline Ints both(Ints a, Ints b) {
 inline Ints add_products(Ints sum, Ints a, Ints b) {
     return add(sum, _mm256_madd_epi16(a, b));
 }
+inline Ints count_less(Ints sum, Ints a, Ints b) {
+    return sub(sum, _mm256_cmpgt_epi32(b, a));
+}
 inline std::uint32_t at_most(Ints a, Ints limit) {
     const int above = _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(a, limit)));
     return ~static_cast<std::uint32_t>(above) & 0xFFu;
@@ -194,6 +201,9 @@ inline Ints both(Ints a, Ints b) {
 }
 inline Ints add_products(Ints sum, Ints a, Ints b) {
     return add(sum, _mm_madd_epi16(a, b));
+}
+inline Ints count_less(Ints sum, Ints a, Ints b) {
+    return sub(sum, _mm_cmpgt_epi32(b, a));
 }
 inline std::uint32_t at_most(Ints a, Ints limit) {
     const int above = _mm_movemask_ps(_mm_castsi128_ps(_mm_cmpgt_epi32(a, limit)));
@@ -271,6 +281,9 @@ inline Ints both(Ints a, Ints b) {
 inline Ints add_products(Ints sum, Ints a, Ints b) {
     return {sum.v + static_cast<std::uint32_t>(half(a, 0) * half(b, 0)) +
             static_cast<std::uint32_t>(half(a, 1) * half(b, 1))};
+}
+inline Ints count_less(Ints sum, Ints a, Ints b) {
+    return {sum.v + (static_cast<std::int32_t>(a.v) < static_cast<std::int32_t>(b.v))};
 }
 inline std::uint32_t at_most(Ints a, Ints limit) {
     return static_cast<std::int32_t>(a.v) <= static_cast<std::int32_t>(limit.v);

@@ -65,8 +65,8 @@ class CppBackend:
             return [f"runs on the CPU only, not on {device}"]
         if reasons := _native.cpu_reasons():
             return reasons
-        isa, known = os.environ.get("LPKERNEL_ISA", ""), _native.cpu().build_info()["isa"]
-        if isa and isa not in known:
+        isa = os.environ.get("LPKERNEL_ISA", "")
+        if isa and isa not in (known := _native.cpu().build_info()["isa"]):
             return [f"LPKERNEL_ISA is {isa!r}, this machine runs {', '.join(known)}"]
         if isinstance(request, ScanRequest) and isinstance(request.bank, CodeBank) and len(request.bank.table) > CODES:
             return [f"compares up to {CODES} codes by table, got {len(request.bank.table)}"]
