@@ -1,0 +1,107 @@
+"""How well `lpkernel align` undoes a turn, a scale and a shift: 100 photographs of .cache, misplaced and aligned back.
+
+    python scripts/alignment.py [SHEET.png]
+
+Each photograph (the cut that `make demo` uses) is turned by up to 25 degrees, scaled by 0.4 to 1.5 and shifted on a larger
+canvas, its edge repeated beyond it. The eyes found in the photograph itself are the truth; errors are in pixels of a
+result of 256. SHEET.png shows, of some, the misplaced photograph, the result and the photograph: pictures of real people,
+not to be published.
+"""
+
+from __future__ import annotations
+
+import cmath
+import sys
+
+import numpy as np
+import packages
+from numpy.typing import NDArray
+from PIL import Image
+
+from lpkernel import Framing, InputError, align
+from lpkernel.faces import find_faces
+from lpkernel.images import load_pixels
+from lpkernel.warp import Similarity, resample
+
+PHOTOGRAPHS = range(0, 999, 10)
+SIZE, CANVAS = 256, 640
+SHOWN = 12
+FACE = slice(SIZE // 4, 3 * SIZE // 4)  # rows and columns of a result that hold eyes, nose and mouth
+
+
+def misplaced(photograph: NDArray[np.uint8], random: np.random.Generator) -> tuple[NDArray[np.uint8], Similarity]:
+    """A canvas with the photograph somewhere on it, and where each of its points is in the photograph."""
+    angle, scale = np.radians(random.uniform(-25, 25)), random.uniform(0.4, 1.5) * SIZE / 140  # the cut's side
+    turn = cmath.rect(1 / scale, -angle)
+    height, width, _ = photograph.shape
+    middle = complex(width, height) / 2
+    shift = complex(*random.uniform(-60, 60, 2))
+    where = Similarity(turn, middle - turn * (complex(CANVAS, CANVAS) / 2 + shift))
+    margin = 1200  # repeated edge, so that the canvas mirrors nothing
+    padded = np.pad(photograph, ((margin, margin), (margin, margin), (0, 0)), "edge")
+    return resample(padded, Similarity(where.scale, where.shift + complex(margin, margin)), CANVAS)[0], where
+
+
+def eyes_of(pixels: NDArray[np.uint8]) -> NDArray[np.complex128] | None:
+    faces = find_faces(pixels)
+    return np.array([faces[0].left, faces[0].right]) if faces else None
+
+
+def report(what: str, values: list[float]) -> None:
+    print(f"{what}: median {np.median(values):.2f}, 95th percentile {np.percentile(values, 95):.2f}")
+
+
+def main() -> int:
+    try:
+        files = packages.face_files()
+    except packages.FetchError as error:
+        print(f"alignment.py: {error}", file=sys.stderr)
+        return 2
+    photographs = [load_pixels(files[number]) for number in PHOTOGRAPHS]
+    left, top, right, _ = packages.FACE_CROP
+    zoom, corner = SIZE / (right - left), complex(left, top)
+    truths = [eyes_of(photograph) for photograph in photographs]
+    mean = np.median(np.array([(truth - corner) / (right - left) for truth in truths if truth is not None]), axis=0)
+    framing = Framing(SIZE, (mean[0].real, mean[0].imag, mean[1].real, mean[1].imag))
+    wanted = mean * SIZE
+    print(f"eyes of the photographs: {np.round(mean, 4)} of the side, found in {sum(t is not None for t in truths)}")
+    random = np.random.default_rng(0)
+    found, errors, spread, pixels, shuffled, rows = 0, [], [], [], [], []
+    for photograph, truth in zip(photographs, truths, strict=True):
+        canvas, where = misplaced(photograph, random)
+        cut = np.asarray(
+            Image.fromarray(photograph).crop(packages.FACE_CROP).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        )
+        try:
+            result = align(canvas, framing)[0]
+        except InputError:
+            continue
+        found += 1
+        if truth is not None:
+            placed = np.array(result.eyes).reshape(2, 2) @ [
+                1,
+                1j,
+            ]  # found on the canvas; the result has them at `wanted`
+            back = Similarity.of_points((wanted[0], wanted[1]), (placed[0], placed[1]))
+            there = [(((eye - where.shift) / where.scale) - back.shift) / back.scale for eye in truth]
+            errors += [float(abs(a - b)) for a, b in zip(there, wanted, strict=True)]
+            spread += [float(abs(a - b)) for a, b in zip((truth - corner) * zoom, wanted, strict=True)]
+        pixels.append(float(np.abs(result.pixels[FACE, FACE].astype(float) - cut[FACE, FACE]).mean()))
+        centre = (CANVAS - SIZE) // 2
+        middle = canvas[centre : centre + SIZE, centre : centre + SIZE]
+        shuffled.append(float(np.abs(middle[FACE, FACE].astype(float) - cut[FACE, FACE]).mean()))
+        if len(rows) < SHOWN:
+            rows.append(np.hstack([np.asarray(Image.fromarray(canvas).resize((SIZE, SIZE))), result.pixels, cut]))
+    print(f"faces found: {found} of {len(photographs)}")
+    report("eye position error, pixels of 256", errors)
+    report("for comparison, how the photographs' own eyes scatter", spread)
+    report("mean absolute difference to the photograph inside the face, of 255", pixels)
+    report("the same of the canvas's middle, not aligned", shuffled)
+    if len(sys.argv) > 1:
+        half = len(rows) // 2
+        Image.fromarray(np.hstack([np.vstack(rows[:half]), np.vstack(rows[half:])])).save(sys.argv[1])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
