@@ -1,7 +1,7 @@
 """Similarity transforms of images: turned, scaled and shifted, without aliasing and without empty corners.
 
-Points are complex numbers x + iy in pixels, where pixel 0 reaches from 0 to 1. A similarity is then w -> scale * w + shift
-with a complex scale: its absolute value is the magnification, its angle the rotation (clockwise, as y points down).
+Points are complex numbers x + iy in pixels, where pixel 0 reaches from 0 to 1. A similarity is then
+w -> scale * w + shift with a complex scale: its absolute value magnifies, its angle turns (clockwise: y points down).
 """
 
 from __future__ import annotations

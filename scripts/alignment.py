@@ -2,10 +2,10 @@
 
     python scripts/alignment.py [SHEET.png]
 
-Each photograph (the cut that `make demo` uses) is turned by up to 25 degrees, scaled by 0.4 to 1.5 and shifted on a larger
-canvas, its edge repeated beyond it. The eyes found in the photograph itself are the truth; errors are in pixels of a
-result of 256. SHEET.png shows, of some, the misplaced photograph, the result and the photograph: pictures of real people,
-not to be published.
+Each photograph is turned by up to 25 degrees, scaled by 0.4 to 1.5 and shifted on a larger canvas, its edge repeated
+beyond it, and aligned to the cut that `make demo` uses. The eyes found in the photograph itself are the truth; errors
+are in pixels of a result of 256. SHEET.png shows, of some, the misplaced photograph, the result and the cut: pictures
+of real people, not to be published.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def main() -> int:
     wanted = mean * SIZE
     print(f"eyes of the photographs: {np.round(mean, 4)} of the side, found in {sum(t is not None for t in truths)}")
     random = np.random.default_rng(0)
-    found, errors, spread, pixels, shuffled, rows = 0, [], [], [], [], []
+    found, errors, spread, pixels, unaligned = 0, [], [], [], []
+    rows: list[NDArray[np.uint8]] = []
     for photograph, truth in zip(photographs, truths, strict=True):
         canvas, where = misplaced(photograph, random)
         cut = np.asarray(
@@ -89,14 +90,14 @@ def main() -> int:
         pixels.append(float(np.abs(result.pixels[FACE, FACE].astype(float) - cut[FACE, FACE]).mean()))
         centre = (CANVAS - SIZE) // 2
         middle = canvas[centre : centre + SIZE, centre : centre + SIZE]
-        shuffled.append(float(np.abs(middle[FACE, FACE].astype(float) - cut[FACE, FACE]).mean()))
+        unaligned.append(float(np.abs(middle[FACE, FACE].astype(float) - cut[FACE, FACE]).mean()))
         if len(rows) < SHOWN:
             rows.append(np.hstack([np.asarray(Image.fromarray(canvas).resize((SIZE, SIZE))), result.pixels, cut]))
     print(f"faces found: {found} of {len(photographs)}")
     report("eye position error, pixels of 256", errors)
     report("for comparison, how the photographs' own eyes scatter", spread)
     report("mean absolute difference to the photograph inside the face, of 255", pixels)
-    report("the same of the canvas's middle, not aligned", shuffled)
+    report("the same of the canvas's middle, not aligned", unaligned)
     if len(sys.argv) > 1:
         half = len(rows) // 2
         Image.fromarray(np.hstack([np.vstack(rows[:half]), np.vstack(rows[half:])])).save(sys.argv[1])

@@ -88,9 +88,9 @@ class Framing:
 class Aligned:
     """One face of a photograph. pixels: (S, S, 3) uint8, framed as asked for.
 
-    eyes: x and y of the left and right eye in the photograph's pixels, turned as its EXIF says. scale: pixels of the result for
-    one of the photograph. rotation: degrees by which the photograph was turned, clockwise. beyond: share of the
-    result that lies beyond the photograph's edges, where it is mirrored. confidence and detector: as of `faces.Face`.
+    eyes: x and y of the left and right eye in the photograph's pixels, turned as its EXIF says. scale: pixels of the
+    result for one of the photograph. rotation: degrees by which the photograph was turned, clockwise. beyond: share of
+    the result that lies beyond the photograph's edges, where it is mirrored. confidence, detector: as of `faces.Face`.
     """
 
     pixels: NDArray[np.uint8]
@@ -119,7 +119,7 @@ def align(
 ) -> list[Aligned]:
     """The faces of a photograph, framed as a bank's images: the largest alone, or `every` one, largest first.
 
-    image: a path or (H, W, 3) uint8 RGB. framing: a `Framing`, or a bank whose framing is known without its autoencoder.
+    image: a path or (H, W, 3) uint8 RGB. framing: a `Framing`, or a bank with a framing known without its autoencoder.
     The similarity transform takes the eyes found to the framing's. Deterministic.
     Raises InputError when the image cannot be read or no face is found; MissingExtra.
     """
