@@ -63,8 +63,9 @@ def main() -> int:
     left, top, right, _ = packages.FACE_CROP
     zoom, corner = SIZE / (right - left), complex(left, top)
     truths = [eyes_of(photograph) for photograph in photographs]
-    mean = np.median(np.array([(truth - corner) / (right - left) for truth in truths if truth is not None]), axis=0)
-    framing = Framing(SIZE, (mean[0].real, mean[0].imag, mean[1].real, mean[1].imag))
+    places = np.array([(truth - corner) / (right - left) for truth in truths if truth is not None])
+    lx, ly, rx, ry = np.median(places.view(float), axis=0)
+    framing, mean = Framing(SIZE, (lx, ly, rx, ry)), np.array([complex(lx, ly), complex(rx, ry)])
     wanted = mean * SIZE
     print(f"eyes of the photographs: {np.round(mean, 4)} of the side, found in {sum(t is not None for t in truths)}")
     random = np.random.default_rng(0)

@@ -64,7 +64,7 @@ class Framing:
     ) -> Framing:
         """The framing of a bank's images; `eyes` and `size` replace what is known of it.
 
-        The embedded avatars have a known one. For other banks the eyes are looked for in 48 of the bank's images,
+        The embedded avatars have a known one. For other banks the eyes are looked for in up to 48 images,
         spread evenly and decoded with the bank's autoencoder; the median counts.
         Raises InputError when the autoencoder is missing or is not the bank's, and when eyes are found in less than a
         third of the images or all over the place; MissingExtra.
