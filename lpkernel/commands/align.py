@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     }
     write_json(args.out / "align.json", result)
     kept = sum(image["kept"] for image in images)
-    counted = f"{len(images)} faces" + (f" ({kept} of an earlier run)" if kept else "")
+    counted = f"{len(images)} face{'s' * (len(images) != 1)}" + (f" ({kept} of an earlier run)" if kept else "")
     report(args, result, [f"{counted} in {args.out}, {len(skipped)} photographs skipped; see align.json"])
 
 
