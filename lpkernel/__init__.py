@@ -8,6 +8,7 @@ from lpkernel.bank import Bank
 from lpkernel.copies import CopyLimit
 from lpkernel.errors import BackendUnavailable, InputError, LpkernelError, MissingExtra
 from lpkernel.info import info
+from lpkernel.modes.aligning import Aligned, Framing, align
 from lpkernel.modes.editing import edit
 from lpkernel.modes.guided import reference
 from lpkernel.modes.harmonizing import harmonize
@@ -18,14 +19,17 @@ from lpkernel.synthesis import Synthesis, generate
 __version__ = version("lpkernel")
 
 __all__ = [
+    "Aligned",
     "Autoencoder",
     "BackendUnavailable",
     "Bank",
     "CopyLimit",
+    "Framing",
     "InputError",
     "LpkernelError",
     "MissingExtra",
     "Synthesis",
+    "align",
     "edit",
     "generate",
     "harmonize",

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import Progress, add_autoencoder, add_output, integers, load_bank, report
+from lpkernel.commands.common import Progress, add_autoencoder, add_output, integers, list_skipped, load_bank, report
 from lpkernel.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 FIRST_NAMES = 5
 WHERE_NAMES = 20
-SKIPPED_SHOWN = 20
 
 
 def register(commands: Any) -> None:
@@ -74,16 +72,9 @@ def run_build(args: argparse.Namespace) -> None:
     bank.save(args.out)
     discard_cache(cache)
     if not args.quiet:
-        _list_skipped(bank.skipped)
+        list_skipped(bank.skipped)
     result = {"bank": str(args.out), **describe(bank), "skipped": [list(pair) for pair in bank.skipped]}
     report(args, result, [f"{bank.size} images in {args.out}, {len(bank.skipped)} files skipped"])
-
-
-def _list_skipped(skipped: list[tuple[str, str]]) -> None:
-    for name, reason in skipped[:SKIPPED_SHOWN]:
-        print(f"lpkernel: skipped {name}: {reason}", file=sys.stderr)
-    if len(skipped) > SKIPPED_SHOWN:
-        print(f"lpkernel: skipped {len(skipped) - SKIPPED_SHOWN} more; --json lists all", file=sys.stderr)
 
 
 def run_show(args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lpkernel import Bank, CopyLimit
 
 EMBEDDED = "default"
+SKIPPED_SHOWN = 20
 
 
 def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
@@ -37,6 +38,14 @@ def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
         return values
 
     return parse
+
+
+def fractions(text: str) -> tuple[float, ...]:
+    """Parser of comma-separated numbers."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers with commas between") from None
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -178,6 +187,14 @@ def report(args: argparse.Namespace, result: dict[str, Any], lines: list[str]) -
         print(json.dumps(result, indent=2))
     elif not args.quiet:
         print("\n".join(lines))
+
+
+def list_skipped(skipped: list[tuple[str, str]]) -> None:
+    """Names and reasons of files that could not be used, a line each on stderr."""
+    for name, reason in skipped[:SKIPPED_SHOWN]:
+        print(f"lpkernel: skipped {name}: {reason}", file=sys.stderr)
+    if len(skipped) > SKIPPED_SHOWN:
+        print(f"lpkernel: skipped {len(skipped) - SKIPPED_SHOWN} more; --json lists all", file=sys.stderr)
 
 
 def check_folder(path: Path) -> None:

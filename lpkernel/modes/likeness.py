@@ -42,7 +42,7 @@ def warnings(bank: Bank, start: Input, autoencoder: Autoencoder, known: NDArray[
         if np.isfinite(nearest[0]) and nearest[0] > usual:
             reasons.append(
                 f"it is {nearest[0] / usual:.2f} times as far from its nearest bank image as {FAR} % of the bank's own "
-                "are; is it aligned and cropped as the bank?"
+                "are; if it is not aligned and cropped as the bank, lpkernel align makes it so"
             )
     if start.pixels is not None and known is None:
         difference = autoencoder.decode(start.canvas[None])[0].astype(np.float64) - start.pixels

@@ -2,7 +2,7 @@
 
 lpkernel/data/regions.json holds, for each layout of faces, a 16x16 mask a region, and for which banks it is: those
 whose photographs were cropped out of the same aligned frame (its masks are carried over to another crop), or the
-one bank with its `sources_hash`.
+one bank with its `sources_hash`, of which it also tells where the eyes are.
 """
 
 from __future__ import annotations
@@ -27,12 +27,20 @@ Cells = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the regions lie in one kind of faces. `crop` (x0, y0, x1, y1): the pixels that the masks cover."""
+    """Where the regions lie in one kind of faces. `crop` (x0, y0, x1, y1): the pixels that the masks cover.
+
+    eyes: x and y of the eyes' centres, the left one in the picture first, in fractions of the side.
+    """
 
     name: str
     crop: Crop | None
     sources_hash: str | None
+    eyes: tuple[float, float, float, float] | None
     regions: dict[str, Cells]
+
+    def is_of(self, bank: Bank) -> bool:
+        """Whether it was made for exactly this bank."""
+        return self.sources_hash is not None and self.sources_hash == bank.sources_hash
 
 
 @cache
@@ -44,6 +52,7 @@ def layouts() -> tuple[Layout, ...]:
             entry["name"],
             None if entry["crop"] is None else tuple(entry["crop"]),
             entry["sources_hash"],
+            None if entry["eyes"] is None else tuple(entry["eyes"]),
             {
                 name: np.array([[cell == "#" for cell in row] for row in rows])
                 for name, rows in entry["regions"].items()
@@ -56,8 +65,7 @@ def layouts() -> tuple[Layout, ...]:
 def layout_of(bank: Bank) -> Layout:
     """The layout of a bank's faces. Raises InputError if none is known."""
     for layout in layouts():
-        known = layout.sources_hash is not None and layout.sources_hash == bank.sources_hash
-        if known or (layout.crop is not None and bank.crop is not None):
+        if layout.is_of(bank) or (layout.crop is not None and bank.crop is not None):
             return layout
     raise InputError(
         "region: names are known for the embedded avatars and for banks built with a crop of photographs aligned as "

@@ -1,0 +1,201 @@
+"""lpkernel align: photographs framed as a bank's images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from lpkernel.commands.common import (
+    EMBEDDED,
+    Clock,
+    Progress,
+    add_autoencoder,
+    add_output,
+    check_folder,
+    fractions,
+    list_skipped,
+    load_bank,
+    report,
+    write_json,
+)
+from lpkernel.errors import InputError
+from lpkernel.files import atomic_path
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lpkernel import Framing
+
+RECORD = "lpkernel align"  # the text of a written picture that says what it was made from
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser("align", help="frame photographs of faces as a bank's images")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="photographs, recursively, or one of them")
+    parser.add_argument("out", type=Path, metavar="OUT", help="where the aligned images go, as PNG")
+    parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
+    add_autoencoder(parser)
+    parser.add_argument(
+        "--eyes",
+        type=fractions,
+        metavar="LX,LY,RX,RY",
+        help="where the eyes shall be, in fractions of the side (default: as in the bank's images)",
+    )
+    parser.add_argument("--size", type=int, metavar="S", help="pixels of the side (default: as the bank's images)")
+    parser.add_argument("--faces", default="largest", help="largest: one of each photograph; all: every face")
+    parser.add_argument("--strict", action="store_true", help="stop at a photograph that gives no face")
+    add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from lpkernel import Framing, __version__, load_autoencoder
+    from lpkernel.modes.aligning import known_eyes
+
+    if args.faces not in ("largest", "all"):
+        raise InputError(f"--faces: got {args.faces!r}, expected largest or all")
+    check_folder(args.out)
+    folder, names = _photographs(args.folder, args.out)
+    target = Target(args.out, _outputs(names))
+    clock = Clock()
+    with clock.stage("the bank's eyes"):
+        bank = load_bank(args.bank)
+        measure = args.eyes is None and known_eyes(bank) is None
+        autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype) if measure else None
+        framing = Framing.of(bank, autoencoder, args.eyes, args.size)
+    images: list[dict[str, Any]] = []
+    skipped: list[tuple[str, str]] = []
+    with clock.stage("align"), Progress("aligning", len(names), "photograph", args.quiet) as progress:
+        for name in names:
+            try:
+                images += _one(folder / name, name, target, framing, args.faces == "all")
+            except InputError as error:
+                if args.strict:
+                    raise InputError(f"{name}: {error}") from error
+                skipped.append((name, str(error)))
+            progress.add(1)
+    if not args.quiet:
+        list_skipped(skipped)
+    if not images:
+        raise InputError(f"no face in any of the {len(names)} photographs of {args.folder}; first: {skipped[0][1]}")
+    result = {
+        "lpkernel": __version__,
+        "bank": args.bank,
+        "size": framing.size,
+        "eyes": list(framing.eyes),
+        "eyes_known_from": framing.known_from,
+        "faces": args.faces,
+        "images": images,
+        "skipped": [list(pair) for pair in skipped],
+        "seconds": clock.seconds,
+    }
+    write_json(args.out / "align.json", result)
+    kept = sum(image["kept"] for image in images)
+    counted = f"{len(images)} face{'s' * (len(images) != 1)}" + (f" ({kept} of an earlier run)" if kept else "")
+    report(args, result, [f"{counted} in {args.out}, {len(skipped)} photographs skipped; see align.json"])
+
+
+def _photographs(given: Path, out: Path) -> tuple[Path, list[str]]:
+    """The folder and the names in it, without what lies in `out`."""
+    from lpkernel.images import find_images
+
+    single = given.is_file()
+    folder = given.parent if single else given
+    root, target = folder.resolve(), out.resolve()
+    if root.is_relative_to(target):
+        raise InputError(
+            f"OUT {out} holds the photographs of {folder}, which could be overwritten; give another folder"
+        )
+    names = [given.name] if single else find_images(folder)
+    names = [name for name in names if not (folder / name).resolve().is_relative_to(target)]
+    if not names:
+        raise InputError(f"no images in {folder} but those of OUT {out}")
+    return folder, names
+
+
+def _outputs(names: list[str]) -> dict[str, str]:
+    """For each photograph its name in OUT without .png: without its ending, unless two would then be the same."""
+    stems = {name: Path(name).with_suffix("").as_posix() for name in names}
+    count, taken = Counter(stems.values()), set()
+    for name in names:
+        wanted = stems[name] if count[stems[name]] == 1 else name
+        while wanted in taken:
+            wanted += "_"
+        taken.add(wanted)
+        stems[name] = wanted
+    return stems
+
+
+def _one(path: Path, name: str, target: Target, framing: Framing, every: bool) -> list[dict[str, Any]]:
+    """Align one photograph and write its faces, unless an earlier run did; the facts of each."""
+    from lpkernel import align
+
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(error.strerror or "cannot be read") from error
+    origin = {
+        "photograph": name,
+        "bytes": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+        "size": framing.size,
+        "eyes": list(framing.eyes),
+        "every": every,
+    }
+    first = target.record(target.name(name, 1))
+    if first is not None and first["origin"] == origin:
+        records = [target.record(fact["image"]) for fact in first["faces"]]
+        if all(record == first for record in records):
+            return [{**fact, "kept": True} for fact in first["faces"]]
+    aligned = align(path, framing, every)
+    facts = [
+        {"photograph": name, "image": target.name(name, number), **face.facts()}
+        for number, face in enumerate(aligned, 1)
+    ]
+    for fact, face in zip(facts, aligned, strict=True):
+        target.write(fact["image"], face.pixels, {"origin": origin, "faces": facts})
+    return [{**fact, "kept": False} for fact in facts]
+
+
+@dataclass(frozen=True)
+class Target:
+    """The folder OUT. `stems`: see `_outputs`."""
+
+    folder: Path
+    stems: dict[str, str]
+
+    def name(self, photograph: str, number: int) -> str:
+        """The file of a photograph's face, the first being 1."""
+        stem = self.stems[photograph]
+        if number > 1:
+            stem += f"-{number}"
+            while stem in self.stems.values():
+                stem += "_"
+        return f"{stem}.png"
+
+    def record(self, name: str) -> dict[str, Any] | None:
+        """What a file that is there was made from; None if there is none. Raises InputError for another's file."""
+        path = self.folder / name
+        if not path.exists():
+            return None
+        try:
+            with Image.open(path) as image:
+                return dict(json.loads(image.info[RECORD]))
+        except (OSError, KeyError, ValueError, SyntaxError):
+            raise InputError(f"{path} is there and was not written by lpkernel align; move it") from None
+
+    def write(self, name: str, pixels: NDArray[np.uint8], record: dict[str, Any]) -> None:
+        self.record(name)  # another's file stays
+        path, text = self.folder / name, PngInfo()
+        text.add_text(RECORD, json.dumps(record))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as partial:
+            Image.fromarray(pixels).save(partial, format="PNG", pnginfo=text)
