@@ -13,16 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from emulation.build import cuda_module, kernel_sources, translated_kernels
-from emulation.resources import ARCHITECTURES, Resources, blocks_per_multiprocessor, cuda_resources, triton_resources
+from emulation.resources import ARCHITECTURES, Resources, TritonKernel, blocks_per_multiprocessor, cuda_resources
 from numpy.typing import DTypeLike
 from scans import World
 
@@ -35,6 +38,7 @@ from lpkernel.backends.launch_table import Launch, Machine, Work
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = ROOT / "tests" / "emulation" / "budgets.json"
 AMD = "gfx942"
+CORES = len(os.sched_getaffinity(0))
 SEARCH_BLOCKS = 2  # of a masked_topk with eight warps, that its launch bounds let a multiprocessor hold
 SLAB = 1024  # latents of a block that are run here, at most; codes and searches, where the first cost more, are all
 
@@ -179,20 +183,37 @@ def cases() -> list[Case]:
     ]
 
 
-def triton_kernels(
-    targets: tuple[int | str, ...] = (*ARCHITECTURES, AMD), every: int = 1
-) -> dict[str, dict[str, Resources]]:
-    """Kernel -> target -> resources, of all (every n-th) that lpkernel.triton_kernels.configs ships."""
+TARGETS = (*ARCHITECTURES, AMD)
+
+
+def triton_kernels() -> dict[str, dict[str, Resources]]:
+    """Kernel -> target -> resources, of all that lpkernel.triton_kernels.configs ships, for `TARGETS`."""
+    found: dict[str, dict[str, Resources]] = {}
+    wanted = _triton_wanted()
+    if any(not kernel.kept.exists() for _, _, kernel in wanted):
+        # processes, since Triton compiles one kernel at a time; each takes every n-th of them
+        with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:
+            list(pool.map(_compile_triton, range(CORES)))
+    for name, label, kernel in wanted:
+        found.setdefault(f"triton {name}", {})[label] = kernel.resources()
+    return found
+
+
+def _triton_wanted() -> list[tuple[str, str, TritonKernel]]:
+    """(name, target's name, kernel) of all."""
     from lpkernel.triton_kernels.configs import shipped
 
-    found: dict[str, dict[str, Resources]] = {}
-    for target in targets:
-        family, label = ("cuda", f"sm_{target}") if isinstance(target, int) else ("hip", str(target))
-        for name, kernel, signature, constexprs, warps, stages in shipped(family)[::every]:
-            options = {"num_warps": warps, "num_stages": stages}
-            one = triton_resources(kernel, signature, constexprs, target, options)
-            found.setdefault(f"triton {name}", {})[label] = one
-    return found
+    return [
+        (name, label, TritonKernel(kernel, signature, constexprs, target, warps, stages))
+        for target in TARGETS
+        for family, label in [("cuda", f"sm_{target}") if isinstance(target, int) else ("hip", str(target))]
+        for name, kernel, signature, constexprs, warps, stages in shipped(family)
+    ]
+
+
+def _compile_triton(first: int) -> None:
+    for _, _, kernel in _triton_wanted()[first::CORES]:
+        kernel.resources()
 
 
 _BYTES = re.compile(r"^(ld|st|atom|red)\b.*?\.(shared|global)\b.*?(?:\.v(\d))?\.[a-z]+(\d+)$")
