@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -25,7 +26,9 @@ from typing import Any
 
 import numpy as np
 from emulation.build import cuda_module, kernel_sources, translated_kernels
+from emulation.compile import CSRC, compile_cubin
 from emulation.resources import ARCHITECTURES, Resources, TritonKernel, blocks_per_multiprocessor, cuda_resources
+from emulation.sass import inner_loop, listing
 from numpy.typing import DTypeLike
 from scans import World
 
@@ -308,6 +311,15 @@ def estimates() -> list[Estimate]:
     return [estimate(case) for case in cases()]
 
 
+ENTRIES = 16  # loads of four table entries that an iteration of `CodeRows<4>` does: 64 lookups and as many adds
+
+
+def code_loops() -> dict[str, Counter[str]]:
+    """Target -> machine instructions of an iteration over cells, of the code kernel with tiles of four images."""
+    cubins = {f"sm_{arch}": compile_cubin(CSRC / "cuda" / "scan.cu", arch) for arch in ARCHITECTURES}
+    return {target: inner_loop(listing(cubin), "CodeRowsILi4E", "LDS.128", ENTRIES) for target, cubin in cubins.items()}
+
+
 def problems(found: dict[str, dict[str, Resources]], estimates: list[Estimate], budgets: dict[str, Any]) -> list[str]:
     """Where the kernels take more than budgets.json allows, or are not in it."""
     said: list[str] = []
@@ -354,7 +366,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def markdown(found: dict[str, dict[str, Resources]], estimates: list[Estimate]) -> str:
+def markdown(found: dict[str, dict[str, Resources]], estimates: list[Estimate], loops: dict[str, Counter[str]]) -> str:
     compiled = [
         [f"`{name}`", target, str(one.registers), str(one.spilled), str(one.stack), str(one.shared)]
         for name, targets in found.items()
@@ -377,6 +389,16 @@ def markdown(found: dict[str, dict[str, Resources]], estimates: list[Estimate]) 
             f"{1e6 * one.floor:.2f}",
         ]
         for one in estimates
+    ]
+    machine = [
+        [
+            target,
+            str(loop.total()),
+            f"{loop.total() / (4 * ENTRIES):.2f}",
+            f"{loop.total() / (8 * ENTRIES):.2f}",
+            ", ".join(f"{count} {opcode}" for opcode, count in loop.most_common(5)),
+        ]
+        for target, loop in loops.items()
     ]
     bounds = list(estimates[0].bounds) if estimates else []
     head = ["shape", "instructions a pair", "an operation", "shared bytes a pair", "global bytes a pair", *bounds]
@@ -407,6 +429,14 @@ An operation is a lookup or an add (codes), a multiply or an add (latents), a di
 largest bound, the floor what the shape needs at least (bytes of the bank, lookups at 7.4 × 10¹² a second).
 
 {_table([*head, "estimate", "floor"], work)}
+
+## Machine code of the code kernel's inner loop
+
+What a thread of `scan_kernel<CodeRows<4>>` executes for a cell: {4 * ENTRIES} lookups and as many adds, of 16 bank
+images and four queries. Counted in the machine code, unlike the PTX above, and without what is around the loop:
+table rows and selection.
+
+{_table(["target", "instructions", "a pair and cell", "an operation", "most frequent"], machine)}
 """
 
 
@@ -418,7 +448,7 @@ def main() -> None:
     made = estimates()
     if options.write_budgets:
         BUDGETS.write_text(json.dumps(renewed(found, made), indent=1) + "\n", encoding="utf-8")
-    text = markdown(found, made)
+    text = markdown(found, made, code_loops())
     (ROOT / "docs" / "kernel-report.md").write_text(text, encoding="utf-8")
     (ROOT / "out").mkdir(exist_ok=True)
     record = {

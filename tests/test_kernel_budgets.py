@@ -10,6 +10,7 @@ from multiprocessing import get_context
 import pytest
 from emulation.needs import need_nvcc, need_triton
 from emulation.resources import Resources, TritonKernel, blocks_per_multiprocessor, parse_ptxas
+from emulation.sass import inner_loop
 
 SAID = """ptxas info    : Compiling entry function '_Z1kv' for 'sm_90'
 ptxas info    : Function properties for _Z1kv
@@ -57,6 +58,38 @@ def test_cuda_kernels_stay_within_their_budgets() -> None:
     slower = [replace(one, per_pair=2 * one.per_pair) for one in estimates]
     assert len(kernel_report.problems(worse, [], budgets)) == 2 * len(targets)
     assert len(kernel_report.problems({}, slower, budgets)) == len(estimates)
+
+
+LISTING = """.text._Z5outerv:
+.L_x_0:
+        /*0000*/                   LDS.128 R4, [R2] ;
+.L_x_1:
+        /*0010*/              @!P2 LDS.128 R8, [R3] ;
+        /*0020*/                   IADD3 R1, R1, R4, RZ ;
+        /*0030*/               @P0 BRA `(.L_x_1) ;
+        /*0040*/                   BRA `(.L_x_2) ;
+.L_x_2:
+        /*0050*/               @P1 BRA `(.L_x_0) ;
+.section        .text._Z5otherv
+"""
+
+
+def test_loops_of_a_listing() -> None:
+    assert inner_loop(LISTING, "5outer", "LDS.128", 1) == {"LDS.128": 1, "IADD3": 1, "BRA": 1}
+    assert inner_loop(LISTING, "5outer", "LDS.128", 2) == {"LDS.128": 2, "IADD3": 1, "BRA": 3}
+    for kernel, count in (("5outer", 3), ("other", 1)):
+        with pytest.raises(ValueError, match=r"expected one|no loop has 3"):
+            inner_loop(LISTING, kernel, "LDS.128", count)
+
+
+def test_the_code_kernels_inner_loop() -> None:
+    """One machine instruction a lookup or add, on every target: 64 of each a cell and thread."""
+    need_nvcc()
+    need_triton()  # it brings the disassembler
+    import kernel_report
+
+    for loop in kernel_report.code_loops().values():
+        assert loop.total() <= 132
 
 
 def test_triton_kernels_stay_within_their_budgets() -> None:

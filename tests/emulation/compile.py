@@ -124,19 +124,24 @@ def compile_ptx(source: Path, arch: int = 80, include: Sequence[Path] = ()) -> s
 
 def ptxas_report(source: Path, arch: int, include: Sequence[Path] = ()) -> str:
     """What ptxas -v says of the kernels of a .cu file compiled for sm_<arch>. Raises BuildFailed without nvcc."""
+    return compile_cubin(source, arch, include).with_suffix(".txt").read_text(encoding="utf-8")
+
+
+def compile_cubin(source: Path, arch: int, include: Sequence[Path] = ()) -> Path:
+    """Machine code of a .cu file for sm_<arch>, ptxas -v's words beside it (.txt). Raises BuildFailed without nvcc."""
     command = nvcc()
     if command is None:
         raise BuildFailed("there is no nvcc")
     folders = [*include, CSRC]
     options = [*NVCC_FLAGS, f"-arch=sm_{arch}", "-Xptxas", "-v"]
     key = digest(_version(command), *options, *map(_folder_digest, folders), source.read_bytes())
-    target = CACHE / "cubin" / key / f"{source.stem}.txt"
-    if not target.exists():
+    target = CACHE / "cubin" / key / f"{source.stem}.cubin"
+    if not target.with_suffix(".txt").exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         includes = [f"-I{folder}" for folder in folders]
-        words = _run([command, "-cubin", *options, *includes, str(source), "-o", str(target.with_suffix(".cubin"))])
-        target.write_text(words, encoding="utf-8")
-    return target.read_text(encoding="utf-8")
+        words = _run([command, "-cubin", *options, *includes, str(source), "-o", str(target)])
+        target.with_suffix(".txt").write_text(words, encoding="utf-8")
+    return target
 
 
 def nvcc_library(source: Path) -> Path:
