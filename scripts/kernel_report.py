@@ -13,16 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from emulation.build import cuda_module, kernel_sources, translated_kernels
-from emulation.resources import ARCHITECTURES, Resources, blocks_per_multiprocessor, cuda_resources, triton_resources
+from emulation.compile import CSRC, compile_cubin
+from emulation.resources import ARCHITECTURES, Resources, TritonKernel, blocks_per_multiprocessor, cuda_resources
+from emulation.sass import inner_loop, listing
 from numpy.typing import DTypeLike
 from scans import World
 
@@ -35,6 +41,7 @@ from lpkernel.backends.launch_table import Launch, Machine, Work
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = ROOT / "tests" / "emulation" / "budgets.json"
 AMD = "gfx942"
+CORES = len(os.sched_getaffinity(0))
 SEARCH_BLOCKS = 2  # of a masked_topk with eight warps, that its launch bounds let a multiprocessor hold
 SLAB = 1024  # latents of a block that are run here, at most; codes and searches, where the first cost more, are all
 
@@ -179,20 +186,37 @@ def cases() -> list[Case]:
     ]
 
 
-def triton_kernels(
-    targets: tuple[int | str, ...] = (*ARCHITECTURES, AMD), every: int = 1
-) -> dict[str, dict[str, Resources]]:
-    """Kernel -> target -> resources, of all (every n-th) that lpkernel.triton_kernels.configs ships."""
+TARGETS = (*ARCHITECTURES, AMD)
+
+
+def triton_kernels() -> dict[str, dict[str, Resources]]:
+    """Kernel -> target -> resources, of all that lpkernel.triton_kernels.configs ships, for `TARGETS`."""
+    found: dict[str, dict[str, Resources]] = {}
+    wanted = _triton_wanted()
+    if any(not kernel.kept.exists() for _, _, kernel in wanted):
+        # processes, since Triton compiles one kernel at a time; each takes every n-th of them
+        with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:
+            list(pool.map(_compile_triton, range(CORES)))
+    for name, label, kernel in wanted:
+        found.setdefault(f"triton {name}", {})[label] = kernel.resources()
+    return found
+
+
+def _triton_wanted() -> list[tuple[str, str, TritonKernel]]:
+    """(name, target's name, kernel) of all."""
     from lpkernel.triton_kernels.configs import shipped
 
-    found: dict[str, dict[str, Resources]] = {}
-    for target in targets:
-        family, label = ("cuda", f"sm_{target}") if isinstance(target, int) else ("hip", str(target))
-        for name, kernel, signature, constexprs, warps, stages in shipped(family)[::every]:
-            options = {"num_warps": warps, "num_stages": stages}
-            one = triton_resources(kernel, signature, constexprs, target, options)
-            found.setdefault(f"triton {name}", {})[label] = one
-    return found
+    return [
+        (name, label, TritonKernel(kernel, signature, constexprs, target, warps, stages))
+        for target in TARGETS
+        for family, label in [("cuda", f"sm_{target}") if isinstance(target, int) else ("hip", str(target))]
+        for name, kernel, signature, constexprs, warps, stages in shipped(family)
+    ]
+
+
+def _compile_triton(first: int) -> None:
+    for _, _, kernel in _triton_wanted()[first::CORES]:
+        kernel.resources()
 
 
 _BYTES = re.compile(r"^(ld|st|atom|red)\b.*?\.(shared|global)\b.*?(?:\.v(\d))?\.[a-z]+(\d+)$")
@@ -287,6 +311,15 @@ def estimates() -> list[Estimate]:
     return [estimate(case) for case in cases()]
 
 
+ENTRIES = 16  # loads of four table entries that an iteration of `CodeRows<4>` does: 64 lookups and as many adds
+
+
+def code_loops() -> dict[str, Counter[str]]:
+    """Target -> machine instructions of an iteration over cells, of the code kernel with tiles of four images."""
+    cubins = {f"sm_{arch}": compile_cubin(CSRC / "cuda" / "scan.cu", arch) for arch in ARCHITECTURES}
+    return {target: inner_loop(listing(cubin), "CodeRowsILi4E", "LDS.128", ENTRIES) for target, cubin in cubins.items()}
+
+
 def problems(found: dict[str, dict[str, Resources]], estimates: list[Estimate], budgets: dict[str, Any]) -> list[str]:
     """Where the kernels take more than budgets.json allows, or are not in it."""
     said: list[str] = []
@@ -333,7 +366,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def markdown(found: dict[str, dict[str, Resources]], estimates: list[Estimate]) -> str:
+def markdown(found: dict[str, dict[str, Resources]], estimates: list[Estimate], loops: dict[str, Counter[str]]) -> str:
     compiled = [
         [f"`{name}`", target, str(one.registers), str(one.spilled), str(one.stack), str(one.shared)]
         for name, targets in found.items()
@@ -356,6 +389,16 @@ def markdown(found: dict[str, dict[str, Resources]], estimates: list[Estimate]) 
             f"{1e6 * one.floor:.2f}",
         ]
         for one in estimates
+    ]
+    machine = [
+        [
+            target,
+            str(loop.total()),
+            f"{loop.total() / (4 * ENTRIES):.2f}",
+            f"{loop.total() / (8 * ENTRIES):.2f}",
+            ", ".join(f"{count} {opcode}" for opcode, count in loop.most_common(5)),
+        ]
+        for target, loop in loops.items()
     ]
     bounds = list(estimates[0].bounds) if estimates else []
     head = ["shape", "instructions a pair", "an operation", "shared bytes a pair", "global bytes a pair", *bounds]
@@ -386,6 +429,14 @@ An operation is a lookup or an add (codes), a multiply or an add (latents), a di
 largest bound, the floor what the shape needs at least (bytes of the bank, lookups at 7.4 × 10¹² a second).
 
 {_table([*head, "estimate", "floor"], work)}
+
+## Machine code of the code kernel's inner loop
+
+What a thread of `scan_kernel<CodeRows<4>>` executes for a cell: {4 * ENTRIES} lookups and as many adds, of 16 bank
+images and four queries. Counted in the machine code, unlike the PTX above, and without what is around the loop:
+table rows and selection.
+
+{_table(["target", "instructions", "a pair and cell", "an operation", "most frequent"], machine)}
 """
 
 
@@ -397,7 +448,7 @@ def main() -> None:
     made = estimates()
     if options.write_budgets:
         BUDGETS.write_text(json.dumps(renewed(found, made), indent=1) + "\n", encoding="utf-8")
-    text = markdown(found, made)
+    text = markdown(found, made, code_loops())
     (ROOT / "docs" / "kernel-report.md").write_text(text, encoding="utf-8")
     (ROOT / "out").mkdir(exist_ok=True)
     record = {

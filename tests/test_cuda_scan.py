@@ -16,9 +16,10 @@ from scans import World
 from test_scan import KINDS, any_request, make
 
 from lpkernel import plan
-from lpkernel.backends import launch_table
-from lpkernel.backends.base import CodeBank
-from lpkernel.backends.cuda import CudaBackend, Tuning
+from lpkernel.backends import device_bank, launch_table
+from lpkernel.backends.base import CodeBank, LatentBank
+from lpkernel.backends.cuda import CudaBackend, Tuning, _scratch_bytes, _work
+from lpkernel.backends.device_bank import bank_bytes
 from lpkernel.backends.launch_table import Machine, Work
 from lpkernel.backends.reference import NumpyBackend
 from lpkernel.errors import InputError
@@ -177,3 +178,31 @@ def test_cuda_imports_without_a_device() -> None:
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.startswith("[")
+
+
+def test_a_scan_beyond_the_free_memory_is_refused(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes take one value a cell, latents 8 or more; what is reckoned covers what is allocated."""
+    cuda.tuning = Tuning()
+    for in_codes, channels, start_values in ((True, 3, 1), (False, 3, 8), (False, 9, 16)):
+        world = World(40, side=8, channels=channels)
+        request = world.request(plan.reference(8, 4), range(50), 3, start=world.start(50), in_codes=in_codes)
+        launch = launch_table.choose(_work(request), cuda._machine(torch.device("cpu")))
+        tiles = -(-50 // launch.tile) * launch.group
+        starts, canvases = 50 * 64 * start_values * 2, tiles * 2 * launch.tile * 64 * start_values * 2
+        need = _scratch_bytes(request, launch, 4)
+        assert need == canvases + starts + 50 * 64 * 4 + 2 * tiles * launch.tile * 3 * 8
+        need += bank_bytes(request)
+        monkeypatch.setattr(device_bank, "free_bytes", lambda device, enough, free=need: free)
+        assert cuda.unsupported(request) == []
+        monkeypatch.setattr(device_bank, "free_bytes", lambda device, enough, free=need - 1: free)
+        assert cuda.unsupported(request) == [
+            f"needs {need / 2**20:.0f} MiB on cpu, where {need / 2**20:.0f} MiB are free"
+        ]
+
+
+def test_a_canvas_of_too_many_values_is_refused(cuda: CudaBackend) -> None:
+    cuda.tuning = Tuning()
+    request = World(1, side=64).request(plan.random(64, 32, 32, scales=[64]), [0], 1)
+    deep = np.broadcast_to(np.int16(0), (1, 64, 64, 2**17 - 7))
+    latents = replace(request, bank=LatentBank(lambda side: deep, 1))
+    assert cuda.unsupported(latents) == ["canvas of side 64 with 131072 channels is too large"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_masked_topk import integers, masks, oracle
 
-from lpkernel.backends import launch_table
+from lpkernel.backends import device_bank, launch_table
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend
 from lpkernel.backends.reference import NumpyBackend
@@ -234,3 +234,27 @@ def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:
             call(**changes)
     with pytest.raises(RuntimeError, match="cudaErrorInvalidDevice"):
         call(device=7)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch", "strided"])
+def test_a_search_beyond_the_free_memory_is_refused(
+    cuda: CudaBackend, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reckoned: what is brought to the device or made contiguous there, results, and the parts of a cut bank."""
+    queries, bank = integers("float32", 5, 3000, 16)
+    own = masks("own", 5, 16)
+    arrays: list[Any] = [queries, bank, own]
+    if kind != "numpy":
+        arrays = [torch.from_numpy(array) for array in arrays]
+    if kind == "strided":
+        arrays[1] = torch.from_numpy(np.repeat(bank, 2, axis=1))[:, ::2]
+    request = TopkRequest(arrays[0], arrays[1], 7, arrays[2], None)
+    copies = {"numpy": queries.nbytes + bank.nbytes + 5 * 16, "torch": 0, "strided": bank.nbytes}[kind]
+    _, scratch = cuda._search(request)
+    assert scratch >= 2 * 5 * 7 * 8  # the bank is cut
+    need = copies + 5 * 7 * 12 + scratch
+    monkeypatch.setattr(device_bank, "free_bytes", lambda device, enough: need)
+    assert cuda.unsupported(request) == []
+    monkeypatch.setattr(device_bank, "free_bytes", lambda device, enough: need - 1)
+    (reason,) = cuda.unsupported(request)
+    assert reason == f"needs {need / 2**20:.0f} MiB on cpu, where {need / 2**20:.0f} MiB are free"

@@ -1,19 +1,16 @@
-"""The kernels stay within tests/emulation/budgets.json, and spill nothing.
-
-All CUDA kernels; of Triton's every eleventh, for two targets: `make kernel-report` compiles them all.
-"""
+"""The kernels, all that are shipped and for all targets, stay within tests/emulation/budgets.json and spill nothing."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 
 import pytest
 from emulation.needs import need_nvcc, need_triton
-from emulation.resources import Resources, blocks_per_multiprocessor, parse_ptxas, triton_resources
+from emulation.resources import Resources, TritonKernel, blocks_per_multiprocessor, parse_ptxas
+from emulation.sass import inner_loop
 
 SAID = """ptxas info    : Compiling entry function '_Z1kv' for 'sm_90'
 ptxas info    : Function properties for _Z1kv
@@ -41,16 +38,9 @@ def test_resources_of_a_triton_kernel(target: int | str) -> None:
     from emulation.kernels.triton_probe import row_minima
 
     signature = {"numbers": "*i32", "minima": "*i64", "columns": "i32", "BLOCK": "constexpr", "EXTRA": "constexpr"}
-    found = triton_resources(row_minima, signature, {"BLOCK": 128, "EXTRA": 0}, target, {"num_warps": 4})
+    found = TritonKernel(row_minima, signature, {"BLOCK": 128, "EXTRA": 0}, target, warps=4).resources()
     assert 0 < found.registers < 100
     assert found.spilled == found.stack == 0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def fresh_triton_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        yield
 
 
 def test_cuda_kernels_stay_within_their_budgets() -> None:
@@ -70,10 +60,45 @@ def test_cuda_kernels_stay_within_their_budgets() -> None:
     assert len(kernel_report.problems({}, slower, budgets)) == len(estimates)
 
 
-def test_a_sample_of_the_triton_kernels_stays_within_its_budgets() -> None:
+LISTING = """.text._Z5outerv:
+.L_x_0:
+        /*0000*/                   LDS.128 R4, [R2] ;
+.L_x_1:
+        /*0010*/              @!P2 LDS.128 R8, [R3] ;
+        /*0020*/                   IADD3 R1, R1, R4, RZ ;
+        /*0030*/               @P0 BRA `(.L_x_1) ;
+        /*0040*/                   BRA `(.L_x_2) ;
+.L_x_2:
+        /*0050*/               @P1 BRA `(.L_x_0) ;
+.section        .text._Z5otherv
+"""
+
+
+def test_loops_of_a_listing() -> None:
+    assert inner_loop(LISTING, "5outer", "LDS.128", 1) == {"LDS.128": 1, "IADD3": 1, "BRA": 1}
+    assert inner_loop(LISTING, "5outer", "LDS.128", 2) == {"LDS.128": 2, "IADD3": 1, "BRA": 3}
+    for kernel, count in (("5outer", 3), ("other", 1)):
+        with pytest.raises(ValueError, match=r"expected one|no loop has 3"):
+            inner_loop(LISTING, kernel, "LDS.128", count)
+
+
+def test_the_code_kernels_inner_loop() -> None:
+    """One machine instruction a lookup or add, on every target: 64 of each a cell and thread."""
+    need_nvcc()
+    need_triton()  # it brings the disassembler
+    import kernel_report
+
+    for loop in kernel_report.code_loops().values():
+        assert loop.total() <= 132
+
+
+def test_triton_kernels_stay_within_their_budgets() -> None:
+    """Every configuration, for sm_80, 90, 100 and gfx942; what was compiled before is not compiled again."""
     need_triton()
     import kernel_report
 
-    found = kernel_report.triton_kernels((90, kernel_report.AMD), every=11)
-    assert len(found) > 5
-    assert kernel_report.problems(found, [], json.loads(kernel_report.BUDGETS.read_text(encoding="utf-8"))) == []
+    found = kernel_report.triton_kernels()
+    assert len(found) > 80 and all(len(targets) == len(kernel_report.TARGETS) for targets in found.values())
+    budgets = json.loads(kernel_report.BUDGETS.read_text(encoding="utf-8"))
+    assert kernel_report.problems(found, [], budgets) == []
+    assert set(budgets["registers"]) >= set(found)

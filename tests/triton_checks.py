@@ -32,6 +32,7 @@ from test_masked_topk import (  # noqa: F401  collected here, with the fixtures 
     test_the_callers_kind_comes_back,
     test_what_a_mask_hides_does_not_count,
 )
+from test_modes_backends import test_every_mode_is_the_same  # noqa: F401
 from test_scan import KINDS, make
 
 from lpkernel import plan

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from lpkernel import _native, philox
 from lpkernel.backends import launch_table
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.device_bank import DeviceStore, cell_width, latent_channels, numbered_device, start_cells
+from lpkernel.backends.device_bank import (
+    DeviceStore,
+    cell_width,
+    memory_reasons,
+    numbered_device,
+    search_bytes,
+    start_bytes,
+    start_cells,
+)
 from lpkernel.backends.launch_table import Launch, Machine, Work
 from lpkernel.backends.pytorch import tensor
 
@@ -78,12 +86,14 @@ class CudaBackend:
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
         if (k := min(request.k, count)) > launch_table.MOST_NEIGHBOURS:
             return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {k}"]
-        return self._scan_reasons(request, device) if isinstance(request, ScanRequest) else []
+        if isinstance(request, ScanRequest):
+            return self._scan_reasons(request, device)
+        return memory_reasons(search_bytes(request, self._search(request)[1]), self._search_device(request))
 
     def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > launch_table.MOST_CODES:
             return [f"compares up to {launch_table.MOST_CODES} codes by table, got {len(request.bank.table)}"]
-        width = -(-latent_channels(request) // 8) * 8
+        width = cell_width(request)
         if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
             return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
         target = self._device(device)
@@ -92,7 +102,7 @@ class CudaBackend:
             launch = launch_table.choose(_work(request), machine, **self.tuning.fixed)
         except ValueError as error:
             return [str(error)]
-        scratch = _scratch_bytes(request, launch, machine.multiprocessors, width)
+        scratch = _scratch_bytes(request, launch, machine.multiprocessors)
         return self._store.memory_reasons(request, target, scratch, _code_shift(request))
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
@@ -154,8 +164,7 @@ class CudaBackend:
         return result
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        given = request.bank
-        target = given.device if isinstance(given, torch.Tensor) else self._device("auto")
+        target = self._search_device(request)
         queries, bank = _on_device(request.queries, target), _on_device(request.bank, target)
         patch_mask, candidate_mask = (
             None if mask is None else _on_device(mask, target) for mask in (request.patch_mask, request.candidate_mask)
@@ -164,30 +173,37 @@ class CudaBackend:
         distances = torch.empty((count, k), dtype=torch.int32 if integers else torch.float32, device=target)
         indices = torch.empty((count, k), dtype=torch.int64, device=target)
         if count:
-            native, number, per_query = (
-                self._native(),
-                target.index or 0,
-                patch_mask is not None and patch_mask.ndim == 2,
-            )
-            machine = self._machine(target)
-            tile = launch_table.choose_topk(count, len(bank), k, machine.shared)
-            blocks = native.masked_topk_blocks(k, integers, per_query, (*tile, 1), number) * machine.multiprocessors
-            launch = (*tile, launch_table.choose_slabs(count, len(bank), tile, blocks))
-            bytes_needed = native.masked_topk_scratch(count, len(bank), k, launch)
-            scratch = torch.empty(bytes_needed // 8, dtype=torch.int64, device=target)
-            native.masked_topk(
+            launch, scratch_bytes = self._search(request)
+            scratch = torch.empty(scratch_bytes // 8, dtype=torch.int64, device=target)
+            self._native().masked_topk(
                 _span(queries),
                 _span(bank),
                 _span(patch_mask),
-                per_query,
+                _own_mask(request),
                 _span(candidate_mask),
                 *(count, len(bank), width, k, integers),
                 *(_span(distances), _span(indices), _span(scratch)),
-                *(number, self._stream(target), launch),
+                *(target.index or 0, self._stream(target), launch),
             )
-        if isinstance(given, torch.Tensor):
+        if isinstance(request.bank, torch.Tensor):
             return TopK(distances, indices)
         return TopK(distances.cpu().numpy(), indices.cpu().numpy())
+
+    def _search(self, request: TopkRequest) -> tuple[tuple[int, int, int, int], int]:
+        """Launch of a masked_topk (tile, query warps, bank warps, slabs), and the bytes of its scratch."""
+        count, rows, k, device = len(request.queries), len(request.bank), request.k, self._search_device(request)
+        if not count:
+            return (1, 1, 1, 1), 0
+        native, machine = self._native(), self._machine(device)
+        tile = launch_table.choose_topk(count, rows, k, machine.shared)
+        integers = request.bank.dtype in (np.int16, torch.int16)
+        resident = native.masked_topk_blocks(k, integers, _own_mask(request), (*tile, 1), device.index or 0)
+        launch = (*tile, launch_table.choose_slabs(count, rows, tile, resident * machine.multiprocessors))
+        return launch, native.masked_topk_scratch(count, rows, k, launch)
+
+    def _search_device(self, request: TopkRequest) -> torch.device:
+        given = request.bank
+        return given.device if isinstance(given, torch.Tensor) else self._device("auto")
 
     def _native(self) -> ModuleType:
         return self._given if self._given is not None else _native.cuda()
@@ -220,6 +236,11 @@ def _span(tensor: torch.Tensor | None) -> tuple[int, int] | None:
     return None if tensor is None else (tensor.data_ptr(), tensor.nbytes)
 
 
+def _own_mask(request: TopkRequest) -> bool:
+    """Whether each query has a mask of its own."""
+    return request.patch_mask is not None and request.patch_mask.ndim == 2
+
+
 def _work(request: ScanRequest) -> Work:
     """What the launch table needs to know of a request."""
     compared = request.plan.flat.steps[:, 1]
@@ -240,11 +261,10 @@ def _code_shift(request: ScanRequest) -> int:
     return launch_table.CODE_SHIFT if few else 0
 
 
-def _scratch_bytes(request: ScanRequest, launch: Launch, multiprocessors: int, width: int) -> int:
+def _scratch_bytes(request: ScanRequest, launch: Launch, multiprocessors: int) -> int:
     """What a scan takes beside the bank, at most."""
     side, count = request.plan.sides[-1], len(request.images)
     blocks = min(-(-count // launch.tile) * launch.group, multiprocessors * (2048 // launch.threads))
-    canvases = blocks * 2 * launch.tile * side * side * width * 2
+    canvases = blocks * 2 * launch.tile * side * side * cell_width(request) * 2
     partial = 2 * blocks * launch.tile * request.k * 8
-    starts = sum(start.size for start in request.canvas if start is not None) * 2 * width
-    return canvases + partial + starts + count * side * side * 4
+    return canvases + partial + start_bytes(request) + count * side * side * 4

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest
+from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, TopkRequest
 from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
 from lpkernel.plan import Plan
@@ -61,6 +61,47 @@ def bank_bytes(request: ScanRequest) -> int:
         table = request.bank.table
         return cells * _padded(allowed, CODE_STEP) * 2 + len(table) * _padded(len(table), TABLE_STEP) * 4 + allowed * 4
     return cells * allowed * cell_width(request) * 2 + allowed * 4
+
+
+def start_bytes(request: ScanRequest) -> int:
+    """What the cells of `start_cells` will take for this request."""
+    sides = zip(request.canvas, request.plan.sides, strict=True)
+    return sum(len(start) * side**2 for start, side in sides if start is not None) * cell_width(request) * 2
+
+
+def search_bytes(request: TopkRequest, scratch: int, apart: bool = False) -> int:
+    """What a masked_topk takes on the device: copies of what is not there or not contiguous, results, `scratch` bytes.
+
+    apart: rows of queries and bank may lie apart, as long as the entries of each are neighbours.
+    """
+
+    def copied(array: Any, apart: bool) -> int:
+        given = array is None or (
+            isinstance(array, torch.Tensor) and (array.is_contiguous() or (apart and array.stride(1) == 1))
+        )
+        return 0 if given else int(array.nbytes)
+
+    rows = sum(copied(array, apart) for array in (request.queries, request.bank))
+    masks = sum(copied(array, False) for array in (request.patch_mask, request.candidate_mask))
+    return rows + masks + len(request.queries) * request.k * (4 + 8) + scratch
+
+
+def free_bytes(device: torch.device, enough: int) -> int | None:
+    """What may still be allocated on a GPU, or at least `enough`; None for the CPU, where nobody counts."""
+    if device.type != "cuda":
+        return None
+    at_hand = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if at_hand >= enough:  # the driver is slower to answer than a small search takes
+        return at_hand
+    return int(torch.cuda.mem_get_info(device)[0]) + at_hand
+
+
+def memory_reasons(need: int, device: torch.device) -> list[str]:
+    """Why `need` bytes do not fit the device; [] if they do."""
+    free = free_bytes(device, need)
+    if free is None or need <= free:
+        return []
+    return [f"needs {need / 2**20:.0f} MiB on {device}, where {free / 2**20:.0f} MiB are free"]
 
 
 def cell_width(request: ScanRequest) -> int:
@@ -162,14 +203,8 @@ class DeviceStore:
         self, request: ScanRequest, device: torch.device, scratch: int, code_shift: int = 0
     ) -> list[str]:
         """Why the bank, unless it is there already, and `scratch` bytes beside it do not fit; [] if they do."""
-        if device.type != "cuda":
-            return []
-        need = scratch + (0 if self.holds(request, device, code_shift) else bank_bytes(request))
-        free = torch.cuda.mem_get_info(device)[0]
-        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return (
-            [f"needs {need / 2**20:.0f} MiB on {device}, where {free / 2**20:.0f} MiB are free"] if need > free else []
-        )
+        held = self.holds(request, device, code_shift)
+        return memory_reasons(scratch + (0 if held else bank_bytes(request)), device)
 
     def bank(self, request: ScanRequest, device: torch.device, budget: int, code_shift: int = 0) -> DeviceBank:
         key, arrays = _bank_key(request, device)

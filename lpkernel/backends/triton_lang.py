@@ -25,7 +25,16 @@ from torch import Tensor
 
 from lpkernel import philox
 from lpkernel.backends.base import CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.device_bank import DeviceBank, DeviceStore, cell_width, numbered_device, start_cells
+from lpkernel.backends.device_bank import (
+    DeviceBank,
+    DeviceStore,
+    cell_width,
+    memory_reasons,
+    numbered_device,
+    search_bytes,
+    start_bytes,
+    start_cells,
+)
 from lpkernel.backends.pytorch import tensor
 from lpkernel.backends.store import Store
 from lpkernel.triton_kernels import configs
@@ -86,7 +95,12 @@ class TritonBackend:
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
         if (k := min(request.k, count)) > configs.MOST_NEIGHBOURS:
             return [f"finds up to {configs.MOST_NEIGHBOURS} neighbours, got k = {k}"]
-        return self._scan_reasons(request, device) if isinstance(request, ScanRequest) else []
+        if isinstance(request, ScanRequest):
+            return self._scan_reasons(request, device)
+        target = self._search_device(request)
+        slabs = _slabs(len(request.queries), len(request.bank), request.k, target)
+        keys = len(request.queries) * slabs * configs.slots_for(request.k) * 8
+        return memory_reasons(search_bytes(request, keys, apart=True), target)
 
     def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > MOST_CODES:
@@ -139,13 +153,12 @@ class TritonBackend:
         """What a scan takes beside the bank, at most."""
         images, side = min(len(request.images), self.tuning.images), request.plan.sides[-1]
         width = cell_width(request)
-        starts = sum(start.size for start in request.canvas if start is not None) * 2
-        return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8) + starts
+        return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8) + start_bytes(request)
 
     def masked_topk(self, request: TopkRequest) -> TopK:
         given = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
         of_numpy = isinstance(request.bank, np.ndarray)
-        target = self._device("auto" if of_numpy else str(request.bank.device))
+        target = self._search_device(request)
         with _on(target):
             queries, bank, patch_mask, candidate_mask = (
                 tensor(array).to(target) if isinstance(array, np.ndarray) else array for array in given
@@ -155,6 +168,9 @@ class TritonBackend:
                 queries = queries.clone()
             found = _topk(queries, bank, request.k, patch_mask, candidate_mask)
             return TopK(*(array.cpu().numpy() for array in found)) if of_numpy else found
+
+    def _search_device(self, request: TopkRequest) -> torch.device:
+        return request.bank.device if isinstance(request.bank, Tensor) else self._device("auto")
 
     @property
     def _device_type(self) -> str:
@@ -323,7 +339,7 @@ def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, cand
     slots = configs.slots_for(k)
     tile = configs.TOPK[_family(), slots]
     tiles = -(-count // tile.queries)
-    slabs = configs.cut(rows, tile.rows, -(-configs.PROGRAMS * _multiprocessors(device) // tiles), slots)
+    slabs = _slabs(count, rows, k, device)
     slab = configs.slab(rows, tile.rows, slabs)
     keys = torch.empty((count, slabs, slots), dtype=torch.int64, device=device)
     strides = (queries.stride(0), bank.stride(0), mask.stride(0) if mask.ndim == 2 else 0)
@@ -346,6 +362,14 @@ def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, cand
         **_options(configs.finish_warps(merged)),
     )
     return TopK(distances, indices)
+
+
+def _slabs(count: int, rows: int, k: int, device: torch.device) -> int:
+    """Parts that a search of `count` queries cuts the bank into."""
+    slots = configs.slots_for(k)
+    tile = configs.TOPK[_family(), slots]
+    tiles = max(1, -(-count // tile.queries))
+    return configs.cut(rows, tile.rows, -(-configs.PROGRAMS * _multiprocessors(device) // tiles), slots)
 
 
 def _kernels(name: str) -> Any:

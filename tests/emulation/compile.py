@@ -27,7 +27,7 @@ class BuildFailed(RuntimeError):
     """A compiler said no; the message has its words."""
 
 
-def _digest(*pieces: str | bytes) -> str:
+def digest(*pieces: str | bytes) -> str:
     total = hashlib.sha256()
     for piece in pieces:
         data = piece.encode() if isinstance(piece, str) else piece
@@ -37,7 +37,7 @@ def _digest(*pieces: str | bytes) -> str:
 
 def _folder_digest(folder: Path) -> str:
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".h", ".cuh"))
-    return _digest(*(piece for p in files for piece in (str(p.relative_to(folder)), p.read_bytes())))
+    return digest(*(piece for p in files for piece in (str(p.relative_to(folder)), p.read_bytes())))
 
 
 @functools.cache
@@ -86,7 +86,7 @@ def library(
     """
     checks = (f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1", "-O1") if sanitize else ()
     folders = [*include, SIMT, CSRC]
-    headers = _digest(*map(_folder_digest, folders))
+    headers = digest(*map(_folder_digest, folders))
     options = [*BASE_FLAGS, *flags, *checks]
     common = [compiler(), *options, *(f"-I{folder}" for folder in folders)]
 
@@ -95,7 +95,7 @@ def library(
         def compile_one(item: tuple[str, str | Path]) -> Path:
             label, source = item
             text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
-            key = _digest(_version(compiler()), *options, headers, label, text)
+            key = digest(_version(compiler()), *options, headers, label, text)
             file = source if isinstance(source, Path) else Path(scratch, label)
             if isinstance(source, str):
                 file.write_text(text, encoding="utf-8")
@@ -104,7 +104,7 @@ def library(
 
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(compile_one, sources.items()))
-    key = _digest(*map(str, objects), name)
+    key = digest(*map(str, objects), name)
     link = [f"-fsanitize={sanitize}"] if sanitize else []
     return _make(CACHE / key / f"{name}.so", [compiler(), "-shared", "-pthread", *link, *map(str, objects), "-o"])
 
@@ -116,7 +116,7 @@ def compile_ptx(source: Path, arch: int = 80, include: Sequence[Path] = ()) -> s
         raise BuildFailed("there is no nvcc")
     folders = [*include, CSRC]
     options = [*NVCC_FLAGS, f"-arch=compute_{arch}"]
-    key = _digest(_version(command), *options, *map(_folder_digest, folders), source.read_bytes())
+    key = digest(_version(command), *options, *map(_folder_digest, folders), source.read_bytes())
     target = CACHE / "ptx" / key / f"{source.stem}.ptx"
     includes = [f"-I{folder}" for folder in folders]
     return _make(target, [command, "-ptx", *options, *includes, str(source), "-o"]).read_text(encoding="utf-8")
@@ -124,19 +124,24 @@ def compile_ptx(source: Path, arch: int = 80, include: Sequence[Path] = ()) -> s
 
 def ptxas_report(source: Path, arch: int, include: Sequence[Path] = ()) -> str:
     """What ptxas -v says of the kernels of a .cu file compiled for sm_<arch>. Raises BuildFailed without nvcc."""
+    return compile_cubin(source, arch, include).with_suffix(".txt").read_text(encoding="utf-8")
+
+
+def compile_cubin(source: Path, arch: int, include: Sequence[Path] = ()) -> Path:
+    """Machine code of a .cu file for sm_<arch>, ptxas -v's words beside it (.txt). Raises BuildFailed without nvcc."""
     command = nvcc()
     if command is None:
         raise BuildFailed("there is no nvcc")
     folders = [*include, CSRC]
     options = [*NVCC_FLAGS, f"-arch=sm_{arch}", "-Xptxas", "-v"]
-    key = _digest(_version(command), *options, *map(_folder_digest, folders), source.read_bytes())
-    target = CACHE / "cubin" / key / f"{source.stem}.txt"
-    if not target.exists():
+    key = digest(_version(command), *options, *map(_folder_digest, folders), source.read_bytes())
+    target = CACHE / "cubin" / key / f"{source.stem}.cubin"
+    if not target.with_suffix(".txt").exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         includes = [f"-I{folder}" for folder in folders]
-        words = _run([command, "-cubin", *options, *includes, str(source), "-o", str(target.with_suffix(".cubin"))])
-        target.write_text(words, encoding="utf-8")
-    return target.read_text(encoding="utf-8")
+        words = _run([command, "-cubin", *options, *includes, str(source), "-o", str(target)])
+        target.with_suffix(".txt").write_text(words, encoding="utf-8")
+    return target
 
 
 def nvcc_library(source: Path) -> Path:
@@ -145,5 +150,5 @@ def nvcc_library(source: Path) -> Path:
     if command is None:
         raise BuildFailed("there is no nvcc")
     options = ["-std=c++17", "-O1", "-shared", "-cudart", "none", "-Xcompiler", "-fPIC"]
-    key = _digest(_version(command), *options, source.read_bytes())
+    key = digest(_version(command), *options, source.read_bytes())
     return _make(CACHE / key / f"{source.stem}.so", [command, *options, str(source), "-o"])

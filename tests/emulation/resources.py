@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
-import hashlib
+import io
 import json
 import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .compile import CACHE, HERE, nvcc_library, ptxas_report
+from lpkernel.files import atomic_path
+
+from .compile import CACHE, HERE, digest, nvcc_library, ptxas_report
 
 ARCHITECTURES = (80, 90, 100)
 
@@ -70,39 +73,72 @@ def blocks_per_multiprocessor(arch: int, registers: int, static: int, dynamic: i
     return int(blocks)
 
 
-def triton_resources(
-    kernel: Any,
-    signature: Mapping[str, str],
-    constexprs: Mapping[str, Any],
-    target: str | int,
-    options: Mapping[str, Any] | None = None,
-) -> Resources:
-    """Compiles a @triton.jit kernel for an NVIDIA compute capability (80, 90, 100) or an AMD target ("gfx942").
+@dataclass(frozen=True)
+class TritonKernel:
+    """A @triton.jit kernel for one target.
 
-    signature: argument -> type ("*fp32", "i32", "constexpr"); pointers are multiples of 16, as torch allocates. The
-    answer is kept in build/emulation.
+    signature: argument -> type ("*fp32", "i32", "constexpr"); pointers are multiples of 16, as torch allocates. target:
+    an NVIDIA compute capability (80, 90, 100) or an AMD target ("gfx942").
     """
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
-    attributes = {(i,): [["tt.divisibility", 16]] for i in pointers}
-    source = ASTSource(kernel, dict(signature), constexprs=dict(constexprs), attrs=attributes)
-    settings = {"enable_fp_fusion": False, **(options or {})}
-    words = f"{source.hash()} {triton.__version__} {target} {sorted(settings.items())}"
-    kept = CACHE / "triton" / (hashlib.sha256(words.encode()).hexdigest()[:20] + ".json")
-    if not kept.exists():
-        goal = GPUTarget("cuda", target, 32) if isinstance(target, int) else GPUTarget("hip", target, 64)
-        compiled = triton.compile(source, target=goal, options=settings)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(asdict(_of_triton(compiled, target))), encoding="utf-8")
-    return Resources(**json.loads(kept.read_text(encoding="utf-8")))
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    target: str | int
+    warps: int
+    stages: int = 1
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"enable_fp_fusion": False, "num_warps": self.warps, "num_stages": self.stages}
+
+    @functools.cached_property
+    def _source(self) -> Any:
+        from triton.compiler import ASTSource
+
+        pointers = [i for i, kind in enumerate(self.signature.values()) if kind.startswith("*")]
+        attributes = {(i,): [["tt.divisibility", 16]] for i in pointers}
+        return ASTSource(self.kernel, dict(self.signature), constexprs=dict(self.constexprs), attrs=attributes)
+
+    @functools.cached_property
+    def kept(self) -> Path:
+        """The file of the answer, under a hash of source, options and Triton's version."""
+        import triton
+
+        key = digest(self._source.hash(), triton.__version__, str(self.target), str(sorted(self._options.items())))
+        return CACHE / "triton" / f"{key}.json"
+
+    def resources(self) -> Resources:
+        """What the kernel takes, compiled if that is not known yet."""
+        if not self.kept.exists():
+            self.kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self.kept) as path:
+                path.write_text(json.dumps(asdict(self._compiled())), encoding="utf-8")
+        return Resources(**json.loads(self.kept.read_text(encoding="utf-8")))
+
+    def _compiled(self) -> Resources:
+        import triton
+        from triton.backends.compiler import GPUTarget
+
+        nvidia = isinstance(self.target, int)
+        goal = GPUTarget("cuda", self.target, 32) if nvidia else GPUTarget("hip", self.target, 64)
+        said = io.StringIO()
+        # a cache of its own, since what was compiled before says nothing again
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            triton.knobs.cache.scope(),
+            triton.knobs.nvidia.scope(),
+            contextlib.redirect_stdout(said),
+        ):
+            triton.knobs.cache.dir, triton.knobs.nvidia.dump_ptxas_log = folder, True
+            compiled = triton.compile(self._source, target=goal, options=self._options)
+        if not nvidia:
+            return _of_amd(compiled)
+        (found,) = parse_ptxas(said.getvalue()).values()
+        return replace(found, shared=compiled.metadata.shared)
 
 
-def _of_triton(compiled: Any, target: str | int) -> Resources:
-    if isinstance(target, int):
-        return _triton_nvidia(compiled.asm["ptx"], target, compiled.metadata.shared)
+def _of_amd(compiled: Any) -> Resources:
     text = compiled.asm["amdgcn"]
 
     def number(key: str) -> int:
@@ -111,16 +147,3 @@ def _of_triton(compiled: Any, target: str | int) -> Resources:
 
     spilled = 4 * (number("vgpr_spill_count") + number("sgpr_spill_count"))
     return Resources(number("vgpr_count"), spilled, number("private_segment_fixed_size"), compiled.metadata.shared)
-
-
-def _triton_nvidia(ptx: str, arch: int, shared: int) -> Resources:
-    from triton.backends.nvidia.compiler import get_ptxas
-
-    suffix = "a" if arch >= 90 else ""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "kernel.ptx")
-        file.write_text(ptx, encoding="utf-8")
-        command = [get_ptxas(arch).path, "-v", "--fmad=false", f"--gpu-name=sm_{arch}{suffix}", str(file)]
-        done = subprocess.run([*command, "-o", str(file) + ".cubin"], capture_output=True, text=True, check=True)
-    (resources,) = parse_ptxas(done.stdout + done.stderr).values()
-    return Resources(resources.registers, resources.spilled, resources.stack, shared)
