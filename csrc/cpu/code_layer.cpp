@@ -21,12 +21,13 @@ namespace lpkernel {
 namespace {
 
 constexpr int TILE = 1024;
-constexpr int TILES = 4;                  // of a bank screened together
-constexpr std::int64_t ROWS = 512 << 10;  // bytes of rows used together
-constexpr int MOST = 64;                  // queries screened together
-constexpr int FEWEST = 6;                 // from which screening pays
-constexpr int SEED = 256;                 // images measured for a first limit
-constexpr double TOP = 240.0;             // bytes that stand for the limit; the rest of 255 is headroom
+constexpr int TILES = 4;                        // of a bank screened together
+constexpr std::int64_t ROWS = 512 << 10;        // bytes of rows used together
+constexpr std::int64_t ROWS_OF_16 = 192 << 10;  // the same of up to 16 queries
+constexpr int MOST = 64;                        // queries screened together
+constexpr int FEWEST = 6;                       // from which screening pays
+constexpr int SEED = 256;                       // images measured for a first limit
+constexpr double TOP = 240.0;                   // bytes that stand for the limit; the rest of 255 is headroom
 
 class CodeLayer final : public Layer {
   public:
@@ -136,8 +137,8 @@ class CodeLayer final : public Layer {
         }
         // Cells are taken in portions whose rows fit the second-level cache, each over several tiles of the bank.
         const std::int64_t row_bytes = static_cast<std::int64_t>(padded) * lanes_wide;
-        const int portion =
-            static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(count, ROWS / row_bytes)));
+        const std::int64_t together = (lanes_wide == 16 ? ROWS_OF_16 : ROWS) / row_bytes;
+        const int portion = static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(count, together)));
         const bool whole = portion >= count;
         Aligned<std::uint8_t> sums(whole ? 0 : static_cast<std::size_t>(TILES) * tile_ * lanes_wide);
         std::vector<std::uint64_t> found(static_cast<std::size_t>(tile_));
