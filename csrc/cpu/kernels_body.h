@@ -74,7 +74,7 @@ void latent_part(const LatentBlock& a, int first) {
 
 template <int Q, int PAIRS>
 void latent_queries(const LatentBlock& a) {
-    constexpr int WIDE = LANES == 16 ? 4 : 2;  // registers: 32 in AVX-512, 16 elsewhere
+    constexpr int WIDE = LANES == 16 ? 4 : 2;  // registers: 32 in AVX-512, at least 16 elsewhere
     for (int q = 0; q < Q; ++q) a.found[q] = 0;
     int first = 0;
     while (first < a.lanes) {
