@@ -176,7 +176,7 @@ inline std::uint32_t not_above(Ints a, Ints limit) {
 }
 
 constexpr int TOGETHER = 4;                 // bank rows, for four_sums
-constexpr int SHARE = LANES == 16 ? 4 : 2;  // queries; registers: 32 in AVX-512, 16 elsewhere
+constexpr int SHARE = LANES == 16 ? 4 : 2;  // queries; registers: 32 in AVX-512, at least 16 elsewhere
 
 // Distances of Q queries to TOGETHER rows.
 template <int Q, bool MASKED, class T, class Sum>
