@@ -247,9 +247,13 @@ bool float_block(const Kernels& table, Random& random) {
                 }
             }
             block.query[q] = query[q].data();
-            // a limit at the score of a lane, where there is one
-            block.limits[q] = random.between(0, 9) ? static_cast<float>(exact[q][random.between(0, lanes - 1)])
-                                                   : (random.between(0, 1) ? INF : -INF);
+            // a limit at the score of a lane, or just so far from it that the lane is found, or not; or everything, or
+            // nothing
+            const int lane = random.between(0, lanes - 1);
+            const double room = slack(width + 1) * size[q][lane] + TINY;
+            block.limits[q] = random.between(0, 9)
+                                  ? static_cast<float>(exact[q][lane] + 1.25 * room * random.between(-1, 1))
+                                  : (random.between(0, 1) ? INF : -INF);
         }
         table.float_block(block);
         const std::string sizes = sizes_of({{"width", width}, {"lanes", lanes}, {"queries", queries}, {"no.", repeat}});
