@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CPP_SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-CPP_TESTS := $(shell find tests/emulation -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP_TESTS := $(shell find tests/emulation tests/kernels -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 

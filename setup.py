@@ -59,11 +59,9 @@ def compile_flags() -> list[str]:
 
 # Flags of the files that are compiled for one instruction set; which of them runs is asked of the machine.
 ISA_FLAGS = {
-    "kernels_avx2.cpp": ["-mavx2", "-mfma"],
-    "kernels_avx512.cpp": [
-        *("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni", "-mavx512vbmi"),
-        "-mprefer-vector-width=512",
-    ],
+    "kernels_avx2.cpp": "-mavx2 -mfma",
+    "kernels_avx512.cpp": "-mavx2 -mfma -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx512vbmi "
+    "-mprefer-vector-width=512",
 }
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -166,7 +164,7 @@ class BuildNative(build_ext):
         plain = self.compiler._compile
 
         def compile_one(obj: str, src: str, kind: str, cc_args: list[str], postargs: list[str], pp_opts: Any) -> None:
-            own = ISA_FLAGS.get(Path(src).name, []) if X86 else []
+            own = ISA_FLAGS.get(Path(src).name, "").split() if X86 else []
             plain(obj, src, kind, cc_args, [*postargs, *own], pp_opts)
 
         if self._has_openmp():

@@ -9,6 +9,7 @@ namespace lpkernel {
 namespace {
 
 // Tables that this machine runs, best first. __builtin_cpu_supports also asks whether the system saves the registers.
+// On aarch64 there is one: the baseline, which is NEON there.
 std::vector<const Kernels*> tables() {
     std::vector<const Kernels*> found;
 #if defined(__x86_64__)

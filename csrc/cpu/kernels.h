@@ -156,7 +156,8 @@ struct Kernels {
     double (*direct)(const float* a, const float* b, const float* weight, std::int64_t width);
 };
 
-// The table for `isa`: "avx512", "avx2", "baseline", or "" for the best that this machine runs.
+// The table for `isa`: "avx512", "avx2", "baseline" (SSE2 on x86, NEON on aarch64), or "" for the best that this
+// machine runs.
 // Throws std::invalid_argument for a name that is unknown, not compiled in, or not supported by the machine.
 const Kernels& kernels(const std::string& isa);
 

@@ -74,7 +74,7 @@ void latent_part(const LatentBlock& a, int first) {
 
 template <int Q, int PAIRS>
 void latent_queries(const LatentBlock& a) {
-    constexpr int WIDE = LANES == 16 ? 4 : 2;  // registers: 32 in AVX-512, 16 elsewhere
+    constexpr int WIDE = LANES == 16 ? 4 : 2;  // registers: 32 in AVX-512, at least 16 elsewhere
     for (int q = 0; q < Q; ++q) a.found[q] = 0;
     int first = 0;
     while (first < a.lanes) {
@@ -176,7 +176,7 @@ inline std::uint32_t not_above(Ints a, Ints limit) {
 }
 
 constexpr int TOGETHER = 4;                 // bank rows, for four_sums
-constexpr int SHARE = LANES == 16 ? 4 : 2;  // queries; registers: 32 in AVX-512, 16 elsewhere
+constexpr int SHARE = LANES == 16 ? 4 : 2;  // queries; registers: 32 in AVX-512, at least 16 elsewhere
 
 // Distances of Q queries to TOGETHER rows.
 template <int Q, bool MASKED, class T, class Sum>

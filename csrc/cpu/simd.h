@@ -2,13 +2,15 @@
 // LANES floats; four_sums(a, b, c, d, out): the sum of all lanes of each; count_less(sum, a, b): sum + 1 in the lanes
 // where a < b. Everything has internal linkage and uses no
 // templates of the standard library, so that code compiled for one instruction set can never be linked into another's
-// place.
+// place. Every aarch64 has NEON, so there the baseline is NEON and nothing is chosen at run time.
+// LPKERNEL_ONE_LANE: no vectors, for tests/kernels.
 
 #pragma once
 
 #include <cstdint>
 
-#if defined(__AVX512BW__) && defined(__AVX512VNNI__)
+#if defined(LPKERNEL_ONE_LANE)
+#elif defined(__AVX512BW__) && defined(__AVX512VNNI__)
 #define LPKERNEL_AVX512
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"  // of GCC 12 in its own header
@@ -20,6 +22,9 @@
 #elif defined(__SSE2__)
 #define LPKERNEL_SSE2
 #include <emmintrin.h>
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#define LPKERNEL_NEON
+#include <arm_neon.h>
 #endif
 
 namespace {
@@ -240,6 +245,87 @@ inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
     _mm_storeu_ps(out, add(add(a, b), add(c, d)));
 }
 
+#elif defined(LPKERNEL_NEON)
+
+constexpr int LANES = 4;
+using Ints = uint32x4_t;  // not int32x4_t, of which GCC takes an overflow for undefined
+using Floats = float32x4_t;
+inline int32x4_t as_signed(Ints a) {
+    return vreinterpretq_s32_u32(a);
+}
+inline int16x8_t as_halves(Ints a) {
+    return vreinterpretq_s16_u32(a);
+}
+// One bit a lane, of lanes whose bits are all set or all clear.
+inline std::uint32_t lane_bits(uint32x4_t lanes) {
+    const uint32x4_t bits = {1, 2, 4, 8};
+    return vaddvq_u32(vandq_u32(lanes, bits));
+}
+inline Ints zero() {
+    return vdupq_n_u32(0);
+}
+inline Ints load(const void* p) {
+    Ints a;
+    __builtin_memcpy(&a, p, sizeof a);  // any alignment and type
+    return a;
+}
+inline void store(void* p, Ints a) {
+    __builtin_memcpy(p, &a, sizeof a);
+}
+inline Ints fill(std::int32_t a) {
+    return vdupq_n_u32(static_cast<std::uint32_t>(a));
+}
+inline Ints add(Ints a, Ints b) {
+    return vaddq_u32(a, b);
+}
+inline Ints sub(Ints a, Ints b) {
+    return vsubq_u32(a, b);
+}
+inline Ints sub16(Ints a, Ints b) {
+    return vreinterpretq_u32_u16(vsubq_u16(vreinterpretq_u16_u32(a), vreinterpretq_u16_u32(b)));
+}
+inline Ints both(Ints a, Ints b) {
+    return vandq_u32(a, b);
+}
+inline Ints add_products(Ints sum, Ints a, Ints b) {
+    const int32x4_t low = vmull_s16(vget_low_s16(as_halves(a)), vget_low_s16(as_halves(b)));
+    const int32x4_t high = vmull_high_s16(as_halves(a), as_halves(b));
+    return add(sum, vpaddq_u32(vreinterpretq_u32_s32(low), vreinterpretq_u32_s32(high)));
+}
+inline Ints count_less(Ints sum, Ints a, Ints b) {
+    return sub(sum, vcltq_s32(as_signed(a), as_signed(b)));
+}
+inline std::uint32_t at_most(Ints a, Ints limit) {
+    return lane_bits(vcleq_s32(as_signed(a), as_signed(limit)));
+}
+inline Floats load(const float* p) {
+    return vld1q_f32(p);
+}
+inline Floats fill(float a) {
+    return vdupq_n_f32(a);
+}
+inline Floats add(Floats a, Floats b) {
+    return vaddq_f32(a, b);
+}
+inline std::uint32_t not_above(Floats a, Floats limit) {
+    return lane_bits(vmvnq_u32(vcgtq_f32(a, limit)));
+}
+inline Floats add_product(Floats sum, Floats a, Floats b) {
+    return vfmaq_f32(sum, a, b);
+}
+inline Floats sub(Floats a, Floats b) {
+    return vsubq_f32(a, b);
+}
+inline Floats both(Floats a, Floats b) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b)));
+}
+inline void four_sums(Ints a, Ints b, Ints c, Ints d, std::int32_t* out) {
+    store(out, vpaddq_u32(vpaddq_u32(a, b), vpaddq_u32(c, d)));
+}
+inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
+    vst1q_f32(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+}
+
 #else  // one lane, any machine
 
 constexpr int LANES = 1;
@@ -325,7 +411,7 @@ inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
 
 #endif
 
-#if defined(LPKERNEL_AVX512) || defined(LPKERNEL_AVX2) || defined(LPKERNEL_SSE2)
+#if defined(LPKERNEL_AVX512) || defined(LPKERNEL_AVX2) || defined(LPKERNEL_SSE2) || defined(LPKERNEL_NEON)
 #define LPKERNEL_BYTES
 
 // N bytes, 16 to 64: the widest register there is, or halves.
@@ -345,6 +431,23 @@ struct Bytes {
     std::uint64_t at_most(Bytes limit) const { return low.at_most(limit.low) | high.at_most(limit.high) << (N / 2); }
 };
 
+#if defined(LPKERNEL_NEON)
+template <>
+struct Bytes<16> {
+    uint8x16_t v;
+    static Bytes zero() { return {vdupq_n_u8(0)}; }
+    static Bytes load(const std::uint8_t* p) { return {vld1q_u8(p)}; }
+    void store(std::uint8_t* p) const { vst1q_u8(p, v); }
+    void add_saturated(Bytes b) { v = vqaddq_u8(v, b.v); }
+    std::uint64_t at_most(Bytes limit) const {
+        const uint8x16_t bits = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
+        const uint8x16_t found = vandq_u8(vcleq_u8(v, limit.v), bits);
+        return vaddv_u8(vget_low_u8(found)) | static_cast<std::uint64_t>(vaddv_u8(vget_high_u8(found))) << 8;
+    }
+    static Bytes zip_low(Bytes a, Bytes b) { return {vzip1q_u8(a.v, b.v)}; }
+    static Bytes zip_high(Bytes a, Bytes b) { return {vzip2q_u8(a.v, b.v)}; }
+};
+#else
 template <>
 struct Bytes<16> {
     __m128i v;
@@ -355,7 +458,10 @@ struct Bytes<16> {
     std::uint64_t at_most(Bytes limit) const {
         return static_cast<std::uint32_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(v, limit.v), v)));
     }
+    static Bytes zip_low(Bytes a, Bytes b) { return {_mm_unpacklo_epi8(a.v, b.v)}; }
+    static Bytes zip_high(Bytes a, Bytes b) { return {_mm_unpackhi_epi8(a.v, b.v)}; }
 };
+#endif
 
 #if defined(LPKERNEL_AVX512) || defined(LPKERNEL_AVX2)
 template <>
@@ -386,16 +492,16 @@ struct Bytes<64> {
 // (16, 16) bytes, rows `from_stride` apart, to their transpose, rows `to_stride` apart.
 inline void transpose_bytes(const std::uint8_t* from, std::int64_t from_stride, std::uint8_t* to,
                             std::int64_t to_stride) {
-    __m128i rows[16], mixed[16];
-    for (int i = 0; i < 16; ++i) rows[i] = Bytes<16>::load(from + i * from_stride).v;
+    Bytes<16> rows[16], mixed[16];
+    for (int i = 0; i < 16; ++i) rows[i] = Bytes<16>::load(from + i * from_stride);
     for (int stage = 0; stage < 4; ++stage) {  // each is a perfect shuffle of the 256 bytes
         for (int i = 0; i < 8; ++i) {
-            mixed[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
-            mixed[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+            mixed[2 * i] = Bytes<16>::zip_low(rows[i], rows[i + 8]);
+            mixed[2 * i + 1] = Bytes<16>::zip_high(rows[i], rows[i + 8]);
         }
         for (int i = 0; i < 16; ++i) rows[i] = mixed[i];
     }
-    for (int i = 0; i < 16; ++i) _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i * to_stride), rows[i]);
+    for (int i = 0; i < 16; ++i) rows[i].store(to + i * to_stride);
 }
 
 #endif

@@ -1,0 +1,651 @@
+// Compares every table of kernels that this machine runs with the table of one lane, on random input: sizes around
+// whole vectors, ties, extremes. Integers and float64 bit for bit; float32 sums within the bound of topk_parts.h and
+// what they find as kernels.h promises; bytes, which one lane has none of, with plain loops. Prints what differs, and
+// exits 1 if anything does.
+
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <random>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu/topk_parts.h"
+
+namespace lpkernel {
+
+extern const Kernels kernels_one_lane;
+
+}  // namespace lpkernel
+
+namespace {
+
+using namespace lpkernel;
+
+constexpr std::int32_t MOST = std::numeric_limits<std::int32_t>::max();
+constexpr std::int32_t LEAST = std::numeric_limits<std::int32_t>::min();
+constexpr float INF = std::numeric_limits<float>::infinity();
+constexpr float NOT_A_NUMBER = std::numeric_limits<float>::quiet_NaN();
+constexpr int SHOWN = 5;  // differences printed of each kernel
+
+const Kernels& ONE = kernels_one_lane;
+
+class Random {
+  public:
+    explicit Random(std::uint32_t seed) : bits_(seed) {}
+    int between(int low, int high) {  // both included
+        return low + static_cast<int>(bits_() % (static_cast<std::uint32_t>(high - low) + 1u));
+    }
+    std::int32_t word() { return static_cast<std::int32_t>(bits_()); }
+    template <std::size_t N>
+    int of(const int (&choices)[N]) {
+        return choices[between(0, static_cast<int>(N) - 1)];
+    }
+    std::vector<std::int32_t> integers(std::size_t count, int low, int high) {
+        std::vector<std::int32_t> made(count);
+        for (auto& value : made) value = between(low, high);
+        return made;
+    }
+    std::vector<std::int16_t> halves(std::size_t count, int most) {  // the extremes often where `most` is one
+        std::vector<std::int16_t> made(count);
+        for (auto& value : made) {
+            value = static_cast<std::int16_t>(between(-most, most));
+            if (most == 32767 && between(0, 2) == 0) value = static_cast<std::int16_t>(between(0, 1) ? -32768 : 32767);
+        }
+        return made;
+    }
+    std::vector<float> floats(std::size_t count, float scale) {
+        std::normal_distribution<float> normal;
+        std::vector<float> made(count);
+        for (auto& value : made) value = normal(bits_) * scale;
+        return made;
+    }
+    std::vector<std::int32_t> words(std::size_t count) {
+        std::vector<std::int32_t> made(count);
+        for (auto& value : made) value = word();
+        return made;
+    }
+
+  private:
+    std::mt19937 bits_;
+};
+
+// What one kernel gives, beside what it should.
+class Check {
+  public:
+    Check(const Kernels& table, const char* kernel) : table_(table), kernel_(kernel) {}
+
+    void wrong(const std::string& sizes, const std::string& what) {
+        if (wrong_++ < SHOWN) {
+            std::printf("%s %s(%s): %s\n", table_.name, kernel_, sizes.c_str(), what.c_str());
+        }
+    }
+    template <class T>
+    void same(const std::string& sizes, const std::vector<T>& want, const std::vector<T>& got) {
+        for (std::size_t i = 0; i < want.size(); ++i) {
+            if (want[i] == got[i]) continue;
+            return wrong(
+                sizes, "[" + std::to_string(i) + "] is " + std::to_string(got[i]) + ", not " + std::to_string(want[i]));
+        }
+    }
+    bool passed() const { return wrong_ == 0; }
+
+  private:
+    const Kernels& table_;
+    const char* kernel_;
+    int wrong_ = 0;
+};
+
+std::string sizes_of(std::initializer_list<std::pair<const char*, std::int64_t>> sizes) {
+    std::string text;
+    for (const auto& [name, size] : sizes) {
+        text += (text.empty() ? "" : ", ") + std::string(name) + " " + std::to_string(size);
+    }
+    return text;
+}
+
+bool has(std::uint64_t mask, int bit) {
+    return mask >> bit & 1;
+}
+
+constexpr int LANE_COUNTS[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64};
+constexpr int WIDTHS[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 519};
+
+bool latent_block(const Kernels& table, Random& random) {
+    Check check(table, "latent_block");
+    for (int repeat = 0; repeat < 600; ++repeat) {
+        const int pairs = random.of({0, 1, 2, 3, 4, 5, 8, 9, 60}), count = random.between(1, pairs > 9 ? 3 : 40);
+        const int lanes = random.of(LANE_COUNTS), queries = random.between(1, GROUP), cells = count + 3;
+        const bool wild = repeat % 3 == 0;  // sums that leave 31 bits, and so no limits
+        const std::int64_t width = 2 * pairs;
+        // every image and query is near one row of any values: squares, not distances, leave 32 bits
+        const auto centre = random.halves(static_cast<std::size_t>(cells * width), repeat % 3 == 1 ? 100 : 32767);
+        const auto near = [&](std::int64_t at) {
+            if (wild) return random.halves(1, 32767)[0];
+            return static_cast<std::int16_t>(std::clamp(centre[at] + random.between(-60, 60), -32768, 32767));
+        };
+        const auto norm = [&](const std::int16_t* values, int step) {
+            std::uint32_t sum = 0;
+            for (int p = 0; p < pairs; ++p) {
+                for (int half = 0; half < 2; ++half) {
+                    sum += static_cast<std::uint32_t>(values[p * step + half] * values[p * step + half]);
+                }
+            }
+            return static_cast<std::int32_t>(sum);
+        };
+        std::vector<std::int16_t> bank(static_cast<std::size_t>(cells * width * BLOCK) + 1);
+        std::vector<std::int32_t> norms(static_cast<std::size_t>(cells * BLOCK));
+        for (int cell = 0; cell < cells; ++cell) {
+            for (int b = 0; b < BLOCK; ++b) {
+                std::int16_t* values = bank.data() + cell * width * BLOCK + 2 * b;
+                for (std::int64_t i = 0; i < width; ++i) values[i / 2 * BLOCK * 2 + i % 2] = near(cell * width + i);
+                norms[cell * BLOCK + b] = norm(values, BLOCK * 2);
+            }
+        }
+        const auto order = random.integers(static_cast<std::size_t>(count), 0, cells - 1);
+        std::vector<std::vector<std::int16_t>> query(GROUP);
+        std::vector<std::vector<std::int32_t>> own(GROUP);
+        std::vector<std::int32_t> out(GROUP * BLOCK), expected(GROUP * BLOCK);
+        std::vector<std::uint64_t> found(GROUP), wanted(GROUP);
+        LatentBlock block{};
+        block.bank = bank.data();
+        block.norms = norms.data();
+        block.cells = order.data();
+        block.count = count;
+        block.pairs = pairs;
+        block.lanes = lanes;
+        block.queries = queries;
+        for (int q = 0; q < queries; ++q) {
+            query[q].resize(static_cast<std::size_t>(count * width) + 1);
+            own[q].resize(static_cast<std::size_t>(count));
+            for (int i = 0; i < count; ++i) {
+                for (std::int64_t c = 0; c < width; ++c) query[q][i * width + c] = near(order[i] * width + c);
+                own[q][i] = norm(query[q].data() + i * width, 2);
+            }
+            block.query[q] = query[q].data();
+            block.own_norms[q] = own[q].data();
+            block.limits[q] = MOST;
+        }
+        const auto run = [&](const Kernels& with, std::vector<std::int32_t>& sums, std::vector<std::uint64_t>& mask) {
+            std::fill(mask.begin(), mask.end(), ~std::uint64_t{0});
+            block.out = sums.data();
+            block.found = mask.data();
+            with.latent_block(block);
+        };
+        const std::string sizes = sizes_of({{"pairs", pairs},
+                                            {"count", count},
+                                            {"lanes", lanes},
+                                            {"queries", queries},
+                                            {"wild", wild},
+                                            {"no.", repeat}});
+        const auto compare = [&](const std::string& limits) {
+            run(ONE, expected, wanted);
+            run(table, out, found);
+            check.same(sizes + limits + ", found", wanted, found);
+            std::vector<std::int32_t> want, got;  // only what is found is there to be read
+            for (int q = 0; q < queries; ++q) {
+                for (int b = 0; b < lanes; ++b) {
+                    if (!has(wanted[q], b)) continue;
+                    want.push_back(expected[q * BLOCK + b]);
+                    got.push_back(out[q * BLOCK + b]);
+                }
+            }
+            check.same(sizes + limits, want, got);
+        };
+        compare("");
+        if (wild) continue;
+        for (int q = 0; q < queries; ++q) {  // one that is exactly at the limit, or nothing
+            block.limits[q] = random.between(0, 4) ? expected[q * BLOCK + random.between(0, lanes - 1)] : -1;
+        }
+        compare(", limits");
+    }
+    return check.passed();
+}
+
+// Whether a float32 sum of `width` products may be `sum`, with `exact` its value and `size` that of its products.
+bool near_enough(float sum, double exact, double size, std::int64_t width) {
+    if (std::isnan(exact)) return std::isnan(sum);
+    if (std::isinf(exact)) return sum == exact;
+    return std::fabs(static_cast<double>(sum) - exact) <= slack(width) * size + TINY;
+}
+
+bool float_block(const Kernels& table, Random& random) {
+    Check check(table, "float_block");
+    for (int repeat = 0; repeat < 1000; ++repeat) {
+        const std::int64_t width = random.of(WIDTHS);
+        const int lanes = random.of(LANE_COUNTS), queries = random.between(1, GROUP);
+        const float scale = repeat % 4 == 0 ? 1e-22f : repeat % 4 == 1 ? 1e15f : 1.0f;
+        auto bank = random.floats(static_cast<std::size_t>(width * BLOCK) + 1, scale);
+        auto norms = random.floats(BLOCK, scale * scale * static_cast<float>(width));
+        if (repeat % 5 == 0 && width > 0) {
+            bank[random.between(0, static_cast<int>(width * BLOCK) - 1)] = NOT_A_NUMBER;
+            bank[random.between(0, static_cast<int>(width * BLOCK) - 1)] = random.between(0, 1) ? INF : -INF;
+            norms[random.between(0, BLOCK - 1)] = NOT_A_NUMBER;
+            norms[random.between(0, BLOCK - 1)] = INF;
+        }
+        std::vector<std::vector<float>> query(GROUP);
+        std::vector<std::vector<double>> exact(GROUP, std::vector<double>(BLOCK)), size = exact;
+        std::vector<std::uint64_t> found(GROUP, ~std::uint64_t{0});
+        FloatBlock block{};
+        block.bank = bank.data();
+        block.norms = norms.data();
+        block.width = width;
+        block.lanes = lanes;
+        block.queries = queries;
+        block.found = found.data();
+        for (int q = 0; q < queries; ++q) {
+            query[q] = random.floats(static_cast<std::size_t>(width) + 1, scale);
+            for (int b = 0; b < BLOCK; ++b) {
+                exact[q][b] = norms[b];
+                size[q][b] = std::fabs(static_cast<double>(norms[b]));
+                for (std::int64_t i = 0; i < width; ++i) {
+                    const double product = static_cast<double>(query[q][i]) * bank[i * BLOCK + b];
+                    exact[q][b] += product;
+                    size[q][b] += std::fabs(product);
+                }
+            }
+            block.query[q] = query[q].data();
+            // a limit at the score of a lane, or just so far from it that the lane is found, or not; or everything, or
+            // nothing
+            const int lane = random.between(0, lanes - 1);
+            const double room = slack(width + 1) * size[q][lane] + TINY;
+            block.limits[q] = random.between(0, 9)
+                                  ? static_cast<float>(exact[q][lane] + 1.25 * room * random.between(-1, 1))
+                                  : (random.between(0, 1) ? INF : -INF);
+        }
+        table.float_block(block);
+        const std::string sizes = sizes_of({{"width", width}, {"lanes", lanes}, {"queries", queries}, {"no.", repeat}});
+        for (int q = 0; q < queries; ++q) {
+            const auto limit = static_cast<double>(block.limits[q]);
+            for (int b = 0; b < BLOCK; ++b) {
+                const double room = std::isfinite(exact[q][b]) ? slack(width + 1) * size[q][b] + TINY : 0.0;
+                const bool must = b < lanes && !(exact[q][b] + room > limit);
+                const bool may = b < lanes && !(exact[q][b] - room > limit);
+                const bool is = has(found[q], b);
+                if (is ? !may : must) {
+                    check.wrong(sizes, "query " + std::to_string(q) + ", lane " + std::to_string(b) + " is " +
+                                           (is ? "found" : "not found") + ", score " + std::to_string(exact[q][b]) +
+                                           ", limit " + std::to_string(block.limits[q]));
+                }
+            }
+        }
+    }
+    return check.passed();
+}
+
+std::vector<float> row_values(Random& random, std::size_t count, int kind, float*) {
+    auto made = random.floats(count, kind == 0 ? 1e-22f : kind == 1 ? 1e15f : 1.0f);
+    if (kind == 2 && count > 1) {
+        made[random.between(0, static_cast<int>(count) - 1)] = NOT_A_NUMBER;
+        made[random.between(0, static_cast<int>(count) - 1)] = INF;
+    }
+    return made;
+}
+std::vector<std::int16_t> row_values(Random& random, std::size_t count, int kind, std::int16_t*) {
+    return random.halves(count, kind == 0 ? 2 : kind == 1 ? 2000 : 32767);
+}
+
+// Rows compared where they lie. Of float32, a sum is near the exact one; whatever the sum is, it decides.
+template <class T, class Sum>
+bool rows(const Kernels& table, Random& random, const char* name, void (*Kernels::*kernel)(const RowBlock<T, Sum>&)) {
+    constexpr bool FLOATS = std::is_same_v<T, float>;
+    Check check(table, name);
+    for (int repeat = 0; repeat < 1500; ++repeat) {
+        const std::int64_t width = random.of(WIDTHS), stride = (width + ROW_STEP - 1) / ROW_STEP * ROW_STEP;
+        const int lanes = random.between(1, ROWS), queries = random.between(1, 9), kind = random.between(0, 3);
+        const int masks = random.between(0, 2);  // none, one for all, one each
+        std::vector<std::vector<T>> bank(ROWS);
+        const T* pointers[ROWS];
+        for (int b = 0; b < ROWS; ++b) {
+            bank[b] = row_values(random, static_cast<std::size_t>(width), kind, static_cast<T*>(nullptr));
+            if (b >= 2 && b % 3 == 0) bank[b] = bank[b - 1];
+            bank[b].push_back(T{0});  // so that there is one
+            pointers[b] = bank[b].data();
+        }
+        std::vector<T> query(static_cast<std::size_t>(queries * stride) + 1), mask(query.size());
+        T all;
+        std::memset(&all, 0xFF, sizeof all);
+        for (int q = 0; q < queries; ++q) {
+            const auto own = row_values(random, static_cast<std::size_t>(width), 3, static_cast<T*>(nullptr));
+            for (std::int64_t i = 0; i < width; ++i) {
+                query[q * stride + i] = own[i];
+                if (random.between(0, 1)) mask[q * stride + i] = all;
+            }
+        }
+        std::vector<Sum> limits(static_cast<std::size_t>(queries)), out(static_cast<std::size_t>(queries * ROWS));
+        std::vector<Sum> expected(out.size());
+        std::vector<std::uint64_t> found(static_cast<std::size_t>(queries), ~std::uint64_t{0}), wanted = found;
+        RowBlock<T, Sum> block{};
+        block.rows = pointers;
+        block.lanes = lanes;
+        block.queries = queries;
+        block.width = width;
+        block.stride = stride;
+        block.query = query.data();
+        block.mask = masks ? mask.data() : nullptr;
+        block.mask_stride = masks == 2 ? stride : 0;
+        block.limits = limits.data();
+        block.out = expected.data();
+        block.found = wanted.data();
+        (ONE.*kernel)(block);
+        block.out = out.data();
+        block.found = found.data();
+        (table.*kernel)(block);
+        const std::string sizes = sizes_of({{"width", width},
+                                            {"lanes", lanes},
+                                            {"queries", queries},
+                                            {"masks", masks},
+                                            {"kind", kind},
+                                            {"no.", repeat}});
+        for (int q = 0; q < queries; ++q) {
+            for (int b = 0; b < lanes; ++b) {
+                const Sum got = out[q * ROWS + b], want = expected[q * ROWS + b];
+                double exact = 0.0;
+                bool right = got == want;
+                if constexpr (FLOATS) {
+                    for (std::int64_t i = 0; i < width; ++i) {
+                        if (masks && mask[(masks == 2 ? q * stride : 0) + i] == T{0}) continue;
+                        const double apart =
+                            static_cast<double>(bank[b][i]) - static_cast<double>(query[q * stride + i]);
+                        exact += apart * apart;
+                    }
+                    right = near_enough(got, exact, exact, width) && near_enough(want, exact, exact, width);
+                }
+                if (!right) {
+                    check.wrong(sizes, "query " + std::to_string(q) + ", row " + std::to_string(b) + " is " +
+                                           std::to_string(got) + ", one lane " + std::to_string(want) + ", exact " +
+                                           std::to_string(exact));
+                }
+            }
+            // a limit that one of the sums is equal to
+            limits[q] = random.between(0, 9) ? out[q * ROWS + random.between(0, lanes - 1)] : Sum{0};
+            if constexpr (FLOATS) {
+                if (random.between(0, 9) == 0) limits[q] = random.between(0, 1) ? NOT_A_NUMBER : INF;
+            }
+        }
+        const auto sums = out;
+        (table.*kernel)(block);
+        for (int q = 0; q < queries; ++q) {
+            wanted[q] = 0;
+            for (int b = 0; b < lanes; ++b) {
+                wanted[q] |= std::uint64_t{!(sums[q * ROWS + b] > limits[q])} << b;
+            }
+        }
+        check.same(sizes + ", found", wanted, found);
+    }
+    return check.passed();
+}
+
+bool cell_rows(const Kernels& table, Random& random) {
+    Check check(table, "cell_rows");
+    for (int repeat = 0; repeat < 600; ++repeat) {
+        const int width = random.of({1, 2, 3, 4, 5, 7, 8, 9, 16, 17}), pairs = (width + 1) / 2;
+        const int count = random.between(1, 9), cells = random.between(1, 5), lanes = 16 * random.between(1, 4);
+        const auto bank = random.halves(static_cast<std::size_t>(cells * pairs * BLOCK * 2), repeat % 2 ? 32767 : 300);
+        const auto values = random.halves(static_cast<std::size_t>(count * width), repeat % 2 ? 32767 : 300);
+        const auto norms = random.words(static_cast<std::size_t>(cells * BLOCK));
+        const auto chosen = random.integers(static_cast<std::size_t>(count), 0, cells - 1);
+        std::vector<std::int32_t> out(static_cast<std::size_t>(count * lanes)), expected(out.size());
+        CellRows job{bank.data(), norms.data(), chosen.data(), values.data(), count, width, lanes, expected.data()};
+        ONE.cell_rows(job);
+        job.out = out.data();
+        table.cell_rows(job);
+        check.same(sizes_of({{"width", width}, {"count", count}, {"lanes", lanes}, {"no.", repeat}}), expected, out);
+    }
+    return check.passed();
+}
+
+bool small_step(const Kernels& table, Random& random) {
+    Check check(table, "small_step");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const int corners = 20, images = random.between(1, 40), lanes = 16 * random.between(1, 4), own_cells = 7;
+        const auto tables = random.words(static_cast<std::size_t>(corners * images * lanes));
+        const auto own = random.words(static_cast<std::size_t>(own_cells * lanes));
+        const auto chosen = random.integers(5, 0, images - 1);
+        std::vector<Box> boxes(static_cast<std::size_t>(random.between(0, 6)));
+        for (Box& box : boxes) {
+            box = {random.between(0, 4), random.between(0, corners - 1), random.between(0, corners - 1),
+                   random.between(0, corners - 1), random.between(0, corners - 1)};
+        }
+        const auto carried = random.integers(static_cast<std::size_t>(random.between(0, 9)), 0, own_cells - 1);
+        std::vector<std::int32_t> out(static_cast<std::size_t>(lanes)), expected(out.size());
+        SmallStep job{tables.data(),
+                      boxes.data(),
+                      chosen.data(),
+                      own.data(),
+                      carried.data(),
+                      static_cast<int>(boxes.size()),
+                      static_cast<int>(carried.size()),
+                      images,
+                      lanes,
+                      expected.data()};
+        ONE.small_step(job);
+        job.out = out.data();
+        table.small_step(job);
+        check.same(sizes_of({{"images", images}, {"lanes", lanes}, {"boxes", job.box_count}, {"no.", repeat}}),
+                   expected, out);
+    }
+    return check.passed();
+}
+
+bool ranked(const Kernels& table, Random& random) {
+    Check check(table, "ranked");
+    for (int repeat = 0; repeat < 3000; ++repeat) {
+        const int count = random.between(1, BLOCK), rank = random.between(0, count - 1);
+        auto values = repeat % 2 ? random.integers(BLOCK, -2, 3) : random.words(BLOCK);
+        if (repeat % 3 == 0) values[random.between(0, count - 1)] = MOST;
+        if (repeat % 3 == 0) values[random.between(0, count - 1)] = LEAST;
+        const std::vector<int> want = {ONE.ranked(values.data(), count, rank)};
+        const std::vector<int> got = {table.ranked(values.data(), count, rank)};
+        check.same(sizes_of({{"count", count}, {"rank", rank}, {"no.", repeat}}), want, got);
+    }
+    return check.passed();
+}
+
+bool at_most(const Kernels& table, Random& random) {
+    Check check(table, "at_most");
+    for (int repeat = 0; repeat < 2000; ++repeat) {
+        const auto values = repeat % 2 ? random.integers(BLOCK, -2, 3) : random.words(BLOCK);
+        for (const std::int32_t limit : {values[random.between(0, BLOCK - 1)], MOST, LEAST, 0, -1}) {
+            const std::vector<std::uint64_t> want = {ONE.at_most(values.data(), limit)};
+            const std::vector<std::uint64_t> got = {table.at_most(values.data(), limit)};
+            check.same(sizes_of({{"limit", limit}, {"no.", repeat}}), want, got);
+        }
+    }
+    return check.passed();
+}
+
+bool apart(const Kernels& table, Random& random) {
+    Check check(table, "apart");
+    for (int repeat = 0; repeat < 2000; ++repeat) {
+        const int width = random.between(1, 20), cells = random.between(1, 12), count = random.between(0, cells);
+        const auto image = random.halves(static_cast<std::size_t>(cells * width), repeat % 2 ? 32767 : 300);
+        const auto values = random.halves(static_cast<std::size_t>(count * width) + 1, repeat % 2 ? 32767 : 300);
+        std::vector<std::int32_t> chosen(static_cast<std::size_t>(count));
+        for (int i = 0; i < count; ++i) chosen[i] = i + (random.between(0, 2) ? 0 : random.between(0, cells - 1 - i));
+        const auto of = [&](const Kernels& with) -> std::vector<std::int32_t> {
+            return {with.apart(image.data(), chosen.data(), values.data(), count, width)};
+        };
+        check.same(sizes_of({{"count", count}, {"width", width}, {"no.", repeat}}), of(ONE), of(table));
+    }
+    return check.passed();
+}
+
+bool byte_tile(const Kernels& table, Random& random) {
+    Check check(table, "byte_tile");
+    if (!table.byte_tile) check.wrong("", "is missing");
+    for (int repeat = 0; repeat < 600 && table.byte_tile; ++repeat) {
+        const int queries = random.of({16, 32, 64}), lanes = random.between(1, 40), tile = lanes + random.between(0, 9);
+        const int codes = 16 * random.between(1, 3), cells = random.between(1, 9), count = random.between(0, cells);
+        std::vector<std::uint16_t> code(static_cast<std::size_t>(cells * tile));
+        for (auto& one : code) one = static_cast<std::uint16_t>(random.between(0, codes - 1));
+        const auto bytes = [&](int size, int most) {
+            std::vector<std::uint8_t> made(static_cast<std::size_t>(size));
+            for (auto& byte : made) byte = static_cast<std::uint8_t>(random.between(0, most));
+            return made;
+        };
+        const auto rows = bytes(count * codes * queries + 1, repeat % 2 ? 255 : 60), limits = bytes(queries, 255);
+        const auto chosen = random.integers(static_cast<std::size_t>(count), 0, cells - 1);
+        auto sums = bytes(lanes * queries, 255);
+        auto expected = sums;
+        std::vector<std::uint64_t> found(static_cast<std::size_t>(lanes), ~std::uint64_t{0}), wanted(found.size());
+        const bool first = random.between(0, 1), last = random.between(0, 1);
+        for (int b = 0; b < lanes; ++b) {
+            for (int q = 0; q < queries; ++q) {
+                int sum = first ? 0 : expected[b * queries + q];
+                for (int i = 0; i < count; ++i) sum += rows[(i * codes + code[chosen[i] * tile + b]) * queries + q];
+                sum = std::min(sum, 255);
+                wanted[b] |= std::uint64_t{sum <= limits[q]} << q;
+                if (!last) expected[b * queries + q] = static_cast<std::uint8_t>(sum);
+            }
+        }
+        table.byte_tile({code.data(), chosen.data(), rows.data(), limits.data(), count, tile, lanes, codes, queries,
+                         first, sums.data(), last ? found.data() : nullptr});
+        const std::string sizes = sizes_of({{"queries", queries},
+                                            {"lanes", lanes},
+                                            {"count", count},
+                                            {"first", first},
+                                            {"last", last},
+                                            {"no.", repeat}});
+        check.same(sizes, expected, sums);
+        if (last) check.same(sizes + ", found", wanted, found);
+    }
+    return check.passed();
+}
+
+bool byte_rows(const Kernels& table, Random& random) {
+    Check check(table, "byte_rows");
+    if (!table.byte_rows) check.wrong("", "is missing");
+    for (int repeat = 0; repeat < 200 && table.byte_rows; ++repeat) {
+        const int codes = random.between(1, 70), padded = (codes + 15) / 16 * 16, stride = random.of({16, 32, 64});
+        std::vector<std::vector<std::int32_t>> rows(16);
+        const std::int32_t* pointers[16];
+        float scales[16];
+        std::vector<std::uint8_t> bytes(static_cast<std::size_t>(16 * padded));
+        std::vector<std::uint8_t> out(static_cast<std::size_t>(padded * stride)), expected(out.size());
+        for (int q = 0; q < 16; ++q) {
+            rows[q] = random.integers(static_cast<std::size_t>(codes), 0, random.between(0, 1) ? MOST - 1 : 300);
+            pointers[q] = rows[q].data();
+            scales[q] =
+                random.between(0, 9) ? std::ldexp(1.0f + random.floats(1, 0.1f)[0], random.between(-31, 0)) : INF;
+            for (int code = 0; code < codes; ++code) {
+                const float scaled = static_cast<float>(rows[q][code]) * scales[q];
+                expected[code * stride + q] = static_cast<std::uint8_t>(scaled < 255.0f ? scaled : 255.0f);
+            }
+        }
+        table.byte_rows(pointers, scales, codes, padded, bytes.data(), out.data(), stride);
+        check.same(sizes_of({{"codes", codes}, {"stride", stride}, {"no.", repeat}}), expected, out);
+    }
+    return check.passed();
+}
+
+bool norms(const Kernels& table, Random& random) {
+    Check check(table, "norms");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const int count = random.between(0, 20), width = random.between(1, 40);
+        const auto values = random.halves(static_cast<std::size_t>(count * width), 32767);
+        std::vector<std::int32_t> out(static_cast<std::size_t>(count)), expected(out.size());
+        ONE.norms(values.data(), count, width, expected.data());
+        table.norms(values.data(), count, width, out.data());
+        check.same(sizes_of({{"count", count}, {"width", width}, {"no.", repeat}}), expected, out);
+    }
+    return check.passed();
+}
+
+bool resize_row(const Kernels& table, Random& random) {
+    Check check(table, "resize_row");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const int from = random.between(1, 20), side = random.between(1, 30), width = random.of({1, 2, 3, 4, 5, 8, 16});
+        const auto top = random.halves(static_cast<std::size_t>(from * width), 32767);
+        const auto low = random.halves(static_cast<std::size_t>(from * width), 32767);
+        const auto i0 = random.integers(static_cast<std::size_t>(side), 0, from - 1);
+        const auto i1 = random.integers(static_cast<std::size_t>(side), 0, from - 1);
+        const auto f = random.integers(static_cast<std::size_t>(side), 0, 255);
+        const int fy = random.between(0, 255);
+        std::vector<std::int32_t> own(static_cast<std::size_t>(from * width));
+        const auto of = [&](const Kernels& with) {
+            std::vector<std::int16_t> out(static_cast<std::size_t>(side * width));
+            with.resize_row(top.data(), low.data(), fy, from, side, width, i0.data(), i1.data(), f.data(), own.data(),
+                            out.data());
+            return out;
+        };
+        check.same(sizes_of({{"from", from}, {"side", side}, {"width", width}, {"no.", repeat}}), of(ONE), of(table));
+    }
+    return check.passed();
+}
+
+bool words(const Kernels& table, Random& random) {
+    Check check(table, "words");
+    for (int repeat = 0; repeat < 100; ++repeat) {
+        const int count = random.between(0, 50);
+        const auto high = static_cast<std::uint32_t>(random.word()), image = static_cast<std::uint32_t>(random.word());
+        const std::uint64_t seed = std::uint64_t{high} << 32 | static_cast<std::uint32_t>(random.word());
+        const auto first = static_cast<std::uint32_t>(random.word());
+        const auto of = [&](const Kernels& with) {
+            std::vector<std::uint32_t> out(static_cast<std::size_t>(count));
+            with.words(seed, image, first, count, out.data());
+            return out;
+        };
+        check.same(sizes_of({{"count", count}, {"no.", repeat}}), of(ONE), of(table));
+    }
+    return check.passed();
+}
+
+bool direct(const Kernels& table, Random& random) {
+    Check check(table, "direct");
+    for (int repeat = 0; repeat < 1000; ++repeat) {
+        const std::int64_t width = random.of(WIDTHS);
+        const auto size = static_cast<std::size_t>(width);
+        const int kind = random.between(0, 3);
+        const auto a = row_values(random, size, kind, static_cast<float*>(nullptr)), b = random.floats(size, 1.0f);
+        auto weight = random.floats(size, 1.0f);
+        for (auto& one : weight) one = random.between(0, 1) ? 0.0f : one;
+        for (const float* used : {static_cast<const float*>(nullptr), static_cast<const float*>(weight.data())}) {
+            const double want = ONE.direct(a.data(), b.data(), used, width);
+            const double got = table.direct(a.data(), b.data(), used, width);
+            if (got == want || (std::isnan(got) && std::isnan(want))) continue;
+            check.wrong(sizes_of({{"width", width}, {"weighted", used != nullptr}, {"no.", repeat}}),
+                        "is " + std::to_string(got) + ", not " + std::to_string(want));
+        }
+    }
+    return check.passed();
+}
+
+bool passes(const Kernels& table) {
+    Random random(7);
+    const bool right[] = {
+        latent_block(table, random),
+        float_block(table, random),
+        rows<float, float>(table, random, "float_rows", &Kernels::float_rows),
+        rows<std::int16_t, std::int32_t>(table, random, "integer_rows", &Kernels::integer_rows),
+        cell_rows(table, random),
+        small_step(table, random),
+        ranked(table, random),
+        at_most(table, random),
+        apart(table, random),
+        byte_tile(table, random),
+        byte_rows(table, random),
+        norms(table, random),
+        resize_row(table, random),
+        words(table, random),
+        direct(table, random),
+    };
+    static_assert(sizeof right * sizeof(void*) + sizeof(char*) == sizeof(Kernels), "every kernel is compared");
+    bool all = true;
+    for (const bool one : right) all = all && one;
+    return all;
+}
+
+}  // namespace
+
+int main() {
+    bool all = true;
+    for (const std::string& name : available()) {
+        const bool passed = passes(kernels(name));
+        std::printf("%s: %s\n", name.c_str(), passed ? "as one lane" : "differs");
+        all = all && passed;
+    }
+    return all ? 0 : 1;
+}
