@@ -15,7 +15,6 @@ from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.commands.common import Clock
 from lpkernel.errors import InputError
-from lpkernel.info import why_chosen
 from lpkernel.modes import cells, likeness
 from lpkernel.modes.inputs import read_input
 from lpkernel.modes.regions import layout_of, named_region
@@ -156,7 +155,7 @@ class Engine:
         search = float(made.settings["seconds"])
         clock.seconds["preparing"] += max(0.0, clock.seconds["synthesis"] - search)
         clock.seconds["synthesis"] = search
-        facts = self._facts(made, settings)
+        facts = self._facts(made)
         yield f"{timing(clock)}; {facts}; decoding …"
         with clock.stage("decode"):
             images = made.decode(self.autoencoder)
@@ -176,15 +175,15 @@ class Engine:
             "candidates": allowed,
         }
 
-    def _facts(self, made: Synthesis, settings: Settings) -> str:
-        """One line: the backend and why it was taken, the plan, and how many bank images were allowed."""
+    def _facts(self, made: Synthesis) -> str:
+        """One line: the backend that was taken, the plan, and how many bank images were allowed."""
         did = made.settings
         left_out = did.get("left_out_as_the_input")
         return (
-            f"backend {did['backend']} ({why_chosen(settings.backend, self.device)}); "
+            f"backend {did['backend']}; "
             f"stride {did['stride']}, scales {', '.join(map(str, did['scales']))}; "
             f"{did['candidates']} of {did['bank_images']} bank images allowed"
-            + (f", left out as the input: {', '.join(left_out)}" if left_out else "")
+            + (f", {len(left_out)} left out as the input itself" if left_out else "")
         )
 
 

@@ -106,14 +106,15 @@ def _shown(steps: Iterator[str | Result]) -> Iterator[tuple[Any, Any, Any]]:
 def gallery(result: Result) -> list[Any]:
     """Each result above its source map."""
     return [
-        Image.fromarray(np.concatenate([image, coded]))
-        for image, coded in zip(result.images, result.maps, strict=True)
+        Image.fromarray(np.concatenate([image, coded])) for image, coded in zip(result.images, result.maps, strict=True)
     ]
 
 
 def _gallery(prefix: str) -> gr.Gallery:
     return gr.Gallery(
         label="results above their source maps",
+        show_label=False,
+        elem_classes="lpk-gallery",
         format="png",
         columns=8,
         height="auto",
@@ -210,8 +211,9 @@ def _provenance_tab(engine: Engine, latest: gr.State, galleries: list[gr.Gallery
     @told(2)
     def choose(result: Result | None, chosen: gr.SelectData) -> Iterator[Any]:
         if result is not None and isinstance(chosen.index, int) and 0 <= chosen.index < len(result.images):
-            yield note(f"result {chosen.index + 1} of {len(result.images)}"), provenance.sheet(
-                engine, result, chosen.index
+            yield (
+                note(f"result {chosen.index + 1} of {len(result.images)}"),
+                provenance.sheet(engine, result, chosen.index),
             )
 
     choices.select(choose, latest, [line, shown], show_progress="hidden", **CALL)
