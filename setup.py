@@ -158,7 +158,8 @@ class BuildNative(build_ext):
                     raise SystemExit(f"LPKERNEL_{kind.upper()}=1, but {ext.name} does not build: {error}") from error
                 reason = f"the {label} build failed: {' '.join(str(error).split())}"
                 self.built[kind] = {"built": False, "reason": reason}
-                self.extensions.remove(ext)
+                # a new list: the distribution, which still has extensions, keeps its own
+                self.extensions = [other for other in self.extensions if other is not ext]
 
     def _build_cpp(self, ext: Any) -> dict[str, Any]:
         """As always, but with OpenMP where the compiler has it, and each file with its own instruction set."""

@@ -66,7 +66,7 @@ def why_chosen(asked: str, device: str = "auto") -> str:
         return "asked for by LPKERNEL_BACKEND"
     skipped = []
     for name, backend in registry.BACKENDS.items():
-        if not (reasons := backend.unsupported(None, device)):
+        if not (reasons := registry.against_auto(backend, None, device)):
             break
         skipped.append(f"{name} ({'; '.join(reasons)})")
     return f"first usable; before it: {', '.join(skipped) or 'none'}"

@@ -34,14 +34,19 @@ def philox4x32(counter: ArrayLike, key: ArrayLike) -> NDArray[np.uint32]:
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
+def check_seed(seed: int) -> None:
+    """Raises InputError for a seed outside [0, 2^64)."""
+    if not 0 <= seed < 2**64:
+        raise InputError(f"seed: got {seed}, expected an integer in [0, 2^64)")
+
+
 def draws(seed: int, images: ArrayLike, steps: ArrayLike) -> NDArray[np.uint32]:
     """First word u of each draw: key = the seed's two halves, counter = (image, step, 0, 0).
 
     `images` and `steps` are integers in [0, 2^32), broadcast together; the result has their shape.
     Raises InputError for a seed outside [0, 2^64).
     """
-    if not 0 <= seed < 2**64:
-        raise InputError(f"seed: got {seed}, expected an integer in [0, 2^64)")
+    check_seed(seed)
     image, step = np.broadcast_arrays(np.asarray(images, np.uint64), np.asarray(steps, np.uint64))
     zero = np.zeros_like(image)
     return philox4x32(np.stack([image, step, zero, zero], axis=-1), (seed & 0xFFFFFFFF, seed >> 32))[..., 0]

@@ -199,7 +199,8 @@ def edit(
     region: (M, M) bool. mode "free": its cells are unknown at first, so they grow from their
     surroundings; "guided": they are known, so the result stays near what is there. free: (M, M) bool, cells of a
     guided region that are unknown nevertheless (a seam to be closed). At a side m < M a cell belongs to the
-    region, and is unknown, if it overlaps such a cell. One scale by default. Raises InputError.
+    region, and is unknown, if it overlaps such a cell. Raster order, but a step with nothing known to compare waits
+    for one that has, so that a region grows from its surroundings. One scale by default. Raises InputError.
     """
     region = np.asarray(region)
     if region.ndim != 2 or region.shape[0] != region.shape[1] or region.dtype != np.bool_:
@@ -298,16 +299,21 @@ def _scale(
 ) -> Scale:
     known = known.copy()
     positions, compare, write = [], [], []
-    offsets = _offsets(m, patch, stride)
-    for _, y, x in product(range(passes), offsets, offsets):
-        window = np.s_[y : y + patch, x : x + patch]
-        cells = writable[window] & ~known[window] if fill else writable[window]
-        if not cells.any():
-            continue
-        positions.append((y, x))
-        compare.append(known[window].copy())
-        write.append(cells.copy())
-        known[window] |= cells
+    offsets, outward = _offsets(m, patch, stride), not writable.all()
+    for _ in range(passes):
+        waiting = [(y, x) for y, x in product(offsets, offsets) if writable[y : y + patch, x : x + patch].any()]
+        while waiting:
+            ready = (c for c in waiting if not outward or known[c[0] : c[0] + patch, c[1] : c[1] + patch].any())
+            y, x = next(ready, waiting[0])
+            waiting.remove((y, x))
+            window = np.s_[y : y + patch, x : x + patch]
+            cells = writable[window] & ~known[window] if fill else writable[window]
+            if not cells.any():
+                continue
+            positions.append((y, x))
+            compare.append(known[window].copy())
+            write.append(cells.copy())
+            known[window] |= cells
     corners = np.array(positions, np.int32).reshape(-1, 2)
     return Scale(m, resize, *map(_frozen, (corners, np.array(compare), np.array(write))))
 

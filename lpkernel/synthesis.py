@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
 import numpy as np
@@ -139,7 +139,7 @@ def generate(
     limited = None
     if copy_limit is not None:
         sources, limited = redraw(
-            copy_limit, sources, first_image, lambda rows, images: runner.scan(_part(request, rows, images), device)
+            copy_limit, sources, first_image, lambda rows, images: runner.scan(request.part(rows, images), device)
         )
     settings = {
         "kind": plan.kind,
@@ -170,12 +170,6 @@ def generate(
         bank=bank,
         settings=settings,
     )
-
-
-def _part(request: ScanRequest, rows: NDArray[np.int64], images: NDArray[np.int64]) -> ScanRequest:
-    """The request for some of its images, with other random counters."""
-    canvas = tuple(part if part is None or len(part) == 1 else part[rows] for part in request.canvas)
-    return replace(request, canvas=canvas, images=images)
 
 
 def allowed_images(bank: Bank, candidates: ArrayLike | None) -> NDArray[np.int64]:

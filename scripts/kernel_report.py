@@ -20,19 +20,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from emulation.build import cuda_module, kernel_sources, translated_kernels
 from emulation.resources import ARCHITECTURES, Resources, blocks_per_multiprocessor, cuda_resources, triton_resources
+from numpy.typing import DTypeLike
 from scans import World
 
 from lpkernel import plan as plans
 from lpkernel.backends import launch_table
+from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.backends.launch_table import Launch, Machine, Work
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = ROOT / "tests" / "emulation" / "budgets.json"
 AMD = "gfx942"
-SLAB = 1024  # bank images of a block that are run here, at most (table rows: what its threads hold, if that is more)
+SEARCH_BLOCKS = 2  # of a masked_topk with eight warps, that its launch bounds let a multiprocessor hold
+SLAB = 1024  # latents of a block that are run here, at most; codes and searches, where the first cost more, are all
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Peaks:
     clock: float = 1.755e9
     memory: float = 3.35e12
     l2: float = 5.5e12
+    l2_bytes: float = 50e6
     issue: int = 128
     integer: int = 64
     shared: int = 128
@@ -93,7 +98,7 @@ def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes
     work = _work(images, bank, plan, k, codes, 1 if codes else channels)
     launch = launch_table.choose(work, MACHINE)
     slab = -(-bank // launch.group)
-    part = min(slab, max(SLAB, 16 * launch.threads) if launch.form == launch_table.ROWS else SLAB)
+    part = slab if codes else min(slab, SLAB)
     compared = int(plan.flat.steps[:, 1].sum())
     blocks = -(-images // launch.tile) * launch.group
 
@@ -125,26 +130,65 @@ def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes
     )
 
 
+def search_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -> Case:
+    """A masked_topk without masks, as the launch table would start it on an H100; its "step" is the search."""
+    size = np.dtype(dtype).itemsize
+    tile = launch_table.choose_topk(queries, bank, k, MACHINE.shared)
+    slabs = launch_table.choose_slabs(queries, bank, tile, SEARCH_BLOCKS * H100.multiprocessors)
+    here, slab = min(queries, tile[0] * tile[1]), -(-bank // slabs)
+
+    def run(native: ModuleType) -> None:
+        random = np.random.default_rng(0)
+        asked, rows = ((99 * random.standard_normal((count, width))).astype(dtype) for count in (here, slab))
+        CudaBackend(native, "cpu").masked_topk(TopkRequest(asked, rows, k, None, None))
+
+    lanes = H100.issue if size == 4 else H100.integer
+    bank_bytes = bank * width * size
+    cached = bank_bytes <= H100.l2_bytes
+    rows, map_words = 128 * tile[2], here * 32
+    return Case(
+        name=f"search {np.dtype(dtype).name}, Q={queries:,}, B={bank:,}, D={width}",
+        kernel=f"masked_topk_kernel<{'FloatRows' if size == 4 else 'Int16Rows'}, false, {tile[0]}>",
+        threads=32 * tile[1] * tile[2],
+        shared=2 * (rows * (32 * size + 16) + 4 * map_words + 128) + -(-here * tile[2] * k * 8 // 16) * 16 + 16,
+        blocks=-(-queries // here) * slabs,
+        steps=1,
+        pairs=here * slab,
+        operations=2 * here * slab * width,
+        scale=1.0,
+        memory=0.0 if cached else bank_bytes,
+        floor=max(
+            2 * queries * bank * width / (H100.multiprocessors * H100.clock * lanes),
+            bank_bytes / (H100.l2 if cached else H100.memory),
+        ),
+        run=run,
+    )
+
+
 def cases() -> list[Case]:
     """The shapes that the kernels are made for."""
     full = plans.reference(side=16, patch=6, scales=[16])
+    searches = [search_case(q, 30_000, 512, 10, dtype) for dtype in (np.float32, np.int16) for q in (16, 4096)]
     return [
         scan_case("codes, N=16, B=30,000", 16, 30_000, full, 16, 256, 4),
         scan_case("codes, N=10,000, B=30,000", 10_000, 30_000, full, 16, 256, 4),
         scan_case("latents C=16, N=16, B=30,000", 16, 30_000, full, 16, 0, 16),
         scan_case("latents C=16, N=10,000, B=30,000", 10_000, 30_000, full, 16, 0, 16),
         scan_case("latents C=16, N=16, B=16, five scales", 16, 16, plans.reference(), 8, 0, 16),
+        *searches,
     ]
 
 
-def triton_kernels() -> dict[str, dict[str, Resources]]:
-    """Kernel -> target -> resources, of all that lpkernel.triton_kernels.configs ships."""
+def triton_kernels(
+    targets: tuple[int | str, ...] = (*ARCHITECTURES, AMD), every: int = 1
+) -> dict[str, dict[str, Resources]]:
+    """Kernel -> target -> resources, of all (every n-th) that lpkernel.triton_kernels.configs ships."""
     from lpkernel.triton_kernels.configs import shipped
 
     found: dict[str, dict[str, Resources]] = {}
-    for target in (*ARCHITECTURES, AMD):
+    for target in targets:
         family, label = ("cuda", f"sm_{target}") if isinstance(target, int) else ("hip", str(target))
-        for name, kernel, signature, constexprs, warps, stages in shipped(family):
+        for name, kernel, signature, constexprs, warps, stages in shipped(family)[::every]:
             options = {"num_warps": warps, "num_stages": stages}
             one = triton_resources(kernel, signature, constexprs, target, options)
             found.setdefault(f"triton {name}", {})[label] = one
@@ -199,6 +243,8 @@ def estimate(case: Case) -> Estimate:
     before = module.counts()
     case.run(native)
     counts = {opcode: count - before[opcode] for opcode, count in module.counts().items() if count > before[opcode]}
+    if not counts:
+        raise RuntimeError(f"{case.name}: nothing was counted; this process had loaded the kernels uncounted before")
     total, moved = sum(counts.values()), traffic(counts)
     integer = sum(count for opcode, count in counts.items() if _INTEGER.match(opcode))
     waves = -(-case.blocks // H100.multiprocessors)  # blocks that share the busiest multiprocessor
@@ -234,6 +280,11 @@ def cuda_kernels() -> dict[str, dict[str, Resources]]:
             for name, one in cuda_resources(source, arch).items():
                 found.setdefault(name, {})[f"sm_{arch}"] = one
     return found
+
+
+def estimates() -> list[Estimate]:
+    """Of all cases. For a process that has loaded no kernels before: counting ones would not replace them."""
+    return [estimate(case) for case in cases()]
 
 
 def problems(found: dict[str, dict[str, Resources]], estimates: list[Estimate], budgets: dict[str, Any]) -> list[str]:
@@ -330,8 +381,9 @@ As the launch table chooses them; blocks of it that a multiprocessor holds.
 
 ## Work and roofline, a step
 
-An operation is a lookup or an add (codes), a multiply or an add (latents). Times in µs; the estimate is the largest
-bound, the floor what the shape needs at least (bytes of the bank, lookups at 7.4 × 10¹² a second).
+An operation is a lookup or an add (codes), a multiply or an add (latents), a difference or the addition of its square
+(searches); the goal for codes with many images is 1.5 instructions an operation. Times in µs; the estimate is the
+largest bound, the floor what the shape needs at least (bytes of the bank, lookups at 7.4 × 10¹² a second).
 
 {_table([*head, "estimate", "floor"], work)}
 """
@@ -342,19 +394,19 @@ def main() -> None:
     parser.add_argument("--write-budgets", action="store_true", help="renew tests/emulation/budgets.json")
     options = parser.parse_args()
     found = {**cuda_kernels(), **triton_kernels()}
-    estimates = [estimate(case) for case in cases()]
+    made = estimates()
     if options.write_budgets:
-        BUDGETS.write_text(json.dumps(renewed(found, estimates), indent=1) + "\n", encoding="utf-8")
-    text = markdown(found, estimates)
+        BUDGETS.write_text(json.dumps(renewed(found, made), indent=1) + "\n", encoding="utf-8")
+    text = markdown(found, made)
     (ROOT / "docs" / "kernel-report.md").write_text(text, encoding="utf-8")
     (ROOT / "out").mkdir(exist_ok=True)
     record = {
         "kernels": {name: {t: asdict(one) for t, one in targets.items()} for name, targets in found.items()},
-        "cases": [asdict(one) | {"seconds": one.seconds} for one in estimates],
+        "cases": [asdict(one) | {"seconds": one.seconds} for one in made],
     }
     (ROOT / "out" / "kernel-report.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(text)
-    said = problems(found, estimates, json.loads(BUDGETS.read_text(encoding="utf-8")))
+    said = problems(found, made, json.loads(BUDGETS.read_text(encoding="utf-8")))
     if said:
         raise SystemExit("over budget:\n" + "\n".join(said))
 

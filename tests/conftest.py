@@ -9,9 +9,12 @@ import os
 
 import pytest
 import torch
+from emulation.build import cuda_module
+from emulation.needs import need_compiler, need_nvcc
 
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend
+from lpkernel.backends.cuda import CudaBackend
 
 REQUIRED = [name for name in os.environ.get("LPKERNEL_REQUIRE_BACKENDS", "").split(",") if name]
 # Without a GPU its backends have tests of their own, on emulations: test_cuda_*.py and test_triton.py.
@@ -45,3 +48,12 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 def fast_backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend but the specification, to be compared with it."""
     return usable(request.param)
+
+
+@pytest.fixture(scope="module", params=["simt", "ptx"])
+def cuda(request: pytest.FixtureRequest) -> CudaBackend:
+    """The CUDA kernels as g++ compiles them, and as nvcc does (PTX for sm_80, translated), run on the CPU."""
+    need_compiler()
+    if request.param == "ptx":
+        need_nvcc()
+    return CudaBackend(cuda_module(80 if request.param == "ptx" else None), "cpu")

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from emulation.build import cuda_module
-from emulation.compile import nvcc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import World
-from test_scan import KINDS, make
+from test_scan import KINDS, any_request, make
 
 from lpkernel import plan
 from lpkernel.backends import launch_table
+from lpkernel.backends.base import CodeBank
 from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.backends.launch_table import Machine, Work
 from lpkernel.backends.reference import NumpyBackend
@@ -40,17 +38,6 @@ ROWS = [
     Tuning(form="rows", tile=4, group=2, groups=1, threads=96, span=3, depth=2),
     Tuning(form="gather", group=3, threads=32),
 ]
-
-
-@pytest.fixture(scope="module", params=["simt", "ptx"])
-def cuda(request: pytest.FixtureRequest) -> Iterator[CudaBackend]:
-    """The kernels as g++ compiles them, and as nvcc does (PTX for sm_80, translated)."""
-    if request.param == "ptx" and nvcc() is None:
-        pytest.skip("no nvcc")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield CudaBackend(cuda_module(80 if request.param == "ptx" else None), "cpu")
-    torch.set_num_threads(threads)
 
 
 def check(cuda: CudaBackend, tuning: Tuning, request: object) -> None:
@@ -120,24 +107,8 @@ def test_equal_images_give_the_lowest_indices(cuda: CudaBackend) -> None:
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_plan(cuda: CudaBackend, data: st.DataObject) -> None:
-    side = data.draw(st.integers(3, 9), "side")
-    patch = data.draw(st.integers(1, min(side, 6)), "patch")
-    stride = data.draw(st.integers(1, patch), "stride")
-    scales = sorted({*data.draw(st.sets(st.integers(patch, side), max_size=2), "scales"), side})
-    kind = data.draw(st.sampled_from(KINDS), "kind")
-    size = data.draw(st.integers(1, 60), "B")
-    world = World(size, side, data.draw(st.integers(1, 19), "C"), data.draw(st.integers(1, 6), "V"), seed=side)
-    allowed = np.flatnonzero(np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size), "allowed")))
-    in_codes = len(scales) == 1 and data.draw(st.booleans(), "codes")
-    request = world.request(
-        make(kind, side, patch, stride, scales),
-        data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=6), "images"),
-        data.draw(st.integers(1, 128), "K"),
-        data.draw(st.integers(0, 2**64 - 1), "seed"),
-        world.start(1) if not kind.startswith("random") else None,
-        allowed if len(allowed) else None,
-        in_codes=in_codes,
-    )
+    request = any_request(data, side=9, patch=6, size=60, channels=19, images=6, k=128)
+    in_codes = isinstance(request.bank, CodeBank)
     tuning = data.draw(st.sampled_from(ROWS if in_codes else SHAPES), "tuning")
     check(cuda, replace(tuning, group=data.draw(st.integers(1, 3), "G")), request)
 
@@ -173,7 +144,8 @@ def test_no_images_and_wrong_requests(cuda: CudaBackend) -> None:
         cuda.scan(request)
     with pytest.raises(InputError, match="seed"):
         cuda.scan(replace(request, seed=2**64))
-    assert "128 neighbours" in cuda.unsupported(replace(request, k=129))[0]
+    large = World(129, side=4).request(made, [1], 129, start=world.start(1))
+    assert "128 neighbours" in cuda.unsupported(large)[0]
     assert "not on cuda" in cuda.unsupported(request, "cuda")[0]
     assert cuda.unsupported(request) == []
 

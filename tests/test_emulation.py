@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from emulation.compile import HERE, compile_ptx, compiler, library
-from emulation.needs import need_compiler, need_nvcc, need_triton
+from emulation.compile import HERE, compile_ptx, library
+from emulation.needs import need_compiler, need_nvcc, need_triton, sanitizer_libraries
 from emulation.ptx import Module, PtxError, Translator
 
 KERNELS = HERE / "kernels"
@@ -45,13 +45,6 @@ def threaded() -> Path:
 def translated() -> Path:
     need_nvcc()
     return Module(compile_ptx(KERNELS / "probe.cu", 80, [KERNELS])).path
-
-
-def preload(*names: str) -> str:
-    found = [subprocess.check_output([compiler(), f"-print-file-name={name}"], text=True).strip() for name in names]
-    if not all(Path(path).is_absolute() for path in found):
-        pytest.skip(f"{compiler()} has no {' '.join(names)}")
-    return " ".join(found)
 
 
 def run(
@@ -89,8 +82,8 @@ def test_source_and_ptx_agree_on_every_operation(plain: Path, translated: Path) 
 @pytest.mark.parametrize("kernel", ["row_sums", "copied_sums", "group_sums"])
 def test_right_kernels_are_clean(checked: Path, threaded: Path, kernel: str) -> None:
     for path, preloaded in (
-        (checked, preload("libasan.so", "libstdc++.so")),
-        (threaded, preload("libtsan.so")),
+        (checked, sanitizer_libraries("libasan.so", "libstdc++.so")),
+        (threaded, sanitizer_libraries("libtsan.so")),
     ):
         done = run(path, kernel, order="rev", preloaded=preloaded)
         assert (done.returncode, done.stdout.strip()) == (0, "right"), done.stderr
@@ -147,20 +140,20 @@ def test_the_runtime_reports_of_ptx(plain: Path, translated: Path, bug: str) -> 
 
 
 def test_address_sanitizer_sees_a_read_out_of_bounds(checked: Path) -> None:
-    done = run(checked, "row_sums", "out_of_bounds", preloaded=preload("libasan.so", "libstdc++.so"))
+    done = run(checked, "row_sums", "out_of_bounds", preloaded=sanitizer_libraries("libasan.so", "libstdc++.so"))
     assert done.returncode != 0
     assert re.search(r"heap-buffer-overflow[\s\S]*row_sums<2>.*probe\.cuh:\d+", done.stderr), done.stderr
 
 
 def test_undefined_behaviour_sanitizer_sees_a_misaligned_vector(checked: Path) -> None:
-    done = run(checked, "copied_sums", "misaligned", preloaded=preload("libasan.so", "libstdc++.so"))
+    done = run(checked, "copied_sums", "misaligned", preloaded=sanitizer_libraries("libasan.so", "libstdc++.so"))
     assert done.returncode != 0
     assert re.search(r"probe\.cuh:\d+:\d+: runtime error: .*misaligned address", done.stderr), done.stderr
 
 
 @pytest.mark.parametrize(("kernel", "bug"), [("row_sums", "no_barrier"), ("group_sums", "no_group_barrier")])
 def test_thread_sanitizer_names_the_line(threaded: Path, kernel: str, bug: str) -> None:
-    done = run(threaded, kernel, bug, preloaded=preload("libtsan.so"))
+    done = run(threaded, kernel, bug, preloaded=sanitizer_libraries("libtsan.so"))
     assert done.returncode != 0
     assert re.search(r"data race[\s\S]*probe\.cuh:\d+", done.stderr), done.stderr
 

@@ -80,6 +80,18 @@ def test_reference_in_passes_repeats_its_steps() -> None:
             plan.reference(passes=wrong)
 
 
+def test_a_step_that_knows_nothing_waits() -> None:
+    left = np.zeros((12, 12), bool)
+    left[:, :7] = True
+    first = plan.edit(left, patch=4, stride=2).scales[0]
+    assert first.positions[0].tolist() == [0, 4]  # (0, 0) and (0, 2) see nothing but the region
+    assert all(compare.any() for compare in first.compare)
+    raster = plan.edit(left, patch=4, stride=2, mode="guided").scales[0].positions.tolist()
+    assert raster == sorted(raster) == sorted(first.positions.tolist())
+    everything = plan.edit(np.ones((12, 12), bool), patch=4, stride=4).scales[0].positions.tolist()
+    assert everything == sorted(everything)
+
+
 def test_free_cells_in_a_guided_region() -> None:
     region, free = np.zeros((9, 9), bool), np.zeros((9, 9), bool)
     region[2:7, 3:7] = free[2:3, 3:7] = True

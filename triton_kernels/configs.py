@@ -1,8 +1,8 @@
 """Launch configurations as data: no autotuning at run time, so that a result costs the same in every process.
 
-Keyed by family ("cuda" with warps of 32, "hip" with waves of 64), domain and key slots. Reasons, all arithmetic and none
-measured: a program keeps TN * TB int32 distances and TN * TB int64 keys in registers, 3 registers a pair; at 128 threads
-and 2048 pairs that is 48 of the 255, and leaves room for UNROLL cells of loads in flight. Codes share only 2 bytes of
+Keyed by family ("cuda" with warps of 32, "hip" with waves of 64), domain and key slots. Reasons, all arithmetic, none
+measured: a program keeps TN * TB int32 distances and int64 keys in registers, 3 of them a pair; at 4 to 16 pairs a
+thread that is at most 48 of the 255, and leaves room for UNROLL cells of loads in flight. Codes share only 2 bytes of
 bank a pair between images, so TN = 1 and a long TB; latents share 32, and tl.dot wants 16 rows, so TN = 16. A bank that
 is smaller than a tile gets the small tile. The results do not depend on any of this.
 """
@@ -23,7 +23,7 @@ PROGRAMS = 2  # a multiprocessor, that slabs of the bank aim at
 
 @dataclass(frozen=True)
 class Tile:
-    """Of the scan's kernels: images and bank images of a tile, loop unrolling, cells copied at a time, warps, stages."""
+    """Of the scan: images and bank images of a tile, loop unrolling, cells copied at a time, warps, stages."""
 
     images: int
     bank: int
@@ -45,23 +45,25 @@ class Search(NamedTuple):
 
 CODES, LATENTS, DOT = "codes", "latents", "latents-dot"
 
-# (family, domain) -> tiles by size of the bank: the first whose bank tile holds the bank, else the last.
-SCAN: dict[tuple[str, str], tuple[Tile, ...]] = {
-    ("cuda", CODES): (Tile(1, 64, 4, 64, 1), Tile(1, 1024, 4, 64, 4)),
-    ("cuda", LATENTS): (Tile(1, 64, 4, 64, 2), Tile(1, 256, 2, 64, 4)),
-    ("cuda", DOT): (Tile(16, 128, 1, 8, 4),),
-    ("hip", CODES): (Tile(1, 64, 4, 64, 1), Tile(1, 1024, 4, 64, 4)),
-    ("hip", LATENTS): (Tile(1, 64, 4, 64, 1), Tile(1, 256, 2, 64, 4)),
-    ("hip", DOT): (Tile(16, 128, 1, 8, 4),),
-}
+_SMALL_CODES, _CODES = Tile(1, 64, 4, 64, 1), Tile(1, 1024, 4, 64, 8)
+_LATENTS = Tile(1, 256, 2, 64, 4)
 
-# (family, key slots) -> the search of masked_topk. More slots, fewer queries: (queries, slots) int64 keys are kept, too.
+# (family, domain, key slots) -> tiles: the first whose bank tile holds the bank, else the last. The sizes keep every
+# kernel free of spills on sm_80, 90, 100 and gfx942.
+SCAN: dict[tuple[str, str, int], tuple[Tile, ...]] = {}
+for _slots in SLOTS:
+    SCAN["cuda", CODES, _slots] = SCAN["hip", CODES, _slots] = (_SMALL_CODES, _CODES)
+    SCAN["cuda", LATENTS, _slots] = (Tile(1, 64, 4, 64, 2), _LATENTS)
+    SCAN["hip", LATENTS, _slots] = (Tile(1, 64, 4, 64, 1), _LATENTS)
+    SCAN["cuda", DOT, _slots] = SCAN["hip", DOT, _slots] = (Tile(16, 128 if _slots < 128 else 64, 1, 8, 4),)
+
+# (family, key slots) -> the search of masked_topk. More slots, fewer queries: (queries, slots) int64 keys are kept.
 TOPK: dict[tuple[str, int], Search] = {
     (family, slots): search
     for family in ("cuda", "hip")
-    for slots, search in ((4, Search(8, 64, 16, 4)), (16, Search(8, 64, 16, 4)), (128, Search(4, 64, 16, 4)))
+    for slots, search in ((4, Search(8, 64, 8, 4)), (16, Search(8, 64, 8, 4)), (128, Search(4, 64, 8, 4)))
 }
-MERGE_COLUMNS = 16
+MERGE_COLUMNS = 8
 ENTER_CELLS = 32
 FINISH_CELLS = 64
 
@@ -85,7 +87,7 @@ def _least(sizes: tuple[int, ...], count: int) -> int:
 
 @dataclass(frozen=True)
 class Launch:
-    """How a scan runs: its tile, with tl.dot or not, the slabs of the bank (1: `walk`), key slots of an image and slab."""
+    """How a scan runs: its tile, with tl.dot or not, the slabs of the bank (1: `walk`), key slots."""
 
     tile: Tile
     dot: bool
@@ -94,8 +96,7 @@ class Launch:
 
     def slab(self, allowed: int) -> int:
         """Bank images of a slab: whole tiles."""
-        tiles = -(-allowed // self.tile.bank)
-        return -(-tiles // self.slabs) * self.tile.bank
+        return slab(allowed, self.tile.bank, self.slabs)
 
 
 def choose(
@@ -107,9 +108,9 @@ def choose(
     programs of a step are PROGRAMS a multiprocessor, as far as its tiles and the merge allow.
     """
     dot = not in_codes and images >= DOT_IMAGES and allowed >= DOT_BANK and largest <= DOT_LIMIT
-    tiles = SCAN[family, CODES if in_codes else DOT if dot else LATENTS]
-    tile = next((tile for tile in tiles if tile.bank >= allowed), tiles[-1])
     slots = slots_for(k)
+    tiles = SCAN[family, CODES if in_codes else DOT if dot else LATENTS, slots]
+    tile = next((tile for tile in tiles if tile.bank >= allowed), tiles[-1])
     rows = -(-images // tile.images)
     wanted = 1 if rows >= multiprocessors else -(-PROGRAMS * multiprocessors // rows)
     return Launch(tile, dot, cut(allowed, tile.bank, wanted, slots), slots)
@@ -120,6 +121,11 @@ def cut(rows: int, tile: int, wanted: int, slots: int) -> int:
     tiles = max(1, -(-rows // tile))
     slabs = max(1, min(wanted, tiles, MERGED[-1] // slots))
     return -(-tiles // -(-tiles // slabs))
+
+
+def slab(rows: int, tile: int, slabs: int) -> int:
+    """Rows of a slab: whole tiles."""
+    return -(-rows // (tile * slabs)) * tile
 
 
 Shipped = tuple[str, Any, dict[str, str], dict[str, Any], int, int]
@@ -136,17 +142,16 @@ def shipped(family: str = "cuda", width: int = 16) -> list[Shipped]:
 def _scan_kernels(family: str, width: int) -> Iterator[Shipped]:
     from . import scan
 
-    for (of, domain), tiles in SCAN.items():
+    for (of, domain, slots), tiles in SCAN.items():
         for tile in tiles if of == family else ():
-            for slots in SLOTS:
-                w = 1 if domain == CODES else width
-                shape = {"W": w, "TN": tile.images, "TB": tile.bank, "KP": slots}
-                how = {"DOT": domain == DOT, "UNROLL": tile.unroll}
-                copy = {"WP": power(w), "TC": tile.cells}
-                label = f"{domain}-{tile.images}x{tile.bank}-k{slots}"
-                yield _entry(f"walk-{label}", scan.walk, shape | how | copy, tile.warps, tile.stages)
-                if tile == tiles[-1]:
-                    yield _entry(f"search-{label}", scan.search, shape | how, tile.warps, tile.stages)
+            w = 1 if domain == CODES else width
+            shape = {"W": w, "TN": tile.images, "TB": tile.bank, "KP": slots}
+            how = {"DOT": domain == DOT, "UNROLL": tile.unroll}
+            copy = {"WP": power(w), "TC": tile.cells}
+            label = f"{domain}-{tile.images}x{tile.bank}-k{slots}"
+            yield _entry(f"walk-{label}", scan.walk, shape | how | copy, tile.warps, tile.stages)
+            if tile == tiles[-1]:
+                yield _entry(f"search-{label}", scan.search, shape | how, tile.warps, tile.stages)
     for w in (1, width):
         one = {"W": w, "WP": power(w), "TC": FINISH_CELLS}
         for slots in SLOTS:
@@ -177,7 +182,7 @@ def _topk_kernels(family: str) -> Iterator[Shipped]:
 
 def finish_warps(merged: int) -> int:
     """Warps of a program that merges this many keys."""
-    return {64: 1, 512: 2, 2048: 4}[merged]
+    return {64: 1, 512: 4, 2048: 4}[merged]
 
 
 def power(number: int) -> int:

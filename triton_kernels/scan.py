@@ -12,15 +12,16 @@ Two ways through a scale, the same functions in both:
 - `walk`: a program owns TN images and runs all steps of the scale; the bank streams past it in tiles of TB images. One
   launch a scale. For small banks, and for batches that fill the device.
 - `search` + `finish`: for few images and a large bank. A program of `search` owns TN images and one slab of the bank
-  and leaves the slab's K smallest keys; `finish` owns an image, merges the slabs, draws and copies. Two launches a step.
+  and leaves the slab's K smallest keys; `finish` owns an image, merges the slabs, draws and copies. Two
+  launches a step.
 
 Traffic of a step: compared cells * A * W * 2 bytes of bank for each TN images (L2 or HBM), one table entry a pair and
 cell (L1), slabs * K keys an image. Distances live in registers only.
 
-Exactness: everything is int32. With DOT, the products of a cell's 16 channels are one tl.dot of float16 operands into a
-fresh float32 accumulator: |value| <= 1023 is exact in float16, and every partial sum is an integer of magnitude at most
-16 * 1023^2 < 2^24, exact in float32 in any order; it is turned into an integer before the next cell is added. The caller
-passes DOT only if all values are that small. |q|^2 + |b|^2 - 2 q.b may wrap modulo 2^32 and still ends exact.
+Exactness: everything is int32. With DOT, the products of a cell's 16 channels are one tl.dot of float16 operands into
+a fresh float32 accumulator: |value| <= 1023 is exact in float16, and every partial sum is an integer of magnitude at
+most 16 * 1023^2 < 2^24, exact in float32 in any order; it becomes an integer before the next cell is added. The
+caller passes DOT only if all values are that small. |q|^2 + |b|^2 - 2 q.b may wrap modulo 2^32 and still ends exact.
 
 Ties: the lowest bank index (keys.py). Limits: K <= 128, V <= 32768, N * side^2 * W bound by memory only, A < 2^31.
 """
@@ -62,9 +63,11 @@ def code_distances(
     total = tl.zeros((TN, TB), tl.int32)
     for i in tl.range(first, first + count, loop_unroll_factor=UNROLL):
         cell = tl.load(cells_ptr + i)
-        theirs = tl.load(bank_ptr + cell.to(tl.int64) * pitch + cols, mask=inside, other=0).to(tl.int32)
+        # Loaded as a row of the tile: a vector would change its layout through shared memory.
+        theirs_ptr = bank_ptr + cell.to(tl.int64) * pitch + cols[None, :]
+        theirs = tl.load(theirs_ptr, mask=inside[None, :], other=0).to(tl.int32)
         ours = tl.load(canvas_ptr + rows.to(tl.int64) * canvas_cells + cell).to(tl.int32)
-        total += tl.load(table_ptr + (ours * table_pitch)[:, None] + theirs[None, :])
+        total += tl.load(table_ptr + (ours * table_pitch)[:, None] + theirs)
     return total
 
 
@@ -80,19 +83,21 @@ def latent_distances(
         cell = tl.load(cells_ptr + i)
         for begin in tl.static_range(0, W, CH):
             channel = begin + tl.arange(0, CH)
-            theirs_ptr = bank_ptr + (cell.to(tl.int64) * pitch + cols)[:, None] * W + channel[None, :]
-            ours_ptr = canvas_ptr + (rows.to(tl.int64) * canvas_cells + cell)[:, None] * W + channel[None, :]
-            theirs = tl.load(theirs_ptr, mask=inside[:, None] & (channel < W)[None, :], other=0)
-            ours = tl.load(ours_ptr, mask=(rows >= 0)[:, None] & (channel < W)[None, :], other=0)
+            # Channels first: then a thread holds all channels of a pair, and sums over them need no exchange.
+            theirs_ptr = bank_ptr + (cell.to(tl.int64) * pitch + cols)[None, :] * W + channel[:, None]
+            theirs = tl.load(theirs_ptr, mask=inside[None, :] & (channel < W)[:, None], other=0)
+            at = rows.to(tl.int64) * canvas_cells + cell
             if DOT:
-                product = tl.dot(ours.to(tl.float16), tl.trans(theirs.to(tl.float16)))
+                ours = tl.load(canvas_ptr + at[:, None] * W + channel[None, :], mask=(channel < W)[None, :], other=0)
+                product = tl.dot(ours.to(tl.float16), theirs.to(tl.float16))
                 wide = theirs.to(tl.int32)
-                norms = tl.sum(wide * wide, axis=1)
+                norms = tl.sum(wide * wide, axis=0)
                 wide = ours.to(tl.int32)
                 total += tl.sum(wide * wide, axis=1)[:, None] + norms[None, :] - 2 * product.to(tl.int32)
             else:
-                difference = ours.to(tl.int32)[:, None, :] - theirs.to(tl.int32)[None, :, :]
-                total += tl.sum(difference * difference, axis=2)
+                ours = tl.load(canvas_ptr + at[None, :] * W + channel[:, None], mask=(channel < W)[:, None], other=0)
+                difference = ours.to(tl.int32)[:, :, None] - theirs.to(tl.int32)[:, None, :]
+                total += tl.sum(difference * difference, axis=0)
     return total
 
 
@@ -123,7 +128,7 @@ def nearest(
 
 @triton.jit
 def draw(keys, compared, image, step, seed_ptr, k, allowed):
-    """(TN,) int32: the bank position that each image copies, from keys (TN, t); any position if nothing was compared."""
+    """(TN,) int32: the bank position that each image copies, from keys (TN, t); any if nothing was compared."""
     u = philox(image, step, tl.load(seed_ptr), tl.load(seed_ptr + 1))
     rank = tl.where(compared > 0, pick(u, tl.minimum(k, allowed)), 0)
     return tl.where(compared > 0, key_index(key_of_rank(keys, rank)), pick(u, allowed))
@@ -157,7 +162,7 @@ def walk(
     W: tl.constexpr, WP: tl.constexpr, TN: tl.constexpr, TB: tl.constexpr, KP: tl.constexpr, TC: tl.constexpr,
     DOT: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """All steps of a scale for the TN images of this program. pitch_8: the bank's pitch / 8 for codes, A for latents."""
+    """All steps of a scale for the TN images of this program. pitch_8: bank pitch / 8 for codes, A for latents."""
     rows = tl.program_id(0) * TN + tl.arange(0, TN)
     live = rows < images
     image = tl.load(images_ptr + rows, mask=live, other=0)
@@ -244,7 +249,9 @@ def enter(
     begin = start_first.to(tl.int64) + tl.minimum(row, start_count.to(tl.int64) - 1) * side * side
     given = inside & (tl.minimum(start_count, 1) > tl.zeros_like(cell))
     if FIRST:
-        values = tl.load(start_ptr + (begin + cell)[:, None] * W + channel[None, :], mask=deep & given[:, None], other=0)
+        values = tl.load(
+            start_ptr + (begin + cell)[:, None] * W + channel[None, :], mask=deep & given[:, None], other=0
+        )
     else:
         y = cell // side
         x = cell % side

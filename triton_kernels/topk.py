@@ -2,18 +2,19 @@
 
     distance(q, b) = sum over d with mask[q, d] of (queries[q, d] - bank[b, d])^2
 
-Shapes: queries (Q, D), bank (B, D) float32 or int16, rows `*_stride` apart, columns adjacent; mask (Q or 1, D) uint8 with
+Shapes: queries (Q, D), bank (B, D) float32 or int16, rows `*_stride` apart, columns adjacent; mask (Q or 1, D) uint8,
 mask_stride 0 when shared; allowed (B,) uint8; distances (Q, K) float32 or int32 and indices (Q, K) int64.
 
 Tiling: a program of `search` owns TQ queries and a slab of the bank, streams it in tiles of TB rows and TD columns, and
 leaves the slab's KP smallest keys in keys (Q, slabs, KP). `merge` owns one query. No (Q, B) matrix exists; traffic is
 B * D values for each TQ queries, and slabs * KP keys a query.
 
-Numbers: int16 differences are squared and added in int32, exact (the caller has checked that they fit). float32 ones are
-summed directly, TD columns in float32 and these sums in float64, so a screened distance is within about 5e-7 of the
-exact one for any D; the survivors are measured again in float64 by `merge`, and what is returned is the float32 rounding
-of that, in its order. Rows that are equal get equal sums, so ties go to the lowest index; near-ties within 5e-7 at the
-K-th place may swap. Masked entries are replaced before they are squared, so their NaN or infinity never counts.
+Numbers: int16 differences are squared and added in int32, exact (the caller has checked that they fit). float32 ones
+are summed directly, TD columns in float32 and these sums in float64, so a screened distance is within about 5e-7 of
+the exact one for any D; the survivors are measured again in float64 by `merge`, and what is returned is the float32
+rounding of that, in its order. Rows that are equal get equal sums, so ties go to the lowest index; near-ties within
+5e-7 at the K-th place may swap. Masked entries are replaced before they are squared, so their NaN or infinity never
+counts.
 
 Limits: K <= 128, B < 2^31.
 """
@@ -46,8 +47,8 @@ def search(
     """The KP smallest keys of slab program_id(1) for the TQ queries of program_id(0)."""
     rows = tl.program_id(0) * TQ + tl.arange(0, TQ)
     live = rows < queries
-    ours_ptr = queries_ptr + rows.to(tl.int64)[:, None] * query_stride
-    weights_ptr = mask_ptr + rows.to(tl.int64)[:, None] * mask_stride
+    ours_ptr = queries_ptr + rows.to(tl.int64)[None, :] * query_stride
+    weights_ptr = mask_ptr + rows.to(tl.int64)[None, :] * mask_stride
     best = no_keys(TQ, KP)
     begin = tl.program_id(1) * slab
     end = tl.minimum(begin + slab, bank)
@@ -56,24 +57,25 @@ def search(
         inside = cols < end
         if CANDIDATES:
             inside = inside & (tl.load(allowed_ptr + cols, mask=inside, other=0) != 0)
-        theirs_ptr = bank_ptr + cols.to(tl.int64)[:, None] * bank_stride
+        theirs_ptr = bank_ptr + cols.to(tl.int64)[None, :] * bank_stride
         if INTEGER:
             total = tl.zeros((TQ, TB), tl.int32)
         else:
             total = tl.zeros((TQ, TB), tl.float64)
         for d0 in range(0, width, TD):
             column = d0 + tl.arange(0, TD)
-            within = (column < width)[None, :]
-            ours = tl.load(ours_ptr + column[None, :], mask=live[:, None] & within, other=0)
-            theirs = tl.load(theirs_ptr + column[None, :], mask=inside[:, None] & within, other=0)
+            within = (column < width)[:, None]
+            ours = tl.load(ours_ptr + column[:, None], mask=live[None, :] & within, other=0)
+            theirs = tl.load(theirs_ptr + column[:, None], mask=inside[None, :] & within, other=0)
             if INTEGER:
                 ours = ours.to(tl.int32)
                 theirs = theirs.to(tl.int32)
-            difference = ours[:, None, :] - theirs[None, :, :]
+            difference = ours[:, :, None] - theirs[:, None, :]
             if MASKED:
-                counts = tl.load(weights_ptr + column[None, :], mask=live[:, None] & within, other=0) != 0
-                difference = tl.where(counts[:, None, :], difference, 0)
-            total += tl.sum(difference * difference, axis=2).to(total.dtype)
+                counts = tl.load(weights_ptr + column[:, None], mask=live[None, :] & within, other=0) != 0
+                difference = tl.where(counts[:, :, None], difference, 0)
+            # Columns first: then a thread holds all columns of a pair, and sums over them need no exchange.
+            total += tl.sum(difference * difference, axis=0).to(total.dtype)
         if INTEGER:
             keys = pack_integers(total, cols[None, :])
         else:
@@ -93,6 +95,7 @@ def merge(
     row = tl.program_id(0).to(tl.int64)
     slot = tl.arange(0, SLOTS)
     keys = tl.load(keys_ptr + row * slabs * KP + slot, mask=slot < slabs * KP, other=EMPTY_KEY)
+    keys = tl.where(key_index(keys) < 0, EMPTY_KEY, keys)
     best = tl.reshape(keep_smallest(no_keys(1, KP), keys[None, :]), (KP,))
     index = key_index(best)
     if not INTEGER:

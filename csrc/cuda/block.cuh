@@ -15,6 +15,7 @@ struct Block {
     Key* lists;                // (TQ, warps, pitch)
     int *want, *chosen, *row;  // (TQ): rank looked for, from 1; allowed image found; row in `images`
     int* norm;                 // (TQ): squared length of the compared cells, latents only
+    int* bound;                // (TQ): a distance that as many images as are wanted do not exceed
     int first, last;           // the block's slab of the allowed images
     int group, member;         // which group of blocks, and which block of it
 
@@ -37,6 +38,7 @@ __device__ __forceinline__ Block this_block(const ScanArgs& args) {
     block.chosen = scalars + TQ;
     block.row = scalars + 2 * TQ;
     block.norm = scalars + 3 * TQ;
+    block.bound = scalars + 4 * TQ;
     const int group = args.shape.group;
     block.group = static_cast<int>(blockIdx.x) / group;
     block.member = static_cast<int>(blockIdx.x) % group;

@@ -41,7 +41,8 @@ __device__ __forceinline__ void merge_lists(Key* list, int want, int count, Load
 }
 
 // Takes the distances of a thread's bank images into the lists of its warp; INT32_MAX says that the thread has no such
-// image. limit: distances that may still enter the lists.
+// image. limit: distances that may still enter the lists. What one warp knows the others learn through block.bound, so
+// that few images of later chunks are looked at twice.
 template <class Distance>
 __device__ __forceinline__ void take(const ScanArgs& args, const Block& block, int chunk,
                                      int (&distance)[Distance::IMAGES][Distance::TILE], int (&limit)[Distance::TILE]) {
@@ -50,6 +51,8 @@ __device__ __forceinline__ void take(const ScanArgs& args, const Block& block, i
         int best = INT32_MAX;
 #pragma unroll
         for (int r = 0; r < Distance::IMAGES; ++r) best = min(best, distance[r][q]);
+        const int known = lane_id() == 0 ? atomicMin(&block.bound[q], INT32_MAX) : 0;  // an atomic read
+        limit[q] = min(limit[q], __shfl_sync(WARP, known, 0));
         if (__ballot_sync(WARP, best <= limit[q]) == 0) continue;
         Key* list = block.list(args, q, static_cast<int>(threadIdx.x) / 32);
         const int want = block.want[q];
@@ -64,6 +67,7 @@ __device__ __forceinline__ void take(const ScanArgs& args, const Block& block, i
             }
         }
         limit[q] = min(limit[q], key_distance(list[want - 1]));
+        if (lane_id() == 0) atomicMin(&block.bound[q], limit[q]);
     }
 }
 
@@ -164,6 +168,7 @@ __global__ void __launch_bounds__(MOST_THREADS, 1) scan_kernel(const __grid_cons
                     block.want[thread] = 1 + static_cast<int>(draw_index(u, static_cast<std::uint32_t>(args.shape.k)));
                     block.chosen[thread] = static_cast<int>(draw_index(u, static_cast<std::uint32_t>(args.allowed)));
                     block.norm[thread] = 0;
+                    block.bound[thread] = INT32_MAX;
                 }
                 __syncthreads();
                 if (compared > 0) {

@@ -24,7 +24,7 @@ struct SharedMap {
     int window = 0;   // the compared cells of the block's images; before it, at 0, the table rows
     int where = 0;    // where these cells begin in the bank
     int lists = 0;    // nearest bank images so far, one list a warp and image
-    int scalars = 0;  // four numbers an image
+    int scalars = 0;  // five numbers an image
     int bytes = 0;
     int list_pitch = 0;  // entries: K, made odd so that lanes reading one rank of many lists meet different banks
 };
@@ -51,7 +51,7 @@ constexpr SharedMap shared_map(const ScanShape& shape) {
     map.lists = map.where + align16(shape.span * 8);
     map.list_pitch = shape.k | 1;
     map.scalars = map.lists + align16(shape.tile * (shape.threads / 32) * map.list_pitch * 8);
-    map.bytes = map.scalars + align16(4 * shape.tile * 4);
+    map.bytes = map.scalars + align16(5 * shape.tile * 4);
     return map;
 }
 

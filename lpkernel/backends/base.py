@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -58,6 +58,11 @@ class ScanRequest:
     images: NDArray[np.int64]
     k: int
     seed: int
+
+    def part(self, rows: slice | NDArray[np.int64], images: NDArray[np.int64]) -> ScanRequest:
+        """The request for some of its images, whose random counters are now `images`."""
+        canvas = tuple(start if start is None or len(start) == 1 else start[rows] for start in self.canvas)
+        return replace(self, canvas=canvas, images=images)
 
 
 @dataclass(frozen=True)

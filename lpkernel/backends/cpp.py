@@ -8,8 +8,6 @@ changes a bit of the result.
 from __future__ import annotations
 
 import os
-import weakref
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpkernel import _native
+from lpkernel import _native, philox
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
+from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
 from lpkernel.plan import Scale
 
@@ -56,8 +55,8 @@ class CppBackend:
 
     def __init__(self) -> None:
         self.tuning = Tuning()
-        self._layers = _Layers()
-        self._steps = _Steps()
+        self._layers: Store[Any] = Store()
+        self._steps: Store[Any] = Store()
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
         if isinstance(request, TopkRequest):
@@ -75,8 +74,7 @@ class CppBackend:
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         isa, tuning = os.environ.get("LPKERNEL_ISA", ""), self.tuning
-        if not 0 <= request.seed < 2**64:
-            raise InputError(f"seed: got {request.seed}, expected an integer in [0, 2^64)")
+        philox.check_seed(request.seed)
         in_codes = isinstance(request.bank, CodeBank)
         scales = []
         for scale, start in zip(request.plan.scales, request.canvas, strict=True):
@@ -84,9 +82,9 @@ class CppBackend:
                 request.bank.codes if isinstance(request.bank, CodeBank) else request.bank.level(scale.side)
             )
             table = _dense(request.bank.table) if isinstance(request.bank, CodeBank) else None
-            layer = self._layers.get(content, table, request.candidates, isa, tuning)
+            layer = self._layer(content, table, request.candidates, isa)
             begin = None if start is None else _start(start, request.bank.table if in_codes else None)  # type: ignore[union-attr]
-            scales.append((self._steps.get(scale), layer, content, begin))
+            scales.append((self._native_steps(scale), layer, content, begin))
         return _native.cpu().scan(
             scales,
             request.images,
@@ -95,6 +93,31 @@ class CppBackend:
             torch.get_num_threads(),
             isa,
             (tuning.group, tuning.split, tuning.seeded),
+        )
+
+    def _layer(self, content: Array, table: Array | None, candidates: Array, isa: str) -> Any:
+        """The bank laid out for search, kept as long as its arrays live. Banks are read-only."""
+        arrays, tuning = (content,) if table is None else (content, table), self.tuning
+        allowed = None if len(candidates) == len(content) else candidates.tobytes()
+        entries = np.zeros((1, 1), np.int32) if table is None else table
+        ways = (isa, tuning.pairs, tuning.screened, tuning.coarse)
+        return self._layers.get(
+            (*map(id, arrays), allowed, *ways),
+            arrays,
+            tuning.kept,
+            lambda layer: layer.bytes,
+            lambda: _native.cpu().Layer(content, entries, candidates, *ways),
+        )
+
+    def _native_steps(self, scale: Scale) -> Any:
+        """The steps of a scale, kept as long as it lives, whatever they take. Plans are read-only."""
+        resize = scale.resize and (scale.resize.i0, scale.resize.i1, scale.resize.f)
+        return self._steps.get(
+            (id(scale),),
+            (scale,),
+            0,
+            lambda _: 0,
+            lambda: _native.cpu().Steps(scale.side, scale.positions, scale.compare, scale.write, resize),
         )
 
     def masked_topk(self, request: TopkRequest) -> TopK:
@@ -108,53 +131,6 @@ class CppBackend:
                 queries, bank, request.k, patch_mask, candidate_mask, threads, isa, self.tuning.packed
             )
         )
-
-
-class _Layers:
-    """Bank layouts of the last calls, each as long as the arrays it was made from live. Banks are read-only."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[Any, ...], tuple[Any, Sequence[weakref.ref[Any]]]] = {}
-
-    def get(self, content: Array, table: Array | None, candidates: Array, isa: str, tuning: Tuning) -> Any:
-        arrays = (content, table) if table is not None else (content,)
-        allowed = None if len(candidates) == len(content) else candidates.tobytes()
-        key = (*map(id, arrays), allowed, isa, tuning.pairs, tuning.screened, tuning.coarse)
-        found = self._kept.get(key)
-        if found and all(ref() is array for ref, array in zip(found[1], arrays, strict=True)):
-            return found[0]
-        layer = _native.cpu().Layer(
-            content,
-            np.zeros((1, 1), np.int32) if table is None else table,
-            candidates,
-            isa,
-            tuning.pairs,
-            tuning.screened,
-            tuning.coarse,
-        )
-        self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[1])}
-        while self._kept and layer.bytes + sum(entry[0].bytes for entry in self._kept.values()) > tuning.kept:
-            del self._kept[next(iter(self._kept))]
-        if layer.bytes <= tuning.kept:
-            self._kept[key] = (layer, [weakref.ref(array) for array in arrays])
-        return layer
-
-
-class _Steps:
-    """Native steps of the scales of plans, each as long as its scale lives. Plans are read-only."""
-
-    def __init__(self) -> None:
-        self._kept: dict[int, tuple[Any, weakref.ref[Scale]]] = {}
-
-    def get(self, scale: Scale) -> Any:
-        found = self._kept.get(id(scale))
-        if found and found[1]() is scale:
-            return found[0]
-        resize = scale.resize and (scale.resize.i0, scale.resize.i1, scale.resize.f)
-        steps = _native.cpu().Steps(scale.side, scale.positions, scale.compare, scale.write, resize)
-        self._kept = {k: entry for k, entry in self._kept.items() if entry[1]() is not None}
-        self._kept[id(scale)] = (steps, weakref.ref(scale))
-        return steps
 
 
 def _dense(array: Array) -> Array:

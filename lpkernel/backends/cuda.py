@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpkernel import _native
+from lpkernel import _native, philox
 from lpkernel.backends import launch_table
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.device_bank import DeviceStore, bank_bytes, latent_channels, start_cells
+from lpkernel.backends.device_bank import DeviceStore, cell_width, latent_channels, numbered_device, start_cells
 from lpkernel.backends.launch_table import Launch, Machine, Work
-from lpkernel.errors import InputError
+from lpkernel.backends.pytorch import tensor
 
 CAPABILITY = 80  # the kernels use what 8.0 has
 MOST_SIDE = 4096
@@ -75,8 +75,9 @@ class CudaBackend:
                 return [f"needs compute capability 8.0, {name} has {major}.{minor}"]
         if request is None:
             return []
-        if request.k > launch_table.MOST_NEIGHBOURS:
-            return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {request.k}"]
+        count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
+        if (k := min(request.k, count)) > launch_table.MOST_NEIGHBOURS:
+            return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         return self._scan_reasons(request, device) if isinstance(request, ScanRequest) else []
 
     def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
@@ -91,20 +92,11 @@ class CudaBackend:
             launch = launch_table.choose(_work(request), machine, **self.tuning.fixed)
         except ValueError as error:
             return [str(error)]
-        if self._device_type != "cuda":
-            return []
-        need = _scratch_bytes(request, launch, machine.multiprocessors, width)
-        if not self._store.holds(request, target, _code_shift(request)):
-            need += bank_bytes(request)
-        free = torch.cuda.mem_get_info(target)[0]
-        free += torch.cuda.memory_reserved(target) - torch.cuda.memory_allocated(target)
-        if need > free:
-            return [f"needs {need / 2**20:.0f} MiB on {target}, where {free / 2**20:.0f} MiB are free"]
-        return []
+        scratch = _scratch_bytes(request, launch, machine.multiprocessors, width)
+        return self._store.memory_reasons(request, target, scratch, _code_shift(request))
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
-        if not 0 <= request.seed < 2**64:
-            raise InputError(f"seed: got {request.seed}, expected an integer in [0, 2^64)")
+        philox.check_seed(request.seed)
         target, plan, count = self._device(device), request.plan, len(request.images)
         side = plan.sides[-1]
         if count == 0:
@@ -177,9 +169,9 @@ class CudaBackend:
                 target.index or 0,
                 patch_mask is not None and patch_mask.ndim == 2,
             )
-            tile = launch_table.choose_topk(count, len(bank))
-            resident = native.masked_topk_blocks(k, integers, per_query, (*tile, 1), number)
-            blocks = resident * self._machine(target).multiprocessors
+            machine = self._machine(target)
+            tile = launch_table.choose_topk(count, len(bank), k, machine.shared)
+            blocks = native.masked_topk_blocks(k, integers, per_query, (*tile, 1), number) * machine.multiprocessors
             launch = (*tile, launch_table.choose_slabs(count, len(bank), tile, blocks))
             bytes_needed = native.masked_topk_scratch(count, len(bank), k, launch)
             scratch = torch.empty(bytes_needed // 8, dtype=torch.int64, device=target)
@@ -201,11 +193,7 @@ class CudaBackend:
         return self._given if self._given is not None else _native.cuda()
 
     def _device(self, device: str) -> torch.device:
-        """The device of this name, with its number."""
-        target = torch.device(self._device_type if device == "auto" else device)
-        if target.type == "cuda" and target.index is None:
-            target = torch.device("cuda", torch.cuda.current_device())
-        return target
+        return numbered_device(device, self._device_type)
 
     def _machine(self, device: torch.device) -> Machine:
         if device.type != "cuda":
@@ -224,8 +212,7 @@ class CudaBackend:
 
 def _on_device(array: Array, device: torch.device) -> torch.Tensor:
     """The array as a contiguous tensor there; the tensor itself if it is one."""
-    tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array))
-    return tensor.to(device).contiguous()
+    return (array if isinstance(array, torch.Tensor) else tensor(array)).to(device).contiguous()
 
 
 def _span(tensor: torch.Tensor | None) -> tuple[int, int] | None:
@@ -236,7 +223,6 @@ def _span(tensor: torch.Tensor | None) -> tuple[int, int] | None:
 def _work(request: ScanRequest) -> Work:
     """What the launch table needs to know of a request."""
     compared = request.plan.flat.steps[:, 1]
-    in_codes = isinstance(request.bank, CodeBank)
     return Work(
         images=max(1, len(request.images)),
         allowed=len(request.candidates),
@@ -244,7 +230,7 @@ def _work(request: ScanRequest) -> Work:
         most=max(1, int(compared.max(initial=0))),
         k=min(request.k, len(request.candidates)),
         codes=-(-len(request.bank.table) // 4) * 4 if isinstance(request.bank, CodeBank) else 0,
-        width=1 if in_codes else -(-latent_channels(request) // 8) * 8,
+        width=cell_width(request),
     )
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest
+from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
 from lpkernel.plan import Plan
 
@@ -61,7 +60,12 @@ def bank_bytes(request: ScanRequest) -> int:
     if isinstance(request.bank, CodeBank):
         table = request.bank.table
         return cells * _padded(allowed, CODE_STEP) * 2 + len(table) * _padded(len(table), TABLE_STEP) * 4 + allowed * 4
-    return cells * allowed * _padded(latent_channels(request), CHANNEL_STEP) * 2 + allowed * 4
+    return cells * allowed * cell_width(request) * 2 + allowed * 4
+
+
+def cell_width(request: ScanRequest) -> int:
+    """`DeviceBank.width` of this request's bank."""
+    return 1 if isinstance(request.bank, CodeBank) else _padded(latent_channels(request), CHANNEL_STEP)
 
 
 def latent_channels(request: ScanRequest) -> int:
@@ -84,7 +88,7 @@ def upload_bank(request: ScanRequest, device: torch.device, code_shift: int = 0)
         table[:, :codes] = torch.from_numpy(np.array(bank.table, np.int32)).to(device)
         _fill(content, bank.codes, allowed, codes, code_shift)
     else:
-        width = _padded(latent_channels(request), CHANNEL_STEP)
+        width = cell_width(request)
         content = torch.zeros((first[-1], len(allowed), width), dtype=torch.int16, device=device)
         table = torch.zeros((0, 0), dtype=torch.int32, device=device)
         for scale, side in enumerate(sides):
@@ -108,6 +112,14 @@ def _fill(layer: torch.Tensor, content: Array, allowed: Array, codes: int | None
             layer[:, begin : begin + len(part), : images.shape[2]] = images
         else:
             layer[:, begin : begin + len(part)] = images[:, :, 0]
+
+
+def numbered_device(name: str, kind: str) -> torch.device:
+    """The device of this name, "auto" for the current one of a kind, with its number."""
+    device = torch.device(kind if name == "auto" else name)
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[Array, Array]:
@@ -136,41 +148,6 @@ def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[
     return (np.concatenate(parts) if parts else np.zeros((0, width), np.int16)), begin
 
 
-Kept = TypeVar("Kept")
-
-
-class Store(Generic[Kept]):
-    """Values made from arrays or plans, kept as long as these live and the byte budget allows; oldest go first."""
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[Any, ...], tuple[Kept, int, Sequence[weakref.ref[Any]]]] = {}
-
-    def find(self, key: tuple[Any, ...]) -> Kept | None:
-        entry = self._kept.get(key)
-        return entry[0] if entry and all(ref() is not None for ref in entry[2]) else None
-
-    def get(
-        self,
-        key: tuple[Any, ...],
-        sources: Sequence[Any],
-        budget: int,
-        size: Callable[[Kept], int],
-        make: Callable[[], Kept],
-    ) -> Kept:
-        """The value of `key`, made if need be. The key holds the ids of `sources`, whose lives bound the value's."""
-        self._kept = {k: entry for k, entry in self._kept.items() if all(ref() is not None for ref in entry[2])}
-        if key in self._kept:
-            self._kept[key] = entry = self._kept.pop(key)
-            return entry[0]
-        value = make()
-        taken = size(value)
-        while self._kept and taken + sum(entry[1] for entry in self._kept.values()) > budget:
-            del self._kept[next(iter(self._kept))]
-        if taken <= budget:
-            self._kept[key] = (value, taken, [weakref.ref(source) for source in sources])
-        return value
-
-
 class DeviceStore:
     """Device banks and flat plans of the last calls. Banks and plans are read-only."""
 
@@ -180,6 +157,19 @@ class DeviceStore:
 
     def holds(self, request: ScanRequest, device: torch.device, code_shift: int = 0) -> bool:
         return self._banks.find((*_bank_key(request, device)[0], code_shift)) is not None
+
+    def memory_reasons(
+        self, request: ScanRequest, device: torch.device, scratch: int, code_shift: int = 0
+    ) -> list[str]:
+        """Why the bank, unless it is there already, and `scratch` bytes beside it do not fit; [] if they do."""
+        if device.type != "cuda":
+            return []
+        need = scratch + (0 if self.holds(request, device, code_shift) else bank_bytes(request))
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (
+            [f"needs {need / 2**20:.0f} MiB on {device}, where {free / 2**20:.0f} MiB are free"] if need > free else []
+        )
 
     def bank(self, request: ScanRequest, device: torch.device, budget: int, code_shift: int = 0) -> DeviceBank:
         key, arrays = _bank_key(request, device)

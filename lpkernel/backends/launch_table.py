@@ -99,7 +99,7 @@ def shared_bytes(launch: Launch, k: int, codes: int, width: int) -> int:
         launch.span * launch.tile * (width if launch.form == LATENTS else 1) * 4,
         launch.span * 8,
         launch.tile * (launch.threads // 32) * (k | 1) * 8,
-        4 * launch.tile * 4,
+        5 * launch.tile * 4,
     )
     return sum((part + 15) // 16 * 16 for part in parts)
 
@@ -119,14 +119,26 @@ def choose(work: Work, machine: Machine, **fixed: int | str | None) -> Launch:
     return best[1]
 
 
-def choose_topk(queries: int, rows: int) -> tuple[int, int, int]:
+def choose_topk(queries: int, rows: int, k: int, shared: int) -> tuple[int, int, int]:
     """Tile, query warps and bank warps of `TopkShape` (csrc/cuda/topk.h) for a search of Q queries in B rows.
 
-    A bank row that is in shared memory serves all queries of a block, so 8 a warp and up to 4 warps where there are
-    as many; the warps share its rows by two where the bank has more than one warp takes.
+    A bank row that is in shared memory serves all queries of a block, so 8 a warp and up to 8 warps where there are
+    as many: with 64 queries, a byte from L2 is 32 multiply-adds, and two blocks of 77 KiB (K = 16) fit a
+    multiprocessor of 164 KiB. Few warps share two warps' rows, so that more bytes are under way. Fewer warps where
+    the lists of a large K would not fit the `shared` bytes of a block.
     """
     tile = 8 if queries > 2 else 2
-    return tile, min(4, -(-queries // tile)), 2 if rows > 128 else 1
+    query_warps = min(8, -(-queries // tile))
+    while query_warps > 1 and topk_bytes(tile, query_warps, 1, k) > shared:
+        query_warps = -(-query_warps // 2)
+    fits = topk_bytes(tile, query_warps, 2, k) <= shared
+    return tile, query_warps, 2 if rows > 128 and query_warps <= 2 and fits else 1
+
+
+def topk_bytes(tile: int, query_warps: int, bank_warps: int, k: int) -> int:
+    """Shared memory of a block, at most: `topk_map` of csrc/cuda/topk.h for float32 with a mask for each query."""
+    bank, queries, lists = 128 * 144 * bank_warps, 32 * 4 * tile * query_warps, 8 * tile * query_warps * bank_warps * k
+    return 2 * (bank + 2 * queries) + lists + 16
 
 
 def choose_slabs(queries: int, rows: int, tile: tuple[int, int, int], blocks: int) -> int:

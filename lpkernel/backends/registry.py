@@ -46,7 +46,7 @@ def choose(name: str, request: ScanRequest | TopkRequest | None = None, device: 
         return backend
     refused = []
     for backend in BACKENDS.values():
-        reasons = backend.unsupported(request, device)
+        reasons = against_auto(backend, request, device)
         if not reasons:
             if backend.name not in _said:
                 _said.add(backend.name)
@@ -54,3 +54,11 @@ def choose(name: str, request: ScanRequest | TopkRequest | None = None, device: 
             return backend
         refused.append(f"{backend.name}: {'; '.join(reasons)}")
     raise BackendUnavailable(f"no backend can run this. {' | '.join(refused)}")
+
+
+def against_auto(backend: Backend, request: ScanRequest | TopkRequest | None = None, device: str = "auto") -> list[str]:
+    """Reasons why "auto" passes a backend by: what it cannot do, or that it is here only to be checked."""
+    if reasons := backend.unsupported(request, device):
+        return reasons
+    interpreted = isinstance(backend, TritonBackend) and backend.interpreted
+    return ["Triton's interpreter is for checks, by name only"] if interpreted else []

@@ -3,8 +3,8 @@
 A scan is one launch a scale where the bank is small or the images fill the device, else two a step; from the second run
 of a plan on the same bank the launches are one CUDA graph. Nothing is read back before the source maps.
 
-With TRITON_INTERPRET=1 in the environment before the first import, Triton's interpreter runs the kernels on CPU tensors:
-to check them, since it is thousands of times slower than the other backends; "auto" never takes it.
+With TRITON_INTERPRET=1 in the environment before the first import, Triton's interpreter runs the kernels on the CPU: to
+check them, since it is thousands of times slower than the other backends; "auto" never takes it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lpkernel import philox
 from lpkernel.backends.base import CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.device_bank import DeviceBank, DeviceStore, Store, bank_bytes, latent_channels, start_cells
+from lpkernel.backends.device_bank import DeviceBank, DeviceStore, cell_width, numbered_device, start_cells
 from lpkernel.backends.pytorch import tensor
-from lpkernel.errors import InputError
+from lpkernel.backends.store import Store
 from lpkernel.triton_kernels import configs
 from lpkernel.triton_kernels.configs import Launch
 
@@ -90,21 +91,10 @@ class TritonBackend:
     def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > MOST_CODES:
             return [f"compares up to {MOST_CODES} codes by table, got {len(request.bank.table)}"]
-        target = self._device(device)
-        if target.type != "cuda":
-            return []
-        need = self._scratch_bytes(request)
-        if not self._store.holds(request, target):
-            need += bank_bytes(request)
-        free = torch.cuda.mem_get_info(target)[0]
-        free += torch.cuda.memory_reserved(target) - torch.cuda.memory_allocated(target)
-        if need > free:
-            return [f"needs {need / 2**20:.0f} MiB on {target}, where {free / 2**20:.0f} MiB are free"]
-        return []
+        return self._store.memory_reasons(request, self._device(device), self._scratch_bytes(request))
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
-        if not 0 <= request.seed < 2**64:
-            raise InputError(f"seed: got {request.seed}, expected an integer in [0, 2^64)")
+        philox.check_seed(request.seed)
         count, side = len(request.images), request.plan.sides[-1]
         sources = np.empty((count, side, side), np.int32)
         target = self._device(device)
@@ -112,7 +102,7 @@ class TritonBackend:
             bank = self._store.bank(request, target, self.tuning.kept)
             for begin in range(0, count, self.tuning.images):
                 part = slice(begin, begin + self.tuning.images)
-                sources[part] = self._scan_images(_part(request, part), bank, target)
+                sources[part] = self._scan_images(request.part(part, request.images[part]), bank, target)
         return sources
 
     def _scan_images(self, request: ScanRequest, bank: DeviceBank, target: torch.device) -> NDArray[np.int32]:
@@ -127,7 +117,7 @@ class TritonBackend:
             lambda run: run.bytes,
             lambda: _Run(request, bank, self._store.plan(request.plan, target), launch, begin, len(start)),
         )
-        return run(request.images, request.seed, start)
+        return run(bank, request.images, request.seed, start)
 
     def _launch(self, request: ScanRequest, bank: DeviceBank, start: NDArray[Any], target: torch.device) -> Launch:
         largest = max(self._magnitude(bank), _magnitude(torch.from_numpy(start)))
@@ -148,19 +138,21 @@ class TritonBackend:
     def _scratch_bytes(self, request: ScanRequest) -> int:
         """What a scan takes beside the bank, at most."""
         images, side = min(len(request.images), self.tuning.images), request.plan.sides[-1]
-        width = 1 if isinstance(request.bank, CodeBank) else -(-latent_channels(request) // 8) * 8
+        width = cell_width(request)
         starts = sum(start.size for start in request.canvas if start is not None) * 2
         return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8) + starts
 
     def masked_topk(self, request: TopkRequest) -> TopK:
         given = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
         of_numpy = isinstance(request.bank, np.ndarray)
-        target = self._device("auto") if of_numpy else request.bank.device
+        target = self._device("auto" if of_numpy else str(request.bank.device))
         with _on(target):
             queries, bank, patch_mask, candidate_mask = (
                 tensor(array).to(target) if isinstance(array, np.ndarray) else array for array in given
             )
             assert queries is not None and bank is not None
+            if self.interpreted:  # it keeps one copy an address, whatever the sizes of the arrays that begin there
+                queries = queries.clone()
             found = _topk(queries, bank, request.k, patch_mask, candidate_mask)
             return TopK(*(array.cpu().numpy() for array in found)) if of_numpy else found
 
@@ -169,17 +161,14 @@ class TritonBackend:
         return "cpu" if self.interpreted else self._given
 
     def _device(self, device: str) -> torch.device:
-        """The device of this name, with its number."""
-        target = torch.device(self._device_type if device == "auto" else device)
-        if target.type == "cuda" and target.index is None:
-            target = torch.device("cuda", torch.cuda.current_device())
-        return target
+        return numbered_device(device, self._device_type)
 
 
 class _Run:
     """Buffers and launches of a plan for so many images: plain launches the first time, a CUDA graph from the second.
 
-    Capturing costs more than one run, and kernels must be compiled and loaded before it.
+    Capturing costs more than one run, and kernels must be compiled and loaded before it. The bank is not held here: the
+    store drops a run with its bank, so the addresses in a graph are never older than the bank they point to.
     """
 
     def __init__(
@@ -191,7 +180,7 @@ class _Run:
         begin: NDArray[np.int32],
         start_rows: int,
     ) -> None:
-        self.launch, self.bank, self.plan = launch, bank, plan
+        self.launch, self.plan = launch, plan
         self.count, self.k = len(request.images), min(request.k, len(request.candidates))
         self.sides, self.begin = request.plan.sides, begin
         self.scales, self.steps = request.plan.flat.scales.tolist(), request.plan.flat.steps.tolist()
@@ -217,7 +206,9 @@ class _Run:
         buffers = (self.images, self.start, *self.canvas, self.sources, self.keys, self.kept)
         return sum(buffer.nbytes for buffer in buffers)
 
-    def __call__(self, images: NDArray[np.int64], seed: int, start: NDArray[np.int16]) -> NDArray[np.int32]:
+    def __call__(
+        self, bank: DeviceBank, images: NDArray[np.int64], seed: int, start: NDArray[np.int16]
+    ) -> NDArray[np.int32]:
         """Source maps (N, M, M) of these images."""
         self.images.copy_(torch.from_numpy(images.astype(np.uint32).view(np.int32)))
         words = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint32)
@@ -225,20 +216,22 @@ class _Run:
         self.start.copy_(torch.from_numpy(start))
         if self._graph is None and self._ran and self.images.device.type == "cuda":
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._start()
+            # Without one of this device, torch would take that of the first device it ever captured on.
+            stream = torch.cuda.Stream(self.images.device)
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                self._start(bank)
             self._graph = graph
         if self._graph is not None:
             self._graph.replay()
         else:
-            self._start()
+            self._start(bank)
         self._ran = True
         result: NDArray[np.int32] = self.sources.cpu().numpy()
         return result
 
-    def _start(self) -> None:
+    def _start(self, bank: DeviceBank) -> None:
         """Starts every kernel of the plan."""
-        kernels, width = _kernels("scan"), self.bank.width
+        kernels, width = _kernels("scan"), bank.width
         deep = {"W": width, "WP": configs.power(width)}
         images, most = self.count, self.sides[-1]
         for scale, (side, first, count, _, _) in enumerate(self.scales):
@@ -253,43 +246,52 @@ class _Run:
                 **_options(1),
             )
             if self.launch.slabs == 1:
-                self._walk(kernels, canvas, scale, first, count, deep)
+                self._walk(kernels, bank, canvas, scale, first, count, deep)
                 continue
             for step in range(first, first + count):
                 if self.steps[step][1]:
-                    self._search(kernels, canvas, scale, step)
-                self._finish(kernels, canvas, scale, step, deep)
+                    self._search(kernels, bank, canvas, scale, step)
+                self._finish(kernels, bank, canvas, scale, step, deep)
 
     def _walk(
-        self, kernels: ModuleType, canvas: Tensor, scale: int, first: int, count: int, deep: dict[str, int]
+        self,
+        kernels: ModuleType,
+        bank: DeviceBank,
+        canvas: Tensor,
+        scale: int,
+        first: int,
+        count: int,
+        deep: dict[str, int],
     ) -> None:
-        tile, bank = self.launch.tile, self.bank
+        tile = self.launch.tile
         kernels.walk[(-(-self.count // tile.images),)](
             *(bank.layer(scale), bank.table, bank.candidates, canvas, self.sources),
             *(self.plan[1], self.plan[2], self.images, self.seed, first, count, self.count, len(bank.candidates)),
-            *(self._pitch, _row(bank.table), self.sides[scale] ** 2, self.sides[-1] ** 2, self.k),
+            *(_pitch(bank), _row(bank.table), self.sides[scale] ** 2, self.sides[-1] ** 2, self.k),
             **deep,
             **self._shape,
             TC=tile.cells,
             **_options(tile.warps, tile.stages),
         )
 
-    def _search(self, kernels: ModuleType, canvas: Tensor, scale: int, step: int) -> None:
-        tile, bank, allowed = self.launch.tile, self.bank, len(self.bank.candidates)
+    def _search(self, kernels: ModuleType, bank: DeviceBank, canvas: Tensor, scale: int, step: int) -> None:
+        tile, allowed = self.launch.tile, len(bank.candidates)
         kernels.search[(-(-self.count // tile.images), self.launch.slabs)](
             *(bank.layer(scale), bank.table, canvas, self.plan[1], self.plan[2], self.keys),
-            *(step, self.count, allowed, self._pitch, _row(bank.table), self.sides[scale] ** 2),
+            *(step, self.count, allowed, _pitch(bank), _row(bank.table), self.sides[scale] ** 2),
             *(self.launch.slab(allowed), self.launch.slabs),
             W=bank.width,
             **self._shape,
             **_options(tile.warps, tile.stages),
         )
 
-    def _finish(self, kernels: ModuleType, canvas: Tensor, scale: int, step: int, deep: dict[str, int]) -> None:
-        bank, merged = self.bank, configs.merged_for(self.launch.slabs * self.launch.slots)
+    def _finish(
+        self, kernels: ModuleType, bank: DeviceBank, canvas: Tensor, scale: int, step: int, deep: dict[str, int]
+    ) -> None:
+        merged = configs.merged_for(self.launch.slabs * self.launch.slots)
         kernels.finish[(self.count,)](
             *(bank.layer(scale), bank.candidates, canvas, self.sources, self.plan[1], self.plan[2], self.images),
-            *(self.seed, self.keys, step, len(bank.candidates), self._pitch),
+            *(self.seed, self.keys, step, len(bank.candidates), _pitch(bank)),
             *(self.sides[scale] ** 2, self.sides[-1] ** 2, self.k, self.launch.slabs),
             **deep,
             KP=self.launch.slots,
@@ -303,10 +305,6 @@ class _Run:
         tile = self.launch.tile
         shape = {"TN": tile.images, "TB": tile.bank, "KP": self.launch.slots}
         return {**shape, "DOT": self.launch.dot, "UNROLL": tile.unroll}
-
-    @property
-    def _pitch(self) -> int:
-        return self.bank.pitch // 8 if self.bank.width == 1 else self.bank.pitch
 
 
 def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, candidate_mask: Tensor | None) -> TopK:
@@ -326,7 +324,7 @@ def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, cand
     tile = configs.TOPK[_family(), slots]
     tiles = -(-count // tile.queries)
     slabs = configs.cut(rows, tile.rows, -(-configs.PROGRAMS * _multiprocessors(device) // tiles), slots)
-    slab = -(-(-(-rows // tile.rows)) // slabs) * tile.rows
+    slab = configs.slab(rows, tile.rows, slabs)
     keys = torch.empty((count, slabs, slots), dtype=torch.int64, device=device)
     strides = (queries.stride(0), bank.stride(0), mask.stride(0) if mask.ndim == 2 else 0)
     shape = {"KP": slots, "INTEGER": integer, "MASKED": patch_mask is not None}
@@ -376,17 +374,13 @@ def _magnitude(content: Tensor) -> int:
     return max(-int(least), int(most))
 
 
+def _pitch(bank: DeviceBank) -> int:
+    """As the kernels take it: in steps of 8 images for codes."""
+    return bank.pitch // 8 if bank.width == 1 else bank.pitch
+
+
 def _row(table: Tensor) -> int:
     return table.shape[1]
-
-
-def _part(request: ScanRequest, part: slice) -> ScanRequest:
-    """The request for some of its images."""
-    count = len(request.images)
-    canvas = tuple(
-        start if start is None or len(start) != count or count == 1 else start[part] for start in request.canvas
-    )
-    return replace(request, images=request.images[part], canvas=canvas)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,16 @@ def translated_kernels(ptx_arch: int, counts: bool = False) -> Module:
     return Module([compile_ptx(source, ptx_arch) for source in kernel_sources()], counts)
 
 
+def module_file(sanitize: str = "") -> Path:
+    """The file of lpkernel._cuda on host memory, compiled when its sources changed. Raises as cuda_module."""
+    import pybind11
+
+    cpp = sorted((CSRC / "cuda").rglob("*.cpp"))
+    sources: dict[str, str | Path] = {p.name: p for p in (CSRC / "bind_cuda.cpp", *cpp, *kernel_sources())}
+    python = [f"-isystem{folder}" for folder in (pybind11.get_include(), sysconfig.get_paths()["include"])]
+    return library("_cuda", sources, (*FLAGS, *python), sanitize=sanitize)
+
+
 @functools.cache
 def cuda_module(ptx_arch: int | None = None, sanitize: str = "", counts: bool = False) -> ModuleType:
     """lpkernel._cuda on host memory, compiled when its sources changed.
@@ -50,12 +60,7 @@ def cuda_module(ptx_arch: int | None = None, sanitize: str = "", counts: bool = 
     Raises compile.BuildFailed where g++ or nvcc refuses or is missing, NotImplementedError for PTX that the
     translator does not know.
     """
-    import pybind11
-
-    cpp = sorted((CSRC / "cuda").rglob("*.cpp"))
-    sources: dict[str, str | Path] = {p.name: p for p in (CSRC / "bind_cuda.cpp", *cpp, *kernel_sources())}
-    python = [f"-isystem{folder}" for folder in (pybind11.get_include(), sysconfig.get_paths()["include"])]
-    path = library("_cuda", sources, (*FLAGS, *python), sanitize=sanitize)
+    path = module_file(sanitize)
     if ptx_arch is None:
         return _load(path)
 

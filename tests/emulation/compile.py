@@ -84,7 +84,7 @@ def library(
     `include` are folders searched for headers, beside those of the test runtime and csrc; a change of any header in
     them makes a new library. `sanitize` is what -fsanitize= takes.
     """
-    checks = (f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g", "-O1") if sanitize else ()
+    checks = (f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1", "-O1") if sanitize else ()
     folders = [*include, SIMT, CSRC]
     headers = _digest(*map(_folder_digest, folders))
     options = [*BASE_FLAGS, *flags, *checks]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,13 @@ def _need(present: bool, what: str) -> None:
 
 def need_compiler() -> None:
     _need(shutil.which(compiler()) is not None, "C++ compiler")
+
+
+def sanitizer_libraries(*names: str) -> str:
+    """Paths of the compiler's libraries of these names, as LD_PRELOAD takes them."""
+    found = [subprocess.check_output([compiler(), f"-print-file-name={name}"], text=True).strip() for name in names]
+    _need(all(Path(path).is_absolute() for path in found), " ".join(names))
+    return " ".join(found)
 
 
 def need_nvcc() -> None:

@@ -106,7 +106,12 @@ struct Context {
     // Called on the stack of `this`, before and after leaving it for `to`; `last` when it will never run again.
     void leave([[maybe_unused]] const Context& to, [[maybe_unused]] bool last) {
 #if defined(__SANITIZE_THREAD__)
-        __tsan_switch_to_fiber(to.fiber, __tsan_switch_to_fiber_no_sync);
+        void* next = nullptr;
+        {
+            const Quiet quiet;  // an ended fiber reads this after its release; it lies on the launcher's stack
+            next = to.fiber;
+        }
+        __tsan_switch_to_fiber(next, __tsan_switch_to_fiber_no_sync);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
         __sanitizer_start_switch_fiber(last ? nullptr : &fake, to.stack, to.size);

@@ -1,0 +1,49 @@
+"""What backends make from banks and plans and keep for the next call."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+Kept = TypeVar("Kept")
+
+
+class Store(Generic[Kept]):
+    """Values made from read-only arrays or plans, kept as long as these live and the byte budget allows.
+
+    The value used longest ago goes first.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[Any, ...], tuple[Kept, int, Sequence[weakref.ref[Any]]]] = {}
+
+    def find(self, key: tuple[Any, ...]) -> Kept | None:
+        """The value of `key` if it is kept. What has lost its sources goes first, so that its memory counts as free."""
+        self._let_go()
+        return self._kept[key][0] if key in self._kept else None
+
+    def get(
+        self,
+        key: tuple[Any, ...],
+        sources: Sequence[Any],
+        budget: int,
+        size: Callable[[Kept], int],
+        make: Callable[[], Kept],
+    ) -> Kept:
+        """The value of `key`, made if need be. The key holds the ids of `sources`, whose lives bound the value's."""
+        entry = self._kept.get(key)
+        if entry and all(ref() is not None for ref in entry[2]):
+            self._kept[key] = self._kept.pop(key)
+            return entry[0]
+        self._let_go()
+        value = make()
+        taken = size(value)
+        while self._kept and taken + sum(entry[1] for entry in self._kept.values()) > budget:
+            del self._kept[next(iter(self._kept))]
+        if taken <= budget:
+            self._kept[key] = (value, taken, [weakref.ref(source) for source in sources])
+        return value
+
+    def _let_go(self) -> None:
+        self._kept = {key: entry for key, entry in self._kept.items() if all(ref() is not None for ref in entry[2])}

@@ -1,0 +1,44 @@
+"""Every CUDA kernel's source, run on the CPU, is clean under the sanitizers and right in every order of threads."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from emulation.build import module_file
+from emulation.compile import ROOT
+from emulation.needs import need_compiler, sanitizer_libraries
+
+ORDERS = ("fwd", "rev", "1", "2", "3")
+LIBRARIES = {
+    "address,undefined": ("libasan.so", "libstdc++.so"),  # the second, too: exceptions are found through it
+    "thread": ("libtsan.so",),
+}
+
+
+@pytest.mark.parametrize("sanitizer", LIBRARIES)
+def test_kernels_are_clean(sanitizer: str) -> None:
+    need_compiler()
+    preloaded = sanitizer_libraries(*LIBRARIES[sanitizer])
+    module_file(sanitizer)  # not where the sanitizer is preloaded: it would follow the compiler
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+        "LD_PRELOAD": preloaded,
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }
+    command = [sys.executable, "-m", "emulation.run_sanitized", sanitizer, *ORDERS]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parent
+    )
+    assert done.returncode == 0, done.stderr[-10000:]
+    assert "Sanitizer" not in done.stderr, done.stderr[-10000:]
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(ORDERS)
+    for line in lines:
+        right, total = re.findall(r"\d+", line.partition(" ")[2])
+        assert right == total and int(total) > 0, done.stdout

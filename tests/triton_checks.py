@@ -1,0 +1,212 @@
+"""The Triton kernels against the specification, on CPU tensors; test_triton.py runs this file in processes of its own.
+
+LPKERNEL_TRITON=interpreter: Triton's interpreter, as TRITON_INTERPRET=1 asks for before triton is imported.
+LPKERNEL_TRITON=ptx: compiled for sm_80, the PTX executed by tests/emulation.
+Cases are small for the interpreter, which takes 50 ms a step and image; ties are everywhere, since there are few codes.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lpkernel.triton_kernels import configs
+from scans import World
+from test_masked_topk import (  # noqa: F401  collected here, with the fixtures below
+    integers,
+    masks,
+    oracle,
+    test_compiles_without_graph_breaks,
+    test_floats_equal_the_specification,
+    test_int16_overflow_is_refused,
+    test_many_near_ties_beyond_the_screen,
+    test_nan_sorts_last,
+    test_non_contiguous_inputs,
+    test_opcheck,
+    test_split_and_merge_equals_the_whole,
+    test_the_callers_kind_comes_back,
+    test_what_a_mask_hides_does_not_count,
+)
+from test_scan import KINDS, make
+
+from lpkernel import plan
+from lpkernel.backends import registry
+from lpkernel.backends.base import Backend, LatentBank, ScanRequest
+from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.triton_lang import TritonBackend, Tuning
+from lpkernel.ops import masked_topk
+
+SPECIFICATION = NumpyBackend()
+TRITON = TritonBackend("cpu")
+registry.BACKENDS["triton"] = TRITON
+
+if os.environ["LPKERNEL_TRITON"] == "ptx":
+    from emulation.triton_driver import install
+
+    install(80)
+
+
+@pytest.fixture(scope="session")
+def backend() -> Backend:
+    return TRITON
+
+
+@pytest.fixture(scope="session")
+def fast_backend() -> Backend:
+    return TRITON
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan of `images` images of side 6 over a bank of `size`, patches of 3 side by side: 4 steps a scale."""
+
+    size: int
+    k: int
+    kind: str = "random-replace"
+    images: int = 2
+    in_codes: bool = False
+    slabs: int | None = None
+    dot: bool | None = None
+    channels: int = 4
+    scales: tuple[int, ...] = (6,)
+    subset: bool = False
+
+
+CODES = [
+    *(Case(size, k, in_codes=True) for size, k in ((1, 1), (2, 3), (7, 3))),
+    *(Case(33, 3, kind, in_codes=True, subset=True) for kind in KINDS),
+    Case(250, 10, in_codes=True),
+    Case(250, 128, in_codes=True, images=1),
+    Case(5000, 10, in_codes=True, slabs=3),
+    Case(5000, 10, in_codes=True, slabs=1, images=1),
+]
+LATENTS = [
+    *(Case(size, k) for size, k in ((1, 1), (2, 3), (7, 3))),
+    *(Case(33, 3, kind, scales=(4, 6), subset=True) for kind in KINDS),
+    Case(64, 10, channels=20, images=1),
+    Case(250, 10, slabs=1),
+    Case(600, 10, slabs=2, scales=(5, 6), images=1),
+    Case(300, 128, images=1, slabs=2),
+]
+DOT = [
+    Case(250, 3, dot=True, images=17, channels=16, slabs=1),
+    Case(250, 10, dot=True, channels=16, slabs=2, scales=(5, 6)),
+    Case(150, 128, dot=True, channels=4, slabs=1),
+    Case(300, 128, dot=True, channels=20, slabs=3, kind="reference"),
+]
+
+
+def request(case: Case, seed: int = 3) -> ScanRequest:
+    world = World(case.size, 6, case.channels, codes=5, seed=case.size)
+    made = make(case.kind, 6, 3, 3, list(case.scales))
+    start = world.start(case.images) if not case.kind.startswith("random") else None
+    allowed = np.arange(0, case.size, 2) if case.subset else None
+    return world.request(made, [7, *range(case.images - 1)], case.k, seed, start, allowed, case.in_codes)
+
+
+def check(wanted: ScanRequest, tuning: Tuning) -> None:
+    TRITON.tuning = tuning
+    assert np.array_equal(TRITON.scan(wanted), SPECIFICATION.scan(wanted)), tuning
+
+
+@pytest.mark.parametrize("case", [*CODES, *LATENTS, *DOT], ids=str)
+def test_scan(case: Case) -> None:
+    check(request(case), Tuning(slabs=case.slabs, dot=case.dot))
+
+
+def test_buffers_serve_the_next_scan() -> None:
+    """Another seed and other images in the same buffers, then fewer images than a run makes."""
+    case = Case(33, 3, "edit-free", images=3)
+    for seed in (2**64 - 1, 2**32):
+        check(request(case, seed), Tuning(images=2))
+
+
+def test_a_bank_is_let_go_with_its_arrays() -> None:
+    """What is kept to run a plan again does not hold on to the bank, which may fill the device."""
+    backend = TritonBackend("cpu")
+    made = plan.random(4, 2, scales=[4])
+    banks = []
+    for size in (5, 6):
+        backend.scan(World(size, 4).request(made, [0], 1, in_codes=True))
+        banks += [weakref.ref(kept[0]) for kept in backend._store._banks._kept.values()]
+    assert [bank() is None for bank in banks] == [True, False]
+
+
+@pytest.mark.parametrize("dot", [False, True])
+def test_values_at_the_limit(dot: bool) -> None:
+    """|value| = 1023 in 16 channels: what 16 products of float16 may add up to."""
+    world = World(20, 6, 16, codes=2)
+    world.codebook = np.array([[-1023] * 16, [1023] * 16], np.int16)
+    world.full = world.codebook[world.codes]
+    start = 1 - world.codes[:1].astype(np.int64)
+    check(world.request(plan.reference(6, 4, 2), [0], 5, start=start), Tuning(dot=dot))
+
+
+def test_larger_values_are_never_multiplied_in_float16() -> None:
+    full = np.random.default_rng(0).integers(-9000, 9001, (20, 6, 6, 2)).astype(np.int16)
+    made = World(20, 6, 2).request(plan.random(6, 2, 2, scales=[6]), [0], 3)
+    wanted = replace(made, bank=LatentBank(lambda side: full, 20))
+    check(wanted, Tuning(dot=True))
+    assert not configs.choose("cuda", False, 64, 5000, 3, configs.DOT_LIMIT + 1, 132).dot
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_plan(data: st.DataObject) -> None:
+    side = data.draw(st.integers(3, 5), "side")
+    patch = data.draw(st.integers(2, 3), "patch")
+    scales = sorted({*data.draw(st.sets(st.integers(patch, side), max_size=1), "scales"), side})
+    kind, size = data.draw(st.sampled_from(KINDS), "kind"), data.draw(st.integers(1, 40), "B")
+    world = World(size, side, 2, data.draw(st.integers(1, 4), "V"), seed=side)
+    allowed = np.flatnonzero(np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size), "allowed")))
+    wanted = world.request(
+        make(kind, side, patch, patch, scales),
+        data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=2), "images"),
+        data.draw(st.integers(1, 4), "K"),
+        data.draw(st.integers(0, 2**64 - 1), "seed"),
+        world.start(1) if not kind.startswith("random") else None,
+        allowed if len(allowed) else None,
+        in_codes=len(scales) == 1,
+    )
+    check(wanted, Tuning())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "mask_kind", "shape"),
+    [
+        ("float32", "none", (1, 1, 1, 1)),
+        ("int16", "own", (3, 5, 7, 5)),
+        ("float32", "shared", (4, 257, 16, 10)),
+        ("int16", "none", (9, 65, 9, 3)),
+        ("float32", "own", (9, 64, 8, 4)),
+        ("int16", "shared", (2, 300, 33, 128)),
+        ("float32", "own", (2, 1000, 5, 128)),
+        ("float32", "none", (1, 31, 576, 3)),
+        ("int16", "own", (3, 12, 0, 4)),
+    ],
+)
+def test_topk(dtype: str, mask_kind: str, shape: tuple[int, int, int, int]) -> None:
+    q, b, d, k = shape
+    queries, bank = integers(dtype, q, b, d)
+    mask = masks(mask_kind, q, d)
+    for allowed in (None, np.random.default_rng(2).random(b) < 0.5):
+        got = masked_topk(queries, bank, k, mask, allowed, "triton")
+        for mine, theirs in zip(got, oracle(queries, bank, k, mask, allowed), strict=True):
+            assert np.array_equal(mine, theirs)
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(q=st.integers(0, 3), b=st.integers(1, 70), d=st.integers(0, 9), own=st.booleans(), data=st.data())
+def test_topk_of_any_shape(q: int, b: int, d: int, own: bool, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, min(b, 4)))
+    queries, bank = integers("float32", q, b, d, spread=1)
+    mask = masks("own" if own else "none", q, d)
+    allowed = np.random.default_rng(b).random(b) < data.draw(st.sampled_from([0, 0.1, 1]))
+    got = masked_topk(queries, bank, k, mask, allowed, "triton")
+    for mine, theirs in zip(got, oracle(queries, bank, k, mask, allowed), strict=True):
+        assert np.array_equal(mine, theirs)
