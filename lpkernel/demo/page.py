@@ -20,6 +20,7 @@ from lpkernel.errors import LpkernelError
 # One call at a time: the backends use all cores.
 CALL: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "engine", "api_visibility": "private"}
 FORGET = 3600  # seconds after which a visitor's results are dropped
+NOTHING = "Nothing is made yet: generate or edit first, then see here where each piece comes from."
 
 
 def note(text: str) -> str:
@@ -60,11 +61,11 @@ def build(engine: Engine) -> gr.Blocks:
         latest = gr.State(None, time_to_live=FORGET)
         with gr.Tabs():
             with gr.Tab("Generate", id="generate", elem_id="lpk-tab-generate"):
-                made_new = _generate_tab(engine, latest)
+                _generate_tab(engine, latest)
             with gr.Tab("Edit", id="edit", elem_id="lpk-tab-edit"):
-                made_edit = _edit_tab(engine, latest)
-            with gr.Tab("Provenance", id="provenance", elem_id="lpk-tab-provenance"):
-                _provenance_tab(engine, latest, [made_new, made_edit])
+                _edit_tab(engine, latest)
+            with gr.Tab("Provenance", id="provenance", elem_id="lpk-tab-provenance") as tab:
+                _provenance_tab(engine, latest, tab)
     return page
 
 
@@ -73,13 +74,14 @@ def _controls(engine: Engine, n: int, scales: int, prefix: str) -> list[Any]:
     bank = engine.bank
     top = min(bank.max_patch, bank.grid)
     patch = min(6, top)
+    # No bounds where a number is typed: what is out of them gets the engine's line, not a pop-up.
     return [
         gr.Slider(1, MAX_IMAGES, n, step=1, label="images", elem_id=f"{prefix}-n"),
-        gr.Slider(1, min(50, bank.size), min(3, bank.size), step=1, label="k: neighbours to draw from"),
-        gr.Slider(1, top, patch, step=1, label="patch: cells a side"),
-        gr.Slider(0, top, 0, step=1, label="stride: cells between patches, 0 for a third of the patch"),
+        gr.Slider(1, min(50, bank.size), min(3, bank.size), step=1, label="k: drawn from so many"),
+        gr.Slider(1, top, patch, step=1, label="patch, cells a side"),
+        gr.Slider(0, top, 0, step=1, label="stride, 0: patch / 3"),
         gr.Slider(1, MAX_SCALES, scales, step=1, label="scales"),
-        gr.Number(0, precision=0, minimum=0, label="seed", elem_id=f"{prefix}-seed"),
+        gr.Number(0, precision=0, label="seed", elem_id=f"{prefix}-seed"),
         gr.Dropdown(list(registry.NAMES), value=engine.backend, label="backend", elem_id=f"{prefix}-backend"),
         gr.Textbox(
             "", label="only bank images with", placeholder="Eyeglasses & ~Hat", elem_id=f"{prefix}-where", max_lines=1
@@ -125,7 +127,7 @@ def _gallery(prefix: str) -> gr.Gallery:
     )
 
 
-def _generate_tab(engine: Engine, latest: gr.State) -> gr.Gallery:
+def _generate_tab(engine: Engine, latest: gr.State) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             controls = _controls(engine, 8, 5, "lpk-generate")
@@ -139,42 +141,40 @@ def _generate_tab(engine: Engine, latest: gr.State) -> gr.Gallery:
         yield from _shown(engine.generate(_settings(values)))
 
     button.click(run, controls, [line, results, latest], show_progress="hidden", **CALL)
-    return results
 
 
-def _edit_tab(engine: Engine, latest: gr.State) -> gr.Gallery:
+def _edit_tab(engine: Engine, latest: gr.State) -> None:
     parts = engine.regions()
+    first = engine.bank_picture(0)
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             controls = _controls(engine, 4, 1, "lpk-edit")
         with gr.Column(scale=3):
             with gr.Row():
-                file = gr.File(label="a picture", type="filepath", elem_id="lpk-edit-file", height=120)
-                with gr.Column():
-                    number = gr.Number(
-                        0,
-                        precision=0,
-                        minimum=0,
-                        maximum=engine.bank.size - 1,
-                        label="or a bank image",
-                        elem_id="lpk-edit-number",
+                with gr.Column(min_width=300):
+                    painter = gr.HTML(painting.painter(first), elem_id="lpk-painter", padding=False)
+                    sent = gr.Textbox("", elem_id="lpk-mask", show_label=False, container=False)
+                with gr.Column(min_width=300):
+                    file = gr.File(label="a picture", type="filepath", elem_id="lpk-edit-file", height=120)
+                    with gr.Row(equal_height=True):
+                        number = gr.Number(
+                            0, precision=0, label="or a bank image, by number", elem_id="lpk-edit-number", min_width=160
+                        )
+                        take = gr.Button("Take it", elem_id="lpk-edit-take", min_width=100)
+                    names = gr.CheckboxGroup(
+                        parts, label="change what is painted, and", visible=bool(parts), elem_id="lpk-edit-parts"
                     )
-                    take = gr.Button("Take it", elem_id="lpk-edit-take")
-            painter = gr.HTML(elem_id="lpk-painter")
-            sent = gr.Textbox("", elem_id="lpk-mask", show_label=False, container=False)
-            names = gr.CheckboxGroup(parts, label="parts of the face", visible=bool(parts), elem_id="lpk-edit-parts")
-            with gr.Row():
-                mode = gr.Radio(
-                    [("free: grow it from around", "free"), ("guided: start from what is there", "guided")],
-                    value="free",
-                    show_label=False,
-                    elem_id="lpk-edit-mode",
-                )
-                keep = gr.Checkbox(False, label="keep the picture's own pixels outside")
+                    mode = gr.Radio(
+                        [("free: grown from around", "free"), ("guided: starts from what is there", "guided")],
+                        value="free",
+                        show_label=False,
+                        elem_id="lpk-edit-mode",
+                    )
+                    keep = gr.Checkbox(False, label="keep the picture's own pixels outside", elem_id="lpk-edit-keep")
             button = gr.Button("Edit", variant="primary", elem_id="lpk-edit-run")
             line = gr.HTML(elem_id="lpk-edit-note", elem_classes="lpk-note")
             results = _gallery("lpk-edit")
-    picture = gr.State(None, time_to_live=FORGET)
+    picture = gr.State(first, time_to_live=FORGET)
 
     @told(4)
     def load(path: str | None) -> Iterator[Any]:
@@ -199,26 +199,28 @@ def _edit_tab(engine: Engine, latest: gr.State) -> gr.Gallery:
     take.click(take_one, number, loaded, show_progress="hidden", **CALL)
     given = [picture, sent, names, mode, keep, *controls]
     button.click(run, given, [line, results, latest], show_progress="hidden", **CALL)
-    return results
 
 
-def _provenance_tab(engine: Engine, latest: gr.State, galleries: list[gr.Gallery]) -> None:
-    gr.Markdown("Choose one of the latest results.")
+def _provenance_tab(engine: Engine, latest: gr.State, tab: gr.Tab) -> None:
+    line = gr.HTML(note(NOTHING), elem_id="lpk-provenance-note", elem_classes="lpk-note")
+    shown = gr.HTML(elem_id="lpk-provenance", padding=False)
     choices = _gallery("lpk-provenance")
-    line = gr.HTML(elem_id="lpk-provenance-note", elem_classes="lpk-note")
-    shown = gr.HTML(elem_id="lpk-provenance")
+    seen = gr.State(None, time_to_live=FORGET)
+
+    def sheet(result: Result, index: int) -> tuple[str, str]:
+        return note(f"result {index + 1} of {len(result.images)}; choose another below"), provenance.sheet(
+            engine, result, index
+        )
 
     @told(2)
     def choose(result: Result | None, chosen: gr.SelectData) -> Iterator[Any]:
         if result is not None and isinstance(chosen.index, int) and 0 <= chosen.index < len(result.images):
-            yield (
-                note(f"result {chosen.index + 1} of {len(result.images)}"),
-                provenance.sheet(engine, result, chosen.index),
-            )
+            yield sheet(result, chosen.index)
+
+    @told(4)
+    def open_tab(result: Result | None, old: Result | None) -> Iterator[Any]:
+        if result is not None and result is not old:
+            yield *sheet(result, 0), gr.Gallery(value=gallery(result), selected_index=None), result
 
     choices.select(choose, latest, [line, shown], show_progress="hidden", **CALL)
-
-    def refresh(result: Result | None) -> tuple[Any, Any, Any]:
-        return (note(""), [], "") if result is None else (note(""), gallery(result), "")
-
-    latest.change(refresh, latest, [line, choices, shown], show_progress="hidden", **CALL)
+    tab.select(open_tab, [latest, seen], [line, shown, choices, seen], show_progress="hidden", **CALL)

@@ -27,7 +27,6 @@ def sheet(engine: Engine, result: Result, index: int) -> str:
     sources, image, bank = result.made.sources[index], result.images[index], result.made.bank
     given = shares(sources)
     numbers = np.array([number for number, _ in given if number != KEPT], np.int64)
-    colours = render.sheet_colours(numbers, bank.size)
     cards = []
     if len(numbers):
         pictures = dict(zip(numbers.tolist(), engine.bank_pictures(numbers, bank), strict=True))
@@ -39,19 +38,18 @@ def sheet(engine: Engine, result: Result, index: int) -> str:
                 "</figcaption></figure>"
             )
             continue
-        marked = render.marked(pictures[number], sources == number, colours[number])
+        marked = render.marked(pictures[number], sources == number, result.colours[number])
         cards.append(
             f'<figure class="lpk-card" data-source="{number}"><img src="{data_url(marked)}" alt="source {number}">'
             f"<figcaption><b>{escape(bank.names[number])}</b> (bank image {number}), {share}</figcaption></figure>"
         )
-    overlay = render.overlay(image, sources, colours)
+    overlay = render.overlay(image, sources, result.colours)
     views = "".join(
         f'<div class="lpk-view"><img src="{data_url(view)}" alt="{what}" draggable="false"><i></i></div>'
         for what, view in (("result", image), ("the map over the result", overlay))
     )
     return (
         f'<div class="lpk-cells" data-grid="{len(sources)}" data-map="{escape(json.dumps(sources.ravel().tolist()))}">'
-        f'<div class="lpk-views">{views}</div>'
-        '<p class="lpk-hint">Point at a cell to see its source; click to hold it.</p>'
-        f'<div class="lpk-cards">{"".join(cards)}</div></div>'
+        '<p class="lpk-hint">Point at a cell to see its source; click to hold it, click again to let go.</p>'
+        f'<div class="lpk-views">{views}<div class="lpk-cards">{"".join(cards)}</div></div></div>'
     )

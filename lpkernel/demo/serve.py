@@ -72,7 +72,7 @@ def with_policy(app: Any) -> Callable[..., Any]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to the place; port 0 takes any free one. Raises InputError when it cannot be had."""
+    """A listening socket: who connects waits until it is served. Port 0 takes any free one. Raises InputError."""
     if not 0 <= port < 2**16:
         raise InputError(f"--port: got {port}, expected 0 to {2**16 - 1}")
     try:
@@ -81,6 +81,7 @@ def listen(host: str, port: int) -> socket.socket:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind(place)
+            bound.listen()
         except OSError:
             bound.close()
             raise
