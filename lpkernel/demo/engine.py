@@ -42,15 +42,11 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """images (N, S, S, 3) uint8, their source maps of the same shape, colours (B, 3) uint8 of all bank images in them.
-
-    line: the times and facts of the whole call.
-    """
+    """images (N, S, S, 3) uint8, their source maps of the same shape; line: times, backend and plan of the call."""
 
     made: Synthesis
     images: Pixels
     maps: Pixels
-    colours: Pixels
     line: str
 
 
@@ -167,7 +163,7 @@ class Engine:
         with clock.stage("drawing"):
             colours = render.sheet_colours(render.most_used(made.sources, render.SHOWN_SOURCES), made.bank.size)
             maps = np.stack([render.source_map(one, colours, images.shape[1]) for one in made.sources])
-        yield Result(made, images, maps, colours, f"{timing(clock)}; {facts}")
+        yield Result(made, images, maps, f"{timing(clock)}; {facts}")
 
     def _options(self, settings: Settings, allowed: NDArray[np.int64] | None) -> dict[str, Any]:
         return {

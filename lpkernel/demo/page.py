@@ -112,6 +112,11 @@ def gallery(result: Result) -> list[Any]:
     ]
 
 
+def thumbnails(result: Result) -> list[Any]:
+    """Results alone, to be chosen from: the colours of their maps are not those of a provenance sheet."""
+    return [Image.fromarray(image) for image in result.images]
+
+
 def _gallery(prefix: str) -> gr.Gallery:
     return gr.Gallery(
         label="results above their source maps",
@@ -220,7 +225,7 @@ def _provenance_tab(engine: Engine, latest: gr.State, tab: gr.Tab) -> None:
     @told(4)
     def open_tab(result: Result | None, old: Result | None) -> Iterator[Any]:
         if result is not None and result is not old:
-            yield *sheet(result, 0), gr.Gallery(value=gallery(result), selected_index=None), result
+            yield *sheet(result, 0), gr.Gallery(value=thumbnails(result), selected_index=None), result
 
     choices.select(choose, latest, [line, shown], show_progress="hidden", **CALL)
     tab.select(open_tab, [latest, seen], [line, shown, choices, seen], show_progress="hidden", **CALL)

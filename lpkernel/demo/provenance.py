@@ -27,6 +27,7 @@ def sheet(engine: Engine, result: Result, index: int) -> str:
     sources, image, bank = result.made.sources[index], result.images[index], result.made.bank
     given = shares(sources)
     numbers = np.array([number for number, _ in given if number != KEPT], np.int64)
+    colours = render.sheet_colours(numbers, bank.size)
     cards = []
     if len(numbers):
         pictures = dict(zip(numbers.tolist(), engine.bank_pictures(numbers, bank), strict=True))
@@ -38,12 +39,12 @@ def sheet(engine: Engine, result: Result, index: int) -> str:
                 "</figcaption></figure>"
             )
             continue
-        marked = render.marked(pictures[number], sources == number, result.colours[number])
+        marked = render.marked(pictures[number], sources == number, colours[number])
         cards.append(
             f'<figure class="lpk-card" data-source="{number}"><img src="{data_url(marked)}" alt="source {number}">'
             f"<figcaption><b>{escape(bank.names[number])}</b> (bank image {number}), {share}</figcaption></figure>"
         )
-    overlay = render.overlay(image, sources, result.colours)
+    overlay = render.overlay(image, sources, colours)
     views = "".join(
         f'<div class="lpk-view"><img src="{data_url(view)}" alt="{what}" draggable="false"><i></i></div>'
         for what, view in (("result", image), ("the map over the result", overlay))
