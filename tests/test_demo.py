@@ -152,7 +152,9 @@ def test_a_picture_is_framed_as_the_bank(engine: Engine, tmp_path: Path) -> None
     assert warnings  # noise images are not like one plain colour
 
 
-@pytest.mark.parametrize("content", [b"", b"these are words", b"\x89PNG\r\n\x1a\n" + bytes(40)], ids=["empty", "words", "cut"])
+@pytest.mark.parametrize(
+    "content", [b"", b"these are words", b"\x89PNG\r\n\x1a\n" + bytes(40)], ids=["empty", "words", "cut"]
+)
 def test_a_file_that_is_no_picture_gives_one_line(engine: Engine, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(InputError, match=r"^[^\n]*a\.png[^\n]*$"):

@@ -34,16 +34,21 @@ def error_note(error: Exception) -> str:
 
 
 def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Iterator[Any]]]:
-    """For a handler that yields (line, ...) of `outputs` parts: errors of the user become its line, the rest stays."""
+    """For a handler that yields (line, ...) of `outputs` parts, or nothing: errors of the user become its line.
+
+    What is not yielded stays as it is; Gradio itself would empty all parts of a handler that yields nothing.
+    """
 
     def wrap(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
         @wraps(handler)
         def safe(*values: Any) -> Iterator[Any]:
-            rest = (gr.skip(),) * (outputs - 1)
+            stay = (gr.skip(),) * outputs
+            steps = handler(*values)
             try:
-                yield from handler(*values)
+                yield next(steps, stay)
+                yield from steps
             except (LpkernelError, OSError, MemoryError) as error:
-                yield (error_note(error), *rest)
+                yield (error_note(error), *stay[1:])
 
         return safe
 
