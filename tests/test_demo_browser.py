@@ -123,15 +123,24 @@ class Visitor:
             2 * (int(sheet.get_attribute("data-grid")),)
         )
 
-    def hover(self, view: Any, grid: int, x: int, y: int, click: bool = False) -> str:
-        """Point at a cell (click: and press); the visible cards' words."""
+    def hover(self, view: int, grid: int, x: int, y: int) -> str:
+        """Point at a cell of a view; the visible card's words. A sheet may still be replaced once by the same sheet."""
         from selenium.webdriver import ActionChains
 
-        box = view.size
-        place = [round(((at + 0.5) / grid - 0.5) * box[side]) for at, side in ((x, "width"), (y, "height"))]
-        chain = ActionChains(self.driver, duration=20).move_to_element_with_offset(view, *place)
-        (chain.click() if click else chain).perform()
-        return "|".join(card.text for card in self.all(".lpk-card") if card.is_displayed())
+        def words() -> str:
+            box = self.all(".lpk-view")[view]
+            place = [round(((at + 0.5) / grid - 0.5) * box.size[side]) for at, side in ((x, "width"), (y, "height"))]
+            ActionChains(self.driver, duration=20).move_to_element_with_offset(box, *place).perform()
+            return "|".join(card.text for card in self.all(".lpk-card") if card.is_displayed())
+
+        self.until(lambda: self.all(".lpk-view"), "the views")
+        return str(self.until(words, "a card"))
+
+    def click(self) -> None:
+        """Press where the pointer is."""
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).click().perform()
 
 
 def fetch(address: str) -> bytes:
@@ -206,6 +215,7 @@ def test_edit_changes_what_is_painted_and_its_sources_are_shown(page: Visitor) -
     page.tab("Edit")
     page.type("#lpk-edit-number input", "7")
     before = page.one(".lpk-paint img").get_attribute("src")
+    page.paint(5, 5, 95, 95)  # of no consequence: another picture starts unpainted
     page.one("#lpk-edit-take").click()
     page.until(lambda: page.one(".lpk-paint img").get_attribute("src") != before, "bank image 7")
     picture = page.picture(page.one(".lpk-paint img").get_attribute("src"))
@@ -226,20 +236,22 @@ def test_edit_changes_what_is_painted_and_its_sources_are_shown(page: Visitor) -
         assert np.abs(made[:128].astype(int) - picture)[mask].max() > 32
 
     page.tab("Provenance")
-    sources, views = page.sources(), page.all(".lpk-view")
+    sources = page.sources()
     np.testing.assert_array_equal(sources == -1, ~touched)
     names = lp.Bank.default().names
     y, x = np.argwhere(touched)[0]
-    inside = page.hover(views[0], 16, x, y)
+    inside = page.hover(0, 16, x, y)
     assert names[sources[y, x]] in inside
     assert f"bank image {sources[y, x]}" in inside
-    assert "kept from the picture itself" in page.hover(views[1], 16, 0, 15)
+    assert "kept from the picture itself" in page.hover(1, 16, 0, 15)
 
     # a click holds a cell, another lets go
-    held = page.hover(views[0], 16, x, y, click=True)
-    assert page.hover(views[0], 16, 0, 15) == held == inside
-    page.hover(views[0], 16, x, y, click=True)
-    assert "kept from the picture itself" in page.hover(views[0], 16, 0, 15)
+    assert page.hover(0, 16, x, y) == inside
+    page.click()
+    assert page.hover(0, 16, 0, 15) == inside
+    assert page.hover(0, 16, x, y) == inside
+    page.click()
+    assert "kept from the picture itself" in page.hover(0, 16, 0, 15)
 
 
 def test_provenance_follows_the_latest_result_and_the_choice(page: Visitor) -> None:
@@ -259,7 +271,7 @@ def test_provenance_follows_the_latest_result_and_the_choice(page: Visitor) -> N
         page.tab("Provenance")  # coming back changes nothing
         for y, x in ((0, 0), (8, 7), (15, 15)):
             source = maps[-1][y, x]
-            words = page.hover(page.one(".lpk-view"), 16, x, y)
+            words = page.hover(0, 16, x, y)
             assert f"{lp.Bank.default().names[source]} (bank image {source})" in words
         assert page.line("provenance", f"result {index + 1} of 8;")
     np.testing.assert_array_equal(maps[0], maps[2])

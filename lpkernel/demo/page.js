@@ -50,12 +50,21 @@
     });
   }
 
+  const clear = (canvas) => canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+  new MutationObserver((changes) => {
+    for (const { target } of changes) clear(target.querySelector("canvas"));
+  }).observe(document, { subtree: true, attributeFilter: ["data-turn"] });
+
   const show = (view, event, hold) => {
     const sheet = view.closest(".lpk-cells");
+    if (sheet.given !== sheet.dataset.map) {  // the page changes a sheet in place
+      sheet.given = sheet.dataset.map;
+      sheet.sources = JSON.parse(sheet.given);
+      sheet.dataset.held = "";
+    }
     if (sheet.dataset.held && !hold) return;
     const grid = Number(sheet.dataset.grid);
     const [x, y] = place(view, event).map((part) => Math.min(grid - 1, Math.max(0, Math.floor(part * grid))));
-    if (!sheet.sources) sheet.sources = JSON.parse(sheet.dataset.map);
     const source = String(sheet.sources[y * grid + x]);
     const cell = `${x},${y}`;
     if (hold) sheet.dataset.held = sheet.dataset.held === cell ? "" : cell;
@@ -75,8 +84,7 @@
     const view = event.target.closest && event.target.closest(".lpk-view");
     if (view) show(view, event, true);
     if (event.target.matches && event.target.matches(".lpk-clear")) {
-      const canvas = event.target.closest(".lpk-tools").parentElement.querySelector("canvas");
-      canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+      clear(event.target.closest(".lpk-tools").parentElement.querySelector("canvas"));
       send("");
     }
   });

@@ -143,7 +143,7 @@ def _generate_tab(engine: Engine, latest: gr.State) -> None:
             controls = _controls(engine, 8, 5, "lpk-generate")
         with gr.Column(scale=3):
             button = gr.Button("Generate", variant="primary", elem_id="lpk-generate-run")
-            line = gr.HTML(elem_id="lpk-generate-note", elem_classes="lpk-note")
+            line = gr.HTML(elem_id="lpk-generate-note", elem_classes="lpk-note", padding=False)
             results = _gallery("lpk-generate")
 
     @told(3)
@@ -182,7 +182,7 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
                     )
                     keep = gr.Checkbox(False, label="keep the picture's own pixels outside", elem_id="lpk-edit-keep")
             button = gr.Button("Edit", variant="primary", elem_id="lpk-edit-run")
-            line = gr.HTML(elem_id="lpk-edit-note", elem_classes="lpk-note")
+            line = gr.HTML(elem_id="lpk-edit-note", elem_classes="lpk-note", padding=False)
             results = _gallery("lpk-edit")
     picture = gr.State(first, time_to_live=FORGET)
 
@@ -212,7 +212,7 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
 
 
 def _provenance_tab(engine: Engine, latest: gr.State, tab: gr.Tab) -> None:
-    line = gr.HTML(note(NOTHING), elem_id="lpk-provenance-note", elem_classes="lpk-note")
+    line = gr.HTML(note(NOTHING), elem_id="lpk-provenance-note", elem_classes="lpk-note", padding=False)
     shown = gr.HTML(elem_id="lpk-provenance", padding=False)
     choices = _gallery("lpk-provenance")
     seen = gr.State(None, time_to_live=FORGET)

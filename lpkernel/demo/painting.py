@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from lpkernel.errors import InputError
 from lpkernel.images import MASK_LEVEL
 
 PREFIX = "data:image/png;base64,"
+_TURNS = itertools.count()
 LONGEST = 16 * 2**20  # characters of a mask; a page sends a few kilobytes
 
 
@@ -25,10 +27,13 @@ def data_url(picture: NDArray[np.uint8]) -> str:
 
 
 def painter(picture: NDArray[np.uint8]) -> str:
-    """A picture (S, S, 3) under a canvas of its size; page.js paints there and sends what is painted."""
+    """A picture (S, S, 3) under a canvas of its size; page.js paints there and sends what is painted.
+
+    The page changes elements in place, strokes and all: a new data-turn is what tells page.js to begin anew.
+    """
     height, width, _ = picture.shape
     return (
-        f'<div class="lpk-paint"><img src="{data_url(picture)}" alt="the picture to edit" draggable="false">'
+        f'<div class="lpk-paint" data-turn="{next(_TURNS)}"><img src="{data_url(picture)}" alt="the picture to edit" draggable="false">'
         f'<canvas width="{width}" height="{height}" aria-label="paint what is to change"></canvas></div>'
         '<div class="lpk-tools"><label>brush <input type="range" class="lpk-brush" min="2" max="40" value="14"></label>'
         '<label><input type="checkbox" class="lpk-erase"> erase</label>'
