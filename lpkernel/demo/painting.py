@@ -15,8 +15,8 @@ from lpkernel.errors import InputError
 from lpkernel.images import MASK_LEVEL
 
 PREFIX = "data:image/png;base64,"
-_TURNS = itertools.count()
 LONGEST = 16 * 2**20  # characters of a mask; a page sends a few kilobytes
+_TURNS = itertools.count()
 
 
 def data_url(picture: NDArray[np.uint8]) -> str:
@@ -33,7 +33,8 @@ def painter(picture: NDArray[np.uint8]) -> str:
     """
     height, width, _ = picture.shape
     return (
-        f'<div class="lpk-paint" data-turn="{next(_TURNS)}"><img src="{data_url(picture)}" alt="the picture to edit" draggable="false">'
+        f'<div class="lpk-paint" data-turn="{next(_TURNS)}">'
+        f'<img src="{data_url(picture)}" alt="the picture to edit" draggable="false">'
         f'<canvas width="{width}" height="{height}" aria-label="paint what is to change"></canvas></div>'
         '<div class="lpk-tools"><label>brush <input type="range" class="lpk-brush" min="2" max="40" value="14"></label>'
         '<label><input type="checkbox" class="lpk-erase"> erase</label>'
