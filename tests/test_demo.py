@@ -161,6 +161,13 @@ def test_a_file_that_is_no_picture_gives_one_line(engine: Engine, tmp_path: Path
         engine.picture(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 2)])
+def test_a_tiny_picture_is_told_to_be_tiny(engine: Engine, tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, (90, 90, 90)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"^[^\n]*a\.png[^\n]*$"):
+        engine.picture(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("number", [-1, 20])
 def test_a_bank_picture_is_in_the_bank(engine: Engine, number: int) -> None:
     np.testing.assert_array_equal(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -150,12 +151,13 @@ def fetch(address: str) -> bytes:
 
 
 @contextmanager
-def serving(*options: object) -> Iterator[str]:
+def serving(temporary: Path, *options: object) -> Iterator[str]:
     """The address of `lpkernel demo`, run as a user runs it."""
     if find_spec("gradio") is None:
         browser.missing("no gradio")
+    kept = os.environ | {"TMPDIR": str(temporary)}
     command = [sys.executable, "-m", "lpkernel", "demo", "--port", "0", "--device", "cpu", *map(str, options)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=kept) as server:
         try:
             assert server.stdout is not None
             first = server.stdout.readline()
@@ -164,6 +166,7 @@ def serving(*options: object) -> Iterator[str]:
             yield found[0]
         finally:
             server.terminate()
+    assert list(temporary.iterdir()) == []  # visitors' pictures go with the server
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +176,8 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def avatars(driver: Any) -> Iterator[str]:
-    with serving() as address:
+def avatars(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("temporary")) as address:
         yield address
 
 
@@ -326,7 +329,8 @@ def test_a_bank_file_and_a_plugged_in_autoencoder(driver: Any, tmp_path: Path) -
     images = np.random.default_rng(3).integers(0, 256, (20, 64, 64, 3), np.uint8)
     lp.Bank.build(images, fakes.FakeVQ(), channels=3).save(tmp_path / "small.lpbank")
     options = ["--bank", tmp_path / "small.lpbank", "--autoencoder", f"{fakes.__file__}:FakeVQ", "--backend", "numpy"]
-    with serving(*options) as address:
+    (tmp_path / "temporary").mkdir()
+    with serving(tmp_path / "temporary", *options) as address:
         page = Visitor(driver, address)
         assert "20 bank images, 8 × 8 cells, autoencoder fake-vq" in page.one("body").text
         line, pictures = page.press("generate")

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     bank = load_bank(args.bank)
     autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
     bank.check_autoencoder(autoencoder)
-    app = serve.application(Engine(bank, autoencoder, args.device, args.backend))
-    with serve.listen(args.host, args.port) as bound:
+    with serve.own_folder(), serve.listen(args.host, args.port) as bound:
+        app = serve.application(Engine(bank, autoencoder, args.device, args.backend))
         print(f"lpkernel: the page is at {serve.address(bound)} (Ctrl+C ends it)", flush=True)
         serve.server(app).run(sockets=[bound])

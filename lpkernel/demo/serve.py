@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from lpkernel.demo.engine import Engine
@@ -27,6 +31,22 @@ def check_installed() -> None:
         import gradio  # noqa: F401
     except ImportError as error:
         raise MissingExtra("gradio", "demo", "lpkernel demo") from error
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A folder for the pictures of visitors, removed at the end, be it by Ctrl+C or SIGTERM."""
+
+    def stop(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    old = signal.signal(signal.SIGTERM, stop)
+    try:
+        with tempfile.TemporaryDirectory(prefix="lpkernel-demo-") as folder:
+            os.environ["GRADIO_TEMP_DIR"] = folder
+            yield Path(folder)
+    finally:
+        signal.signal(signal.SIGTERM, old)
 
 
 def application(engine: Engine) -> Any:
