@@ -28,12 +28,13 @@ def run(args: argparse.Namespace) -> None:
     from lpkernel.demo import serve
     from lpkernel.demo.engine import Engine
 
-    serve.check_installed()
-    registry.choose(args.backend, device=args.device)
-    bank = load_bank(args.bank)
-    autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
-    bank.check_autoencoder(autoencoder)
-    with serve.own_folder(), serve.listen(args.host, args.port) as bound:
+    with serve.own_folder():
+        serve.check_installed()
+        registry.choose(args.backend, device=args.device)
+        bank = load_bank(args.bank)
+        autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
+        bank.check_autoencoder(autoencoder)
         app = serve.application(Engine(bank, autoencoder, args.device, args.backend))
-        print(f"lpkernel: the page is at {serve.address(bound)} (Ctrl+C ends it)", flush=True)
-        serve.server(app).run(sockets=[bound])
+        with serve.listen(args.host, args.port) as bound:
+            print(f"lpkernel: the page is at {serve.address(bound)} (Ctrl+C ends it)", flush=True)
+            serve.server(app).run(sockets=[bound])

@@ -35,7 +35,7 @@ def check_installed() -> None:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """A folder for the pictures of visitors, removed at the end, be it by Ctrl+C or SIGTERM."""
+    """A folder for visitors' pictures, removed at the end, be it by Ctrl+C or SIGTERM; Gradio reads it when imported."""
 
     def stop(number: int, _: Any) -> None:
         raise SystemExit(128 + number)
@@ -121,4 +121,4 @@ def server(app: Any) -> Any:
     """A server for an application; `server(app).run(sockets=[bound])` serves until it is interrupted."""
     import uvicorn
 
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    return uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2))
