@@ -35,7 +35,7 @@ def check_installed() -> None:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """A folder for visitors' pictures, removed at the end, be it by Ctrl+C or SIGTERM; Gradio reads it when imported."""
+    """A folder for visitors' pictures, removed at the end, by Ctrl+C or SIGTERM; Gradio reads it when imported."""
 
     def stop(number: int, _: Any) -> None:
         raise SystemExit(128 + number)
