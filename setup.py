@@ -263,7 +263,10 @@ setup(
     ],
     # The top-level name triton_kernels belongs to another project.
     package_dir={"lpkernel.triton_kernels": "triton_kernels"},
-    package_data={"lpkernel": ["py.typed", *(f"data/*{end}" for end in (".safetensors", ".lpbank", ".json", ".md"))]},
+    package_data={
+        "lpkernel": ["py.typed", *(f"data/*{end}" for end in (".safetensors", ".lpbank", ".json", ".md"))],
+        "lpkernel.demo": ["page.js", "page.css"],
+    },
     ext_modules=[ext for kind, ext in (("cpp", cpu), ("cuda", cuda)) if kind not in NOT_ASKED],
     cmdclass={"build_py": BuildPython, "build_ext": BuildNative},
 )

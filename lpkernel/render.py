@@ -135,12 +135,12 @@ def provenance_sheet(
         shares = [np.count_nonzero(cells == shown[i]) / cells.size for i in row]
         captions = [_caption(share, names[i], size + gap) for share, i in zip(shares, row, strict=True)]
         strips = np.concatenate(captions, axis=1)
-        marked = np.stack([_marked(pictures[i], cells == shown[i], colours[int(shown[i])]) for i in row])
-        bands += [_padded(strips, width), _padded(grid(marked, columns, gap, PAGE), width)]
+        copied = np.stack([marked(pictures[i], cells == shown[i], colours[int(shown[i])]) for i in row])
+        bands += [_padded(strips, width), _padded(grid(copied, columns, gap, PAGE), width)]
     return np.concatenate(bands)
 
 
-def _marked(picture: Pixels, cells: NDArray[np.bool_], colour: Pixels) -> Pixels:
+def marked(picture: Pixels, cells: NDArray[np.bool_], colour: Pixels) -> Pixels:
     """A source: the cells that it gave as they are, outlined; the rest pale."""
     size = len(picture)
     place = np.arange(size) * len(cells) // size

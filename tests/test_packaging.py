@@ -84,6 +84,7 @@ def test_wheel_has_the_whole_package_and_nothing_else(tree: Path, full_wheel: Pa
     modules = {path.relative_to(tree).as_posix() for path in (tree / "lpkernel").rglob("*.py")}
     kernels = {f"lpkernel/{path.relative_to(tree).as_posix()}" for path in (tree / "triton_kernels").rglob("*.py")}
     data = {path.relative_to(tree).as_posix() for path in (tree / "lpkernel" / "data").glob("*") if path.is_file()}
+    data |= {"lpkernel/demo/page.css", "lpkernel/demo/page.js"}
     assert "lpkernel/triton_kernels/__init__.py" in kernels
     extension = {name for name in files if name.startswith(("lpkernel/_cpu.", "lpkernel/_cuda."))}
     marker = {"lpkernel/py.typed"} & files
@@ -97,7 +98,7 @@ def test_wheel_declares_command_licence_and_extras(full_wheel: Path) -> None:
         assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
         metadata = archive.read(f"{info}/METADATA").decode()
     extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
-    assert extras == {"align", "diffusers", "triton", "bench", "test", "dev"}
+    assert extras == {"align", "diffusers", "demo", "triton", "bench", "test", "dev"}
 
 
 def test_wheel_records_how_it_was_compiled(full_wheel: Path) -> None:

@@ -1,0 +1,40 @@
+"""lpkernel demo: a page in the browser that generates, edits and shows where each piece comes from."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from lpkernel.commands.common import EMBEDDED, add_autoencoder, load_bank
+
+HOST, PORT = "127.0.0.1", 7860
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser("demo", help="a page in the browser: generate, edit, see where pieces come from")
+    parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
+    add_autoencoder(parser)
+    parser.add_argument("--backend", default="auto", help="the page's first choice: auto, numpy, torch, cpp, ...")
+    parser.add_argument(
+        "--host", default=HOST, help=f"who may connect: {HOST} is this machine alone, 0.0.0.0 everybody (no password)"
+    )
+    parser.add_argument("--port", type=int, default=PORT, help=f"0 takes a free one (default: {PORT})")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    from lpkernel import load_autoencoder
+    from lpkernel.backends import registry
+    from lpkernel.demo import serve
+    from lpkernel.demo.engine import Engine
+
+    with serve.own_folder():
+        serve.check_installed()
+        registry.choose(args.backend, device=args.device)
+        bank = load_bank(args.bank)
+        autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
+        bank.check_autoencoder(autoencoder)
+        app = serve.application(Engine(bank, autoencoder, args.device, args.backend))
+        with serve.listen(args.host, args.port) as bound:
+            print(f"lpkernel: the page is at {serve.address(bound)} (Ctrl+C ends it)", flush=True)
+            serve.server(app).run(sockets=[bound])

@@ -1,0 +1,192 @@
+"""What the page does, without the page: settings from its controls in, images and their sources out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpkernel import edit, generate, plan, render
+from lpkernel.autoencoder.base import Autoencoder
+from lpkernel.bank import Bank
+from lpkernel.commands.common import Clock
+from lpkernel.errors import InputError
+from lpkernel.modes import cells, likeness
+from lpkernel.modes.inputs import read_input
+from lpkernel.modes.regions import layout_of, named_region
+from lpkernel.synthesis import Synthesis
+
+Pixels = NDArray[np.uint8]
+
+MAX_IMAGES = 32
+MAX_SCALES = 8
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The controls of a tab. stride 0: P/3 rounded; scales: how many grid sides; where: "" allows all images."""
+
+    n: int = 8
+    k: int = 3
+    patch: int = 6
+    stride: int = 0
+    scales: int = 5
+    seed: int = 0
+    backend: str = "auto"
+    where: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """images (N, S, S, 3) uint8, their source maps of the same shape; line: times, backend and plan of the call."""
+
+    made: Synthesis
+    images: Pixels
+    maps: Pixels
+    line: str
+
+
+@dataclass(eq=False)
+class Engine:
+    """A bank, its autoencoder, and where they run. Methods raise LpkernelError for what the user gave wrongly."""
+
+    bank: Bank
+    autoencoder: Autoencoder
+    device: str = "auto"
+    backend: str = "auto"
+
+    def regions(self) -> list[str]:
+        """Names of the face's parts; [] when the bank's faces are framed in no known way."""
+        try:
+            return list(layout_of(self.bank).regions)
+        except InputError:
+            return []
+
+    def sides(self, settings: Settings) -> tuple[int, ...]:
+        """The grid sides of so many scales, none below the patch."""
+        if not 1 <= settings.scales <= MAX_SCALES:
+            raise InputError(f"scales: got {settings.scales}, expected 1 to {MAX_SCALES}")
+        side = self.bank.grid
+        if settings.scales == 1:
+            return (side,)
+        return tuple(m for m in plan.default_scales(side, settings.scales) if m >= settings.patch) or (side,)
+
+    def picture(self, path: str | Path) -> tuple[Pixels, list[str]]:
+        """An image file framed as the bank's images, (S, S, 3), and why it may not suit the bank."""
+        start = read_input(self.bank, path, self.autoencoder)
+        assert start.pixels is not None
+        return start.pixels, likeness.warnings(self.bank, start, self.autoencoder)
+
+    def bank_picture(self, number: int) -> Pixels:
+        """Bank image `number` as the autoencoder gives it back, (S, S, 3)."""
+        if not 0 <= number < self.bank.size:
+            raise InputError(f"bank image: got {number}, expected 0 to {self.bank.size - 1}")
+        return self.bank_pictures(np.array([number]))[0]
+
+    def bank_pictures(self, numbers: NDArray[np.int64], bank: Bank | None = None) -> Pixels:
+        """Bank images (B',) as the autoencoder gives them back, (B', S, S, 3)."""
+        used = self.bank if bank is None else bank
+        wide = np.broadcast_to(numbers[:, None, None], (len(numbers), used.grid, used.grid))
+        return self.autoencoder.decode(used.gather(wide))
+
+    def region(self, mask: NDArray[np.bool_] | None, names: list[str]) -> NDArray[np.bool_]:
+        """Cells (M, M) that the painted pixels (S, S) touch, or that a named part holds."""
+        chosen = np.zeros((self.bank.grid, self.bank.grid), bool)
+        if mask is not None:
+            chosen |= cells.touched(mask, self.bank.grid)
+        if names:
+            chosen |= named_region(",".join(names), self.bank)
+        if not chosen.any():
+            raise InputError("mask: nothing is chosen; paint on the picture what is to change, or tick a part of it")
+        return chosen
+
+    def generate(self, settings: Settings) -> Iterator[str | Result]:
+        """New images. Yields a line after each stage, then the result."""
+        yield from self._staged(
+            settings,
+            lambda options: generate(
+                self.bank, patch=settings.patch, stride=settings.stride or None, scales=self.sides(settings), **options
+            ),
+        )
+
+    def edit(
+        self,
+        settings: Settings,
+        picture: Pixels | None,
+        mask: NDArray[np.bool_] | None,
+        names: list[str],
+        mode: str,
+        keep_outside: bool,
+    ) -> Iterator[str | Result]:
+        """Variants of a picture (S, S, 3) in the painted pixels (S, S) and the named parts. Yields as `generate`."""
+        if picture is None:
+            raise InputError("image: none is given; choose a file or a bank image first")
+        region = self.region(mask, names)
+        yield from self._staged(
+            settings,
+            lambda options: edit(
+                self.bank,
+                picture,
+                self.autoencoder,
+                region=region,
+                mode=mode,
+                patch=settings.patch,
+                stride=settings.stride or None,
+                scales=self.sides(settings),
+                keep_outside=keep_outside,
+                **options,
+            ),
+        )
+
+    def _staged(self, settings: Settings, make: Any) -> Iterator[str | Result]:
+        if not 1 <= settings.n <= MAX_IMAGES:
+            raise InputError(f"n: got {settings.n}, expected 1 to {MAX_IMAGES} images")
+        clock = Clock()
+        with clock.stage("preparing"):
+            where = settings.where.strip()
+            allowed = np.flatnonzero(self.bank.where(where, at_least=settings.k)) if where else None
+        with clock.stage("synthesis"):
+            made: Synthesis = make(self._options(settings, allowed))
+        # reading and encoding an input, plans and tables are not the search
+        search = float(made.settings["seconds"])
+        clock.seconds["preparing"] += max(0.0, clock.seconds["synthesis"] - search)
+        clock.seconds["synthesis"] = search
+        facts = self._facts(made)
+        yield f"{timing(clock)}; {facts}; decoding …"
+        with clock.stage("decode"):
+            images = made.decode(self.autoencoder)
+        yield f"{timing(clock)}; {facts}; drawing …"
+        with clock.stage("drawing"):
+            colours = render.sheet_colours(render.most_used(made.sources, render.SHOWN_SOURCES), made.bank.size)
+            maps = np.stack([render.source_map(one, colours, images.shape[1]) for one in made.sources])
+        yield Result(made, images, maps, f"{timing(clock)}; {facts}")
+
+    def _options(self, settings: Settings, allowed: NDArray[np.int64] | None) -> dict[str, Any]:
+        return {
+            "n": settings.n,
+            "k": settings.k,
+            "seed": settings.seed,
+            "backend": settings.backend,
+            "device": self.device,
+            "candidates": allowed,
+        }
+
+    def _facts(self, made: Synthesis) -> str:
+        """One line: the backend that was taken, the plan, and how many bank images were allowed."""
+        did = made.settings
+        left_out = did.get("left_out_as_the_input")
+        return (
+            f"backend {did['backend']}; "
+            f"stride {did['stride']}, scales {', '.join(map(str, did['scales']))}; "
+            f"{did['candidates']} of {did['bank_images']} bank images allowed"
+            + (f", {len(left_out)} left out as the input itself" if left_out else "")
+        )
+
+
+def timing(clock: Clock) -> str:
+    """Milliseconds of each stage so far, on one line."""
+    return ", ".join(f"{stage} {1000 * seconds:.1f} ms" for stage, seconds in clock.seconds.items())

@@ -1,0 +1,91 @@
+// The two things that must follow the pointer: painting a mask, and showing a cell's source.
+(() => {
+  "use strict";
+  let painting = null;
+
+  const place = (element, event) => {
+    const box = element.getBoundingClientRect();
+    return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  };
+
+  const send = (text) => {
+    const field = document.querySelector("#lpk-mask textarea, #lpk-mask input");
+    if (!field) return;
+    const kind = field.tagName === "TEXTAREA" ? HTMLTextAreaElement : HTMLInputElement;
+    Object.getOwnPropertyDescriptor(kind.prototype, "value").set.call(field, text);
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+
+  const stroke = (event) => {
+    const { canvas, context, last } = painting;
+    const tools = canvas.closest(".lpk-paint").parentElement;
+    const [x, y] = place(canvas, event);
+    const here = [x * canvas.width, y * canvas.height];
+    context.globalCompositeOperation = tools.querySelector(".lpk-erase").checked ? "destination-out" : "source-over";
+    context.strokeStyle = "#fff";
+    context.lineCap = "round";
+    context.lineWidth = (tools.querySelector(".lpk-brush").value / 128) * canvas.width;
+    context.beginPath();
+    context.moveTo(...(last || here));
+    context.lineTo(...here);
+    context.stroke();
+    painting.last = here;
+  };
+
+  document.addEventListener("pointerdown", (event) => {
+    if (!event.target.matches || !event.target.matches(".lpk-paint canvas")) return;
+    event.preventDefault();
+    event.target.setPointerCapture(event.pointerId);
+    painting = { canvas: event.target, context: event.target.getContext("2d"), last: null };
+    stroke(event);
+  });
+  document.addEventListener("pointermove", (event) => {
+    if (painting) stroke(event);
+  });
+  for (const end of ["pointerup", "pointercancel"]) {
+    document.addEventListener(end, () => {
+      if (!painting) return;
+      send(painting.canvas.toDataURL("image/png"));
+      painting = null;
+    });
+  }
+
+  const clear = (canvas) => canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+  new MutationObserver((changes) => {
+    for (const { target } of changes) clear(target.querySelector("canvas"));
+  }).observe(document, { subtree: true, attributeFilter: ["data-turn"] });
+
+  const show = (view, event, hold) => {
+    const sheet = view.closest(".lpk-cells");
+    if (sheet.given !== sheet.dataset.map) {  // the page changes a sheet in place
+      sheet.given = sheet.dataset.map;
+      sheet.sources = JSON.parse(sheet.given);
+      sheet.dataset.held = "";
+    }
+    if (sheet.dataset.held && !hold) return;
+    const grid = Number(sheet.dataset.grid);
+    const [x, y] = place(view, event).map((part) => Math.min(grid - 1, Math.max(0, Math.floor(part * grid))));
+    const source = String(sheet.sources[y * grid + x]);
+    const cell = `${x},${y}`;
+    if (hold) sheet.dataset.held = sheet.dataset.held === cell ? "" : cell;
+    for (const mark of sheet.querySelectorAll(".lpk-view i")) {
+      mark.style.cssText = `display:block;left:${(100 * x) / grid}%;top:${(100 * y) / grid}%;` +
+        `width:${100 / grid}%;height:${100 / grid}%`;
+    }
+    for (const card of sheet.querySelectorAll(".lpk-card")) {
+      card.classList.toggle("lpk-shown", card.dataset.source === source);
+    }
+  };
+  document.addEventListener("mousemove", (event) => {
+    const view = event.target.closest && event.target.closest(".lpk-view");
+    if (view) show(view, event, false);
+  });
+  document.addEventListener("click", (event) => {
+    const view = event.target.closest && event.target.closest(".lpk-view");
+    if (view) show(view, event, true);
+    if (event.target.matches && event.target.matches(".lpk-clear")) {
+      clear(event.target.closest(".lpk-tools").parentElement.querySelector("canvas"));
+      send("");
+    }
+  });
+})();

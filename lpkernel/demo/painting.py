@@ -1,0 +1,58 @@
+"""The picture that is painted on: its HTML, and the mask that the browser sends back."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lpkernel.errors import InputError
+from lpkernel.images import MASK_LEVEL
+
+PREFIX = "data:image/png;base64,"
+LONGEST = 16 * 2**20  # characters of a mask; a page sends a few kilobytes
+_TURNS = itertools.count()
+
+
+def data_url(picture: NDArray[np.uint8]) -> str:
+    """(H, W, 3) uint8 as a PNG that stands in the page itself."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format="PNG")
+    return PREFIX + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def painter(picture: NDArray[np.uint8]) -> str:
+    """A picture (S, S, 3) under a canvas of its size; page.js paints there and sends what is painted.
+
+    The page changes elements in place, strokes and all: a new data-turn is what tells page.js to begin anew.
+    """
+    height, width, _ = picture.shape
+    return (
+        f'<div class="lpk-paint" data-turn="{next(_TURNS)}">'
+        f'<img src="{data_url(picture)}" alt="the picture to edit" draggable="false">'
+        f'<canvas width="{width}" height="{height}" aria-label="paint what is to change"></canvas></div>'
+        '<div class="lpk-tools"><label>brush <input type="range" class="lpk-brush" min="2" max="40" value="14"></label>'
+        '<label><input type="checkbox" class="lpk-erase"> erase</label>'
+        '<button type="button" class="lpk-clear">clear</button></div>'
+    )
+
+
+def read_mask(sent: str, side: int) -> NDArray[np.bool_] | None:
+    """What was painted, (side, side) bool; None if nothing was sent. Raises InputError for anything but such a PNG."""
+    if not sent:
+        return None
+    wrong = InputError(f"mask: what the page sent is no PNG of {side}x{side} pixels; load the page again")
+    if not sent.startswith(PREFIX) or len(sent) > LONGEST:
+        raise wrong
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(sent[len(PREFIX) :], validate=True)), formats=("PNG",)) as image:
+            if image.size != (side, side):
+                raise wrong
+            return np.asarray(image.convert("RGBA"))[..., 3] > MASK_LEVEL
+    except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise wrong from error

@@ -1,0 +1,56 @@
+"""One result and where each of its cells comes from, as HTML that answers the pointer without asking the server."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpkernel import render
+from lpkernel.demo.engine import Engine, Result
+from lpkernel.demo.painting import data_url
+
+KEPT = -1
+
+
+def shares(sources: NDArray[np.integer]) -> list[tuple[int, int]]:
+    """(source, cells) of a map (M, M), most cells first; kept cells, source -1, are counted like a source's."""
+    numbers, counts = np.unique(sources, return_counts=True)
+    order = np.lexsort((numbers, -counts))
+    return [(int(numbers[j]), int(counts[j])) for j in order]
+
+
+def sheet(engine: Engine, result: Result, index: int) -> str:
+    """Result `index` with its map beside it, and a hidden card for each source: its picture, name and share."""
+    sources, image, bank = result.made.sources[index], result.images[index], result.made.bank
+    given = shares(sources)
+    numbers = np.array([number for number, _ in given if number != KEPT], np.int64)
+    colours = render.sheet_colours(numbers, bank.size)
+    cards = []
+    if len(numbers):
+        pictures = dict(zip(numbers.tolist(), engine.bank_pictures(numbers, bank), strict=True))
+    for number, count in given:
+        share = f"{count / sources.size:.1%} of the cells ({count} of {sources.size})"
+        if number == KEPT:
+            cards.append(
+                f'<figure class="lpk-card" data-source="{KEPT}"><figcaption>kept from the picture itself, {share}'
+                "</figcaption></figure>"
+            )
+            continue
+        marked = render.marked(pictures[number], sources == number, colours[number])
+        cards.append(
+            f'<figure class="lpk-card" data-source="{number}"><img src="{data_url(marked)}" alt="source {number}">'
+            f"<figcaption><b>{escape(bank.names[number])}</b> (bank image {number}), {share}</figcaption></figure>"
+        )
+    overlay = render.overlay(image, sources, colours)
+    views = "".join(
+        f'<div class="lpk-view"><img src="{data_url(view)}" alt="{what}" draggable="false"><i></i></div>'
+        for what, view in (("result", image), ("the map over the result", overlay))
+    )
+    return (
+        f'<div class="lpk-cells" data-grid="{len(sources)}" data-map="{escape(json.dumps(sources.ravel().tolist()))}">'
+        '<p class="lpk-hint">Point at a cell to see its source; click to hold it, click again to let go.</p>'
+        f'<div class="lpk-views">{views}<div class="lpk-cards">{"".join(cards)}</div></div></div>'
+    )

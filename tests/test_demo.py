@@ -1,0 +1,283 @@
+"""The demo's engine, painted masks, provenance sheets and server, without a browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FakeVQ
+from PIL import Image
+
+import lpkernel as lp
+from lpkernel.cli import main
+from lpkernel.demo import painting, provenance, serve
+from lpkernel.demo.engine import Engine, Result, Settings
+from lpkernel.errors import InputError, MissingExtra
+from lpkernel.modes import cells
+
+SIZE, GRID = 64, 8  # of FakeVQ
+FEW = Settings(n=2, patch=3, scales=2)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    images = np.random.default_rng(3).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
+    bank = lp.Bank.build(images, FakeVQ(), channels=3, attributes={"Even": np.arange(20) % 2 == 0})
+    bank = replace(bank, names=[f"<b>&{number}" for number in range(20)])
+    return Engine(bank, FakeVQ(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+
+
+def painted(y0: int, y1: int, x0: int, x1: int) -> np.ndarray:
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def last(steps: Iterator[str | Result]) -> tuple[list[str], Result]:
+    *lines, result = steps
+    assert isinstance(result, Result)
+    assert all(isinstance(line, str) for line in lines)
+    return [str(line) for line in lines], result
+
+
+def test_generate_tells_each_stage_as_it_ends(engine: Engine) -> None:
+    lines, result = last(engine.generate(FEW))
+    assert [re.sub(r"[\d.]+ ms", "T", line.partition(";")[0]) for line in [*lines, result.line]] == [
+        "preparing T, synthesis T",
+        "preparing T, synthesis T, decode T",
+        "preparing T, synthesis T, decode T, drawing T",
+    ]
+    assert f"backend {result.made.settings['backend']}" in result.line
+    assert "20 of 20 bank images" in result.line
+    assert result.images.shape == result.maps.shape == (2, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("scales", [1, 2, 8])
+def test_generate_equals_the_library(engine: Engine, scales: int) -> None:
+    settings = Settings(n=3, k=2, patch=3, stride=2, scales=scales, seed=11, backend="numpy")
+    _, result = last(engine.generate(settings))
+    made = lp.generate(
+        engine.bank, n=3, k=2, patch=3, stride=2, scales=engine.sides(settings), seed=11, backend="numpy"
+    )
+    np.testing.assert_array_equal(result.made.sources, made.sources)
+    np.testing.assert_array_equal(result.images, made.decode(engine.autoencoder))
+    assert engine.sides(settings)[-1] == GRID
+
+
+def test_where_limits_the_sources(engine: Engine) -> None:
+    _, result = last(engine.generate(Settings(n=2, patch=3, scales=1, where=" Even ")))
+    assert set(np.unique(result.made.sources) % 2) == {0}
+    assert "10 of 20 bank images" in result.line
+
+
+@pytest.mark.parametrize("mode", ["free", "guided"])
+def test_edit_changes_only_the_painted_cells(engine: Engine, face: np.ndarray, mode: str) -> None:
+    mask = painted(9, 30, 20, 22)
+    _, result = last(engine.edit(FEW, face, mask, [], mode, keep_outside=True))
+    touched = cells.touched(mask, GRID)
+    assert touched.sum() == 3
+    np.testing.assert_array_equal(result.made.sources == -1, np.broadcast_to(~touched, (2, GRID, GRID)))
+    far = np.ones((GRID, GRID), bool)
+    far[:6, :5] = False  # the closing composite fades over two cells around the painted ones
+    outside = far.repeat(SIZE // GRID, 0).repeat(SIZE // GRID, 1)
+    np.testing.assert_array_equal(result.images[:, outside], np.broadcast_to(face[outside], (2, outside.sum(), 3)))
+
+
+def test_the_parts_of_a_face_are_those_of_the_bank(engine: Engine) -> None:
+    avatars = Engine(lp.Bank.default(), FakeVQ())
+    assert "eyes" in avatars.regions()
+    assert avatars.region(None, ["eyes"]).any()
+    assert engine.regions() == []  # nobody says how its images are framed
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (Settings(n=0), "n: got 0"),
+        (Settings(n=33), "n: got 33"),
+        (Settings(scales=0), "scales: got 0"),
+        (Settings(scales=9), "scales: got 9"),
+        (Settings(patch=3, k=0), "k"),
+        (Settings(patch=3, k=11, where="Even"), "where"),
+        (Settings(patch=9, scales=1), "patch"),
+        (Settings(patch=3, stride=99), "stride"),
+        (Settings(patch=3, seed=-1), "seed"),
+        (Settings(patch=3, backend="abacus"), "abacus"),
+        (Settings(patch=3, where="Even &"), "where"),
+        (Settings(patch=3, where="Evem"), "Even"),
+        (Settings(patch=3, where="__import__('os')"), "where"),
+        (Settings(patch=3, where="Even & ~Even"), "where"),
+    ],
+)
+def test_wrong_settings_give_one_line(engine: Engine, settings: Settings, words: str) -> None:
+    with pytest.raises(lp.LpkernelError) as caught:
+        last(engine.generate(settings))
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_edit_wants_a_picture_and_something_to_change(engine: Engine, face: np.ndarray) -> None:
+    with pytest.raises(InputError, match="image: none is given"):
+        last(engine.edit(FEW, None, painted(0, 9, 0, 9), [], "free", False))
+    for nothing in (None, np.zeros((SIZE, SIZE), bool)):
+        with pytest.raises(InputError, match="nothing is chosen"):
+            last(engine.edit(FEW, face, nothing, [], "free", False))
+    with pytest.raises(InputError, match=r"^region: names are known[^\n]*$"):
+        last(engine.edit(FEW, face, None, ["nose"], "free", False))
+
+
+def test_a_picture_is_framed_as_the_bank(engine: Engine, tmp_path: Path) -> None:
+    Image.new("RGB", (100, 80), (200, 30, 30)).save(tmp_path / "a.jpg")
+    pixels, warnings = engine.picture(tmp_path / "a.jpg")
+    assert pixels.shape == (SIZE, SIZE, 3)
+    assert pixels.dtype == np.uint8
+    assert warnings  # noise images are not like one plain colour
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"these are words", b"\x89PNG\r\n\x1a\n" + bytes(40)], ids=["empty", "words", "cut"]
+)
+def test_a_file_that_is_no_picture_gives_one_line(engine: Engine, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"^[^\n]*a\.png[^\n]*$"):
+        engine.picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2)])
+def test_a_tiny_picture_is_told_to_be_tiny(engine: Engine, tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size, (90, 90, 90)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"^[^\n]*a\.png[^\n]*$"):
+        engine.picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("number", [-1, 20])
+def test_a_bank_picture_is_in_the_bank(engine: Engine, number: int) -> None:
+    np.testing.assert_array_equal(
+        engine.bank_picture(7), engine.autoencoder.decode(engine.bank.gather(np.full((1, GRID, GRID), 7)))[0]
+    )
+    with pytest.raises(InputError, match="expected 0 to 19"):
+        engine.bank_picture(number)
+
+
+def sent(mask: np.ndarray, kind: str = "PNG") -> str:
+    """What a canvas with white strokes sends."""
+    file = io.BytesIO()
+    Image.fromarray(np.repeat((mask * 255).astype(np.uint8)[..., None], 4, 2)).save(file, format=kind)
+    return painting.data_url(np.zeros((1, 1, 3), np.uint8)).partition(",")[0] + "," + encoded(file.getvalue())
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_a_mask_comes_back_as_painted() -> None:
+    mask = painted(3, 40, 5, 9)
+    read = painting.read_mask(sent(mask), SIZE)
+    assert read is not None
+    np.testing.assert_array_equal(read, mask)
+    assert painting.read_mask("", SIZE) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "white",
+        "data:image/png;base64,%%%%",
+        "data:image/png;base64,",
+        "data:image/svg+xml;base64,PHN2Zy8+",
+        painting.PREFIX + encoded(b"these are words"),
+        painting.PREFIX + "é",
+        sent(painted(0, 9, 0, 9)[:32]),
+        sent(painted(0, 9, 0, 9), "WEBP"),
+        sent(painted(0, 9, 0, 9))[:-40],
+        painting.PREFIX + "A" * (painting.LONGEST + 4),
+    ],
+)
+def test_a_mask_that_no_page_sends_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"mask: what the page sent is no PNG of 64x64 pixels"):
+        painting.read_mask(text, SIZE)
+
+
+def test_a_sheet_has_one_card_for_each_source(engine: Engine, face: np.ndarray) -> None:
+    _, result = last(engine.edit(FEW, face, painted(0, 40, 0, 40), [], "free", False))
+    sources = result.made.sources[1]
+    html = provenance.sheet(engine, result, 1)
+    given = re.search(r'data-map="([^"]*)"', html)
+    assert given is not None
+    np.testing.assert_array_equal(json.loads(given[1]), sources.ravel())
+    cards = dict(re.findall(r'<figure class="lpk-card" data-source="(-?\d+)">(.*?)</figure>', html))
+    assert {int(number) for number in cards} == set(np.unique(sources).tolist())
+    for number, card in cards.items():
+        said = unescape(re.sub("<[^>]*>", "", card))
+        name = engine.bank.names[int(number)] if number != "-1" else "kept from the picture itself"
+        assert said.startswith(name)
+        assert f"({(sources == int(number)).sum()} of 64)" in said
+
+
+def test_shares_put_the_largest_first() -> None:
+    assert provenance.shares(np.array([[5, 2], [5, -1]])) == [(5, 2), (-1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_is_a_port(port: int) -> None:
+    with pytest.raises(InputError, match=f"--port: got {port}"):
+        serve.listen("127.0.0.1", port)
+
+
+def test_a_taken_port_and_an_unknown_host_give_one_line() -> None:
+    with serve.listen("127.0.0.1", 0) as bound:
+        # who connects before the page is served waits, and is not refused
+        socket.create_connection(bound.getsockname(), timeout=5).close()
+        assert serve.address(bound) == f"http://127.0.0.1:{bound.getsockname()[1]}/"
+        with pytest.raises(InputError, match=r"^--host 127\.0\.0\.1 --port \d+: [^\n]*; choose another$"):
+            serve.listen("127.0.0.1", bound.getsockname()[1])
+    with pytest.raises(InputError, match="choose another"):
+        serve.listen("a" * 70, 0)
+
+
+def test_without_gradio_the_command_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["demo", "--port", "0"]) == 2
+    error = capsys.readouterr().err
+    assert "lpkernel[demo]" in error
+    assert error.count("\n") == 1
+    with pytest.raises(MissingExtra):
+        serve.application(Engine(lp.Bank.default(), FakeVQ()))
+
+
+def test_every_answer_carries_the_policy_and_names_no_other_host(engine: Engine) -> None:
+    pytest.importorskip("gradio")
+    server: Any = serve.server(serve.application(engine))
+    with serve.listen("127.0.0.1", 0) as bound:
+        thread = Thread(target=server.run, kwargs={"sockets": [bound]})
+        thread.start()
+        try:
+            with urllib.request.urlopen(serve.address(bound), timeout=30) as answer:
+                assert answer.headers["content-security-policy"] == serve.POLICY
+                page = answer.read().decode()
+        finally:
+            server.should_exit = True
+            thread.join(30)
+    assert "lpk-painter" in page
+    # a preconnect or prefetch is asked before any policy and in no log of requests
+    assert re.findall(r"<(?:link|script|img|iframe)\b[^>]*https?://[^>]*>", page) == []

@@ -1,0 +1,343 @@
+"""The demo's page as a visitor has it: every tab, in a real headless Chromium, of a real server."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import browser
+import fakes
+import numpy as np
+import pytest
+from PIL import Image
+
+import lpkernel as lp
+from lpkernel.demo import painting
+from lpkernel.modes import cells
+from lpkernel.modes.regions import named_region
+
+CELLS = range(16)
+SECONDS = 60  # a page that does not answer by then fails
+
+
+class Visitor:
+    """A page in a browser. Elements go by CSS selectors; what is not there yet is waited for."""
+
+    def __init__(self, driver: Any, address: str) -> None:
+        self.driver = driver
+        self.address = address
+        browser.asked(driver)
+        driver.get_log("browser")
+        driver.get(address)
+        self.one("#lpk-generate-run")
+
+    def all(self, selector: str) -> list[Any]:
+        return self.driver.find_elements("css selector", selector)
+
+    def one(self, selector: str) -> Any:
+        """The first visible element of a selector."""
+        return self.until(lambda: next((one for one in self.all(selector) if one.is_displayed()), None), selector)
+
+    def until(self, true: Callable[[], Any], what: str) -> Any:
+        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        wait = WebDriverWait(self.driver, SECONDS, 0.05, ignored_exceptions=[StaleElementReferenceException])
+        return wait.until(lambda _: true(), f"waited for {what}")
+
+    def tab(self, name: str) -> None:
+        next(one for one in self.all("button[role=tab]") if one.text == name).click()
+
+    def type(self, selector: str, text: str) -> None:
+        from selenium.webdriver import Keys
+
+        self.one(selector).send_keys(Keys.CONTROL, "a")
+        self.one(selector).send_keys(Keys.BACKSPACE, text, Keys.TAB)
+
+    def line(self, tab: str, holding: str) -> str:
+        """The line of a tab, once it holds these words."""
+        selector = f"#lpk-{tab}-note"
+
+        def found() -> str:
+            text: str = self.one(selector).text
+            return text if holding in text else ""
+
+        return str(self.until(found, f"{selector} to hold {holding!r}"))
+
+    def press(self, tab: str) -> tuple[str, list[np.ndarray]]:
+        """Press the tab's button: the line when all is done, and the pictures."""
+        self.one(f"#lpk-{tab}-run").click()
+        self.line(tab, "drawing ")
+        self.until(lambda: "drawing …" not in self.one(f"#lpk-{tab}-note").text, "the result")
+        return self.one(f"#lpk-{tab}-note").text, [
+            self.picture(image.get_attribute("src")) for image in self.all(f"#lpk-{tab}-gallery img")
+        ]
+
+    def picture(self, source: str) -> np.ndarray:
+        data = base64.b64decode(source.partition(",")[2]) if source.startswith("data:") else fetch(source)
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def refused(self, tab: str) -> str:
+        """The error of a tab, which is one line in the page and no pop-up."""
+        error = self.one(f"#lpk-{tab}-note .lpk-error").text
+        assert "\n" not in error
+        assert "Traceback" not in error
+        assert not self.all(".toast-wrap .toast-body")
+        return error
+
+    def paint(self, x: int, y: int, to_x: int, to_y: int) -> str:
+        """A stroke between two places of the canvas, by parts of a hundred; the mask that the page would send."""
+        from selenium.webdriver import ActionChains
+
+        canvas = self.one(".lpk-paint canvas")
+        box, before = canvas.size, self.mask()
+        steps = [
+            (round((a - 50) * box["width"] / 100), round((b - 50) * box["height"] / 100))
+            for a, b in ((x, y), (to_x, to_y))
+        ]
+        chain = ActionChains(self.driver, duration=50).move_to_element_with_offset(canvas, *steps[0]).click_and_hold()
+        chain.move_to_element_with_offset(canvas, *steps[1]).release().perform()
+        self.until(lambda: self.mask() != before, "the stroke")
+        return self.mask()
+
+    def mask(self) -> str:
+        """What the page would send as the mask."""
+        return str(self.driver.execute_script("return document.querySelector('#lpk-mask :is(input, textarea)').value"))
+
+    def sources(self) -> np.ndarray:
+        """The source map (M, M) of the sheet that is shown."""
+        sheet = self.one(".lpk-cells")
+        return np.array(json.loads(sheet.get_attribute("data-map"))).reshape(
+            2 * (int(sheet.get_attribute("data-grid")),)
+        )
+
+    def hover(self, view: int, grid: int, x: int, y: int) -> str:
+        """Point at a cell of a view; the visible card's words. A sheet may still be replaced once by the same sheet."""
+        from selenium.webdriver import ActionChains
+
+        def words() -> str:
+            box = self.all(".lpk-view")[view]
+            place = [round(((at + 0.5) / grid - 0.5) * box.size[side]) for at, side in ((x, "width"), (y, "height"))]
+            ActionChains(self.driver, duration=20).move_to_element_with_offset(box, *place).perform()
+            return "|".join(card.text for card in self.all(".lpk-card") if card.is_displayed())
+
+        self.until(lambda: self.all(".lpk-view"), "the views")
+        return str(self.until(words, "a card"))
+
+    def click(self) -> None:
+        """Press where the pointer is."""
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).click().perform()
+
+
+def fetch(address: str) -> bytes:
+    with urllib.request.urlopen(address, timeout=SECONDS) as answer:
+        data: bytes = answer.read()
+        return data
+
+
+@contextmanager
+def serving(temporary: Path, *options: object) -> Iterator[str]:
+    """The address of `lpkernel demo`, run as a user runs it."""
+    if find_spec("gradio") is None:
+        browser.missing("no gradio")
+    kept = os.environ | {"TMPDIR": str(temporary)}
+    command = [sys.executable, "-m", "lpkernel", "demo", "--port", "0", "--device", "cpu", *map(str, options)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=kept) as server:
+        try:
+            assert server.stdout is not None
+            first = server.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:\d+/", first)
+            assert found, f"the server said {first!r}"
+            yield found[0]
+        finally:
+            server.terminate()
+    assert list(temporary.iterdir()) == []  # visitors' pictures go with the server
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with browser.chromium(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def avatars(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with serving(tmp_path_factory.mktemp("temporary")) as address:
+        yield address
+
+
+@pytest.fixture
+def page(driver: Any, avatars: str) -> Iterator[Visitor]:
+    """The embedded bank's page; whatever a test does there asks nobody else and logs no error."""
+    visitor = Visitor(driver, avatars)
+    yield visitor
+    unharmed(visitor)
+
+
+def unharmed(visitor: Visitor) -> None:
+    asked = browser.asked(visitor.driver)
+    assert len(asked) > 10
+    assert browser.hosts(asked) == {urlsplit(visitor.address).netloc}
+    # Gradio warns of its own upload component
+    assert [entry for entry in visitor.driver.get_log("browser") if entry["level"] not in ("INFO", "WARNING")] == []
+
+
+def test_generate_is_the_library_s(page: Visitor) -> None:
+    page.type("#lpk-generate-n input[type=number]", "3")
+    page.type("#lpk-generate-seed input", "5")
+    page.type("#lpk-generate-where input, #lpk-generate-where textarea", "Eyeglasses")
+    line, pictures = page.press("generate")
+    assert re.match(
+        r"preparing [\d.]+ ms, synthesis [\d.]+ ms, decode [\d.]+ ms, drawing [\d.]+ ms; backend \w+;", line
+    )
+    bank = lp.Bank.default()
+    made = lp.generate(bank, n=3, patch=6, k=3, seed=5, candidates=np.flatnonzero(bank.where("Eyeglasses")))
+    images = made.decode(lp.load_autoencoder(device="cpu"))
+    assert len(pictures) == 3
+    for picture, image in zip(pictures, images, strict=True):
+        assert picture.shape == (256, 128, 3)
+        assert np.abs(picture[:128].astype(int) - image).max() <= 1  # threads may round the decoder's sums otherwise
+
+
+def test_edit_changes_what_is_painted_and_its_sources_are_shown(page: Visitor) -> None:
+    page.tab("Edit")
+    page.type("#lpk-edit-number input", "7")
+    before = page.one(".lpk-paint img").get_attribute("src")
+    page.paint(5, 5, 95, 95)  # of no consequence: another picture starts unpainted
+    page.one("#lpk-edit-take").click()
+    page.until(lambda: page.one(".lpk-paint img").get_attribute("src") != before, "bank image 7")
+    picture = page.picture(page.one(".lpk-paint img").get_attribute("src"))
+    page.one("#lpk-edit-keep input").click()
+    mask = painting.read_mask(page.paint(40, 40, 60, 45), 128)
+    assert mask is not None
+    touched = cells.touched(mask, 16)
+    assert 8 < touched.sum() < 64
+    line, pictures = page.press("edit")
+    assert "left out as the input itself" in line
+    assert len(pictures) == 4
+
+    # what is painted, and two cells around it over which the composite fades
+    near = np.array([[touched[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].any() for x in CELLS] for y in CELLS])
+    far = ~near.repeat(8, 0).repeat(8, 1)
+    for made in pictures:
+        np.testing.assert_array_equal(made[:128][far], picture[far])
+        assert np.abs(made[:128].astype(int) - picture)[mask].max() > 32
+
+    page.tab("Provenance")
+    sources = page.sources()
+    np.testing.assert_array_equal(sources == -1, ~touched)
+    names = lp.Bank.default().names
+    y, x = np.argwhere(touched)[0]
+    inside = page.hover(0, 16, x, y)
+    assert names[sources[y, x]] in inside
+    assert f"bank image {sources[y, x]}" in inside
+    assert "kept from the picture itself" in page.hover(1, 16, 0, 15)
+
+    # a click holds a cell, another lets go
+    assert page.hover(0, 16, x, y) == inside
+    page.click()
+    assert page.hover(0, 16, 0, 15) == inside
+    assert page.hover(0, 16, x, y) == inside
+    page.click()
+    assert "kept from the picture itself" in page.hover(0, 16, 0, 15)
+
+
+def test_provenance_follows_the_latest_result_and_the_choice(page: Visitor) -> None:
+    page.tab("Provenance")
+    assert "Nothing is made yet" in page.line("provenance", "Nothing")
+    page.tab("Generate")
+    page.press("generate")
+    page.tab("Provenance")
+    maps = [page.sources()]
+    for index in (3, 0):
+        page.until(lambda: len(page.all("#lpk-provenance-gallery button.thumbnail-item")) == 8, "the results")
+        page.all("#lpk-provenance-gallery button.thumbnail-item")[index].click()
+        page.line("provenance", f"result {index + 1} of 8;")
+        page.until(lambda: (page.sources() != maps[-1]).any(), "another sheet")
+        maps.append(page.sources())
+        page.tab("Generate")
+        page.tab("Provenance")  # coming back changes nothing
+        for y, x in ((0, 0), (8, 7), (15, 15)):
+            source = maps[-1][y, x]
+            words = page.hover(0, 16, x, y)
+            assert f"{lp.Bank.default().names[source]} (bank image {source})" in words
+        assert page.line("provenance", f"result {index + 1} of 8;")
+    np.testing.assert_array_equal(maps[0], maps[2])
+
+
+def test_mistakes_get_one_line(page: Visitor, tmp_path: Path) -> None:
+    page.type("#lpk-generate-where input, #lpk-generate-where textarea", "Eyeglasses & ~(")
+    page.one("#lpk-generate-run").click()
+    assert "where" in page.refused("generate")
+    page.type("#lpk-generate-where input, #lpk-generate-where textarea", "")
+    page.type("#lpk-generate-seed input", "-3")
+    page.one("#lpk-generate-run").click()
+    page.until(lambda: "seed" in page.one("#lpk-generate-note").text, "the seed's error")
+    page.refused("generate")
+
+    page.tab("Edit")
+    page.one("#lpk-edit-run").click()
+    assert "nothing is chosen" in page.refused("edit")
+    page.type("#lpk-edit-number input", "1200")
+    page.one("#lpk-edit-take").click()
+    page.line("edit", "expected 0 to 1199")
+    page.refused("edit")
+    (tmp_path / "notes.png").write_text("these are words")
+    page.all("#lpk-edit-file input[type=file]")[0].send_keys(str(tmp_path / "notes.png"))
+    page.line("edit", "notes.png")
+    page.refused("edit")
+
+
+def test_a_file_is_edited_by_parts_and_paint_is_erased(page: Visitor, tmp_path: Path) -> None:
+    bank = lp.Bank.default()
+    image = lp.load_autoencoder(device="cpu").decode(bank.gather(np.full((1, 16, 16), 30)))[0]
+    Image.fromarray(image).resize((200, 200)).save(tmp_path / "face.png")
+    page.tab("Edit")
+    before = page.one(".lpk-paint img").get_attribute("src")
+    page.all("#lpk-edit-file input[type=file]")[0].send_keys(str(tmp_path / "face.png"))
+    page.until(lambda: page.one(".lpk-paint img").get_attribute("src") != before, "the file")
+    page.paint(10, 90, 20, 90)
+    page.one(".lpk-erase").click()
+    mask = painting.read_mask(page.paint(0, 90, 30, 90), 128)
+    assert mask is not None
+    assert not mask.any()
+    page.one(".lpk-clear").click()
+    assert page.mask() == ""
+    next(one for one in page.all("#lpk-edit-parts label") if one.text == "mouth").click()
+    _, pictures = page.press("edit")
+    assert len(pictures) == 4
+    page.tab("Provenance")
+    np.testing.assert_array_equal(page.sources() != -1, named_region("mouth", bank))
+
+
+def test_a_bank_file_and_a_plugged_in_autoencoder(driver: Any, tmp_path: Path) -> None:
+    images = np.random.default_rng(3).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    lp.Bank.build(images, fakes.FakeVQ(), channels=3).save(tmp_path / "small.lpbank")
+    options = ["--bank", tmp_path / "small.lpbank", "--autoencoder", f"{fakes.__file__}:FakeVQ", "--backend", "numpy"]
+    (tmp_path / "temporary").mkdir()
+    with serving(tmp_path / "temporary", *options) as address:
+        page = Visitor(driver, address)
+        assert "20 bank images, 8 × 8 cells, autoencoder fake-vq" in page.one("body").text
+        line, pictures = page.press("generate")
+        assert "backend numpy; " in line
+        assert {picture.shape for picture in pictures} == {(128, 64, 3)}
+        page.tab("Edit")
+        assert page.all("#lpk-edit-parts label") == []
+        page.paint(30, 30, 70, 70)
+        assert len(page.press("edit")[1]) == 4
+        unharmed(page)
