@@ -111,18 +111,6 @@ def test_malformed_expressions_are_one_short_line(expression: str, word: str) ->
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
 
 
-@given(st.text(alphabet="MaleBlond_Hair &|~()'\"\\\n;=.0", max_size=40))
-def test_any_text_gives_a_mask_or_an_error(expression: str) -> None:
-    try:
-        found = BANK.where(expression)
-    except InputError as error:
-        message = str(error)
-    else:
-        message = ""
-        assert found.shape == (SIZE,) and found.dtype == np.bool_
-    assert "\n" not in message and len(message) < 400
-
-
 def test_too_few_images_left() -> None:
     with pytest.raises(InputError, match="no image is left, expected at least 3"):
         BANK.where("Male & ~Male", at_least=3)
