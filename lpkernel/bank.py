@@ -400,6 +400,11 @@ class Bank:
         content = flat.take(places.reshape(sources.shape), axis=0)
         return content.astype(np.int64 if self.is_discrete else np.float32)
 
+    def whole(self, numbers: np.ndarray) -> np.ndarray:
+        """Bank images `numbers` (B',) all through, as `gather` gives them: ready for the autoencoder's decode."""
+        numbers = np.asarray(numbers)
+        return self.gather(np.broadcast_to(numbers[:, None, None], (len(numbers), self.grid, self.grid)))
+
     def where(self, expression: str, at_least: int = 0) -> np.ndarray:
         """The images that an expression over attributes and class labels describes: (B,) bool.
 

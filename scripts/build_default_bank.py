@@ -1,7 +1,7 @@
 """Build the bank that comes with the package: CC0 avatars encoded by the embedded autoencoder.
 
     python scripts/build_default_bank.py      # writes lpkernel/data/avatars.lpbank
-    python scripts/build_default_bank.py --count 30000 --out out/avatars-30k.lpbank      # for benchmarks, 15 min
+    python scripts/build_default_bank.py --count 30000 --out out/avatars-30k.lpbank  # for benchmarks, ten minutes
 
 The same autoencoder weights and the same versions of dicebear and resvg give the same file, on one machine:
 a convolution's last bits may differ on another, and with them a few codes.

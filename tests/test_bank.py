@@ -166,6 +166,7 @@ def test_gather(make: object) -> None:
     cells = bank.codes if bank.is_discrete else bank.latents
     for n, y, x in np.ndindex(5, 8, 8):
         assert np.array_equal(got[n, y, x], cells[sources[n, y, x], y, x])
+    assert np.array_equal(bank.whole(np.array([7, 0])), cells[[7, 0]])
     for bad in (sources - 1 - sources.max(), sources + 20, sources[0], sources[:, :4], sources.astype(float)):
         with pytest.raises(InputError, match="sources"):
             bank.gather(bad)

@@ -6,8 +6,7 @@
 //   groups  many images: up to tuning.group images walk together, so that each part of the bank is read into
 //           the cache once for all of them; groups are spread over the threads.
 //   parts   a large bank and not enough images for full groups: all images walk together and the threads divide the
-//   bank. Their heaps of
-//           (distance, index) keys merge exactly.
+//           bank. Their heaps of (distance, index) keys merge exactly.
 //
 // The draw needs only the neighbour of one rank, and the random word does not depend on the search: so the rank is
 // drawn first, and the search keeps rank + 1 images instead of K.
@@ -79,9 +78,7 @@ class Walk {
 
   private:
     std::uint32_t word(const Image& image, std::uint32_t step) const {
-        const PhiloxKey key = {static_cast<std::uint32_t>(request_.seed),
-                               static_cast<std::uint32_t>(request_.seed >> 32)};
-        return philox4x32_10({request_.images[image.number], step, 0, 0}, key)[0];
+        return draw(request_.seed, request_.images[image.number], step);
     }
 
     std::int64_t drawn_rank(std::uint32_t word, const Layer& layer) const {
@@ -150,14 +147,14 @@ class Walk {
         const Raster& raster = *scale.raster;
         const int size = static_cast<int>(layer.size()), lanes = layer.padded();
         const auto steps = static_cast<int>(raster.steps.size());
+        every_cell_.resize(raster.writer.size());
+        std::iota(every_cell_.begin(), every_cell_.end(), 0);
         for (int j = 0; j < count; ++j) {
             Few& few = few_[j];
             few.words.resize(raster.steps.size());
             few.chosen.resize(raster.steps.size());
             run_.words(request_.seed, request_.images[images[j].number], first_step, steps, few.words.data());
             if (!raster.carries) continue;
-            every_cell_.resize(raster.writer.size());
-            std::iota(every_cell_.begin(), every_cell_.end(), 0);
             few.rows.resize(raster.writer.size() * lanes);
             layer.cell_rows(every_cell_.data(), static_cast<int>(every_cell_.size()), images[j].canvas.data(), run_,
                             few.rows.data());

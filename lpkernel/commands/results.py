@@ -232,7 +232,7 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
     bank = made.bank
     most = [render.most_used(sources, PROVENANCE_SOURCES) for sources in made.sources]
     needed = np.unique(np.concatenate(most))
-    decoded = _bank_pictures(session.autoencoder, bank, needed)
+    decoded = session.autoencoder.decode(bank.whole(needed))
     for number, (image, sources, shown) in enumerate(zip(images, made.sources, most, strict=True), first):
         colours = render.sheet_colours(shown, bank.size)
         session.save_picture(f"map-{number:06d}.png", render.source_map(sources, colours, len(image)))
@@ -240,15 +240,6 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
         pictures, names = decoded[np.searchsorted(needed, shown)], [bank.names[i] for i in shown]
         sheet = render.provenance_sheet(image, sources, shown, pictures, names)
         session.save_picture(f"provenance-{number:06d}.png", sheet)
-
-
-def _bank_pictures(autoencoder: Autoencoder, bank: Bank, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """What bank images look like through the autoencoder."""
-    import numpy as np
-
-    return autoencoder.decode(
-        bank.gather(np.broadcast_to(numbers[:, None, None], (len(numbers), bank.grid, bank.grid)))
-    )
 
 
 def _write_sheet(
@@ -276,7 +267,7 @@ def _write_sheet(
     sections = [*((title, pictures, None) for title, pictures in given), *sections]
     if baseline is not None:
         sections.append(baseline(len(maps)))
-    sheet = render.contact_sheet(_bank_pictures(session.autoencoder, bank, shown), shown, sections)
+    sheet = render.contact_sheet(session.autoencoder.decode(bank.whole(shown)), shown, sections)
     session.save_picture("sheet.png", sheet)
 
 

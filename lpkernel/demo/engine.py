@@ -89,9 +89,7 @@ class Engine:
 
     def bank_pictures(self, numbers: NDArray[np.int64], bank: Bank | None = None) -> Pixels:
         """Bank images (B',) as the autoencoder gives them back, (B', S, S, 3)."""
-        used = self.bank if bank is None else bank
-        wide = np.broadcast_to(numbers[:, None, None], (len(numbers), used.grid, used.grid))
-        return self.autoencoder.decode(used.gather(wide))
+        return self.autoencoder.decode((self.bank if bank is None else bank).whole(numbers))
 
     def region(self, mask: NDArray[np.bool_] | None, names: list[str]) -> NDArray[np.bool_]:
         """Cells (M, M) that the painted pixels (S, S) touch, or that a named part holds."""

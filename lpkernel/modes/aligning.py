@@ -151,9 +151,8 @@ def _aligned(pixels: NDArray[np.uint8], face: Face, framing: Framing) -> Aligned
 def _measured(bank: Bank, autoencoder: Autoencoder, find: Finder) -> tuple[EyePlaces, str]:
     """The median eye places of a sample of the bank's images, and in how many of how many they were found."""
     chosen = np.arange(0, bank.size, -(-bank.size // SAMPLE))
-    sources = np.broadcast_to(chosen[:, None, None], (len(chosen), bank.grid, bank.grid))
     found = []
-    for image in autoencoder.decode(bank.gather(sources)):
+    for image in autoencoder.decode(bank.whole(chosen)):
         faces = find(image, False)
         if faces:
             eyes = faces[0].left, faces[0].right
