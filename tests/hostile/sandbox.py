@@ -1,0 +1,211 @@
+"""Runs hostile cases one by one, each in a child process that is watched: what it said, did and cost.
+
+    PYTHONPATH=tests python -m hostile.sandbox hostile.pickles FOLDER
+
+prints a line of JSON for each entry of the module's `CASES`, a dict of name -> `Case`. The children are forked from
+one process that has imported lpkernel and has never computed anything, so each starts clean and in milliseconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Case:
+    """make(folder) writes the input into an empty folder, in a child of its own; use(folder) hands it to lpkernel."""
+
+    make: Callable[[Path], object]
+    use: Callable[[Path], object]
+
+
+ROOM = 4 << 30  # bytes that a case may ask for before the system refuses, so that a bomb cannot hurt the machine
+PATIENCE = 60  # seconds of wall time until a case is ended
+# What no input may cause; opening files for writing is looked at, too.
+FORBIDDEN = (
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.fork",
+    "os.forkpty",
+    "os.startfile",
+    "os.kill",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.symlink",
+    "os.link",
+    "shutil.rmtree",
+    "socket.connect",
+    "socket.getaddrinfo",
+    "socket.sendto",
+    "urllib.Request",
+    "pty.spawn",
+    "webbrowser.open",
+)
+
+
+@dataclass
+class Outcome:
+    """What became of a case.
+
+    said: the line of an LpkernelError, "" if the input was taken. raised: the traceback of any other exception.
+    signal: what killed the child, 0 if it ended by itself. acts: what it did of `FORBIDDEN`, and files it opened for
+    writing beyond its folder. printed: what it wrote to stdout and stderr. seconds: of processor time.
+    mebibytes: by how much its peak memory grew.
+    """
+
+    said: str = ""
+    raised: str = ""
+    signal: int = 0
+    acts: list[str] = field(default_factory=list)
+    printed: str = ""
+    seconds: float = 0.0
+    mebibytes: int = 0
+
+
+@functools.cache
+def outcomes(module: str) -> dict[str, Outcome]:
+    """The outcome of every case of a module, all run now."""
+    with tempfile.TemporaryDirectory(prefix="lpkernel-hostile-") as folder:
+        command = [sys.executable, "-m", __spec__.name, module, folder]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(TESTS), *sys.path)))}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    rows = map(json.loads, done.stdout.splitlines())
+    return {row.pop("name"): Outcome(**row) for row in rows}
+
+
+def faults(outcome: Outcome, refused: bool = True, seconds: float = 2.0, mebibytes: int = 1024) -> list[str]:
+    """What is wrong: [] if it was refused in one line (or, unless `refused`, taken), soon, and nothing else happened."""
+    found = [f"killed by {signal.Signals(outcome.signal).name}"] if outcome.signal else []
+    found += [part for part in (outcome.raised, *outcome.acts) if part]
+    if outcome.printed:
+        found.append(f"printed {outcome.printed!r}")
+    if refused and not (outcome.said or outcome.raised or outcome.signal):
+        found.append("was taken")
+    if "\n" in outcome.said or len(outcome.said) > 600:
+        found.append(f"said no line: {outcome.said!r}")
+    if outcome.seconds > seconds:
+        found.append(f"took {outcome.seconds:.1f} seconds")
+    if outcome.mebibytes > mebibytes:
+        found.append(f"took {outcome.mebibytes} mebibytes")
+    return found
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+
+def _watch(folder: Path, acts: list[str]) -> None:
+    """Note what is done from here on."""
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event in FORBIDDEN:
+            acts.append(f"{event} {arguments!r}"[:200])
+        elif event == "open":
+            path, mode, flags = arguments
+            writes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)) or any(c in (mode or "") for c in "wax+")
+            if writes and not str(path).startswith((str(folder), "/dev/null")):
+                acts.append(f"open {path!r} for writing"[:200])
+
+    sys.addaudithook(hook)
+
+
+def _child(case: Case, folder: Path, pipe: int) -> None:
+    """Run a case and write its outcome into the pipe; never returns."""
+    printed = folder.with_name(folder.name + ".printed")
+    out = os.open(printed, os.O_RDWR | os.O_CREAT)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    with open("/proc/self/statm") as statm:
+        held = int(statm.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + ROOM, held + ROOM))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    outcome, before, started = Outcome(), _peak(), time.process_time()
+    os.chdir(folder)
+    _watch(folder, outcome.acts)
+    from lpkernel.errors import LpkernelError
+
+    try:
+        case.use(folder)
+    except LpkernelError as error:
+        outcome.said = str(error) or "(an empty message)"
+    except BaseException:
+        outcome.raised = traceback.format_exc(limit=-6)[-2000:]
+    acts = list(outcome.acts)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    outcome.acts = acts
+    outcome.seconds, outcome.mebibytes = time.process_time() - started, _peak() - before
+    outcome.printed = printed.read_bytes()[:2000].decode("utf-8", "replace")
+    os.write(pipe, json.dumps(asdict(outcome)).encode())
+    os._exit(0)
+
+
+def _make(case: Case, folder: Path) -> None:
+    folder.mkdir()
+    child = os.fork()
+    if child == 0:
+        try:
+            case.make(folder)
+            os._exit(0)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    if os.waitpid(child, 0)[1]:
+        raise RuntimeError("the input of a case could not be made")
+
+
+def _run(case: Case, folder: Path) -> Outcome:
+    _make(case, folder)
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reads)
+        _child(case, folder, writes)
+    os.close(writes)
+    deadline = time.monotonic() + PATIENCE
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGXCPU)
+        time.sleep(0.001)
+    _, status, usage = os.wait4(child, 0)
+    with os.fdopen(reads, "rb") as pipe:
+        text = pipe.read()
+    if text and not os.WIFSIGNALED(status):
+        return Outcome(**json.loads(text))
+    return Outcome(signal=os.WTERMSIG(status), seconds=usage.ru_utime + usage.ru_stime, mebibytes=usage.ru_maxrss >> 10)
+
+
+def main(module: str, folder: str) -> None:
+    sys.dont_write_bytecode = True
+    importlib.import_module("lpkernel")
+    cases: dict[str, Case] = importlib.import_module(module).CASES
+    for number, (name, case) in enumerate(cases.items()):
+        outcome = _run(case, Path(folder, str(number)))
+        print(json.dumps({"name": name, **asdict(outcome)}), flush=True)
+        shutil.rmtree(Path(folder, str(number)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
