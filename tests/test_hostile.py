@@ -23,7 +23,7 @@ from hostile import probes, sandbox
     ],
 )
 def test_the_sandbox_sees(name: str, words: str) -> None:
-    assert words in "; ".join(sandbox.faults(sandbox.outcomes(probes.__name__)[name]))
+    assert words in "; ".join(sandbox.faults(sandbox.outcomes(probes.__name__)[name], seconds=0.2, mebibytes=64))
 
 
 def test_the_sandbox_lets_pass() -> None:

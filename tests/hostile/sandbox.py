@@ -96,7 +96,7 @@ def outcomes(module: str) -> dict[str, Outcome]:
 
 
 def faults(outcome: Outcome, refused: bool = True, seconds: float = 2.0, mebibytes: int = 1024) -> list[str]:
-    """What is wrong: [] if it was refused in one line (or, unless `refused`, taken), soon, and nothing else happened."""
+    """What is wrong: [] if it was refused in one line (or, unless `refused`, taken), soon, and did nothing else."""
     found = [f"killed by {signal.Signals(outcome.signal).name}"] if outcome.signal else []
     found += [part for part in (outcome.raised, *outcome.acts) if part]
     if outcome.printed:
