@@ -1,202 +1,145 @@
-"""Reading pickles without running what is in them.
+"""Reading pickles and torch checkpoints without running what is in them.
 
-Only the classes needed to rebuild arrays, tensors and plain containers can be named by the file;
-objects of training frameworks become inert placeholders; any other name is refused.
+torch.load and pickle are not used: the containers (zip and legacy) are read here, the pickles in them by
+lpkernel.autoencoder.pickle_machine.
 """
 
 from __future__ import annotations
 
-import pickle
-import warnings
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader, BytesIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 
-from lpkernel.errors import InputError
+from lpkernel.autoencoder.pickle_machine import STORAGES, Machine, Name, Refused, Storage, as_count, as_key
+from lpkernel.autoencoder.zip_members import Member, members, seek_member
+from lpkernel.errors import InputError, short
 
-NUMPY_GLOBALS = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-}
-
-# Objects that checkpoints carry beside the weights and that nobody here needs.
-INERT_MODULES = (
-    "pytorch_lightning",
-    "lightning",
-    "lightning_fabric",
-    "lightning_utilities",
-    "omegaconf",
-    "torch.optim",
-    "torchmetrics",
-    "taming",
-    "ldm",
-    "pathlib",
-)
-INERT_NAMES = {("argparse", "Namespace"), ("collections", "Counter"), ("typing", "Any"), ("typing", "Union")}
-
-
-class Refused(pickle.UnpicklingError):
-    """The pickle asks for more than data."""
-
-
-class RestrictedUnpickler(pickle.Unpickler):
-    """An unpickler that can rebuild NumPy arrays and plain containers and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in NUMPY_GLOBALS:
-            return super().find_class(module, name)
-        raise Refused(f"it names {module}.{name}, which is not an array or a plain container")
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of a legacy file
 
 
 def load_arrays(path: Path) -> Any:
-    """Nested dicts of NumPy arrays from a pickle file."""
-    with path.open("rb") as file:
-        return RestrictedUnpickler(file).load()
+    """Nested dicts of NumPy arrays from a pickle file; nothing in it is run.
 
-
-class _Placeholder:
-    """Stands for an object of a training framework: takes whatever the pickle gives it and keeps none of it."""
-
-    __slots__ = ()
-
-    def __new__(cls, *_args: object, **_kwargs: object) -> _Placeholder:
-        return super().__new__(cls)
-
-    def __init__(self, *_args: object, **_kwargs: object) -> None:
-        pass
-
-    # An ordinary method, so that a pickle cannot set attributes on the class itself either.
-    def __setstate__(self, _state: object) -> None:
-        pass
-
-    def __setitem__(self, _key: object, _value: object) -> None:
-        pass
-
-    def append(self, _value: object) -> None:
-        pass
-
-    def extend(self, _values: object) -> None:
-        pass
-
-
-class _Function:
-    """A function that a pickle may call and cannot alter."""
-
-    __slots__ = ("_call",)
-    _call: Callable[..., Any]
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_call", call)
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
-
-    def __setattr__(self, name: str, _value: object) -> None:
-        raise Refused(f"it sets the attribute {name} of a function")
-
-
-def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_grad_hooks_metadata: object) -> torch.Tensor:
-    return torch._utils._rebuild_tensor(storage, offset, size, stride)
-
-
-def _parameter(data: torch.Tensor, *_grad_hooks: object) -> torch.Tensor:
-    return data
-
-
-def _numpy_scalar(dtype: np.dtype[Any], data: bytes) -> Any:
-    if dtype.hasobject or not isinstance(data, bytes):
-        raise Refused("it holds a NumPy scalar of Python objects")
-    return np.frombuffer(data, dtype)[0]
-
-
-def _encode(text: str, encoding: str = "latin1") -> bytes:
-    if encoding != "latin1":  # the one that pickle itself writes, for bytes
-        raise Refused(f"it encodes text as {encoding}")
-    return text.encode("latin1")
-
-
-def _reconstruct_object(cls: type, _base: object, _state: object) -> Any:
-    if not (isinstance(cls, type) and issubclass(cls, _Placeholder)):
-        raise Refused(f"it builds an object of {cls!r}")
-    return cls()
-
-
-_FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("numpy.core.multiarray", "scalar"): _numpy_scalar,
-    ("numpy._core.multiarray", "scalar"): _numpy_scalar,
-    ("_codecs", "encode"): _encode,
-    ("copyreg", "_reconstructor"): _reconstruct_object,
-    ("copy_reg", "_reconstructor"): _reconstruct_object,
-    ("torch", "device"): str,  # where a tensor was is no concern of ours
-    ("torch", "Size"): tuple,
-}
-# Types written in C cannot be altered by a pickle, so they are handed out as they are.
-_PLAIN_TYPES = (set, frozenset, list, dict, tuple, int, float, complex, bool, str, bytes, object)
-_PLAIN = {
-    **{(module, kind.__name__): kind for module in ("builtins", "__builtin__") for kind in _PLAIN_TYPES},
-    ("collections", "OrderedDict"): OrderedDict,
-    ("collections", "defaultdict"): defaultdict,
-}
-
-
-class _CheckpointUnpickler(RestrictedUnpickler):
-    """`RestrictedUnpickler` for training checkpoints: tensors too, and placeholders for framework objects."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        key = (module, name)
-        if key in _FUNCTIONS:
-            return _Function(_FUNCTIONS[key])
-        if key in _PLAIN:
-            return _PLAIN[key]
-        if module == "torch" and isinstance(value := getattr(torch, name, None), torch.dtype):
-            return value
-        if key in INERT_NAMES or any(module == known or module.startswith(known + ".") for known in INERT_MODULES):
-            return type("Placeholder", (_Placeholder,), {"__slots__": ()})  # a fresh class for each name
-        if key in NUMPY_GLOBALS:
-            return super().find_class(module, name)
-        raise Refused(f"it names {module}.{name}, which is no tensor, array or plain container")
-
-
-def _load(file: Any, **options: Any) -> Any:
-    return _CheckpointUnpickler(file, **options).load()
-
-
-# What torch.load asks of a `pickle_module`.
-_CHECKPOINT_PICKLE = SimpleNamespace(
-    __name__="checkpoint_pickle", Unpickler=_CheckpointUnpickler, load=_load, UnpicklingError=pickle.UnpicklingError
-)
+    Raises InputError if the file is missing, damaged, holds more than plain data, or stands for much more than its
+    size.
+    """
+    with _opened(path, "pickle of arrays") as (file, size):
+        return Machine(file, size).load()
 
 
 def load_checkpoint(path: Path) -> Any:
     """The content of a torch checkpoint (zip or legacy format), tensors on the CPU; nothing in it is run.
 
-    Objects of training frameworks (Lightning, OmegaConf, optimisers) come back as empty placeholders.
-    Raises InputError if the file is missing, damaged, of another kind, or names anything else.
+    Objects of training frameworks (Lightning, OmegaConf, optimisers) come back as empty placeholders, OrderedDict,
+    defaultdict and Counter as dict, parameters as tensors. Raises InputError if the file is missing, damaged, of
+    another kind, names anything else, or stands for much more than its size.
     """
+    with _opened(path, "torch checkpoint") as (file, size):
+        return (_zip_content if file.peek(4)[:4] == b"PK\3\4" else _legacy_content)(file, size)
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[tuple[BufferedReader, int]]:
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint file")
+        raise InputError(f"{path}: no such {kind.split()[-1]} file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of pickle protocols that it reads all the same
-            try:
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except pickle.UnpicklingError:  # other errors (TorchScript, torch's old tar files) end here
-                return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_CHECKPOINT_PICKLE)
+        with path.open("rb") as file:
+            yield file, os.fstat(file.fileno()).st_size
     except Refused as error:
         raise InputError(f"{path} is refused: {_one_line(error)}") from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise InputError(f"{path} is not a readable torch checkpoint ({_one_line(error)})") from error
+    except Exception as error:  # a damaged file can fail in any way
+        raise InputError(f"{path} is not a readable {kind} ({_one_line(error)})") from error
 
 
 def _one_line(error: Exception) -> str:
-    return str(error).split("\n")[0].strip()[:160] or type(error).__name__
+    text = str(error).split("\n")[0].strip()[:160] or type(error).__name__
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _storage_key(key: Any, items: int) -> tuple[torch.dtype, str, int]:
+    """dtype, name and length of the storage that a torch pickle refers to."""
+    if type(key) is not tuple or len(key) != items or key[0] != "storage" or type(key[1]) is not Name:
+        raise Refused("it refers to something that is no storage")
+    kind, name, count = key[1].text.removeprefix("torch."), key[2], as_count(key[4])
+    if kind not in STORAGES or type(name) is not str or key[5:] not in ((), (None,)):
+        raise Refused("it has a storage of no known kind")
+    return STORAGES[kind], name, count
+
+
+def _fill(file: BufferedReader, values: torch.Tensor) -> None:
+    """Read the numbers of a storage."""
+    if len(values):
+        raw = values.view(torch.uint8).numpy()
+        if file.readinto(memoryview(raw)) != raw.nbytes:  # type: ignore[arg-type]
+            raise ValueError("a storage is cut short")
+        if values.dtype == torch.bool:
+            raw[:] = raw != 0
+
+
+def _zip_content(file: BufferedReader, size: int) -> Any:
+    found = members(file, size)
+    roots = [name.removesuffix("data.pkl") for name in found if name.endswith("/data.pkl") and name.count("/") == 1]
+    if len(roots) != 1:
+        raise ValueError("a zip file without a data.pkl")
+    (root,) = roots
+    if f"{root}constants.pkl" in found:
+        raise ValueError("a TorchScript archive, which is a program; save its state_dict instead")
+    storages: dict[str, torch.Tensor] = {}
+
+    def record(name: str) -> Member:
+        if root + name not in found:
+            raise ValueError(f"its member {name} is missing")
+        seek_member(file, size, found[root + name])
+        return found[root + name]
+
+    def storage(key: Any) -> Storage:
+        dtype, name, count = _storage_key(key, 5)
+        if name not in storages:
+            if record(f"data/{name}").size != count * dtype.itemsize:
+                raise Refused(f"its storage {short(name)} is not as long as it says")
+            machine.spend(count * dtype.itemsize)
+            storages[name] = torch.empty(count, dtype=dtype)
+            _fill(file, storages[name])
+        return _known(storages[name], dtype, count)
+
+    if f"{root}byteorder" in found and file.read(record("byteorder").size) != b"little":
+        raise ValueError("its numbers are big-endian")
+    machine = Machine(BytesIO(file.read(record("data.pkl").size)), size, storage)
+    return machine.load()
+
+
+def _known(values: torch.Tensor, dtype: torch.dtype, count: int) -> Storage:
+    if values.dtype != dtype or len(values) != count:
+        raise Refused("it uses a storage as two kinds")
+    return Storage(values)
+
+
+def _legacy_content(file: BufferedReader, size: int) -> Any:
+    """The old format: pickles of a magic number, a version, the system, the content and the storages' names; then
+    the storages, each after its length (8 bytes)."""
+    storages: dict[str, torch.Tensor] = {}
+
+    def storage(key: Any) -> Storage:
+        dtype, name, count = _storage_key(key, 6)
+        if name not in storages:
+            machine.spend(count * dtype.itemsize)
+            storages[name] = torch.empty(count, dtype=dtype)  # filled below
+        return _known(storages[name], dtype, count)
+
+    machine = Machine(file, size, storage)
+    if [machine.load(), machine.load()] != [MAGIC, PROTOCOL]:
+        raise ValueError("it does not begin as one")
+    machine.load()  # the system that wrote it
+    content, names = machine.load(), machine.load()
+    if type(names) is not list or set(map(as_key, names)) != storages.keys() or len(names) != len(storages):
+        raise Refused("it lists other storages than it uses")
+    for name in names:
+        if file.read(8) != len(storages[name]).to_bytes(8, "little"):
+            raise Refused(f"its storage {short(name)} is not as long as it says")
+        _fill(file, storages[name])
+    return content
