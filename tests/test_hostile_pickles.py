@@ -1,0 +1,12 @@
+"""Every hostile pickle is refused in one line, soon, with nothing run; damaged ones are refused or taken."""
+
+from __future__ import annotations
+
+import pytest
+from hostile import pickles, sandbox
+
+
+@pytest.mark.parametrize("name", pickles.CASES)
+def test_hostile_pickles(name: str) -> None:
+    outcome = sandbox.outcomes(pickles.__name__)[name]
+    assert sandbox.faults(outcome, refused=not name.startswith("mutated")) == []
