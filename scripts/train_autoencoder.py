@@ -26,11 +26,12 @@ import torch
 import torch.nn.functional as F
 from lpips import LPIPS
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
+from lpkernel.autoencoder.embedded import load_compact
+from lpkernel.autoencoder.safe_pickle import load_checkpoint
 from lpkernel.files import atomic_path
 
 TRAIN_FACES = 899
@@ -140,9 +141,7 @@ def save(model: CompactVQ, path: Path, notes: dict[str, object]) -> None:
 
 def report(path: Path, data: Data, lpips: LPIPS) -> dict[str, float]:
     """Held-out PSNR and LPIPS of a saved model, in float32."""
-    with safe_open(path, "pt") as file:
-        model = CompactVQ(CompactConfig.from_json(json.loads(file.metadata()["config"])))
-        model.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+    model = load_compact(path, path.stem, "cpu", "float32").network
     faces, drawn = (evaluate(model, images, lpips) for images in (data.held_out, data.held_out_avatars))
     names = ("faces_psnr", "faces_lpips", "avatars_psnr", "avatars_lpips")
     return {name: round(value, 4) for name, value in zip(names, (*faces, *drawn), strict=True)}
@@ -160,7 +159,7 @@ def train(args: argparse.Namespace) -> None:
     checkpoint = args.out.with_suffix(".resume.pt")
     first = 0
     if args.resume and checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = load_checkpoint(checkpoint)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])

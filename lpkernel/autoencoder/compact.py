@@ -13,7 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lpkernel.autoencoder.config_values import (
+    MAX_BLOCKS,
+    MAX_ROWS,
+    MAX_SIDE,
+    MAX_WIDTH,
+    Check,
+    checked,
+    integer,
+    several,
+)
 from lpkernel.autoencoder.quantise import nearest_rows
+from lpkernel.errors import short
 
 
 @dataclass(frozen=True)
@@ -37,8 +48,38 @@ class CompactConfig:
         return asdict(self)
 
     @staticmethod
-    def from_json(data: dict[str, object]) -> CompactConfig:
-        return CompactConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})  # type: ignore[arg-type]
+    def from_json(data: object) -> CompactConfig:
+        """The config of a JSON object. Raises ValueError unless it is one that a network can be built of."""
+        if not isinstance(data, dict):
+            raise ValueError(f"it is of kind {type(data).__name__}, expected an object")
+        unknown = data.keys() - _CHECKS.keys()
+        if unknown:
+            raise ValueError(f"it names {short(min(unknown))}, which is no part of it")
+        return CompactConfig(**checked(data, _CHECKS))
+
+
+def _eights(most: int) -> Check:
+    """A check: a positive multiple of 8."""
+
+    def check(value: object) -> int:
+        number: int = integer(8, most)(value)
+        if number % 8:
+            raise ValueError(f"is {number}, expected a multiple of 8")
+        return number
+
+    return check
+
+
+_WIDTH, _BLOCKS = _eights(MAX_WIDTH), integer(0, MAX_BLOCKS)
+_CHECKS: dict[str, Check] = {
+    "image_size": _eights(MAX_SIDE),
+    "codebook_size": integer(1, MAX_ROWS),
+    "codebook_width": integer(1, MAX_WIDTH),
+    "encoder_widths": several(_WIDTH, 2, 2),
+    "decoder_widths": several(_WIDTH, 3, 3),
+    "encoder_blocks": several(_BLOCKS, 2, 2),
+    "decoder_blocks": several(_BLOCKS, 3, 3),
+}
 
 
 class ResBlock(nn.Module):

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lpkernel.errors import InputError, MissingExtra
+from lpkernel.autoencoder.config_values import (
+    MAX_BLOCKS,
+    MAX_ROWS,
+    MAX_SIDE,
+    MAX_WIDTH,
+    Check,
+    checked,
+    integer,
+    one_of,
+    parse_json,
+    read_text,
+    several,
+)
+from lpkernel.autoencoder.weights import open_weights, read_floats, shapes
+from lpkernel.errors import InputError, MissingExtra, short
 
 UNTOLD_SAMPLE_SIZE = 32  # what diffusers writes when nobody set it, so it tells nothing
 USUAL_IMAGE_SIZE = 256
@@ -32,50 +45,122 @@ def read_config(folder: Path) -> dict[str, Any]:
             hint = "; it is a whole pipeline, give its autoencoder's folder (often vae/ or vqvae/)"
         raise InputError(f"{folder} has no config.json, so it is not a diffusers model folder{hint}")
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = parse_json(read_text(path))
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not readable JSON ({error})") from error
+        raise InputError(f"{path} is not readable JSON ({str(error).splitlines()[0][:200]})") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} holds a JSON {type(config).__name__}, expected an object")
     return config
 
 
+# The parts of a config that shape the network; the others are not for encoding and decoding, and are left out.
+_WIDTHS = several(integer(1, MAX_WIDTH))
+_FLAG = one_of(True, False)
+_ACTIVATIONS = one_of("silu", "swish", "mish", "gelu", "relu")
+_KL: dict[str, Check] = {
+    "in_channels": integer(1, MAX_WIDTH),
+    "out_channels": integer(1, MAX_WIDTH),
+    "block_out_channels": _WIDTHS,
+    "down_block_types": several(one_of("DownEncoderBlock2D", "AttnDownEncoderBlock2D")),
+    "up_block_types": several(one_of("UpDecoderBlock2D", "AttnUpDecoderBlock2D")),
+    "layers_per_block": integer(1, MAX_BLOCKS),
+    "act_fn": _ACTIVATIONS,
+    "latent_channels": integer(1, MAX_WIDTH),
+    "norm_num_groups": integer(1, MAX_WIDTH),
+    "sample_size": integer(1, MAX_SIDE),
+    "mid_block_add_attention": _FLAG,
+    "use_quant_conv": _FLAG,
+    "use_post_quant_conv": _FLAG,
+}
+_VQ: dict[str, Check] = {
+    **{name: check for name, check in _KL.items() if not name.startswith("use_")},
+    "num_vq_embeddings": integer(1, MAX_ROWS),
+    "vq_embed_dim": lambda value: value if value is None else integer(1, MAX_WIDTH)(value),
+    "norm_type": one_of("group", "spatial"),
+}
+_TINY: dict[str, Check] = {
+    "in_channels": integer(1, MAX_WIDTH),
+    "out_channels": integer(1, MAX_WIDTH),
+    "encoder_block_out_channels": _WIDTHS,
+    "decoder_block_out_channels": _WIDTHS,
+    "num_encoder_blocks": several(integer(1, MAX_BLOCKS)),
+    "num_decoder_blocks": several(integer(1, MAX_BLOCKS)),
+    "act_fn": _ACTIVATIONS,
+    "upsample_fn": one_of("nearest"),
+    "latent_channels": integer(1, MAX_WIDTH),
+    "upsampling_scaling_factor": one_of(2),
+}
+_CHECKS = {"VQModel": _VQ, "AutoencoderKL": _KL, "AutoencoderTiny": _TINY}
+# Each a list with an entry for every level.
+_LEVELS = (
+    *("block_out_channels", "down_block_types", "up_block_types"),
+    *("encoder_block_out_channels", "decoder_block_out_channels", "num_encoder_blocks", "num_decoder_blocks"),
+)
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+# Names of an attention's parts in older files.
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
 def load_network(folder: Path, class_name: str) -> Any:
-    """The diffusers network in `folder`, float32 on the CPU, every weight from the file. Raises InputError."""
+    """The diffusers network in `folder`, float32 on the CPU, every weight from its safetensors file.
+
+    Only config.json and that file are read, and no weight before the shapes of all are those of the config.
+    Raises InputError.
+    """
     network_class = getattr(import_diffusers(f"the {class_name} in {folder}"), class_name)
+    failed = f"{folder}: cannot load it as {class_name}"
     try:
-        network, info = network_class.from_pretrained(
-            folder,
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except Exception as error:  # diffusers raises many kinds for damaged folders
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder}: diffusers cannot load it as {class_name} ({reason})") from error
-    missing = sorted(info["missing_keys"])
-    if missing:  # diffusers leaves these at random values
-        raise InputError(f"{folder}: {len(missing)} weights are missing, first {', '.join(missing[:3])}")
+        config = checked(read_config(folder), _CHECKS[class_name])
+        if len({len(config[name]) for name in _LEVELS if name in config}) > 1:
+            raise ValueError("its lists are not of one length, that of the levels")
+        with torch.device("meta"):  # shapes only, to compare with the file's before any memory is taken
+            network = network_class(**config)
+    except InputError:
+        raise
+    except Exception as error:  # diffusers raises many kinds for what does not go together
+        raise InputError(f"{failed} ({' '.join(str(error).split())[:200]})") from error
     if network.config.in_channels != 3 or network.config.out_channels != 3:
         channels = f"{network.config.in_channels} to {network.config.out_channels}"
         raise InputError(f"{folder}: its images have {channels} channels, expected 3 (RGB)")
+    path = folder / WEIGHTS
+    if not path.is_file():
+        sharded = (folder / f"{WEIGHTS}.index.json").is_file()
+        raise InputError(f"{failed} ({'its weights are in several files' if sharded else f'there is no {WEIGHTS}'})")
+    with open_weights(path) as file:
+        found = shapes(file)
+        names = {_new_name(name): name for name in found}
+        expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+        missing = sorted(expected.keys() - names.keys())
+        if missing:
+            raise InputError(f"{folder}: {len(missing)} weights are missing, first {', '.join(missing[:3])}")
+        for name, shape in expected.items():
+            if found[names[name]] != shape:
+                raise InputError(f"{failed} ({name} is {found[names[name]]}, the config says {shape})")
+        state = read_floats(path, file, (names[name] for name in expected))
+    network.load_state_dict({name: state[names[name]] for name in expected}, assign=True)
     return network
+
+
+def _new_name(name: str) -> str:
+    *place, part, last = ["", *name.split(".")]
+    return ".".join([*place, _OLD_NAMES.get(part, part) if "attentions" in place else part, last])[1:]
 
 
 def geometry(folder: Path, network: Any, levels: int, override: str | int | None) -> dict[str, Any]:
     """`name`, `image_size` and `grid` of a network that halves the side `levels` - 1 times.
 
     The side is `override`, else the config's sample_size, else 256; a sample_size of 32 counts as absent.
-    Raises InputError unless it is a positive multiple of the halvings.
+    Raises InputError unless it is a positive multiple of the halvings, at most 4096.
     """
     told = network.config.get("sample_size")
     size: object = override
     if size is None:
         size = told if isinstance(told, int) and told != UNTOLD_SAMPLE_SIZE else USUAL_IMAGE_SIZE
     factor = 2 ** (levels - 1)
-    pixels = int(size) if isinstance(size, int) or (isinstance(size, str) and size.isdecimal()) else 0
-    if pixels <= 0 or pixels % factor:
-        raise InputError(f"{folder}: image_size {size!r} must be a positive multiple of {factor}")
+    pixels = size if isinstance(size, int) else 0
+    if isinstance(size, str) and size.isdecimal() and len(size) <= len(str(MAX_SIDE)):
+        pixels = int(size)
+    if not 0 < pixels <= MAX_SIDE or pixels % factor:
+        shown = short(repr(size))
+        raise InputError(f"{folder}: image_size {shown} must be a positive multiple of {factor}, at most {MAX_SIDE}")
     return {"name": folder.resolve().name, "image_size": pixels, "grid": pixels // factor}

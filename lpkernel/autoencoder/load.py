@@ -18,7 +18,7 @@ from lpkernel.autoencoder.embedded import DEFAULT_WEIGHTS, load_compact
 from lpkernel.autoencoder.folder import read_config
 from lpkernel.autoencoder.kl import KLAutoencoder, TinyAutoencoder
 from lpkernel.autoencoder.vqmodel import VQModelAutoencoder
-from lpkernel.errors import InputError, LpkernelError
+from lpkernel.errors import InputError, LpkernelError, short
 
 FOLDER_CLASSES: dict[str, Callable[..., Autoencoder]] = {
     "VQModel": VQModelAutoencoder,
@@ -88,8 +88,9 @@ def _accept(name: str, arguments: dict[str, str], known: tuple[str, ...]) -> Non
 
 def _load_folder(folder: Path, arguments: dict[str, str], device: str, dtype: str) -> Autoencoder:
     class_name = read_config(folder).get("_class_name")
-    if class_name not in FOLDER_CLASSES:
-        raise InputError(f"{folder} is a {class_name} model, expected one of {', '.join(FOLDER_CLASSES)}")
+    if not isinstance(class_name, str) or class_name not in FOLDER_CLASSES:
+        shown = short(class_name) if isinstance(class_name, str) else "nameless"
+        raise InputError(f"{folder} is a {shown} model, expected one of {', '.join(FOLDER_CLASSES)}")
     return FOLDER_CLASSES[class_name](folder, device, dtype, **arguments)
 
 

@@ -18,18 +18,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from lpkernel.autoencoder.config_values import (
+    MAX_BLOCKS,
+    MAX_LEVELS,
+    MAX_ROWS,
+    MAX_SIDE,
+    MAX_WIDTH,
+    Check,
+    checked,
+    integer,
+    one_of,
+    read_text,
+    several,
+    without_doubles,
+)
 from lpkernel.autoencoder.folder import import_diffusers
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
+from lpkernel.autoencoder.weights import open_weights
 from lpkernel.errors import InputError, MissingExtra
 
 FIRST_STAGE = "first_stage_model."
 GROUPS = 32  # of every normalisation in taming
 NETWORK = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 USUAL_RESOLUTION = 256
+MAX_DEPTH = 32  # of a yaml
+
+_FLAG, _WIDTH = one_of(True, False), integer(0, MAX_WIDTH)
+_DDCONFIG: dict[str, Check] = {
+    "resolution": integer(1, MAX_SIDE),
+    "ch": _WIDTH,
+    "ch_mult": several(_WIDTH, 0),
+    "num_res_blocks": integer(0, MAX_BLOCKS),
+    "attn_resolutions": several(integer(1, MAX_SIDE), 0),
+    "z_channels": _WIDTH,
+    "double_z": _FLAG,
+    "in_channels": _WIDTH,
+    "out_ch": _WIDTH,
+    "resamp_with_conv": _FLAG,
+}
+_PARAMS: dict[str, Check] = {"n_embed": integer(0, MAX_ROWS), "embed_dim": _WIDTH}
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +107,15 @@ def convert(checkpoint: Path, out: Path, config: Path | None = None) -> Path:
         raise InputError(f"{out} exists already; remove it or choose another folder")
     if not out.parent.is_dir():
         raise InputError(f"{out.parent}: no such folder to write {out.name} in")
+    told = None if config is None else _read_config(Path(config))
     state = _first_stage(checkpoint)
-    if config is None:
-        architecture = _infer(state, checkpoint)
-        log.warning("no config given: resolution taken as %d", architecture.resolution)
-    else:
-        architecture = _read_config(Path(config))
+    architecture = told or _infer(state, checkpoint)
     with torch.device("meta"):
         network = diffusers.VQModel(**architecture.diffusers_config())
     shapes = {key: value.shape for key, value in network.state_dict().items()}
     network.load_state_dict(_translate(state, architecture, shapes, checkpoint), assign=True)
+    if told is None:
+        log.warning("no config given: resolution taken as %d", architecture.resolution)
     with _new_folder(out) as partial:
         network.save_pretrained(partial, safe_serialization=True)
     return out
@@ -96,10 +124,8 @@ def convert(checkpoint: Path, out: Path, config: Path | None = None) -> Path:
 def _first_stage(checkpoint: Path) -> dict[str, Tensor]:
     """The VQ-GAN's tensors by taming's names, without those around it."""
     if checkpoint.suffix == ".safetensors":
-        try:
-            data: Any = load_file(checkpoint)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{checkpoint} is not a readable safetensors file ({error})") from error
+        with open_weights(checkpoint) as file:
+            data: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     else:
         data = load_checkpoint(checkpoint)
     if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
@@ -120,30 +146,28 @@ def _read_config(path: Path) -> Architecture:
     except ImportError as error:
         raise MissingExtra("pyyaml", "diffusers", f"the config {path}") from error
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        data = yaml.load(read_text(path), _plain_loader(yaml))  # a subclass of SafeLoader
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such config") from error
-    except (yaml.YAMLError, OSError, ValueError) as error:
+    except Exception as error:  # yaml's constructors of values fail in any way
         raise InputError(f"{path} is not readable yaml ({' '.join(str(error).split())[:160]})") from error
     try:
         params = data["model"]["params"]
         if "first_stage_config" in params:
             params = params["first_stage_config"]["params"]
-        ddconfig = params["ddconfig"]
-        resolution = int(ddconfig["resolution"])
-        multiples = [int(multiple) for multiple in ddconfig["ch_mult"]]
-        attended = {int(side) for side in ddconfig["attn_resolutions"]}
+        told = checked(params["ddconfig"], _DDCONFIG) | checked(params, _PARAMS)
+        resolution, multiples = told["resolution"], told["ch_mult"]
         architecture = Architecture(
-            widths=tuple(int(ddconfig["ch"]) * multiple for multiple in multiples),
-            blocks=int(ddconfig["num_res_blocks"]),
-            attention=tuple(resolution >> level in attended for level in range(len(multiples))),
-            z_channels=int(ddconfig["z_channels"]),
-            rows=int(params["n_embed"]),
-            width=int(params["embed_dim"]),
+            widths=tuple(told["ch"] * multiple for multiple in multiples),
+            blocks=told["num_res_blocks"],
+            attention=tuple(resolution >> level in told["attn_resolutions"] for level in range(len(multiples))),
+            z_channels=told["z_channels"],
+            rows=told["n_embed"],
+            width=told["embed_dim"],
             resolution=resolution,
         )
-        double_z, channels = ddconfig["double_z"], (ddconfig["in_channels"], ddconfig["out_ch"])
-        resamples = ddconfig.get("resamp_with_conv", True)
+        double_z, channels = told["double_z"], (told["in_channels"], told["out_ch"])
+        resamples = told.get("resamp_with_conv", True)
     except KeyError as error:
         raise InputError(
             f"{path}: {error} is missing; expected model.params with ddconfig, n_embed, embed_dim"
@@ -162,13 +186,39 @@ def _read_config(path: Path) -> Architecture:
     return architecture
 
 
+def _plain_loader(yaml: Any) -> Any:
+    """A loader of plain yaml: no tags that run anything, no aliases, no merging, no key twice, nothing deep."""
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        depth = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it uses an alias; write the value out")
+            if self.depth == MAX_DEPTH:
+                raise ValueError(f"it nests more than {MAX_DEPTH} deep")
+            self.depth += 1
+            node = super().compose_node(parent, index)
+            self.depth -= 1
+            return node
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            return without_doubles([tuple(self.construct_object(part, True) for part in pair) for pair in node.value])
+
+    return Loader
+
+
 def _infer(state: dict[str, Tensor], path: Path) -> Architecture:
     """The architecture that the shapes of the weights tell."""
-    levels = sum(f"encoder.down.{level}.block.0.conv1.weight" in state for level in range(16))
+    levels = sum(f"encoder.down.{level}.block.0.conv1.weight" in state for level in range(MAX_LEVELS))
     needed = ["encoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight", "encoder.conv_out.weight"]
     needed += ["decoder.conv_in.weight", "quantize.embedding.weight"]
+    needed += [f"encoder.down.{level}.block.0.conv1.weight" for level in range(1, levels)]
     _require(needed, state, path)
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    shapes = {key: tuple(state[key].shape) for key in needed}
+    for key, shape in shapes.items():
+        if len(shape) != (2 if key.startswith("quantize") else 4):
+            raise InputError(f"{path}: {key} is {shape}, which is no weight of a VQ-GAN")
     widths = tuple(shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels))
     if shapes["encoder.conv_in.weight"][0] != widths[0]:
         raise _first_width(path)
@@ -177,7 +227,7 @@ def _infer(state: dict[str, Tensor], path: Path) -> Architecture:
         raise InputError(f"{path}: its encoder has double_z, so this is no VQ-GAN but a KL autoencoder")
     architecture = Architecture(
         widths=widths,
-        blocks=sum(f"encoder.down.0.block.{block}.conv1.weight" in state for block in range(64)),
+        blocks=sum(f"encoder.down.0.block.{block}.conv1.weight" in state for block in range(MAX_BLOCKS)),
         attention=tuple(f"encoder.down.{level}.attn.0.q.weight" in state for level in range(levels)),
         z_channels=z_channels,
         rows=shapes["quantize.embedding.weight"][0],
@@ -189,8 +239,10 @@ def _infer(state: dict[str, Tensor], path: Path) -> Architecture:
 
 
 def _check(architecture: Architecture, path: Path) -> None:
-    if any(width <= 0 or width % GROUPS for width in architecture.widths):
-        raise InputError(f"{path}: level widths {architecture.widths} must be multiples of {GROUPS}")
+    if any(not 0 < width <= MAX_WIDTH or width % GROUPS for width in architecture.widths):
+        raise InputError(
+            f"{path}: level widths {architecture.widths} must be multiples of {GROUPS}, at most {MAX_WIDTH}"
+        )
     factor = 2 ** (len(architecture.widths) - 1)
     if architecture.blocks < 1 or architecture.resolution <= 0 or architecture.resolution % factor:
         raise InputError(
@@ -219,11 +271,14 @@ def _translate(
         )
     translated = {}
     for old, new in names.items():
+        if not state[old].is_floating_point():
+            raise InputError(f"{path}: {old} is of kind {state[old].dtype}, expected floats")
         value = state[old]
         squeezed = value.reshape(value.shape[:2]) if value.shape[2:] == (1, 1) and len(shapes[new]) == 2 else value
         if squeezed.shape != shapes[new]:
             raise InputError(f"{path}: {old} is {tuple(value.shape)}, the config says {tuple(shapes[new])}")
-        translated[new] = squeezed.float().contiguous()
+        # a copy: what is written must not share memory, as tensors of a checkpoint may
+        translated[new] = squeezed.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     return translated
 
 
