@@ -50,6 +50,11 @@ class Refused(Exception):
         self.status, self.line = status, line
 
 
+def without_folders(text: str) -> str:
+    """A message whose files have lost their folders: where the server keeps them is not the visitors' to know."""
+    return re.sub(r"(?<![\w.~/])~?/(?:[^\s/'\"]+/)*(?=[^\s/'\"])", "", text)
+
+
 def number(value: object) -> bool:
     """A finite number that a browser can hold, or an empty field."""
     return value is None or (isinstance(value, int | float) and type(value) is not bool and -MOST <= value <= MOST)
@@ -217,8 +222,8 @@ class Guard:
 
     def _ours(self, host: str, scope: Message) -> bool:
         """Whether a name is allowed, or is the very address that was connected to, which no other site can take on."""
-        if host in self.allowed:
-            return True
+        if host in self.allowed or NAME.fullmatch(host) is None:
+            return host in self.allowed
         try:
             ours, port = ip_address(scope["server"][0].partition("%")[0]), scope["server"][1]
             named = urlsplit(f"//{host}")
@@ -306,7 +311,7 @@ class Guard:
                 async with self._framing:  # one at a time: a large picture takes much memory
                     url = await asyncio.to_thread(self.frame, Path(file.name))
         except LpkernelError as error:
-            raise Refused(422, " ".join(str(error).split())) from error
+            raise Refused(422, without_folders(" ".join(str(error).split()))) from error
         finally:
             self._sending.discard(address)
         await _say(send, 200, url)

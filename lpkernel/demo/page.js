@@ -16,6 +16,9 @@
     field.dispatchEvent(new Event("input", { bubbles: true }));
   };
 
+  // The server hears of a field when it changes, and so that the same words are heard twice, the time goes before them.
+  const tell = (name, words) => send(name, `${Date.now()} ${words}`);
+
   const stroke = (event) => {
     const { canvas, context, last } = painting;
     const tools = canvas.closest(".lpk-paint").parentElement;
@@ -84,7 +87,7 @@
     const view = event.target.closest && event.target.closest(".lpk-view");
     if (view) show(view, event, true);
     const thumb = event.target.closest && event.target.closest("#lpk-provenance-gallery .lpk-thumb");
-    if (thumb) send("lpk-choice", thumb.dataset.index);
+    if (thumb) tell("lpk-choice", thumb.dataset.index);
     if (event.target.matches && event.target.matches(".lpk-clear")) {
       clear(event.target.closest(".lpk-tools").parentElement.querySelector("canvas"));
       send("lpk-mask", "");
@@ -104,7 +107,7 @@
     } catch (error) {
       words = `${file.name}: ${error.message}`;
     }
-    send("lpk-picture", words);
+    tell("lpk-picture", words);
   };
   document.addEventListener("change", (event) => {
     if (!event.target.matches || !event.target.matches("#lpk-edit-file input[type=file]")) return;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -45,11 +44,6 @@ def error_note(text: str) -> str:
     return f'<div class="lpk-line lpk-error">{html.escape(" ".join(text.split()))}</div>'
 
 
-def without_folders(text: str) -> str:
-    """A message whose files have lost their folders: where the server keeps them is not the visitors' to know."""
-    return re.sub(r"(?<![\w.~/])~?/(?:[^\s/'\"]+/)*(?=[^\s/'\"])", "", text)
-
-
 def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Iterator[Any]]]:
     """For a handler that yields (line, ...) of `outputs` parts, or nothing: errors of the user become its line.
 
@@ -65,7 +59,7 @@ def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[...,
                 yield next(steps, stay)
                 yield from steps
             except LpkernelError as error:
-                yield (error_note(without_folders(str(error))), *stay[1:])
+                yield (error_note(guard.without_folders(str(error))), *stay[1:])
             except MemoryError:
                 yield (error_note("the server has too little memory for this; ask for less"), *stay[1:])
 
@@ -215,6 +209,11 @@ def _sent(name: str, longest: int | None = None) -> gr.Textbox:
     return gr.Textbox("", elem_id=name, elem_classes="lpk-sent", show_label=False, container=False, max_length=longest)
 
 
+def _words(sent: str) -> str:
+    """What page.js tells, without the time that makes it new."""
+    return sent.partition(" ")[2]
+
+
 def _generate_tab(engine: Engine, latest: gr.State) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
@@ -266,7 +265,8 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
     picture = gr.State(first, time_to_live=FORGET)
 
     @told(4)
-    def load(given: str) -> Iterator[Any]:
+    def load(sent: str) -> Iterator[Any]:
+        given = _words(sent)
         if not given.startswith(painting.PREFIX):  # the line that the guard, or page.js itself, gave for the file
             raise InputError(given[:LINE])
         pixels = painting.read_picture(given, len(first))
@@ -285,7 +285,7 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
         yield from _shown(engine.edit(_settings(values), pixels, painted, parts, how, kept))
 
     loaded = [line, painter, sent, picture]
-    framed.input(load, framed, loaded, **CALL)
+    framed.change(load, framed, loaded, **CALL)
     take.click(take_one, number, loaded, **CALL)
     given = [picture, sent, names, mode, keep, *controls]
     button.click(run, given, [line, results, latest], **CALL)
@@ -294,7 +294,7 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
 def _provenance_tab(engine: Engine, latest: gr.State, tab: gr.Tab) -> None:
     line = gr.HTML(note(NOTHING), elem_id="lpk-provenance-note", elem_classes="lpk-note", padding=False)
     shown = gr.HTML(elem_id="lpk-provenance", padding=False)
-    choices, chosen = _gallery("lpk-provenance"), _sent("lpk-choice", 2)
+    choices, chosen = _gallery("lpk-provenance"), _sent("lpk-choice", 32)
     seen = gr.State(None, time_to_live=FORGET)
 
     def sheet(result: Result, index: int) -> tuple[str, str]:
@@ -303,7 +303,8 @@ def _provenance_tab(engine: Engine, latest: gr.State, tab: gr.Tab) -> None:
         )
 
     @told(2)
-    def choose(result: Result | None, index: str) -> Iterator[Any]:
+    def choose(result: Result | None, sent: str) -> Iterator[Any]:
+        index = _words(sent)
         if result is not None and index.isdecimal() and int(index) < len(result.images):
             yield sheet(result, int(index))
 
@@ -312,5 +313,5 @@ def _provenance_tab(engine: Engine, latest: gr.State, tab: gr.Tab) -> None:
         if result is not None and result is not old:
             yield *sheet(result, 0), thumbnails(result), result
 
-    chosen.input(choose, [latest, chosen], [line, shown], **CALL)
+    chosen.change(choose, [latest, chosen], [line, shown], **CALL)
     tab.select(open_tab, [latest, seen], [line, shown, choices, seen], **CALL)

@@ -39,14 +39,15 @@ def check_installed() -> None:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """A folder for visitors' pictures, removed at the end, and at once by SIGTERM; Gradio reads it when imported."""
+    """A folder for visitors' pictures, removed at the end, by Ctrl+C or SIGTERM; Gradio reads it when imported."""
     with tempfile.TemporaryDirectory(prefix="lpkernel-demo-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        old = signal.signal(signal.SIGTERM, leaving(Path(folder)))
+        old = {number: signal.signal(number, leaving(Path(folder))) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield Path(folder)
         finally:
-            signal.signal(signal.SIGTERM, old)
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
 
 def leaving(folder: Path) -> Callable[[int, Any], None]:
