@@ -294,7 +294,10 @@ class Guard:
             now = asyncio.get_running_loop().time()
             self._posted = {one: when for one, when in self._posted.items() if now - when < SETTLED}
             self.queue.drop(self._posted.keys() | self._streams.keys())
-            self.queue.admit(job["session_hash"], address)
+            try:
+                self.queue.admit(job["session_hash"], address)
+            except Refused as busy:  # in the form that Gradio's part in the browser reads, and tells the visitor
+                return await _say(send, busy.status, json.dumps({"detail": busy.line}), b"application/json")
             self._posted[job["session_hash"]] = now
             await self._forward(scope, replay, send, more=more)
 
@@ -323,8 +326,8 @@ def _expect(scope: Message, kind: bytes) -> None:
         raise Refused(415, f"the body is not {kind.decode()}")
 
 
-async def _say(send: Send, status: int, line: str) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+async def _say(send: Send, status: int, line: str, kind: bytes = b"text/plain; charset=utf-8") -> None:
+    headers = [(b"content-type", kind)]
     if status >= 400:
         headers.append((b"connection", b"close"))  # the rest of a body need not be read
     await send({"type": "http.response.start", "status": status, "headers": headers})

@@ -68,6 +68,17 @@ def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[...,
     return wrap
 
 
+def once(handler: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
+    """A handler that yields once, as one that returns. Gradio sends what is yielded again when the handler ends, by
+    when the visitor may have painted on it."""
+
+    @wraps(handler)
+    def first(*values: Any) -> Any:
+        return next(handler(*values))
+
+    return first
+
+
 def build(engine: Engine) -> gr.Blocks:
     """The page of an engine, ready to be served."""
     with gr.Blocks(title="lpkernel", analytics_enabled=False) as page:
@@ -103,7 +114,7 @@ class Jobs:
         live = list(self._queue.event_ids_to_events.values())
         unread = self._queue.pending_messages_per_session.get(session)
         if sum(one.session_hash == session for one in live) >= JOBS_OF_SESSION or (unread and unread.qsize() > UNREAD):
-            raise Refused(429, "your last calls are not done yet; wait for their results")
+            raise Refused(503, "your last calls are not done yet; wait for their results")
         of_address = sum(one.request.client is not None and one.request.client.host == address for one in live)
         if len(live) >= JOBS or of_address >= JOBS_OF_ADDRESS:
             raise Refused(503, "too many calls wait; try again in a moment")
@@ -264,6 +275,7 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
             results = _gallery("lpk-edit")
     picture = gr.State(first, time_to_live=FORGET)
 
+    @once
     @told(4)
     def load(sent: str) -> Iterator[Any]:
         given = _words(sent)
@@ -274,6 +286,7 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
         line = "; ".join(f"the picture may not suit the bank: {warning}" for warning in warnings)
         yield note(line), painting.painter(pixels), "", pixels
 
+    @once
     @told(4)
     def take_one(chosen: float | None) -> Iterator[Any]:
         pixels = engine.bank_picture(int(chosen or 0))
@@ -302,12 +315,14 @@ def _provenance_tab(engine: Engine, latest: gr.State, tab: gr.Tab) -> None:
             engine, result, index
         )
 
+    @once
     @told(2)
     def choose(result: Result | None, sent: str) -> Iterator[Any]:
         index = _words(sent)
         if result is not None and index.isdecimal() and int(index) < len(result.images):
             yield sheet(result, int(index))
 
+    @once
     @told(4)
     def open_tab(result: Result | None, old: Result | None) -> Iterator[Any]:
         if result is not None and result is not old:
