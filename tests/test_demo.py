@@ -23,10 +23,12 @@ from PIL import Image
 
 import lpkernel as lp
 from lpkernel.cli import main
-from lpkernel.demo import painting, provenance, serve
+from lpkernel.demo import guard, painting, provenance, serve
 from lpkernel.demo.engine import Engine, Result, Settings
 from lpkernel.errors import InputError, MissingExtra
+from lpkernel.images import Crop
 from lpkernel.modes import cells
+from lpkernel.modes.inputs import read_input
 
 SIZE, GRID = 64, 8  # of FakeVQ
 FEW = Settings(n=2, patch=3, scales=2)
@@ -144,12 +146,16 @@ def test_edit_wants_a_picture_and_something_to_change(engine: Engine, face: np.n
         last(engine.edit(FEW, face, None, ["nose"], "free", False))
 
 
-def test_a_picture_is_framed_as_the_bank(engine: Engine, tmp_path: Path) -> None:
-    Image.new("RGB", (100, 80), (200, 30, 30)).save(tmp_path / "a.jpg")
-    pixels, warnings = engine.picture(tmp_path / "a.jpg")
-    assert pixels.shape == (SIZE, SIZE, 3)
-    assert pixels.dtype == np.uint8
-    assert warnings  # noise images are not like one plain colour
+@pytest.mark.parametrize("crop", [None, (10, 5, 70, 65)])
+def test_a_picture_is_framed_as_the_bank(engine: Engine, tmp_path: Path, crop: Crop | None) -> None:
+    one = replace(engine, bank=replace(engine.bank, crop=crop))
+    for name, size in (("wide.png", (100, 80)), ("square.png", (90, 90))):
+        noise = np.random.default_rng(9).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / name)
+        framed = one.frame(tmp_path / name)
+        np.testing.assert_array_equal(framed, read_input(one.bank, tmp_path / name, one.autoencoder).pixels)
+        np.testing.assert_array_equal(framed, read_input(one.bank, framed, one.autoencoder).pixels)
+    assert one.likeness(np.full((SIZE, SIZE, 3), (200, 30, 30), np.uint8))  # noise images are not like one plain colour
 
 
 @pytest.mark.parametrize(
@@ -157,15 +163,15 @@ def test_a_picture_is_framed_as_the_bank(engine: Engine, tmp_path: Path) -> None
 )
 def test_a_file_that_is_no_picture_gives_one_line(engine: Engine, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(InputError, match=r"^[^\n]*a\.png[^\n]*$"):
-        engine.picture(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"^[^\n/]+$"):  # a server names no path
+        engine.frame(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2)])
 def test_a_tiny_picture_is_told_to_be_tiny(engine: Engine, tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size, (90, 90, 90)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match=r"^[^\n]*a\.png[^\n]*$"):
-        engine.picture(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"^[^\n/]+$"):  # a server names no path
+        engine.frame(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("number", [-1, 20])
@@ -196,22 +202,28 @@ def test_a_mask_comes_back_as_painted() -> None:
     assert painting.read_mask("", SIZE) is None
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "white",
-        "data:image/png;base64,%%%%",
-        "data:image/png;base64,",
-        "data:image/svg+xml;base64,PHN2Zy8+",
-        painting.PREFIX + encoded(b"these are words"),
-        painting.PREFIX + "é",
-        sent(painted(0, 9, 0, 9)[:32]),
-        sent(painted(0, 9, 0, 9), "WEBP"),
-        sent(painted(0, 9, 0, 9))[:-40],
-        painting.PREFIX + "A" * (painting.LONGEST + 4),
-    ],
-)
-def test_a_mask_that_no_page_sends_is_refused(text: str) -> None:
+def test_a_picture_comes_back_as_it_was_framed(face: np.ndarray) -> None:
+    np.testing.assert_array_equal(painting.read_picture(painting.data_url(face), SIZE), face)
+
+
+NO_PNG = [
+    "white",
+    "data:image/png;base64,%%%%",
+    "data:image/png;base64,",
+    "data:image/svg+xml;base64,PHN2Zy8+",
+    painting.PREFIX + encoded(b"these are words"),
+    painting.PREFIX + "é",
+    sent(painted(0, 9, 0, 9)[:32]),
+    sent(painted(0, 9, 0, 9), "WEBP"),
+    sent(painted(0, 9, 0, 9))[:-40],
+    painting.PREFIX + "A" * (painting.LONGEST + 4),
+]
+
+
+@pytest.mark.parametrize("text", NO_PNG)
+def test_what_no_page_sends_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match=r"picture: what the page sent is no PNG of 64x64 pixels"):
+        painting.read_picture(text, SIZE)
     with pytest.raises(InputError, match=r"mask: what the page sent is no PNG of 64x64 pixels"):
         painting.read_mask(text, SIZE)
 
@@ -254,7 +266,7 @@ def test_a_taken_port_and_an_unknown_host_give_one_line() -> None:
 
 
 def test_without_gradio_the_command_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", "--port", "0"]) == 2
@@ -262,13 +274,14 @@ def test_without_gradio_the_command_names_the_extra(
     assert "lpkernel[demo]" in error
     assert error.count("\n") == 1
     with pytest.raises(MissingExtra):
-        serve.application(Engine(lp.Bank.default(), FakeVQ()))
+        serve.application(Engine(lp.Bank.default(), FakeVQ()), frozenset(), tmp_path)
 
 
-def test_every_answer_carries_the_policy_and_names_no_other_host(engine: Engine) -> None:
+def test_every_answer_carries_the_policy_and_names_no_other_host(engine: Engine, tmp_path: Path) -> None:
     pytest.importorskip("gradio")
-    server: Any = serve.server(serve.application(engine))
     with serve.listen("127.0.0.1", 0) as bound:
+        allowed = guard.hosts("127.0.0.1", bound.getsockname()[1])
+        server: Any = serve.server(serve.application(engine, allowed, tmp_path), tmp_path)
         thread = Thread(target=server.run, kwargs={"sockets": [bound]})
         thread.start()
         try:

@@ -19,22 +19,32 @@ def register(commands: Any) -> None:
         "--host", default=HOST, help=f"who may connect: {HOST} is this machine alone, 0.0.0.0 everybody (no password)"
     )
     parser.add_argument("--port", type=int, default=PORT, help=f"0 takes a free one (default: {PORT})")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name of this machine, or NAME:PORT, under which browsers may ask for the page; may be given repeatedly "
+        "(always allowed: localhost, the address that is connected to, and --host)",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     from lpkernel import load_autoencoder
     from lpkernel.backends import registry
-    from lpkernel.demo import serve
+    from lpkernel.demo import guard, serve
     from lpkernel.demo.engine import Engine
 
-    with serve.own_folder():
+    guard.hosts(args.host, args.port, args.allow_host)
+    with serve.own_folder() as folder:
         serve.check_installed()
         registry.choose(args.backend, device=args.device)
         bank = load_bank(args.bank)
         autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
         bank.check_autoencoder(autoencoder)
-        app = serve.application(Engine(bank, autoencoder, args.device, args.backend))
         with serve.listen(args.host, args.port) as bound:
+            allowed = guard.hosts(args.host, bound.getsockname()[1], args.allow_host)
+            app = serve.application(Engine(bank, autoencoder, args.device, args.backend), allowed, folder)
             print(f"lpkernel: the page is at {serve.address(bound)} (Ctrl+C ends it)", flush=True)
-            serve.server(app).run(sockets=[bound])
+            serve.server(app, folder).run(sockets=[bound])

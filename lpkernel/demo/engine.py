@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from lpkernel import edit, generate, plan, render
 from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.commands.common import Clock
 from lpkernel.errors import InputError
+from lpkernel.images import load_pixels, square
 from lpkernel.modes import cells, likeness
-from lpkernel.modes.inputs import read_input
+from lpkernel.modes.inputs import own_crop, read_input
 from lpkernel.modes.regions import layout_of, named_region
 from lpkernel.synthesis import Synthesis
 
@@ -75,11 +77,15 @@ class Engine:
             return (side,)
         return tuple(m for m in plan.default_scales(side, settings.scales) if m >= settings.patch) or (side,)
 
-    def picture(self, path: str | Path) -> tuple[Pixels, list[str]]:
-        """An image file framed as the bank's images, (S, S, 3), and why it may not suit the bank."""
-        start = read_input(self.bank, path, self.autoencoder)
-        assert start.pixels is not None
-        return start.pixels, likeness.warnings(self.bank, start, self.autoencoder)
+    def frame(self, path: str | Path) -> Pixels:
+        """An image file framed as the bank's images, (S, S, 3). Raises InputError, without the path."""
+        pixels = load_pixels(path)
+        crop = own_crop(self.bank, *pixels.shape[:2])
+        return square(Image.fromarray(pixels), self.autoencoder.image_size, crop).copy()
+
+    def likeness(self, picture: Pixels) -> list[str]:
+        """Why a picture (S, S, 3) may not suit the bank; [] if nothing is found."""
+        return likeness.warnings(self.bank, read_input(self.bank, picture, self.autoencoder), self.autoencoder)
 
     def bank_picture(self, number: int) -> Pixels:
         """Bank image `number` as the autoencoder gives it back, (S, S, 3)."""

@@ -1,4 +1,4 @@
-// The two things that must follow the pointer: painting a mask, and showing a cell's source.
+// Painting a mask and showing a cell's source, which must follow the pointer; sending a picture; choosing a result.
 (() => {
   "use strict";
   let painting = null;
@@ -8,13 +8,16 @@
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
   };
 
-  const send = (text) => {
-    const field = document.querySelector("#lpk-mask textarea, #lpk-mask input");
+  const send = (name, text) => {
+    const field = document.querySelector(`#${name} :is(textarea, input)`);
     if (!field) return;
     const kind = field.tagName === "TEXTAREA" ? HTMLTextAreaElement : HTMLInputElement;
     Object.getOwnPropertyDescriptor(kind.prototype, "value").set.call(field, text);
     field.dispatchEvent(new Event("input", { bubbles: true }));
   };
+
+  // The server hears of a field when it changes, and so that the same words are heard twice, the time goes before them.
+  const tell = (name, words) => send(name, `${Date.now()} ${words}`);
 
   const stroke = (event) => {
     const { canvas, context, last } = painting;
@@ -45,7 +48,7 @@
   for (const end of ["pointerup", "pointercancel"]) {
     document.addEventListener(end, () => {
       if (!painting) return;
-      send(painting.canvas.toDataURL("image/png"));
+      send("lpk-mask", painting.canvas.toDataURL("image/png"));
       painting = null;
     });
   }
@@ -83,9 +86,41 @@
   document.addEventListener("click", (event) => {
     const view = event.target.closest && event.target.closest(".lpk-view");
     if (view) show(view, event, true);
+    const thumb = event.target.closest && event.target.closest("#lpk-provenance-gallery .lpk-thumb");
+    if (thumb) tell("lpk-choice", thumb.dataset.index);
     if (event.target.matches && event.target.matches(".lpk-clear")) {
       clear(event.target.closest(".lpk-tools").parentElement.querySelector("canvas"));
-      send("");
+      send("lpk-mask", "");
     }
+  });
+
+  // The server answers with the picture as it frames it, or with what is wrong with it.
+  const sendFile = async (file) => {
+    const most = 64 * 2 ** 20;
+    let words;
+    try {
+      if (file.size > most) throw new Error(`${file.size} bytes, expected at most ${most}; shrink it`);
+      const headers = { "content-type": "application/octet-stream" };
+      const answer = await fetch("lpkernel/picture", { method: "POST", headers, body: file });
+      words = await answer.text();
+      if (!answer.ok) throw new Error(words);
+    } catch (error) {
+      words = `${file.name}: ${error.message}`;
+    }
+    tell("lpk-picture", words);
+  };
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches || !event.target.matches("#lpk-edit-file input[type=file]")) return;
+    if (event.target.files.length) sendFile(event.target.files[0]);
+    event.target.value = "";  // or the same file could not be chosen again
+  });
+  const over = (event) => event.target.closest && event.target.closest(".lpk-file");
+  document.addEventListener("dragover", (event) => {
+    if (over(event)) event.preventDefault();
+  });
+  document.addEventListener("drop", (event) => {
+    if (!over(event)) return;
+    event.preventDefault();
+    if (event.dataTransfer.files.length) sendFile(event.dataTransfer.files[0]);
   });
 })();

@@ -10,16 +10,27 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lpkernel.backends import registry
-from lpkernel.demo import painting, provenance
+from lpkernel.demo import guard, painting, provenance
 from lpkernel.demo.engine import MAX_IMAGES, MAX_SCALES, Engine, Result, Settings
-from lpkernel.errors import LpkernelError
+from lpkernel.demo.guard import Refused
+from lpkernel.errors import InputError, LpkernelError
 
-# One call at a time: the backends use all cores.
-CALL: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "engine", "api_visibility": "private"}
+# One call at a time: the backends use all cores. The guard has checked the kinds of what is sent; what is out of bounds
+# gets the engine's line.
+CALL: dict[str, Any] = {
+    "concurrency_limit": 1,
+    "concurrency_id": "engine",
+    "api_visibility": "private",
+    "preprocess": False,
+    "show_progress": "hidden",
+}
 FORGET = 3600  # seconds after which a visitor's results are dropped
+SESSIONS = 100  # visitors whose results are kept
+JOBS, JOBS_OF_ADDRESS, JOBS_OF_SESSION = 32, 8, 4  # waiting or running; one runs at a time
+LINE = 400  # characters of a line that a browser asks to be shown
+UNREAD = 16  # messages that a session may leave unread and still post jobs
 NOTHING = "Nothing is made yet: generate or edit first, then see here where each piece comes from."
 
 
@@ -28,9 +39,9 @@ def note(text: str) -> str:
     return f'<div class="lpk-line">{html.escape(text)}</div>'
 
 
-def error_note(error: Exception) -> str:
+def error_note(text: str) -> str:
     """What went wrong, as one line."""
-    return f'<div class="lpk-line lpk-error">{html.escape(" ".join(str(error).split()))}</div>'
+    return f'<div class="lpk-line lpk-error">{html.escape(" ".join(text.split()))}</div>'
 
 
 def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Iterator[Any]]]:
@@ -47,17 +58,30 @@ def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[...,
             try:
                 yield next(steps, stay)
                 yield from steps
-            except (LpkernelError, OSError, MemoryError) as error:
-                yield (error_note(error), *stay[1:])
+            except LpkernelError as error:
+                yield (error_note(guard.without_folders(str(error))), *stay[1:])
+            except MemoryError:
+                yield (error_note("the server has too little memory for this; ask for less"), *stay[1:])
 
         return safe
 
     return wrap
 
 
+def once(handler: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
+    """A handler that yields once, as one that returns. Gradio sends what is yielded again when the handler ends, by
+    when the visitor may have painted on it."""
+
+    @wraps(handler)
+    def first(*values: Any) -> Any:
+        return next(handler(*values))
+
+    return first
+
+
 def build(engine: Engine) -> gr.Blocks:
     """The page of an engine, ready to be served."""
-    with gr.Blocks(title="lpkernel", analytics_enabled=False, delete_cache=(FORGET, FORGET)) as page:
+    with gr.Blocks(title="lpkernel", analytics_enabled=False) as page:
         bank = engine.bank
         gr.Markdown(
             f"### lpkernel\n{bank.size} bank images, {bank.grid} × {bank.grid} cells, autoencoder "
@@ -71,7 +95,58 @@ def build(engine: Engine) -> gr.Blocks:
                 _edit_tab(engine, latest)
             with gr.Tab("Provenance", id="provenance", elem_id="lpk-tab-provenance") as tab:
                 _provenance_tab(engine, latest, tab)
+    page.queue(max_size=JOBS, api_open=False)
+    page.state_session_capacity = SESSIONS
+    page.has_launched = True  # only then does Gradio look at where files come from; mounting leaves it unset
     return page
+
+
+class Jobs:
+    """What may be posted to a page, by its functions, and the places in its queue."""
+
+    def __init__(self, page: gr.Blocks) -> None:
+        self.inputs = {index: [_check(one) for one in function.inputs] for index, function in page.fns.items()}
+        self.triggers = frozenset(page.blocks)
+        self._queue = page._queue
+
+    def admit(self, session: str, address: str) -> None:
+        """Raise Refused if the session or the address has as many jobs as it may, or all together have."""
+        live = list(self._queue.event_ids_to_events.values())
+        unread = self._queue.pending_messages_per_session.get(session)
+        if sum(one.session_hash == session for one in live) >= JOBS_OF_SESSION or (unread and unread.qsize() > UNREAD):
+            raise Refused(503, "your last calls are not done yet; wait for their results")
+        of_address = sum(one.request.client is not None and one.request.client.host == address for one in live)
+        if len(live) >= JOBS or of_address >= JOBS_OF_ADDRESS:
+            raise Refused(503, "too many calls wait; try again in a moment")
+
+    def known(self, session: str) -> bool:
+        """Whether the session has posted a job whose results were not fetched yet."""
+        return session in self._queue.pending_messages_per_session
+
+    def drop(self, keep: set[str]) -> None:
+        """Forget the results of all sessions that have no job, but for those in `keep`."""
+        keep = keep | {one.session_hash for one in self._queue.event_ids_to_events.values()}
+        for session in self._queue.pending_messages_per_session.keys() - keep:
+            del self._queue.pending_messages_per_session[session]
+            self._queue.pending_event_ids_session.pop(session, None)
+
+
+def _check(control: Any) -> guard.Check:
+    """What a browser sends for a control."""
+    match control:
+        case gr.State():
+            return guard.nothing
+        case gr.Slider() | gr.Number():
+            return guard.number
+        case gr.Checkbox():
+            return guard.truth
+        case gr.CheckboxGroup():
+            return guard.some_of(value for _, value in control.choices)
+        case gr.Dropdown() | gr.Radio():
+            return guard.one_of(value for _, value in control.choices)
+        case gr.Textbox():
+            return guard.text(control.max_length)
+    raise TypeError(f"nobody has said what a browser may send for a {type(control).__name__}")
 
 
 def _controls(engine: Engine, n: int, scales: int, prefix: str) -> list[Any]:
@@ -89,15 +164,21 @@ def _controls(engine: Engine, n: int, scales: int, prefix: str) -> list[Any]:
         gr.Number(0, precision=0, label="seed", elem_id=f"{prefix}-seed"),
         gr.Dropdown(list(registry.NAMES), value=engine.backend, label="backend", elem_id=f"{prefix}-backend"),
         gr.Textbox(
-            "", label="only bank images with", placeholder="Eyeglasses & ~Hat", elem_id=f"{prefix}-where", max_lines=1
+            "",
+            label="only bank images with",
+            placeholder="Eyeglasses & ~Hat",
+            elem_id=f"{prefix}-where",
+            max_lines=1,
+            max_length=1000,
         ),
     ]
 
 
 def _settings(values: tuple[Any, ...]) -> Settings:
-    """Controls as settings; a cleared number counts as its least."""
-    n, k, patch, stride, scales, seed, backend, where = values
-    return Settings(int(n), int(k), int(patch), int(stride), int(scales), int(seed or 0), str(backend), str(where))
+    """Controls as settings; a cleared number counts as 0."""
+    n, k, patch, stride, scales, seed = (int(value or 0) for value in values[:6])
+    backend, where = values[6:]
+    return Settings(n, k, patch, stride, scales, seed, backend, where)
 
 
 def _shown(steps: Iterator[str | Result]) -> Iterator[tuple[Any, Any, Any]]:
@@ -110,31 +191,38 @@ def _shown(steps: Iterator[str | Result]) -> Iterator[tuple[Any, Any, Any]]:
             yield note(step), gr.skip(), gr.skip()
 
 
-def gallery(result: Result) -> list[Any]:
+def gallery(result: Result) -> str:
     """Each result above its source map."""
-    return [
-        Image.fromarray(np.concatenate([image, coded])) for image, coded in zip(result.images, result.maps, strict=True)
-    ]
+    return _grid(np.concatenate([result.images, result.maps], axis=1))
 
 
-def thumbnails(result: Result) -> list[Any]:
+def thumbnails(result: Result) -> str:
     """Results alone, to be chosen from: the colours of their maps are not those of a provenance sheet."""
-    return [Image.fromarray(image) for image in result.images]
+    return _grid(result.images)
 
 
-def _gallery(prefix: str) -> gr.Gallery:
-    return gr.Gallery(
-        label="results above their source maps",
-        show_label=False,
-        elem_classes="lpk-gallery",
-        format="png",
-        columns=8,
-        height="auto",
-        interactive=False,
-        allow_preview=False,
-        buttons=[],
-        elem_id=f"{prefix}-gallery",
+def _grid(pictures: NDArray[np.uint8]) -> str:
+    """Pictures that stand in the page itself, so that no file of the server need be asked for."""
+    shown = (
+        f'<button type="button" class="lpk-thumb" data-index="{index}" aria-label="result {index + 1}">'
+        f'<img src="{painting.data_url(picture)}" alt="result {index + 1}"></button>'
+        for index, picture in enumerate(pictures)
     )
+    return f'<div class="lpk-grid">{"".join(shown)}</div>'
+
+
+def _gallery(prefix: str) -> gr.HTML:
+    return gr.HTML(elem_id=f"{prefix}-gallery", elem_classes="lpk-gallery", padding=False)
+
+
+def _sent(name: str, longest: int | None = None) -> gr.Textbox:
+    """A field that nobody sees, in which page.js sends something."""
+    return gr.Textbox("", elem_id=name, elem_classes="lpk-sent", show_label=False, container=False, max_length=longest)
+
+
+def _words(sent: str) -> str:
+    """What page.js tells, without the time that makes it new."""
+    return sent.partition(" ")[2]
 
 
 def _generate_tab(engine: Engine, latest: gr.State) -> None:
@@ -150,7 +238,7 @@ def _generate_tab(engine: Engine, latest: gr.State) -> None:
     def run(*values: Any) -> Iterator[Any]:
         yield from _shown(engine.generate(_settings(values)))
 
-    button.click(run, controls, [line, results, latest], show_progress="hidden", **CALL)
+    button.click(run, controls, [line, results, latest], **CALL)
 
 
 def _edit_tab(engine: Engine, latest: gr.State) -> None:
@@ -163,9 +251,10 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
             with gr.Row():
                 with gr.Column(min_width=300):
                     painter = gr.HTML(painting.painter(first), elem_id="lpk-painter", padding=False)
-                    sent = gr.Textbox("", elem_id="lpk-mask", show_label=False, container=False)
+                    sent = _sent("lpk-mask")
                 with gr.Column(min_width=300):
-                    file = gr.File(label="a picture", type="filepath", elem_id="lpk-edit-file", height=120)
+                    gr.HTML(painting.CHOOSER, elem_id="lpk-edit-file", padding=False)
+                    framed = _sent("lpk-picture")
                     with gr.Row(equal_height=True):
                         number = gr.Number(
                             0, precision=0, label="or a bank image, by number", elem_id="lpk-edit-number", min_width=160
@@ -186,14 +275,18 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
             results = _gallery("lpk-edit")
     picture = gr.State(first, time_to_live=FORGET)
 
+    @once
     @told(4)
-    def load(path: str | None) -> Iterator[Any]:
-        if path is None:
-            return
-        pixels, warnings = engine.picture(path)
+    def load(sent: str) -> Iterator[Any]:
+        given = _words(sent)
+        if not given.startswith(painting.PREFIX):  # the line that the guard, or page.js itself, gave for the file
+            raise InputError(given[:LINE])
+        pixels = painting.read_picture(given, len(first))
+        warnings = engine.likeness(pixels)
         line = "; ".join(f"the picture may not suit the bank: {warning}" for warning in warnings)
         yield note(line), painting.painter(pixels), "", pixels
 
+    @once
     @told(4)
     def take_one(chosen: float | None) -> Iterator[Any]:
         pixels = engine.bank_picture(int(chosen or 0))
@@ -202,19 +295,19 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
     @told(3)
     def run(pixels: NDArray[np.uint8] | None, mask: str, parts: list[str], how: str, kept: bool, *values: Any) -> Any:
         painted = None if pixels is None else painting.read_mask(mask, len(pixels))
-        yield from _shown(engine.edit(_settings(values), pixels, painted, parts or [], how, kept))
+        yield from _shown(engine.edit(_settings(values), pixels, painted, parts, how, kept))
 
     loaded = [line, painter, sent, picture]
-    file.change(load, file, loaded, show_progress="hidden", **CALL)
-    take.click(take_one, number, loaded, show_progress="hidden", **CALL)
+    framed.change(load, framed, loaded, **CALL)
+    take.click(take_one, number, loaded, **CALL)
     given = [picture, sent, names, mode, keep, *controls]
-    button.click(run, given, [line, results, latest], show_progress="hidden", **CALL)
+    button.click(run, given, [line, results, latest], **CALL)
 
 
 def _provenance_tab(engine: Engine, latest: gr.State, tab: gr.Tab) -> None:
     line = gr.HTML(note(NOTHING), elem_id="lpk-provenance-note", elem_classes="lpk-note", padding=False)
     shown = gr.HTML(elem_id="lpk-provenance", padding=False)
-    choices = _gallery("lpk-provenance")
+    choices, chosen = _gallery("lpk-provenance"), _sent("lpk-choice", 32)
     seen = gr.State(None, time_to_live=FORGET)
 
     def sheet(result: Result, index: int) -> tuple[str, str]:
@@ -222,15 +315,18 @@ def _provenance_tab(engine: Engine, latest: gr.State, tab: gr.Tab) -> None:
             engine, result, index
         )
 
+    @once
     @told(2)
-    def choose(result: Result | None, chosen: gr.SelectData) -> Iterator[Any]:
-        if result is not None and isinstance(chosen.index, int) and 0 <= chosen.index < len(result.images):
-            yield sheet(result, chosen.index)
+    def choose(result: Result | None, sent: str) -> Iterator[Any]:
+        index = _words(sent)
+        if result is not None and index.isdecimal() and int(index) < len(result.images):
+            yield sheet(result, int(index))
 
+    @once
     @told(4)
     def open_tab(result: Result | None, old: Result | None) -> Iterator[Any]:
         if result is not None and result is not old:
-            yield *sheet(result, 0), gr.Gallery(value=thumbnails(result), selected_index=None), result
+            yield *sheet(result, 0), thumbnails(result), result
 
-    choices.select(choose, latest, [line, shown], show_progress="hidden", **CALL)
-    tab.select(open_tab, [latest, seen], [line, shown, choices, seen], show_progress="hidden", **CALL)
+    chosen.change(choose, [latest, chosen], [line, shown], **CALL)
+    tab.select(open_tab, [latest, seen], [line, shown, choices, seen], **CALL)

@@ -15,8 +15,13 @@ from lpkernel.errors import InputError
 from lpkernel.images import MASK_LEVEL
 
 PREFIX = "data:image/png;base64,"
-LONGEST = 16 * 2**20  # characters of a mask; a page sends a few kilobytes
+LONGEST = 16 * 2**20  # characters of a picture or a mask; a page sends some kilobytes
 _TURNS = itertools.count()
+# What chooses a picture file; page.js sends it.
+CHOOSER = (
+    '<label class="lpk-file"><span>a picture: drop it here or choose it</span>'
+    '<input type="file" accept="image/*,.ppm,.pgm"></label>'
+)
 
 
 def data_url(picture: NDArray[np.uint8]) -> str:
@@ -44,15 +49,22 @@ def painter(picture: NDArray[np.uint8]) -> str:
 
 def read_mask(sent: str, side: int) -> NDArray[np.bool_] | None:
     """What was painted, (side, side) bool; None if nothing was sent. Raises InputError for anything but such a PNG."""
-    if not sent:
-        return None
-    wrong = InputError(f"mask: what the page sent is no PNG of {side}x{side} pixels; load the page again")
+    return _read_png("mask", sent, side, "RGBA")[..., 3] > MASK_LEVEL if sent else None
+
+
+def read_picture(sent: str, side: int) -> NDArray[np.uint8]:
+    """A picture that the server framed, (side, side, 3). Raises InputError for anything but such a PNG."""
+    return _read_png("picture", sent, side, "RGB")
+
+
+def _read_png(what: str, sent: str, side: int, mode: str) -> NDArray[np.uint8]:
+    wrong = InputError(f"{what}: what the page sent is no PNG of {side}x{side} pixels; load the page again")
     if not sent.startswith(PREFIX) or len(sent) > LONGEST:
         raise wrong
     try:
         with Image.open(io.BytesIO(base64.b64decode(sent[len(PREFIX) :], validate=True)), formats=("PNG",)) as image:
             if image.size != (side, side):
                 raise wrong
-            return np.asarray(image.convert("RGBA"))[..., 3] > MASK_LEVEL
+            return np.array(image.convert(mode))
     except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise wrong from error

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from lpkernel.demo.engine import Engine
+from lpkernel.demo.guard import Guard, host_name
+from lpkernel.demo.painting import data_url
 from lpkernel.errors import InputError, MissingExtra
 
 # What a browser may ask for: this server's own files and what stands in the page. It refuses all else.
@@ -36,54 +40,73 @@ def check_installed() -> None:
 @contextmanager
 def own_folder() -> Iterator[Path]:
     """A folder for visitors' pictures, removed at the end, by Ctrl+C or SIGTERM; Gradio reads it when imported."""
-
-    def stop(number: int, _: Any) -> None:
-        raise SystemExit(128 + number)
-
-    old = signal.signal(signal.SIGTERM, stop)
-    try:
-        with tempfile.TemporaryDirectory(prefix="lpkernel-demo-") as folder:
-            os.environ["GRADIO_TEMP_DIR"] = folder
+    with tempfile.TemporaryDirectory(prefix="lpkernel-demo-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        old = {number: signal.signal(number, leaving(Path(folder))) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
             yield Path(folder)
-    finally:
-        signal.signal(signal.SIGTERM, old)
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
 
 
-def application(engine: Engine) -> Any:
-    """The ASGI application of an engine's page."""
+def leaving(folder: Path) -> Callable[[int, Any], None]:
+    """A handler of signals that removes the folder and ends the process at once: no job that runs, no stream that is
+    open and no visitor who goes on sending can put it off."""
+
+    def leave(number: int, _: Any) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(128 + number)
+
+    return leave
+
+
+def application(engine: Engine, allowed: frozenset[str], folder: Path) -> Any:
+    """The ASGI application of an engine's page. allowed: from `guard.hosts`. folder: for files that come in."""
     check_installed()
     import gradio as gr
     from fastapi import FastAPI
 
-    from lpkernel.demo.page import build
+    from lpkernel.demo.page import Jobs, build
 
     here = files("lpkernel.demo")
     script = here.joinpath("page.js").read_text("utf-8")
+    page = build(engine)
     app = gr.mount_gradio_app(
         FastAPI(openapi_url=None, docs_url=None, redoc_url=None),
-        build(engine),
+        page,
         path="/",
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
         css=here.joinpath("page.css").read_text("utf-8"),
         head=f"<script>{script}</script>",
         footer_links=[],
+        run_history=False,
+        show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
-        max_file_size="64mb",
     )
-    return with_policy(app)
+    # A job may carry a picture and a mask of the bank's size, however badly they compress.
+    body = 2**20 + 12 * engine.autoencoder.image_size**2
+    guarded = Guard(app, Jobs(page), allowed, lambda path: data_url(engine.frame(path)), folder, body)
+    return with_policy(guarded)
 
 
 def with_policy(app: Any) -> Callable[..., Any]:
-    """The application with `POLICY` on every answer."""
+    """The application with `POLICY` on every answer, and no use of one by pages of other sites."""
+    added = [
+        (b"content-security-policy", POLICY.encode("ascii")),
+        (b"cross-origin-resource-policy", b"same-origin"),
+        (b"referrer-policy", b"no-referrer"),
+        (b"x-content-type-options", b"nosniff"),
+    ]
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         async def add(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message = {
-                    **message,
-                    "headers": [*message.get("headers", []), (b"content-security-policy", POLICY.encode("ascii"))],
-                }
+                message = {**message, "headers": [*message.get("headers", []), *added]}
             await send(message)
 
         await app(scope, receive, add)
@@ -112,13 +135,17 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(bound: socket.socket) -> str:
-    """What to type into the browser."""
+    """What to type into the browser of this machine."""
     host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    return f"http://{host_name({'0.0.0.0': '127.0.0.1', '::': '::1'}.get(host, host))}:{port}/"
 
 
-def server(app: Any) -> Any:
-    """A server for an application; `server(app).run(sockets=[bound])` serves until it is interrupted."""
+def server(app: Any, folder: Path) -> Any:
+    """A server for an application; its run(sockets=[bound]) serves until a signal ends the process and the folder."""
     import uvicorn
 
-    return uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=2))
+    # Who is behind a proxy is the proxy's word: places in the queue go by the address that connects.
+    config = uvicorn.Config(app, log_level="critical", ws="none", proxy_headers=False, server_header=False)
+    made = uvicorn.Server(config)
+    made.handle_exit = leaving(folder)  # type: ignore[method-assign, assignment]
+    return made

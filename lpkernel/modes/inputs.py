@@ -68,6 +68,11 @@ def read_input(
     return Input(canvas_array(bank, given, 1)[0], None, _mask(mask, box, (side, side)), None)
 
 
+def own_crop(bank: Bank, height: int, width: int) -> Crop | None:
+    """What is cut out of an image of this size by default: nothing of a square, which is taken for framed already."""
+    return None if height == width else bank.crop
+
+
 def _encoded(
     bank: Bank,
     image: ImageLike,
@@ -84,8 +89,8 @@ def _encoded(
     if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise InputError(f"image: got shape {pixels.shape}, expected (H, W, 3) uint8")
     height, width, _ = pixels.shape
-    if crop is None and height != width:
-        crop = bank.crop
+    if crop is None:
+        crop = own_crop(bank, height, width)
     whole, size = _mask(mask, box, (height, width)), autoencoder.image_size
     try:
         chosen = None if whole is None else square_mask(whole, size, crop)
