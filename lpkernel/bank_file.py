@@ -76,12 +76,10 @@ class _Header:
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
-        try:
-            self.data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: damaged bank: its description is not valid JSON") from error
-        if not isinstance(self.data, dict):
-            raise self.wrong("the description")
+        data = tensor_file.json_object(text.encode("utf-8", "surrogatepass"))
+        if data is None:
+            raise self.wrong("the description, a JSON object,")
+        self.data = data
 
     def wrong(self, what: str) -> InputError:
         return InputError(f"{self.path}: damaged bank: {what} is missing or wrong; build it again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import logging
 import os
@@ -9,12 +10,13 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-from PIL import ExifTags, Image, TiffTags, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffTags, UnidentifiedImageError, _imaging
 
 from lpkernel.errors import InputError
 from lpkernel.files import open_regular
@@ -137,11 +139,15 @@ def opened(file: str | Path | bytes) -> Iterator[Image.Image]:
         raise InputError(f"damaged: {_line(error) or type(error).__name__}") from error
 
 
+_READ = 64
+
+
 class _Wary(io.BufferedReader):
     """A file that ends the reading of a header which asks for more than an honest one.
 
     The tags of a TIFF directory may all name the same bytes, and the EXIF segments of a JPEG are joined to one:
-    from a megabyte of these Pillow would make gigabytes. `spare`: bytes that may yet be read; None for no bound.
+    from a megabyte of these Pillow would make gigabytes. `spare`: bytes that may yet be read, where each read counts
+    as `_READ` more, since some headers are read byte by byte; None for no bound.
     """
 
     def __init__(self, file: Any) -> None:
@@ -153,7 +159,7 @@ class _Wary(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
         if self.spare is not None:
-            self.spare -= len(data)
+            self.spare -= len(data) + _READ
             self.exif -= len(data) if data.startswith(b"Exif\0\0") else 0
             if self.spare < 0 or self.exif < 0:
                 raise InputError("damaged: its header asks for more than the file holds")
@@ -185,11 +191,22 @@ def _quiet() -> Iterator[None]:
                 _kept_filters.__exit__(None, None, None)
 
 
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff, whose errors Pillow raises, from printing them, too."""
+    with suppress(OSError, AttributeError):  # built into Pillow without its names
+        set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
+        set_handler.argtypes, set_handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+        set_handler(None)
+
+
 def _check(image: Image.Image) -> None:
     """Raise InputError for an image that is too large, or whose decoder could be made to run for minutes."""
     if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
         limits = f"{MAX_PIXELS} pixels and {MAX_SIDE} a side"
         raise InputError(f"{image.width}x{image.height} pixels, expected at most {limits}; shrink it")
+    if image.format == "TIFF":
+        _silence_libtiff()
     if any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", [])):
         raise InputError("a run-length coded BMP, expected a plain one; save it as PNG")
 

@@ -35,6 +35,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGN = 64  # the data section starts at a multiple of this
 _MAX_HEADER = 1 << 24  # bytes: half a million names; JSON can take thirty times its length in memory
+_MAX_BRACKETS = 1 << 19  # each may make a list, which takes longer and more memory than any name
 MAPPED_FROM = 32 << 20  # bytes of a file up to which nothing of it is mapped
 _MAX_AXES = 8
 
@@ -78,6 +79,15 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
             file.write(_bytes(tensors[name]))
 
 
+def json_object(text: bytes) -> dict[str, Any] | None:
+    """The JSON object that UTF-8 text holds; None for any other text, and for one of too many lists."""
+    try:
+        value = json.loads(text.decode()) if text.count(b"[") + text.count(b"{") <= _MAX_BRACKETS else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _header(path: Path, file: BufferedReader, size: int) -> tuple[dict[str, object], int]:
     if size < 8:
         raise InputError(f"{path}: {size} bytes are too few for a safetensors file")
@@ -85,11 +95,8 @@ def _header(path: Path, file: BufferedReader, size: int) -> tuple[dict[str, obje
     text = file.read(length) if length <= min(size - 8, _MAX_HEADER) else b""
     if len(text) < length or not text.startswith(b"{"):
         raise InputError(f"{path}: not a safetensors file, or cut short")
-    try:
-        header = json.loads(text.decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: damaged, its header is not valid JSON") from error
-    if not isinstance(header, dict):
+    header = json_object(text)
+    if header is None:
         raise InputError(f"{path}: damaged, its header is not a JSON object")
     return header, 8 + length
 
