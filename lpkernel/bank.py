@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lpkernel import pca as pca_module
+from lpkernel import tensor_file
 from lpkernel.bank_checks import INT16_CODES, check_bank, fixed_limit, within_limit
 from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.pca import PCA
@@ -73,7 +74,7 @@ def _array(value: object, what: str, axes: int) -> np.ndarray:
 class Bank:
     """B encoded images. Make one with `build`, `from_codes`, `from_latents`, `load` or `default`.
 
-    Treat it and its arrays as read-only (those of a loaded bank are: they are views of the file).
+    Treat it and its arrays as read-only (those of a loaded bank are; large latents are views of the file).
 
     codes             (B, M, M) int16 (V <= 32768) or int32 in [0, V); None for a continuous autoencoder
     codebook          (V, L) float32, or None
@@ -134,7 +135,8 @@ class Bank:
         InputError for the first instead. `limit`: only the first so many. `attributes`: a CelebA or
         CelebAMask-HQ text file joined by file name, or name -> bool for each image given. `batch` images
         are encoded at once. `progress(done, total)` is called after each batch. `cache`: a folder for
-        what is encoded so far, so that a killed build continues (`ingest.discard_cache` removes it).
+        what is encoded so far, so that a killed build continues (`shards.discard_cache` removes it). A second
+        build that is given it meanwhile raises InputError.
         """
         from lpkernel.ingest import encode_images
 
@@ -262,7 +264,7 @@ class Bank:
 
     @classmethod
     def load(cls, path: str | Path, verify: bool = False) -> Bank:
-        """Map a saved bank: arrays are read-only views of the file, read from disk when first touched.
+        """A saved bank. Codes are read; the latents of files above 32 MiB are mapped: read when first touched.
 
         The header, shapes, types and codes are always checked; `verify` also reads everything and
         compares its SHA-256. Raises InputError, one line, for any file that is not a sound bank.
@@ -328,11 +330,17 @@ class Bank:
         """L, numbers in a latent vector before PCA."""
         return int(self.pca.components.shape[1])
 
+    def check_file(self) -> None:
+        """Raise InputError if the file that latents are mapped from was cut short: touching them ends the process."""
+        tensor_file.check_mapped(self.latents, self.fixed_latents)
+
     def level(self, m: int) -> np.ndarray:
         """The bank at grid side m, 1 <= m <= M: (B, m, m, C) int16, contiguous; computed once and kept.
 
-        Raises InputError for another m, or when the stored latents exceed the limit (a damaged file).
+        Raises InputError for another m, when the stored latents exceed the limit (a damaged file), and when a mapped
+        file was cut short.
         """
+        self.check_file()
         if not 1 <= m <= self.grid:
             raise InputError(f"scale side {m}, expected 1 to {self.grid}, the grid of the bank")
         if m not in self._levels:
@@ -353,6 +361,7 @@ class Bank:
         if self.codes is not None and self.fixed_codebook is not None:
             return self.fixed_codebook[self.codes[images]]
         assert self.fixed_latents is not None
+        self.check_file()
         values = self.fixed_latents[images]
         if not within_limit(values, self.limit):  # not looked at when the file was mapped, to keep that lazy
             raise InputError(
@@ -385,8 +394,9 @@ class Bank:
         """Cell (y, x) of image n taken from bank image sources[n, y, x] at (y, x).
 
         sources (N, M, M) integers in [0, B) -> codes (N, M, M) int64 or latents (N, M, M, L) float32.
-        Raises InputError for other shapes, types or values.
+        Raises InputError for other shapes, types or values, and when a mapped file was cut short.
         """
+        self.check_file()
         sources = np.asarray(sources)
         cells = (self.grid, self.grid)
         if sources.ndim != 3 or sources.shape[1:] != cells or not np.issubdtype(sources.dtype, np.integer):

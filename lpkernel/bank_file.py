@@ -2,8 +2,8 @@
 
 Tensors: the PCA, the codebook with its fixed-point rows and the codes, or the float16 latents with their
 fixed-point values; attributes as bits. The header's metadata holds the rest as JSON, and a SHA-256 of all
-of it. That checksum is compared only when asked, because mapping a file should not read it; what could
-make a kernel read outside an array (shapes, codes, the limit of the codebook) is always checked.
+of it. That checksum is compared only when asked, because mapping latents should not read them; what could
+make a kernel read outside an array (shapes, codes, the limit of the codebook) is always read and checked.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT = "lpbank"
 VERSION = 1
 _ARRAYS = ("codes", "codebook", "fixed_codebook", "latents", "fixed_latents")
+_MAPPED = _ARRAYS[3:]  # decoded and compared, never an index: another process may write into the file at any time
 _PCA = ("mean", "components", "explained")
 
 
@@ -33,6 +34,7 @@ def save(bank: Bank, path: Path) -> None:
     """Write `bank`, whole or not at all. Raises InputError for a missing folder, OSError from the system."""
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
+    bank.check_file()
     tensors = {name: getattr(bank, name) for name in _ARRAYS if getattr(bank, name) is not None}
     tensors |= {f"pca_{name}": getattr(bank.pca, name) for name in _PCA}
     if bank.attributes:
@@ -74,12 +76,10 @@ class _Header:
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
-        try:
-            self.data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: damaged bank: its description is not valid JSON") from error
-        if not isinstance(self.data, dict):
-            raise self.wrong("the description")
+        data = tensor_file.json_object(text.encode("utf-8", "surrogatepass"))
+        if data is None:
+            raise self.wrong("the description, a JSON object,")
+        self.data = data
 
     def wrong(self, what: str) -> InputError:
         return InputError(f"{self.path}: damaged bank: {what} is missing or wrong; build it again")
@@ -122,7 +122,7 @@ def _attributes(header: _Header, packed: np.ndarray | None, size: int) -> dict[s
 
 def read_fields(path: Path, verify: bool) -> dict[str, Any]:
     """Keyword arguments for `Bank` from a file. Raises InputError, one line, for any other file."""
-    tensors, metadata = tensor_file.read(path)
+    tensors, metadata = tensor_file.read(path, _MAPPED)
     text = _metadata(path, metadata)
     header = _Header(path, text)
     if verify and metadata.get("sha256") != tensor_file.digest(tensors, text):

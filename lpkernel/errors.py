@@ -10,7 +10,10 @@ SHOWN = 60  # characters of the user's text repeated in a message
 
 
 class LpkernelError(Exception):
-    """Base of the errors below."""
+    """Base of the errors below. The message is one line that a terminal can show, whatever names are in it."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class InputError(LpkernelError, ValueError):
@@ -26,6 +29,11 @@ class MissingExtra(LpkernelError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package}: pip install 'lpkernel[{extra}]'")
+
+
+def printable(text: str) -> str:
+    """The text with what is not printable (line breaks, escapes, bytes that are no UTF-8) written as in Python."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def short(text: str) -> str:

@@ -1,12 +1,46 @@
-"""Writing files so that a reader sees the old content or the new, never half of it."""
+"""Opening files that others made, and writing so that a reader sees the old content or the new, never half of it."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
+
+_ENDS = 1 << 16  # bytes at either end of a file that `content_stamp` reads
+
+
+def open_regular(path: str | Path) -> BufferedReader:
+    """A file, open for reading. Raises OSError for what is none: a pipe would wait for ever, a device never end."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except ValueError as error:  # a null byte
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(handle, "rb")
+
+
+def content_stamp(path: Path) -> str:
+    """What changes when a file's content does: its size, time of change, and a hash of its first and last 64 KiB.
+
+    Raises OSError as `open_regular` does.
+    """
+    with open_regular(path) as file:
+        status = os.fstat(file.fileno())
+        ends = os.pread(file.fileno(), _ENDS, 0)
+        if status.st_size > _ENDS:
+            ends += os.pread(file.fileno(), _ENDS, max(_ENDS, status.st_size - _ENDS))
+    return f"{status.st_size} {status.st_mtime_ns} {hashlib.sha256(ends).hexdigest()}"
 
 
 @contextmanager
@@ -17,16 +51,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     system reports it; `path` is then untouched.
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    # made as any new file, so that the system gives it its mode: asking for the umask would clear it for all threads
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
         os.replace(partial, path)
     except BaseException as error:
         if isinstance(error, OSError) and error.filename is None:

@@ -1,8 +1,8 @@
 """From image files to codes or latents: reading, batched encoding, and going on after a kill.
 
 Sources are taken in shards. With a cache folder each encoded shard is a file whose name is a hash of
-everything that determines it (autoencoder, crop, resize filter, and each source's name, size and time of
-change), so a later run takes up whatever still fits and passes over the rest.
+everything that determines it (autoencoder, crop, resize filter, and each source's name, size, time of change
+and ends), so a later run takes up whatever still fits and passes over the rest.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +20,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from lpkernel import tensor_file
 from lpkernel.attributes import read_attributes
 from lpkernel.bank import default_names
 from lpkernel.errors import InputError
-from lpkernel.files import atomic_path
+from lpkernel.files import content_stamp
 from lpkernel.images import RESIZE_FILTER, Crop, find_images, load_image, square
+from lpkernel.shards import Problem, owned, read_shard, write_shard
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
@@ -35,7 +34,6 @@ SHARD = 256  # sources encoded between two writes to the cache
 
 Images = str | Path | Sequence[str | Path] | np.ndarray
 Progress = Callable[[int, int], None]
-Problem = tuple[str, str]  # name of a source, why it cannot be used
 
 
 @dataclass
@@ -53,12 +51,20 @@ class Encoded:
 
 @dataclass(frozen=True)
 class _Source:
-    """One image to encode. `stamp` changes when its content does."""
+    """One image to encode."""
 
     name: str
     bytes: int
-    stamp: str
     content: Path | np.ndarray
+
+    def stamp(self) -> str:
+        """What changes when the content does."""
+        if isinstance(self.content, np.ndarray):
+            return hashlib.sha256(self.content.tobytes()).hexdigest()
+        try:
+            return content_stamp(self.content)
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
 
     def read(self, size: int, crop: Crop | None) -> np.ndarray | Problem:
         try:
@@ -71,10 +77,9 @@ class _Source:
 
 def _file_source(name: str, path: Path) -> _Source:
     try:
-        status = path.stat()
+        return _Source(name, path.stat().st_size, path)
     except (OSError, ValueError):  # reading it will give the reason
-        return _Source(name, 0, "missing", path)
-    return _Source(name, status.st_size, f"{status.st_size} {status.st_mtime_ns}", path)
+        return _Source(name, 0, path)
 
 
 def _sources(images: Images) -> tuple[list[_Source], list[str] | None]:
@@ -83,10 +88,7 @@ def _sources(images: Images) -> tuple[list[_Source], list[str] | None]:
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
             raise InputError(f"images are {images.dtype} {images.shape}, expected uint8 (B, H, W, 3)")
         names = default_names(len(images))
-        return [
-            _Source(name, image.nbytes, hashlib.sha256(image.tobytes()).hexdigest(), image)
-            for name, image in zip(names, images, strict=True)
-        ], None
+        return [_Source(name, image.nbytes, image) for name, image in zip(names, images, strict=True)], None
     if isinstance(images, str | Path):
         folder = Path(images)
         names = find_images(folder)
@@ -129,7 +131,8 @@ def encode_images(
     """Encode a folder, a list of files or (B, H, W, 3) uint8 images; options as in `Bank.build`.
 
     Raises InputError when there is nothing to encode, when `strict` and a source cannot be used, for a
-    bad attribute table, and for an autoencoder whose output does not have its stated shape.
+    bad attribute table, for an autoencoder whose output does not have its stated shape, and when another build
+    owns the cache folder.
     """
     if batch < 1 or (limit is not None and limit < 1):
         raise InputError(f"batch={batch}, limit={limit}: both must be at least 1")
@@ -137,18 +140,20 @@ def encode_images(
     given = len(sources)
     sources = sources[:limit]
     table = _attributes_of(attributes, sources, given)  # before the long work
-    work = _Work(autoencoder, crop, strict, batch, None if cache is None else Path(cache))
+    folder = None if cache is None else Path(cache)
+    work = _Work(autoencoder, crop, strict, batch, folder)
     values: list[np.ndarray] = []
     skipped: list[Problem] = []
     done = 0
-    for start in range(0, len(sources), SHARD):
-        shard = sources[start : start + SHARD]
-        for count, part, problems in work.encode(shard):
-            values += [part] if len(part) else []
-            skipped += problems
-            done += count
-            if progress is not None:
-                progress(done, len(sources))
+    with nullcontext() if folder is None else owned(folder):
+        for start in range(0, len(sources), SHARD):
+            shard = sources[start : start + SHARD]
+            for count, part, problems in work.encode(shard):
+                values += [part] if len(part) else []
+                skipped += problems
+                done += count
+                if progress is not None:
+                    progress(done, len(sources))
     if not values:
         reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise InputError(f"none of the {len(sources)} images can be used{reason}")
@@ -173,16 +178,11 @@ class _Work:
         self, autoencoder: Autoencoder, crop: Crop | None, strict: bool, batch: int, cache: Path | None
     ) -> None:
         self.autoencoder, self.crop, self.strict, self.batch, self.cache = autoencoder, crop, strict, batch, cache
-        if cache is not None:
-            try:
-                cache.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"cannot make the folder {cache}: {error.strerror}") from error
 
     def encode(self, shard: list[_Source]) -> Iterator[tuple[int, np.ndarray, list[Problem]]]:
         """Sources done, their values and problems: at once when the shard is cached, else batch by batch."""
         path = None if self.cache is None else self.cache / f"{self._key(shard)}.shard"
-        cached = None if path is None else _read_shard(path)
+        cached = None if path is None else read_shard(path)
         if cached is not None and not (self.strict and cached[1]):
             yield len(shard), *cached
             return
@@ -196,20 +196,18 @@ class _Work:
             skipped += problems
             if path is not None and start + self.batch >= len(shard):
                 kept = [part for part in values if len(part)]
-                _write_shard(path, np.concatenate(kept) if kept else None, skipped)
+                write_shard(path, np.concatenate(kept) if kept else None, skipped)
             yield len(part), encoded, problems
 
     def _key(self, shard: list[_Source]) -> str:
         ae = self.autoencoder
         identity = [ae.name, ae.fingerprint, ae.image_size, ae.grid, self.crop, RESIZE_FILTER]
-        sources = [(source.name, source.stamp) for source in shard]
+        sources = [(source.name, source.stamp()) for source in shard]
         return hashlib.sha256(json.dumps([identity, sources]).encode()).hexdigest()
 
     def _read(self, part: list[_Source]) -> tuple[np.ndarray, list[Problem]]:
         size = self.autoencoder.image_size
-        # Pillow warns of damage that load_image reports or that does no harm; the filters are one for all threads
-        with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            warnings.filterwarnings("ignore", module="PIL")
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             results = list(pool.map(lambda source: source.read(size, self.crop), part))
         problems = [result for result in results if isinstance(result, tuple)]
         if problems and self.strict:
@@ -231,33 +229,3 @@ class _Work:
             raise InputError(f"{got}, expected {expected} with M={ae.grid}")
         with np.errstate(over="ignore"):  # Bank.from_latents refuses what float16 cannot hold
             return values.astype(np.int32 if discrete else np.float16)
-
-
-def _write_shard(path: Path, values: np.ndarray | None, skipped: list[Problem]) -> None:
-    tensors = {} if values is None else {"values": values}
-    text = json.dumps(skipped)
-    with atomic_path(path) as partial:
-        tensor_file.write(partial, tensors, {"skipped": text, "sha256": tensor_file.digest(tensors, text)})
-
-
-def _read_shard(path: Path) -> tuple[np.ndarray, list[Problem]] | None:
-    """Content of a shard, None when it is missing or damaged."""
-    try:
-        tensors, metadata = tensor_file.read(path)
-    except InputError:
-        return None
-    text = metadata.get("skipped", "")
-    if metadata.get("sha256") != tensor_file.digest(tensors, text):
-        return None
-    values = tensors.get("values", np.empty((0, 0, 0), np.int32))
-    return values, [(name, reason) for name, reason in json.loads(text)]
-
-
-def discard_cache(cache: str | Path) -> None:
-    """Remove a cache folder of `encode_images`: its shards and, if nothing else is in it, the folder."""
-    folder = Path(cache)
-    for pattern in ("*.shard", ".*.shard.*.part"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()

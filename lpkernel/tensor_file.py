@@ -1,8 +1,9 @@
-"""The safetensors layout, written in a stream and read as a map of the file.
+"""The safetensors layout, written in a stream; read into memory, or as a map of the file.
 
 Layout: 8-byte little-endian header length, JSON header (dtype, shape and byte range of each tensor, and
-a `__metadata__` of strings), then the bytes. The safetensors package itself copies numpy tensors to the
-heap; here an array is a read-only view of the mapped file, so opening costs nothing until data is touched.
+a `__metadata__` of strings), then the bytes. What is read into memory cannot change any more. A large tensor
+may be mapped instead, a read-only view of the file that costs nothing until it is touched; what then happens to
+the file shows in it, and `check_mapped` is to be asked first, since touching what was cut off ends the process.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ import json
 import math
 import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lpkernel.errors import InputError
+from lpkernel.files import open_regular
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -30,7 +34,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGN = 64  # the data section starts at a multiple of this
-_MAX_HEADER = 100_000_000  # bytes, the limit of the safetensors package
+_MAX_HEADER = 1 << 24  # bytes: half a million names; JSON can take thirty times its length in memory
+_MAX_BRACKETS = 1 << 19  # each may make a list, which takes longer and more memory than any name
+MAPPED_FROM = 32 << 20  # bytes of a file up to which nothing of it is mapped
 _MAX_AXES = 8
 
 
@@ -49,7 +55,10 @@ def digest(tensors: Mapping[str, np.ndarray], *texts: str) -> str:
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file. Equal input gives equal bytes. Raises OSError as the system reports it."""
+    """Write a safetensors file; equal input gives equal bytes.
+
+    Raises InputError when names and metadata take more than 16 MiB, OSError as the system reports it.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     # widest elements first keeps every tensor aligned without holes, which the format forbids
     order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
@@ -61,6 +70,8 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % _ALIGN)
+    if len(text) > _MAX_HEADER:
+        raise InputError(f"names and labels take {len(text)} bytes, expected at most {_MAX_HEADER}; shorten them")
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
@@ -68,29 +79,24 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
             file.write(_bytes(tensors[name]))
 
 
-def _open(path: Path) -> mmap.mmap:
+def json_object(text: bytes) -> dict[str, Any] | None:
+    """The JSON object that UTF-8 text holds; None for any other text, and for one of too many lists."""
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < 8:
-                raise InputError(f"{path}: {size} bytes are too few for a safetensors file")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path, an empty map
-        if isinstance(error, InputError):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {path}: {reason}") from error
+        value = json.loads(text.decode()) if text.count(b"[") + text.count(b"{") <= _MAX_BRACKETS else None
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
-def _header(path: Path, data: mmap.mmap) -> tuple[dict[str, object], int]:
-    length = int.from_bytes(data[:8], "little")
-    if length > min(len(data) - 8, _MAX_HEADER) or data[8:9] != b"{":
+def _header(path: Path, file: BufferedReader, size: int) -> tuple[dict[str, object], int]:
+    if size < 8:
+        raise InputError(f"{path}: {size} bytes are too few for a safetensors file")
+    length = int.from_bytes(file.read(8), "little")
+    text = file.read(length) if length <= min(size - 8, _MAX_HEADER) else b""
+    if len(text) < length or not text.startswith(b"{"):
         raise InputError(f"{path}: not a safetensors file, or cut short")
-    try:
-        header = json.loads(data[8 : 8 + length].decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: damaged, its header is not valid JSON") from error
-    if not isinstance(header, dict):
+    header = json_object(text)
+    if header is None:
         raise InputError(f"{path}: damaged, its header is not a JSON object")
     return header, 8 + length
 
@@ -99,7 +105,17 @@ def _is_size(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _view(path: Path, data: mmap.mmap, start: int, name: str, entry: object) -> tuple[int, int, np.ndarray]:
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies in the data section, and what it is."""
+
+    begin: int
+    end: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+def _place(path: Path, size: int, start: int, name: str, entry: object) -> _Place:
     bad = InputError(f"{path}: damaged, tensor {name[:40]!r} is not described correctly in the header")
     if not isinstance(entry, dict):
         raise bad
@@ -117,30 +133,70 @@ def _view(path: Path, data: mmap.mmap, start: int, name: str, entry: object) -> 
     begin, end = offsets
     kind = DTYPES[dtype]
     count = math.prod(shape)
-    if count < 1 or end - begin != count * kind.itemsize or start + end > len(data):
+    if count < 1 or end - begin != count * kind.itemsize or start + end > size:
         raise bad
     if (start + begin) % kind.itemsize:
         raise bad
-    return begin, end, np.frombuffer(data, kind, count, start + begin).reshape(shape)
+    return _Place(begin, end, kind, tuple(shape))
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Tensors (read-only views of the mapped file) and metadata of a safetensors file.
+def _content(path: Path, file: BufferedReader, offset: int, place: _Place) -> np.ndarray:
+    array = np.empty(place.shape, place.dtype)
+    file.seek(offset)
+    if file.readinto(_bytes(array)) < array.nbytes:
+        raise InputError(f"{path}: cut short while it was read; copy the file again")
+    array.flags.writeable = False
+    return array
+
+
+def read(path: Path, mapped: Collection[str] = ()) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Tensors (read-only) and metadata of a safetensors file; those named in `mapped` are mapped if the file is large.
 
     Everything the header claims is checked against the file before anything is allocated: types, shapes,
     byte ranges without overlap or hole, alignment. Raises InputError, one line, for any other file.
     """
-    data = _open(path)
-    header, start = _header(path, data)
+    try:
+        with open_regular(path) as file:
+            return _read(path, file, mapped)
+    except MemoryError as error:
+        raise InputError(f"{path}: too large for the memory") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _read(path: Path, file: BufferedReader, mapped: Collection[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    size = os.fstat(file.fileno()).st_size
+    header, start = _header(path, file, size)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise InputError(f"{path}: damaged, its metadata is not a table of texts")
-    views = {name: _view(path, data, start, name, entry) for name, entry in header.items()}
+    places = {name: _place(path, size, start, name, entry) for name, entry in header.items()}
     covered = 0
-    for name, (begin, end, _) in sorted(views.items(), key=lambda item: item[1][0]):
-        if begin != covered:
+    for name, place in sorted(places.items(), key=lambda item: item[1].begin):
+        if place.begin != covered:
             raise InputError(f"{path}: damaged, tensor {name[:40]!r} overlaps another or leaves a hole")
-        covered = end
-    if start + covered != len(data):
-        raise InputError(f"{path}: {len(data)} bytes, its header describes {start + covered}; copy the file again")
-    return {name: view for name, (_, _, view) in views.items()}, metadata
+        covered = place.end
+    if start + covered != size:
+        raise InputError(f"{path}: {size} bytes, its header describes {start + covered}; copy the file again")
+    data = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size > MAPPED_FROM and mapped else None
+    tensors = {}
+    for name, place in places.items():
+        offset = start + place.begin
+        if data is not None and name in mapped:
+            flat = np.frombuffer(data, place.dtype, math.prod(place.shape), offset)
+            tensors[name] = flat.reshape(place.shape)
+        else:
+            tensors[name] = _content(path, file, offset, place)
+    return tensors, metadata
+
+
+def check_mapped(*arrays: np.ndarray | None) -> None:
+    """Raise InputError if an array is a view of a mapped file that has been cut short since."""
+    for array in arrays:
+        owner: Any = array
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        owner = owner.obj if isinstance(owner, memoryview) else owner
+        if isinstance(owner, mmap.mmap) and owner.size() < len(owner):  # the size of the file, and of the map
+            left = f"{owner.size()} of {len(owner)} bytes are left"
+            raise InputError(f"the file was cut short while it was open: {left}; copy or build it again, then load it")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import io
 import json
 import sys
 from importlib.resources import files
@@ -21,6 +20,8 @@ import numpy as np
 import resvg_py
 from dicebear import Avatar, Style
 from PIL import Image
+
+from lpkernel.images import load_pixels
 
 STYLE = "open-peeps"
 SKINS = {"#ffdbb4": "Pale", "#edb98a": "Light", "#d08b5b": "Tan", "#ae5d29": "Brown", "#694d3d": "Dark"}
@@ -80,10 +81,7 @@ def draw(index: int, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
     """Avatar `index`: (size, size, 3) uint8 on white, and its (len(NAMES),) bool attributes."""
     avatar = Avatar(_style(), {"seed": str(index), "size": size})
     png = bytes(resvg_py.svg_to_bytes(svg_string=avatar.to_string(), width=size, height=size))
-    image = Image.open(io.BytesIO(png)).convert("RGBA")
-    page = Image.new("RGBA", image.size, "white")
-    page.alpha_composite(image)
-    return np.asarray(page.convert("RGB")), _attributes(avatar.to_json()["options"])
+    return load_pixels(png), _attributes(avatar.to_json()["options"])
 
 
 def main() -> int:

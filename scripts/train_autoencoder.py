@@ -33,6 +33,7 @@ from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
 from lpkernel.autoencoder.embedded import load_compact
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
 from lpkernel.files import atomic_path
+from lpkernel.images import load_pixels
 
 TRAIN_FACES = 899
 AVATARS_SHARE = 0.25
@@ -43,7 +44,7 @@ class Data:
     """Random training batches and the two held-out sets, as (N, 3, 128, 128) in [-1, 1]."""
 
     def __init__(self, seed: int, avatar_count: int) -> None:
-        photographs = [Image.open(path).convert("RGB") for path in packages.face_files()]
+        photographs = [Image.fromarray(load_pixels(path)) for path in packages.face_files()]
         self.photographs = photographs[:TRAIN_FACES]
         tight = [photograph.crop(packages.FACE_CROP) for photograph in photographs[TRAIN_FACES:]]
         self.held_out = _batch([face.resize((128, 128), Image.Resampling.BICUBIC) for face in tight])

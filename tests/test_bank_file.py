@@ -68,7 +68,11 @@ def first_owner(array: np.ndarray) -> object:
 
 
 @pytest.mark.parametrize("kind", ["codes", "latents"])
-def test_round_trip_is_exact_mapped_and_repeatable(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mapped_from", [0, tensor_file.MAPPED_FROM])
+def test_round_trip_is_exact_and_repeatable(
+    kind: str, mapped_from: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_file, "MAPPED_FROM", mapped_from)
     bank = make(kind)
     bank.save(tmp_path / "a.lpbank")
     loaded = Bank.load(tmp_path / "a.lpbank", verify=True)
@@ -80,7 +84,8 @@ def test_round_trip_is_exact_mapped_and_repeatable(kind: str, tmp_path: Path) ->
     for name in ARRAYS:
         array = getattr(loaded, name)
         if array is not None:
-            assert isinstance(first_owner(array), mmap.mmap) and not array.flags.writeable and array.flags.aligned
+            assert isinstance(first_owner(array), mmap.mmap) == ("latents" in name and mapped_from == 0)
+            assert not array.flags.writeable and array.flags.aligned
     loaded.save(tmp_path / "b.lpbank")
     assert (tmp_path / "a.lpbank").read_bytes() == (tmp_path / "b.lpbank").read_bytes()
     loaded.save(tmp_path / "a.lpbank")  # over the file that is mapped

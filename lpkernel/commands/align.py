@@ -26,7 +26,7 @@ from lpkernel.commands.common import (
     write_json,
 )
 from lpkernel.errors import InputError
-from lpkernel.files import atomic_path
+from lpkernel.files import atomic_path, content_stamp
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,13 +139,12 @@ def _one(path: Path, name: str, target: Target, framing: Framing, every: bool) -
     from lpkernel import align
 
     try:
-        status = path.stat()
+        stamp = content_stamp(path)
     except OSError as error:
         raise InputError(error.strerror or "cannot be read") from error
     origin = {
         "photograph": name,
-        "bytes": status.st_size,
-        "modified_ns": status.st_mtime_ns,
+        "stamp": stamp,
         "size": framing.size,
         "eyes": list(framing.eyes),
         "every": every,
@@ -183,14 +182,19 @@ class Target:
 
     def record(self, name: str) -> dict[str, Any] | None:
         """What a file that is there was made from; None if there is none. Raises InputError for another's file."""
+        from lpkernel.images import opened
+
         path = self.folder / name
         if not path.exists():
             return None
         try:
-            with Image.open(path) as image:
-                return dict(json.loads(image.info[RECORD]))
-        except (OSError, KeyError, ValueError, SyntaxError):
-            raise InputError(f"{path} is there and was not written by lpkernel align; move it") from None
+            with opened(path) as image:
+                record = json.loads(image.info[RECORD])
+            if record["origin"] and all(Path(fact["image"]).name for fact in record["faces"]):
+                return dict(record)
+        except (InputError, KeyError, TypeError, ValueError, RecursionError):
+            pass
+        raise InputError(f"{path} is there and was not written by lpkernel align; move it")
 
     def write(self, name: str, pixels: NDArray[np.uint8], record: dict[str, Any]) -> None:
         self.record(name)  # another's file stays

@@ -48,7 +48,7 @@ def register(commands: Any) -> None:
 
 def run_build(args: argparse.Namespace) -> None:
     from lpkernel import Bank, load_autoencoder
-    from lpkernel.ingest import discard_cache
+    from lpkernel.shards import discard_cache
 
     # before the encoding, which may take hours
     if args.out.is_dir() or not args.out.parent.is_dir():

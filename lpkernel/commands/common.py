@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, printable
 from lpkernel.files import atomic_path
 
 if TYPE_CHECKING:
@@ -186,13 +186,13 @@ def report(args: argparse.Namespace, result: dict[str, Any], lines: list[str]) -
     if args.json:
         print(json.dumps(result, indent=2))
     elif not args.quiet:
-        print("\n".join(lines))
+        print("\n".join(map(printable, lines)))
 
 
 def list_skipped(skipped: list[tuple[str, str]]) -> None:
     """Names and reasons of files that could not be used, a line each on stderr."""
     for name, reason in skipped[:SKIPPED_SHOWN]:
-        print(f"lpkernel: skipped {name}: {reason}", file=sys.stderr)
+        print(printable(f"lpkernel: skipped {name}: {reason}"), file=sys.stderr)
     if len(skipped) > SKIPPED_SHOWN:
         print(f"lpkernel: skipped {len(skipped) - SKIPPED_SHOWN} more; --json lists all", file=sys.stderr)
 

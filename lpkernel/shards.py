@@ -1,0 +1,122 @@
+"""The cache folder of a build: shards of what is encoded, each whole or not there, and one owner at a time.
+
+The owner holds a lock on the file `lock` in the folder. The system drops it when the process ends, however it ends,
+so a folder whose owner is dead is taken over as it is. Nothing is deleted but files that bear a shard's name, and
+nothing through a link.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from lpkernel import tensor_file
+from lpkernel.errors import InputError, short
+from lpkernel.files import atomic_path
+
+LOCK = "lock"
+_TRIES = 100
+_OURS = re.compile(r"[0-9a-f]{64}\.shard|\.[0-9a-f]{64}\.shard\.[0-9a-z_]+\.part")  # the second left by a killed write
+
+Problem = tuple[str, str]  # name of a source, why it cannot be used
+
+
+def write_shard(path: Path, values: np.ndarray | None, skipped: list[Problem]) -> None:
+    """Write the values of a shard, if any, and its problems."""
+    tensors = {} if values is None else {"values": values}
+    text = json.dumps(skipped)
+    with atomic_path(path) as partial:
+        tensor_file.write(partial, tensors, {"skipped": text, "sha256": tensor_file.digest(tensors, text)})
+
+
+def read_shard(path: Path) -> tuple[np.ndarray, list[Problem]] | None:
+    """Content of a shard, None when it is missing or damaged."""
+    try:
+        tensors, metadata = tensor_file.read(path)
+    except InputError:
+        return None
+    text = metadata.get("skipped", "")
+    if metadata.get("sha256") != tensor_file.digest(tensors, text):
+        return None
+    values = tensors.get("values", np.empty((0, 0, 0), np.int32))
+    return values, [(name, reason) for name, reason in json.loads(text)]
+
+
+class Busy(InputError):
+    """The folder belongs to another build."""
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[int]:
+    """Own the cache folder, made if need be, for as long as the block runs. Yields a descriptor of it.
+
+    Raises Busy when another build owns it, InputError when it cannot be made, is a link, or holds a `lock` that is no
+    file of ours.
+    """
+    try:
+        place, held = _lock(folder)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    with held:
+        try:
+            yield place
+        finally:
+            with suppress(OSError):
+                os.unlink(LOCK, dir_fd=place)  # still locked: whoever waits for this file looks for it anew
+
+
+def _lock(folder: Path) -> tuple[int, ExitStack]:
+    """A descriptor of the folder, and what closes it and its file `lock`, which is locked."""
+    if folder.is_symlink():
+        raise InputError(f"cache {folder} is a link, expected a folder; remove it")
+    for _ in range(_TRIES):
+        with ExitStack() as held, suppress(FileNotFoundError):  # its owner has just removed the file or the folder
+            folder.mkdir(parents=True, exist_ok=True)
+            place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            held.callback(os.close, place)
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            lock = os.open(LOCK, flags, 0o666, dir_fd=place)
+            held.callback(os.close, lock)
+            status = os.fstat(lock)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                raise InputError(f"cache: {folder / LOCK} is no file of a build; remove it")
+            _take(folder, lock)
+            if os.stat(LOCK, dir_fd=place, follow_symlinks=False).st_ino == status.st_ino:
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+                return place, held.pop_all()
+    raise Busy(f"cache {folder}: other builds keep making and removing it; give each a folder of its own")
+
+
+def _take(folder: Path, lock: int) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = " ".join(os.pread(lock, 200, 0).decode("utf-8", "replace").split())
+        by = f" ({short(owner)})" if owner else ""
+        raise Busy(f"another build of this bank is running{by} in {folder}; wait for it, or end it") from error
+    except OSError:
+        pass  # a file system without locks: two builds then do the same work twice, or again
+
+
+def discard_cache(cache: str | Path) -> None:
+    """Remove the shards of a cache folder and, if nothing else is in it, the folder; nothing if a build owns it."""
+    folder = Path(cache)
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with suppress(Busy), owned(folder) as place:
+        for name in os.listdir(place):
+            if _OURS.fullmatch(name):
+                with suppress(OSError):
+                    os.unlink(name, dir_fd=place)
+    with suppress(OSError):
+        folder.rmdir()

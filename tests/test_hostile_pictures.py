@@ -1,0 +1,65 @@
+"""Hostile pictures: read, or refused in one line, soon; no other program is started, and Pillow says nothing."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile import pictures, sandbox
+from PIL import Image
+
+from lpkernel.images import FORMATS, load_pixels, opened
+
+
+@pytest.mark.parametrize("name", pictures.CASES)
+def test_pictures(name: str) -> None:
+    outcome = sandbox.outcomes(pictures.__name__)[name]
+    assert sandbox.faults(outcome, refused=name in pictures.REFUSED, seconds=4.0) == []
+
+
+def test_there_are_many() -> None:
+    assert len(pictures.CASES) >= 250
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_read_under_any_name(kind: str, tmp_path: Path) -> None:
+    """The extension is for finding files; the content says what they are."""
+    content = pictures.picture(kind)
+    for extension in (*FORMATS[kind], ".png", ".jpg"):
+        (tmp_path / f"x{extension}").write_bytes(content)
+        with opened(tmp_path / f"x{extension}") as image:
+            assert image.format == kind
+    assert np.array_equal(load_pixels(content), load_pixels(tmp_path / "x.png"))
+
+
+def test_rows_are_converted_as_the_whole(tmp_path: Path) -> None:
+    """Pictures of more rows than are handled at once, transparent and turned."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (1300, 9, 4), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    page = Image.new("RGBA", (1300, 9), "white")
+    page.alpha_composite(Image.fromarray(np.rot90(pixels)))
+    assert np.array_equal(load_pixels(tmp_path / "x.png"), np.asarray(page.convert("RGB")))
+
+
+def test_the_users_filters_of_warnings_come_back(tmp_path: Path) -> None:
+    """Whatever the threads do: as many read at once as there are, and a file that Pillow warns of is among them."""
+    (tmp_path / "odd.tif").write_bytes(pictures.tiff(pictures.plain(a34665=(4, 2**32 - 1), a305=(2, [65] * 99))))
+    Image.new("RGB", (99, 99)).save(tmp_path / "plain.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        threads = [
+            threading.Thread(target=lambda name=name: [load_pixels(tmp_path / name) for _ in range(50)])
+            for name in ("odd.tif", "plain.png") * 3
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert list(warnings.filters) == before
