@@ -23,7 +23,6 @@ import shlex
 import shutil
 import subprocess
 import sysconfig
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ def compile_flags() -> list[str]:
     """Flags of every C++ file. No fused multiply-add, no fast-math, no -march: same bits on every machine."""
     level = ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3"]
     checks = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-wrapv", "-g"] if SANITIZERS else []
-    return [*level, *checks, "-Wall", "-Wextra", "-ffp-contract=off"]
+    return [*level, *checks, "-pthread", "-Wall", "-Wextra", "-ffp-contract=off"]
 
 
 # Flags of the files that are compiled for one instruction set; which of them runs is asked of the machine.
@@ -160,16 +159,13 @@ class BuildNative(build_ext):
                 self.extensions = [other for other in self.extensions if other is not ext]
 
     def _build_cpp(self, ext: Any) -> dict[str, Any]:
-        """As always, but with OpenMP where the compiler has it, and each file with its own instruction set."""
+        """As always, but each file with its own instruction set."""
         plain = self.compiler._compile
 
         def compile_one(obj: str, src: str, kind: str, cc_args: list[str], postargs: list[str], pp_opts: Any) -> None:
             own = ISA_FLAGS.get(Path(src).name, "").split() if X86 else []
             plain(obj, src, kind, cc_args, [*postargs, *own], pp_opts)
 
-        if self._has_openmp():
-            ext.extra_compile_args.append("-fopenmp")
-            ext.extra_link_args.append("-fopenmp")
         if SANITIZERS:
             ext.extra_link_args.append(f"-fsanitize={SANITIZERS}")
         self.compiler._compile = compile_one
@@ -201,18 +197,6 @@ class BuildNative(build_ext):
             r"release ([\d.]+)", subprocess.run([NVCC, "--version"], capture_output=True, text=True).stdout
         )
         return {"compiler": f"nvcc {version[1] if version else ''}".strip(), "flags": plain_flags(flags), "arch": archs}
-
-    def _has_openmp(self) -> bool:
-        """Whether a program with OpenMP compiles and links."""
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "try_openmp.cpp")
-            source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n", encoding="utf-8")
-            try:
-                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=["-fopenmp"])
-                self.compiler.link_shared_object(objects, str(Path(folder, "try.so")), extra_postargs=["-fopenmp"])
-            except (CCompilerError, ExecError, PlatformError):
-                return False
-        return True
 
 
 def run_nvcc(command: list[str]) -> None:
@@ -250,6 +234,7 @@ cpu = Pybind11Extension(
     depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
     cxx_std=17,
     extra_compile_args=compile_flags(),
+    extra_link_args=["-pthread"],
 )
 cuda = Extension(
     "lpkernel._cuda", ["csrc/bind_cuda.cpp", *(p.as_posix() for p in sorted(Path("csrc/cuda").glob("*.cu")))]

@@ -12,6 +12,7 @@
 
 #include "common/philox.h"
 #include "cpu/layer.h"
+#include "cpu/parallel.h"
 #include "cpu/scan.h"
 #include "cpu/topk.h"
 
@@ -36,11 +37,6 @@ py::dict build_info() {
     info["compiler"] = compiler();
     info["cxx_standard"] = static_cast<long>(__cplusplus);
     info["isa"] = lpkernel::available();
-#if defined(_OPENMP)
-    info["openmp"] = static_cast<long>(_OPENMP);
-#else
-    info["openmp"] = py::none();
-#endif
 #if defined(NDEBUG)
     info["assertions"] = false;
 #else
@@ -60,15 +56,41 @@ const T* view(const py::array& array, const std::string& name, int axes) {
     return static_cast<const T*>(array.data());
 }
 
+void check_signals() {
+    const py::gil_scoped_acquire held;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+// Around native work: other Python threads run meanwhile, and Ctrl+C ends it. Python runs signal handlers on its main
+// thread only, so only there is it asked for them.
+class Released {
+  public:
+    Released() : interruptible_(on_main_thread() ? check_signals : nullptr) {}
+
+  private:
+    static bool on_main_thread() {
+        const py::object main = py::module_::import("threading").attr("main_thread")();
+        return main.attr("ident").cast<unsigned long>() == PyThread_get_thread_ident();
+    }
+
+    lpkernel::Interruptible interruptible_;
+    py::gil_scoped_release free_;
+};
+
 void expect(bool right, const char* what) {
     if (!right) throw py::value_error(what);
 }
 
 template <class T>
 bool within(const T* values, std::int64_t count, std::int64_t low, std::int64_t high) {
-    if (!count) return true;
-    const auto ends = std::minmax_element(values, values + count);
-    return *ends.first >= low && *ends.second <= high;
+    constexpr std::int64_t PIECE = 1 << 24;
+    const Released free;
+    for (std::int64_t first = 0; first < count; first += PIECE) {
+        const auto ends = std::minmax_element(values + first, values + std::min(count, first + PIECE));
+        if (*ends.first < low || *ends.second > high) return false;
+        lpkernel::poll();
+    }
+    return true;
 }
 
 constexpr std::int64_t MOST = std::numeric_limits<std::int32_t>::max();
@@ -113,12 +135,12 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
         expect(within(rows, table.size(), 0, MOST), "table: distances are below 0");
         expect(within(data, content.size(), 0, table.shape(0) - 1), "codes: outside the table");
         held->table = table;
-        py::gil_scoped_release free;
+        const Released free;
         held->layer =
             lpkernel::code_layer(from, size, side, rows, static_cast<int>(table.shape(0)), run, pairs, screened);
     } else {
         expect(content.shape(3) >= 1 && content.shape(3) <= 1 << 20, "content: expected 1 to 2^20 channels");
-        py::gil_scoped_release free;
+        const Released free;
         held->layer = lpkernel::latent_layer(from, size, side, static_cast<int>(content.shape(3)), run, pairs, coarse);
     }
     return held;
@@ -213,7 +235,7 @@ py::array_t<std::int32_t> scan(const py::list& scales, const py::array& images, 
     py::array_t<std::int32_t> sources({static_cast<std::int64_t>(images.size()), side, side});
     std::int32_t* out = sources.mutable_data();
     const lpkernel::Kernels& run = lpkernel::kernels(isa);
-    py::gil_scoped_release free;
+    const Released free;
     if (!request.images.empty()) lpkernel::scan(request, run, out);
     return sources;
 }
@@ -258,7 +280,7 @@ py::tuple topk(const py::array& queries, const py::array& bank, std::int64_t k, 
     std::int64_t* found = indices.mutable_data();
     const lpkernel::Kernels& run = lpkernel::kernels(isa);
     {
-        py::gil_scoped_release free;
+        const Released free;
         lpkernel::topk(job, run, to, found);
     }
     return py::make_tuple(distances, indices);
@@ -279,8 +301,7 @@ PYBIND11_MODULE(_cpu, module) {
                "Four words of Philox 4x32-10 from a counter of four and a key of two, each in [0, 2**32).");
     module.def("draw_index", &lpkernel::draw_index, py::arg("u"), py::arg("count"),
                "(u * count) >> 32 for u in [0, 2**32) and count in [1, 2**32).");
-    module.def("build_info", &build_info,
-               "How this file was compiled: compiler, cxx_standard, isa, openmp (its date, or None), assertions.");
+    module.def("build_info", &build_info, "How this file was compiled: compiler, cxx_standard, isa, assertions.");
     py::class_<HeldLayer>(module, "Layer", "The allowed images of a bank at one side, laid out for scan().")
         .def(
             py::init(&hold), py::arg("content"), py::arg("table"), py::arg("allowed"), py::arg("isa"), py::arg("pairs"),

@@ -1,5 +1,8 @@
 """lpkernel: the engine for LatentPatch, new images from a few examples with no training."""
 
+from lpkernel import _startup  # noqa: F401  before the rest: what it does holds while that is imported
+
+# isort: split
 from importlib.metadata import version
 
 from lpkernel import plan

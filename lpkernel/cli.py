@@ -12,11 +12,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from lpkernel import _startup
+from lpkernel._startup import INTERRUPTED
 from lpkernel.commands import align, autoencoder, bank, bench, demo, edit, generate, info
 from lpkernel.errors import InputError, LpkernelError
 
 USAGE_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,9 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: sys.argv) and return its exit code; --help raises SystemExit(0)."""
-    logging.basicConfig(format="lpkernel: %(message)s", level=logging.WARNING)
-    parser = build_parser()
     try:
+        _startup.imported()
+        logging.basicConfig(format="lpkernel: %(message)s", level=logging.WARNING)
+        parser = build_parser()
         args = parser.parse_args(argv)
         if args.version:
             from lpkernel import __version__

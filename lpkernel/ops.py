@@ -37,10 +37,13 @@ def masked_topk(
     Returns:
         (distances, indices), each (Q, k), in the caller's kind of array. Distances are squared L2,
         ascending: float32, or int32 (exact) for int16 inputs; indices are int64. Ties go to the
-        lowest index. Slots beyond the allowed rows hold (+inf or INT32_MAX, -1).
+        lowest index. Slots beyond the allowed rows come last and hold (+inf or INT32_MAX, -1).
 
     float32 distances are the float32 rounding of the direct sum in float64; int16 ones are exact, so
-    the same on every backend and device. Not differentiable. NaN distances sort last.
+    the same on every backend and device. Infinities and NaN are values like others: a sum beyond float32 is +inf,
+    inf - inf is NaN, and equal after rounding is a tie, so of sums that all round to 0 or to +inf the lowest indices
+    win. NaN distances come after +inf, ties by index, and are all the one NaN of `numpy.nan`; empty slots come after
+    both. Not differentiable: tensors that require a gradient are taken without it, and none comes back.
 
     Raises:
         InputError: wrong shapes, dtypes or k; int16 inputs whose D * (max - min)^2 reaches 2^31.
@@ -123,7 +126,7 @@ def _dense(
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The op on tensors. Backends that speak NumPy get CPU tensors as arrays, and give tensors back."""
-    distances, indices = _run(queries, bank, k, patch_mask, candidate_mask, backend)
+    distances, indices = _run(queries.detach(), bank.detach(), k, patch_mask, candidate_mask, backend)
     return torch.as_tensor(distances), torch.as_tensor(indices)
 
 
@@ -140,6 +143,7 @@ def _fake(
     return bank.new_empty(shape, dtype=distance), bank.new_empty(shape, dtype=torch.int64)
 
 
+_library.impl("masked_topk", torch.library.fallthrough_kernel, "Autograd")  # results have no gradient
 _library.impl("masked_topk", _dense, "CPU")
 _library.impl("masked_topk", _dense, "CUDA")
 torch.library.register_fake("lpkernel::masked_topk", _fake, lib=_library)

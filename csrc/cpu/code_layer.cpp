@@ -15,6 +15,7 @@
 #include <stdexcept>
 
 #include "cpu/layer.h"
+#include "cpu/parallel.h"
 
 namespace lpkernel {
 
@@ -42,6 +43,7 @@ class CodeLayer final : public Layer {
           tiles_((size + tile_ - 1) / tile_),
           codes_(static_cast<std::size_t>(tiles_) * cells_ * tile_) {
         for (std::int64_t part = 0; part < tiles_; ++part) {
+            poll();
             std::uint16_t* to = codes_.data() + part * cells_ * tile_;
             for (int lane = 0; lane < tile_; ++lane) {
                 const std::int64_t a = part * tile_ + lane;

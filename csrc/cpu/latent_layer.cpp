@@ -17,6 +17,7 @@
 #include <numeric>
 
 #include "cpu/layer.h"
+#include "cpu/parallel.h"
 
 namespace lpkernel {
 
@@ -255,6 +256,7 @@ class LatentLayer final : public Layer {
         std::int16_t* bank = packed.bank.data();
         std::int32_t* norms = packed.norms.data();
         for (std::int64_t part = 0; part < blocks_; ++part) {
+            poll();
             for (std::int64_t cell = 0; cell < cells_;
                  ++cell, bank += std::int64_t{halves} * BLOCK * 2, norms += BLOCK) {
                 for (int lane = 0; lane < lanes_of(part); ++lane) {

@@ -1,33 +1,40 @@
-// Tasks over threads. With OpenMP: a team that lives on between calls; without: one after the other.
+// Tasks over threads: one pool for the process, which lives on between calls (parallel.cpp).
 
 #pragma once
 
 #include <cstdint>
-#include <exception>
 
 namespace lpkernel {
 
-// Runs task(i) for i in [0, count), on up to `threads` threads, in any order. The first exception is thrown again
-// here, since none may leave an OpenMP region.
+namespace detail {
+void run_tasks(std::int64_t count, int threads, void (*run)(const void* task, std::int64_t i), const void* task);
+}
+
+// Runs task(i) for i in [0, count), on up to `threads` threads, in any order; this one always works itself, so a call
+// ends whatever the other threads do, and may come from any thread or task. After an exception no task begins, and the
+// first is thrown again here.
 template <class Task>
 void parallel(std::int64_t count, int threads, const Task& task) {
-    std::exception_ptr error;
-    const int team = static_cast<int>(count < threads ? count : threads);
-#if defined(_OPENMP)
-#pragma omp parallel for num_threads(team) schedule(dynamic) if (team > 1)
-#endif
-    for (std::int64_t i = 0; i < count; ++i) {
-        try {
-            task(i);
-        } catch (...) {
-#if defined(_OPENMP)
-#pragma omp critical(lpkernel_error)
-#endif
-            if (!error) error = std::current_exception();
-        }
-    }
-    static_cast<void>(team);
-    if (error) std::rethrow_exception(error);
+    const auto run = [](const void* of, std::int64_t i) { (*static_cast<const Task*>(of))(i); };
+    detail::run_tasks(count, threads, run, &task);
 }
+
+// To be called a few times a second by whatever takes long, wherever it may throw: in a task whose call has ended by an
+// exception it throws, and on a thread with an Interruptible it asks now and then.
+void poll();
+
+// While it lives, its thread calls check() about twenty times a second from poll() and while it waits for other
+// threads; an exception of check() ends the call.
+class Interruptible {
+  public:
+    using Check = void (*)();
+    explicit Interruptible(Check check);
+    ~Interruptible();
+    Interruptible(const Interruptible&) = delete;
+    Interruptible& operator=(const Interruptible&) = delete;
+
+  private:
+    Check before_;
+};
 
 }  // namespace lpkernel

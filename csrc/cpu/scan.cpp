@@ -64,10 +64,12 @@ class Walk {
             if (small) {
                 const int count = static_cast<int>(images_.size());
                 for (int i = 0; i < count; i += IN_TURN) {
+                    poll();
                     walk_small(images_.data() + i, std::min(IN_TURN, count - i), scale, step);
                 }
             } else {
                 for (std::size_t i = 0; i < scale.raster->steps.size(); ++i) {
+                    poll();
                     walk(scale, scale.raster->steps[i], step + static_cast<std::uint32_t>(i));
                 }
             }

@@ -13,6 +13,24 @@ namespace lpkernel {
 
 namespace {
 
+constexpr std::int64_t PIECE = 1 << 26;  // values compared between two looks at whether to go on
+
+// search() on all of it, piece by piece. Queries are cut only where one block of rows with all of them is much.
+template <class T, class Search>
+void in_pieces(const Topk<T>& job, const Search& search, std::int64_t first_row, std::int64_t last_row,
+               std::int64_t first, std::int64_t last, Smallest* heaps) {
+    const std::int64_t width = std::max<std::int64_t>(1, job.width);
+    const std::int64_t queries = std::max<std::int64_t>(BLOCK, PIECE / BLOCK / width);
+    const std::int64_t blocks = PIECE / BLOCK / width / std::max<std::int64_t>(1, std::min(queries, last - first));
+    const std::int64_t rows = std::max<std::int64_t>(1, blocks) * BLOCK;
+    for (std::int64_t row = first_row; row < last_row; row += rows) {
+        for (std::int64_t q = first; q < last; q += queries) {
+            search(row, std::min(last_row, row + rows), q, std::min(last, q + queries), heaps + (q - first));
+            poll();
+        }
+    }
+}
+
 // Runs search(first row, last row, first query, last query, heaps) over the threads, and merges. value(at, bits): the
 // distance of a slot.
 template <class T, class Search, class Value>
@@ -27,8 +45,8 @@ void divide(const Topk<T>& job, const Search& search, const Value& value, std::i
     parallel(runs * cuts, job.threads, [&](std::int64_t task) {
         const std::int64_t r = task / cuts, c = task % cuts;
         const std::int64_t first = job.count * c / cuts, last = job.count * (c + 1) / cuts;
-        search(blocks * r / runs * BLOCK, std::min(allowed, blocks * (r + 1) / runs * BLOCK), first, last,
-               heaps.data() + r * job.count + first);
+        in_pieces(job, search, blocks * r / runs * BLOCK, std::min(allowed, blocks * (r + 1) / runs * BLOCK), first,
+                  last, heaps.data() + r * job.count + first);
     });
     parallel(job.count, job.threads, [&](std::int64_t q) {
         for (std::int64_t r = 1; r < runs; ++r) heaps[q].merge(heaps[r * job.count + q]);

@@ -24,6 +24,7 @@ from lpkernel.plan import Resize, Scale
 TILE_BYTES = 16 << 20  # of float64 bank rows held at a time
 LOW_WORD = (1 << 32) - 1
 EMPTY_KEY = torch.iinfo(torch.int64).max
+NAN_BITS = 0x7FC00000  # of every NaN distance: above those of +inf
 SCREEN_MARGIN = 16  # candidates beyond K that the float screen keeps
 
 
@@ -37,8 +38,10 @@ def tensor(array: Array) -> Tensor:
 
 
 def pack(distances: Tensor, indices: Tensor) -> Tensor:
-    """Keys (distance << 32 | index) int64, in the order of (distance, index); float32 distances >= 0 by their bits."""
-    bits = distances.view(torch.int32) if distances.dtype == torch.float32 else distances
+    """Keys (distance << 32 | index) int64 in the order of (distance, index); float32 ones, >= 0 or NaN, by their bits."""
+    bits = distances
+    if distances.dtype == torch.float32:
+        bits = torch.where(distances.isnan(), NAN_BITS, distances.view(torch.int32))
     return (bits.to(torch.int64) << 32) | indices
 
 
@@ -238,10 +241,15 @@ def _topk_integer(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, ro
 def _topk_float(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows: Tensor) -> Tensor:
     """Screen with the expansion in float64, then measure directly and order by what is returned.
 
-    The expansion is off by at most about D 2^-52 (|q|^2 + |b|^2). K + SCREEN_MARGIN images pass; if
-    the last that passed is not clearly beyond the K-th by that bound and float32's rounding (many
-    near-ties), the query is measured against the whole bank directly. So cancellation never
-    changes the answer.
+    With u = 2^-53 and N = |q|^2 + |b|^2: squares and products of float32 values are exact in float64, whose range
+    no float32 input leaves. Three sums of D terms and two additions put the expansion off by less than (2 D + 2) u N.
+    The direct sum, at most 2 N, rounds each difference, its square and D - 1 partial sums: less than 2 (D + 2) u N.
+    Together (4 D + 6) u N < slack = (D + 1) 2^-50 N.
+
+    K + SCREEN_MARGIN images pass. None of the others scored below the last that passed, so none of their direct sums
+    is below that score less slack. Rounding to float32 keeps an order but makes equals, of sums that are near, that
+    underflow and that overflow, and equals go by index: the screen is right where that least sum, rounded, is beyond
+    the K-th distance, strictly. Otherwise, and where anything is NaN, the query is measured against the whole bank.
     """
     wide = queries.double()
     screened = min(k + SCREEN_MARGIN, len(rows))
@@ -257,9 +265,9 @@ def _topk_float(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows
         passed = passed.gather(1, order)
     keys = _fill(_direct_keys(wide, bank, mask, passed), k)[:, :k]
     if screened < len(rows):
-        slack = bank.shape[1] * 2.0**-50 * (wide.square().sum(1) + largest)
-        kth = (keys[:, -1] >> 32).to(torch.int32).view(torch.float32).double()
-        doubtful = ~(scores[:, -1] - slack > kth * (1 + 2.0**-22))  # true for NaN, too
+        slack = (bank.shape[1] + 1) * 2.0**-50 * (wide.square().sum(1) + largest)
+        kth = (keys[:, -1] >> 32).to(torch.int32).view(torch.float32)
+        doubtful = ~((scores[:, -1] - slack).float() > kth)  # true for NaN, too
         for i in doubtful.nonzero()[:, 0].tolist():
             own = None if mask is None else mask[i : i + 1]
             parts = rows.split(_tile_rows(bank.shape[1]))

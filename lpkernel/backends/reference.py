@@ -106,7 +106,7 @@ class NumpyBackend:
         return allowed[np.argsort(distances, kind="stable")[: request.k]]
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        """Each query apart, in float64 or int64, then a stable sort of the distances as returned."""
+        """Each query apart, in float64 or int64, then a stable sort of the distances as returned; NaN is last."""
         queries, bank = np.asarray(request.queries), np.asarray(request.bank)
         wide, narrow, empty = (
             (np.int64, np.int32, np.iinfo(np.int32).max) if bank.dtype == np.int16 else (np.float64, np.float32, np.inf)
@@ -121,7 +121,10 @@ class NumpyBackend:
             if request.patch_mask is not None:
                 mask = np.asarray(request.patch_mask)
                 columns = mask if mask.ndim == 1 else mask[i]
-            row = np.square(rows[:, columns] - query[columns].astype(wide)).sum(axis=1).astype(narrow)
+            with np.errstate(over="ignore", invalid="ignore"):
+                row = np.square(rows[:, columns] - query[columns].astype(wide)).sum(axis=1).astype(narrow)
+            if narrow is np.float32:
+                row[np.isnan(row)] = np.nan
             order = np.argsort(row, kind="stable")[:count]
             distances[i, :count], indices[i, :count] = row[order], allowed[order]
         return TopK(distances, indices)

@@ -1,0 +1,48 @@
+"""The first thing that `import lpkernel` does, before it imports what takes long.
+
+Ctrl+C while the command line is still importing ends it as later (see `lpkernel.cli`): one line and exit code 130.
+Before Python has come as far as this file, Ctrl+C is Python's own.
+
+A forked child computes with one thread in torch: the OpenMP threads that torch had in its parent are not there, and it
+would wait for them for ever. `torch.set_num_threads` is not for such a child.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import NoReturn
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+def _leave(*_: object) -> NoReturn:
+    os.write(2, b"lpkernel: interrupted\n")
+    os._exit(INTERRUPTED)  # nothing is open yet, and an exception could be lost in somebody's import
+
+
+def _is_command() -> bool:
+    """Whether this process is `lpkernel` or `python -m lpkernel`, not a program that imports lpkernel."""
+    program = sys.argv[0] if getattr(sys, "argv", None) else ""
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if "-m" in sys.orig_argv else []
+    return module == ["lpkernel"] if program == "-m" else os.path.basename(program) in ("lpkernel", "lpkernel.exe")
+
+
+def imported() -> None:
+    """From here on Ctrl+C raises KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _one_thread() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+# SIGINT stays as it is where somebody has seen to it, or asked to ignore it.
+if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, _leave)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_one_thread)

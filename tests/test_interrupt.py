@@ -1,0 +1,190 @@
+"""Ctrl+C: while the command line starts, and in the middle of long native calls; no traceback, soon."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import pytest
+import torch
+from scans import World
+
+from lpkernel import _native, plan
+from lpkernel.backends.base import TopkRequest
+from lpkernel.backends.cpp import CppBackend, Tuning
+
+TESTS = Path(__file__).parent
+PATIENCE = 30  # seconds
+needs_cpp = pytest.mark.skipif(bool(_native.cpu_reasons()), reason=f"cpp: {_native.cpu_reasons()}")
+
+
+def big_search(queries: int, packed: int = 128, own: bool = False) -> None:
+    runner = CppBackend()
+    runner.tuning = Tuning(packed=packed)
+    bank = np.random.default_rng(0).standard_normal((200_000, 64)).astype(np.float32)
+    asked = np.broadcast_to(bank[:1], (queries, 64))
+    mask = np.ones((queries, 64), bool) if own else None
+    runner.masked_topk(TopkRequest(asked, bank, 1, mask, None))
+
+
+def big_scan(size: int, in_codes: bool = False) -> None:
+    world = World(size, side=8, channels=16, codes=300)
+    CppBackend().scan(world.request(plan.random(8, 6, 2, scales=[8]), range(4_000_000), 10, in_codes=in_codes))
+
+
+def big_group() -> None:
+    """Few images of a large bank: the threads divide every step."""
+    bank = World(20_000, side=8, channels=16, codes=300)
+    request = bank.request(plan.random(8, 6, 1, scales=[8]), range(3), 10)
+    runner = CppBackend()
+    runner.tuning = Tuning(split=0)
+    while True:
+        runner.scan(request)
+
+
+LONG: dict[str, Callable[[], None]] = {
+    "search in place": lambda: big_search(200_000, packed=1 << 40),
+    "packed search": lambda: big_search(1_000_000),
+    "search with masks": lambda: big_search(200_000, own=True),
+    "scan of a small bank": lambda: big_scan(16),
+    "scan of latents": lambda: big_scan(5000),
+    "scan of codes": lambda: big_scan(5000, in_codes=True),
+    "few images": big_group,
+}
+
+
+def begin(threads: int) -> None:
+    """In a process of its own: each in turn says when it begins, and that it was interrupted."""
+    torch.set_num_threads(threads)
+    for call in LONG.values():
+        print("begins", flush=True)
+        try:
+            call()
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+
+
+@contextmanager
+def process(*command: str) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(TESTS), *sys.path)))}
+    environment |= {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+@needs_cpp
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_long_call_is_interrupted(threads: int) -> None:
+    """Each would take minutes."""
+    with process(sys.executable, "-c", f"import test_interrupt; test_interrupt.begin({threads})") as running:
+        assert running.stdout is not None and running.stderr is not None
+        alarm = threading.Timer(PATIENCE * len(LONG), running.kill)
+        alarm.start()
+        for name in LONG:
+            assert running.stdout.readline() == "begins\n", name
+            time.sleep(1)
+            running.send_signal(signal.SIGINT)
+            assert running.stdout.readline() == "interrupted\n", name
+        alarm.cancel()
+        assert (running.wait(PATIENCE), running.stderr.read()) == (0, "")
+
+
+def times_heard(call: Callable[[], object]) -> int:
+    """How often a handler of signals, which come every 60 ms, runs while a native call lasts."""
+    heard = 0
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard += 1
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.06, 0.06)
+    try:
+        call()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return heard
+
+
+@needs_cpp
+@pytest.mark.parametrize("domain", ["latents", "codes"])
+def test_laying_out_a_bank_hears_signals(domain: str) -> None:
+    """Without looking for them, a handler runs once, after the call."""
+    native = _native.cpu()
+    shape = (20_000, 16, 16, 16) if domain == "latents" else (300_000, 16, 16)
+    content, table = np.zeros(shape, np.int16), np.zeros((1, 1), np.int32)
+    allowed = np.arange(len(content))
+    assert times_heard(lambda: native.Layer(content, table, allowed, "", 0, 1, 1 << 40)) >= 2
+
+
+@needs_cpp
+def test_a_call_on_another_thread_goes_on() -> None:
+    """Python runs signal handlers on its main thread, so a call elsewhere ends as if there were no signal."""
+    world = World(2000, side=8, channels=16, codes=300)
+    request = world.request(plan.random(8, 4, 2, scales=[8]), range(600), 10)
+    want, got = CppBackend().scan(request), []
+    other = threading.Thread(target=lambda: got.append(CppBackend().scan(request)))
+
+    def both() -> None:
+        other.start()
+        other.join()
+
+    times_heard(both)
+    assert np.array_equal(got[0], want)
+
+
+# What has just been imported when the signal comes; -X importtime says it.
+MOMENTS = [
+    *(("module", moment) for moment in ("lpkernel._startup", "numpy", "torch", "lpkernel.commands.bench")),
+    *(("script", moment) for moment in ("lpkernel._startup", "torch.version", "lpkernel")),
+]
+
+
+@pytest.mark.parametrize(("kind", "moment"), MOMENTS)
+def test_start_up_is_interrupted(kind: str, moment: str) -> None:
+    script = shutil.which("lpkernel", path=str(Path(sys.executable).parent))
+    if kind == "script" and script is None:
+        pytest.skip("lpkernel is not installed as a command")
+    command = ["-m", "lpkernel"] if script is None or kind == "module" else [script]
+    with process(sys.executable, "-X", "importtime", *command, "info") as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if re.search(rf"\|\s+{re.escape(moment)}$", line.rstrip()):
+                break
+        running.send_signal(signal.SIGINT)
+        out, error = running.communicate(timeout=PATIENCE)
+    said = [line for line in error.splitlines() if not line.startswith("import time:")]
+    assert (said, out, running.returncode) == (["lpkernel: interrupted"], "", 130)
+
+
+def test_a_program_that_imports_lpkernel_keeps_its_signals() -> None:
+    code = "import signal, lpkernel; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", [signal.SIG_IGN, signal.SIG_DFL])
+def test_the_command_line_keeps_what_was_asked_of_sigint(kind: signal.Handlers) -> None:
+    code = (
+        f"import runpy, signal, sys; signal.signal(signal.SIGINT, {int(kind)}); sys.argv = ['-m', '--version'];"
+        "sys.orig_argv = ['python', '-m', 'lpkernel'];"
+        "import lpkernel.cli; lpkernel.cli.main(['--version']);"
+        f"assert signal.getsignal(signal.SIGINT) == {int(kind)}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
