@@ -345,6 +345,43 @@ def test_damaged_folders_are_told(tmp_path: Path) -> None:
         load_autoencoder(tmp_path / "grey")
 
 
+def test_older_names_of_attention_are_read(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_vq(tmp_path / "vq")
+    weights = tmp_path / "vq" / "diffusion_pytorch_model.safetensors"
+    expected = load_autoencoder(tmp_path / "vq", device="cpu").fingerprint
+    state = load_file(weights)
+    for old, new in {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}.items():
+        state = {name.replace(f".{new}.", f".{old}."): value for name, value in state.items()}
+    assert any(".query." in name for name in state)
+    save_file(state, weights, {"format": "pt"})
+    assert load_autoencoder(tmp_path / "vq", device="cpu").fingerprint == expected
+
+
+def test_nothing_is_read_before_the_shapes_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 KB of JSON that claims 16 GB costs nothing."""
+    save_vq(tmp_path / "vq")
+    config = json.loads((tmp_path / "vq" / "config.json").read_text())
+    claims = {"num_vq_embeddings": 1 << 24, "vq_embed_dim": 256, "latent_channels": 8192}
+    (tmp_path / "vq" / "config.json").write_text(json.dumps(config | claims))
+    monkeypatch.setattr("lpkernel.autoencoder.folder.read_floats", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(InputError, match=r"cannot load it as VQModel \(.* is \(.*\), the config says"):
+        load_autoencoder(tmp_path / "vq", device="cpu")
+
+
+def test_only_safetensors_are_read(tmp_path: Path) -> None:
+    save_vq(tmp_path / "vq")
+    weights = tmp_path / "vq" / "diffusion_pytorch_model.safetensors"
+    torch.save({}, weights.with_suffix(".bin"))
+    weights.rename(weights.with_name("diffusion_pytorch_model-00001-of-00001.safetensors"))
+    with pytest.raises(InputError, match=r"there is no diffusion_pytorch_model\.safetensors"):
+        load_autoencoder(tmp_path / "vq")
+    (tmp_path / "vq" / f"{weights.name}.index.json").write_text("{}")
+    with pytest.raises(InputError, match="its weights are in several files"):
+        load_autoencoder(tmp_path / "vq")
+
+
 def test_missing_diffusers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "VQModel"}')
     monkeypatch.setitem(__import__("sys").modules, "diffusers", None)

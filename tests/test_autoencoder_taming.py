@@ -237,6 +237,10 @@ def test_wrong_weights_are_told(vqgan: Callable[..., Any], tmp_path: Path) -> No
         ({"z_channels": 0}, "must be positive"),
         ({"attn_resolutions": None}, "not those of a VQ-GAN"),
         ({"ch": "wide"}, "not those of a VQ-GAN"),
+        ({"num_res_blocks": 2**40}, "num_res_blocks is 1099511627776, expected an integer"),
+        ({"resolution": float("inf")}, "resolution is inf, expected an integer"),
+        ({"z_channels": True}, "z_channels is True, expected an integer"),
+        ({"ch_mult": [1] * 100}, "ch_mult is a list of 100, expected a list of 0 to 8"),
     ],
 )
 def test_configs_that_do_not_fit_are_told(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -255,6 +259,10 @@ def test_configs_that_do_not_fit_are_told(tmp_path: Path, changes: dict[str, Any
         ("3", "not those of a VQ-GAN"),
         ("", "not those of a VQ-GAN"),
         ("model: {params: {embed_dim: 3}}", "'ddconfig' is missing"),
+        ("a: &a 1\nb: *a", "uses an alias"),
+        ("model: 1\nmodel: 2", "a key twice"),
+        ("[" * 1000 + "]" * 1000, "nests more than 32 deep"),
+        ("x" * 70_000, "longer than 65536 bytes"),
     ],
 )
 def test_wrong_yaml_is_told(tmp_path: Path, text: str, message: str) -> None:
@@ -263,6 +271,16 @@ def test_wrong_yaml_is_told(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         convert(tmp_path / "weights.pt", tmp_path / "vq", tmp_path / "project.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.data
+def test_tied_weights_are_written_apart(vqgan: Callable[..., Any], tmp_path: Path) -> None:
+    state = vqgan(SMALL, 50, 6).state_dict()
+    for part in ("q", "k"):
+        state[f"encoder.down.1.attn.0.{part}.weight"] = state["encoder.mid.attn_1.v.weight"]
+    torch.save(state, tmp_path / "last.ckpt")
+    folder = convert(tmp_path / "last.ckpt", tmp_path / "vq")
+    assert load_autoencoder(folder, device="cpu").image_size == 256
 
 
 def test_paths_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

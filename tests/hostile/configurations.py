@@ -424,7 +424,8 @@ def to_convert(text: Callable[[], str] | str | bytes | None, state: Callable[[],
 
 
 def good_state() -> dict[str, Any]:
-    return {name: torch.zeros(shape) for name, shape in TAMING.items()}
+    """Zeros; a single number is written for each tensor."""
+    return {name: torch.zeros(()).expand(shape) for name, shape in TAMING.items()}
 
 
 def yaml_laughs() -> str:
