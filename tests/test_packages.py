@@ -19,7 +19,8 @@ def sdist(folder: Path, extra: tarfile.TarInfo | None = None) -> Path:
     """odd-0.1.tar.gz, whose setup.py leaves a marker in `folder`."""
     path = folder / "odd-0.1.tar.gz"
     files = {
-        "setup.py": f"open({str(folder / MARKER)!r}, 'w')\nimport setuptools\nsetuptools.setup(name='odd')",
+        "setup.py": f"open({str(folder / MARKER)!r}, 'w')\n"
+        "from setuptools import setup\nsetup(name='odd', version='0.1')",
         "PKG-INFO": "Metadata-Version: 2.1\nName: odd\nVersion: 0.1\n",
         "odd/data.txt": "data",
     }
@@ -51,7 +52,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "1")
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # 0 means none: what would be built is built at once
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setattr(packages, "CACHE", tmp_path / "cache")
     return folder
