@@ -29,7 +29,10 @@ from lpkernel.info import info
 
 HERE = Path(__file__).parent
 # About the op around the kernels: once is enough, and each of them has kernels of its own to compile.
-AROUND = "not (opcheck or callers_kind or graph_breaks or non_contiguous or overflow or split_and_merge)"
+AROUND = (
+    "not (opcheck or callers_kind or graph_breaks or non_contiguous or overflow or split_and_merge or gradient"
+    " or special)"
+)
 
 
 @pytest.mark.parametrize("rung", ["interpreter", "ptx"])

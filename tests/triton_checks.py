@@ -34,10 +34,17 @@ from test_masked_topk import (  # noqa: F401  collected here, with the fixtures 
 )
 from test_modes_backends import test_every_mode_is_the_same  # noqa: F401
 from test_scan import KINDS, make
+from test_topk_floats import check as check_floats
+from test_topk_floats import (  # noqa: F401
+    requests,
+    test_empty_slots_come_after_infinity_and_nan,
+    test_nan_after_infinity_whatever_its_sign,
+    test_tensors_that_require_a_gradient,
+)
 
 from lpkernel import plan
 from lpkernel.backends import registry
-from lpkernel.backends.base import Backend, LatentBank, ScanRequest
+from lpkernel.backends.base import Backend, LatentBank, ScanRequest, TopkRequest
 from lpkernel.backends.reference import NumpyBackend
 from lpkernel.backends.triton_lang import TritonBackend, Tuning
 from lpkernel.ops import masked_topk
@@ -211,3 +218,12 @@ def test_topk_of_any_shape(q: int, b: int, d: int, own: bool, data: st.DataObjec
     got = masked_topk(queries, bank, k, mask, allowed, "triton")
     for mine, theirs in zip(got, oracle(queries, bank, k, mask, allowed), strict=True):
         assert np.array_equal(mine, theirs)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(wanted=requests(most=100))
+def test_topk_of_special_values(wanted: TopkRequest) -> None:
+    """But for values whose squares alone underflow and together do not, of which triton_kernels/topk.py tells."""
+    for array in (wanted.queries, wanted.bank):
+        array[(np.abs(array) > 1e-24) & (np.abs(array) < 1e-22)] = 1e-30
+    check_floats(TRITON, wanted)

@@ -13,8 +13,9 @@ Numbers: int16 differences are squared and added in int32, exact (the caller has
 are summed directly, TD columns in float32 and these sums in float64, so a screened distance is within about 5e-7 of
 the exact one for any D; the survivors are measured again in float64 by `merge`, and what is returned is the float32
 rounding of that, in its order. Rows that are equal get equal sums, so ties go to the lowest index; near-ties within
-5e-7 at the K-th place may swap. Masked entries are replaced before they are squared, so their NaN or infinity never
-counts.
+5e-7 at the K-th place may swap, and so may rows whose distances are denormal float32 numbers or little more (below
+about 1e-38), where the squares of single columns underflow. Masked entries are replaced before they are squared, so
+their NaN or infinity never counts.
 
 Limits: K <= 128, B < 2^31.
 """

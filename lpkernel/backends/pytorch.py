@@ -38,7 +38,7 @@ def tensor(array: Array) -> Tensor:
 
 
 def pack(distances: Tensor, indices: Tensor) -> Tensor:
-    """Keys (distance << 32 | index) int64 in the order of (distance, index); float32 ones, >= 0 or NaN, by their bits."""
+    """Keys (distance << 32 | index) int64, ordered by (distance, index); float32 ones, >= 0 or NaN, by their bits."""
     bits = distances
     if distances.dtype == torch.float32:
         bits = torch.where(distances.isnan(), NAN_BITS, distances.view(torch.int32))
