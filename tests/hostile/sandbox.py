@@ -13,14 +13,13 @@ import importlib
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,14 @@ TESTS = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Case:
-    """make(folder) writes the input into an empty folder, in a child of its own; use(folder) hands it to lpkernel."""
+    """make(folder) writes the input into an empty folder; use(folder) hands it to lpkernel, in a child of its own."""
 
     make: Callable[[Path], object]
     use: Callable[[Path], object]
 
 
 ROOM = 4 << 30  # bytes that a case may ask for before the system refuses, so that a bomb cannot hurt the machine
+AT_ONCE = os.cpu_count() or 1  # cases that run beside each other
 PATIENCE = 60  # seconds of wall time until a case is ended
 # What no input may cause; opening files for writing is looked at, too.
 FORBIDDEN = (
@@ -162,12 +162,14 @@ def _child(case: Case, folder: Path, pipe: int) -> None:
     os._exit(0)
 
 
-def _make(case: Case, folder: Path) -> None:
-    folder.mkdir()
+def _make_all(cases: Iterable[Case], folder: Path) -> None:
+    """Write the inputs, each into a folder with its number, in a child: the parent's memory stays small to fork."""
     child = os.fork()
     if child == 0:
         try:
-            case.make(folder)
+            for number, case in enumerate(cases):
+                (folder / str(number)).mkdir()
+                case.make(folder / str(number))
             os._exit(0)
         finally:
             traceback.print_exc()
@@ -176,35 +178,56 @@ def _make(case: Case, folder: Path) -> None:
         raise RuntimeError("the input of a case could not be made")
 
 
-def _run(case: Case, folder: Path) -> Outcome:
-    _make(case, folder)
-    reads, writes = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reads)
-        _child(case, folder, writes)
-    os.close(writes)
-    deadline = time.monotonic() + PATIENCE
-    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if time.monotonic() > deadline:
-            os.kill(child, signal.SIGXCPU)
-        time.sleep(0.001)
-    _, status, usage = os.wait4(child, 0)
-    with os.fdopen(reads, "rb") as pipe:
-        text = pipe.read()
-    if text and not os.WIFSIGNALED(status):
-        return Outcome(**json.loads(text))
-    return Outcome(signal=os.WTERMSIG(status), seconds=usage.ru_utime + usage.ru_stime, mebibytes=usage.ru_maxrss >> 10)
+@dataclass
+class _Running:
+    """The child of a case, and where its outcome comes from."""
+
+    name: str
+    child: int
+    pipe: int
+    deadline: float
+
+    @staticmethod
+    def start(name: str, case: Case, folder: Path) -> _Running:
+        reads, writes = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reads)
+            _child(case, folder, writes)
+        os.close(writes)
+        return _Running(name, child, reads, time.monotonic() + PATIENCE)
+
+    def ended(self) -> bool:
+        if time.monotonic() > self.deadline:
+            os.kill(self.child, signal.SIGXCPU)
+        return os.waitid(os.P_PID, self.child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def outcome(self) -> Outcome:
+        _, status, usage = os.wait4(self.child, 0)
+        with os.fdopen(self.pipe, "rb") as pipe:
+            text = pipe.read()
+        if text and not os.WIFSIGNALED(status):
+            return Outcome(**json.loads(text))
+        return Outcome(
+            signal=os.WTERMSIG(status), seconds=usage.ru_utime + usage.ru_stime, mebibytes=usage.ru_maxrss >> 10
+        )
 
 
 def main(module: str, folder: str) -> None:
     sys.dont_write_bytecode = True
     importlib.import_module("lpkernel")
     cases: dict[str, Case] = importlib.import_module(module).CASES
-    for number, (name, case) in enumerate(cases.items()):
-        outcome = _run(case, Path(folder, str(number)))
-        print(json.dumps({"name": name, **asdict(outcome)}), flush=True)
-        shutil.rmtree(Path(folder, str(number)))
+    _make_all(cases.values(), Path(folder))
+    waiting = [(name, case, Path(folder, str(number))) for number, (name, case) in enumerate(cases.items())][::-1]
+    running: list[_Running] = []
+    while waiting or running:
+        if waiting and len(running) < AT_ONCE:
+            running.append(_Running.start(*waiting.pop()))
+            continue
+        for one in [one for one in running if one.ended()]:
+            running.remove(one)
+            print(json.dumps({"name": one.name, **asdict(one.outcome())}), flush=True)
+        time.sleep(0.001)
 
 
 if __name__ == "__main__":
