@@ -133,6 +133,8 @@ def opened(file: str | Path | bytes) -> Iterator[Image.Image]:
         raise InputError(f"not an image, or damaged; expected one of {', '.join(FORMATS)}") from error
     except MemoryError as error:
         raise InputError("too large for the memory") from error
+    except FileNotFoundError as error:
+        raise InputError("no such file") from error
     except OSError as error:
         raise InputError(error.strerror or f"damaged: {_line(error)}") from error
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
