@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -9,6 +10,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from lpkernel.errors import InputError
+from lpkernel.files import open_regular
+
+LONGEST = 1 << 27  # bytes of a table; CelebA's has 2^24.6
 
 
 def read_attributes(path: str | Path, files: Sequence[str]) -> dict[str, np.ndarray]:
@@ -34,8 +38,12 @@ def read_attributes(path: str | Path, files: Sequence[str]) -> dict[str, np.ndar
 
 def _parse(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > LONGEST:
+                raise InputError(f"{path}: {size} bytes, expected a table of at most {LONGEST}")
+            lines = file.read().decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise InputError(f"cannot read attributes from {path}: {reason}") from error
     content = [(number, line.split()) for number, line in enumerate(lines, 1) if line.strip()]

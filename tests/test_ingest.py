@@ -405,3 +405,12 @@ def test_file_names_that_are_not_text(tmp_path: Path) -> None:
     bank.save(tmp_path / "x.lpbank")
     assert Bank.load(tmp_path / "x.lpbank").names == [name]
     assert json.loads(json.dumps(bank.names)) == [name]
+
+
+def test_attributes_are_a_file_of_a_table_s_size(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+    for name, words in (("pipe", "not a regular file"), ("sparse", "expected a table of at most")):
+        with pytest.raises(InputError, match=words):
+            read_attributes(tmp_path / name, ["a.jpg"])
