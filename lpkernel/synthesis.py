@@ -65,10 +65,19 @@ class Synthesis:
         return largest_areas(self.sources)
 
 
-class Options(TypedDict, total=False):
-    """The options of `generate` that hold for every plan."""
+class PlanOptions(TypedDict, total=False):
+    """The options that every plan of `lpkernel.plan` takes."""
+
+    overlap: str
+    start: str
+    mirror: int
+
+
+class Options(PlanOptions, total=False):
+    """The options of `generate` that hold for every mode."""
 
     k: int
+    hubness: float | None
     seed: int
     candidates: ArrayLike | None
     first_image: int
@@ -76,6 +85,15 @@ class Options(TypedDict, total=False):
     device: str
     domain: str
     copy_limit: CopyLimit | None
+
+
+def taken_by_plan(options: Options) -> PlanOptions:
+    """The options of the plan, taken out of those of a mode."""
+    taken: PlanOptions = {}
+    for name in PlanOptions.__annotations__:
+        if name in options:
+            taken[name] = options.pop(name)  # type: ignore[literal-required, misc]
+    return taken
 
 
 def generate(

@@ -16,7 +16,7 @@ from lpkernel.images import Crop
 from lpkernel.modes import cells
 from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
 from lpkernel.modes.regions import layout_of, named_region
-from lpkernel.synthesis import Options, Synthesis, generate
+from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -62,7 +62,7 @@ def edit(
     chosen = np.asarray(chosen)
     if chosen.shape != (bank.grid, bank.grid):
         raise InputError(f"region: got shape {chosen.shape}, expected the bank's grid {(bank.grid, bank.grid)}")
-    steps = plans.edit(chosen, patch, stride, mode, scales)
+    steps = plans.edit(chosen, patch, stride, mode, scales, **taken_by_plan(options))
     known = np.ones_like(chosen) if mode == "guided" else ~chosen
     source = bank if donors is None else donors
     options["candidates"], excluded = without_itself(source, start, known, options.get("candidates"))
