@@ -358,6 +358,8 @@ def _build(
         enter = way.between(scales[-1].side, m) if scales else None
         rule = overlap if overlap != "fill" or not scales else "replace"
         scales.append(_scale(m, patch, stride, enter, writable, known, rule, passes, mirror))
+        if not len(scales[-1].positions):
+            raise InputError("overlap: fill writes unknown cells only, and this plan has none; use replace or cut")
     return Plan(kind, patch, stride, overlap, tuple(scales), starts_known, start, mirror)
 
 

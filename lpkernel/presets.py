@@ -30,6 +30,7 @@ PRESETS = {
     "balanced": Preset(halved=True, start="carry", overlap="cut", hubness=0.25, mirror=0),
     "diverse": Preset(halved=True, start="carry", overlap="cut", hubness=0.5, mirror=0),
 }
+DEFAULT_PRESET = "paper"
 
 
 def find(name: str) -> Preset:

@@ -22,7 +22,6 @@ from lpkernel.errors import InputError
 from lpkernel.plan import Plan
 
 DOMAINS = ("auto", "codes", "latents")
-DEFAULT_PRESET = "paper"
 HUBNESS_PARTS = 256  # hubness is in these parts of 1
 
 
@@ -113,7 +112,7 @@ def generate(
     canvas: ArrayLike | None = None,
     domain: str = "auto",
     copy_limit: CopyLimit | None = None,
-    preset: str = DEFAULT_PRESET,
+    preset: str = presets.DEFAULT_PRESET,
     start: str | None = None,
     hubness: float | None = None,
     mirror: int | None = None,

@@ -74,6 +74,18 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     parser.add_argument("--stride", type=int, metavar="W", help="cells between patches (default: P/3 rounded)")
     parser.add_argument("--scales", type=integers(), metavar="M1,M2,...", help=f"grid sides (default: {scales})")
     parser.add_argument(
+        "--overlap", choices=("replace", "fill", "cut"), help="cut: a minimum error boundary between patches"
+    )
+    parser.add_argument(
+        "--start", choices=("resize", "carry"), help="what a scale starts from: the canvas or its sources"
+    )
+    parser.add_argument(
+        "--hubness", type=float, metavar="R", help="0 to 1: how far images that are the nearest of many are held back"
+    )
+    parser.add_argument(
+        "--mirror", type=int, metavar="W", help="0 to 8: how much the cells that mirror a patch count, known ones only"
+    )
+    parser.add_argument(
         "--where",
         action="append",
         metavar="EXPR",

@@ -46,7 +46,9 @@ class Session:
     def options(self, n: int, first_image: int, candidates: NDArray[np.int64] | None) -> dict[str, Any]:
         """The arguments that every mode takes, for one batch of one group."""
         args = self.args
+        chosen = {name: getattr(args, name) for name in ("overlap", "start", "hubness", "mirror")}
         return {
+            **{name: value for name, value in chosen.items() if value is not None},
             "n": n,
             "first_image": first_image,
             "candidates": candidates,
