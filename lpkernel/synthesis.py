@@ -154,33 +154,16 @@ def generate(
             defaults.mirror if mirror is None else mirror,
         )
         hubness = defaults.hubness if hubness is None else hubness
-    _check(bank, plan, n, k, first_image)
-    allowed = allowed_images(bank, candidates)
-    given = None if canvas is None else canvas_array(bank, canvas, n)
-    if plan.mirror:
-        _check_mirror(bank, plan, given)
-    if given is None and (plan.starts_known or any(scale.kept.any() for scale in plan.scales)):
-        raise InputError(
-            f"canvas: a plan of kind {plan.kind} needs a starting canvas; pass canvas=autoencoder.encode(image)"
-        )
-    in_codes = _in_codes(bank, plan, domain)
-    request = ScanRequest(
-        plan=plan,
-        bank=_view(bank, plan, in_codes),
-        canvas=_canvases(bank, plan, given, in_codes),
-        candidates=allowed,
-        images=np.arange(first_image, first_image + n, dtype=np.int64),
-        k=k,
-        seed=seed,
-        hubness=_parts(0.0 if hubness is None else hubness),
+    asked = request(
+        bank, plan, n, k, seed, candidates, first_image, canvas, domain, 0.0 if hubness is None else hubness
     )
-    runner = registry.choose(backend, request, device)
+    runner = registry.choose(backend, asked, device)
     started = time.perf_counter()
-    sources = runner.scan(request, device)
+    sources = runner.scan(asked, device)
     limited = None
     if copy_limit is not None:
         sources, limited = redraw(
-            copy_limit, sources, first_image, lambda rows, images: runner.scan(request.part(rows, images), device)
+            copy_limit, sources, first_image, lambda rows, images: runner.scan(asked.part(rows, images), device)
         )
     settings = {
         "kind": plan.kind,
@@ -191,21 +174,21 @@ def generate(
         "start": plan.start,
         "overlap": plan.overlap,
         "mirror": plan.mirror,
-        "hubness": request.hubness / HUBNESS_PARTS,
+        "hubness": asked.hubness / HUBNESS_PARTS,
         "k": k,
         "seed": seed,
         "first_image": first_image,
-        "candidates": len(allowed),
+        "candidates": len(asked.candidates),
         "bank_images": bank.size,
         "steps": plan.steps,
         "copy_limit": limited,
-        "domain": "codes" if in_codes else "latents",
+        "domain": "latents" if isinstance(asked.bank, LatentBank) else "codes",
         "backend": runner.name,
         "backend_asked": backend,
         "device": device,
         "seconds": round(time.perf_counter() - started, 6),
     }
-    content = _content(bank, sources, given)
+    content = _content(bank, sources, None if canvas is None else canvas_array(bank, canvas, n))
     return Synthesis(
         sources=sources,
         codes=content if bank.is_discrete else None,
@@ -213,6 +196,41 @@ def generate(
         plan=plan,
         bank=bank,
         settings=settings,
+    )
+
+
+def request(
+    bank: Bank,
+    plan: Plan,
+    n: int,
+    k: int = 3,
+    seed: int = 0,
+    candidates: ArrayLike | None = None,
+    first_image: int = 0,
+    canvas: ArrayLike | None = None,
+    domain: str = "auto",
+    hubness: float = 0.0,
+) -> ScanRequest:
+    """What `generate` asks of a backend, checked. Arguments as there. Raises InputError."""
+    _check(bank, plan, n, k, first_image)
+    allowed = allowed_images(bank, candidates)
+    start = None if canvas is None else canvas_array(bank, canvas, n)
+    if start is None and (plan.starts_known or any(scale.kept.any() for scale in plan.scales)):
+        raise InputError(
+            f"canvas: a plan of kind {plan.kind} needs a starting canvas; pass canvas=autoencoder.encode(image)"
+        )
+    if plan.mirror:
+        _check_mirror(bank, plan, start)
+    in_codes = _in_codes(bank, plan, domain)
+    return ScanRequest(
+        plan=plan,
+        bank=_view(bank, plan, in_codes),
+        canvas=_canvases(bank, plan, start, in_codes),
+        candidates=allowed,
+        images=np.arange(first_image, first_image + n, dtype=np.int64),
+        k=k,
+        seed=seed,
+        hubness=_parts(hubness),
     )
 
 
@@ -250,10 +268,10 @@ def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
         )
 
 
-def _check_mirror(bank: Bank, plan: Plan, given: Array | None) -> None:
+def _check_mirror(bank: Bank, plan: Plan, canvas: Array | None) -> None:
     """Distances with mirrored cells must fit int32; without them `max_patch` sees to that."""
     most = max(len(compared) for scale in plan.scales for compared in scale.compared)
-    start = None if given is None or bank.is_discrete else bank.project(given)
+    start = None if canvas is None or bank.is_discrete else bank.project(canvas)
     if most * bank.largest_cell_distance(start) >= 2**31:
         raise InputError(
             f"mirror: got {plan.mirror}: up to {most} cells are compared and distances may reach 2^31; lower it, or "
