@@ -293,12 +293,7 @@ def edit(
     for one that has, so that a region grows from its surroundings. One scale by default. The other options as in
     `random`; what is outside the region is no overlap. Raises InputError.
     """
-    region = np.asarray(region)
-    if region.ndim != 2 or region.shape[0] != region.shape[1] or region.dtype != np.bool_:
-        got = f"shape {region.shape} {region.dtype}"
-        raise InputError(f"region: got {got}, expected a square bool mask at the grid side")
-    if not region.any():
-        raise InputError("region: no cell is set, so there is nothing to edit")
+    region = _checked_region(region)
     if mode not in EDIT_MODES:
         raise InputError(f"mode: got {mode!r}, expected one of {', '.join(EDIT_MODES)}")
     side = region.shape[0]
@@ -311,6 +306,41 @@ def edit(
             raise InputError(f"free: names cells of a guided region, but the mode is {mode!r}; use guided")
         kind = "edit-mixed"
     return _build(kind, side, patch, stride, scales or (side,), overlap, region, unknown, 1, start, mirror)
+
+
+def transplant(region: Bools, ring: int = 2) -> Plan:
+    """Rewriting a region in one step, so that all of it comes from one bank image.
+
+    region: (M, M) bool. Compared are the cells outside it within `ring` cells, along either axis; at least one.
+    Raises InputError.
+    """
+    region = _checked_region(region)
+    side = len(region)
+    near = region.copy()
+    for _ in range(ring):
+        wide = np.pad(near, 1)
+        rows = wide[:-2] | wide[1:-1] | wide[2:]
+        near = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+    if not (near & ~region).any():
+        raise InputError("region: holds every cell, so there is nothing around it to compare; make new images instead")
+    held = [np.flatnonzero(near.any(axis=axis)) for axis in (1, 0)]
+    patch = max(int(cells[-1] - cells[0]) + 1 for cells in held)
+    y, x = (min(int(cells[0]), side - patch) for cells in held)
+    window = np.s_[y : y + patch, x : x + patch]
+    masks = (near & ~region)[window][None].copy(), region[window][None].copy()
+    none = np.zeros((1, patch, patch), np.uint8), np.zeros((1, 2), np.int32)
+    scale = Scale(side, None, *map(_frozen, (np.array([[y, x]], np.int32), *masks, *none)))
+    return Plan("transplant", patch, patch, "replace", (scale,), True)
+
+
+def _checked_region(region: Bools) -> Bools:
+    region = np.asarray(region)
+    if region.ndim != 2 or region.shape[0] != region.shape[1] or region.dtype != np.bool_:
+        got = f"shape {region.shape} {region.dtype}"
+        raise InputError(f"region: got {got}, expected a square bool mask at the grid side")
+    if not region.any():
+        raise InputError("region: no cell is set, so there is nothing to edit")
+    return region
 
 
 @lru_cache(maxsize=64)  # building a plan takes longer than running it on a small bank

@@ -219,8 +219,7 @@ def request(
         raise InputError(
             f"canvas: a plan of kind {plan.kind} needs a starting canvas; pass canvas=autoencoder.encode(image)"
         )
-    if plan.mirror:
-        _check_mirror(bank, plan, start)
+    _check_distances(bank, plan, start)
     in_codes = _in_codes(bank, plan, domain)
     return ScanRequest(
         plan=plan,
@@ -261,22 +260,25 @@ def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
         raise InputError(f"first_image: got {first_image} with n = {n}, expected image numbers in [0, 2^32)")
     if plan.sides[-1] != bank.grid:
         raise InputError(f"plan: ends at side {plan.sides[-1]}, expected the bank's grid side {bank.grid}")
+
+
+def _check_distances(bank: Bank, plan: Plan, canvas: Array | None) -> None:
+    """Distances must fit int32: those of max_patch^2 cells do by the bank's limit, of more by what the bank holds."""
+    most = max(len(compared) for scale in plan.scales for compared in scale.compared)
+    if most <= bank.max_patch**2:
+        return
+    start = None if canvas is None or bank.is_discrete else bank.project(canvas)
+    if most * bank.largest_cell_distance(start) < 2**31:
+        return
     if plan.patch > bank.max_patch:
         raise InputError(
             f"patch: got {plan.patch}, but this bank's fixed point is exact up to {bank.max_patch}; "
             f"rebuild it with max_patch={plan.patch}"
         )
-
-
-def _check_mirror(bank: Bank, plan: Plan, canvas: Array | None) -> None:
-    """Distances with mirrored cells must fit int32; without them `max_patch` sees to that."""
-    most = max(len(compared) for scale in plan.scales for compared in scale.compared)
-    start = None if canvas is None or bank.is_discrete else bank.project(canvas)
-    if most * bank.largest_cell_distance(start) >= 2**31:
-        raise InputError(
-            f"mirror: got {plan.mirror}: up to {most} cells are compared and distances may reach 2^31; lower it, or "
-            "use a smaller patch"
-        )
+    raise InputError(
+        f"mirror: got {plan.mirror}: up to {most} cells are compared and distances may reach 2^31; lower it, or "
+        "use a smaller patch"
+    )
 
 
 def _in_codes(bank: Bank, plan: Plan, domain: str) -> bool:

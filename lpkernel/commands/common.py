@@ -69,7 +69,7 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
     add_autoencoder(parser)
     parser.add_argument("-n", type=int, default=n, help=f"images to make, for each --where (default: {n})")
-    parser.add_argument("--k", type=int, default=3, help="neighbours to draw from (default: 3)")
+    parser.add_argument("--k", type=int, help="neighbours to draw from (default: 3; 12 where one donor gives a region)")
     parser.add_argument("--patch", type=int, default=6, help="patch side P in cells (default: 6)")
     parser.add_argument("--stride", type=int, metavar="W", help="cells between patches (default: P/3 rounded)")
     parser.add_argument("--scales", type=integers(), metavar="M1,M2,...", help=f"grid sides (default: {scales})")
