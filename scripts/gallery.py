@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = ("reference", "edit", "inpaint", "harmonize", "attributes", "provenance")
+EXAMPLES = ("presets", "reference", "edit", "inpaint", "harmonize", "attributes", "provenance")
 LARGEST = 600_000  # bytes of all figures
 
 
