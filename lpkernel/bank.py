@@ -109,6 +109,7 @@ class Bank:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     _levels: dict[int, np.ndarray] = field(default_factory=dict, init=False)
     _table: np.ndarray | None = field(default=None, init=False)
+    _extent: np.ndarray | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         check_bank(self)
@@ -382,6 +383,22 @@ class Bank:
             squares = (rows64 * rows64).sum(axis=1)
             self._table = (squares[:, None] + squares - 2 * (rows64 @ rows64.T)).astype(np.int32)
         return self._table
+
+    def largest_cell_distance(self, start: np.ndarray | None = None) -> int:
+        """A bound on the squared distance of any two cells of the bank, at any side.
+
+        start: fixed-point values (..., C) of a starting canvas, whose cells are then meant, too. Reads latents once.
+        """
+        if self._extent is None:
+            values = self.fixed_latents if self.fixed_codebook is None else self.fixed_codebook
+            assert values is not None
+            rows = values.reshape(-1, self.channels)
+            self._extent = np.stack([rows.min(axis=0), rows.max(axis=0)])
+        low, high = self._extent.astype(np.int64)
+        if start is not None:
+            cells = start.reshape(-1, self.channels)
+            low, high = np.minimum(low, cells.min(axis=0)), np.maximum(high, cells.max(axis=0))
+        return int(np.square(high - low).sum())
 
     def project(self, latents: np.ndarray) -> np.ndarray:
         """Fixed-point values of other latent vectors: (..., L) finite -> (..., C) int16 within +-limit."""

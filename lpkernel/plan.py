@@ -8,7 +8,7 @@ autoencoder, m side of a scale, P patch side, w stride, T steps of a scale.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise, product
 from typing import NamedTuple
@@ -21,9 +21,11 @@ from lpkernel.errors import InputError
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int32]
 
-OVERLAPS = ("replace", "fill")
+OVERLAPS = ("replace", "fill", "cut")
+STARTS = ("resize", "carry")
 EDIT_MODES = ("free", "guided")
 MAX_PASSES = 100
+MAX_MIRROR = 8
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,69 @@ class Resize:
 
 
 @dataclass(frozen=True)
+class Carry:
+    """One axis from side n to m by sources: output o takes the source of input index[o] = ((2 o + 1) n) // (2 m).
+
+    index (m,) int32. The canvas is then made of bank cells of side m.
+    """
+
+    source: int
+    target: int
+    index: Ints
+
+    @staticmethod
+    def between(n: int, m: int) -> Carry:
+        return Carry(n, m, _frozen(((2 * np.arange(m) + 1) * n // (2 * m)).astype(np.int32)))
+
+
+@dataclass(frozen=True)
 class Scale:
     """One raster pass at side m: T steps, each a position and two P x P masks.
 
     positions (T, 2) int32 are the (y, x) of the patch's corner; compare (T, P, P) bool marks the
-    cells that enter the distance, write (T, P, P) bool those that are copied. `resize` brings the
+    cells that enter the distance, write (T, P, P) bool those that are copied. `enter` brings the
     canvas here from the previous scale; None at the first.
+
+    mirror (T, P, P) uint8: how many times each cell of the mirrored window, whose corner is (y, m - P - x), enters the
+    distance besides. overlap (T, 2) int32: the columns on the left and the rows on top that this pass has written
+    before, across which the minimum error boundary runs; a step writes no cell that the boundary leaves to the canvas.
     """
 
     side: int
-    resize: Resize | None
+    enter: Resize | Carry | None
     positions: Ints
     compare: Bools
     write: Bools
+    mirror: NDArray[np.uint8]
+    overlap: Ints
+
+    @property
+    def resize(self) -> Resize | None:
+        """`enter`, if it is one."""
+        return self.enter if isinstance(self.enter, Resize) else None
+
+    @property
+    def carry(self) -> Carry | None:
+        """`enter`, if it is one."""
+        return self.enter if isinstance(self.enter, Carry) else None
+
+    def part(self, steps: slice) -> Scale:
+        """The same with some of its steps only."""
+        arrays = {name: getattr(self, name)[steps] for name in ("positions", "compare", "write", "mirror", "overlap")}
+        return replace(self, **arrays)
+
+    @cached_property
+    def compared(self) -> tuple[NDArray[np.int64], ...]:
+        """For each step the cells, y * m + x ascending, that enter the distance; mirrored ones as often as they do."""
+        patch = self.compare.shape[1]
+        lists = []
+        for (y, x), compare, mirror in zip(self.positions, self.compare, self.mirror, strict=True):
+            counts = np.zeros((self.side, self.side), np.int64)
+            counts[y : y + patch, x : x + patch] += compare
+            x = self.side - patch - x
+            counts[y : y + patch, x : x + patch] += mirror
+            lists.append(np.repeat(np.arange(counts.size), counts.ravel()))
+        return tuple(lists)
 
     @cached_property
     def kept(self) -> Bools:
@@ -80,12 +132,14 @@ class FlatPlan(NamedTuple):
     steps (T, 4): first compared cell (in `cells`), compared cells, first written cell, written cells.
     cells (.,): the cells that steps compare and write and that scales keep, each run ascending.
     resize (S, 3, M): i0, i1, f of `Resize` for the axis that enters scale s, zero beyond its side; zero at the first.
+    cuts (T, 3): the patch's corner, and `overlap`: columns on the left, rows on top.
     """
 
     scales: Ints
     steps: Ints
     cells: Ints
     resize: Ints
+    cuts: Ints
 
 
 @dataclass(frozen=True)
@@ -93,7 +147,7 @@ class Plan:
     """Scales of increasing side, the last at the autoencoder's grid side. Its arrays are read-only.
 
     `starts_known` says that the first scale compares cells of a starting canvas, which a scan of
-    this plan must then be given.
+    this plan must then be given. `first_step` is the random counter of its first step.
     """
 
     kind: str
@@ -102,6 +156,9 @@ class Plan:
     overlap: str
     scales: tuple[Scale, ...]
     starts_known: bool
+    start: str = "resize"
+    mirror: int = 0
+    first_step: int = 0
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -109,14 +166,32 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Steps over all scales; a step's index in this count is its random counter."""
+        """Steps over all scales; a step's index in this count, from `first_step` on, is its random counter."""
         return sum(len(scale.positions) for scale in self.scales)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether any step leaves cells of its overlap to the canvas."""
+        return any(bool(scale.overlap.any()) for scale in self.scales)
+
+    @cached_property
+    def stages(self) -> tuple[Plan, ...]:
+        """A plan that carries, as plans of one scale each, run one after the other; the plan itself if it does not."""
+        if self.start != "carry" or len(self.scales) == 1:
+            return (self,)
+        firsts = np.cumsum([self.first_step, *(len(scale.positions) for scale in self.scales)])
+        known = [self.starts_known, *(True for _ in self.scales[1:])]
+        return tuple(
+            replace(self, scales=(replace(scale, enter=None),), first_step=int(first), starts_known=starts)
+            for scale, first, starts in zip(self.scales, firsts[:-1], known, strict=True)
+        )
 
     @cached_property
     def flat(self) -> FlatPlan:
         """The same plan for kernels that run it whole on a device."""
         scales: list[list[int]] = []
         steps: list[list[int]] = []
+        cuts: list[list[int]] = []
         cells = [np.empty(0, np.int64)]
         resize = np.zeros((len(self.scales), 3, self.sides[-1]), np.int32)
         used = 0
@@ -129,16 +204,17 @@ class Plan:
 
         for index, scale in enumerate(self.scales):
             first = len(steps)
-            for (y, x), *masks in zip(scale.positions, scale.compare, scale.write, strict=True):
-                corner = int(y) * scale.side + int(x)
-                runs = [np.flatnonzero(mask) for mask in masks]
-                steps.append(
-                    [part for run in runs for part in add(corner + run // self.patch * scale.side + run % self.patch)]
-                )
+            corners = scale.positions[:, 0].astype(np.int64) * scale.side + scale.positions[:, 1]
+            for corner, compared, write in zip(corners, scale.compared, scale.write, strict=True):
+                written = np.flatnonzero(write)
+                written = corner + written // self.patch * scale.side + written % self.patch
+                steps.append([*add(compared), *add(written)])
+            cuts += np.column_stack([corners, scale.overlap]).tolist()
             scales.append([scale.side, first, len(steps) - first, *add(np.flatnonzero(scale.kept))])
             if scale.resize is not None:
                 resize[index, :, : scale.side] = scale.resize.i0, scale.resize.i1, scale.resize.f
-        tables = (np.array(scales), np.array(steps).reshape(-1, 4), np.concatenate(cells), resize)
+        runs = np.array(steps).reshape(-1, 4), np.concatenate(cells)
+        tables = (np.array(scales), *runs, resize, np.array(cuts).reshape(-1, 3))
         return FlatPlan(*(_frozen(table.astype(np.int32)) for table in tables))
 
 
@@ -160,14 +236,20 @@ def random(
     stride: int | None = None,
     scales: Sequence[int] | None = None,
     overlap: str = "replace",
+    start: str = "resize",
+    mirror: int = 0,
 ) -> Plan:
     """Generation from nothing: no cell is known at the first step.
 
     scales: increasing sides ending at `side` (M), none below P; default `default_scales`.
     overlap: "replace" overwrites the whole patch; "fill" writes only unknown cells at the first
-    scale. Raises InputError.
+    scale; "cut" lets a minimum error boundary decide which cells of the overlap stay (Efros and Freeman, "Image
+    quilting for texture synthesis and transfer", 2001). start: what a scale after the first starts from: "resize", the
+    canvas resized; "carry", the bank cells of this scale at the sources of the last. mirror: how often, 0 to 8, cells
+    that mirror the patch and are known already enter the distance. Raises InputError.
     """
-    return _whole("random", side, patch, stride, tuple(scales or default_scales(side)), overlap, False)
+    sides = tuple(scales or default_scales(side))
+    return _whole("random", side, patch, stride, sides, overlap, False, 1, start, mirror)
 
 
 def reference(
@@ -176,15 +258,19 @@ def reference(
     stride: int | None = None,
     scales: Sequence[int] | None = None,
     passes: int = 1,
+    overlap: str = "replace",
+    start: str = "resize",
+    mirror: int = 0,
 ) -> Plan:
     """Generation guided by a canvas that starts as an encoded image: every cell is known. One scale by default.
 
     Each scale's raster pass is made `passes` times, 1 to 100. They are steps of the same scale, so the random
-    counter goes on from pass to pass and every pass draws anew. Raises InputError.
+    counter goes on from pass to pass and every pass draws anew. The other options as in `random`. Raises InputError.
     """
     if not 1 <= passes <= MAX_PASSES:
         raise InputError(f"passes: got {passes}, expected 1 to {MAX_PASSES}")
-    return _whole("reference", side, patch, stride, tuple(scales or (side,)), "replace", True, passes)
+    sides = tuple(scales or (side,))
+    return _whole("reference", side, patch, stride, sides, overlap, True, passes, start, mirror)
 
 
 def edit(
@@ -194,6 +280,9 @@ def edit(
     mode: str = "free",
     scales: Sequence[int] | None = None,
     free: Bools | None = None,
+    overlap: str = "replace",
+    start: str = "resize",
+    mirror: int = 0,
 ) -> Plan:
     """Rewriting a region of a canvas: only steps that meet the region, only its cells written.
 
@@ -201,14 +290,10 @@ def edit(
     surroundings; "guided": they are known, so the result stays near what is there. free: (M, M) bool, cells of a
     guided region that are unknown nevertheless (a seam to be closed). At a side m < M a cell belongs to the
     region, and is unknown, if it overlaps such a cell. Raster order, but a step with nothing known to compare waits
-    for one that has, so that a region grows from its surroundings. One scale by default. Raises InputError.
+    for one that has, so that a region grows from its surroundings. One scale by default. The other options as in
+    `random`; what is outside the region is no overlap. Raises InputError.
     """
-    region = np.asarray(region)
-    if region.ndim != 2 or region.shape[0] != region.shape[1] or region.dtype != np.bool_:
-        got = f"shape {region.shape} {region.dtype}"
-        raise InputError(f"region: got {got}, expected a square bool mask at the grid side")
-    if not region.any():
-        raise InputError("region: no cell is set, so there is nothing to edit")
+    region = _checked_region(region)
     if mode not in EDIT_MODES:
         raise InputError(f"mode: got {mode!r}, expected one of {', '.join(EDIT_MODES)}")
     side = region.shape[0]
@@ -220,7 +305,42 @@ def edit(
         if mode != "guided":
             raise InputError(f"free: names cells of a guided region, but the mode is {mode!r}; use guided")
         kind = "edit-mixed"
-    return _build(kind, side, patch, stride, scales or (side,), "replace", region, unknown)
+    return _build(kind, side, patch, stride, scales or (side,), overlap, region, unknown, 1, start, mirror)
+
+
+def transplant(region: Bools, ring: int = 2) -> Plan:
+    """Rewriting a region in one step, so that all of it comes from one bank image.
+
+    region: (M, M) bool. Compared are the cells outside it within `ring` cells, along either axis; at least one.
+    Raises InputError.
+    """
+    region = _checked_region(region)
+    side = len(region)
+    near = region.copy()
+    for _ in range(ring):
+        wide = np.pad(near, 1)
+        rows = wide[:-2] | wide[1:-1] | wide[2:]
+        near = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+    if not (near & ~region).any():
+        raise InputError("region: holds every cell, so there is nothing around it to compare; make new images instead")
+    held = [np.flatnonzero(near.any(axis=axis)) for axis in (1, 0)]
+    patch = max(int(cells[-1] - cells[0]) + 1 for cells in held)
+    y, x = (min(int(cells[0]), side - patch) for cells in held)
+    window = np.s_[y : y + patch, x : x + patch]
+    masks = (near & ~region)[window][None].copy(), region[window][None].copy()
+    none = np.zeros((1, patch, patch), np.uint8), np.zeros((1, 2), np.int32)
+    scale = Scale(side, None, *map(_frozen, (np.array([[y, x]], np.int32), *masks, *none)))
+    return Plan("transplant", patch, patch, "replace", (scale,), True)
+
+
+def _checked_region(region: Bools) -> Bools:
+    region = np.asarray(region)
+    if region.ndim != 2 or region.shape[0] != region.shape[1] or region.dtype != np.bool_:
+        got = f"shape {region.shape} {region.dtype}"
+        raise InputError(f"region: got {got}, expected a square bool mask at the grid side")
+    if not region.any():
+        raise InputError("region: no cell is set, so there is nothing to edit")
+    return region
 
 
 @lru_cache(maxsize=64)  # building a plan takes longer than running it on a small bank
@@ -232,10 +352,13 @@ def _whole(
     sides: tuple[int, ...],
     overlap: str,
     all_known: bool,
-    passes: int = 1,
+    passes: int,
+    start: str,
+    mirror: int,
 ) -> Plan:
     whole = np.ones((max(side, 0),) * 2, bool)
-    return _build(kind, side, patch, stride, sides, overlap, whole, ~whole if all_known else whole, passes)
+    unknown = ~whole if all_known else whole
+    return _build(kind, side, patch, stride, sides, overlap, whole, unknown, passes, start, mirror)
 
 
 def _build(
@@ -247,25 +370,30 @@ def _build(
     overlap: str,
     region: Bools,
     unknown: Bools,
-    passes: int = 1,
+    passes: int,
+    start: str,
+    mirror: int,
 ) -> Plan:
     """region: cells that may be written; unknown: those of them that are not known at first; both (side, side)."""
     stride = default_stride(patch) if stride is None else stride
     sides = [int(m) for m in sides]
-    _check(side, patch, stride, sides, overlap)
+    _check(side, patch, stride, sides, overlap, start, mirror)
     scales: list[Scale] = []
     starts_known = False
     for m in sides:
         writable = _region_at(region, m)
         known = np.ones((m, m), bool) if scales else ~_region_at(unknown, m)
         starts_known = starts_known or (not scales and bool(known.any()))
-        resize = Resize.between(scales[-1].side, m) if scales else None
-        fill = overlap == "fill" and not scales
-        scales.append(_scale(m, patch, stride, resize, writable, known, fill, passes))
-    return Plan(kind, patch, stride, overlap, tuple(scales), starts_known)
+        way = Carry if start == "carry" else Resize
+        enter = way.between(scales[-1].side, m) if scales else None
+        rule = overlap if overlap != "fill" or not scales else "replace"
+        scales.append(_scale(m, patch, stride, enter, writable, known, rule, passes, mirror))
+        if not len(scales[-1].positions):
+            raise InputError("overlap: fill writes unknown cells only, and this plan has none; use replace or cut")
+    return Plan(kind, patch, stride, overlap, tuple(scales), starts_known, start, mirror)
 
 
-def _check(side: int, patch: int, stride: int, sides: list[int], overlap: str) -> None:
+def _check(side: int, patch: int, stride: int, sides: list[int], overlap: str, start: str, mirror: int) -> None:
     if patch < 1:
         raise InputError(f"patch: got {patch}, expected a side of at least 1 cell")
     if stride < 1 or stride > patch:
@@ -278,6 +406,10 @@ def _check(side: int, patch: int, stride: int, sides: list[int], overlap: str) -
         )
     if overlap not in OVERLAPS:
         raise InputError(f"overlap: got {overlap!r}, expected one of {', '.join(OVERLAPS)}")
+    if start not in STARTS:
+        raise InputError(f"start: got {start!r}, expected one of {', '.join(STARTS)}")
+    if not 0 <= mirror <= MAX_MIRROR:
+        raise InputError(f"mirror: got {mirror}, expected 0 to {MAX_MIRROR} times")
 
 
 def _offsets(m: int, patch: int, stride: int) -> list[int]:
@@ -296,27 +428,55 @@ def _region_at(region: Bools, m: int) -> Bools:
 
 
 def _scale(
-    m: int, patch: int, stride: int, resize: Resize | None, writable: Bools, known: Bools, fill: bool, passes: int
+    m: int,
+    patch: int,
+    stride: int,
+    enter: Resize | Carry | None,
+    writable: Bools,
+    known: Bools,
+    rule: str,
+    passes: int,
+    mirror: int,
 ) -> Scale:
     known = known.copy()
-    positions, compare, write = [], [], []
+    positions, compare, write, mirrored, overlap = [], [], [], [], []
     offsets, outward = _offsets(m, patch, stride), not writable.all()
     for _ in range(passes):
+        written = np.zeros_like(known)
         waiting = [(y, x) for y, x in product(offsets, offsets) if writable[y : y + patch, x : x + patch].any()]
         while waiting:
             ready = (c for c in waiting if not outward or known[c[0] : c[0] + patch, c[1] : c[1] + patch].any())
             y, x = next(ready, waiting[0])
             waiting.remove((y, x))
             window = np.s_[y : y + patch, x : x + patch]
-            cells = writable[window] & ~known[window] if fill else writable[window]
+            cells = writable[window] & ~known[window] if rule == "fill" else writable[window]
             if not cells.any():
                 continue
             positions.append((y, x))
             compare.append(known[window].copy())
             write.append(cells.copy())
+            mirrored.append(_mirrored(known, y, x, patch) * np.uint8(mirror))
+            overlap.append(_overlap(cells, written[window]) if rule == "cut" else (0, 0))
             known[window] |= cells
-    corners = np.array(positions, np.int32).reshape(-1, 2)
-    return Scale(m, resize, *map(_frozen, (corners, np.array(compare), np.array(write))))
+            written[window] |= cells
+    corners, widths = (np.array(pairs, np.int32).reshape(-1, 2) for pairs in (positions, overlap))
+    masks = np.array(compare), np.array(write), np.array(mirrored)
+    return Scale(m, enter, *map(_frozen, (corners, *masks, widths)))
+
+
+def _mirrored(known: Bools, y: int, x: int, patch: int) -> Bools:
+    """The known cells of the mirrored window that the patch itself does not hold, (P, P)."""
+    m = len(known)
+    beside = known.copy()
+    beside[y : y + patch, x : x + patch] = False
+    return beside[y : y + patch, m - patch - x : m - x]
+
+
+def _overlap(cells: Bools, written: Bools) -> tuple[int, int]:
+    """How many columns from the left, and rows from the top, hold no cell that this pass writes for the first time."""
+    fresh: Bools = cells & ~written
+    left, top = (int(np.append(fresh.any(axis), True).argmax()) for axis in (0, 1))
+    return left * bool(written[:, :left].any()), top * bool(written[:top].any())
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lpkernel import plan as plans
+from lpkernel import presets
 from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.backends import registry
-from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest
+from lpkernel.backends.base import Array, CodeBank, LatentBank, MixedBank, ScanRequest
 from lpkernel.bank import TABLE_ROWS, Bank, resize_level
 from lpkernel.composite import Composite
 from lpkernel.copies import CopyLimit, largest_areas, redraw
@@ -21,6 +22,7 @@ from lpkernel.errors import InputError
 from lpkernel.plan import Plan
 
 DOMAINS = ("auto", "codes", "latents")
+HUBNESS_PARTS = 256  # hubness is in these parts of 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +64,19 @@ class Synthesis:
         return largest_areas(self.sources)
 
 
-class Options(TypedDict, total=False):
-    """The options of `generate` that hold for every plan."""
+class PlanOptions(TypedDict, total=False):
+    """The options that every plan of `lpkernel.plan` takes."""
+
+    overlap: str
+    start: str
+    mirror: int
+
+
+class Options(PlanOptions, total=False):
+    """The options of `generate` that hold for every mode."""
 
     k: int
+    hubness: float | None
     seed: int
     candidates: ArrayLike | None
     first_image: int
@@ -73,6 +84,15 @@ class Options(TypedDict, total=False):
     device: str
     domain: str
     copy_limit: CopyLimit | None
+
+
+def taken_by_plan(options: Options) -> PlanOptions:
+    """The options of the plan, taken out of those of a mode."""
+    taken: PlanOptions = {}
+    for name in PlanOptions.__annotations__:
+        if name in options:
+            taken[name] = options.pop(name)  # type: ignore[literal-required, misc]
+    return taken
 
 
 def generate(
@@ -83,7 +103,7 @@ def generate(
     k: int = 3,
     scales: Sequence[int] | None = None,
     seed: int = 0,
-    overlap: str = "replace",
+    overlap: str | None = None,
     candidates: ArrayLike | None = None,
     first_image: int = 0,
     backend: str = "auto",
@@ -92,6 +112,10 @@ def generate(
     canvas: ArrayLike | None = None,
     domain: str = "auto",
     copy_limit: CopyLimit | None = None,
+    preset: str = presets.DEFAULT_PRESET,
+    start: str | None = None,
+    hubness: float | None = None,
+    mirror: int | None = None,
 ) -> Synthesis:
     """Make n images by the method of docs/method.md (Samuth et al. 2023, section 2).
 
@@ -99,47 +123,47 @@ def generate(
         bank: the examples.
         n, first_image: images first_image .. first_image + n - 1 of this seed's endless series; each
             is the same whatever n.
-        patch, stride, scales, overlap: P, w, grid sides and overlap rule of `plan.random`.
+        preset: "paper", "balanced" or "diverse" (`lpkernel.presets`): what the options below are unless given.
+        patch, stride, scales, overlap, start, mirror: P, w, grid sides, overlap rule, what a scale starts from, and
+            weight of mirrored cells, of `plan.random`.
+        hubness: ρ in [0, 1]: what part of an image's distance to its nearest neighbours in the bank is taken off its
+            distances, so that few images do not supply most cells; in 1/256ths.
         k: neighbours to draw from; more than the allowed images means all of them.
         seed: [0, 2^64).
         candidates: allowed bank images, (B,) bool or integer indices; None allows all.
         backend, device: see `lpkernel.info()`; device is for the torch backend.
-        plan: any other plan, instead of patch .. overlap.
+        plan: any other plan, instead of preset, patch .. mirror; hubness is then 0 unless given.
         canvas: starting canvas of plans that need one (reference, edit): (M, M) or (n, M, M) codes, or
             (M, M, L) or (n, M, M, L) latents, as the bank's autoencoder encodes them.
-        domain: compare "codes" (plans of one scale, by table), "latents", or "auto" for the faster
-            of those possible. Both give the same integers.
+        domain: compare "codes" (the full side, by table; plans of one scale or that carry), "latents", or "auto" for
+            the faster of those possible. Both give the same integers.
         copy_limit: redraw images that copy too much of one source; see `lpkernel.copies`.
 
-    The source maps depend on nothing but bank, plan, k, seed, candidates, canvas, copy limit and image number:
-    not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
+    The source maps depend on nothing but bank, plan, k, hubness, seed, candidates, canvas, copy limit and image
+    number: not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
     """
+    defaults = presets.find(preset)
     if plan is None:
-        plan = plans.random(bank.grid, patch, stride, scales, overlap)
-    _check(bank, plan, n, k, first_image)
-    allowed = allowed_images(bank, candidates)
-    start = None if canvas is None else canvas_array(bank, canvas, n)
-    if start is None and (plan.starts_known or any(scale.kept.any() for scale in plan.scales)):
-        raise InputError(
-            f"canvas: a plan of kind {plan.kind} needs a starting canvas; pass canvas=autoencoder.encode(image)"
+        plan = plans.random(
+            bank.grid,
+            patch,
+            stride,
+            scales or defaults.scales(bank.grid, patch),
+            defaults.overlap if overlap is None else overlap,
+            defaults.start if start is None else start,
+            defaults.mirror if mirror is None else mirror,
         )
-    in_codes = _in_codes(bank, plan, domain)
-    request = ScanRequest(
-        plan=plan,
-        bank=_code_bank(bank) if in_codes else LatentBank(bank.level, bank.size),
-        canvas=_canvases(bank, plan, start, in_codes),
-        candidates=allowed,
-        images=np.arange(first_image, first_image + n, dtype=np.int64),
-        k=k,
-        seed=seed,
+        hubness = defaults.hubness if hubness is None else hubness
+    asked = request(
+        bank, plan, n, k, seed, candidates, first_image, canvas, domain, 0.0 if hubness is None else hubness
     )
-    runner = registry.choose(backend, request, device)
+    runner = registry.choose(backend, asked, device)
     started = time.perf_counter()
-    sources = runner.scan(request, device)
+    sources = runner.scan(asked, device)
     limited = None
     if copy_limit is not None:
         sources, limited = redraw(
-            copy_limit, sources, first_image, lambda rows, images: runner.scan(request.part(rows, images), device)
+            copy_limit, sources, first_image, lambda rows, images: runner.scan(asked.part(rows, images), device)
         )
     settings = {
         "kind": plan.kind,
@@ -147,21 +171,24 @@ def generate(
         "patch": plan.patch,
         "stride": plan.stride,
         "scales": list(plan.sides),
+        "start": plan.start,
         "overlap": plan.overlap,
+        "mirror": plan.mirror,
+        "hubness": asked.hubness / HUBNESS_PARTS,
         "k": k,
         "seed": seed,
         "first_image": first_image,
-        "candidates": len(allowed),
+        "candidates": len(asked.candidates),
         "bank_images": bank.size,
         "steps": plan.steps,
         "copy_limit": limited,
-        "domain": "codes" if in_codes else "latents",
+        "domain": "latents" if isinstance(asked.bank, LatentBank) else "codes",
         "backend": runner.name,
         "backend_asked": backend,
         "device": device,
         "seconds": round(time.perf_counter() - started, 6),
     }
-    content = _content(bank, sources, start)
+    content = _content(bank, sources, None if canvas is None else canvas_array(bank, canvas, n))
     return Synthesis(
         sources=sources,
         codes=content if bank.is_discrete else None,
@@ -169,6 +196,40 @@ def generate(
         plan=plan,
         bank=bank,
         settings=settings,
+    )
+
+
+def request(
+    bank: Bank,
+    plan: Plan,
+    n: int,
+    k: int = 3,
+    seed: int = 0,
+    candidates: ArrayLike | None = None,
+    first_image: int = 0,
+    canvas: ArrayLike | None = None,
+    domain: str = "auto",
+    hubness: float = 0.0,
+) -> ScanRequest:
+    """What `generate` asks of a backend, checked. Arguments as there. Raises InputError."""
+    _check(bank, plan, n, k, first_image)
+    allowed = allowed_images(bank, candidates)
+    start = None if canvas is None else canvas_array(bank, canvas, n)
+    if start is None and (plan.starts_known or any(scale.kept.any() for scale in plan.scales)):
+        raise InputError(
+            f"canvas: a plan of kind {plan.kind} needs a starting canvas; pass canvas=autoencoder.encode(image)"
+        )
+    _check_distances(bank, plan, start)
+    in_codes = _in_codes(bank, plan, domain)
+    return ScanRequest(
+        plan=plan,
+        bank=_view(bank, plan, in_codes),
+        canvas=_canvases(bank, plan, start, in_codes),
+        candidates=allowed,
+        images=np.arange(first_image, first_image + n, dtype=np.int64),
+        k=k,
+        seed=seed,
+        hubness=_parts(hubness),
     )
 
 
@@ -199,28 +260,54 @@ def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
         raise InputError(f"first_image: got {first_image} with n = {n}, expected image numbers in [0, 2^32)")
     if plan.sides[-1] != bank.grid:
         raise InputError(f"plan: ends at side {plan.sides[-1]}, expected the bank's grid side {bank.grid}")
+
+
+def _check_distances(bank: Bank, plan: Plan, canvas: Array | None) -> None:
+    """Distances must fit int32: those of max_patch^2 cells do by the bank's limit, of more by what the bank holds."""
+    most = max(len(compared) for scale in plan.scales for compared in scale.compared)
+    if most <= bank.max_patch**2:
+        return
+    start = None if canvas is None or bank.is_discrete else bank.project(canvas)
+    if most * bank.largest_cell_distance(start) < 2**31:
+        return
     if plan.patch > bank.max_patch:
         raise InputError(
             f"patch: got {plan.patch}, but this bank's fixed point is exact up to {bank.max_patch}; "
             f"rebuild it with max_patch={plan.patch}"
         )
+    raise InputError(
+        f"mirror: got {plan.mirror}: up to {most} cells are compared and distances may reach 2^31; lower it, or "
+        "use a smaller patch"
+    )
 
 
 def _in_codes(bank: Bank, plan: Plan, domain: str) -> bool:
     if domain not in DOMAINS:
         raise InputError(f"domain: got {domain!r}, expected one of {', '.join(DOMAINS)}")
-    possible = bank.codebook is not None and len(bank.codebook) <= TABLE_ROWS and len(plan.scales) == 1
+    by_codes = len(plan.scales) == 1 or plan.start == "carry"
+    possible = bank.codebook is not None and len(bank.codebook) <= TABLE_ROWS and by_codes
     if domain == "codes" and not possible:
         raise InputError(
-            f"domain: codes needs a bank of at most {TABLE_ROWS} codes and a plan of one scale, "
-            f"got scales {list(plan.sides)}; use auto"
+            f"domain: codes needs a bank of at most {TABLE_ROWS} codes and a plan of one scale or that carries, "
+            f"got scales {list(plan.sides)}, start {plan.start!r}; use auto"
         )
     return possible and domain != "latents"
 
 
-def _code_bank(bank: Bank) -> CodeBank:
+def _view(bank: Bank, plan: Plan, in_codes: bool) -> LatentBank | CodeBank | MixedBank:
+    """The bank as backends see it."""
+    latents = LatentBank(bank.level, bank.size)
+    if not in_codes:
+        return latents
     assert bank.codes is not None and bank.fixed_codebook is not None
-    return CodeBank(bank.codes, bank.fixed_codebook, bank.table())
+    codes = CodeBank(bank.codes, bank.fixed_codebook, bank.table())
+    return codes if len(plan.scales) == 1 else MixedBank(latents, codes)
+
+
+def _parts(hubness: float) -> int:
+    if not 0 <= hubness <= 1:
+        raise InputError(f"hubness: got {hubness}, expected 0 to 1")
+    return round(HUBNESS_PARTS * hubness)
 
 
 def canvas_array(bank: Bank, canvas: ArrayLike, n: int) -> Array:
@@ -243,11 +330,11 @@ def _canvases(bank: Bank, plan: Plan, start: Array | None, in_codes: bool) -> tu
     """What each scale needs of the starting canvas."""
     if start is None:
         return (None,) * len(plan.scales)
-    if in_codes:
-        return (start,)
     full = bank.project(start) if bank.fixed_codebook is None else bank.fixed_codebook[start]
-    needed = [i == 0 or bool(scale.kept.any()) for i, scale in enumerate(plan.scales)]
-    return tuple(resize_level(full, m) if need else None for m, need in zip(plan.sides, needed, strict=True))
+    needed = [i == 0 or plan.start == "carry" or bool(scale.kept.any()) for i, scale in enumerate(plan.scales)]
+    lower = [resize_level(full, m) if need else None for m, need in zip(plan.sides[:-1], needed, strict=False)]
+    last = start if in_codes else resize_level(full, bank.grid) if needed[-1] else None
+    return *lower, last
 
 
 def _content(bank: Bank, sources: NDArray[np.int32], start: Array | None) -> Any:

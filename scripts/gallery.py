@@ -14,7 +14,7 @@ from PIL import Image
 from lpkernel.images import opened
 
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = ("reference", "edit", "inpaint", "harmonize", "attributes", "provenance")
+EXAMPLES = ("presets", "reference", "edit", "inpaint", "harmonize", "attributes", "provenance")
 LARGEST = 600_000  # bytes of all figures
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lpkernel.backends.base import CodeBank, LatentBank, ScanRequest
+from lpkernel.backends.base import CodeBank, LatentBank, MixedBank, ScanRequest
 from lpkernel.bank import resize_level
 from lpkernel.plan import Plan
 
@@ -51,18 +51,23 @@ class World:
         start: np.ndarray | None = None,
         candidates: np.ndarray | None = None,
         in_codes: bool = False,
+        hubness: int = 0,
     ) -> ScanRequest:
+        """in_codes: the full side by codes; with several scales, of a plan that carries, those below by latents."""
         canvas: tuple[np.ndarray | None, ...] = (None,) * len(plan.scales)
-        if start is not None and in_codes:
-            canvas = (start,)
-        elif start is not None:
-            canvas = tuple(resize_level(self.codebook[start], side) for side in plan.sides)
+        if start is not None:
+            lower = [resize_level(self.codebook[start], side) for side in plan.sides]
+            canvas = (*lower[:-1], start) if in_codes else tuple(lower)
+        bank: LatentBank | CodeBank | MixedBank = self.latents
+        if in_codes:
+            bank = self.code_bank if len(plan.scales) == 1 else MixedBank(self.latents, self.code_bank)
         return ScanRequest(
             plan=plan,
-            bank=self.code_bank if in_codes else self.latents,
+            bank=bank,
             canvas=canvas,
             candidates=np.arange(len(self.codes)) if candidates is None else candidates,
             images=np.asarray(images, dtype=np.int64),
             k=k,
             seed=seed,
+            hubness=hubness,
         )

@@ -75,6 +75,7 @@ def test_a_tiny_sweep_writes_well_formed_json(bank_path: Path, tmp_path: Path) -
         ("step", "bank"): ours | searchers,
         ("step", "random"): ours | searchers,
         ("generate", "bank"): ours | {"torch-float32"},
+        ("generate", "bank, balanced"): ours,
     }
     assert {record["x"]["N"] for record in times} == {1, 3}
     assert len(found["verdicts"]) == 10 and all(entry["ratio"] > 0 for entry in found["verdicts"])
@@ -158,7 +159,7 @@ def test_calls_that_would_take_too_long_are_left_out_and_said_so(bank: Bank) -> 
 
 
 def test_few_images_are_scaled_up_and_said_so(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "GENERATIONS", (Generation(50, 20, 6, 2, 3, True),))
+    monkeypatch.setattr(suite, "GENERATIONS", (Generation(50, 20, 6, 2, 3, one_scale=True),))
     run = Suite(Options(("generate",), backends=("torch",), budget=0.001, longest=1e-9), bank)
     (point,) = run.run()
     text = "\n".join(report.table(point, run.results))
@@ -246,7 +247,7 @@ def test_checks_accept_rounding_and_near_ties_only() -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_the_float_path_makes_the_same_images_either_way(bank: Bank, keep: bool) -> None:
-    made = Generation(3, 60, 6, 2, 3, False)
+    made = Generation(3, 60, 6, 2, 3)
     plan = made.plan(16)
     path = TorchFloat32(bank, plan, 3, keep)
     sources = path.run(3, seed=5)
@@ -256,7 +257,7 @@ def test_the_float_path_makes_the_same_images_either_way(bank: Bank, keep: bool)
 
 
 def test_a_float_path_that_takes_the_farthest_is_refused(bank: Bank) -> None:
-    made = Generation(2, 60, 6, 2, 3, True)
+    made = Generation(2, 60, 6, 2, 3, one_scale=True)
     path = TorchFloat32(bank, made.plan(16), 3, False)
     path.k = 60
     check = points._GenerationCheck(bank, made, 0)

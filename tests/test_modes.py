@@ -425,3 +425,25 @@ def test_200_malformed_images_and_masks_are_one_line() -> None:
             message = ""
             assert made.sources.shape == (1, GRID, GRID)
         assert "\n" not in message and len(message) < 300
+
+
+def test_a_named_region_comes_from_one_donor() -> None:
+    bank, autoencoder = lp.Bank.default(), lp.load_autoencoder(device="cpu")
+    face = bank.whole(np.array([9]))[0]
+    one = lp.edit(bank, face, region="eyes", n=6)
+    assert one.settings["donor"] == "one" and one.settings["k"] == 12 and one.settings["steps"] == 1
+    region = named_region("eyes", bank)
+    for sources in one.sources:
+        assert len(np.unique(sources[region])) == 1 and (sources[~region] == -1).all()
+    assert len(np.unique(one.sources[:, region])) > 2
+    patches = lp.edit(bank, face, region="eyes", n=6, donor="patches")
+    assert patches.settings["donor"] == "patches" and patches.settings["k"] == 3
+    for options in ({"scales": [8, 16]}, {"mirror": 1}, {"mode": "guided"}):
+        assert lp.edit(bank, face, region="eyes", n=1, **options).settings["donor"] == "patches"  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r'donor: "one" copies a free region in one step'):
+            lp.edit(bank, face, region="eyes", n=1, donor="one", **options)  # type: ignore[arg-type]
+    assert lp.edit(bank, face, region=region, n=1).settings["donor"] == "patches"
+    assert lp.edit(bank, face, region=region, n=1, donor="one", k=2).settings["k"] == 2
+    with pytest.raises(InputError, match="donor: got 'two'"):
+        lp.edit(bank, face, region="eyes", n=1, donor="two")
+    assert one.decode(autoencoder).shape == (6, 128, 128, 3)

@@ -227,3 +227,32 @@ def test_flat_plan_says_the_same(overlap: str) -> None:
                 expected = np.stack([scale.resize.i0, scale.resize.i1, scale.resize.f])
                 assert (flat.resize[s, :, :side] == expected).all()
         assert step == len(flat.steps) == made.steps
+
+
+def test_a_transplant_is_one_step_with_a_ring() -> None:
+    region = np.zeros((16, 16), bool)
+    region[7:10, 3:13] = True
+    made = plan.transplant(region)
+    (scale,) = made.scales
+    assert made.steps == 1 and made.starts_known and (scale.kept == ~region).all()
+    compared = np.zeros((16, 16), bool)
+    compared.ravel()[scale.compared[0]] = True
+    ring = np.zeros((16, 16), bool)
+    ring[5:12, 1:15] = True
+    assert (compared == ring & ~region).all()
+
+
+@given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_any_transplant_writes_its_region(side: int, ring: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    region = random.random((side, side)) < random.random()
+    region[tuple(random.integers(side, size=2))] = True
+    if region.all():
+        with pytest.raises(InputError, match="holds every cell"):
+            plan.transplant(region, ring)
+        return
+    (scale,) = plan.transplant(region, ring).scales
+    assert (scale.kept == ~region).all()
+    far = np.indices(region.shape)[:, :, :, None] - np.argwhere(region).T[:, None, None]
+    near = (np.abs(far).max(0) <= ring).any(2) & ~region
+    assert np.array_equal(scale.compared[0], np.flatnonzero(near))

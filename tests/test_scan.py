@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,15 +25,23 @@ def region(side: int) -> np.ndarray:
     return mask
 
 
-def make(kind: str, side: int, patch: int, stride: int | None, scales: list[int] | None) -> Plan:
+def make(kind: str, side: int, patch: int, stride: int | None, scales: list[int] | None, **options: Any) -> Plan:
     if kind == "reference":
-        return plan.reference(side, patch, stride, scales)
+        return plan.reference(side, patch, stride, scales, **options)
     if kind.startswith("edit"):
-        return plan.edit(region(side), patch, stride, kind.removeprefix("edit-"), scales)
-    return plan.random(side, patch, stride, scales or [side], kind.removeprefix("random-"))
+        return plan.edit(region(side), patch, stride, kind.removeprefix("edit-"), scales, **options)
+    return plan.random(side, patch, stride, scales or [side], **{"overlap": kind.removeprefix("random-"), **options})
 
 
 KINDS = ["random-replace", "random-fill", "reference", "edit-free", "edit-guided"]
+# The options beyond the paper, each alone and together (docs/method.md).
+BEYOND: list[tuple[dict[str, Any], int]] = [
+    ({"start": "carry"}, 0),
+    ({"overlap": "cut"}, 0),
+    ({"mirror": 2}, 0),
+    ({}, 64),
+    ({"start": "carry", "overlap": "cut", "mirror": 1}, 200),
+]
 
 
 @pytest.mark.parametrize("size", [1, 2, 16, 257])
@@ -59,6 +68,26 @@ def test_codes_equal_latents(backend: Backend, kind: str) -> None:
         assert np.array_equal(code, SPECIFICATION.scan(requests[1]))
 
 
+@pytest.mark.parametrize("size", [1, 2, 16, 40, 300])
+@pytest.mark.parametrize("kind", ["random-replace", "reference", "edit-free"])
+@pytest.mark.parametrize(("options", "hubness"), BEYOND)
+def test_options_beyond_the_paper_equal_the_specification(
+    fast_backend: Backend, kind: str, size: int, options: dict[str, Any], hubness: int
+) -> None:
+    world = World(size, side=12, seed=size)
+    for patch, k, scales in [(2, 3, [6, 12]), (4, 10, [12]), (5, 3, [6, 9, 12]), (6, 1, [6, 12])]:
+        made = make(kind, 12, patch, None, scales, **options)
+        start = world.start(3) if made.starts_known or kind == "edit-free" else None
+        domains = [False, True] if len(scales) == 1 or made.start == "carry" else [False]
+        requests = [
+            world.request(made, [0, 1, 7], k, seed=patch, start=start, in_codes=in_codes, hubness=hubness)
+            for in_codes in domains
+        ]
+        wanted = SPECIFICATION.scan(requests[0])
+        for request in requests:
+            assert np.array_equal(fast_backend.scan(request), wanted)
+
+
 def any_request(
     data: st.DataObject, side: int, patch: int, size: int, channels: int, images: int, k: int
 ) -> ScanRequest:
@@ -70,15 +99,21 @@ def any_request(
     kind = data.draw(st.sampled_from(KINDS), "kind")
     size = data.draw(st.integers(1, size), "B")
     world = World(size, side, data.draw(st.integers(1, channels), "C"), data.draw(st.integers(1, 6), "V"), seed=side)
+    options: dict[str, Any] = {"start": data.draw(st.sampled_from(plan.STARTS), "start")}
+    options["mirror"] = data.draw(st.sampled_from([0, 0, 1, 3]), "mirror")
+    if data.draw(st.booleans(), "cut"):
+        options["overlap"] = "cut"
+    by_codes = len(scales) == 1 or options["start"] == "carry"
     allowed = np.flatnonzero(np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size), "allowed")))
     return world.request(
-        make(kind, side, patch, stride, scales),
+        make(kind, side, patch, stride, scales, **options),
         data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=images), "images"),
         data.draw(st.integers(1, k), "K"),
         data.draw(st.integers(0, 2**64 - 1), "seed"),
         world.start(1) if not kind.startswith("random") else None,
         allowed if len(allowed) else None,
-        in_codes=len(scales) == 1 and data.draw(st.booleans(), "codes"),
+        in_codes=by_codes and data.draw(st.booleans(), "codes"),
+        hubness=data.draw(st.sampled_from([0, 0, 64, 256]), "hubness"),
     )
 
 
@@ -182,17 +217,17 @@ def test_a_case_worked_by_hand() -> None:
 
 def test_distances_of_the_specification_are_plain_sums() -> None:
     world = World(9, side=6)
-    window, patches = world.full[4, 2:4, 3:5], world.full[:, 2:4, 3:5]
-    compare = np.array([[True, False], [True, True]])
-    got = reference.latent_distances(window, patches, compare)
+    cells = np.array([[True, False], [True, True]])
+    patches = world.full[:, 2:4, 3:5][:, cells]
+    got = reference.latent_distances(patches[4], patches)
     for b in range(9):
         want = 0
-        for y, x in [(0, 0), (1, 0), (1, 1)]:
+        for y, x in [(2, 3), (3, 3), (3, 4)]:
             for c in range(world.full.shape[-1]):
-                want += (int(window[y, x, c]) - int(patches[b, y, x, c])) ** 2
+                want += (int(world.full[4, y, x, c]) - int(world.full[b, y, x, c])) ** 2
         assert got[b] == want
-    codes = world.codes[:, 2:4, 3:5]
-    assert np.array_equal(reference.code_distances(codes[4], codes, compare, world.table), got)
+    codes = world.codes[:, 2:4, 3:5][:, cells]
+    assert np.array_equal(reference.code_distances(codes[4], codes, world.table), got)
 
 
 def test_extreme_values_stay_exact(fast_backend: Backend) -> None:
@@ -207,5 +242,5 @@ def test_extreme_values_stay_exact(fast_backend: Backend) -> None:
     for in_codes in (False, True):
         request = world.request(made, [0, 1], 12, start=start, in_codes=in_codes)
         assert np.array_equal(fast_backend.scan(request), SPECIFICATION.scan(request))
-    far = reference.latent_distances(world.codebook[start[0]], world.full, np.ones((8, 8), bool))
+    far = reference.latent_distances(world.codebook[start[0]].reshape(64, 16), world.full.reshape(12, 64, 16))
     assert far.max() == 4 * 724**2 * 1024 < 2**31

@@ -41,23 +41,43 @@ class CodeBank:
 
 
 @dataclass(frozen=True)
+class MixedBank:
+    """Both domains, for plans that carry: latents below the full side M, codes at it."""
+
+    latents: LatentBank
+    codes: CodeBank
+
+    @property
+    def size(self) -> int:
+        return self.latents.size
+
+
+@dataclass(frozen=True)
 class ScanRequest:
     """A whole plan to run for n images.
 
-    canvas: one entry a scale, (n or 1, m, m, C) int16 latents, or (n or 1, M, M) integer codes for
-    a `CodeBank`; None where nothing is needed. The first is what is there before the first step
+    canvas: one entry a scale, (n or 1, m, m, C) int16 latents, or (n or 1, M, M) integer codes where the scale is
+    compared by codes; None where nothing is needed. The first is what is there before the first step
     (its unknown cells are ignored); later ones supply the cells that their scale keeps.
     candidates: sorted int64 indices of the allowed bank images, at least one.
     images: (n,) int64 global indices of the images made, their random counters.
+    hubness: r of 256 parts of an image's isolation that are taken off its distances (docs/method.md).
     """
 
     plan: Plan
-    bank: LatentBank | CodeBank
+    bank: LatentBank | CodeBank | MixedBank
     canvas: tuple[Array | None, ...]
     candidates: NDArray[np.int64]
     images: NDArray[np.int64]
     k: int
     seed: int
+    hubness: int = 0
+
+    def bank_at(self, side: int) -> LatentBank | CodeBank:
+        """What a scale of this side compares."""
+        if not isinstance(self.bank, MixedBank):
+            return self.bank
+        return self.bank.codes if side == self.plan.sides[-1] else self.bank.latents
 
     def part(self, rows: slice | NDArray[np.int64], images: NDArray[np.int64]) -> ScanRequest:
         """The request for some of its images, whose random counters are now `images`."""

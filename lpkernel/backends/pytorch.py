@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpkernel import philox
+from lpkernel.backends import reference, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.plan import Resize, Scale
 
@@ -81,8 +82,12 @@ class TorchBackend:
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+
+        def scan(stage: ScanRequest) -> NDArray[np.int32]:
+            return _Scan(stage, torch.device(device)).run().to(torch.int32).cpu().numpy()
+
         with torch.inference_mode():
-            return _Scan(request, torch.device(device)).run().to(torch.int32).cpu().numpy()
+            return stages.run(request, scan)
 
     def masked_topk(self, request: TopkRequest) -> TopK:
         queries, bank, patch_mask, candidate_mask = (
@@ -116,7 +121,7 @@ class _Scan:
         self.request, self.device = request, device
         self.count = len(request.images)
         self.candidates = torch.from_numpy(request.candidates).to(device)
-        steps = np.arange(request.plan.steps)
+        steps = request.plan.first_step + np.arange(request.plan.steps)
         words = philox.draws(request.seed, request.images[:, None], steps[None, :])
         self.words = torch.from_numpy(words.astype(np.int64)).to(device)
         self.codebook: Tensor | None = None
@@ -130,24 +135,28 @@ class _Scan:
         for scale, start in zip(self.request.plan.scales, self.request.canvas, strict=True):
             bank = self._content(scale.side)
             norms = self._norms(bank)
-            canvas = self._enter(canvas, scale, start, bank)
+            canvas = self._enter(canvas, scale, start, bank).contiguous()
             sources = torch.full((self.count, scale.side, scale.side), -1, dtype=torch.int64, device=self.device)
+            cells = [array.flatten(1, 2) for array in (canvas, bank, norms)]  # that of the canvas shares its memory
             patch = self.request.plan.patch
-            for (y, x), compare, write in zip(scale.positions, scale.compare, scale.write, strict=True):
+            for i, ((y, x), write) in enumerate(zip(scale.positions, scale.write, strict=True)):
+                compared = torch.from_numpy(scale.compared[i]).to(self.device)
+                chosen = self._choose(cells, compared, self.words[:, step])
                 window = np.s_[:, y : y + patch, x : x + patch]
-                known = tensor(compare).to(self.device) if compare.any() else None
-                chosen = self._choose(canvas[window], bank[window], norms[window], known, self.words[:, step])
                 mask = tensor(write).to(self.device)
                 copied = bank[window][chosen]
-                cells = mask.view(mask.shape + (1,) * (copied.ndim - 3))
-                canvas[window] = torch.where(cells, copied, canvas[window])
+                if scale.overlap[i].any():
+                    left, top = scale.overlap[i].tolist()
+                    mask = mask & ~kept_by_cut(self._apart(canvas[window], copied), left, top)
+                deep = mask.view(mask.shape + (1,) * (copied.ndim - 3))
+                canvas[window] = torch.where(deep, copied, canvas[window])
                 sources[window] = torch.where(mask, self.candidates[chosen][:, None, None], sources[window])
                 step += 1
         return sources
 
     def _content(self, side: int) -> Tensor:
         """The allowed bank images: (A, m, m, C) int16 latents, or (A, M, M) codes."""
-        bank = self.request.bank
+        bank = self.request.bank_at(side)
         content = tensor(bank.codes if isinstance(bank, CodeBank) else bank.level(side)).to(self.device)
         return content if len(self.candidates) == bank.size else content[self.candidates]
 
@@ -179,23 +188,83 @@ class _Scan:
             canvas[:, kept] = begin[:, kept]
         return canvas
 
-    def _choose(self, canvas: Tensor, bank: Tensor, norms: Tensor, known: Tensor | None, words: Tensor) -> Tensor:
-        """(N,) position among the allowed images that each image copies, from windows (N or A, P, P, ...)."""
-        if known is None:
+    def _choose(self, cells: list[Tensor], compared: Tensor, words: Tensor) -> Tensor:
+        """(N,) position among the allowed images that each image copies; cells of canvas, bank and norms."""
+        canvas, bank, norms = cells
+        if not len(compared):
             return (words * len(bank)) >> 32
-        weights = known.double()
-        query = (self._vectors(canvas) * weights[..., None]).flatten(1)
+        best = self._nearest(canvas[:, compared], bank, norms, compared, self._offsets(bank, norms, compared))
+        return best.gather(1, ((words * best.shape[1]) >> 32)[:, None])[:, 0] & LOW_WORD
+
+    def _nearest(self, canvas: Tensor, bank: Tensor, norms: Tensor, compared: Tensor, offsets: Tensor | None) -> Tensor:
+        """(n, K) keys of the nearest allowed images to canvas cells (n, cells, ...), ascending."""
+        query = self._vectors(canvas).flatten(1)
         query_norms = query.square().sum(1, keepdim=True)
-        best = torch.empty((self.count, 0), dtype=torch.int64, device=self.device)
+        best = torch.empty((len(query), 0), dtype=torch.int64, device=self.device)
         tile = _tile_rows(query.shape[1])
         for first in range(0, len(bank), tile):
             part = slice(first, first + tile)
-            theirs = self._vectors(bank[part]).flatten(1)
-            their_norms = norms[part].flatten(1).double() @ weights.flatten()
-            distances = torch.addmm(query_norms + their_norms, query, theirs.T, alpha=-2)
+            theirs = self._vectors(bank[part, compared]).flatten(1)
+            their_norms = norms[part, compared].sum(1, dtype=torch.int64).double()
+            distances = torch.addmm(query_norms + their_norms, query, theirs.T, alpha=-2).to(torch.int64)
+            if offsets is not None:
+                distances -= offsets[part]
             positions = torch.arange(first, first + len(theirs), device=self.device)
-            best = smallest(torch.cat([best, pack(distances.to(torch.int64), positions)], 1), self.request.k)
-        return best.gather(1, ((words * best.shape[1]) >> 32)[:, None])[:, 0] & LOW_WORD
+            best = smallest(torch.cat([best, pack(distances, positions)], 1), self.request.k)
+        return best
+
+    def _offsets(self, bank: Tensor, norms: Tensor, compared: Tensor) -> Tensor | None:
+        """(A,) int64: what each allowed image's isolation over the compared cells takes off its distances."""
+        if not self.request.hubness:
+            return None
+        chosen, nearest = reference.references(len(bank))
+        places = torch.from_numpy(chosen).to(self.device)
+        theirs = self._vectors(bank[places[:, None], compared]).flatten(1)
+        their_norms = theirs.square().sum(1)
+        isolation = []
+        for ours, positions in zip(
+            bank.split(_tile_rows(theirs.shape[1])),
+            torch.arange(len(bank), device=self.device).split(_tile_rows(theirs.shape[1])),
+            strict=True,
+        ):
+            own = self._vectors(ours[:, compared]).flatten(1)
+            distances = torch.addmm(own.square().sum(1, keepdim=True) + their_norms, own, theirs.T, alpha=-2)
+            distances.masked_fill_(positions[:, None] == places, torch.inf)
+            few = smallest(distances, nearest)
+            others = few.isfinite().sum(1)
+            isolation.append(few.nan_to_num(posinf=0.0).sum(1).to(torch.int64) // others.clamp(min=1))
+        return (self.request.hubness * torch.cat(isolation)) >> 8
+
+    def _apart(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        """Squared distances of cells, (N, P, P) int64."""
+        difference = self._vectors(ours) - self._vectors(theirs)
+        return difference.square().sum(3).to(torch.int64)
+
+
+def kept_by_cut(errors: Tensor, left: int, top: int) -> Tensor:
+    """(N, P, P) bool: the cells that the boundaries of `reference.kept_by_cut` leave as they are."""
+    size = torch.arange(errors.shape[1], device=errors.device)
+    kept = size < _boundary(errors[:, :, :left])[:, :, None]
+    return kept | (size[:, None] < _boundary(errors[:, :top].transpose(1, 2))[:, None, :])
+
+
+def _boundary(errors: Tensor) -> Tensor:
+    """(N, rows): `reference._boundary` of errors (N, rows, width)."""
+    count, rows, width = errors.shape
+    path = torch.zeros((count, rows), dtype=torch.int64, device=errors.device)
+    if not width:
+        return path
+    beyond = torch.iinfo(torch.int64).max // 2
+    sums = [errors[:, 0]]
+    for row in range(1, rows):
+        wide = torch.nn.functional.pad(sums[-1], (1, 1), value=beyond)
+        sums.append(errors[:, row] + torch.minimum(torch.minimum(wide[:, :-2], wide[:, 1:-1]), wide[:, 2:]))
+    column = torch.arange(width, device=errors.device)
+    reachable = torch.ones_like(sums[-1], dtype=torch.bool)
+    for row in reversed(range(rows)):
+        path[:, row] = torch.where(reachable, sums[row], beyond).argmin(1)  # the first of equals
+        reachable = (column - path[:, row, None]).abs() <= 1
+    return path
 
 
 def _tile_distances(queries: Tensor, mask: Tensor | None, tile: Tensor) -> Tensor:

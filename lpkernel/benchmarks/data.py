@@ -102,10 +102,7 @@ def one_step(side: int, patch: int) -> Plan:
     usual = np.abs(scale.compare.sum(axis=(1, 2)) - (patch**2 - whole.stride**2))
     off_centre = np.abs(scale.positions - (side - patch) / 2).sum(axis=1)
     i = np.lexsort((off_centre, usual))[0]
-    step = replace(
-        scale, positions=scale.positions[i : i + 1], compare=scale.compare[i : i + 1], write=scale.write[i : i + 1]
-    )
-    return replace(whole, kind="one-step", scales=(step,), starts_known=True)
+    return replace(whole, kind="one-step", scales=(scale.part(slice(i, i + 1)),), starts_known=True)
 
 
 def known_vectors(codes: Codes, bank: Bank, step: Plan) -> NDArray[np.float32]:

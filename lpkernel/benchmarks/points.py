@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpkernel import ops, philox, synthesis
+from lpkernel import ops, philox, presets, synthesis
 from lpkernel import plan as plans
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, CodeBank, LatentBank, ScanRequest, TopkRequest
@@ -196,17 +196,35 @@ def step(
 
 @dataclass(frozen=True)
 class Generation:
-    """N images from B, by the default five scales or by the last alone."""
+    """N images from B by a preset, at its scales or at the last alone."""
 
     n: int
     b: int
     patch: int
     stride: int
     k: int
-    one_scale: bool
+    one_scale: bool = False
+    preset: str = "paper"
+
+    def sources(self, bank: Bank, n: int, seed: int, backend: str) -> NDArray[np.int32]:
+        """Source maps of the first n images."""
+        return synthesis.generate(
+            bank,
+            n,
+            self.patch,
+            self.stride,
+            self.k,
+            (bank.grid,) if self.one_scale else None,
+            seed,
+            preset=self.preset,
+            backend=backend,
+        ).sources
 
     def plan(self, side: int) -> Plan:
-        return plans.random(side, self.patch, self.stride, (side,) if self.one_scale else None)
+        """The plan of these source maps."""
+        made = presets.find(self.preset)
+        scales = (side,) if self.one_scale else made.scales(side, self.patch)
+        return plans.random(side, self.patch, self.stride, scales, made.overlap, made.start, made.mirror)
 
 
 class _GenerationCheck:
@@ -217,12 +235,7 @@ class _GenerationCheck:
 
     @cached_property
     def expected(self) -> NDArray[np.int32]:
-        return self._generate("numpy", min(self.generation.n, CHECKED_IMAGES))
-
-    def _generate(self, backend: str, n: int) -> NDArray[np.int32]:
-        made = self.generation
-        steps = made.plan(self.bank.grid)
-        return synthesis.generate(self.bank, n, k=made.k, seed=self.seed, plan=steps, backend=backend).sources
+        return self.generation.sources(self.bank, min(self.generation.n, CHECKED_IMAGES), self.seed, "numpy")
 
     def ours(self, sources: NDArray[np.int32], batch: int) -> None:
         count = min(len(sources), len(self.expected))
@@ -253,30 +266,16 @@ def generate(maps: data.Maps, made: Generation, ours: Sequence[str], with_peer: 
     """Whole generations without decoding: `lpkernel.generate` beside the float32 torch path, on real code maps."""
     bank = maps.bank("bank", made.b)
     plan = made.plan(bank.grid)
-    bank.table()
-    for side in plan.sides if len(plan.sides) > 1 else ():
+    request = synthesis.request(bank, plan, made.n, made.k, seed, hubness=presets.find(made.preset).hubness)
+    for side in plan.sides if isinstance(request.bank, LatentBank) else plan.sides[:-1]:
         bank.level(side)
     check = _GenerationCheck(bank, made, seed)
 
     def entrant(backend: Backend) -> Entrant:
         def prepare() -> Variants:
             # the "batch" of a generation is the number of images
-            return {
-                "": lambda n: synthesis.generate(bank, n, k=made.k, seed=seed, plan=plan, backend=backend.name).sources
-            }
+            return {"": lambda n: made.sources(bank, n, seed, backend.name)}
 
-        images = np.arange(made.n, dtype=np.int64)
-        request = ScanRequest(
-            plan,
-            CodeBank(bank.codes, bank.fixed_codebook, bank.table())  # type: ignore[arg-type]
-            if len(plan.sides) == 1
-            else LatentBank(bank.level, bank.size),
-            (None,) * len(plan.scales),
-            np.arange(bank.size),
-            images,
-            made.k,
-            seed,
-        )
         return Entrant(f"lpkernel {backend.name}", True, prepare, check.ours, _reason(backend, request), by_images=True)
 
     def torch_path() -> Variants:
@@ -296,7 +295,16 @@ def generate(maps: data.Maps, made: Generation, ours: Sequence[str], with_peer: 
             raise WrongAnswer("source maps name images outside the bank")
 
     entrants = [entrant(backend) for backend in backends(ours)]
-    if with_peer:
+    if with_peer and made.preset == "paper":  # nobody else has the other options
         entrants.append(Entrant("torch-float32", False, torch_path, in_range, by_images=True))
     x = {"N": made.n, "B": made.b, "P": made.patch, "w": made.stride, "S": len(plan.sides), "K": made.k}
-    return Point("generate", "bank", x, float(made.n * made.b), 1, entrants, {}, {"steps": plan.steps})
+    return Point(
+        "generate",
+        "bank" if made.preset == "paper" else f"bank, {made.preset}",
+        x,
+        float(made.n * made.b),
+        1,
+        entrants,
+        {},
+        {"steps": plan.steps},
+    )

@@ -29,10 +29,15 @@ KS = (1, 3, 10, 32)
 MANY = 30_000
 GENERATION_PEER = "torch-float32"
 GENERATIONS = (
-    Generation(16, 16, 6, 2, 3, False),
-    Generation(16, 16, 4, 1, 3, False),
-    Generation(16, 999, 6, 2, 3, False),
-    Generation(10_000, MANY, 6, 2, 10, True),
+    Generation(16, 16, 6, 2, 3),
+    Generation(16, 16, 6, 2, 3, preset="balanced"),
+    Generation(16, 16, 4, 1, 3),
+    Generation(16, 999, 6, 2, 3),
+    Generation(16, 999, 6, 2, 3, preset="balanced"),
+    Generation(16, MANY, 6, 2, 10, one_scale=True),
+    Generation(16, MANY, 6, 2, 10, preset="balanced"),
+    Generation(10_000, MANY, 6, 2, 10, one_scale=True),
+    Generation(10_000, MANY, 6, 2, 10, preset="balanced"),
 )
 PEER_IMAGES = 1000  # what a provider of a large generation is extrapolated from at most, unless it is lpkernel's
 LONGEST_SEARCH, LONGEST_GENERATION = 10.0, 60.0  # seconds of a call
@@ -321,7 +326,8 @@ def step_sweep(options: Options, kind: str) -> list[tuple[int, int, int, int]]:
 
 
 def generations(options: Options) -> list[Generation]:
-    """The four of GENERATIONS, or those of the N and B given: five scales, P = 6, w = 2, K = 3."""
+    """Those of GENERATIONS, or of the N and B given: the paper's five scales and the default, P = 6, w = 2, K = 3."""
     if options.n is None and options.b is None:
         return list(GENERATIONS)
-    return [Generation(n, b, 6, 2, 3, False) for b in options.b or (16,) for n in options.n or (16,)]
+    sizes = [(n, b) for b in options.b or (16,) for n in options.n or (16,)]
+    return [Generation(n, b, 6, 2, 3, preset=preset) for n, b in sizes for preset in ("paper", "balanced")]

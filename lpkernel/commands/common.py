@@ -69,10 +69,22 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
     add_autoencoder(parser)
     parser.add_argument("-n", type=int, default=n, help=f"images to make, for each --where (default: {n})")
-    parser.add_argument("--k", type=int, default=3, help="neighbours to draw from (default: 3)")
+    parser.add_argument("--k", type=int, help="neighbours to draw from (default: 3; 12 where one donor gives a region)")
     parser.add_argument("--patch", type=int, default=6, help="patch side P in cells (default: 6)")
     parser.add_argument("--stride", type=int, metavar="W", help="cells between patches (default: P/3 rounded)")
     parser.add_argument("--scales", type=integers(), metavar="M1,M2,...", help=f"grid sides (default: {scales})")
+    parser.add_argument(
+        "--overlap", choices=("replace", "fill", "cut"), help="cut: a minimum error boundary between patches"
+    )
+    parser.add_argument(
+        "--start", choices=("resize", "carry"), help="what a scale starts from: the canvas or its sources"
+    )
+    parser.add_argument(
+        "--hubness", type=float, metavar="R", help="0 to 1: how far images that are the nearest of many are held back"
+    )
+    parser.add_argument(
+        "--mirror", type=int, metavar="W", help="0 to 8: how much the cells that mirror a patch count, known ones only"
+    )
     parser.add_argument(
         "--where",
         action="append",

@@ -32,6 +32,11 @@ def register(commands: Any) -> None:
     edit.add_argument(
         "--donors", metavar="FOLDER_OR_NAMES", help="copy only from these: a folder of images, or images of the bank"
     )
+    edit.add_argument(
+        "--donor",
+        choices=("one", "patches"),
+        help="one bank image gives the whole region, or patches of many do (default: one for a free --region)",
+    )
     edit.add_argument("--mode", default="free", help="free: grows from around; guided: starts from what is there")
     add_keep_outside(edit, False)
     add_synthesis(edit, VARIANTS, "the grid alone")
@@ -74,6 +79,7 @@ def run_edit(args: argparse.Namespace) -> None:
             box=args.box,
             mode=args.mode,
             donors=donors,
+            donor=args.donor,
             **_common(session),
             **options,
         )

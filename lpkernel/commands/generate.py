@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpkernel.commands.common import add_crop, add_synthesis
 from lpkernel.errors import InputError
+from lpkernel.presets import DEFAULT_PRESET, PRESETS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +22,8 @@ BASELINE_COUNTER = 2**31  # random counters from here on, which no plan reaches
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("generate", help="make new images from a bank")
-    add_synthesis(parser, 16, "10,12,13,15,16 for a grid of 16; the grid alone with --reference")
-    parser.add_argument("--overlap", choices=("replace", "fill"), help="default: replace")
+    add_synthesis(parser, 16, "those of the preset; the grid alone with --reference")
+    parser.add_argument("--preset", choices=tuple(PRESETS), help=f"of the options above (default: {DEFAULT_PRESET})")
     parser.add_argument("--sources", type=int, metavar="N", help="use only the first N images of the bank")
     parser.add_argument("--reference", type=Path, metavar="IMAGE", help="start from this image instead of nothing")
     parser.add_argument("--strength", type=int, metavar="S", help="raster passes away from the reference (default: 1)")
@@ -56,18 +57,24 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--baseline and --provenance make pictures, --no-decode makes none; leave one out")
     if args.reference is None and (args.strength is not None or args.crop is not None):
         raise InputError("--strength and --crop are for --reference; give one, or leave them out")
-    if args.reference is not None and (args.overlap or args.no_decode or args.baseline):
-        raise InputError("--overlap, --no-decode and --baseline are not for --reference; leave one out")
+    if args.reference is not None and (args.preset or args.no_decode or args.baseline):
+        raise InputError("--preset, --no-decode and --baseline are not for --reference; leave one out")
 
 
 def _at_random(session: Session) -> Any:
-    from lpkernel import generate, plan
+    from lpkernel import generate
 
     args, bank = session.args, session.bank
-    steps = plan.random(bank.grid, args.patch, args.stride, args.scales, args.overlap or "replace")
 
     def make(options: dict[str, Any]) -> Synthesis:
-        return generate(bank, plan=steps, **options)
+        return generate(
+            bank,
+            patch=args.patch,
+            stride=args.stride,
+            scales=args.scales,
+            preset=args.preset or DEFAULT_PRESET,
+            **options,
+        )
 
     return make
 

@@ -27,6 +27,7 @@ SYNTHESIS_BATCH = 256  # images made at once: enough to fill the backends, littl
 DECODE_BATCH = 32  # images made at once when they are decoded, which then takes most of the time
 SHEET_IMAGES = 32
 PROVENANCE_SOURCES = 8
+NEIGHBOURS = 3  # that a mode draws from unless --k says otherwise
 
 Pictures = tuple[str, "NDArray[np.uint8]"]
 Section = tuple[str, "NDArray[np.uint8]", "NDArray[np.integer] | None"]
@@ -46,11 +47,12 @@ class Session:
     def options(self, n: int, first_image: int, candidates: NDArray[np.int64] | None) -> dict[str, Any]:
         """The arguments that every mode takes, for one batch of one group."""
         args = self.args
+        chosen = {name: getattr(args, name) for name in ("k", "overlap", "start", "hubness", "mirror")}
         return {
+            **{name: value for name, value in chosen.items() if value is not None},
             "n": n,
             "first_image": first_image,
             "candidates": candidates,
-            "k": args.k,
             "seed": args.seed,
             "backend": args.backend,
             "device": args.device,
@@ -78,14 +80,15 @@ def prepare(args: argparse.Namespace, decode: bool = True, sources: int | None =
     with clock.stage("load bank"):
         bank = load_bank(args.bank)
     plan.random(bank.grid, args.patch, args.stride, args.scales or [bank.grid])
-    if args.k < 1:
-        raise InputError(f"k: got {args.k}, expected at least 1 neighbour")
+    k = NEIGHBOURS if args.k is None else args.k
+    if k < 1:
+        raise InputError(f"k: got {k}, expected at least 1 neighbour")
     if sources is not None and not 1 <= sources <= bank.size:
         raise InputError(f"--sources is {sources}; expected 1 to {bank.size}, the images of the bank")
     first = None if sources is None else np.arange(sources)
     groups: list[tuple[str, NDArray[np.int64] | None]] = [("", first)]
     if args.where:
-        groups = [(text, _allowed(bank, text, args.k, first)) for text in args.where]
+        groups = [(text, _allowed(bank, text, k, first)) for text in args.where]
     autoencoder = None
     if decode:
         with clock.stage("load autoencoder"):

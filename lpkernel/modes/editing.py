@@ -16,12 +16,14 @@ from lpkernel.images import Crop
 from lpkernel.modes import cells
 from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
 from lpkernel.modes.regions import layout_of, named_region
-from lpkernel.synthesis import Options, Synthesis, generate
+from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     from lpkernel.autoencoder.base import Autoencoder
+
+DONORS = 12  # bank images that one donor is drawn from: with 3, four variants would often be two
 
 
 def edit(
@@ -39,6 +41,7 @@ def edit(
     keep_outside: bool = False,
     crop: Crop | None = None,
     donors: Bank | None = None,
+    donor: str | None = None,
     **options: Unpack[Options],
 ) -> Synthesis:
     """Variants of an image in which one region is written anew from the bank.
@@ -48,6 +51,9 @@ def edit(
     image. A cell belongs to it if any of its pixels does. mode "free": the region grows from its surroundings;
     "guided": it starts from what is there. Cells outside keep their codes or latents exactly (source -1), yet the
     decoder looks beyond a cell's edge; `keep_outside` closes with the image's own pixels outside, feathered.
+    donor: "one" copies all of the region from one bank image, so that both eyes are of one face, drawn from the k
+    (default 12) that are nearest over two cells around the region; "patches" writes it patch by patch. The default is
+    "one" for a free region given by name, unless scales or options of `lpkernel.plan` are given.
     donors: another bank to copy from, of the same autoencoder (`Bank.with_images`); `bank` then only tells how faces
     are framed. `image`, `crop`, `options`: as in `reference`. The image itself is left out of the allowed images when
     its other cells are found in the bank. Raises InputError.
@@ -62,7 +68,20 @@ def edit(
     chosen = np.asarray(chosen)
     if chosen.shape != (bank.grid, bank.grid):
         raise InputError(f"region: got shape {chosen.shape}, expected the bank's grid {(bank.grid, bank.grid)}")
-    steps = plans.edit(chosen, patch, stride, mode, scales)
+    of_plan = taken_by_plan(options)
+    if donor is None:
+        donor = "one" if isinstance(region, str) and mode == "free" and not (scales or of_plan) else "patches"
+    if donor == "one":
+        if mode != "free" or scales or of_plan:
+            raise InputError(
+                'donor: "one" copies a free region in one step; leave scales, overlap, start and mirror out'
+            )
+        steps = plans.transplant(chosen)
+        options.setdefault("k", DONORS)
+    elif donor == "patches":
+        steps = plans.edit(chosen, patch, stride, mode, scales, **of_plan)
+    else:
+        raise InputError(f'donor: got {donor!r}, expected "one" or "patches"')
     known = np.ones_like(chosen) if mode == "guided" else ~chosen
     source = bank if donors is None else donors
     options["candidates"], excluded = without_itself(source, start, known, options.get("candidates"))
@@ -70,7 +89,7 @@ def edit(
     inside = None
     if keep_outside:
         inside = start.mask if start.mask is not None else cells.pixels(chosen, bank.image_size)
-    facts: dict[str, Any] = {"mode": f"edit-{mode}", "region_cells": int(chosen.sum())}
+    facts: dict[str, Any] = {"mode": f"edit-{mode}", "donor": donor, "region_cells": int(chosen.sum())}
     if isinstance(region, str):
         facts |= {"region": region, "region_layout": layout_of(bank).name}
     elif isinstance(mask, str | Path):

@@ -12,7 +12,7 @@ from lpkernel.bank import Bank
 from lpkernel.errors import InputError
 from lpkernel.images import Crop
 from lpkernel.modes.inputs import ImageLike, finished, read_input, without_itself
-from lpkernel.synthesis import Options, Synthesis, generate
+from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -42,7 +42,7 @@ def reference(
     """
     if not 1 <= strength <= plans.MAX_PASSES:
         raise InputError(f"strength: got {strength}, expected 1 to {plans.MAX_PASSES} raster passes")
-    steps = plans.reference(bank.grid, patch, stride, scales, strength)
+    steps = plans.reference(bank.grid, patch, stride, scales, strength, **taken_by_plan(options))
     start = read_input(bank, image, autoencoder, crop)
     everything = np.ones((bank.grid, bank.grid), bool)
     options["candidates"], excluded = without_itself(bank, start, everything, options.get("candidates"))

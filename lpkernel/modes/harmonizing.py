@@ -13,7 +13,7 @@ from lpkernel.errors import InputError
 from lpkernel.images import Crop
 from lpkernel.modes import cells
 from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
-from lpkernel.synthesis import Options, Synthesis, generate
+from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -50,7 +50,7 @@ def harmonize(
     region = cells.grown(pasted)
     if guided.all():
         raise InputError("mask: covers the whole image, so there is nothing to fit it to; use a reference instead")
-    steps = plans.edit(region, patch, stride, "guided", scales, free=region & ~guided)
+    steps = plans.edit(region, patch, stride, "guided", scales, region & ~guided, **taken_by_plan(options))
     everything = np.ones((bank.grid, bank.grid), bool)
     options["candidates"], excluded = without_itself(bank, start, everything, options.get("candidates"))
     made = generate(bank, n, plan=steps, canvas=start.canvas, **options)

@@ -12,7 +12,7 @@ from lpkernel.images import Crop
 from lpkernel.modes import cells
 from lpkernel.modes.fill import FILL
 from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
-from lpkernel.synthesis import Options, Synthesis, generate
+from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -47,7 +47,7 @@ def inpaint(
     hole = cells.near(start.mask, bank.grid)
     if hole.all():
         raise InputError("mask: the hole and one cell around it cover the whole image; make new images instead")
-    steps = plans.edit(hole, patch, stride, "free", scales or plans.default_scales(bank.grid))
+    steps = plans.edit(hole, patch, stride, "free", scales or plans.default_scales(bank.grid), **taken_by_plan(options))
     options["candidates"], excluded = without_itself(bank, start, ~hole, options.get("candidates"))
     made = generate(bank, n, plan=steps, canvas=start.canvas, **options)
     facts = {"mode": "inpaint", "unknown_cells": int(hole.sum()), "hole_filled_with": FILL}

@@ -1,0 +1,51 @@
+"""Plans that carry, for backends that run one domain at a time: one scale after the other.
+
+A scale starts from bank cells, which the source map of the scale before names, so nothing but that map goes from
+stage to stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpkernel.backends.base import Array, CodeBank, ScanRequest
+from lpkernel.plan import Scale
+
+
+def requests(request: ScanRequest) -> Iterator[ScanRequest]:
+    """The request of each stage, with the canvas that is known before: of later stages only what they keep."""
+    if len(request.plan.stages) == 1:
+        side = request.plan.sides[-1]
+        yield replace(request, bank=request.bank_at(side)) if len(request.plan.scales) == 1 else request
+        return
+    for plan, scale, start in zip(request.plan.stages, request.plan.scales, request.canvas, strict=True):
+        yield replace(request, plan=plan, bank=request.bank_at(scale.side), canvas=(start,))
+
+
+def run(request: ScanRequest, scan: Callable[[ScanRequest], NDArray[np.int32]]) -> NDArray[np.int32]:
+    """The source map (N, M, M) of a request, each of whose stages `scan` can run."""
+    sources: NDArray[np.int32] | None = None
+    for stage, scale in zip(requests(request), request.plan.scales[-len(request.plan.stages) :], strict=True):
+        if sources is not None:
+            stage = replace(stage, canvas=(_carried(stage, scale, sources),))
+        sources = scan(stage)
+    assert sources is not None
+    return sources
+
+
+def _carried(stage: ScanRequest, scale: Scale, sources: NDArray[np.int32]) -> Array:
+    """The canvas (n, m, m, ...) of a scale after the sources (n, m', m') of the one before."""
+    assert scale.carry is not None
+    index, bank, start = scale.carry.index, stage.bank_at(scale.side), stage.canvas[0]
+    content = bank.codes if isinstance(bank, CodeBank) else bank.level(scale.side)
+    wanted = sources[:, index[:, None], index]
+    y, x = np.indices(wanted.shape[1:])
+    canvas = content[wanted, y, x]
+    if start is not None:
+        kept = (wanted < 0) | scale.kept
+        canvas[kept] = np.broadcast_to(start, canvas.shape)[kept]
+    return canvas

@@ -1,0 +1,40 @@
+"""Named sets of the method's options (docs/method.md): "paper" as published, the others with less averaging."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lpkernel.errors import InputError
+from lpkernel.plan import default_scales
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Defaults of `generate`'s options of these names. halved: two scales, M/2 and M, instead of the paper's five."""
+
+    halved: bool
+    start: str
+    overlap: str
+    hubness: float
+    mirror: int
+
+    def scales(self, side: int, patch: int) -> tuple[int, ...]:
+        """The grid sides for a grid of `side`: of M/2 and M, those that a patch fits."""
+        if not self.halved:
+            return default_scales(side)
+        return tuple(m for m in (side // 2, side) if m >= patch) or (side,)
+
+
+PRESETS = {
+    "paper": Preset(halved=False, start="resize", overlap="replace", hubness=0.0, mirror=0),
+    "balanced": Preset(halved=True, start="carry", overlap="cut", hubness=0.25, mirror=0),
+    "diverse": Preset(halved=True, start="carry", overlap="cut", hubness=0.5, mirror=0),
+}
+DEFAULT_PRESET = "paper"
+
+
+def find(name: str) -> Preset:
+    """The preset of a name. Raises InputError."""
+    if name not in PRESETS:
+        raise InputError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}")
+    return PRESETS[name]
