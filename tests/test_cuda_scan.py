@@ -131,7 +131,7 @@ def test_banks_stay_on_the_device(cuda: CudaBackend) -> None:
     cuda.scan(request)
     kept = cuda._store.bank(request, torch.device("cpu"), 1 << 30, launch_table.CODE_SHIFT)
     assert kept is cuda._store.bank(request, torch.device("cpu"), 1 << 30, launch_table.CODE_SHIFT)
-    assert cuda._store.holds(request, torch.device("cpu"), launch_table.CODE_SHIFT)
+    assert kept is cuda._store.held(request, torch.device("cpu"), launch_table.CODE_SHIFT)
 
 
 def test_no_images_and_wrong_requests(cuda: CudaBackend) -> None:
