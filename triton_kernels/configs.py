@@ -66,6 +66,8 @@ TOPK["hip", 128] = Search(4, 64, 8, 4)
 MERGE_COLUMNS = 8
 ENTER_CELLS = 32
 FINISH_CELLS = 64
+CUT = {8: 1, 16: 4}  # patch side that `stitch` holds -> warps: at most 64 values a thread of 8 channels
+MOST_CUT = max(CUT)
 
 
 def slots_for(k: int) -> int:
@@ -150,8 +152,7 @@ def _scan_kernels(family: str, width: int) -> Iterator[Shipped]:
             copy = {"WP": power(w), "TC": tile.cells}
             label = f"{domain}-{tile.images}x{tile.bank}-k{slots}"
             yield _entry(f"walk-{label}", scan.walk, shape | how | copy, tile.warps, tile.stages)
-            if tile == tiles[-1]:
-                yield _entry(f"search-{label}", scan.search, shape | how, tile.warps, tile.stages)
+            yield _entry(f"search-{label}", scan.search, shape | how, tile.warps, tile.stages)
     for w in (1, width):
         one = {"W": w, "WP": power(w), "TC": FINISH_CELLS}
         for slots in SLOTS:
@@ -159,6 +160,8 @@ def _scan_kernels(family: str, width: int) -> Iterator[Shipped]:
                 if merged >= slots:
                     entry = one | {"KP": slots, "SLOTS": merged}
                     yield _entry(f"finish-w{w}-k{slots}-{merged}", scan.finish, entry, finish_warps(merged), 1)
+        for room, warps in CUT.items():
+            yield _entry(f"stitch-w{w}-p{room}", scan.stitch, one | {"PP": room}, warps, 1)
         for first in (True, False) if w > 1 else (True,):
             entry = one | {"TC": ENTER_CELLS, "FIRST": first}
             yield _entry(f"enter-w{w}-{'first' if first else 'resize'}", scan.enter, entry, 1, 1)
@@ -198,6 +201,8 @@ POINTERS = {
     "sources_ptr": "*i32",
     "steps_ptr": "*i32",
     "cells_ptr": "*i32",
+    "offsets_ptr": "*i32",
+    "chosen_ptr": "*i32",
     "resize_ptr": "*i32",
     "keys_ptr": "*i64",
     "indices_ptr": "*i64",

@@ -42,17 +42,20 @@ class Boundaries {
             const int down = task % 2 ? 1 : side_, across = task % 2 ? side_ : 1;
             const Unit *ours = canvas + q * per_image, *theirs = bank + std::int64_t{block.chosen[q]} * units;
             int *sums = block.sums + task * patch_ * patch_, *path = block.paths + task * patch_;
+#pragma unroll 1
             for (int i = lane; i < patch_ * width; i += 32) {
                 const int cell = corner_ + i / width * down + i % width * across;
                 sums[i] = apart(args, ours + cell * units, theirs + cell * args.pitch * units);
             }
             __syncwarp();
             int sum = lane < width ? sums[lane] : INT32_MAX;
+#pragma unroll 1
             for (int row = 1; row < patch_; ++row) {
                 const int beside = min(__shfl_up_sync(WARP, sum, 1), __shfl_down_sync(WARP, sum, 1));
                 if (lane < width) sum = sums[row * width + lane] += min(sum, beside);
             }
             bool open = lane < width;
+#pragma unroll 1
             for (int row = patch_ - 1; row >= 0; --row) {
                 const int value = open ? sums[row * width + lane] : INT32_MAX;
                 const int least = __reduce_min_sync(WARP, value);

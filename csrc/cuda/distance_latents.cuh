@@ -27,6 +27,7 @@ __device__ __forceinline__ void unpack(const int4& from, int (&to)[CELL_VALUES])
 // The squared distance of two cells.
 __device__ __forceinline__ int apart(const ScanArgs& args, const int4* ours, const int4* theirs) {
     int sum = 0;
+#pragma unroll 1
     for (int unit = 0; unit < args.shape.width / CELL_VALUES; ++unit) {
         int a[CELL_VALUES], b[CELL_VALUES];
         unpack(ours[unit], a);

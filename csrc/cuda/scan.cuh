@@ -74,12 +74,10 @@ __device__ __forceinline__ void take(const ScanArgs& args, const Block& block, i
 }
 
 // The keys of rank block.want[q] among the group's bank images -> block.chosen[q]. Ends before other threads see it.
-// offsets: those of this step, or null.
 template <class Distance>
 __device__ __forceinline__ void search(const ScanArgs& args, const Block& block, const typename Distance::Unit* bank,
                                        const typename Distance::Unit* canvas, int image_cells,
-                                       const std::int32_t* cells, int compared, const std::int32_t* offsets,
-                                       unsigned& round) {
+                                       const std::int32_t* cells, int compared, int step, unsigned& round) {
     constexpr int TQ = Distance::TILE, IMAGES = Distance::IMAGES;
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     const int warp = thread / 32, warps = threads / 32, span = args.shape.span, k = args.shape.k;
@@ -104,7 +102,9 @@ __device__ __forceinline__ void search(const ScanArgs& args, const Block& block,
 #pragma unroll
         for (int r = 0; r < IMAGES; ++r) {
             const int image = Distance::image(args, chunk, r),
-                      offset = offsets && image < block.last ? offsets[image] : 0;
+                      offset = args.offsets && image < block.last
+                                   ? args.offsets[static_cast<std::int64_t>(step) * args.allowed + image]
+                                   : 0;
 #pragma unroll
             for (int q = 0; q < TQ; ++q) distance[r][q] = image < block.last ? distance[r][q] - offset : INT32_MAX;
         }
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(MOST_THREADS, 1) scan_kernel(const __grid_cons
                 __syncthreads();
                 if (compared > 0) {
                     search<Distance>(args, block, bank, canvas, args.side * args.side, args.cells + step[0], compared,
-                                     args.offsets ? args.offsets + std::int64_t{t} * args.allowed : nullptr, round);
+                                     t, round);
                     __syncthreads();
                 }
                 const Boundaries boundaries(args, t, scale[0]);
