@@ -99,14 +99,21 @@ __device__ __forceinline__ void search(const ScanArgs& args, const Block& block,
             Distance::add(args, block, bank, count, chunk, distance);
         }
         Distance::finish(args, block, distance);
+        if (args.offsets) {
+            const std::int32_t* offsets = args.offsets + static_cast<std::int64_t>(step) * args.allowed;
+#pragma unroll
+            for (int r = 0; r < IMAGES; ++r) {
+                const int image = Distance::image(args, chunk, r);
+                const int offset = image < block.last ? offsets[image] : 0;
+#pragma unroll
+                for (int q = 0; q < TQ; ++q) distance[r][q] -= offset;
+            }
+        }
 #pragma unroll
         for (int r = 0; r < IMAGES; ++r) {
-            const int image = Distance::image(args, chunk, r),
-                      offset = args.offsets && image < block.last
-                                   ? args.offsets[static_cast<std::int64_t>(step) * args.allowed + image]
-                                   : 0;
+            if (Distance::image(args, chunk, r) < block.last) continue;
 #pragma unroll
-            for (int q = 0; q < TQ; ++q) distance[r][q] = image < block.last ? distance[r][q] - offset : INT32_MAX;
+            for (int q = 0; q < TQ; ++q) distance[r][q] = INT32_MAX;
         }
         take<Distance>(args, block, chunk, distance, limit);
     }
