@@ -82,6 +82,7 @@ def test_boundaries_of_the_widest_patch(cuda: CudaBackend, in_codes: bool) -> No
     made = plan.random(34, 32, 2, [34], overlap="cut")
     for tuning in (ROWS if in_codes else SHAPES)[1:3]:
         check(cuda, tuning, world.request(made, [0, 5], 2, in_codes=in_codes))
+    cuda.tuning = Tuning()
     wider = World(1, side=34).request(plan.random(34, 33, 1, [34], overlap="cut"), [0], 1)
     assert cuda.unsupported(wider) == ["cuts patches of up to 32 cells, got 33"]
     assert cuda.unsupported(replace(wider, plan=plan.random(34, 33, 1, [34]))) == []

@@ -288,8 +288,8 @@ def boundary(
             channel = begin + tl.arange(0, 8)[:, None, None]
             deep = inside[None, :, :] & (channel < W)
             ours = tl.load(ours_ptr + cell[None, :, :] * W + channel, mask=deep, other=0).to(tl.int32)
-            at = cell.to(tl.int64)[None, :, :] * pitch * W
-            difference = ours - tl.load(theirs_ptr + at + channel, mask=deep, other=0).to(tl.int32)
+            place = cell.to(tl.int64)[None, :, :] * pitch * W + channel
+            difference = ours - tl.load(theirs_ptr + place, mask=deep, other=0).to(tl.int32)
             errors += tl.sum(difference * difference, axis=0)
     sums = tl.where((column < width)[None, :], errors, FAR)
     near = (r[:, None] <= column[None, :] + 1) & (r[:, None] >= column[None, :] - 1)

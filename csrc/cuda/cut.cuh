@@ -23,12 +23,11 @@ class Boundaries {
     // Those of step t, at a scale of this side.
     __device__ __forceinline__ Boundaries(const ScanArgs& args, int t, int side) : patch_(args.shape.cut), side_(side) {
         if (patch_ == 0) return;
-        corner_ = args.cuts[3 * t];
-        left_ = args.cuts[3 * t + 1];
-        top_ = args.cuts[3 * t + 2];
+        const std::int32_t* cut = args.cuts + 3 * t;
+        if (cut[1] | cut[2]) cut_ = cut;
     }
 
-    __device__ __forceinline__ bool some() const { return (left_ | top_) != 0; }
+    __device__ __forceinline__ bool some() const { return cut_ != nullptr; }
 
     // Puts the paths of all images in block.paths. Ends before other threads see them.
     template <class Unit, int TQ>
@@ -38,13 +37,13 @@ class Boundaries {
         const int per_image = args.side * args.side * units;
         const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
         for (int task = warp; task < 2 * TQ; task += warps) {
-            const int q = task / 2, width = task % 2 ? top_ : left_;
+            const int q = task / 2, width = task % 2 ? cut_[2] : cut_[1];
             const int down = task % 2 ? 1 : side_, across = task % 2 ? side_ : 1;
             const Unit *ours = canvas + q * per_image, *theirs = bank + std::int64_t{block.chosen[q]} * units;
             int *sums = block.sums + task * patch_ * patch_, *path = block.paths + task * patch_;
 #pragma unroll 1
             for (int i = lane; i < patch_ * width; i += 32) {
-                const int cell = corner_ + i / width * down + i % width * across;
+                const int cell = cut_[0] + i / width * down + i % width * across;
                 sums[i] = apart(args, ours + cell * units, theirs + cell * args.pitch * units);
             }
             __syncwarp();
@@ -69,13 +68,14 @@ class Boundaries {
     // Whether a path of image q leaves a cell of the patch to the canvas.
     __device__ __forceinline__ bool keep(const Block& block, int q, int cell) const {
         if (!some()) return false;
-        const int row = cell / side_ - corner_ / side_, column = cell % side_ - corner_ % side_;
+        const int row = cell / side_ - cut_[0] / side_, column = cell % side_ - cut_[0] % side_;
         const int* path = block.paths + 2 * q * patch_;
         return column < path[row] || row < path[patch_ + column];
     }
 
   private:
-    int patch_ = 0, side_ = 1, corner_ = 0, left_ = 0, top_ = 0;
+    const std::int32_t* cut_ = nullptr;
+    int patch_ = 0, side_ = 1;
 };
 
 }  // namespace lpkernel::cuda
