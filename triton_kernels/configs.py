@@ -102,17 +102,25 @@ class Launch:
 
 
 def choose(
-    family: str, in_codes: bool, images: int, allowed: int, k: int, largest: int, multiprocessors: int
+    family: str,
+    in_codes: bool,
+    images: int,
+    allowed: int,
+    k: int,
+    largest: int,
+    multiprocessors: int,
+    cuts: bool = False,
 ) -> Launch:
     """The launch of a scan of `images` over `allowed` bank images whose values are at most `largest` in magnitude.
 
     A bank of one tile, or a batch that fills the device by itself, is walked. Otherwise the bank is cut so that the
-    programs of a step are PROGRAMS a multiprocessor, as far as its tiles and the merge allow.
+    programs of a step are PROGRAMS a multiprocessor, as far as its tiles and the merge allow. cuts: the plan has
+    boundaries, so every step is a `search`, which there is for the last tile only.
     """
     dot = not in_codes and images >= DOT_IMAGES and allowed >= DOT_BANK and largest <= DOT_LIMIT
     slots = slots_for(k)
     tiles = SCAN[family, CODES if in_codes else DOT if dot else LATENTS, slots]
-    tile = next((tile for tile in tiles if tile.bank >= allowed), tiles[-1])
+    tile = next((tile for tile in tiles if tile.bank >= allowed and not cuts), tiles[-1])
     rows = -(-images // tile.images)
     wanted = 1 if rows >= multiprocessors else -(-PROGRAMS * multiprocessors // rows)
     return Launch(tile, dot, cut(allowed, tile.bank, wanted, slots), slots)
@@ -152,7 +160,8 @@ def _scan_kernels(family: str, width: int) -> Iterator[Shipped]:
             copy = {"WP": power(w), "TC": tile.cells}
             label = f"{domain}-{tile.images}x{tile.bank}-k{slots}"
             yield _entry(f"walk-{label}", scan.walk, shape | how | copy, tile.warps, tile.stages)
-            yield _entry(f"search-{label}", scan.search, shape | how, tile.warps, tile.stages)
+            if tile == tiles[-1]:
+                yield _entry(f"search-{label}", scan.search, shape | how, tile.warps, tile.stages)
     for w in (1, width):
         one = {"W": w, "WP": power(w), "TC": FINISH_CELLS}
         for slots in SLOTS:

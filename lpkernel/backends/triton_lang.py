@@ -153,7 +153,9 @@ class TritonBackend:
             images, allowed = max(images, configs.DOT_IMAGES), max(allowed, configs.DOT_BANK)
         in_codes = isinstance(request.bank, CodeBank)
         k = min(request.k, len(request.candidates))
-        launch = configs.choose(_family(), in_codes, images, allowed, k, largest, _multiprocessors(target))
+        launch = configs.choose(
+            _family(), in_codes, images, allowed, k, largest, _multiprocessors(target), request.plan.cuts
+        )
         wanted = launch.slabs if self.tuning.slabs is None else self.tuning.slabs
         return replace(launch, slabs=configs.cut(len(request.candidates), launch.tile.bank, wanted, launch.slots))
 
