@@ -151,7 +151,7 @@ void masked_topk(const py::object& queries, const py::object& bank, const py::ob
     lpkernel::cuda::plan_topk(args);
     const std::int64_t keys = partial_keys(args), tickets = ticket_count(args);
     // one range of 8-byte words, so that both halves are inside it
-    auto* words = span<std::uint64_t>(scratch, "scratch", keys + (tickets + 1) / 2, known);
+    auto* words = span<std::int64_t>(scratch, "scratch", keys + (tickets + 1) / 2, known);
     args.partial = words;
     args.tickets = words ? reinterpret_cast<unsigned*>(words + keys) : nullptr;
 

@@ -125,7 +125,7 @@ def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes
         name=name,
         kernel=_kernel_name(launch),
         threads=launch.threads,
-        shared=launch_table.shared_bytes(launch, k, work.codes, work.width),
+        shared=launch_table.shared_bytes(launch, work),
         blocks=blocks,
         steps=steps,
         pairs=launch.tile * part * steps,

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import World
-from test_scan import KINDS, any_request, make
+from test_scan import BEYOND, KINDS, any_request, make
 
 from lpkernel import plan
-from lpkernel.backends import device_bank, launch_table
+from lpkernel.backends import device_bank, launch_table, stages
 from lpkernel.backends.base import CodeBank, LatentBank
 from lpkernel.backends.cuda import CudaBackend, Tuning, _scratch_bytes, _work
-from lpkernel.backends.device_bank import bank_bytes
+from lpkernel.backends.device_bank import bank_bytes, offset_bytes
 from lpkernel.backends.launch_table import Machine, Work
 from lpkernel.backends.reference import NumpyBackend
 from lpkernel.errors import InputError
@@ -58,6 +59,49 @@ def test_every_plan_in_every_shape(cuda: CudaBackend, kind: str, scales: list[in
         for number, tuning in enumerate(ROWS if scales is None else []):
             k = (3, 10, 128, 1)[number]
             check(cuda, tuning, world.request(made, images, k, seed=size, start=start, in_codes=True))
+
+
+@pytest.mark.parametrize("kind", ["random-replace", "reference", "edit-free"])
+@pytest.mark.parametrize(("options", "hubness"), BEYOND)
+def test_options_beyond_the_paper(cuda: CudaBackend, kind: str, options: dict[str, Any], hubness: int) -> None:
+    """Few codes, so that boundaries and ranks tie; a full side by codes in every shape in turn."""
+    for size, patch, scales in ((33, 3, [8]), (9, 4, [5, 8])):
+        world = World(size, side=8, channels=3, codes=4, seed=size)
+        made = make(kind, 8, patch, None, scales, **options)
+        start = world.start(3) if made.starts_known or kind == "edit-free" else None
+        carries = len(scales) == 1 or made.start == "carry"
+        for in_codes in (False, True) if carries else (False,):
+            request = world.request(made, [0, 1, 7], 3, 5, start, None, in_codes, hubness)
+            tunings = [Tuning()] if len(scales) > 1 else ROWS if in_codes else SHAPES
+            check(cuda, tunings[(BEYOND.index((options, hubness)) + KINDS.index(kind)) % len(tunings)], request)
+
+
+@pytest.mark.parametrize("in_codes", [False, True])
+def test_boundaries_of_the_widest_patch(cuda: CudaBackend, in_codes: bool) -> None:
+    world = World(3, side=34, channels=2, codes=5)
+    made = plan.random(34, 32, 2, [34], overlap="cut")
+    for tuning in (ROWS if in_codes else SHAPES)[1:3]:
+        check(cuda, tuning, world.request(made, [0, 5], 2, in_codes=in_codes))
+    cuda.tuning = Tuning()
+    wider = World(1, side=34).request(plan.random(34, 33, 1, [34], overlap="cut"), [0], 1)
+    assert cuda.unsupported(wider) == ["cuts patches of up to 32 cells, got 33"]
+    assert cuda.unsupported(replace(wider, plan=plan.random(34, 33, 1, [34]))) == []
+
+
+def test_each_stage_must_fit(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second stage of a plan that carries has a starting canvas an image; offsets count until they are there."""
+    cuda.tuning = Tuning()
+    world = World(40, side=8, channels=3)
+    request = world.request(plan.random(8, 4, scales=[4, 8], start="carry"), range(50), 3, in_codes=True, hubness=64)
+    first, second = stages.requests(request)
+    needs: list[int] = []
+    monkeypatch.setattr(device_bank, "free_bytes", lambda device, enough: needs.append(enough))
+    assert cuda.unsupported(request) == cuda.unsupported(second) == []
+    assert needs[1] - needs[2] == 50 * 8 * 8 * 2
+    cuda.scan(request)
+    assert cuda.unsupported(request) == []
+    for before, after, stage in zip(needs[:2], needs[3:], (first, second), strict=True):
+        assert before - after == bank_bytes(stage) + offset_bytes(stage)
 
 
 @pytest.mark.parametrize("in_codes", [False, True])
@@ -131,7 +175,7 @@ def test_banks_stay_on_the_device(cuda: CudaBackend) -> None:
     cuda.scan(request)
     kept = cuda._store.bank(request, torch.device("cpu"), 1 << 30, launch_table.CODE_SHIFT)
     assert kept is cuda._store.bank(request, torch.device("cpu"), 1 << 30, launch_table.CODE_SHIFT)
-    assert cuda._store.holds(request, torch.device("cpu"), launch_table.CODE_SHIFT)
+    assert kept is cuda._store.held(request, torch.device("cpu"), launch_table.CODE_SHIFT)
 
 
 def test_no_images_and_wrong_requests(cuda: CudaBackend) -> None:

@@ -40,6 +40,10 @@ def mask() -> np.ndarray:
 
 MODES: dict[str, Callable[..., lp.Synthesis]] = {
     "where": lambda b, a, i, **o: lp.generate(b, candidates=b.where("Odd"), **o),
+    "diverse": lambda b, a, i, **o: lp.generate(b, **{**o, "preset": "diverse", "mirror": 1, "stride": 2}),
+    "diverse, halved": lambda b, a, i, **o: lp.generate(
+        b, **{**o, "preset": "diverse", "stride": 2, "scales": [3, GRID]}
+    ),
     "copy limit": lambda b, a, i, **o: lp.generate(b, copy_limit=lp.CopyLimit(area=6, tries=2), **o),
     "reference": lambda b, a, i, **o: lp.reference(b, i, a, **o),
     "reference, two passes": lambda b, a, i, **o: lp.reference(b, i, a, strength=2, **o),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import weakref
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,10 @@ class Case:
     channels: int = 4
     scales: tuple[int, ...] = (6,)
     subset: bool = False
+    stride: int = 3
+    start: str = "resize"
+    mirror: int = 0
+    hubness: int = 0
 
 
 CODES = [
@@ -109,12 +114,26 @@ DOT = [
 ]
 
 
+BEYOND = [
+    Case(33, 3, in_codes=True, hubness=256, mirror=2),
+    Case(250, 10, "random-cut", channels=20, images=1, stride=2, hubness=64),
+    Case(5000, 10, in_codes=True, slabs=3, images=1, hubness=200),
+    Case(250, 3, dot=True, images=17, channels=16, slabs=1, hubness=256),
+    Case(
+        33, 3, "random-cut", in_codes=True, stride=2, scales=(4, 6), start="carry", mirror=1, hubness=200, subset=True
+    ),
+    Case(250, 10, "random-cut", in_codes=True, stride=2, images=1, slabs=2),
+    Case(250, 3, "random-cut", dot=True, images=3, channels=16, slabs=1, stride=2),
+    Case(33, 3, "edit-free", in_codes=True, scales=(4, 6), start="carry"),
+]
+
+
 def request(case: Case, seed: int = 3) -> ScanRequest:
     world = World(case.size, 6, case.channels, codes=5, seed=case.size)
-    made = make(case.kind, 6, 3, 3, list(case.scales))
+    made = make(case.kind, 6, 3, case.stride, list(case.scales), start=case.start, mirror=case.mirror)
     start = world.start(case.images) if not case.kind.startswith("random") else None
     allowed = np.arange(0, case.size, 2) if case.subset else None
-    return world.request(made, [7, *range(case.images - 1)], case.k, seed, start, allowed, case.in_codes)
+    return world.request(made, [7, *range(case.images - 1)], case.k, seed, start, allowed, case.in_codes, case.hubness)
 
 
 def check(wanted: ScanRequest, tuning: Tuning) -> None:
@@ -122,7 +141,7 @@ def check(wanted: ScanRequest, tuning: Tuning) -> None:
     assert np.array_equal(TRITON.scan(wanted), SPECIFICATION.scan(wanted)), tuning
 
 
-@pytest.mark.parametrize("case", [*CODES, *LATENTS, *DOT], ids=str)
+@pytest.mark.parametrize("case", [*CODES, *LATENTS, *DOT, *BEYOND], ids=str)
 def test_scan(case: Case) -> None:
     check(request(case), Tuning(slabs=case.slabs, dot=case.dot))
 
@@ -163,6 +182,15 @@ def test_larger_values_are_never_multiplied_in_float16() -> None:
     assert not configs.choose("cuda", False, 64, 5000, 3, configs.DOT_LIMIT + 1, 132).dot
 
 
+def test_boundaries_of_a_wide_patch() -> None:
+    world = World(3, 10, 2, codes=3)
+    for in_codes in (False, True):
+        wide = world.request(plan.random(10, 9, 1, [10], overlap="cut"), [3], 2, in_codes=in_codes)
+        check(wide, Tuning())
+    wider = World(1, 18).request(plan.random(18, 17, 1, [18], overlap="cut"), [0], 1)
+    assert TRITON.unsupported(wider, "cpu") == ["cuts patches of up to 16 cells, got 17"]
+
+
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_any_plan(data: st.DataObject) -> None:
@@ -172,14 +200,19 @@ def test_any_plan(data: st.DataObject) -> None:
     kind, size = data.draw(st.sampled_from(KINDS), "kind"), data.draw(st.integers(1, 40), "B")
     world = World(size, side, 2, data.draw(st.integers(1, 4), "V"), seed=side)
     allowed = np.flatnonzero(np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size), "allowed")))
+    options: dict[str, Any] = {"start": data.draw(st.sampled_from(plan.STARTS), "start")}
+    options["mirror"] = data.draw(st.sampled_from([0, 2]), "mirror")
+    if data.draw(st.booleans(), "cut"):
+        options["overlap"] = "cut"
     wanted = world.request(
-        make(kind, side, patch, patch, scales),
+        make(kind, side, patch, data.draw(st.integers(2, patch), "stride"), scales, **options),
         data.draw(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=2), "images"),
         data.draw(st.integers(1, 4), "K"),
         data.draw(st.integers(0, 2**64 - 1), "seed"),
         world.start(1) if not kind.startswith("random") else None,
         allowed if len(allowed) else None,
-        in_codes=len(scales) == 1,
+        in_codes=len(scales) == 1 or options["start"] == "carry",
+        hubness=data.draw(st.sampled_from([0, 100]), "hubness"),
     )
     check(wanted, Tuning())
 

@@ -66,6 +66,8 @@ TOPK["hip", 128] = Search(4, 64, 8, 4)
 MERGE_COLUMNS = 8
 ENTER_CELLS = 32
 FINISH_CELLS = 64
+CUT = {8: 1, 16: 4}  # patch side that `stitch` holds -> warps: at most 64 values a thread of 8 channels
+MOST_CUT = max(CUT)
 
 
 def slots_for(k: int) -> int:
@@ -100,17 +102,25 @@ class Launch:
 
 
 def choose(
-    family: str, in_codes: bool, images: int, allowed: int, k: int, largest: int, multiprocessors: int
+    family: str,
+    in_codes: bool,
+    images: int,
+    allowed: int,
+    k: int,
+    largest: int,
+    multiprocessors: int,
+    cuts: bool = False,
 ) -> Launch:
     """The launch of a scan of `images` over `allowed` bank images whose values are at most `largest` in magnitude.
 
     A bank of one tile, or a batch that fills the device by itself, is walked. Otherwise the bank is cut so that the
-    programs of a step are PROGRAMS a multiprocessor, as far as its tiles and the merge allow.
+    programs of a step are PROGRAMS a multiprocessor, as far as its tiles and the merge allow. cuts: the plan has
+    boundaries, so every step is a `search`, which there is for the last tile only.
     """
     dot = not in_codes and images >= DOT_IMAGES and allowed >= DOT_BANK and largest <= DOT_LIMIT
     slots = slots_for(k)
     tiles = SCAN[family, CODES if in_codes else DOT if dot else LATENTS, slots]
-    tile = next((tile for tile in tiles if tile.bank >= allowed), tiles[-1])
+    tile = next((tile for tile in tiles if tile.bank >= allowed and not cuts), tiles[-1])
     rows = -(-images // tile.images)
     wanted = 1 if rows >= multiprocessors else -(-PROGRAMS * multiprocessors // rows)
     return Launch(tile, dot, cut(allowed, tile.bank, wanted, slots), slots)
@@ -159,6 +169,8 @@ def _scan_kernels(family: str, width: int) -> Iterator[Shipped]:
                 if merged >= slots:
                     entry = one | {"KP": slots, "SLOTS": merged}
                     yield _entry(f"finish-w{w}-k{slots}-{merged}", scan.finish, entry, finish_warps(merged), 1)
+        for room, warps in CUT.items():
+            yield _entry(f"stitch-w{w}-p{room}", scan.stitch, one | {"PP": room}, warps, 1)
         for first in (True, False) if w > 1 else (True,):
             entry = one | {"TC": ENTER_CELLS, "FIRST": first}
             yield _entry(f"enter-w{w}-{'first' if first else 'resize'}", scan.enter, entry, 1, 1)
@@ -198,6 +210,8 @@ POINTERS = {
     "sources_ptr": "*i32",
     "steps_ptr": "*i32",
     "cells_ptr": "*i32",
+    "offsets_ptr": "*i32",
+    "chosen_ptr": "*i32",
     "resize_ptr": "*i32",
     "keys_ptr": "*i64",
     "indices_ptr": "*i64",

@@ -1,8 +1,9 @@
 """Packed keys in Triton: exact selection, and the draw.
 
 A key is (distance << 32) | index in int64, so the smaller key is the nearer image and, of equal ones, the lower index:
-a total order, the same for any tiling. float32 distances >= 0 enter by their bits, NaN after infinity. Unused slots
-hold EMPTY_KEY - slot, all different, above every key of an image; their index, the low word, is negative.
+a total order, the same for any tiling. Distances that have an offset may be negative, and so are their keys. float32
+distances >= 0 enter by their bits, NaN after infinity. Unused slots hold EMPTY_KEY - slot, all different, above every
+key of an image; their index, the low word, is negative.
 
 Selection keeps the K smallest keys of a row in registers and inserts while a tile's minimum is below the largest kept.
 The expected number of insertions is K (1 + ln(A / K)) over the whole bank, of which all but the first K cost one
@@ -22,7 +23,7 @@ NAN_BITS = tl.constexpr(0x7FC00000)
 
 @triton.jit
 def pack_integers(distances, indices):
-    """int32 distances >= 0 and int32 indices -> int64 keys."""
+    """int32 distances and int32 indices >= 0 -> int64 keys."""
     return (distances.to(tl.int64) << 32) | indices.to(tl.int64)
 
 

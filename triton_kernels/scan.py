@@ -1,11 +1,12 @@
-"""Steps of a plan in Triton: distances, selection, draw, copy; canvas resize between scales.
+"""Steps of a plan in Triton: distances, selection, draw, boundaries, copy; canvas resize between scales.
 
     distance of image b = sum over the compared cells of table[canvas code, code of b]        codes
                                                       or |canvas cell - cell of b|^2           int16 latents
+                        - offset of b at this step, where there are offsets (hubness)
 
 Shapes, all on the device (lpkernel/backends/device_bank.py): bank (cells, pitch, W) int16, cell-major, W = 1 for codes;
 table (V, .) int32; canvas (N, side * side, W) int16; steps and cells of `FlatPlan`; keys (N, slabs, K) int64;
-sources (N, M * M) int32. Letters: N images, A allowed bank images, K slots, T* tile sizes.
+sources (N, M * M) int32; offsets (T, A) int32. Letters: N images, A allowed bank images, K slots, T* tile sizes.
 
 Two ways through a scale, the same functions in both:
 
@@ -14,6 +15,8 @@ Two ways through a scale, the same functions in both:
 - `search` + `finish`: for few images and a large bank. A program of `search` owns TN images and one slab of the bank
   and leaves the slab's K smallest keys; `finish` owns an image, merges the slabs, draws and copies. Two
   launches a step.
+- Of a plan with boundaries every step goes that second way, and one that has some takes a third launch: `finish` only
+  leaves the chosen image, `stitch` copies as far as the boundaries let it.
 
 Traffic of a step: compared cells * A * W * 2 bytes of bank for each TN images (L2 or HBM), one table entry a pair and
 cell (L1), slabs * K keys an image. Distances live in registers only.
@@ -23,7 +26,8 @@ a fresh float32 accumulator: |value| <= 1023 is exact in float16, and every part
 most 16 * 1023^2 < 2^24, exact in float32 in any order; it becomes an integer before the next cell is added. The
 caller passes DOT only if all values are that small. |q|^2 + |b|^2 - 2 q.b may wrap modulo 2^32 and still ends exact.
 
-Ties: the lowest bank index (keys.py). Limits: K <= 128, V <= 32768, N * side^2 * W bound by memory only, A < 2^31.
+Ties: the lowest bank index (keys.py); of a boundary the lowest column, from the last row upwards. Limits: K <= 128,
+V <= 32768, P <= 16 with boundaries, N * side^2 * W bound by memory only, A < 2^31.
 """
 
 from __future__ import annotations
@@ -51,6 +55,13 @@ INTEGERS = [
     "start_first",
     "start_count",
     "resize_side",
+    "counter",
+    "offset_pitch",
+    "copies",
+    "patch",
+    "corner",
+    "left",
+    "top",
 ]  # kernel arguments that must not multiply the compiled variants
 
 
@@ -103,10 +114,11 @@ def latent_distances(
 
 @triton.jit
 def nearest(
-    bank_ptr, table_ptr, canvas_ptr, cells_ptr, rows, begin, end, first, count, pitch, table_pitch, canvas_cells,
+    bank_ptr, table_ptr, canvas_ptr, cells_ptr, offsets_ptr, rows, begin, end, first, count, pitch, table_pitch,
+    canvas_cells, step, offset_pitch,
     W: tl.constexpr, TN: tl.constexpr, TB: tl.constexpr, KP: tl.constexpr, DOT: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """(TN, KP) keys of the KP smallest among the bank images begin <= b < end."""
+    """(TN, KP) keys of the KP smallest among the bank images begin <= b < end. offset_pitch: A; 0 without offsets."""
     best = no_keys(TN, KP)
     for b0 in range(begin, end, TB):
         cols = b0 + tl.arange(0, TB)
@@ -121,6 +133,8 @@ def nearest(
                 bank_ptr, canvas_ptr, cells_ptr, rows, cols, inside, first, count, pitch, canvas_cells,
                 W, TN, TB, DOT, UNROLL,
             )  # fmt: skip
+        offset_ptr = offsets_ptr + offset_pitch.to(tl.int64) * step + cols
+        distances -= tl.load(offset_ptr, mask=inside & (cols < offset_pitch), other=0)[None, :]
         keys = pack_integers(distances, cols[None, :])
         best = keep_smallest(best, tl.where(inside[None, :], keys, EMPTY_KEY))
     return best
@@ -135,34 +149,50 @@ def draw(keys, compared, image, step, seed_ptr, k, allowed):
 
 
 @triton.jit
+def copy_cells(
+    bank_ptr, canvas_ptr, sources_ptr, rows, chosen, source, cell, mask, pitch, canvas_cells, source_cells,
+    W: tl.constexpr, WP: tl.constexpr,
+):  # fmt: skip
+    """Writes the cells (t,) where mask (rows, t): the chosen image's content to the canvas, its index to sources."""
+    channel = tl.arange(0, WP)
+    deep = mask[:, :, None] & (channel < W)[None, None, :]
+    at = (cell.to(tl.int64) * pitch)[None, :] + chosen[:, None]
+    values = tl.load(bank_ptr + at[:, :, None] * W + channel[None, None, :], mask=deep, other=0)
+    at = rows.to(tl.int64)[:, None] * canvas_cells + cell[None, :]
+    tl.store(canvas_ptr + at[:, :, None] * W + channel[None, None, :], values, mask=deep)
+    at = rows.to(tl.int64)[:, None] * source_cells + cell[None, :]
+    tl.store(sources_ptr + at, source[:, None] + tl.zeros_like(cell)[None, :], mask=mask)
+
+
+@triton.jit
 def copy_patch(
     bank_ptr, canvas_ptr, sources_ptr, candidates_ptr, cells_ptr, rows, live, chosen, first, count, pitch,
     canvas_cells, source_cells, W: tl.constexpr, WP: tl.constexpr, TC: tl.constexpr,
 ):  # fmt: skip
-    """Writes `count` cells listed from `first`: the chosen image's content to the canvas, its bank index to sources."""
-    channel = tl.arange(0, WP)
+    """Copies the `count` cells listed from `first`."""
     source = tl.load(candidates_ptr + chosen, mask=live, other=0)
     for i in range(0, count, TC):
         slot = i + tl.arange(0, TC)
         cell = tl.load(cells_ptr + first + slot, mask=slot < count, other=0)
         mask = live[:, None] & (slot < count)[None, :]
-        deep = mask[:, :, None] & (channel < W)[None, None, :]
-        at = (cell.to(tl.int64) * pitch)[None, :] + chosen[:, None]
-        values = tl.load(bank_ptr + at[:, :, None] * W + channel[None, None, :], mask=deep, other=0)
-        at = rows.to(tl.int64)[:, None] * canvas_cells + cell[None, :]
-        tl.store(canvas_ptr + at[:, :, None] * W + channel[None, None, :], values, mask=deep)
-        at = rows.to(tl.int64)[:, None] * source_cells + cell[None, :]
-        tl.store(sources_ptr + at, source[:, None] + tl.zeros_like(cell)[None, :], mask=mask)
+        copy_cells(
+            bank_ptr, canvas_ptr, sources_ptr, rows, chosen, source, cell, mask, pitch, canvas_cells, source_cells,
+            W, WP,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def walk(
-    bank_ptr, table_ptr, candidates_ptr, canvas_ptr, sources_ptr, steps_ptr, cells_ptr, images_ptr, seed_ptr,
-    first_step, step_count, images, allowed, pitch_8, table_pitch, canvas_cells, source_cells, k,
+    bank_ptr, table_ptr, candidates_ptr, canvas_ptr, sources_ptr, steps_ptr, cells_ptr, offsets_ptr, images_ptr,
+    seed_ptr, first_step, step_count, counter, images, allowed, pitch_8, table_pitch, canvas_cells, source_cells,
+    offset_pitch, k,
     W: tl.constexpr, WP: tl.constexpr, TN: tl.constexpr, TB: tl.constexpr, KP: tl.constexpr, TC: tl.constexpr,
     DOT: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """All steps of a scale for the TN images of this program. pitch_8: bank pitch / 8 for codes, A for latents."""
+    """All steps of a scale for the TN images of this program.
+
+    pitch_8: bank pitch / 8 for codes, A for latents. counter: the random counter of the plan's first step.
+    """
     rows = tl.program_id(0) * TN + tl.arange(0, TN)
     live = rows < images
     image = tl.load(images_ptr + rows, mask=live, other=0)
@@ -174,10 +204,11 @@ def walk(
         write_first = tl.load(steps_ptr + 4 * step + 2)
         written = tl.load(steps_ptr + 4 * step + 3)
         keys = nearest(
-            bank_ptr, table_ptr, canvas_ptr, cells_ptr, read, 0, tl.where(compared > 0, allowed, 0), compare_first,
-            compared, pitch, table_pitch, canvas_cells, W, TN, TB, KP, DOT, UNROLL,
+            bank_ptr, table_ptr, canvas_ptr, cells_ptr, offsets_ptr, read, 0, tl.where(compared > 0, allowed, 0),
+            compare_first, compared, pitch, table_pitch, canvas_cells, step, offset_pitch,
+            W, TN, TB, KP, DOT, UNROLL,
         )  # fmt: skip
-        chosen = draw(keys, compared, image, tl.zeros_like(rows) + step, seed_ptr, k, allowed)
+        chosen = draw(keys, compared, image, tl.zeros_like(rows) + counter + step, seed_ptr, k, allowed)
         tl.debug_barrier()  # all threads have read the canvas
         copy_patch(
             bank_ptr, canvas_ptr, sources_ptr, candidates_ptr, cells_ptr, rows, live, chosen, write_first, written,
@@ -188,8 +219,8 @@ def walk(
 
 @triton.jit(do_not_specialize=INTEGERS)
 def search(
-    bank_ptr, table_ptr, canvas_ptr, steps_ptr, cells_ptr, keys_ptr,
-    step, images, allowed, pitch_8, table_pitch, canvas_cells, slab, slabs,
+    bank_ptr, table_ptr, canvas_ptr, steps_ptr, cells_ptr, offsets_ptr, keys_ptr,
+    step, images, allowed, pitch_8, table_pitch, canvas_cells, offset_pitch, slab, slabs,
     W: tl.constexpr, TN: tl.constexpr, TB: tl.constexpr, KP: tl.constexpr, DOT: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """The KP smallest keys of slab program_id(1), `slab` bank images, for the TN images of program_id(0)."""
@@ -198,8 +229,9 @@ def search(
     begin = tl.program_id(1) * slab
     pitch = pitch_8 * 8 if W == 1 else pitch_8
     keys = nearest(
-        bank_ptr, table_ptr, canvas_ptr, cells_ptr, tl.where(live, rows, 0), begin, tl.minimum(begin + slab, allowed),
-        tl.load(steps_ptr + 4 * step), tl.load(steps_ptr + 4 * step + 1), pitch, table_pitch, canvas_cells,
+        bank_ptr, table_ptr, canvas_ptr, cells_ptr, offsets_ptr, tl.where(live, rows, 0), begin,
+        tl.minimum(begin + slab, allowed), tl.load(steps_ptr + 4 * step), tl.load(steps_ptr + 4 * step + 1), pitch,
+        table_pitch, canvas_cells, step, offset_pitch,
         W, TN, TB, KP, DOT, UNROLL,
     )  # fmt: skip
     at = (rows.to(tl.int64) * slabs + tl.program_id(1))[:, None] * KP + tl.arange(0, KP)[None, :]
@@ -208,11 +240,11 @@ def search(
 
 @triton.jit(do_not_specialize=INTEGERS)
 def finish(
-    bank_ptr, candidates_ptr, canvas_ptr, sources_ptr, steps_ptr, cells_ptr, images_ptr, seed_ptr, keys_ptr,
-    step, allowed, pitch_8, canvas_cells, source_cells, k, slabs,
+    bank_ptr, candidates_ptr, canvas_ptr, sources_ptr, steps_ptr, cells_ptr, images_ptr, seed_ptr, keys_ptr, chosen_ptr,
+    step, counter, allowed, pitch_8, canvas_cells, source_cells, k, slabs, copies,
     W: tl.constexpr, WP: tl.constexpr, KP: tl.constexpr, SLOTS: tl.constexpr, TC: tl.constexpr,
 ):  # fmt: skip
-    """Merge of one image's slabs * KP <= SLOTS keys, draw and copy."""
+    """Merge of one image's slabs * KP <= SLOTS keys, draw, and copy if `copies` is 1; if it is 0, chosen (N,) int32."""
     rows = tl.program_id(0) + tl.arange(0, 1)
     slot = tl.arange(0, SLOTS)
     compared = tl.load(steps_ptr + 4 * step + 1)
@@ -220,13 +252,102 @@ def finish(
     keys = tl.load(keys_ptr + rows.to(tl.int64)[:, None] * slabs * KP + slot[None, :], mask=(slot < held)[None, :],
                    other=EMPTY_KEY)  # fmt: skip
     image = tl.load(images_ptr + rows)
-    chosen = draw(keys, compared, image, tl.zeros_like(rows) + step, seed_ptr, k, allowed)
+    chosen = draw(keys, compared, image, tl.zeros_like(rows) + counter + step, seed_ptr, k, allowed)
+    tl.store(chosen_ptr + rows, chosen, mask=copies + tl.zeros_like(rows) == 0)
     pitch = pitch_8 * 8 if W == 1 else pitch_8
     copy_patch(
         bank_ptr, canvas_ptr, sources_ptr, candidates_ptr, cells_ptr, rows, rows >= 0, chosen,
-        tl.load(steps_ptr + 4 * step + 2), tl.load(steps_ptr + 4 * step + 3), pitch, canvas_cells, source_cells,
-        W, WP, TC,
+        tl.load(steps_ptr + 4 * step + 2), tl.load(steps_ptr + 4 * step + 3) * copies, pitch, canvas_cells,
+        source_cells, W, WP, TC,
     )  # fmt: skip
+
+
+@triton.jit
+def boundary(
+    bank_ptr, table_ptr, canvas_ptr, row, chosen, corner, down, across, patch, width, pitch, table_pitch, canvas_cells,
+    W: tl.constexpr, PP: tl.constexpr,
+):  # fmt: skip
+    """(PP,) int32: the column where an image's path runs, for each of `patch` rows of an overlap of `width` columns.
+
+    Cell (r, c) of the overlap is corner + r * down + c * across. As lpkernel.backends.reference._boundary.
+    """
+    FAR: tl.constexpr = 0x7FFFFFFF
+    r = tl.arange(0, PP)
+    column = tl.arange(0, PP)
+    cell = corner + r[:, None] * down + column[None, :] * across
+    inside = (r < patch)[:, None] & (column < width)[None, :]
+    ours_ptr = canvas_ptr + row * canvas_cells * W
+    theirs_ptr = bank_ptr + chosen.to(tl.int64) * W
+    if W == 1:
+        ours = tl.load(ours_ptr + cell, mask=inside, other=0).to(tl.int32)
+        theirs = tl.load(theirs_ptr + cell.to(tl.int64) * pitch, mask=inside, other=0).to(tl.int32)
+        errors = tl.load(table_ptr + ours * table_pitch + theirs, mask=inside, other=0)
+    else:
+        errors = tl.zeros((PP, PP), tl.int32)
+        for begin in tl.static_range(0, W, 8):
+            channel = begin + tl.arange(0, 8)[:, None, None]
+            deep = inside[None, :, :] & (channel < W)
+            ours = tl.load(ours_ptr + cell[None, :, :] * W + channel, mask=deep, other=0).to(tl.int32)
+            place = cell.to(tl.int64)[None, :, :] * pitch * W + channel
+            difference = ours - tl.load(theirs_ptr + place, mask=deep, other=0).to(tl.int32)
+            errors += tl.sum(difference * difference, axis=0)
+    sums = tl.where((column < width)[None, :], errors, FAR)
+    near = (r[:, None] <= column[None, :] + 1) & (r[:, None] >= column[None, :] - 1)
+    for i in range(1, patch):
+        above = tl.sum(tl.where(column[None, :] == i - 1, tl.trans(sums), 0), axis=1)
+        least = tl.min(tl.where(near, above[:, None], FAR), axis=0)[None, :]
+        sums = tl.where((r == i)[:, None] & (column < width)[None, :], errors + least, sums)
+    path = tl.zeros((PP,), tl.int32)
+    open = column < width
+    for i in range(0, patch):
+        of_row = tl.sum(tl.where((r == patch - 1 - i)[:, None], sums, 0), axis=0)
+        of_row = tl.where(open, of_row, FAR)
+        at = tl.min(tl.where(open & (of_row == tl.min(of_row, axis=0)), column, PP), axis=0)
+        path = tl.where(r == patch - 1 - i, at, path)
+        open = (column < width) & (column >= at - 1) & (column <= at + 1)
+    return tl.where(width > 0, path, 0)
+
+
+@triton.jit(do_not_specialize=INTEGERS)
+def stitch(
+    bank_ptr, table_ptr, candidates_ptr, canvas_ptr, sources_ptr, steps_ptr, cells_ptr, chosen_ptr,
+    step, side, patch, corner, left, top, pitch_8, table_pitch, canvas_cells, source_cells,
+    W: tl.constexpr, WP: tl.constexpr, PP: tl.constexpr, TC: tl.constexpr,
+):  # fmt: skip
+    """The copy of a step with boundaries, as lpkernel.backends.reference.kept_by_cut: one program an image.
+
+    Squared distances of canvas and new cells over the `left` columns and `top` rows of a patch (P <= PP) at `corner`
+    are summed along paths that move by at most one a row; cells left of one path or above the other stay.
+    """
+    rows = tl.program_id(0) + tl.arange(0, 1)
+    row = tl.program_id(0).to(tl.int64)
+    chosen = tl.load(chosen_ptr + row)
+    pitch = pitch_8 * 8 if W == 1 else pitch_8
+    from_left = boundary(
+        bank_ptr, table_ptr, canvas_ptr, row, chosen, corner, side, 1, patch, left, pitch, table_pitch, canvas_cells,
+        W, PP,
+    )  # fmt: skip
+    from_top = boundary(
+        bank_ptr, table_ptr, canvas_ptr, row, chosen, corner, 1, side, patch, top, pitch, table_pitch, canvas_cells,
+        W, PP,
+    )  # fmt: skip
+    tl.debug_barrier()  # all threads have read the canvas
+    picked = tl.load(chosen_ptr + rows)
+    source = tl.load(candidates_ptr + picked)
+    first = tl.load(steps_ptr + 4 * step + 2)
+    count = tl.load(steps_ptr + 4 * step + 3)
+    place = tl.arange(0, PP)[None, :]
+    for i in range(0, count, TC):
+        slot = i + tl.arange(0, TC)
+        cell = tl.load(cells_ptr + first + slot, mask=slot < count, other=0)
+        y = cell // side - corner // side
+        x = cell % side - corner % side
+        kept = x < tl.sum(tl.where(y[:, None] == place, from_left[None, :], 0), axis=1)
+        kept = kept | (y < tl.sum(tl.where(x[:, None] == place, from_top[None, :], 0), axis=1))
+        copy_cells(
+            bank_ptr, canvas_ptr, sources_ptr, rows, picked, source, cell, ((slot < count) & ~kept)[None, :], pitch,
+            canvas_cells, source_cells, W, WP,
+        )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=INTEGERS)

@@ -33,6 +33,7 @@ inline ScanShape scan_shape(const pybind11::dict& from) {
     shape.k = number("k");
     shape.codes = number("codes");
     shape.width = number("width");
+    shape.cut = number("cut");
     const bool in_codes = shape.form != Form::Latents;
     expect_shape(shape.tile >= 1 && shape.tile <= 4 && shape.group >= 1 && shape.group <= 1 << 16, "tile or group");
     const int fewest = shape.form == Form::CodeRows ? FETCHERS + 32 : 32;
@@ -52,6 +53,7 @@ inline ScanShape scan_shape(const pybind11::dict& from) {
                      ? shape.depth >= 1 && static_cast<std::int64_t>(shape.depth) * shape.codes * shape.tile <= 1 << 17
                      : shape.depth == 0,
                  "depth");
+    expect_shape(shape.cut >= 0 && shape.cut <= MOST_CUT, "cut: expected a patch of up to 32 cells");
     return shape;
 }
 
@@ -74,7 +76,7 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
     const ScanShape& shape = args.shape;
     const std::int64_t groups = number("groups"), scales = number("scales"), steps = number("steps"),
                        images = number("images"), side = number("side"), allowed = number("allowed"),
-                       rows = number("rows");
+                       rows = number("rows"), offsets = number("offsets");
     expect_shape(groups >= 1 && groups * shape.group <= 1 << 24, "groups");
     expect_shape(scales >= 1 && scales <= 4096 && steps >= 0 && steps < std::int64_t{1} << 31, "scales or steps");
     expect_shape(images >= 1 && images < std::int64_t{1} << 30, "images");
@@ -84,6 +86,7 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
                      (shape.width > 1 || number("pitch") % 8 == 0),
                  "pitch");
     expect_shape(rows <= shape.codes, "rows: more than codes");
+    expect_shape(offsets == 0 || offsets == steps * allowed, "offsets: expected one a step and allowed image, or none");
     args.code_shift = static_cast<int>(number("code_shift"));
     expect_shape(
         args.code_shift == 4 ? shape.codes <= MOST_ROW_CODES : args.code_shift == 0 && shape.form != Form::CodeRows,
@@ -94,6 +97,7 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
     args.allowed = static_cast<int>(allowed);
     args.pitch = number("pitch");
     args.seed = numbers["seed"].cast<std::uint64_t>();
+    args.first_step = static_cast<std::uint32_t>(number("first_step"));
 
     KnownBuffers known;
     const std::int64_t canvas = side * side * shape.width;
@@ -104,9 +108,11 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
     take(args.steps, "steps", steps * 4);
     take(args.cells, "cells", number("cells"));
     take(args.resize, "resize", scales * 3 * side);
+    take(args.cuts, "cuts", steps * 3);
     take(args.bank, "bank", number("bank_cells") * args.pitch * shape.width);
     take(args.table, "table", rows * shape.codes);
     take(args.candidates, "candidates", allowed);
+    take(args.offsets, "offsets", offsets);
     take(args.begin, "begin", scales * 2);
     take(args.start, "start", number("start_cells") * shape.width);
     take(args.images, "images", images);

@@ -16,6 +16,7 @@ struct Block {
     int *want, *chosen, *row;  // (TQ): rank looked for, from 1; allowed image found; row in `images`
     int* norm;                 // (TQ): squared length of the compared cells, latents only
     int* bound;                // (TQ): a distance that as many images as are wanted do not exceed
+    int *paths, *sums;         // (TQ, 2, P) and (TQ, 2, P, P), of boundaries (cut.cuh)
     int first, last;           // the block's slab of the allowed images
     int group, member;         // which group of blocks, and which block of it
 
@@ -39,6 +40,8 @@ __device__ __forceinline__ Block this_block(const ScanArgs& args) {
     block.row = scalars + 2 * TQ;
     block.norm = scalars + 3 * TQ;
     block.bound = scalars + 4 * TQ;
+    block.paths = reinterpret_cast<int*>(shared + args.shared.paths);
+    block.sums = reinterpret_cast<int*>(shared + args.shared.sums);
     const int group = args.shape.group;
     block.group = static_cast<int>(blockIdx.x) / group;
     block.member = static_cast<int>(blockIdx.x) % group;

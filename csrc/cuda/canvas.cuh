@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include "cuda/block.cuh"
+#include "cuda/cut.cuh"
 
 namespace lpkernel::cuda {
 
@@ -57,24 +57,27 @@ __device__ __forceinline__ void enter_scale(const ScanArgs& args, const Block& b
     }
 }
 
-// Copies the chosen patches into the canvases.
+// Copies the chosen patches into the canvases, but for cells that `boundaries` keep.
 template <class Unit, int TQ>
 __device__ __forceinline__ void copy_patches(const ScanArgs& args, const Block& block, const Unit* bank, Unit* canvas,
-                                             const std::int32_t* cells, int count) {
+                                             const std::int32_t* cells, int count, const Boundaries& boundaries) {
     const int units = args.shape.width * 2 / static_cast<int>(sizeof(Unit)), per_image = args.side * args.side * units;
     for (int i = static_cast<int>(threadIdx.x); i < TQ * count * units; i += static_cast<int>(blockDim.x)) {
         const int unit = i % units, cell = cells[i / units % count], q = i / units / count;
+        if (boundaries.keep(block, q, cell)) continue;
         canvas[q * per_image + cell * units + unit] = bank[(cell * args.pitch + block.chosen[q]) * units + unit];
     }
 }
 
-// Names `value(q)` as the source of `count` cells, for the images of the tile that exist.
+// Names `value(q)` as the source of `count` cells but for those that `boundaries` keep, for the images of the tile that
+// exist.
 template <int TQ, class Value>
-__device__ __forceinline__ void note_sources(const ScanArgs& args, int first_row, const std::int32_t* cells, int count,
+__device__ __forceinline__ void note_sources(const ScanArgs& args, const Block& block, int first_row,
+                                             const std::int32_t* cells, int count, const Boundaries& boundaries,
                                              Value value) {
     for (int i = static_cast<int>(threadIdx.x); i < TQ * count; i += static_cast<int>(blockDim.x)) {
         const int q = i / count, row = first_row + q;
-        if (row < args.image_count) {
+        if (row < args.image_count && !boundaries.keep(block, q, cells[i % count])) {
             args.sources[static_cast<std::int64_t>(row) * args.side * args.side + cells[i % count]] = value(q);
         }
     }

@@ -24,6 +24,11 @@
 
 namespace lpkernel::cuda {
 
+// The squared distance of two cells.
+__device__ __forceinline__ int apart(const ScanArgs& args, const std::uint16_t* ours, const std::uint16_t* theirs) {
+    return args.table[(*ours >> args.code_shift) * args.shape.codes + (*theirs >> args.code_shift)];
+}
+
 // Puts the offsets of the table rows of `count` compared cells, and those of the cells in the bank, in shared memory.
 template <int TQ>
 __device__ __forceinline__ void stage_codes(const ScanArgs& args, const Block& block, const std::uint16_t* canvas,

@@ -24,6 +24,20 @@ __device__ __forceinline__ void unpack(const int4& from, int (&to)[CELL_VALUES])
     }
 }
 
+// The squared distance of two cells.
+__device__ __forceinline__ int apart(const ScanArgs& args, const int4* ours, const int4* theirs) {
+    int sum = 0;
+#pragma unroll 1
+    for (int unit = 0; unit < args.shape.width / CELL_VALUES; ++unit) {
+        int a[CELL_VALUES], b[CELL_VALUES];
+        unpack(ours[unit], a);
+        unpack(theirs[unit], b);
+#pragma unroll
+        for (int c = 0; c < CELL_VALUES; ++c) sum += (a[c] - b[c]) * (a[c] - b[c]);
+    }
+    return sum;
+}
+
 template <int TQ>
 struct Latents {
     using Unit = int4;

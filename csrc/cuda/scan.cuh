@@ -7,7 +7,9 @@
 //   stored;
 //   3. one warp an image merges the warps' lists; with several blocks a group they write their lists to global memory,
 //      meet at a barrier, and each merges all of them;
-//   4. every block copies the chosen patch into its own canvases (canvas.cuh), so one barrier a step is enough.
+//   4. every block copies the chosen patch into its own canvases (canvas.cuh), up to the boundaries of a step that has
+//   some (cut.cuh), so one barrier a step is enough.
+// Where images have offsets, they come off the distances before the lists see them.
 // The draw is a function of (seed, image, step), so it comes first: only keys up to its rank are looked for.
 //
 // Three shapes of one kernel: a small bank runs with TQ = 1 and one block a tile; few images with a large bank take
@@ -15,7 +17,7 @@
 // each code or latent that comes from L2 serves four images. lpkernel/backends/launch_table.py chooses and says why.
 //
 // Ties: keys are distance << 32 | position among the allowed images, the minimum wins.
-// Limits: K <= 128, distances below 2^31, TQ * M * M * W below 2^31.
+// Limits: K <= 128, distances and offsets below 2^31, TQ * M * M * W below 2^31, P <= 32 where there are boundaries.
 
 #pragma once
 
@@ -75,7 +77,7 @@ __device__ __forceinline__ void take(const ScanArgs& args, const Block& block, i
 template <class Distance>
 __device__ __forceinline__ void search(const ScanArgs& args, const Block& block, const typename Distance::Unit* bank,
                                        const typename Distance::Unit* canvas, int image_cells,
-                                       const std::int32_t* cells, int compared, unsigned& round) {
+                                       const std::int32_t* cells, int compared, int step, unsigned& round) {
     constexpr int TQ = Distance::TILE, IMAGES = Distance::IMAGES;
     const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     const int warp = thread / 32, warps = threads / 32, span = args.shape.span, k = args.shape.k;
@@ -97,6 +99,16 @@ __device__ __forceinline__ void search(const ScanArgs& args, const Block& block,
             Distance::add(args, block, bank, count, chunk, distance);
         }
         Distance::finish(args, block, distance);
+        if (args.offsets) {
+            const std::int32_t* offsets = args.offsets + static_cast<std::int64_t>(step) * args.allowed;
+#pragma unroll
+            for (int r = 0; r < IMAGES; ++r) {
+                const int image = Distance::image(args, chunk, r);
+                const int offset = image < block.last ? offsets[image] : 0;
+#pragma unroll
+                for (int q = 0; q < TQ; ++q) distance[r][q] -= offset;
+            }
+        }
 #pragma unroll
         for (int r = 0; r < IMAGES; ++r) {
             if (Distance::image(args, chunk, r) < block.last) continue;
@@ -157,14 +169,17 @@ __global__ void __launch_bounds__(MOST_THREADS, 1) scan_kernel(const __grid_cons
             enter_scale<TQ>(args, block, s,
                             reinterpret_cast<const std::int16_t*>(canvases + (~s & 1) * TQ * image_units),
                             reinterpret_cast<std::int16_t*>(canvas));
-            if (notes) note_sources<TQ>(args, first_row, args.cells + scale[3], scale[4], [](int) { return -1; });
+            if (notes) {
+                note_sources<TQ>(args, block, first_row, args.cells + scale[3], scale[4], Boundaries{},
+                                 [](int) { return -1; });
+            }
             for (int t = scale[1]; t < scale[1] + scale[2]; ++t) {
                 const std::int32_t *step = args.steps + 4 * t, *written = args.cells + step[2];
                 const int compared = step[1];
                 __syncthreads();  // canvases are written, and no thread reads the scalars of the step before
                 if (thread < TQ) {
                     const std::uint32_t u =
-                        draw(args.seed, args.images[block.row[thread]], static_cast<std::uint32_t>(t));
+                        draw(args.seed, args.images[block.row[thread]], args.first_step + static_cast<unsigned>(t));
                     block.want[thread] = 1 + static_cast<int>(draw_index(u, static_cast<std::uint32_t>(args.shape.k)));
                     block.chosen[thread] = static_cast<int>(draw_index(u, static_cast<std::uint32_t>(args.allowed)));
                     block.norm[thread] = 0;
@@ -173,12 +188,17 @@ __global__ void __launch_bounds__(MOST_THREADS, 1) scan_kernel(const __grid_cons
                 __syncthreads();
                 if (compared > 0) {
                     search<Distance>(args, block, bank, canvas, args.side * args.side, args.cells + step[0], compared,
-                                     round);
+                                     t, round);
                     __syncthreads();
                 }
-                copy_patches<Unit, TQ>(args, block, bank, canvas, written, step[3]);
+                const Boundaries boundaries(args, t, scale[0]);
+                if (boundaries.some()) {
+                    boundaries.find<Unit, TQ>(args, block, bank, canvas);
+                    __syncthreads();
+                }
+                copy_patches<Unit, TQ>(args, block, bank, canvas, written, step[3], boundaries);
                 if (notes) {
-                    note_sources<TQ>(args, first_row, written, step[3],
+                    note_sources<TQ>(args, block, first_row, written, step[3], boundaries,
                                      [&](int q) { return args.candidates[block.chosen[q]]; });
                 }
             }

@@ -17,6 +17,7 @@ constexpr int FETCHERS = 64;          // threads of a block that bring table row
 constexpr int MOST_CODES = 32768;     // codes are 16 bits
 constexpr int MOST_ROW_CODES = 4096;  // those of CodeRows, 16 times as large
 constexpr int MOST_IMAGES = 1 << 30;
+constexpr int MOST_CUT = 32;    // patch side of a plan with boundaries: a lane a column
 constexpr int CELL_VALUES = 8;  // latent channels come in multiples of this: 16 bytes
 
 // Byte offsets of what a block keeps in its shared memory, each a multiple of 16.
@@ -25,6 +26,8 @@ struct SharedMap {
     int where = 0;    // where these cells begin in the bank
     int lists = 0;    // nearest bank images so far, one list a warp and image
     int scalars = 0;  // five numbers an image
+    int paths = 0;    // where boundaries run, two an image
+    int sums = 0;     // what they sum up, two overlaps an image
     int bytes = 0;
     int list_pitch = 0;  // entries: K, made odd so that lanes reading one rank of many lists meet different banks
 };
@@ -36,6 +39,7 @@ struct ScanShape {
     Form form = Form::CodeGather;
     int tile = 1, group = 1, threads = 32, split = 1, span = 1, depth = 0;
     int k = 1, codes = 0, width = 1;  // neighbours, rows of the table, values of a cell
+    int cut = 0;                      // patch side where the plan has boundaries, else 0
 };
 
 constexpr int align16(int bytes) {
@@ -51,7 +55,9 @@ constexpr SharedMap shared_map(const ScanShape& shape) {
     map.lists = map.where + align16(shape.span * 8);
     map.list_pitch = shape.k | 1;
     map.scalars = map.lists + align16(shape.tile * (shape.threads / 32) * map.list_pitch * 8);
-    map.bytes = map.scalars + align16(5 * shape.tile * 4);
+    map.paths = map.scalars + align16(5 * shape.tile * 4);
+    map.sums = map.paths + align16(2 * shape.tile * shape.cut * 4);
+    map.bytes = map.sums + align16(2 * shape.tile * shape.cut * shape.cut * 4);
     return map;
 }
 
@@ -62,23 +68,26 @@ struct ScanArgs {
     const std::int32_t* steps;   // (T, 4)
     const std::int32_t* cells;
     const std::int32_t* resize;  // (S, 3, M)
+    const std::int32_t* cuts;    // (T, 3)
     // The bank, cell-major: codes (M * M, pitch), shifted left by code_shift, pitch a multiple of 8; latents (all cells
     // of all scales, A, W), W a multiple of 8, with pitch = A.
     const std::int16_t* bank;
     const std::int32_t* table;       // (V, codes): V rows of a multiple of 4 entries
     const std::int32_t* candidates;  // (A) bank index of each allowed image
+    const std::int32_t* offsets;     // (T, A) what is taken off distances, or null
     // Starting canvases: begin (S, 2) is the first cell in `start` and the canvases there (0, 1 or n) of each scale.
     const std::int32_t* begin;
     const std::int16_t* start;    // (cells, W)
     const std::uint32_t* images;  // (n) random counters
     // Scratch.
-    std::int16_t* canvas;    // (blocks, 2, tile, M * M, W)
-    std::uint64_t* partial;  // (groups, 2, tile, k, group), keys; unused when group is 1
-    unsigned* counters;      // (groups), zero
-    std::int32_t* sources;   // (n, M, M)
+    std::int16_t* canvas;   // (blocks, 2, tile, M * M, W)
+    std::int64_t* partial;  // (groups, 2, tile, k, group), keys; unused when group is 1
+    unsigned* counters;     // (groups), zero
+    std::int32_t* sources;  // (n, M, M)
     std::int64_t pitch;
     std::uint64_t seed;
-    int allowed;  // A, at most MOST_IMAGES
+    std::uint32_t first_step;  // random counter of the first step
+    int allowed;               // A, at most MOST_IMAGES
     int scale_count, image_count, side;
     int code_shift;  // 4 for CodeRows
     ScanShape shape;

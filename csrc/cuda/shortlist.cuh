@@ -1,8 +1,9 @@
 // The smallest keys that a warp has met, in shared memory.
 //
-// A key is distance << 32 | index: the minimum wins, so ties go to the lowest index. A list holds its `want` smallest
-// keys ascending, EMPTY where there are fewer. Distances are below 2^31, so no key equals EMPTY. Most bank images fail
-// the comparison with the list's last distance, one instruction each; an insertion costs about 25 a warp.
+// A key is distance << 32 | index, signed as distances are that have an offset: the minimum wins, so ties go to the
+// lowest index. A list holds its `want` smallest keys ascending, EMPTY where there are fewer. Indices are below 2^31,
+// so no key equals EMPTY. Most bank images fail the comparison with the list's last distance, one instruction each; an
+// insertion costs about 25 a warp.
 
 #pragma once
 
@@ -10,12 +11,12 @@
 
 namespace lpkernel::cuda {
 
-using Key = std::uint64_t;
-constexpr Key EMPTY = 0x7fffffffffffffffull;
+using Key = std::int64_t;
+constexpr Key EMPTY = INT64_MAX;
 constexpr unsigned WARP = 0xffffffffu;
 
 __device__ __forceinline__ Key make_key(int distance, unsigned index) {
-    return static_cast<Key>(static_cast<unsigned>(distance)) << 32 | index;
+    return static_cast<Key>(static_cast<std::uint64_t>(static_cast<unsigned>(distance)) << 32 | index);
 }
 __device__ __forceinline__ int key_distance(Key key) {
     return static_cast<int>(key >> 32);

@@ -415,7 +415,7 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
         if (slabs == 1) {
             write_neighbours<Rows>(args, query, list);
         } else {
-            std::uint64_t* to = args.partial + (static_cast<std::int64_t>(query) * slabs + slab) * k;
+            Key* to = args.partial + (static_cast<std::int64_t>(query) * slabs + slab) * k;
             for (int rank = lane_id(); rank < k; rank += 32) to[rank] = list[rank];
         }
     }
@@ -432,7 +432,7 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
         Key* list = list_of(slot, 0);
         for (int other = 0; other < slabs; ++other) {
             if (other == slab) continue;
-            const std::uint64_t* from = args.partial + (static_cast<std::int64_t>(query) * slabs + other) * k;
+            const Key* from = args.partial + (static_cast<std::int64_t>(query) * slabs + other) * k;
             absorb(list, k, [&](int rank) { return load_shared_by_blocks(from + rank); });
         }
         write_neighbours<Rows>(args, query, list);

@@ -56,7 +56,7 @@ struct TopkArgs {
     const std::uint8_t* candidate_mask;  // (B), or nullptr
     void* distances;                     // (Q, K) float or int32
     std::int64_t* indices;               // (Q, K)
-    std::uint64_t* partial;              // (Q, slabs, K) keys; unused when slabs is 1
+    std::int64_t* partial;               // (Q, slabs, K) keys; unused when slabs is 1
     unsigned* tickets;                   // one for each tile of queries, zero; unused when slabs is 1
     int query_count, bank_count, width, k;
     int slab_rows;  // bank rows of a slab, a multiple of shape.rows()

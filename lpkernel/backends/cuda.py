@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native, philox
-from lpkernel.backends import launch_table
+from lpkernel.backends import launch_table, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.device_bank import (
     DeviceStore,
@@ -33,7 +33,8 @@ SHARED = 99 << 10  # bytes that a block may have on the smallest of these, where
 class Tuning:
     """Launch fields that replace the launch table's choice, for tests and measurements; results do not depend on them.
 
-    groups: most groups of blocks at a time. kept: bytes of banks that stay on the device for the next call.
+    groups: most groups of blocks at a time. kept: bytes of banks, and of their offsets, that stay on the device for the
+    next call.
     """
 
     form: str | None = None
@@ -87,7 +88,7 @@ class CudaBackend:
         if (k := min(request.k, count)) > launch_table.MOST_NEIGHBOURS:
             return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
-            return self._scan_reasons(request, device)
+            return stages.reasons(request, lambda stage: self._scan_reasons(stage, device))
         return memory_reasons(search_bytes(request, self._search(request)[1]), self._search_device(request))
 
     def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
@@ -96,6 +97,8 @@ class CudaBackend:
         width = cell_width(request)
         if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
             return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
+        if request.plan.cuts and request.plan.patch > launch_table.MOST_CUT:
+            return [f"cuts patches of up to {launch_table.MOST_CUT} cells, got {request.plan.patch}"]
         target = self._device(device)
         machine = self._machine(target)
         try:
@@ -107,18 +110,20 @@ class CudaBackend:
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         philox.check_seed(request.seed)
-        target, plan, count = self._device(device), request.plan, len(request.images)
-        side = plan.sides[-1]
+        return stages.run(request, lambda stage: self._scan_stage(stage, self._device(device)))
+
+    def _scan_stage(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
+        plan, count, side = request.plan, len(request.images), request.plan.sides[-1]
         if count == 0:
             return np.empty((0, side, side), np.int32)
         native = self._native()
         bank = self._store.bank(request, target, self.tuning.kept, _code_shift(request))
-        scales, steps, cells, resize = self._store.plan(plan, target)
+        scales, steps, cells, resize, cuts = self._store.plan(plan, target)
+        offsets = self._store.offsets(request, bank, self.tuning.kept)
         start, begin = start_cells(request, bank.width, bank.code_shift)
         machine, work = self._machine(target), _work(request)
         launch = launch_table.choose(work, machine, **self.tuning.fixed)
-        codes = bank.table.shape[1]
-        shape = asdict(launch) | {"k": work.k, "codes": codes, "width": bank.width}
+        shape = asdict(launch) | {"k": work.k, "codes": work.codes, "width": work.width, "cut": work.cut}
         tiles = -(-count // launch.tile)
         resident = native.scan_blocks(shape, target.index or 0) * machine.multiprocessors
         groups = max(1, min(tiles, resident // launch.group, self.tuning.groups or tiles))
@@ -131,9 +136,11 @@ class CudaBackend:
             "steps": steps,
             "cells": cells,
             "resize": resize,
+            "cuts": cuts,
             "bank": bank.content,
             "table": bank.table,
             "candidates": bank.candidates,
+            "offsets": room(0, dtype=torch.int32) if offsets is None else offsets,
             "begin": torch.from_numpy(begin).to(target),
             "start": torch.from_numpy(start).to(target),
             "images": torch.from_numpy(request.images.astype(np.uint32).view(np.int32)).to(target),
@@ -147,6 +154,7 @@ class CudaBackend:
             "scales": len(plan.scales),
             "steps": len(steps),
             "cells": len(cells),
+            "offsets": 0 if offsets is None else offsets.numel(),
             "images": count,
             "side": side,
             "allowed": len(request.candidates),
@@ -156,7 +164,8 @@ class CudaBackend:
             "bank_cells": len(bank.content),
             "start_cells": len(start),
             "seed": request.seed,
-            "shared": launch_table.shared_bytes(launch, work.k, codes, bank.width),
+            "first_step": plan.first_step,
+            "shared": launch_table.shared_bytes(launch, work),
         }
         buffers = {name: _span(tensor) for name, tensor in tensors.items()}
         native.scan(shape, numbers, buffers, target.index or 0, self._stream(target))
@@ -252,6 +261,7 @@ def _work(request: ScanRequest) -> Work:
         k=min(request.k, len(request.candidates)),
         codes=-(-len(request.bank.table) // 4) * 4 if isinstance(request.bank, CodeBank) else 0,
         width=cell_width(request),
+        cut=request.plan.patch if request.plan.cuts else 0,
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, TopkRequest
+from lpkernel.backends.pytorch import TILE_BYTES, hubness_offsets, tensor
 from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
 from lpkernel.plan import Plan
@@ -63,6 +65,11 @@ def bank_bytes(request: ScanRequest) -> int:
     return cells * allowed * cell_width(request) * 2 + allowed * 4
 
 
+def offset_bytes(request: ScanRequest) -> int:
+    """What `make_offsets` will take for this request, its tiles included."""
+    return request.plan.steps * len(request.candidates) * 4 + 4 * TILE_BYTES
+
+
 def start_bytes(request: ScanRequest) -> int:
     """What the cells of `start_cells` will take for this request."""
     sides = zip(request.canvas, request.plan.sides, strict=True)
@@ -111,7 +118,13 @@ def cell_width(request: ScanRequest) -> int:
 
 def latent_channels(request: ScanRequest) -> int:
     """C of a latent bank, 1 of a code bank."""
-    return 1 if isinstance(request.bank, CodeBank) else request.bank.level(request.plan.sides[-1]).shape[3]
+    bank = _bank(request)
+    return 1 if isinstance(bank, CodeBank) else bank.level(request.plan.sides[-1]).shape[3]
+
+
+def _bank(request: ScanRequest) -> LatentBank | CodeBank:
+    """What all scales of a request compare; these backends run requests stage by stage."""
+    return request.bank_at(request.plan.sides[-1])
 
 
 def upload_bank(request: ScanRequest, device: torch.device, code_shift: int = 0) -> DeviceBank:
@@ -119,7 +132,7 @@ def upload_bank(request: ScanRequest, device: torch.device, code_shift: int = 0)
 
     code_shift: codes of 16 bits unsigned are stored times 2 to its power.
     """
-    allowed, bank = request.candidates, request.bank
+    allowed, bank = request.candidates, _bank(request)
     sides = request.plan.sides
     first = tuple(int(cells) for cells in np.cumsum([0, *(side * side for side in sides)]))
     if isinstance(bank, CodeBank):
@@ -136,6 +149,30 @@ def upload_bank(request: ScanRequest, device: torch.device, code_shift: int = 0)
             _fill(content[first[scale] : first[scale + 1]], bank.level(side), allowed, None, 0)
     candidates = torch.from_numpy(allowed.astype(np.int32)).to(device)
     return DeviceBank(content, table, candidates, first, code_shift)
+
+
+def make_offsets(request: ScanRequest, bank: DeviceBank) -> torch.Tensor:
+    """(T, A) int32: what each allowed image's isolation takes off its distances at a step; from the device's cells."""
+    device, of = bank.content.device, _bank(request)
+    codebook = tensor(of.vectors).to(device, torch.float64) if isinstance(of, CodeBank) else None
+    offsets = torch.empty((request.plan.steps, len(bank.candidates)), dtype=torch.int32, device=device)
+    step = 0
+    for number, scale in enumerate(request.plan.scales):
+        for compared in scale.compared:
+            vectors = partial(_vectors, bank, codebook, bank.layer(number), torch.from_numpy(compared).to(device))
+            offsets[step] = hubness_offsets(len(bank.candidates), request.hubness, vectors, device)
+            step += 1
+    return offsets
+
+
+def _vectors(
+    bank: DeviceBank, codebook: torch.Tensor | None, layer: torch.Tensor, cells: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """(n, D) float64: some cells of the images at some positions."""
+    chosen = layer[cells[:, None], positions]
+    if codebook is None:
+        return chosen.double().transpose(0, 1).flatten(1)
+    return codebook[(chosen.to(torch.int32) & 0xFFFF) >> bank.code_shift].transpose(0, 1).flatten(1)
 
 
 def _fill(layer: torch.Tensor, content: Array, allowed: Array, codes: int | None, shift: int) -> None:
@@ -171,12 +208,12 @@ def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[
     """
     begin = np.zeros((len(request.plan.scales), 2), np.int32)
     parts: list[Array] = []
-    used = 0
+    used, bank = 0, _bank(request)
     for scale, start in enumerate(request.canvas):
         if start is None or not len(start):
             continue
-        if isinstance(request.bank, CodeBank):
-            codes = len(request.bank.table)
+        if isinstance(bank, CodeBank):
+            codes = len(bank.table)
             if start.size and not 0 <= start.min() <= start.max() < codes:
                 raise InputError(f"canvas: codes run from {start.min()} to {start.max()}, expected 0 to {codes - 1}")
             start = start.astype(np.int64) << code_shift
@@ -190,21 +227,26 @@ def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[
 
 
 class DeviceStore:
-    """Device banks and flat plans of the last calls. Banks and plans are read-only."""
+    """Device banks, their offsets and flat plans of the last calls. All are read-only."""
 
     def __init__(self) -> None:
         self._banks: Store[DeviceBank] = Store()
+        self._offsets: Store[torch.Tensor] = Store()
         self._plans: Store[tuple[torch.Tensor, ...]] = Store()
 
-    def holds(self, request: ScanRequest, device: torch.device, code_shift: int = 0) -> bool:
-        return self._banks.find((*_bank_key(request, device)[0], code_shift)) is not None
+    def held(self, request: ScanRequest, device: torch.device, code_shift: int = 0) -> DeviceBank | None:
+        """The bank, if it is there."""
+        return self._banks.find((*_bank_key(request, device)[0], code_shift))
 
     def memory_reasons(
         self, request: ScanRequest, device: torch.device, scratch: int, code_shift: int = 0
     ) -> list[str]:
-        """Why the bank, unless it is there already, and `scratch` bytes beside it do not fit; [] if they do."""
-        held = self.holds(request, device, code_shift)
-        return memory_reasons(scratch + (0 if held else bank_bytes(request)), device)
+        """Why bank and offsets, unless they are there already, and `scratch` bytes do not fit; [] if they do."""
+        bank = self.held(request, device, code_shift)
+        need = scratch + (0 if bank is not None else bank_bytes(request))
+        if request.hubness and (bank is None or self._offsets.find(_offsets_key(request, bank)) is None):
+            need += offset_bytes(request)
+        return memory_reasons(need, device)
 
     def bank(self, request: ScanRequest, device: torch.device, budget: int, code_shift: int = 0) -> DeviceBank:
         key, arrays = _bank_key(request, device)
@@ -216,8 +258,20 @@ class DeviceStore:
             lambda: upload_bank(request, device, code_shift),
         )
 
+    def offsets(self, request: ScanRequest, bank: DeviceBank, budget: int) -> torch.Tensor | None:
+        """`make_offsets` of a request with hubness."""
+        if not request.hubness:
+            return None
+        return self._offsets.get(
+            _offsets_key(request, bank),
+            [request.plan, bank],
+            budget,
+            lambda offsets: offsets.nbytes,
+            lambda: make_offsets(request, bank),
+        )
+
     def plan(self, plan: Plan, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """`plan.flat` on the device: scales, steps, cells, resize."""
+        """`plan.flat` on the device: scales, steps, cells, resize, cuts."""
         return self._plans.get(
             (id(plan), device),
             [plan],
@@ -228,7 +282,7 @@ class DeviceStore:
 
 
 def _bank_key(request: ScanRequest, device: torch.device) -> tuple[tuple[Any, ...], list[Any]]:
-    bank = request.bank
+    bank = _bank(request)
     arrays: list[Any]
     if isinstance(bank, LatentBank):
         arrays = [bank.level(side) for side in request.plan.sides]
@@ -236,6 +290,10 @@ def _bank_key(request: ScanRequest, device: torch.device) -> tuple[tuple[Any, ..
         arrays = [bank.codes, bank.table]
     allowed = None if len(request.candidates) == bank.size else request.candidates.tobytes()
     return (*map(id, arrays), allowed, device), arrays
+
+
+def _offsets_key(request: ScanRequest, bank: DeviceBank) -> tuple[Any, ...]:
+    return id(request.plan), id(bank), request.hubness
 
 
 def _padded(count: int, step: int) -> int:

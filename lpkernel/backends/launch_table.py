@@ -23,6 +23,7 @@ TILES = {ROWS: (1, 4), GATHER: (1,), LATENTS: (1, 4)}  # the kernels that exist
 MOST_THREADS = 384
 MOST_NEIGHBOURS = 128
 MOST_CODES = 32768
+MOST_CUT = 32  # patch side of a plan with boundaries
 MOST_ROW_CODES = 4096  # whose offsets of 16 bytes fit 16 bits
 CODE_SHIFT = 4  # so they are stored
 ROW_BYTES = 1 << 16  # shared memory for table rows, if one cell does not need more
@@ -68,7 +69,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class Work:
-    """A scan: n images, A allowed bank images, the mean and most cells that a step compares, V codes (0: latents)."""
+    """A scan: n images, A allowed bank images, the mean and most cells that a step compares, V codes (0: latents).
+
+    cut: the patch side of a plan with boundaries, else 0.
+    """
 
     images: int
     allowed: int
@@ -77,6 +81,7 @@ class Work:
     k: int
     codes: int
     width: int
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,14 +97,16 @@ class Launch:
     depth: int
 
 
-def shared_bytes(launch: Launch, k: int, codes: int, width: int) -> int:
+def shared_bytes(launch: Launch, work: Work) -> int:
     """Shared memory of a block: `shared_map` of csrc/cuda/scan.h, which refuses a launch that says otherwise."""
     parts = (
-        2 * launch.depth * codes * launch.tile * 4 if launch.form == ROWS else 0,
-        launch.span * launch.tile * (width if launch.form == LATENTS else 1) * 4,
+        2 * launch.depth * work.codes * launch.tile * 4 if launch.form == ROWS else 0,
+        launch.span * launch.tile * (work.width if launch.form == LATENTS else 1) * 4,
         launch.span * 8,
-        launch.tile * (launch.threads // 32) * (k | 1) * 8,
+        launch.tile * (launch.threads // 32) * (work.k | 1) * 8,
         5 * launch.tile * 4,
+        2 * launch.tile * work.cut * 4,
+        2 * launch.tile * work.cut**2 * 4,
     )
     return sum((part + 15) // 16 * 16 for part in parts)
 
@@ -109,7 +116,7 @@ def choose(work: Work, machine: Machine, **fixed: int | str | None) -> Launch:
     wanted = {name: value for name, value in fixed.items() if value is not None}
     best: tuple[float, Launch] | None = None
     for launch in _launches(work, machine, wanted):
-        if shared_bytes(launch, work.k, work.codes, work.width) > machine.shared:
+        if shared_bytes(launch, work) > machine.shared:
             continue
         cost = seconds(launch, work, machine)
         if best is None or cost < best[0]:
@@ -173,7 +180,7 @@ def seconds(launch: Launch, work: Work, machine: Machine) -> float:
 
 def _resident(launch: Launch, work: Work, machine: Machine) -> int:
     by_registers = 65536 // (REGISTERS_PER_THREAD * launch.threads)
-    by_shared = machine.shared // shared_bytes(launch, work.k, work.codes, work.width)
+    by_shared = machine.shared // shared_bytes(launch, work)
     return max(1, min(by_registers, by_shared))
 
 

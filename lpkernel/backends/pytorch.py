@@ -11,6 +11,7 @@ promises nothing about ties. The bank is read in tiles, so memory stays bounded.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -193,7 +194,7 @@ class _Scan:
         canvas, bank, norms = cells
         if not len(compared):
             return (words * len(bank)) >> 32
-        best = self._nearest(canvas[:, compared], bank, norms, compared, self._offsets(bank, norms, compared))
+        best = self._nearest(canvas[:, compared], bank, norms, compared, self._offsets(bank, compared))
         return best.gather(1, ((words * best.shape[1]) >> 32)[:, None])[:, 0] & LOW_WORD
 
     def _nearest(self, canvas: Tensor, bank: Tensor, norms: Tensor, compared: Tensor, offsets: Tensor | None) -> Tensor:
@@ -213,32 +214,40 @@ class _Scan:
             best = smallest(torch.cat([best, pack(distances, positions)], 1), self.request.k)
         return best
 
-    def _offsets(self, bank: Tensor, norms: Tensor, compared: Tensor) -> Tensor | None:
+    def _offsets(self, bank: Tensor, compared: Tensor) -> Tensor | None:
         """(A,) int64: what each allowed image's isolation over the compared cells takes off its distances."""
         if not self.request.hubness:
             return None
-        chosen, nearest = reference.references(len(bank))
-        places = torch.from_numpy(chosen).to(self.device)
-        theirs = self._vectors(bank[places[:, None], compared]).flatten(1)
-        their_norms = theirs.square().sum(1)
-        isolation = []
-        for ours, positions in zip(
-            bank.split(_tile_rows(theirs.shape[1])),
-            torch.arange(len(bank), device=self.device).split(_tile_rows(theirs.shape[1])),
-            strict=True,
-        ):
-            own = self._vectors(ours[:, compared]).flatten(1)
-            distances = torch.addmm(own.square().sum(1, keepdim=True) + their_norms, own, theirs.T, alpha=-2)
-            distances.masked_fill_(positions[:, None] == places, torch.inf)
-            few = smallest(distances, nearest)
-            others = few.isfinite().sum(1)
-            isolation.append(few.nan_to_num(posinf=0.0).sum(1).to(torch.int64) // others.clamp(min=1))
-        return (self.request.hubness * torch.cat(isolation)) >> 8
+
+        def vectors(positions: Tensor) -> Tensor:
+            return self._vectors(bank[positions[:, None], compared]).flatten(1)
+
+        return hubness_offsets(len(bank), self.request.hubness, vectors, self.device)
 
     def _apart(self, ours: Tensor, theirs: Tensor) -> Tensor:
         """Squared distances of cells, (N, P, P) int64."""
         difference = self._vectors(ours) - self._vectors(theirs)
         return difference.square().sum(3).to(torch.int64)
+
+
+def hubness_offsets(count: int, hubness: int, vectors: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
+    """(A,) int64: `hubness` of 256 parts of each allowed image's `reference.isolation`.
+
+    vectors: positions (n,) among the A allowed images -> (n, D) float64, what a step compares of them.
+    """
+    chosen, nearest = reference.references(count)
+    places = torch.from_numpy(chosen).to(device)
+    theirs = vectors(places)
+    their_norms = theirs.square().sum(1)
+    isolation = []
+    for positions in torch.arange(count, device=device).split(_tile_rows(max(theirs.shape))):
+        ours = vectors(positions)
+        distances = torch.addmm(ours.square().sum(1, keepdim=True) + their_norms, ours, theirs.T, alpha=-2)
+        distances.masked_fill_(positions[:, None] == places, torch.inf)
+        few = smallest(distances, nearest)
+        others = few.isfinite().sum(1)
+        isolation.append(few.nan_to_num(posinf=0.0).sum(1).to(torch.int64) // others.clamp(min=1))
+    return (hubness * torch.cat(isolation)) >> 8
 
 
 def kept_by_cut(errors: Tensor, left: int, top: int) -> Tensor:

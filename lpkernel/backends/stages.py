@@ -26,6 +26,17 @@ def requests(request: ScanRequest) -> Iterator[ScanRequest]:
         yield replace(request, plan=plan, bank=request.bank_at(scale.side), canvas=(start,))
 
 
+def reasons(request: ScanRequest, unsupported: Callable[[ScanRequest], list[str]]) -> list[str]:
+    """What `unsupported` says against any stage, each reason once. Later stages start from a canvas an image."""
+    found: dict[str, None] = {}
+    for number, stage in enumerate(requests(request)):
+        if number:
+            content = _content(stage)
+            stage = replace(stage, canvas=(np.broadcast_to(content[:1], (len(stage.images), *content.shape[1:])),))
+        found.update(dict.fromkeys(unsupported(stage)))
+    return list(found)
+
+
 def run(request: ScanRequest, scan: Callable[[ScanRequest], NDArray[np.int32]]) -> NDArray[np.int32]:
     """The source map (N, M, M) of a request, each of whose stages `scan` can run."""
     sources: NDArray[np.int32] | None = None
@@ -40,8 +51,7 @@ def run(request: ScanRequest, scan: Callable[[ScanRequest], NDArray[np.int32]]) 
 def _carried(stage: ScanRequest, scale: Scale, sources: NDArray[np.int32]) -> Array:
     """The canvas (n, m, m, ...) of a scale after the sources (n, m', m') of the one before."""
     assert scale.carry is not None
-    index, bank, start = scale.carry.index, stage.bank_at(scale.side), stage.canvas[0]
-    content = bank.codes if isinstance(bank, CodeBank) else bank.level(scale.side)
+    index, content, start = scale.carry.index, _content(stage), stage.canvas[0]
     wanted = sources[:, index[:, None], index]
     y, x = np.indices(wanted.shape[1:])
     canvas = content[wanted, y, x]
@@ -49,3 +59,10 @@ def _carried(stage: ScanRequest, scale: Scale, sources: NDArray[np.int32]) -> Ar
         kept = (wanted < 0) | scale.kept
         canvas[kept] = np.broadcast_to(start, canvas.shape)[kept]
     return canvas
+
+
+def _content(stage: ScanRequest) -> Array:
+    """The bank's codes or latents at the one side of a stage."""
+    (side,) = stage.plan.sides
+    bank = stage.bank_at(side)
+    return bank.codes if isinstance(bank, CodeBank) else bank.level(side)

@@ -1,7 +1,8 @@
 """The "triton" backend: Triton kernels (triton_kernels/) for NVIDIA and AMD GPUs.
 
-A scan is one launch a scale where the bank is small or the images fill the device, else two a step; from the second run
-of a plan on the same bank the launches are one CUDA graph. Nothing is read back before the source maps.
+A scan is one launch a scale where the bank is small or the images fill the device, else two a step; with boundaries
+always two, three where the step has some. From the second run of a plan on the same bank the launches are one CUDA
+graph. Nothing is read back before the source maps of a stage.
 
 With TRITON_INTERPRET=1 in the environment before the first import, Triton's interpreter runs the kernels on the CPU: to
 check them, since it is thousands of times slower than the other backends; "auto" never takes it.
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpkernel import philox
+from lpkernel.backends import stages
 from lpkernel.backends.base import CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.device_bank import (
     DeviceBank,
@@ -51,7 +53,8 @@ class Tuning:
     """What replaces the table's choice, for tests and measurements; results do not depend on it.
 
     slabs: parts that the bank is cut into, 1 for one launch a scale. dot: latents by tl.dot or not. images: that one
-    run makes at a time. kept, runs: bytes of banks, and of buffers of earlier scans, that stay on the device.
+    run makes at a time. kept, runs: bytes of banks, as many of offsets, and of buffers of earlier scans, that stay
+    on the device.
     """
 
     slabs: int | None = None
@@ -96,7 +99,7 @@ class TritonBackend:
         if (k := min(request.k, count)) > configs.MOST_NEIGHBOURS:
             return [f"finds up to {configs.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
-            return self._scan_reasons(request, device)
+            return stages.reasons(request, lambda stage: self._scan_reasons(stage, device))
         target = self._search_device(request)
         slabs = _slabs(len(request.queries), len(request.bank), request.k, target)
         keys = len(request.queries) * slabs * configs.slots_for(request.k) * 8
@@ -105,33 +108,41 @@ class TritonBackend:
     def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > MOST_CODES:
             return [f"compares up to {MOST_CODES} codes by table, got {len(request.bank.table)}"]
+        if request.plan.cuts and request.plan.patch > configs.MOST_CUT:
+            return [f"cuts patches of up to {configs.MOST_CUT} cells, got {request.plan.patch}"]
         return self._store.memory_reasons(request, self._device(device), self._scratch_bytes(request))
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         philox.check_seed(request.seed)
-        count, side = len(request.images), request.plan.sides[-1]
-        sources = np.empty((count, side, side), np.int32)
         target = self._device(device)
         with self._lock, _on(target), torch.inference_mode():
-            bank = self._store.bank(request, target, self.tuning.kept)
-            for begin in range(0, count, self.tuning.images):
-                part = slice(begin, begin + self.tuning.images)
-                sources[part] = self._scan_images(request.part(part, request.images[part]), bank, target)
+            return stages.run(request, lambda stage: self._scan_stage(stage, target))
+
+    def _scan_stage(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
+        count, side = len(request.images), request.plan.sides[-1]
+        sources = np.empty((count, side, side), np.int32)
+        bank = self._store.bank(request, target, self.tuning.kept)
+        offsets = self._store.offsets(request, bank, self.tuning.kept)
+        for begin in range(0, count, self.tuning.images):
+            part = slice(begin, begin + self.tuning.images)
+            sources[part] = self._scan_images(request.part(part, request.images[part]), bank, offsets, target)
         return sources
 
-    def _scan_images(self, request: ScanRequest, bank: DeviceBank, target: torch.device) -> NDArray[np.int32]:
+    def _scan_images(
+        self, request: ScanRequest, bank: DeviceBank, offsets: Tensor | None, target: torch.device
+    ) -> NDArray[np.int32]:
         start, begin = start_cells(request, bank.width)
         launch = self._launch(request, bank, start, target)
         k, count = min(request.k, len(request.candidates)), len(request.images)
-        key = (id(request.plan), id(bank), launch, k, count, begin.tobytes())
+        sources = [request.plan, bank] if offsets is None else [request.plan, bank, offsets]
         run = self._runs.get(
-            key,
-            [request.plan, bank],
+            (*map(id, sources), launch, k, count, begin.tobytes()),
+            sources,
             self.tuning.runs,
             lambda run: run.bytes,
             lambda: _Run(request, bank, self._store.plan(request.plan, target), launch, begin, len(start)),
         )
-        return run(bank, request.images, request.seed, start)
+        return run(bank, offsets, request.images, request.seed, start)
 
     def _launch(self, request: ScanRequest, bank: DeviceBank, start: NDArray[Any], target: torch.device) -> Launch:
         largest = max(self._magnitude(bank), _magnitude(torch.from_numpy(start)))
@@ -142,7 +153,9 @@ class TritonBackend:
             images, allowed = max(images, configs.DOT_IMAGES), max(allowed, configs.DOT_BANK)
         in_codes = isinstance(request.bank, CodeBank)
         k = min(request.k, len(request.candidates))
-        launch = configs.choose(_family(), in_codes, images, allowed, k, largest, _multiprocessors(target))
+        launch = configs.choose(
+            _family(), in_codes, images, allowed, k, largest, _multiprocessors(target), request.plan.cuts
+        )
         wanted = launch.slabs if self.tuning.slabs is None else self.tuning.slabs
         return replace(launch, slabs=configs.cut(len(request.candidates), launch.tile.bank, wanted, launch.slots))
 
@@ -153,7 +166,7 @@ class TritonBackend:
         """What a scan takes beside the bank, at most."""
         images, side = min(len(request.images), self.tuning.images), request.plan.sides[-1]
         width = cell_width(request)
-        return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8) + start_bytes(request)
+        return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8 + 4) + start_bytes(request)
 
     def masked_topk(self, request: TopkRequest) -> TopK:
         given = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
@@ -183,8 +196,8 @@ class TritonBackend:
 class _Run:
     """Buffers and launches of a plan for so many images: plain launches the first time, a CUDA graph from the second.
 
-    Capturing costs more than one run, and kernels must be compiled and loaded before it. The bank is not held here: the
-    store drops a run with its bank, so the addresses in a graph are never older than the bank they point to.
+    Capturing costs more than one run, and kernels must be compiled and loaded before it. Bank and offsets are not held
+    here: the store drops a run with them, so the addresses in a graph are never older than what they point to.
     """
 
     def __init__(
@@ -200,6 +213,8 @@ class _Run:
         self.count, self.k = len(request.images), min(request.k, len(request.candidates))
         self.sides, self.begin = request.plan.sides, begin
         self.scales, self.steps = request.plan.flat.scales.tolist(), request.plan.flat.steps.tolist()
+        self.cuts, self.patch = request.plan.flat.cuts.tolist() if request.plan.cuts else [], request.plan.patch
+        self.counter, self.walks = request.plan.first_step, launch.slabs == 1 and not self.cuts
         most, device = self.sides[-1] ** 2, bank.content.device
 
         def room(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
@@ -209,7 +224,8 @@ class _Run:
         self.start = room(start_rows, bank.width, dtype=torch.int16)
         self.canvas = [room(self.count * most * bank.width, dtype=torch.int16) for _ in self.sides[:2]]
         self.sources = room(self.count, self.sides[-1], self.sides[-1])
-        self.keys = room(self.count, launch.slabs if launch.slabs > 1 else 0, launch.slots, dtype=torch.int64)
+        self.keys = room(self.count, 0 if self.walks else launch.slabs, launch.slots, dtype=torch.int64)
+        self.chosen, self.nothing = room(self.count), room(0, 0)
         self.kept = torch.zeros((len(self.sides), most), dtype=torch.uint8)
         for row, scale in zip(self.kept, request.plan.scales, strict=True):
             row[: scale.side**2] = tensor(scale.kept).flatten()
@@ -219,11 +235,16 @@ class _Run:
 
     @property
     def bytes(self) -> int:
-        buffers = (self.images, self.start, *self.canvas, self.sources, self.keys, self.kept)
+        buffers = (self.images, self.start, *self.canvas, self.sources, self.keys, self.chosen, self.kept)
         return sum(buffer.nbytes for buffer in buffers)
 
     def __call__(
-        self, bank: DeviceBank, images: NDArray[np.int64], seed: int, start: NDArray[np.int16]
+        self,
+        bank: DeviceBank,
+        offsets: Tensor | None,
+        images: NDArray[np.int64],
+        seed: int,
+        start: NDArray[np.int16],
     ) -> NDArray[np.int32]:
         """Source maps (N, M, M) of these images."""
         self.images.copy_(torch.from_numpy(images.astype(np.uint32).view(np.int32)))
@@ -235,18 +256,19 @@ class _Run:
             # Without one of this device, torch would take that of the first device it ever captured on.
             stream = torch.cuda.Stream(self.images.device)
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                self._start(bank)
+                self._start(bank, offsets)
             self._graph = graph
         if self._graph is not None:
             self._graph.replay()
         else:
-            self._start(bank)
+            self._start(bank, offsets)
         self._ran = True
         result: NDArray[np.int32] = self.sources.cpu().numpy()
         return result
 
-    def _start(self, bank: DeviceBank) -> None:
+    def _start(self, bank: DeviceBank, offsets: Tensor | None) -> None:
         """Starts every kernel of the plan."""
+        offsets = self.nothing if offsets is None else offsets
         kernels, width = _kernels("scan"), bank.width
         deep = {"W": width, "WP": configs.power(width)}
         images, most = self.count, self.sides[-1]
@@ -261,18 +283,22 @@ class _Run:
                 FIRST=scale == 0,
                 **_options(1),
             )
-            if self.launch.slabs == 1:
-                self._walk(kernels, bank, canvas, scale, first, count, deep)
+            if self.walks:
+                self._walk(kernels, bank, offsets, canvas, scale, first, count, deep)
                 continue
             for step in range(first, first + count):
                 if self.steps[step][1]:
-                    self._search(kernels, bank, canvas, scale, step)
-                self._finish(kernels, bank, canvas, scale, step, deep)
+                    self._search(kernels, bank, offsets, canvas, scale, step)
+                cuts = bool(self.cuts) and any(self.cuts[step][1:])
+                self._finish(kernels, bank, canvas, scale, step, deep, not cuts)
+                if cuts:
+                    self._stitch(kernels, bank, canvas, scale, step, deep)
 
     def _walk(
         self,
         kernels: ModuleType,
         bank: DeviceBank,
+        offsets: Tensor,
         canvas: Tensor,
         scale: int,
         first: int,
@@ -282,38 +308,62 @@ class _Run:
         tile = self.launch.tile
         kernels.walk[(-(-self.count // tile.images),)](
             *(bank.layer(scale), bank.table, bank.candidates, canvas, self.sources),
-            *(self.plan[1], self.plan[2], self.images, self.seed, first, count, self.count, len(bank.candidates)),
-            *(_pitch(bank), _row(bank.table), self.sides[scale] ** 2, self.sides[-1] ** 2, self.k),
+            *(self.plan[1], self.plan[2], offsets, self.images, self.seed, first, count, self.counter, self.count),
+            *(len(bank.candidates), _pitch(bank), _row(bank.table), self.sides[scale] ** 2, self.sides[-1] ** 2),
+            *(_row(offsets), self.k),
             **deep,
             **self._shape,
             TC=tile.cells,
             **_options(tile.warps, tile.stages),
         )
 
-    def _search(self, kernels: ModuleType, bank: DeviceBank, canvas: Tensor, scale: int, step: int) -> None:
+    def _search(
+        self, kernels: ModuleType, bank: DeviceBank, offsets: Tensor, canvas: Tensor, scale: int, step: int
+    ) -> None:
         tile, allowed = self.launch.tile, len(bank.candidates)
         kernels.search[(-(-self.count // tile.images), self.launch.slabs)](
-            *(bank.layer(scale), bank.table, canvas, self.plan[1], self.plan[2], self.keys),
+            *(bank.layer(scale), bank.table, canvas, self.plan[1], self.plan[2], offsets, self.keys),
             *(step, self.count, allowed, _pitch(bank), _row(bank.table), self.sides[scale] ** 2),
-            *(self.launch.slab(allowed), self.launch.slabs),
+            *(_row(offsets), self.launch.slab(allowed), self.launch.slabs),
             W=bank.width,
             **self._shape,
             **_options(tile.warps, tile.stages),
         )
 
     def _finish(
-        self, kernels: ModuleType, bank: DeviceBank, canvas: Tensor, scale: int, step: int, deep: dict[str, int]
+        self,
+        kernels: ModuleType,
+        bank: DeviceBank,
+        canvas: Tensor,
+        scale: int,
+        step: int,
+        deep: dict[str, int],
+        copies: bool,
     ) -> None:
         merged = configs.merged_for(self.launch.slabs * self.launch.slots)
         kernels.finish[(self.count,)](
             *(bank.layer(scale), bank.candidates, canvas, self.sources, self.plan[1], self.plan[2], self.images),
-            *(self.seed, self.keys, step, len(bank.candidates), _pitch(bank)),
-            *(self.sides[scale] ** 2, self.sides[-1] ** 2, self.k, self.launch.slabs),
+            *(self.seed, self.keys, self.chosen, step, self.counter, len(bank.candidates), _pitch(bank)),
+            *(self.sides[scale] ** 2, self.sides[-1] ** 2, self.k, self.launch.slabs, int(copies)),
             **deep,
             KP=self.launch.slots,
             SLOTS=merged,
             TC=configs.FINISH_CELLS,
             **_options(configs.finish_warps(merged)),
+        )
+
+    def _stitch(
+        self, kernels: ModuleType, bank: DeviceBank, canvas: Tensor, scale: int, step: int, deep: dict[str, int]
+    ) -> None:
+        room = next(side for side in configs.CUT if side >= self.patch)
+        kernels.stitch[(self.count,)](
+            *(bank.layer(scale), bank.table, bank.candidates, canvas, self.sources, self.plan[1], self.plan[2]),
+            *(self.chosen, step, self.sides[scale], self.patch, *self.cuts[step], _pitch(bank), _row(bank.table)),
+            *(self.sides[scale] ** 2, self.sides[-1] ** 2),
+            **deep,
+            PP=room,
+            TC=configs.FINISH_CELLS,
+            **_options(configs.CUT[room]),
         )
 
     @property

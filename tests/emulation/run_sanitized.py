@@ -39,7 +39,7 @@ LATENTS = [
 
 
 def scans() -> Iterator[tuple[Tuning, ScanRequest]]:
-    """Plans with a resize, kept cells and start canvases; tiles of 4 have rows without an image."""
+    """Plans with a resize, kept cells, start canvases, boundaries, offsets; tiles of 4 have rows without an image."""
     region = np.zeros((5, 5), bool)
     region[1:3, 2:4] = True
     for in_codes in (True, False):
@@ -52,6 +52,8 @@ def scans() -> Iterator[tuple[Tuning, ScanRequest]]:
             yield tuning, world.request(made, images, 3, in_codes=in_codes)
         candidates = np.flatnonzero(np.arange(40) % 3 != 1)
         grouped = (CODES if in_codes else LATENTS)[1]
+        stitched = plan.random(5, 3, None, scales, "cut", "carry", mirror=1)
+        yield grouped, world.request(stitched, range(3), 3, hubness=200, in_codes=in_codes)
         yield grouped, world.request(guided, range(2), 8, 7, world.start(2), candidates, in_codes)
     # more codes than rows of distances are kept for
     many = World(20, side=4, codes=launch_table.MOST_ROW_CODES + 1, channels=2)
