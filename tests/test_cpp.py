@@ -264,10 +264,11 @@ def test_bad_seeds_and_canvases_are_refused() -> None:
     world = World(10, side=8)
     with pytest.raises(InputError, match="seed"):
         backend().scan(world.request(plan.random(8, 4, scales=[8]), [0], 3, seed=-1))
-    start = world.start(1)
-    start[0, 3, 3] = 20
+    request = world.request(plan.reference(8, 4), [0], 3, start=world.start(1), in_codes=True)
+    assert request.canvas[0] is not None
+    request.canvas[0][0, 3, 3] = 20
     with pytest.raises(InputError, match="codes run from"):
-        backend().scan(world.request(plan.reference(8, 4), [0], 3, start=start, in_codes=True))
+        backend().scan(request)
 
 
 # Values that stand in for one argument of a native call at a time.
@@ -290,37 +291,47 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
     codes, table = np.zeros((5, 6, 6), np.int16), np.zeros((3, 3), np.int32)
     latents = np.arange(360, dtype=np.int16).reshape(5, 6, 6, 2)
     everything = np.arange(5)
-    made = plan.random(6, 3, 3, scales=[4, 6])
-    resize = made.scales[1].resize
+    made = plan.random(6, 3, 2, scales=[4, 6], overlap="cut")
+    resize, carry = made.scales[1].resize, plan.Carry.between(4, 6).index
     assert resize is not None
+    rest = (3, 0, 0, 256, 1, "", (64, 0, 0))
 
-    def scale(at: int, tables: Any, content: np.ndarray) -> list[Any]:
+    def tables(at: int) -> list[np.ndarray]:
         of = made.scales[at]
-        steps = module.Steps(of.side, of.positions, of.compare, of.write, tables)
-        return [steps, module.Layer(content, table, everything, "", 0, 1, 1), content, None]
+        counts, cells = np.array([len(cells) for cells in of.compared], np.int32), np.concatenate(of.compared)
+        return [of.positions, counts, cells.astype(np.int32), of.write, of.overlap]
+
+    def scale(at: int, enter: Any, content: np.ndarray, pairs: int = 0) -> list[Any]:
+        steps = module.Steps(made.sides[at], *tables(at), enter)
+        layer = module.Layer(content, table, everything, "", pairs, False, 1, 1)
+        return [steps, layer, content, None, module.Isolation(steps, layer, content, 1, "")]
 
     def one_scale(*entries: Any) -> np.ndarray:
-        return module.scan([tuple(entries)], np.arange(2), 3, 0, 1, "", (64, 0, 0))
+        return module.scan([tuple(entries)], np.arange(2), *rest)
 
     def two_scales(*entries: Any) -> np.ndarray:
         first = scale(0, None, np.ascontiguousarray(latents[:, :4, :4]))
-        return module.scan([tuple(first), tuple(entries)], np.arange(2), 3, 0, 1, "", (64, 0, 0))
+        return module.scan([tuple(first), tuple(entries)], np.arange(2), *rest)
 
-    def resized(*tables: Any) -> np.ndarray:
-        return two_scales(module.Steps(6, of.positions, of.compare, of.write, tables), *second[1:])
+    def entered(*enter: Any) -> np.ndarray:
+        return two_scales(module.Steps(6, *tables(1), enter), *second[1:])
 
-    of = made.scales[1]
     second = scale(1, (resize.i0, resize.i1, resize.f), latents)
     one = [*scale(1, None, codes)]
     floats = np.zeros((3, 4), np.float32)
     return {
-        "layer of codes": (module.Layer, [codes, table, everything, "", 32, 1, 1]),
-        "layer of latents": (module.Layer, [latents, table, everything, "", 0, 1, 1]),
+        "layer of codes": (module.Layer, [codes, table, everything, "", 32, True, 1, 1]),
+        "layer of latents": (module.Layer, [latents, table, everything, "", 0, True, 1, 1]),
+        "isolation": (module.Isolation, [*one[:3], 1, ""]),
         "one scale": (one_scale, one),
+        "one scale of few": (one_scale, scale(1, None, codes, 32)),
         "two scales": (two_scales, second),
-        "steps": (module.Steps, [6, of.positions, of.compare, of.write, (resize.i0, resize.i1, resize.f)]),
-        "resize": (resized, [resize.i0, resize.i1, resize.f]),
-        "scan": (module.scan, [[tuple(one)], np.arange(2), 3, 0, 1, "", (64, 0, 0)]),
+        "two scales that carry": (two_scales, scale(1, (carry,), codes)),
+        "two scales that carry few": (two_scales, scale(1, (carry,), codes, 32)),
+        "steps": (module.Steps, [6, *tables(1), (resize.i0, resize.i1, resize.f)]),
+        "resize": (entered, [resize.i0, resize.i1, resize.f]),
+        "carry": (entered, [carry]),
+        "scan": (module.scan, [[tuple(one)], np.arange(2), *rest]),
         "topk": (module.masked_topk, [floats, floats, 2, None, None, 1, "", 1]),
         "topk of integers": (
             module.masked_topk,
