@@ -358,7 +358,8 @@ PYBIND11_MODULE(_cpu, module) {
             py::init(&hold_steps), py::arg("side"), py::arg("positions"), py::arg("counts"), py::arg("compared"),
             py::arg("write"), py::arg("overlap"), py::arg("enter"),
             "As in lpkernel.plan.Scale; compared: the cells of all steps in one (.,) int32, counts (T,) int32 of each; "
-            "enter: (i0, i1, f) of a resize, (index,) of a carry, or None at the first scale.");
+            "enter: (i0, i1, f) of a resize, (index,) of a carry, or None at the first scale.")
+        .def_property_readonly("by_cells", [](const HeldSteps& held) { return held.raster.by_cells(); });
     py::class_<HeldIsolation>(module, "Isolation",
                               "How far a layer's images are from the others at the steps of a scale.")
         .def(py::init(&hold_isolation), py::arg("steps"), py::arg("layer"), py::arg("content"), py::arg("threads"),

@@ -251,9 +251,10 @@ class Walk {
         }
         if (own_.empty()) return;
         const Cells cells{own_.data(), static_cast<int>(own_.size())};
-        gather(image, cells, layer.width(), values_);
+        const bool all = own_.size() == raster.writer.size();
+        if (!all) gather(image, cells, layer.width(), values_);
         few.own.resize(own_.size() * layer.padded());
-        layer.cell_rows(cells.first, cells.count, values_.data(), run_, few.own.data());
+        layer.cell_rows(cells.first, cells.count, all ? image.canvas.data() : values_.data(), run_, few.own.data());
         for (std::size_t i = 0; raster.by_cells() && i < own_.size(); ++i) {
             few.rows[own_[i]] = few.own.data() + i * layer.padded();
         }

@@ -83,7 +83,8 @@ class CppBackend:
             bank = request.bank_at(scale.side)
             content = _dense(bank.codes if isinstance(bank, CodeBank) else bank.level(scale.side))
             table = _dense(bank.table) if isinstance(bank, CodeBank) else None
-            steps, layer = self._native_steps(scale), self._layer(scale, content, table, request.candidates, isa)
+            steps = self._native_steps(scale)
+            layer = self._layer(steps, content, table, request.candidates, isa)
             isolation = None
             if request.hubness:
                 isolation = self._isolation(scale, steps, layer, content, table, request.candidates, isa)
@@ -100,11 +101,10 @@ class CppBackend:
             (tuning.group, tuning.split, tuning.seeded),
         )
 
-    def _layer(self, scale: Scale, content: Array, table: Array | None, candidates: Array, isa: str) -> Any:
+    def _layer(self, steps: Any, content: Array, table: Array | None, candidates: Array, isa: str) -> Any:
         """The bank laid out for search, kept as long as its arrays live. Banks are read-only."""
         entries, tuning = np.zeros((1, 1), np.int32) if table is None else table, self.tuning
-        by_cells = scale.carry is not None or bool(scale.overlap.any())
-        summed = len(candidates) > tuning.pairs or not by_cells  # what the steps need of a small bank
+        summed = len(candidates) > tuning.pairs or not steps.by_cells  # what the steps need of a small bank
         ways = (isa, tuning.pairs, summed, tuning.screened, tuning.coarse)
         arrays, key = _of_bank(content, table, candidates)
         return self._layers.get(
