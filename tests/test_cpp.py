@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import World
+from test_scan import KINDS, make
 
 from lpkernel import _native, plan
 from lpkernel.backends.base import CodeBank, LatentBank, ScanRequest, TopkRequest
@@ -80,6 +81,67 @@ def test_scans_are_the_same_on_every_way(
     monkeypatch.setenv("LPKERNEL_ISA", isa)
     for request, sources in expected:
         assert np.array_equal(backend(way).scan(request), sources)
+
+
+def hard_request(data: st.DataObject) -> ScanRequest:
+    """Any plan on a bank of ties, copies of few images, or cells as far from each other as fits 31 bits."""
+    side = data.draw(st.integers(3, 8), "side")
+    patch = data.draw(st.integers(2, min(side, 5)), "patch")
+    stride = data.draw(st.integers((patch + 1) // 2, patch), "stride")
+    scales = sorted({*data.draw(st.sets(st.integers(patch, side), max_size=1), "scales"), side})
+    options: dict[str, Any] = {"start": data.draw(st.sampled_from(plan.STARTS), "start")}
+    options["mirror"] = data.draw(st.sampled_from([0, 0, 1, 3]), "mirror")
+    if data.draw(st.booleans(), "cut"):
+        options["overlap"] = "cut"
+    kind = data.draw(st.sampled_from(KINDS), "kind")
+    made = make(kind, side, patch, stride, scales, **options)
+
+    size, codes = (data.draw(st.sampled_from(sizes)) for sizes in ((1, 2, 5, 17, 32, 70, 300), (1, 2, 7, 60)))
+    world = World(size, side, data.draw(st.sampled_from([1, 3, 13]), "C"), codes, seed=data.draw(st.integers(0, 99)))
+    if data.draw(st.booleans(), "copies"):
+        world.codes = world.codes[world.random.integers(0, data.draw(st.integers(1, 9), "originals"), size) % size]
+    if data.draw(st.booleans(), "at the limit"):
+        most = max(len(cells) for scale in made.scales for cells in scale.compared) * world.codebook.shape[1]
+        world.codebook = np.sign(world.codebook) * np.int16(min(1023, np.sqrt((2**31 - 1) / max(1, most)) // 2))
+    world.full = world.codebook[world.codes]
+    wide = world.codebook.astype(np.int64)
+    world.table = np.square(wide[:, None] - wide[None]).sum(2).astype(np.int32)
+
+    allowed = np.flatnonzero(world.random.random(size) < data.draw(st.sampled_from([0.6, 1.0]), "allowed"))
+    by_codes = len(scales) == 1 or made.start == "carry"
+    return world.request(
+        replace(made, first_step=data.draw(st.sampled_from([0, 5]), "first step")),
+        range(data.draw(st.sampled_from([1, 3, 7, 18]), "images")),
+        data.draw(st.sampled_from([1, 3, 50]), "K"),
+        data.draw(st.integers(0, 2**64 - 1), "seed"),
+        None if kind.startswith("random") else world.start(1),
+        allowed if len(allowed) else None,
+        in_codes=by_codes and data.draw(st.booleans(), "codes"),
+        hubness=data.draw(st.sampled_from([0, 64, 255, 256]), "hubness"),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_plan_is_the_same_on_every_way(data: st.DataObject) -> None:
+    request = hard_request(data)
+    wanted, runner, before = SPECIFICATION.scan(request), CppBackend(), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        for isa in ISAS:
+            patch.setenv("LPKERNEL_ISA", isa)
+            runner.tuning = Tuning(
+                group=data.draw(st.sampled_from([1, 3, 64]), "group"),
+                split=data.draw(st.sampled_from([0, 1 << 17]), "split"),
+                seeded=data.draw(st.sampled_from([1, 1 << 40]), "seeded"),
+                pairs=data.draw(st.sampled_from([0, 32]), "pairs"),
+                screened=data.draw(st.sampled_from([1, 1 << 40]), "screened"),
+                coarse=data.draw(st.sampled_from([1, 1 << 40]), "coarse"),
+            )
+            torch.set_num_threads(data.draw(st.integers(1, 4), "threads"))
+            try:
+                assert np.array_equal(runner.scan(request), wanted)
+            finally:
+                torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("size", [1, 2, 63, 500, 1023, 1024, 1025, 5000])

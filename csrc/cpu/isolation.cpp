@@ -76,13 +76,25 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
         tasks(size, [&](std::int64_t a, std::int64_t last) {
             Aligned<std::int32_t> own(tabulated ? 0 : static_cast<std::size_t>(cells * NEAR));
             std::vector<std::int32_t> sums(static_cast<std::size_t>((raster.side + 1) * (raster.side + 1) * NEAR));
-            std::vector<const std::int32_t*> rows(every.size());
-            for (; a < last; ++a) {
-                const std::int16_t* values = content.data + content.allowed[a] * cells * layer.width();
-                if (!tabulated) rows_of(values, own.data());
+            std::vector<const std::int32_t*> rows(every.size()), next(every.size());
+            const auto values_of = [&](std::int64_t image) {
+                return content.data + content.allowed[image] * cells * layer.width();
+            };
+            const auto look_up = [&](std::int64_t image) {  // and bring nearer, while the image before is summed
+                const std::int16_t* codes = values_of(image);
                 for (std::int64_t cell = 0; cell < cells; ++cell) {
-                    rows[cell] =
-                        tabulated ? table.data() + (values[cell] * cells + cell) * NEAR : own.data() + cell * NEAR;
+                    next[cell] = table.data() + (codes[cell] * cells + cell) * NEAR;
+                    __builtin_prefetch(next[cell]);
+                }
+            };
+            if (tabulated) look_up(a);
+            for (std::int64_t cell = 0; !tabulated && cell < cells; ++cell) rows[cell] = own.data() + cell * NEAR;
+            for (; a < last; ++a) {
+                if (tabulated) {
+                    rows.swap(next);
+                    if (a + 1 < last) look_up(a + 1);
+                } else {
+                    rows_of(values_of(a), own.data());
                 }
                 const std::int64_t* self = std::find(positions, positions + lanes, a);
                 LeastSums job{};

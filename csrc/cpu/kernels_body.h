@@ -250,13 +250,12 @@ void rows_of_cells(const CellRows& a) {
     for (int i = 0; i < a.count; ++i) {
         const std::int16_t* bank = a.bank + std::int64_t{a.cells[i]} * pairs * BLOCK * 2;
         const std::int16_t* value = a.values + std::int64_t{i} * width;
+        std::uint32_t square = 0;
+        for (int c = 0; c < width; ++c) square += static_cast<std::uint32_t>(value[c] * value[c]);
         for (int first = 0; first < a.lanes; first += LANES) {
             Ints products[2] = {zero(), zero()};  // two sums each, which do not wait for each other
-            Ints squares[2] = {load(a.norms + std::int64_t{a.cells[i]} * BLOCK + first), zero()};
             const auto add_pair = [&](int p, int sum, std::int32_t pair) __attribute__((always_inline)) {
-                const Ints own = fill(pair);
-                squares[sum] = add_products(squares[sum], own, own);
-                products[sum] = add_products(products[sum], own, load(bank + (p * BLOCK + first) * 2));
+                products[sum] = add_products(products[sum], fill(pair), load(bank + (p * BLOCK + first) * 2));
             };
             int p = 0;
             for (; p + 2 <= whole; p += 2) {
@@ -266,7 +265,9 @@ void rows_of_cells(const CellRows& a) {
             if (p < whole) add_pair(p, 0, pair_at(value + 2 * p));
             if (pairs > whole) add_pair(whole, 1, static_cast<std::uint16_t>(value[2 * whole]));
             const Ints product = add(products[0], products[1]);
-            store(a.out + std::int64_t{i} * a.lanes + first, sub(add(squares[0], squares[1]), add(product, product)));
+            const Ints norms = load(a.norms + std::int64_t{a.cells[i]} * BLOCK + first);
+            const Ints squares = add(norms, fill(static_cast<std::int32_t>(square)));
+            store(a.out + std::int64_t{i} * a.lanes + first, sub(squares, add(product, product)));
         }
     }
 }
