@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "common/philox.h"
+#include "cpu/isolation.h"
 #include "cpu/layer.h"
 #include "cpu/parallel.h"
 #include "cpu/scan.h"
@@ -116,7 +117,8 @@ std::vector<std::int64_t> allowed_images(const py::array& allowed, std::int64_t 
 }
 
 std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table, const py::array& allowed,
-                                const std::string& isa, int pairs, std::int64_t screened, std::int64_t coarse) {
+                                const std::string& isa, int pairs, bool summed, std::int64_t screened,
+                                std::int64_t coarse) {
     const bool in_codes = content.ndim() == 3;
     const auto* data = view<std::int16_t>(content, "content", in_codes ? 3 : 4);
     expect(content.shape(1) == content.shape(2) && content.shape(1) >= 1 && content.shape(1) <= LARGEST_SIDE,
@@ -128,6 +130,7 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
     const lpkernel::Content from{data, held->allowed.data()};
     const auto size = static_cast<std::int64_t>(held->allowed.size());
     const auto side = static_cast<int>(content.shape(1));
+    const lpkernel::LayerTuning tuning{pairs, summed, screened, coarse};
     if (in_codes) {
         const auto* rows = view<std::int32_t>(table, "table", 2);
         expect(table.shape(0) == table.shape(1) && table.shape(0) >= 1 && table.shape(0) <= 32768,
@@ -136,12 +139,11 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
         expect(within(data, content.size(), 0, table.shape(0) - 1), "codes: outside the table");
         held->table = table;
         const Released free;
-        held->layer =
-            lpkernel::code_layer(from, size, side, rows, static_cast<int>(table.shape(0)), run, pairs, screened);
+        held->layer = lpkernel::code_layer(from, size, side, rows, static_cast<int>(table.shape(0)), run, tuning);
     } else {
         expect(content.shape(3) >= 1 && content.shape(3) <= 1 << 20, "content: expected 1 to 2^20 channels");
         const Released free;
-        held->layer = lpkernel::latent_layer(from, size, side, static_cast<int>(content.shape(3)), run, pairs, coarse);
+        held->layer = lpkernel::latent_layer(from, size, side, static_cast<int>(content.shape(3)), run, tuning);
     }
     return held;
 }
@@ -152,54 +154,108 @@ struct HeldSteps {
     int reach = 0;
 };
 
-std::unique_ptr<HeldSteps> hold_steps(int side, const py::array& positions, const py::array& compare,
-                                      const py::array& write, const py::object& resize) {
+std::unique_ptr<HeldSteps> hold_steps(int side, const py::array& positions, const py::array& counts,
+                                      const py::array& compared, const py::array& write, const py::array& overlap,
+                                      const py::object& enter) {
     expect(side >= 1 && side <= LARGEST_SIDE, "side: expected 1 to 4096 cells");
-    const auto* corners = view<std::int32_t>(positions, "positions", 2);
-    const auto* compared = view<bool>(compare, "compare", 3);
-    const auto* written = view<bool>(write, "write", 3);
-    const std::int64_t steps = positions.shape(0), patch = compare.shape(1);
-    expect(positions.shape(1) == 2 && patch >= 1 && patch <= side && compare.shape(0) == steps &&
-               compare.shape(2) == patch && py::tuple(compare.attr("shape")).equal(write.attr("shape")),
-           "steps: positions (T, 2) and masks (T, P, P) do not fit");
-    expect(within(corners, positions.size(), 0, side - patch), "positions: a patch leaves the grid");
-    std::unique_ptr<HeldSteps> held(new HeldSteps{{side, corners, compared, written, steps, static_cast<int>(patch)}});
-    if (resize.is_none()) return held;
-    const auto tables = resize.cast<py::tuple>();
-    expect(tables.size() == 3, "resize: expected i0, i1 and f");
-    std::vector<std::int32_t>* into[] = {&held->raster.i0, &held->raster.i1, &held->raster.f};
-    for (int i = 0; i < 3; ++i) {
+    const std::int64_t cells = std::int64_t{side} * side;
+    lpkernel::RasterTables from{};
+    from.positions = view<std::int32_t>(positions, "positions", 2);
+    from.counts = view<std::int32_t>(counts, "counts", 1);
+    from.compared = view<std::int32_t>(compared, "compared", 1);
+    from.write = view<bool>(write, "write", 3);
+    from.overlap = view<std::int32_t>(overlap, "overlap", 2);
+    from.steps = positions.shape(0);
+    from.patch = static_cast<int>(std::min<std::int64_t>(write.shape(1), side + 1));
+    expect(positions.shape(1) == 2 && from.patch >= 1 && from.patch <= side && write.shape(0) == from.steps &&
+               write.shape(2) == from.patch && counts.size() == from.steps && overlap.shape(0) == from.steps &&
+               overlap.shape(1) == 2,
+           "steps: positions (T, 2), counts (T), masks (T, P, P) and overlaps (T, 2) do not fit");
+    expect(within(from.positions, positions.size(), 0, side - from.patch), "positions: a patch leaves the grid");
+    expect(within(from.overlap, overlap.size(), 0, from.patch), "overlap: wider than the patch");
+    expect(within(from.compared, compared.size(), 0, cells - 1), "compared: cells outside the grid");
+    const std::int32_t* run = from.compared;
+    for (std::int64_t s = 0, left = compared.size(); s < from.steps; ++s) {
+        expect(from.counts[s] >= 0 && from.counts[s] <= left && (s + 1 < from.steps || from.counts[s] == left),
+               "counts: expected one for each of the compared cells");
+        expect(std::is_sorted(run, run + from.counts[s]), "compared: expected ascending cells of a step");
+        left -= from.counts[s];
+        run += from.counts[s];
+    }
+    std::unique_ptr<HeldSteps> held(new HeldSteps{{side, from}});
+    if (enter.is_none()) return held;
+    const auto tables = enter.cast<py::tuple>();
+    expect(tables.size() == 3 || tables.size() == 1,
+           "enter: expected i0, i1 and f of a resize, or the index of a carry");
+    std::vector<std::int32_t>* resize[] = {&held->raster.i0, &held->raster.i1, &held->raster.f};
+    for (std::size_t i = 0; i < tables.size(); ++i) {
         const auto table = tables[i].cast<py::array>();
-        const auto* values = view<std::int32_t>(table, "resize", 1);
+        const auto* values = view<std::int32_t>(table, "enter", 1);
         expect(table.size() == side && within(values, table.size(), 0, i == 2 ? 256 : LARGEST_SIDE - 1),
-               "resize: a table of another size, or values outside it");
-        into[i]->assign(values, values + table.size());
+               "enter: a table of another size, or values outside it");
+        (tables.size() == 1 ? held->raster.carry : *resize[i]).assign(values, values + table.size());
         if (i < 2) held->reach = std::max(held->reach, *std::max_element(values, values + table.size()) + 1);
     }
     return held;
 }
 
-// One scale from (steps, layer, content, start or None).
-lpkernel::Scale parse(const py::tuple& from, const lpkernel::Scale* before, std::int64_t images) {
-    expect(from.size() == 4, "scale: expected four entries");
+// The isolation of a layer's images at the steps of a scale.
+struct HeldIsolation {
+    lpkernel::ByStep by_step;
+};
+
+// What a layer was made from.
+lpkernel::Content content_of(const HeldLayer& held, const py::array& content) {
+    const auto* data = view<std::int16_t>(content, "content", held.layer->codes() ? 3 : 4);
+    expect(py::tuple(content.attr("shape")).equal(held.shape), "content: not what the layer was made from");
+    return {data, held.allowed.data()};
+}
+
+std::unique_ptr<HeldIsolation> hold_isolation(const HeldSteps& steps, const HeldLayer& held, const py::array& content,
+                                              int threads, const std::string& isa) {
+    const lpkernel::Layer& layer = *held.layer;
+    expect(steps.raster.side == layer.side(), "isolation: the layer has another side");
+    expect(threads >= 1 && threads <= 4096, "threads: expected 1 to 4096");
+    const lpkernel::Content from = content_of(held, content);
+    expect(!layer.codes() || within(from.data, content.size(), 0, layer.codes() - 1), "codes: outside the table");
+    const lpkernel::Kernels& run = lpkernel::kernels(isa);
+    const Released free;
+    return std::unique_ptr<HeldIsolation>(
+        new HeldIsolation{lpkernel::isolation(steps.raster, layer, from, run, threads)});
+}
+
+// One scale from (steps, layer, content, start or None, isolation or None), and what is taken off its distances.
+lpkernel::Scale parse(const py::tuple& from, const HeldLayer* before, std::int64_t images, int hubness,
+                      lpkernel::ByStep& offsets) {
+    expect(from.size() == 5, "scale: expected five entries");
     lpkernel::Scale scale;
     const auto& steps = from[0].cast<const HeldSteps&>();
     const auto& held = from[1].cast<const HeldLayer&>();
     scale.raster = &steps.raster;
     scale.layer = held.layer.get();
     expect(scale.raster->side == held.layer->side(), "scale: the layer has another side");
-    expect((steps.reach > 0) == (before != nullptr), "resize: expected at every scale but the first");
+    expect(!scale.layer->has_tables() || scale.layer->summed() != scale.raster->by_cells(),
+           "scale: the layer's tables are not those that the steps need");
+    expect((steps.reach > 0) == (before != nullptr), "enter: expected at every scale but the first");
     if (before) {
-        expect(steps.reach <= before->raster->side, "resize: reads beyond the scale before");
-        expect(!scale.layer->codes() && scale.layer->width() == before->layer->width() &&
-                   scale.layer->size() == before->layer->size(),
+        expect(steps.reach <= before->layer->side(), "enter: reads beyond the scale before");
+        expect(held.allowed == before->allowed, "scale: layers of the same allowed images expected");
+        expect(!scale.raster->carry.empty() ||
+                   (!scale.layer->codes() && !before->layer->codes() && scale.layer->width() == before->layer->width()),
                "scale: layers of one bank of latents expected");
     }
 
     const auto content = from[2].cast<py::array>();
     const int axes = scale.layer->codes() ? 3 : 4;
-    scale.content = {view<std::int16_t>(content, "content", axes), held.allowed.data()};
-    expect(py::tuple(content.attr("shape")).equal(held.shape), "content: not what the layer was made from");
+    scale.content = content_of(held, content);
+    if (!from[4].is_none()) {
+        const lpkernel::ByStep& isolation = from[4].cast<const HeldIsolation&>().by_step;
+        expect(isolation.most.size() == scale.raster->steps.size() &&
+                   isolation.stride == (scale.layer->size() + lpkernel::BLOCK - 1) / lpkernel::BLOCK * lpkernel::BLOCK,
+               "isolation: of other steps or images");
+        offsets = lpkernel::offsets(isolation, hubness);
+        scale.offsets = &offsets;
+    }
     if (!from[3].is_none()) {
         const auto start = from[3].cast<py::array>();
         scale.start = view<std::int16_t>(start, "start", axes);
@@ -214,7 +270,8 @@ lpkernel::Scale parse(const py::tuple& from, const lpkernel::Scale* before, std:
 }
 
 py::array_t<std::int32_t> scan(const py::list& scales, const py::array& images, std::int64_t k, std::uint64_t seed,
-                               int threads, const std::string& isa, const py::tuple& tuning) {
+                               std::uint32_t first_step, int hubness, int threads, const std::string& isa,
+                               const py::tuple& tuning) {
     lpkernel::Scan request;
     const auto* numbers = view<std::int64_t>(images, "images", 1);
     expect(within(numbers, images.size(), 0, std::numeric_limits<std::uint32_t>::max()), "images: outside [0, 2^32)");
@@ -222,12 +279,17 @@ py::array_t<std::int32_t> scan(const py::list& scales, const py::array& images, 
     expect(k >= 1 && threads >= 1 && threads <= 4096, "k and threads: expected at least 1");
     request.k = k;
     request.seed = seed;
+    request.first_step = first_step;
+    expect(hubness >= 0 && hubness <= 256, "hubness: expected 0 to 256");
     request.threads = threads;
     expect(!scales.empty(), "scales: none");
     request.scales.reserve(scales.size());
-    for (const py::handle entry : scales) {
-        const lpkernel::Scale* before = request.scales.empty() ? nullptr : &request.scales.back();
-        request.scales.push_back(parse(entry.cast<py::tuple>(), before, images.size()));
+    std::vector<lpkernel::ByStep> offsets(scales.size());
+    const HeldLayer* before = nullptr;
+    for (std::size_t s = 0; s < scales.size(); ++s) {
+        const auto entries = py::object(scales[s]).cast<py::tuple>();
+        request.scales.push_back(parse(entries, before, images.size(), hubness, offsets[s]));
+        before = &py::object(entries[1]).cast<const HeldLayer&>();
     }
     expect(tuning.size() == 3, "tuning: expected group, split and seeded");
     request.tuning = {tuning[0].cast<std::int64_t>(), tuning[1].cast<std::int64_t>(), tuning[2].cast<std::int64_t>()};
@@ -305,20 +367,31 @@ PYBIND11_MODULE(_cpu, module) {
     py::class_<HeldLayer>(module, "Layer", "The allowed images of a bank at one side, laid out for scan().")
         .def(
             py::init(&hold), py::arg("content"), py::arg("table"), py::arg("allowed"), py::arg("isa"), py::arg("pairs"),
-            py::arg("screened"), py::arg("coarse"),
+            py::arg("summed"), py::arg("screened"), py::arg("coarse"),
             "content (B, m, m, C) int16 latents with any table, or (B, m, m) int16 codes and their (V, V) int32 table; "
-            "allowed (A,) int64 increasing; isa as available() or ''; pairs: up to how many images pairs are kept; "
+            "allowed (A,) int64 increasing; isa as available() or ''; pairs: up to how many images pairs are kept, "
+            "summed or, for steps that cut or carry, by cells; "
             "screened: from how many images codes are screened by bounds; coarse: from how many latents are.")
         .def_property_readonly("size", [](const HeldLayer& held) { return held.layer->size(); })
         .def_property_readonly("bytes", [](const HeldLayer& held) { return held.layer->bytes(); });
     py::class_<HeldSteps>(module, "Steps", "The steps of a scale, read once for scan().")
-        .def(py::init(&hold_steps), py::arg("side"), py::arg("positions"), py::arg("compare"), py::arg("write"),
-             py::arg("resize"), "As in lpkernel.plan.Scale; resize: (i0, i1, f), or None at the first scale.");
+        .def(
+            py::init(&hold_steps), py::arg("side"), py::arg("positions"), py::arg("counts"), py::arg("compared"),
+            py::arg("write"), py::arg("overlap"), py::arg("enter"),
+            "As in lpkernel.plan.Scale; compared: the cells of all steps in one (.,) int32, counts (T,) int32 of each; "
+            "enter: (i0, i1, f) of a resize, (index,) of a carry, or None at the first scale.")
+        .def_property_readonly("by_cells", [](const HeldSteps& held) { return held.raster.by_cells(); });
+    py::class_<HeldIsolation>(module, "Isolation",
+                              "How far a layer's images are from the others at the steps of a scale.")
+        .def(py::init(&hold_isolation), py::arg("steps"), py::arg("layer"), py::arg("content"), py::arg("threads"),
+             py::arg("isa"))
+        .def_property_readonly(
+            "bytes", [](const HeldIsolation& held) { return held.by_step.values.size() * sizeof(std::int32_t); });
     module.def(
-        "scan", &scan, py::arg("scales"), py::arg("images"), py::arg("k"), py::arg("seed"), py::arg("threads"),
-        py::arg("isa"), py::arg("tuning"),
-        "Source map (n, M, M) int32. scales: (steps, layer, content, start or None) each; tuning: (group, split, "
-        "seeded).");
+        "scan", &scan, py::arg("scales"), py::arg("images"), py::arg("k"), py::arg("seed"), py::arg("first_step"),
+        py::arg("hubness"), py::arg("threads"), py::arg("isa"), py::arg("tuning"),
+        "Source map (n, M, M) int32. scales: (steps, layer, content, start or None, isolation or None) each; hubness: "
+        "256ths of it that are taken off; tuning: (group, split, seeded).");
     module.def("masked_topk", &any_topk, py::arg("queries"), py::arg("bank"), py::arg("k"), py::arg("patch_mask"),
                py::arg("candidate_mask"), py::arg("threads"), py::arg("isa"), py::arg("packed_from"),
                "(distances, indices), both (Q, k); see lpkernel.masked_topk. Of int16, D * (max - min)^2 < 2^31.");

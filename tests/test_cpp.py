@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import World
+from test_scan import KINDS, make
 
 from lpkernel import _native, plan
 from lpkernel.backends.base import CodeBank, LatentBank, ScanRequest, TopkRequest
@@ -80,6 +81,67 @@ def test_scans_are_the_same_on_every_way(
     monkeypatch.setenv("LPKERNEL_ISA", isa)
     for request, sources in expected:
         assert np.array_equal(backend(way).scan(request), sources)
+
+
+def hard_request(data: st.DataObject) -> ScanRequest:
+    """Any plan on a bank of ties, copies of few images, or cells as far from each other as fits 31 bits."""
+    side = data.draw(st.integers(3, 8), "side")
+    patch = data.draw(st.integers(2, min(side, 5)), "patch")
+    stride = data.draw(st.integers((patch + 1) // 2, patch), "stride")
+    scales = sorted({*data.draw(st.sets(st.integers(patch, side), max_size=1), "scales"), side})
+    options: dict[str, Any] = {"start": data.draw(st.sampled_from(plan.STARTS), "start")}
+    options["mirror"] = data.draw(st.sampled_from([0, 0, 1, 3]), "mirror")
+    if data.draw(st.booleans(), "cut"):
+        options["overlap"] = "cut"
+    kind = data.draw(st.sampled_from(KINDS), "kind")
+    made = make(kind, side, patch, stride, scales, **options)
+
+    size, codes = (data.draw(st.sampled_from(sizes)) for sizes in ((1, 2, 5, 17, 32, 70, 300), (1, 2, 7, 60)))
+    world = World(size, side, data.draw(st.sampled_from([1, 3, 13]), "C"), codes, seed=data.draw(st.integers(0, 99)))
+    if data.draw(st.booleans(), "copies"):
+        world.codes = world.codes[world.random.integers(0, data.draw(st.integers(1, 9), "originals"), size) % size]
+    if data.draw(st.booleans(), "at the limit"):
+        most = max(len(cells) for scale in made.scales for cells in scale.compared) * world.codebook.shape[1]
+        world.codebook = np.sign(world.codebook) * np.int16(min(1023, np.sqrt((2**31 - 1) / max(1, most)) // 2))
+    world.full = world.codebook[world.codes]
+    wide = world.codebook.astype(np.int64)
+    world.table = np.square(wide[:, None] - wide[None]).sum(2).astype(np.int32)
+
+    allowed = np.flatnonzero(world.random.random(size) < data.draw(st.sampled_from([0.6, 1.0]), "allowed"))
+    by_codes = len(scales) == 1 or made.start == "carry"
+    return world.request(
+        replace(made, first_step=data.draw(st.sampled_from([0, 5]), "first step")),
+        range(data.draw(st.sampled_from([1, 3, 7, 18]), "images")),
+        data.draw(st.sampled_from([1, 3, 50]), "K"),
+        data.draw(st.integers(0, 2**64 - 1), "seed"),
+        None if kind.startswith("random") else world.start(1),
+        allowed if len(allowed) else None,
+        in_codes=by_codes and data.draw(st.booleans(), "codes"),
+        hubness=data.draw(st.sampled_from([0, 64, 255, 256]), "hubness"),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_any_plan_is_the_same_on_every_way(data: st.DataObject) -> None:
+    request = hard_request(data)
+    wanted, runner, before = SPECIFICATION.scan(request), CppBackend(), torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        for isa in ISAS:
+            patch.setenv("LPKERNEL_ISA", isa)
+            runner.tuning = Tuning(
+                group=data.draw(st.sampled_from([1, 3, 64]), "group"),
+                split=data.draw(st.sampled_from([0, 1 << 17]), "split"),
+                seeded=data.draw(st.sampled_from([1, 1 << 40]), "seeded"),
+                pairs=data.draw(st.sampled_from([0, 32]), "pairs"),
+                screened=data.draw(st.sampled_from([1, 1 << 40]), "screened"),
+                coarse=data.draw(st.sampled_from([1, 1 << 40]), "coarse"),
+            )
+            torch.set_num_threads(data.draw(st.integers(1, 4), "threads"))
+            try:
+                assert np.array_equal(runner.scan(request), wanted)
+            finally:
+                torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("size", [1, 2, 63, 500, 1023, 1024, 1025, 5000])
@@ -264,10 +326,11 @@ def test_bad_seeds_and_canvases_are_refused() -> None:
     world = World(10, side=8)
     with pytest.raises(InputError, match="seed"):
         backend().scan(world.request(plan.random(8, 4, scales=[8]), [0], 3, seed=-1))
-    start = world.start(1)
-    start[0, 3, 3] = 20
+    request = world.request(plan.reference(8, 4), [0], 3, start=world.start(1), in_codes=True)
+    assert request.canvas[0] is not None
+    request.canvas[0][0, 3, 3] = 20
     with pytest.raises(InputError, match="codes run from"):
-        backend().scan(world.request(plan.reference(8, 4), [0], 3, start=start, in_codes=True))
+        backend().scan(request)
 
 
 # Values that stand in for one argument of a native call at a time.
@@ -290,37 +353,47 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
     codes, table = np.zeros((5, 6, 6), np.int16), np.zeros((3, 3), np.int32)
     latents = np.arange(360, dtype=np.int16).reshape(5, 6, 6, 2)
     everything = np.arange(5)
-    made = plan.random(6, 3, 3, scales=[4, 6])
-    resize = made.scales[1].resize
+    made = plan.random(6, 3, 2, scales=[4, 6], overlap="cut")
+    resize, carry = made.scales[1].resize, plan.Carry.between(4, 6).index
     assert resize is not None
+    rest = (3, 0, 0, 256, 1, "", (64, 0, 0))
 
-    def scale(at: int, tables: Any, content: np.ndarray) -> list[Any]:
+    def tables(at: int) -> list[np.ndarray]:
         of = made.scales[at]
-        steps = module.Steps(of.side, of.positions, of.compare, of.write, tables)
-        return [steps, module.Layer(content, table, everything, "", 0, 1, 1), content, None]
+        counts, cells = np.array([len(cells) for cells in of.compared], np.int32), np.concatenate(of.compared)
+        return [of.positions, counts, cells.astype(np.int32), of.write, of.overlap]
+
+    def scale(at: int, enter: Any, content: np.ndarray, pairs: int = 0) -> list[Any]:
+        steps = module.Steps(made.sides[at], *tables(at), enter)
+        layer = module.Layer(content, table, everything, "", pairs, False, 1, 1)
+        return [steps, layer, content, None, module.Isolation(steps, layer, content, 1, "")]
 
     def one_scale(*entries: Any) -> np.ndarray:
-        return module.scan([tuple(entries)], np.arange(2), 3, 0, 1, "", (64, 0, 0))
+        return module.scan([tuple(entries)], np.arange(2), *rest)
 
     def two_scales(*entries: Any) -> np.ndarray:
         first = scale(0, None, np.ascontiguousarray(latents[:, :4, :4]))
-        return module.scan([tuple(first), tuple(entries)], np.arange(2), 3, 0, 1, "", (64, 0, 0))
+        return module.scan([tuple(first), tuple(entries)], np.arange(2), *rest)
 
-    def resized(*tables: Any) -> np.ndarray:
-        return two_scales(module.Steps(6, of.positions, of.compare, of.write, tables), *second[1:])
+    def entered(*enter: Any) -> np.ndarray:
+        return two_scales(module.Steps(6, *tables(1), enter), *second[1:])
 
-    of = made.scales[1]
     second = scale(1, (resize.i0, resize.i1, resize.f), latents)
     one = [*scale(1, None, codes)]
     floats = np.zeros((3, 4), np.float32)
     return {
-        "layer of codes": (module.Layer, [codes, table, everything, "", 32, 1, 1]),
-        "layer of latents": (module.Layer, [latents, table, everything, "", 0, 1, 1]),
+        "layer of codes": (module.Layer, [codes, table, everything, "", 32, True, 1, 1]),
+        "layer of latents": (module.Layer, [latents, table, everything, "", 0, True, 1, 1]),
+        "isolation": (module.Isolation, [*one[:3], 1, ""]),
         "one scale": (one_scale, one),
+        "one scale of few": (one_scale, scale(1, None, codes, 32)),
         "two scales": (two_scales, second),
-        "steps": (module.Steps, [6, of.positions, of.compare, of.write, (resize.i0, resize.i1, resize.f)]),
-        "resize": (resized, [resize.i0, resize.i1, resize.f]),
-        "scan": (module.scan, [[tuple(one)], np.arange(2), 3, 0, 1, "", (64, 0, 0)]),
+        "two scales that carry": (two_scales, scale(1, (carry,), codes)),
+        "two scales that carry few": (two_scales, scale(1, (carry,), codes, 32)),
+        "steps": (module.Steps, [6, *tables(1), (resize.i0, resize.i1, resize.f)]),
+        "resize": (entered, [resize.i0, resize.i1, resize.f]),
+        "carry": (entered, [carry]),
+        "scan": (module.scan, [[tuple(one)], np.arange(2), *rest]),
         "topk": (module.masked_topk, [floats, floats, 2, None, None, 1, "", 1]),
         "topk of integers": (
             module.masked_topk,

@@ -9,9 +9,12 @@
 // Many queries and a large bank are screened first. With L an upper limit of the query's answer, each table entry t
 // becomes the byte min(255, floor(240 t / L)); a saturating sum of them above 240 D / L proves a distance above D. Rows
 // of bytes have one lane for each query: (compared cells, codes, queries), 2 MB for 64 queries, so one load and one
-// addition serve up to 64 queries. What is left, about one in a thousand, gets its exact sum.
-// Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
+// addition serve up to 64 queries. What is left, about one in a thousand, gets its exact sum. Where images are ranked
+// by distances less offsets, an image may be as far as the limit and its offset together: offsets are sorted into at
+// most LEVELS levels, each with a row of limits by its upper end, and L is the limit and the largest offset. Tie rule:
+// see smallest.h. Limits: codes below 2^15, every distance below 2^31.
 
+#include <algorithm>
 #include <stdexcept>
 
 #include "cpu/layer.h"
@@ -28,14 +31,15 @@ constexpr std::int64_t ROWS_OF_16 = 192 << 10;  // the same of up to 16 queries
 constexpr int MOST = 64;                        // queries screened together
 constexpr int FEWEST = 6;                       // from which screening pays
 constexpr int SEED = 256;                       // images measured for a first limit
+constexpr int LEVELS = 64;                      // of offsets
 constexpr double TOP = 240.0;                   // bytes that stand for the limit; the rest of 255 is headroom
 
 class CodeLayer final : public Layer {
   public:
     CodeLayer(const Content& content, std::int64_t size, int side, const std::int32_t* table, int rows,
-              const Kernels& run, int pairs_limit, std::int64_t screened)
+              const Kernels& run, const LayerTuning& tuning)
         : Layer(size, side, 1, rows),
-          screened_(screened),
+          screened_(tuning.screened),
           cells_(side * side),
           table_(table),
           rows_(rows),
@@ -53,7 +57,7 @@ class CodeLayer final : public Layer {
                 }
             }
         }
-        if (size <= pairs_limit) make_tables(content, run);
+        if (size <= std::min(tuning.pairs, BLOCK)) make_tables(content, run, tuning.summed);
     }
 
     std::int64_t parts() const override { return tiles_; }
@@ -61,19 +65,19 @@ class CodeLayer final : public Layer {
 
     void prepare(Query&, int) const override {}
 
-    void search(const Content&, const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
+    void search(const Content&, const Compared& compared, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
         if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
-            return search_exactly(cells, count, queries, n, first, last, tile_);
+            return search_exactly(compared, queries, n, first, last, tile_);
         }
         const auto unlimited = [](const Query* query) { return query->best.limit() == Smallest::ANY; };
         int known = 0;  // images of the first part that are measured already
         if (std::any_of(queries, queries + n, unlimited)) {
             known = std::min(SEED, lanes(first));
-            search_exactly(cells, count, queries, n, first, first + 1, known);
+            search_exactly(compared, queries, n, first, first + 1, known);
         }
         for (int q = 0; q < n; q += MOST) {
-            screen(cells, count, queries + q, std::min(MOST, n - q), first, last, known, run);
+            screen(compared, queries + q, std::min(MOST, n - q), first, last, known, run);
         }
     }
 
@@ -92,23 +96,36 @@ class CodeLayer final : public Layer {
         std::uint32_t sum = 0;
         for (int i = 0; i < count; ++i) {
             const auto code = static_cast<std::uint16_t>(image[cells[i]]);
-            if (code >= rows_) throw std::invalid_argument("codes: the bank is not the one that was laid out");
+            if (code >= rows_) throw_changed();
             sum += static_cast<std::uint32_t>(row(values[i])[code]);
         }
         return static_cast<std::int32_t>(sum);
     }
 
+    std::int32_t apart(const std::int16_t* a, const std::int16_t* b) const override {
+        if (static_cast<std::uint16_t>(*b) >= rows_) throw_changed();
+        return row(*a)[*b];
+    }
+
+    std::unique_ptr<Layer> likewise(const Content& content, std::int64_t size, const Kernels& run) const override {
+        return std::make_unique<CodeLayer>(content, size, side(), table_, static_cast<int>(rows_), run, LayerTuning{});
+    }
+
   private:
+    [[noreturn]] static void throw_changed() {
+        throw std::invalid_argument("codes: the bank is not the one that was laid out");
+    }
+
     const std::int32_t* row(std::int16_t code) const { return table_ + static_cast<std::int64_t>(code) * rows_; }
 
     // The first `most` images of each part.
-    void search_exactly(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
-                        std::int64_t last, int most) const {
+    void search_exactly(const Compared& compared, Query* const* queries, int n, std::int64_t first, std::int64_t last,
+                        int most) const {
         alignas(64) std::int32_t out[TILE];
         for (std::int64_t part = first; part < last; ++part) {
             const int wide = std::min(most, lanes(part));
             for (int q = 0; q < n; ++q) {
-                sum_tile(part, cells, count, queries[q]->values.data(), wide, out);
+                sum_tile(part, compared, queries[q]->values.data(), wide, out);
                 Smallest& best = queries[q]->best;
                 for (int lane = 0; lane < wide; ++lane) {
                     if (out[lane] <= best.limit()) best.push(out[lane], part * tile_ + lane);
@@ -119,15 +136,15 @@ class CodeLayer final : public Layer {
 
     // Bounds in bytes for all queries at once, then the exact sum for those that a bound leaves. The first `known`
     // images of the first part are passed by.
-    void screen(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t first,
-                std::int64_t last, int known, const Kernels& run) const {
-        const int lanes_wide = n <= 16 ? 16 : n <= 32 ? 32 : 64;
+    void screen(const Compared& compared, Query* const* queries, int n, std::int64_t first, std::int64_t last,
+                int known, const Kernels& run) const {
+        const int count = compared.count, lanes_wide = n <= 16 ? 16 : n <= 32 ? 32 : 64;
         const int padded = static_cast<int>((rows_ + 15) / 16 * 16);
         Aligned<std::uint8_t> rows(static_cast<std::size_t>(count) * padded * lanes_wide), bytes(16 * padded);
         std::vector<float> scales(lanes_wide);
         for (int q = 0; q < lanes_wide; ++q) {
-            const std::int32_t limit = std::max(1, queries[std::min(q, n - 1)]->best.limit());
-            scales[q] = static_cast<float>(TOP / limit);
+            const std::int64_t limit = std::int64_t{queries[std::min(q, n - 1)]->best.limit()} + compared.most;
+            scales[q] = static_cast<float>(TOP / static_cast<double>(std::max<std::int64_t>(1, limit)));
         }
         for (int i = 0; i < count; ++i) {
             for (int q = 0; q < lanes_wide; q += 16) {
@@ -144,11 +161,16 @@ class CodeLayer final : public Layer {
         const bool whole = portion >= count;
         Aligned<std::uint8_t> sums(whole ? 0 : static_cast<std::size_t>(TILES) * tile_ * lanes_wide);
         std::vector<std::uint64_t> found(static_cast<std::size_t>(tile_));
+        int shift = 0;
+        while (compared.most >> shift >= LEVELS) ++shift;
+        const int levels = (compared.most >> shift) + 1;
+        std::vector<std::uint8_t> level(static_cast<std::size_t>(tile_)), limits(levels * lanes_wide);
+        std::vector<std::int64_t> known_limits(static_cast<std::size_t>(n), -1LL << 40);
         for (std::int64_t part = first; part < last; part += TILES) {
             const std::int64_t stop = std::min(last, part + TILES);
             for (int i = 0; i < count; i += portion) {
                 ByteTile tile{};
-                tile.cells = cells + i;
+                tile.cells = compared.cells + i;
                 tile.rows = rows.data() + i * row_bytes;
                 tile.count = std::min(portion, count - i);
                 tile.tile = tile_;
@@ -161,37 +183,50 @@ class CodeLayer final : public Layer {
                     tile.lanes = lanes(p);
                     tile.sums = whole ? nullptr : sums.data() + (p - part) * tile_ * lanes_wide;
                     tile.found = final ? found.data() : nullptr;
-                    std::uint8_t limits[MOST] = {};
-                    for (int q = 0; q < n; ++q) {  // they fall as better images are met; + 1 covers rounding
-                        limits[q] =
-                            static_cast<std::uint8_t>(static_cast<double>(scales[q]) * queries[q]->best.limit() + 1);
+                    for (int q = 0; q < n; ++q) {  // they fall as better images are met
+                        const std::int64_t limit = queries[q]->best.limit();
+                        if (limit == known_limits[q]) continue;
+                        known_limits[q] = limit;
+                        for (int l = 0; l < levels; ++l) {
+                            const std::int64_t farthest = limit + ((std::int64_t{l} + 1) << shift) - 1;
+                            const double bound = scales[q] * static_cast<double>(farthest) + 1;  // 1 covers rounding
+                            limits[l * lanes_wide + q] =
+                                static_cast<std::uint8_t>(std::min(255.0, std::max(0.0, bound)));
+                        }
                     }
-                    tile.limits = limits;
+                    for (int lane = 0; final && compared.most && lane < tile.lanes; ++lane) {
+                        level[lane] = static_cast<std::uint8_t>(compared.less[p * tile_ + lane] >> shift);
+                    }
+                    tile.levels = level.data();
+                    tile.limits = limits.data();
                     run.byte_tile(tile);
-                    if (final) measure(cells, count, queries, n, p, p == first ? known : 0, found.data());
+                    if (final) measure(compared, queries, n, p, p == first ? known : 0, found.data());
                 }
             }
         }
     }
 
     // Exact sums of what the bounds left of a tile, from image `from` of it on.
-    void measure(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part, int from,
+    void measure(const Compared& compared, Query* const* queries, int n, std::int64_t part, int from,
                  const std::uint64_t* found) const {
         const std::uint64_t real = n == MOST ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
         const std::uint16_t* codes = codes_.data() + part * cells_ * tile_;
         for (int lane = from; lane < lanes(part); ++lane) {
             for (std::uint64_t left = found[lane] & real; left; left &= left - 1) {
                 Query& query = *queries[__builtin_ctzll(left)];
-                const std::int32_t distance = sum_image(codes + lane, cells, count, query);
-                if (distance <= query.best.limit()) query.best.push(distance, part * tile_ + lane);
+                const std::int64_t a = part * tile_ + lane;
+                const std::int32_t ranked = compared.ranked(sum_image(codes + lane, compared, query), a);
+                if (ranked <= query.best.limit()) query.best.push(ranked, a);
             }
         }
     }
 
     // Distance to one image of a tile.
-    std::int32_t sum_image(const std::uint16_t* codes, const std::int32_t* cells, int count, const Query& query) const {
+    std::int32_t sum_image(const std::uint16_t* codes, const Compared& compared, const Query& query) const {
         std::int32_t sum = 0;
-        for (int i = 0; i < count; ++i) add(sum, row(query.values[i])[codes[std::int64_t{cells[i]} * tile_]], 0);
+        for (int i = 0; i < compared.count; ++i) {
+            add(sum, row(query.values[i])[codes[std::int64_t{compared.cells[i]} * tile_]], 0);
+        }
         return sum;
     }
 
@@ -199,11 +234,13 @@ class CodeLayer final : public Layer {
         return static_cast<int>(std::min<std::int64_t>(tile_, size() - part * tile_));
     }
 
-    // Distances to the first `wide` images of a tile, (wide).
-    void sum_tile(std::int64_t part, const std::int32_t* cells, int count, const std::int16_t* values, int wide,
+    // Distances to the first `wide` images of a tile, as they are ranked, (wide).
+    void sum_tile(std::int64_t part, const Compared& compared, const std::int16_t* values, int wide,
                   std::int32_t* out) const {
         const std::uint16_t* codes = codes_.data() + part * cells_ * tile_;
-        std::fill_n(out, wide, 0);
+        const std::int32_t* cells = compared.cells;
+        const int count = compared.count;
+        for (int lane = 0; lane < wide; ++lane) out[lane] = compared.ranked(0, part * tile_ + lane);
         int i = 0;
         for (; i + 4 <= count; i += 4) {
             const std::uint16_t *c0 = codes + std::int64_t{cells[i]} * tile_,
@@ -241,8 +278,8 @@ class CodeLayer final : public Layer {
 }  // namespace
 
 std::unique_ptr<Layer> code_layer(const Content& content, std::int64_t size, int side, const std::int32_t* table,
-                                  int rows, const Kernels& run, int pairs_limit, std::int64_t screened) {
-    return std::make_unique<CodeLayer>(content, size, side, table, rows, run, std::min(pairs_limit, BLOCK), screened);
+                                  int rows, const Kernels& run, const LayerTuning& tuning) {
+    return std::make_unique<CodeLayer>(content, size, side, table, rows, run, tuning);
 }
 
 }  // namespace lpkernel

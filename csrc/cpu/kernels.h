@@ -14,12 +14,13 @@ namespace lpkernel {
 
 constexpr int BLOCK = 64;     // bank images of a block; masks of a block are 64 bits
 constexpr int GROUP = 4;      // queries that share one reading of a block
+constexpr int NEAR = 16;      // images whose distances are summed together by LeastSums
 constexpr int COARSE = 6;     // channels that a coarse comparison takes
 constexpr int ROWS = 16;      // bank rows compared together where they lie
 constexpr int ROW_STEP = 32;  // values of the widest vector
 
 // Squared distances of up to GROUP queries to a block of bank images:
-//   out[q][b] = own_norm[q] + sum over cells and channels (bank^2 - 2 * bank * query)
+//   out[q][b] = own_norm[q] - less[b] + sum over cells and channels (bank^2 - 2 * bank * query)
 // bank: (cells of the level, pairs, BLOCK, 2) int16, channels in pairs; norms: (cells of the level, BLOCK) int32,
 // each cell's squared norm. cells: which cells are compared. query[q]: (count, pairs, 2) int16, own_norms[q]:
 // (count) each compared cell's squared norm. After every few cells the block is left if every partial distance of
@@ -28,6 +29,7 @@ struct LatentBlock {
     const std::int16_t* bank;
     const std::int32_t* norms;
     const std::int32_t* cells;
+    const std::int32_t* less;  // (BLOCK)
     int count, pairs, lanes, queries;
     const std::int16_t* query[GROUP];
     const std::int32_t* own_norms[GROUP];
@@ -57,16 +59,42 @@ struct Box {
 
 // Distances of one image's compared cells to all images of a small bank:
 //   out[b] = sum over boxes of (low_right - top_right - low_left + top_left)[chosen[writer]][b]
-//          + sum over carried cells of own[cell][b], modulo 2^32
-// tables: (corners, images, lanes); own: (cells, lanes).
+//          + sum over carried cells of own[cell][b] - less[b], modulo 2^32
+// tables: (corners, images, lanes); own: (cells, lanes); less: (lanes).
 struct SmallStep {
     const std::int32_t* tables;
+    const std::int32_t* less;
     const Box* boxes;
     const std::int32_t* chosen;  // (steps) the image that each step copied
     const std::int32_t* own;
     const std::int32_t* carried;
     int box_count, carried_count, images, lanes;  // lanes is a multiple of 16, up to BLOCK
     std::int32_t* out;                            // (lanes)
+};
+
+// The same where every cell has a row of its own:
+//   out[b] = sum over i of rows[cells[i]][b] - less[b], modulo 2^32
+struct RowSums {
+    const std::int32_t* const* rows;  // (cells of the level) rows of `lanes`
+    const std::int32_t* cells;
+    const std::int32_t* less;  // (lanes)
+    int count, lanes;          // lanes is a multiple of 16, up to BLOCK
+    std::int32_t* out;         // (lanes)
+};
+
+// The smallest distances of one image, over the compared cells of each step, to the images of some lanes:
+//   distance[s][lane] = sum over boxes of step s and cells of the box of rows[cell][lane], modulo 2^32
+// ends[s]: boxes of all steps before s and of s; a box's writer is not read. Of `lanes` lanes up to NEAR, `left_out` is
+// left out (-1: none). least: (steps, nearest), ascending, of this call and those before. sums: ((side + 1)^2, NEAR)
+// for its own use, where the first row and column are zero.
+struct LeastSums {
+    const std::int32_t* const* rows;  // (side * side) rows of NEAR
+    int side, lanes, left_out;
+    const Box* boxes;
+    const std::int32_t* ends;
+    int steps, nearest;
+    std::int32_t* sums;
+    std::int32_t* least;
 };
 
 // Screening of a block of packed float rows for up to GROUP queries, lanes = images:
@@ -105,12 +133,13 @@ using IntegerRows = RowBlock<std::int16_t, std::int32_t>;
 
 // Lower bounds in bytes for up to 64 queries and the images of a tile, lanes = queries:
 //   sums[b][q] (saturating) += sum over `count` compared cells i of rows[i][codes[cells[i]][b]][q]
-// codes: (cells of the level, tile) uint16; rows: (count, padded codes, queries) uint8; limits: (queries) uint8.
-// queries is 16, 32 or 64; first: sums start at 0. found, unless nullptr: bit q of found[b] if sums[b][q] <= limits[q].
+// codes: (cells of the level, tile) uint16; rows: (count, padded codes, queries) uint8. queries is 16, 32 or 64; first:
+// sums start at 0. found, unless nullptr: bit q of found[b] if sums[b][q] <= limits[levels[b]][q], limits (., queries).
 struct ByteTile {
     const std::uint16_t* codes;
     const std::int32_t* cells;
     const std::uint8_t* rows;
+    const std::uint8_t* levels;  // (lanes)
     const std::uint8_t* limits;
     int count, tile, lanes, padded_codes, queries;
     bool first;
@@ -126,6 +155,8 @@ struct Kernels {
     void (*integer_rows)(const IntegerRows&);
     void (*cell_rows)(const CellRows&);
     void (*small_step)(const SmallStep&);
+    void (*row_sums)(const RowSums&);
+    void (*least_sums)(const LeastSums&);
     // Index of the value that has `rank` others before it in the order (value, index), rank < count <= BLOCK; `values`
     // is readable up to the next multiple of 16.
     int (*ranked)(const std::int32_t* values, int count, int rank);

@@ -22,7 +22,7 @@ void latent_part(const LatentBlock& a, int first) {
     Ints dot[CHAINS][Q][U], norm[U];
     std::uint32_t own[Q];
     std::uint64_t below[Q];
-    for (int u = 0; u < U; ++u) norm[u] = zero();
+    for (int u = 0; u < U; ++u) norm[u] = sub(zero(), load(a.less + first + u * LANES));
     for (int q = 0; q < Q; ++q) {
         own[q] = 0;
         below[q] = 0;
@@ -250,13 +250,12 @@ void rows_of_cells(const CellRows& a) {
     for (int i = 0; i < a.count; ++i) {
         const std::int16_t* bank = a.bank + std::int64_t{a.cells[i]} * pairs * BLOCK * 2;
         const std::int16_t* value = a.values + std::int64_t{i} * width;
+        std::uint32_t square = 0;
+        for (int c = 0; c < width; ++c) square += static_cast<std::uint32_t>(value[c] * value[c]);
         for (int first = 0; first < a.lanes; first += LANES) {
             Ints products[2] = {zero(), zero()};  // two sums each, which do not wait for each other
-            Ints squares[2] = {load(a.norms + std::int64_t{a.cells[i]} * BLOCK + first), zero()};
             const auto add_pair = [&](int p, int sum, std::int32_t pair) __attribute__((always_inline)) {
-                const Ints own = fill(pair);
-                squares[sum] = add_products(squares[sum], own, own);
-                products[sum] = add_products(products[sum], own, load(bank + (p * BLOCK + first) * 2));
+                products[sum] = add_products(products[sum], fill(pair), load(bank + (p * BLOCK + first) * 2));
             };
             int p = 0;
             for (; p + 2 <= whole; p += 2) {
@@ -266,7 +265,9 @@ void rows_of_cells(const CellRows& a) {
             if (p < whole) add_pair(p, 0, pair_at(value + 2 * p));
             if (pairs > whole) add_pair(whole, 1, static_cast<std::uint16_t>(value[2 * whole]));
             const Ints product = add(products[0], products[1]);
-            store(a.out + std::int64_t{i} * a.lanes + first, sub(add(squares[0], squares[1]), add(product, product)));
+            const Ints norms = load(a.norms + std::int64_t{a.cells[i]} * BLOCK + first);
+            const Ints squares = add(norms, fill(static_cast<std::int32_t>(square)));
+            store(a.out + std::int64_t{i} * a.lanes + first, sub(squares, add(product, product)));
         }
     }
 }
@@ -278,7 +279,7 @@ void cell_rows(const CellRows& a) {
 void small_step(const SmallStep& a) {
     const std::int64_t corner = std::int64_t{a.images} * a.lanes;
     for (int first = 0; first < a.lanes; first += LANES) {
-        Ints more = zero(), less = zero();
+        Ints more = zero(), less = load(a.less + first);
         for (int i = 0; i < a.box_count; ++i) {
             const Box& box = a.boxes[i];
             const std::int32_t* rows = a.tables + std::int64_t{a.chosen[box.writer]} * a.lanes + first;
@@ -289,6 +290,68 @@ void small_step(const SmallStep& a) {
             more = add(more, load(a.own + std::int64_t{a.carried[i]} * a.lanes + first));
         }
         store(a.out + first, sub(more, less));
+    }
+}
+
+void row_sums(const RowSums& a) {
+    constexpr int U = 16 / LANES;
+    for (int first = 0; first < a.lanes; first += 16) {
+        Ints sums[U];
+        for (int u = 0; u < U; ++u) sums[u] = sub(zero(), load(a.less + first + u * LANES));
+        for (int i = 0; i < a.count; ++i) {
+            const std::int32_t* row = a.rows[a.cells[i]] + first;
+            for (int u = 0; u < U; ++u) sums[u] = add(sums[u], load(row + u * LANES));
+        }
+        for (int u = 0; u < U; ++u) store(a.out + first + u * LANES, sums[u]);
+    }
+}
+
+void least_sums(const LeastSums& a) {
+    constexpr int U = NEAR / LANES;
+    const std::int32_t* const* cell = a.rows;
+    std::int32_t* out = a.sums + std::int64_t{a.side + 1} * NEAR;
+    for (int y = 0; y < a.side; ++y) {
+        Ints row[U];  // the sums of this row of cells so far
+        for (int u = 0; u < U; ++u) row[u] = zero();
+        out += NEAR;
+        const std::int32_t* above = out - std::int64_t{a.side + 1} * NEAR;
+        for (int x = 0; x < a.side; ++x, out += NEAR, above += NEAR, ++cell) {
+            for (int u = 0; u < U; ++u) {
+                row[u] = add(row[u], load(*cell + u * LANES));
+                store(out + u * LANES, add(row[u], load(above + u * LANES)));
+            }
+        }
+    }
+    const std::uint32_t all = (1u << a.lanes) - 1, real = a.left_out < 0 ? all : all & ~(1u << a.left_out);
+    std::int32_t distances[NEAR];
+    std::int32_t* least = a.least;
+    for (int s = 0, b = 0; s < a.steps; ++s, least += a.nearest) {
+        Ints more[U], less[U];
+        for (int u = 0; u < U; ++u) more[u] = less[u] = zero();
+        for (; b < a.ends[s]; ++b) {
+            const Box& box = a.boxes[b];
+            const auto at = [&](std::int32_t corner, int u) __attribute__((always_inline)) {
+                return load(a.sums + std::int64_t{corner} * NEAR + u * LANES);
+            };
+            for (int u = 0; u < U; ++u) {
+                more[u] = add(more[u], add(at(box.low_right, u), at(box.top_left, u)));
+                less[u] = add(less[u], add(at(box.top_right, u), at(box.low_left, u)));
+            }
+        }
+        std::uint32_t found = 0;
+        const Ints limit = fill(least[a.nearest - 1]);
+        for (int u = 0; u < U; ++u) {
+            const Ints distance = sub(more[u], less[u]);
+            store(distances + u * LANES, distance);
+            found |= at_most(distance, limit) << (u * LANES);
+        }
+        for (found &= real; found; found &= found - 1) {
+            const std::int32_t distance = distances[__builtin_ctz(found)];
+            int i = a.nearest - 1;
+            if (distance >= least[i]) continue;
+            for (; i > 0 && least[i - 1] > distance; --i) least[i] = least[i - 1];
+            least[i] = distance;
+        }
     }
 }
 
@@ -367,8 +430,9 @@ void byte_images(const ByteTile& a, int b) {
         for (int j = 0; j < AT_ONCE; ++j) sums[j].add_saturated(Bytes<N>::load(rows + std::int64_t{codes[j]} * N));
     }
     if (a.found) {
-        const auto limits = Bytes<N>::load(a.limits);
-        for (int j = 0; j < AT_ONCE; ++j) a.found[b + j] = sums[j].at_most(limits);
+        for (int j = 0; j < AT_ONCE; ++j) {
+            a.found[b + j] = sums[j].at_most(Bytes<N>::load(a.limits + std::int64_t{a.levels[b + j]} * N));
+        }
     } else {
         for (int j = 0; j < AT_ONCE; ++j) sums[j].store(a.sums + (b + j) * N);
     }
@@ -483,21 +547,10 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
 namespace lpkernel {
 
 extern const Kernels LPKERNEL_TABLE;
-const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
-                                latent_block,
-                                float_block,
-                                rows<float, float>,
-                                rows<std::int16_t, std::int32_t>,
-                                cell_rows,
-                                small_step,
-                                ranked,
-                                at_most_of,
-                                image_apart,
-                                byte_tile,
-                                byte_rows,
-                                norms,
-                                resize_row,
-                                words,
-                                direct};
+const Kernels LPKERNEL_TABLE = {
+    LPKERNEL_ISA_NAME, latent_block, float_block, rows<float, float>, rows<std::int16_t, std::int32_t>,
+    cell_rows,         small_step,   row_sums,    least_sums,         ranked,
+    at_most_of,        image_apart,  byte_tile,   byte_rows,          norms,
+    resize_row,        words,        direct};
 
 }  // namespace lpkernel

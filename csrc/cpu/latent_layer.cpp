@@ -9,7 +9,8 @@
 // Their part of a distance never exceeds the whole, so it is compared for all images, which reads a quarter of the
 // bank; the images of the smallest parts give the limit, and only images whose part is within it get their whole
 // distance, from the bank's own array. On latents in order of variance that is three in a thousand. A block of which
-// many are left is compared whole. Tie rule: see smallest.h. Limits: every distance below 2^31.
+// many are left is compared whole. Sums begin at less than 0 where images are ranked by distances less offsets, so
+// partial ones stay lower bounds. Tie rule: see smallest.h. Limits: every distance below 2^31.
 
 #include <algorithm>
 #include <array>
@@ -38,14 +39,14 @@ struct Packed {
 
 class LatentLayer final : public Layer {
   public:
-    LatentLayer(const Content& content, std::int64_t size, int side, int channels, const Kernels& run, int pairs_limit,
-                std::int64_t coarse)
+    LatentLayer(const Content& content, std::int64_t size, int side, int channels, const Kernels& run,
+                const LayerTuning& tuning)
         : Layer(size, side, channels, 0), cells_(side * side), blocks_((size + BLOCK - 1) / BLOCK) {
         std::vector<int> all(static_cast<std::size_t>(channels));
         std::iota(all.begin(), all.end(), 0);
         whole_ = pack(content, all);
-        if (size >= coarse && channels >= 2 * COARSE) coarse_ = pack(content, most_varied(content));
-        if (size <= pairs_limit) make_tables(content, run);
+        if (size >= tuning.coarse && channels >= 2 * COARSE) coarse_ = pack(content, most_varied(content));
+        if (size <= std::min(tuning.pairs, BLOCK)) make_tables(content, run, tuning.summed);
     }
 
     std::int64_t parts() const override { return blocks_; }
@@ -79,20 +80,20 @@ class LatentLayer final : public Layer {
         }
     }
 
-    void search(const Content& content, const std::int32_t* cells, int count, Query* const* queries, int n,
-                std::int64_t first_part, std::int64_t last_part, const Kernels& run) const override {
+    void search(const Content& content, const Compared& compared, Query* const* queries, int n, std::int64_t first_part,
+                std::int64_t last_part, const Kernels& run) const override {
         const std::int64_t images = (last_part - first_part) * BLOCK;
         bool screened = coarse_.halves > 0;
         for (int q = 0; q < n; ++q) screened = screened && queries[q]->best.need() * SPARSE <= images;
         if (screened) {
             for (int q = 0; q < n; q += MOST) {
-                screen(content, cells, count, queries + q, std::min(MOST, n - q), first_part, last_part, run);
+                screen(content, compared, queries + q, std::min(MOST, n - q), first_part, last_part, run);
             }
             return;
         }
         for (std::int64_t part = first_part; part < last_part; ++part) {
             for (int q = 0; q < n; q += GROUP) {
-                compare(cells, count, queries + q, std::min(GROUP, n - q), part, ~std::uint64_t{0}, run);
+                compare(compared, queries + q, std::min(GROUP, n - q), part, ~std::uint64_t{0}, run);
             }
         }
     }
@@ -107,19 +108,34 @@ class LatentLayer final : public Layer {
         return run.apart(content.data + content.allowed[a] * cells_ * width(), cells, values, count, width());
     }
 
+    std::int32_t apart(const std::int16_t* a, const std::int16_t* b) const override {
+        std::uint32_t sum = 0;
+        for (int c = 0; c < width(); ++c) {
+            const auto difference = static_cast<std::uint32_t>(a[c] - b[c]);
+            sum += difference * difference;
+        }
+        return static_cast<std::int32_t>(sum);
+    }
+
+    std::unique_ptr<Layer> likewise(const Content& content, std::int64_t size, const Kernels& run) const override {
+        LayerTuning tuning;
+        tuning.coarse = size + 1;
+        return std::make_unique<LatentLayer>(content, size, side(), width(), run, tuning);
+    }
+
   private:
     // Whole distances to the wanted images of a block.
-    void compare(const std::int32_t* cells, int count, Query* const* queries, int n, std::int64_t part,
-                 std::uint64_t wanted, const Kernels& run) const {
+    void compare(const Compared& compared, Query* const* queries, int n, std::int64_t part, std::uint64_t wanted,
+                 const Kernels& run) const {
         alignas(64) std::int32_t out[GROUP * BLOCK];
         std::uint64_t found[GROUP];
-        LatentBlock block = at(whole_, part, cells, count, out, found);
+        LatentBlock block = at(whole_, part, compared, out, found);
         block.queries = n;
         for (int q = 0; q < n; ++q) {
             Query& query = *queries[q];
             if (query.norms.empty()) {
-                query.norms.resize(count);
-                run.norms(query.values.data(), count, width(), query.norms.data());
+                query.norms.resize(compared.count);
+                run.norms(query.values.data(), compared.count, width(), query.norms.data());
             }
             block.query[q] = width() % 2 ? query.padded.data() : query.values.data();
             block.own_norms[q] = query.norms.data();
@@ -135,8 +151,8 @@ class LatentLayer final : public Layer {
     }
 
     // Bounds first, for up to MOST queries.
-    void screen(const Content& content, const std::int32_t* cells, int count, Query* const* queries, int n,
-                std::int64_t first_part, std::int64_t last_part, const Kernels& run) const {
+    void screen(const Content& content, const Compared& compared, Query* const* queries, int n, std::int64_t first_part,
+                std::int64_t last_part, const Kernels& run) const {
         alignas(64) std::int32_t bounds[CHUNK][MOST][BLOCK];
         std::uint64_t open[CHUNK][MOST];  // images that are not measured yet
         std::vector<std::int64_t> list;
@@ -145,7 +161,7 @@ class LatentLayer final : public Layer {
             const std::int64_t chunk = std::min(CHUNK, last_part - first);
             for (std::int64_t i = 0; i < chunk; ++i) {
                 for (int group = 0; group < n; group += GROUP) {
-                    LatentBlock block = at(coarse_, first + i, cells, count, bounds[i][group], open[i] + group);
+                    LatentBlock block = at(coarse_, first + i, compared, bounds[i][group], open[i] + group);
                     block.queries = std::min(GROUP, n - group);
                     for (int q = 0; q < block.queries; ++q) {
                         const Query& query = *queries[group + q];
@@ -169,49 +185,55 @@ class LatentLayer final : public Layer {
                     }
                     list.clear();
                     for (const std::uint64_t key : promising.keys()) {
-                        const auto at = static_cast<std::int64_t>(key & 0xFFFFFFFFu);
+                        const std::int64_t at = Smallest::index(key);
                         open[at / BLOCK][q] &= ~(std::uint64_t{1} << at % BLOCK);
                         list.push_back(first * BLOCK + at);
                     }
-                    measure(content, list, cells, count, query, run);
+                    measure(content, list, compared, query, run);
                 }
                 list.clear();
                 for (std::int64_t i = 0; i < chunk; ++i) {
                     if (!open[i][q]) continue;
                     std::uint64_t left = open[i][q] & run.at_most(bounds[i][q], query.best.limit());
                     if (__builtin_popcountll(left) > CROWD) {
-                        compare(cells, count, queries + q, 1, first + i, left, run);
+                        compare(compared, queries + q, 1, first + i, left, run);
                         continue;
                     }
                     for (; left; left &= left - 1) list.push_back((first + i) * BLOCK + __builtin_ctzll(left));
                 }
-                measure(content, list, cells, count, query, run);
+                measure(content, list, compared, query, run);
             }
         }
     }
 
-    void measure(const Content& content, const std::vector<std::int64_t>& list, const std::int32_t* cells, int count,
-                 Query& query, const Kernels& run) const {
+    void measure(const Content& content, const std::vector<std::int64_t>& list, const Compared& compared, Query& query,
+                 const Kernels& run) const {
         constexpr std::size_t AHEAD = 3;  // images on their way from memory
         const auto fetch = [&](std::size_t i) {
             if (i >= list.size()) return;
             const std::int16_t* image = content.data + content.allowed[list[i]] * cells_ * width();
-            for (int j = 0; j < count; ++j) __builtin_prefetch(image + std::int64_t{cells[j]} * width());
+            for (int j = 0; j < compared.count; ++j) {
+                __builtin_prefetch(image + std::int64_t{compared.cells[j]} * width());
+            }
         };
         for (std::size_t i = 0; i < AHEAD; ++i) fetch(i);
         for (std::size_t i = 0; i < list.size(); ++i) {
             fetch(i + AHEAD);
-            query.best.push(distance(content, list[i], cells, count, query.values.data(), run), list[i]);
+            const std::int32_t apart =
+                distance(content, list[i], compared.cells, compared.count, query.values.data(), run);
+            query.best.push(compared.ranked(apart, list[i]), list[i]);
         }
     }
 
-    LatentBlock at(const Packed& packed, std::int64_t part, const std::int32_t* cells, int count, std::int32_t* out,
+    LatentBlock at(const Packed& packed, std::int64_t part, const Compared& compared, std::int32_t* out,
                    std::uint64_t* found) const {
+        alignas(64) static constexpr std::int32_t nothing[BLOCK] = {};
         LatentBlock block{};
         block.bank = packed.bank.data() + part * cells_ * packed.halves * BLOCK * 2;
         block.norms = packed.norms.data() + part * cells_ * BLOCK;
-        block.cells = cells;
-        block.count = count;
+        block.cells = compared.cells;
+        block.count = compared.count;
+        block.less = compared.less ? compared.less + part * BLOCK : nothing;
         block.pairs = packed.halves;
         block.lanes = lanes_of(part);
         block.out = out;
@@ -283,8 +305,8 @@ class LatentLayer final : public Layer {
 }  // namespace
 
 std::unique_ptr<Layer> latent_layer(const Content& content, std::int64_t size, int side, int channels,
-                                    const Kernels& run, int pairs_limit, std::int64_t coarse) {
-    return std::make_unique<LatentLayer>(content, size, side, channels, run, std::min(pairs_limit, BLOCK), coarse);
+                                    const Kernels& run, const LayerTuning& tuning) {
+    return std::make_unique<LatentLayer>(content, size, side, channels, run, tuning);
 }
 
 }  // namespace lpkernel

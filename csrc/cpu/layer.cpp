@@ -4,21 +4,29 @@
 
 namespace lpkernel {
 
-void Layer::make_tables(const Content& content, const Kernels& run) {
-    const std::int32_t cells = side_ * side_;
-    const std::int64_t across = side_ + 1, entries = size_ * padded();
-    tables_ = Aligned<std::int32_t>(static_cast<std::size_t>(across * across * entries));
-    std::fill_n(tables_.data(), across * entries, 0);
+void Layer::make_tables(const Content& content, const Kernels& run, bool summed) {
+    const std::int64_t cells = std::int64_t{side_} * side_, entries = size_ * padded();
+    Aligned<std::int32_t> tables(static_cast<std::size_t>(cells * entries));
     std::vector<std::int16_t> values(static_cast<std::size_t>(size_) * width_);
-    std::vector<std::int32_t> apart(static_cast<std::size_t>(entries));
-    std::vector<std::uint32_t> row(static_cast<std::size_t>(entries));  // the sums of this row of cells so far
-    for (std::int32_t cell = 0; cell < cells; ++cell) {
+    for (std::int64_t cell = 0; cell < cells; ++cell) {
         for (std::int64_t a = 0; a < size_; ++a) {
             std::copy_n(content.data + (content.allowed[a] * cells + cell) * width_, width_,
                         values.data() + a * width_);
         }
-        const std::vector<std::int32_t> same(static_cast<std::size_t>(size_), cell);
-        cell_rows(same.data(), static_cast<int>(size_), values.data(), run, apart.data());
+        const std::vector<std::int32_t> same(static_cast<std::size_t>(size_), static_cast<std::int32_t>(cell));
+        cell_rows(same.data(), static_cast<int>(size_), values.data(), run, tables.data() + cell * entries);
+    }
+    summed_ = summed;
+    summed ? sum_tables(tables) : std::swap(tables_, tables);
+}
+
+void Layer::sum_tables(const Aligned<std::int32_t>& cells) {
+    const std::int64_t across = side_ + 1, entries = size_ * padded();
+    tables_ = Aligned<std::int32_t>(static_cast<std::size_t>(across * across * entries));
+    std::fill_n(tables_.data(), across * entries, 0);
+    std::vector<std::uint32_t> row(static_cast<std::size_t>(entries));  // the sums of this row of cells so far
+    for (std::int64_t cell = 0; cell < std::int64_t{side_} * side_; ++cell) {
+        const std::int32_t* apart = cells.data() + cell * entries;
         const std::int64_t y = cell / side_, x = cell % side_;
         const std::int32_t* above = tables_.data() + (y * across + x + 1) * entries;
         std::int32_t* out = tables_.data() + ((y + 1) * across + x + 1) * entries;

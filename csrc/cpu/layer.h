@@ -45,6 +45,21 @@ struct Query {
     Smallest best;
 };
 
+// What a step compares. cells: some perhaps repeatedly. less: what is taken off the distance of each image, at most
+// `most`; its end is that of a whole block. Or nullptr.
+struct Compared {
+    const std::int32_t* cells;
+    int count;
+    const std::int32_t* less;
+    std::int32_t most;
+
+    // The distance as images are ranked by it.
+    std::int32_t ranked(std::int32_t distance, std::int64_t a) const {
+        if (!less) return distance;
+        return static_cast<std::int32_t>(static_cast<std::uint32_t>(distance) - static_cast<std::uint32_t>(less[a]));
+    }
+};
+
 // Where the bank's own array is: (B, side, side, width) int16; allowed[a] is the index of allowed image a.
 struct Content {
     const std::int16_t* data;
@@ -69,9 +84,8 @@ class Layer {
     // Called once for a query's values, before search and distances.
     virtual void prepare(Query& query, int count) const = 0;
 
-    // Offers the allowed images of parts first to last - 1 of [0, parts()) to every query. cells: (count), those
-    // compared.
-    virtual void search(const Content& content, const std::int32_t* cells, int count, Query* const* queries, int n,
+    // Offers the allowed images of parts first to last - 1 of [0, parts()) to every query.
+    virtual void search(const Content& content, const Compared& compared, Query* const* queries, int n,
                         std::int64_t first, std::int64_t last, const Kernels& run) const = 0;
 
     // Distances of single cells to all images, when size() <= BLOCK: values (count, width) against cells (count), out
@@ -83,6 +97,12 @@ class Layer {
     virtual std::int32_t distance(const Content& content, std::int64_t a, const std::int32_t* cells, int count,
                                   const std::int16_t* values, const Kernels& run) const = 0;
 
+    // Squared distance of two cells' values.
+    virtual std::int32_t apart(const std::int16_t* a, const std::int16_t* b) const = 0;
+
+    // The layer of a few other images of the same bank, for cell_rows only.
+    virtual std::unique_ptr<Layer> likewise(const Content& content, std::int64_t size, const Kernels& run) const = 0;
+
     virtual std::int64_t parts() const = 0;
 
     std::int64_t size() const { return size_; }
@@ -91,9 +111,11 @@ class Layer {
     int codes() const { return codes_; }  // codes are below this; 0: latents
     int padded() const { return static_cast<int>((size_ + 15) / 16 * 16); }
 
-    // Small banks only: distances between the images, summed over all cells above and to the left of a corner, modulo
-    // 2^32: ((side + 1)^2 corners, size() images, padded()) int32, image a to each. See Box.
+    // Small banks only: distances between the images, image a to each, modulo 2^32. Either of every cell, (side^2
+    // cells, size() images, padded()) int32; or summed over all cells above and to the left of a corner, ((side + 1)^2
+    // corners, size() images, padded()), see Box.
     bool has_tables() const { return tables_.size() > 0; }
+    bool summed() const { return summed_; }
     const std::int32_t* tables() const { return tables_.data(); }
 
     // Bytes held.
@@ -101,23 +123,31 @@ class Layer {
 
   protected:
     Layer(std::int64_t size, int side, int width, int codes) : size_(size), side_(side), width_(width), codes_(codes) {}
-    void make_tables(const Content& content, const Kernels& run);
+    void make_tables(const Content& content, const Kernels& run, bool summed);
 
   private:
+    void sum_tables(const Aligned<std::int32_t>& cells);
+
     std::int64_t size_;
     int side_, width_, codes_;
+    bool summed_ = false;
     Aligned<std::int32_t> tables_;
 };
 
-constexpr int PAIRS = 32;  // up to this many images, pairs are tabulated: corners * PAIRS^2 int32, 1.2 MB at side 16
+// What a layer holds besides the bank, and when it takes which way.
+struct LayerTuning {
+    int pairs = 0;              // most images of which all distances are tabulated; 1.2 MB for 32 at side 16
+    bool summed = false;        // whether they are summed, for boxes
+    std::int64_t screened = 0;  // images of codes searched at once, from which bounds come first
+    std::int64_t coarse = 0;    // images of latents, from which some channels are compared first
+};
 
-// content: (B, side, side, channels) int16. coarse: images from which some channels are compared first.
+// content: (B, side, side, channels) int16.
 std::unique_ptr<Layer> latent_layer(const Content& content, std::int64_t size, int side, int channels,
-                                    const Kernels& run, int pairs_limit, std::int64_t coarse);
+                                    const Kernels& run, const LayerTuning& tuning);
 
-// content: (B, side, side) codes in [0, rows); table (rows, rows) int32, non-negative, kept by the caller. screened:
-// images searched at once from which bounds come first.
+// content: (B, side, side) codes in [0, rows); table (rows, rows) int32, non-negative, kept by the caller.
 std::unique_ptr<Layer> code_layer(const Content& content, std::int64_t size, int side, const std::int32_t* table,
-                                  int rows, const Kernels& run, int pairs_limit, std::int64_t screened);
+                                  int rows, const Kernels& run, const LayerTuning& tuning);
 
 }  // namespace lpkernel

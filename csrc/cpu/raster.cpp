@@ -4,69 +4,89 @@
 
 namespace lpkernel {
 
-namespace {
-
-// Cuts the marked cells of a patch, each with its writer (-1: not marked), into boxes of one writer: from the first
-// cell left as far right, then as far down, as the writer reaches.
-void cut(std::vector<std::int32_t> owner, int patch, int side, const std::int32_t* corner, std::vector<Box>& boxes) {
-    const int across = side + 1;
-    for (int top = 0; top < patch; ++top) {
-        for (int left = 0; left < patch; ++left) {
-            const std::int32_t mine = owner[top * patch + left];
-            if (mine < 0) continue;
-            const auto is_mine = [&](std::int32_t other) { return other == mine; };
-            const auto at = [&](int y, int x) { return owner.begin() + (y * patch + x); };
-            int right = left, low = top + 1;
-            while (right < patch && is_mine(*at(top, right))) ++right;
-            while (low < patch && std::all_of(at(low, left), at(low, right), is_mine)) ++low;
-            for (int y = top; y < low; ++y) std::fill(at(y, left), at(y, right), -1);
-            const auto place = [&](int y, int x) { return (corner[0] + y) * across + corner[1] + x; };
-            boxes.push_back({mine, place(top, left), place(top, right), place(low, left), place(low, right)});
+// A box reaches from the first cell left as far right, then as far down, as its owner does.
+void cut_boxes(Cells cells, const std::vector<std::int32_t>& owner, int side, std::vector<Box>& boxes) {
+    if (!cells.count) return;
+    const std::int32_t top = cells.first[0] / side, rows = cells.first[cells.count - 1] / side + 1 - top;
+    std::int32_t left = side, right = 0;
+    for (const std::int32_t cell : cells) {
+        left = std::min(left, cell % side);
+        right = std::max(right, cell % side + 1);
+    }
+    const std::int32_t columns = right - left, across = side + 1;
+    std::vector<std::int32_t> grid(static_cast<std::size_t>(rows) * columns);
+    const auto at = [&](int y, int x) { return grid.begin() + static_cast<std::int64_t>(y) * columns + x; };
+    const auto place = [&](int y, int x) { return (top + y) * across + left + x; };
+    bool more = true;
+    for (int layer = 0; more; ++layer) {  // cells that are repeated more than `layer` times
+        more = false;
+        std::fill(grid.begin(), grid.end(), -1);
+        for (int i = 0, repeat = 0; i < cells.count; ++i) {
+            const std::int32_t cell = cells.first[i];
+            repeat = i > 0 && cells.first[i - 1] == cell ? repeat + 1 : 0;
+            if (repeat == layer) *at(cell / side - top, cell % side - left) = owner[cell];
+            more = more || repeat > layer;
+        }
+        for (int y = 0; y < rows; ++y) {
+            for (int x = 0; x < columns; ++x) {
+                const std::int32_t mine = *at(y, x);
+                if (mine < 0) continue;
+                const auto is_mine = [&](std::int32_t other) { return other == mine; };
+                int end = x, low = y + 1;
+                while (end < columns && is_mine(*at(y, end))) ++end;
+                while (low < rows && std::all_of(at(low, x), at(low, end), is_mine)) ++low;
+                for (int row = y; row < low; ++row) std::fill(at(row, x), at(row, end), -1);
+                boxes.push_back({mine, place(y, x), place(y, end), place(low, x), place(low, end)});
+            }
         }
     }
 }
 
-}  // namespace
-
-Raster::Raster(int side_of, const std::int32_t* positions, const bool* compare, const bool* write, std::int64_t count,
-               int patch)
-    : side(side_of), writer(static_cast<std::size_t>(side_of) * side_of, -1) {
+Raster::Raster(int side_of, const RasterTables& from)
+    : side(side_of), patch(from.patch), writer(static_cast<std::size_t>(side_of) * side_of, -1) {
     const std::int64_t area = std::int64_t{patch} * patch;
-    store.resize(static_cast<std::size_t>(count * area * 3));
-    steps.resize(static_cast<std::size_t>(count));
+    std::int64_t compared = 0;
+    for (std::int64_t s = 0; s < from.steps; ++s) compared += from.counts[s];
+    store.resize(static_cast<std::size_t>(from.steps * area + 2 * compared));
+    steps.resize(static_cast<std::size_t>(from.steps));
+    std::vector<bool> sure(writer.size());  // cells that were written whatever the boundaries
     std::vector<std::size_t> first_box;
     std::int32_t* next = store.data();
-    for (std::int64_t s = 0; s < count; ++s, positions += 2, compare += area, write += area) {
-        const auto cell_at = [&](std::int64_t i) {
-            return static_cast<std::int32_t>((positions[0] + i / patch) * side + positions[1] + i % patch);
-        };
-        const auto list = [&](const auto& wanted) {
-            Cells cells{next, 0};
-            for (std::int64_t i = 0; i < area; ++i) {
-                if (wanted(i)) *next++ = cell_at(i);
-            }
-            cells.count = static_cast<int>(next - cells.first);
-            return cells;
-        };
-        std::vector<std::int32_t> owner(static_cast<std::size_t>(area), -1);
-        for (std::int64_t i = 0; i < area; ++i) {
-            if (compare[i]) owner[i] = writer[cell_at(i)];
-        }
-        first_box.push_back(boxes.size());
-        cut(std::move(owner), patch, side, positions, boxes);
+    const auto list = [&](Cells cells, const auto& wanted) {
+        Cells kept{next, 0};
+        next = std::copy_if(cells.begin(), cells.end(), next, wanted);
+        kept.count = static_cast<int>(next - kept.first);
+        return kept;
+    };
+    const std::int32_t* cells = from.compared;
+    for (std::int64_t s = 0; s < from.steps; ++s) {
         Step& step = steps[s];
-        step.compare = list([&](std::int64_t i) { return compare[i]; });
-        step.carried = list([&](std::int64_t i) { return compare[i] && writer[cell_at(i)] < 0; });
-        step.write = list([&](std::int64_t i) { return write[i]; });
-        carries = carries || step.carried.count > 0;
-        for (const std::int32_t cell : step.write) writer[cell] = static_cast<std::int32_t>(s);
+        step.corner = from.positions[2 * s] * side + from.positions[2 * s + 1];
+        step.left = from.overlap[2 * s];
+        step.top = from.overlap[2 * s + 1];
+        cuts = cuts || step.left > 0 || step.top > 0;
+        step.compare = list({cells, from.counts[s]}, [](std::int32_t) { return true; });
+        step.carried = list(step.compare, [&](std::int32_t cell) { return writer[cell] < 0; });
+        cells += from.counts[s];
+        first_box.push_back(boxes.size());
+        cut_boxes(step.compare, writer, side, boxes);
+        for (const std::int32_t cell : step.compare) carries = carries || !sure[cell];
+        step.write.first = next;
+        for (std::int64_t i = 0; i < area; ++i) {
+            const auto y = static_cast<int>(i / patch), x = static_cast<int>(i % patch);
+            const std::int32_t cell = step.corner + y * side + x;
+            const bool in_overlap = x < step.left || y < step.top;
+            carries = carries || (in_overlap && !sure[cell]);
+            if (!from.write[s * area + i]) continue;
+            *next++ = cell;
+            writer[cell] = static_cast<std::int32_t>(s);
+            if (!in_overlap) sure[cell] = true;
+        }
+        step.write.count = static_cast<int>(next - step.write.first);
     }
     first_box.push_back(boxes.size());
     for (std::size_t s = 0; s < steps.size(); ++s) {
         steps[s].copied = {boxes.data() + first_box[s], static_cast<int>(first_box[s + 1] - first_box[s])};
-    }
-    for (std::int32_t cell = 0; cell < side * side; ++cell) {
-        if (writer[cell] < 0) kept.push_back(cell);
     }
 }
 

@@ -19,30 +19,50 @@ struct List {
 };
 using Cells = List<std::int32_t>;
 
-// One step: which cells (y * side + x) are compared and written. Of the compared cells, `carried` are those that no
-// earlier step of the scale has written; `copied` are the others, as boxes of one writer each.
+// One step: which cells (y * side + x) are compared, some perhaps repeatedly, and written. Of the compared cells,
+// `carried` are those that no earlier step of the scale has written; `copied` are the others, as boxes of one writer
+// each. corner: of its patch; left, top: columns and rows of the overlap through which a boundary runs.
 struct Step {
     Cells compare, write, carried;
     List<Box> copied;
+    std::int32_t corner = 0;
+    int left = 0, top = 0;
+};
+
+// As it comes from Python: compared holds the cells of all steps, counts[s] of them for step s, each run ascending.
+struct RasterTables {
+    const std::int32_t* positions;  // (steps, 2)
+    const std::int32_t* counts;     // (steps)
+    const std::int32_t* compared;
+    const bool* write;            // (steps, patch, patch)
+    const std::int32_t* overlap;  // (steps, 2) left, top
+    std::int64_t steps;
+    int patch;
 };
 
 // The steps of a scale, and how the canvas comes there from the scale before. Steps point into the stores: not to be
 // copied.
 struct Raster {
-    int side = 0;
+    int side = 0, patch = 0;
     std::vector<std::int32_t> store;
     std::vector<Box> boxes;
     std::vector<Step> steps;
     std::vector<std::int32_t> writer;     // (cells) the step that writes a cell last, -1: none does
-    std::vector<std::int32_t> kept;       // cells that no step writes
-    std::vector<std::int32_t> i0, i1, f;  // (side) resize from the scale before, 1/256; empty at the first
-    bool carries = false;                 // whether a step compares cells that none has written
+    std::vector<std::int32_t> i0, i1, f;  // (side) resize from the scale before, 1/256; empty where it does not
+    std::vector<std::int32_t> carry;      // (side) rows and columns whose sources go on; empty where they do not
+    bool cuts = false;                    // whether a boundary leaves cells of a step to the canvas
+    bool carries = false;                 // whether a step reads cells that none is sure to have written
 
-    // positions (count, 2) and masks (count, patch, patch), all within the grid
-    Raster(int side, const std::int32_t* positions, const bool* compare, const bool* write, std::int64_t count,
-           int patch);
+    // All within the grid.
+    Raster(int side, const RasterTables& from);
     Raster(const Raster&) = delete;
     Raster& operator=(const Raster&) = delete;
+
+    // Whether cells have sources of their own, and what one step wrote is no box.
+    bool by_cells() const { return cuts || !carry.empty(); }
 };
+
+// Cuts the cells that have an owner (of all cells, -1: none) into boxes of one owner, as often as they are repeated.
+void cut_boxes(Cells cells, const std::vector<std::int32_t>& owner, int side, std::vector<Box>& boxes);
 
 }  // namespace lpkernel

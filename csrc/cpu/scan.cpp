@@ -2,7 +2,9 @@
 //
 //   small   small banks: an image's whole plan is one task. Cells that one step has copied from image a form a box, and
 //           the distances of a box to all images are four rows of the layer's summed tables; only cells carried over
-//           from the scale before (or a starting canvas) are measured. Everything stays in the first two caches.
+//           from the scale before (or a starting canvas) are measured. Where boundaries or sources that go on leave no
+//           boxes, each cell has a row of distances, of the layer's tables where it has a source: a step adds rows, and
+//           a boundary's errors are entries of them. Everything stays in the first two caches.
 //   groups  many images: up to tuning.group images walk together, so that each part of the bank is read into
 //           the cache once for all of them; groups are spread over the threads.
 //   parts   a large bank and not enough images for full groups: all images walk together and the threads divide the
@@ -19,6 +21,7 @@
 #include <stdexcept>
 
 #include "common/philox.h"
+#include "cpu/cut.h"
 #include "cpu/parallel.h"
 
 namespace lpkernel {
@@ -28,6 +31,7 @@ namespace {
 constexpr std::int64_t FEW = 16;    // images a thread, from which threads take images, not parts of a large bank
 constexpr int IN_TURN = 2;          // images of a small bank
 constexpr std::int64_t SMALL = 16;  // most images of a small bank in one task
+alignas(64) constexpr std::int32_t NOTHING[BLOCK] = {};
 
 // One image on its way through the plan.
 struct Image {
@@ -36,12 +40,15 @@ struct Image {
     std::vector<std::int32_t> sources;  // (cells) position among the allowed images, -1: none
     std::vector<std::int64_t> recent;   // positions that were near at the last steps, latest first
     Query query;
+    Cut cut;
 };
 
-// What an image of a small bank has at one scale: its words and choices by step, and the distances of its own cells.
+// What an image of a small bank has at one scale: its words and choices by step, the distances of its own cells, and
+// where those of every cell are.
 struct Few {
     std::vector<std::uint32_t> words;
-    std::vector<std::int32_t> chosen, rows;
+    std::vector<std::int32_t> chosen, own;
+    std::vector<const std::int32_t*> rows;
 };
 
 class Walk {
@@ -55,7 +62,7 @@ class Walk {
     }
 
     void operator()(std::int32_t* sources) {
-        std::uint32_t step = 0;
+        std::uint32_t step = request_.first_step;
         int before = 0;
         for (const Scale& scale : request_.scales) {
             for (Image& image : images_) enter(image, before, scale);
@@ -67,10 +74,12 @@ class Walk {
                     poll();
                     walk_small(images_.data() + i, std::min(IN_TURN, count - i), scale, step);
                 }
+                const bool resized = &scale != &request_.scales.back() && !(&scale + 1)->raster->i0.empty();
+                for (std::size_t i = 0; resized && i < images_.size(); ++i) fill_canvas(images_[i], scale);
             } else {
                 for (std::size_t i = 0; i < scale.raster->steps.size(); ++i) {
                     poll();
-                    walk(scale, scale.raster->steps[i], step + static_cast<std::uint32_t>(i));
+                    walk(scale, i, step + static_cast<std::uint32_t>(i));
                 }
             }
             step += static_cast<std::uint32_t>(scale.raster->steps.size());
@@ -79,6 +88,12 @@ class Walk {
     }
 
   private:
+    static Compared compared(const Scale& scale, std::size_t i) {
+        const Cells& cells = scale.raster->steps[i].compare;
+        if (!scale.offsets) return {cells.first, cells.count, nullptr, 0};
+        return {cells.first, cells.count, scale.offsets->row(i), scale.offsets->most[i]};
+    }
+
     std::uint32_t word(const Image& image, std::uint32_t step) const {
         return draw(request_.seed, request_.images[image.number], step);
     }
@@ -93,11 +108,12 @@ class Walk {
         const std::size_t cells = static_cast<std::size_t>(scale.raster->side) * scale.raster->side;
         const std::int16_t* start = nullptr;
         if (scale.start) start = scale.start + (scale.start_images == 1 ? 0 : image.number) * cells * width;
+        if (!scale.raster->carry.empty()) return carry(image, from, scale, start);
         if (!scale.raster->i0.empty()) {
             resize(image.canvas, from, scale, width);
-            for (std::size_t i = 0; start && i < scale.raster->kept.size(); ++i) {
-                const std::int64_t at = std::int64_t{scale.raster->kept[i]} * width;
-                std::copy_n(start + at, width, image.canvas.data() + at);
+            for (std::size_t cell = 0; start && cell < cells; ++cell) {
+                if (scale.raster->writer[cell] >= 0) continue;
+                copy_cell(start + cell * width, width, image.canvas.data() + cell * width);
             }
         } else if (start) {
             image.canvas.assign(start, start + cells * width);
@@ -105,6 +121,26 @@ class Walk {
             image.canvas.assign(cells * width, 0);
         }
         image.sources.assign(cells, -1);
+    }
+
+    // Every cell is that of the bank image which is its source; but those that have none or that no step writes start
+    // from `start`. A small bank's tables have the distances of the others, which need no values then.
+    void carry(Image& image, int from, const Scale& scale, const std::int16_t* start) {
+        const Raster& raster = *scale.raster;
+        const int width = scale.layer->width();
+        old_sources_.swap(image.sources);
+        image.sources.resize(raster.writer.size());
+        image.canvas.assign(raster.writer.size() * width, 0);
+        std::int32_t cell = 0;
+        for (const std::int32_t y : raster.carry) {
+            for (const std::int32_t x : raster.carry) {
+                std::int32_t source = old_sources_[static_cast<std::size_t>(y) * from + x];
+                const bool kept = source < 0 || raster.writer[cell] < 0;
+                if (source >= 0 && (kept || !scale.layer->has_tables())) copy(image, scale, cell, source);
+                if (kept && start) copy_cell(start + cell * width, width, image.canvas.data() + cell * width);
+                image.sources[cell++] = kept ? -1 : source;
+            }
+        }
     }
 
     // Four corners times two 8-bit weights, plus 32768, shifted right by 16.
@@ -121,17 +157,30 @@ class Walk {
         }
     }
 
-    void write(Image& image, const Scale& scale, Cells cells, std::int64_t a) const {
+    // The cell of allowed image a.
+    static const std::int16_t* bank_cell(const Scale& scale, std::int64_t a, std::int32_t cell) {
+        const std::int64_t cells = std::int64_t{scale.raster->side} * scale.raster->side;
+        return scale.content.data + (scale.content.allowed[a] * cells + cell) * scale.layer->width();
+    }
+
+    static void copy(Image& image, const Scale& scale, std::int32_t cell, std::int64_t a) {
         const int width = scale.layer->width();
-        const std::int16_t* from =
-            scale.content.data + scale.content.allowed[a] * scale.raster->side * scale.raster->side * width;
-        for (const std::int32_t cell : cells) {
-            const std::int64_t at = std::int64_t{cell} * width;
-            copy_cell(from + at, width, image.canvas.data() + at);
+        const std::int16_t* from = bank_cell(scale, a, cell);
+        copy_cell(from, width, image.canvas.data() + std::int64_t{cell} * width);
+        if (scale.layer->codes() && static_cast<std::uint16_t>(*from) >= scale.layer->codes()) {
+            throw std::invalid_argument("codes: the bank is not the one that was laid out");
+        }
+    }
+
+    static void write(Image& image, const Scale& scale, const Step& step, std::int64_t a) {
+        const Raster& raster = *scale.raster;
+        const auto error = [&](std::int32_t cell) {
+            const std::int64_t at = std::int64_t{cell} * scale.layer->width();
+            return scale.layer->apart(image.canvas.data() + at, bank_cell(scale, a, cell));
+        };
+        for (const std::int32_t cell : image.cut(step, raster.side, raster.patch, error)) {
+            copy(image, scale, cell, a);
             image.sources[cell] = static_cast<std::int32_t>(a);
-            if (scale.layer->codes() && static_cast<std::uint16_t>(from[at]) >= scale.layer->codes()) {
-                throw std::invalid_argument("codes: the bank is not the one that was laid out");
-            }
         }
     }
 
@@ -149,50 +198,87 @@ class Walk {
         const Raster& raster = *scale.raster;
         const int size = static_cast<int>(layer.size()), lanes = layer.padded();
         const auto steps = static_cast<int>(raster.steps.size());
-        every_cell_.resize(raster.writer.size());
-        std::iota(every_cell_.begin(), every_cell_.end(), 0);
+        const bool by_cells = raster.by_cells();
         for (int j = 0; j < count; ++j) {
             Few& few = few_[j];
             few.words.resize(raster.steps.size());
             few.chosen.resize(raster.steps.size());
             run_.words(request_.seed, request_.images[images[j].number], first_step, steps, few.words.data());
-            if (!raster.carries) continue;
-            few.rows.resize(raster.writer.size() * lanes);
-            layer.cell_rows(every_cell_.data(), static_cast<int>(every_cell_.size()), images[j].canvas.data(), run_,
-                            few.rows.data());
+            measure_own(few, images[j], scale);
         }
         alignas(64) std::int32_t sums[BLOCK];
         const std::int64_t neighbours = std::min(request_.k, layer.size());
         for (int i = 0; i < steps; ++i) {
             const Step& step = raster.steps[i];
             const std::int64_t drawn_from = step.compare.count ? neighbours : size;
+            const std::int32_t* less = scale.offsets ? scale.offsets->row(i) : NOTHING;
             for (int j = 0; j < count; ++j) {
                 Few& few = few_[j];
                 auto chosen =
                     static_cast<std::int32_t>(draw_index(few.words[i], static_cast<std::uint32_t>(drawn_from)));
                 if (step.compare.count) {
-                    run_.small_step({layer.tables(), step.copied.first, few.chosen.data(), few.rows.data(),
-                                     step.carried.first, step.copied.count, step.carried.count, size, lanes, sums});
+                    if (by_cells) {
+                        run_.row_sums({few.rows.data(), step.compare.first, less, step.compare.count, lanes, sums});
+                    } else {
+                        run_.small_step({layer.tables(), less, step.copied.first, few.chosen.data(), few.own.data(),
+                                         step.carried.first, step.copied.count, step.carried.count, size, lanes, sums});
+                    }
                     chosen = run_.ranked(sums, size, chosen);
                 }
                 few.chosen[i] = chosen;
+                if (by_cells) write_rows(few, images[j], scale, step, chosen);
             }
         }
-        for (int j = 0; j < count; ++j) take_over(images[j], scale, few_[j].chosen);
+        for (int j = 0; j < count && !by_cells; ++j) {  // boxes need no sources before
+            for (std::size_t cell = 0; cell < raster.writer.size(); ++cell) {
+                if (raster.writer[cell] >= 0) images[j].sources[cell] = few_[j].chosen[raster.writer[cell]];
+            }
+        }
     }
 
-    // What the steps of a scale have chosen becomes the image's sources, and its canvas if another scale follows.
-    void take_over(Image& image, const Scale& scale, const std::vector<std::int32_t>& chosen) const {
-        const std::vector<std::int32_t>& writer = scale.raster->writer;
-        for (std::size_t cell = 0; cell < writer.size(); ++cell) {
-            if (writer[cell] >= 0) image.sources[cell] = chosen[writer[cell]];
+    // The distances of the cells that the canvas holds at the beginning of a scale.
+    void measure_own(Few& few, const Image& image, const Scale& scale) {
+        const Layer& layer = *scale.layer;
+        const Raster& raster = *scale.raster;
+        own_.clear();
+        if (raster.by_cells()) few.rows.resize(raster.writer.size());
+        for (std::int32_t cell = 0; cell < static_cast<std::int32_t>(raster.writer.size()); ++cell) {
+            if (image.sources[cell] >= 0) {
+                few.rows[cell] = table_row(scale, cell, image.sources[cell]);
+            } else if (raster.carries) {
+                own_.push_back(cell);
+            } else if (raster.by_cells()) {
+                few.rows[cell] = NOTHING;
+            }
         }
-        if (&scale == &request_.scales.back()) return;
-        const std::size_t width = scale.layer->width();
-        for (std::size_t cell = 0; cell < writer.size(); ++cell) {
-            if (writer[cell] < 0) continue;
-            const std::size_t from = scale.content.allowed[image.sources[cell]] * writer.size() + cell;
-            copy_cell(scale.content.data + from * width, scale.layer->width(), image.canvas.data() + cell * width);
+        if (own_.empty()) return;
+        const Cells cells{own_.data(), static_cast<int>(own_.size())};
+        const bool all = own_.size() == raster.writer.size();
+        if (!all) gather(image, cells, layer.width(), values_);
+        few.own.resize(own_.size() * layer.padded());
+        layer.cell_rows(cells.first, cells.count, all ? image.canvas.data() : values_.data(), run_, few.own.data());
+        for (std::size_t i = 0; raster.by_cells() && i < own_.size(); ++i) {
+            few.rows[own_[i]] = few.own.data() + i * layer.padded();
+        }
+    }
+
+    static const std::int32_t* table_row(const Scale& scale, std::int64_t cell, std::int64_t a) {
+        return scale.layer->tables() + (cell * scale.layer->size() + a) * scale.layer->padded();
+    }
+
+    // A step's cells by their rows of distances.
+    static void write_rows(Few& few, Image& image, const Scale& scale, const Step& step, std::int32_t chosen) {
+        const Raster& raster = *scale.raster;
+        const auto error = [&](std::int32_t cell) { return few.rows[cell][chosen]; };
+        for (const std::int32_t cell : image.cut(step, raster.side, raster.patch, error)) {
+            image.sources[cell] = chosen;
+            few.rows[cell] = table_row(scale, cell, chosen);
+        }
+    }
+
+    static void fill_canvas(Image& image, const Scale& scale) {
+        for (std::int32_t cell = 0; cell < static_cast<std::int32_t>(image.sources.size()); ++cell) {
+            if (image.sources[cell] >= 0) copy(image, scale, cell, image.sources[cell]);
         }
     }
 
@@ -204,12 +290,13 @@ class Walk {
     }
 
     // One step for all images of this walk.
-    void walk(const Scale& scale, const Step& step, std::uint32_t number) {
+    void walk(const Scale& scale, std::size_t i, std::uint32_t number) {
         const Layer& layer = *scale.layer;
+        const Step& step = scale.raster->steps[i];
+        const Compared what = compared(scale, i);
         if (!step.compare.count) {
             for (Image& image : images_) {
-                write(image, scale, step.write,
-                      draw_index(word(image, number), static_cast<std::uint32_t>(layer.size())));
+                write(image, scale, step, draw_index(word(image, number), static_cast<std::uint32_t>(layer.size())));
             }
             return;
         }
@@ -217,29 +304,24 @@ class Walk {
             gather(image, step.compare, layer.width(), image.query.values);
             layer.prepare(image.query, step.compare.count);
             const std::int64_t need = drawn_rank(word(image, number), layer) + 1;
-            image.query.best.reset(need, first_limit(image, scale, step, need));
+            image.query.best.reset(need, first_limit(image, scale, what, need));
         });
         const std::int64_t work = layer.size() * step.compare.count * layer.width();
         if (threads_ > 1 && work * static_cast<std::int64_t>(images_.size()) >= request_.tuning.split) {
-            search_divided(scale, step);
+            search_divided(scale, what);
         } else {
-            search(scale, step, queries_, 0, layer.parts());
+            layer.search(scale.content, what, queries_.data(), static_cast<int>(queries_.size()), 0, layer.parts(),
+                         run_);
         }
         each([&](Image& image) {
             Smallest& best = image.query.best;
-            write(image, scale, step.write, best.top_index());
+            write(image, scale, step, best.top_index());
             if (layer.size() >= request_.tuning.seeded) remember(image, best);
         });
     }
 
-    void search(const Scale& scale, const Step& step, const std::vector<Query*>& queries, std::int64_t first,
-                std::int64_t last) const {
-        scale.layer->search(scale.content, step.compare.first, step.compare.count, queries.data(),
-                            static_cast<int>(queries.size()), first, last, run_);
-    }
-
     // Threads take runs of parts, each with heaps of its own.
-    void search_divided(const Scale& scale, const Step& step) {
+    void search_divided(const Scale& scale, const Compared& what) {
         const Layer& layer = *scale.layer;
         const std::int64_t runs = std::min<std::int64_t>(layer.parts(), threads_);
         std::vector<std::vector<Query>> own(static_cast<std::size_t>(runs));
@@ -249,20 +331,22 @@ class Walk {
         parallel(runs, threads_, [&](std::int64_t r) {
             std::vector<Query*> queries;
             for (Query& query : own[r]) queries.push_back(&query);
-            search(scale, step, queries, layer.parts() * r / runs, layer.parts() * (r + 1) / runs);
+            layer.search(scale.content, what, queries.data(), static_cast<int>(queries.size()),
+                         layer.parts() * r / runs, layer.parts() * (r + 1) / runs, run_);
         });
         for (const std::vector<Query>& mine : own) {
             for (std::size_t i = 0; i < images_.size(); ++i) images_[i].query.best.merge(mine[i].best);
         }
     }
 
-    // A distance that `need` images do not exceed: that of the need-th nearest among the recent ones.
-    std::int32_t first_limit(const Image& image, const Scale& scale, const Step& step, std::int64_t need) const {
+    // What `need` images do not exceed: the ranked distance of the need-th nearest among the recent ones.
+    std::int32_t first_limit(const Image& image, const Scale& scale, const Compared& what, std::int64_t need) const {
         if (static_cast<std::int64_t>(image.recent.size()) < need) return Smallest::ANY;
         std::vector<std::int32_t> found;
         for (const std::int64_t a : image.recent) {
-            found.push_back(scale.layer->distance(scale.content, a, step.compare.first, step.compare.count,
-                                                  image.query.values.data(), run_));
+            const std::int32_t distance =
+                scale.layer->distance(scale.content, a, what.cells, what.count, image.query.values.data(), run_);
+            found.push_back(what.ranked(distance, a));
         }
         std::nth_element(found.begin(), found.begin() + (need - 1), found.end());
         return found[need - 1];
@@ -271,7 +355,7 @@ class Walk {
     void remember(Image& image, const Smallest& best) const {
         constexpr std::size_t MOST = 64;
         std::vector<std::int64_t> now;
-        for (const std::uint64_t key : best.keys()) now.push_back(static_cast<std::int64_t>(key & 0xFFFFFFFFu));
+        for (const std::uint64_t key : best.keys()) now.push_back(Smallest::index(key));
         const std::size_t most = std::min<std::size_t>(MOST, 2 * static_cast<std::size_t>(request_.k));
         for (const std::int64_t a : image.recent) {
             if (now.size() >= most) break;
@@ -292,10 +376,12 @@ class Walk {
     int threads_;
     std::vector<Image> images_;
     std::vector<Query*> queries_;
-    std::vector<std::int16_t> old_;   // of a resize
-    std::vector<std::int32_t> rows_;  // of a resize
+    std::vector<std::int16_t> old_;          // of a resize
+    std::vector<std::int32_t> rows_;         // of a resize
+    std::vector<std::int32_t> old_sources_;  // of a scale that carries
     Few few_[IN_TURN];
-    std::vector<std::int32_t> every_cell_;  // of walk_small
+    std::vector<std::int32_t> own_;     // of measure_own
+    std::vector<std::int16_t> values_;  // of measure_own
 };
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpu/isolation.h"
 #include "cpu/layer.h"
 #include "cpu/raster.h"
 
@@ -16,6 +17,7 @@ struct Scale {
     Content content{};
     const std::int16_t* start = nullptr;  // (start_images, side, side, width), or nullptr
     std::int64_t start_images = 0;        // 1 or n
+    const ByStep* offsets = nullptr;      // what is taken off the distances of each step, or nullptr
 };
 
 struct Tuning {
@@ -29,6 +31,7 @@ struct Scan {
     std::vector<std::uint32_t> images;  // (n) random counters
     std::int64_t k = 1;
     std::uint64_t seed = 0;
+    std::uint32_t first_step = 0;  // random counter of the first step
     int threads = 1;
     Tuning tuning;
 };

@@ -1,4 +1,5 @@
-// The nearest images met so far: the `need` smallest keys (distance << 32 | index), as a heap with the largest on top.
+// The nearest images met so far: the `need` smallest keys (distance + 2^31) << 32 | index, as a heap with the largest
+// on top. A scan may rank by a distance less an image's isolation, which may be below 0.
 //
 // A key is a total order, so the result depends neither on the order of the pushes nor on how the bank was
 // divided: ties of the distance go to the lowest index, and heaps of parts merge exactly. A scan draws its rank
@@ -28,9 +29,15 @@ class Smallest {
 
     std::int64_t need() const { return static_cast<std::int64_t>(need_); }
 
-    // distance >= 0
+    static std::int32_t distance(std::uint64_t key) {
+        return static_cast<std::int32_t>(static_cast<std::uint32_t>(key >> 32) ^ SIGN);
+    }
+
+    static std::int64_t index(std::uint64_t key) { return static_cast<std::int64_t>(key & 0xFFFFFFFFu); }
+
     void push(std::int32_t distance, std::int64_t index) {
-        push(static_cast<std::uint64_t>(distance) << 32 | static_cast<std::uint64_t>(index));
+        const std::uint32_t above = static_cast<std::uint32_t>(distance) ^ SIGN;
+        push(std::uint64_t{above} << 32 | static_cast<std::uint64_t>(index));
     }
 
     void push(std::uint64_t key) {
@@ -42,14 +49,14 @@ class Smallest {
             keys_.push_back(key);
         }
         std::push_heap(keys_.begin(), keys_.end());
-        if (keys_.size() == need_) limit_ = std::min(limit_, static_cast<std::int32_t>(keys_.front() >> 32));
+        if (keys_.size() == need_) limit_ = std::min(limit_, distance(keys_.front()));
     }
 
     void merge(const Smallest& other) {
         for (const std::uint64_t key : other.keys_) push(key);
     }
 
-    std::int64_t top_index() const { return static_cast<std::int64_t>(keys_.front() & 0xFFFFFFFFu); }
+    std::int64_t top_index() const { return index(keys_.front()); }
     const std::vector<std::uint64_t>& keys() const { return keys_; }  // a heap
     std::vector<std::uint64_t>& sorted() {                            // ascending; no push after this
         std::sort(keys_.begin(), keys_.end());
@@ -57,6 +64,8 @@ class Smallest {
     }
 
   private:
+    static constexpr std::uint32_t SIGN = 0x80000000u;
+
     std::vector<std::uint64_t> keys_;
     std::size_t need_ = 1;
     std::int32_t limit_ = ANY;

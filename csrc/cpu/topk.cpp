@@ -52,8 +52,8 @@ void divide(const Topk<T>& job, const Search& search, const Value& value, std::i
         for (std::int64_t r = 1; r < runs; ++r) heaps[q].merge(heaps[r * job.count + q]);
         std::int64_t at = q * job.k;
         for (const std::uint64_t key : heaps[q].sorted()) {
-            value(at, static_cast<std::int32_t>(key >> 32));
-            indices[at++] = job.rows[key & 0xFFFFFFFFu];
+            value(at, Smallest::distance(key));
+            indices[at++] = job.rows[Smallest::index(key)];
         }
     });
 }

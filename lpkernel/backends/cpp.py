@@ -56,6 +56,7 @@ class CppBackend:
     def __init__(self) -> None:
         self.tuning = Tuning()
         self._layers: Store[Any] = Store()
+        self._isolations: Store[Any] = Store()
         self._steps: Store[Any] = Store()
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
@@ -68,57 +69,68 @@ class CppBackend:
         isa = os.environ.get("LPKERNEL_ISA", "")
         if isa and isa not in (known := _native.cpu().build_info()["isa"]):
             return [f"LPKERNEL_ISA is {isa!r}, this machine runs {', '.join(known)}"]
-        if isinstance(request, ScanRequest) and isinstance(request.bank, CodeBank) and len(request.bank.table) > CODES:
-            return [f"compares up to {CODES} codes by table, got {len(request.bank.table)}"]
+        if isinstance(request, ScanRequest):
+            bank = request.bank_at(request.plan.sides[-1])
+            if isinstance(bank, CodeBank) and len(bank.table) > CODES:
+                return [f"compares up to {CODES} codes by table, got {len(bank.table)}"]
         return []
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         isa, tuning = os.environ.get("LPKERNEL_ISA", ""), self.tuning
         philox.check_seed(request.seed)
-        in_codes = isinstance(request.bank, CodeBank)
         scales = []
         for scale, start in zip(request.plan.scales, request.canvas, strict=True):
-            content = _dense(
-                request.bank.codes if isinstance(request.bank, CodeBank) else request.bank.level(scale.side)
-            )
-            table = _dense(request.bank.table) if isinstance(request.bank, CodeBank) else None
-            layer = self._layer(content, table, request.candidates, isa)
-            begin = None if start is None else _start(start, request.bank.table if in_codes else None)  # type: ignore[union-attr]
-            scales.append((self._native_steps(scale), layer, content, begin))
+            bank = request.bank_at(scale.side)
+            content = _dense(bank.codes if isinstance(bank, CodeBank) else bank.level(scale.side))
+            table = _dense(bank.table) if isinstance(bank, CodeBank) else None
+            steps = self._native_steps(scale)
+            layer = self._layer(steps, content, table, request.candidates, isa)
+            isolation = None
+            if request.hubness:
+                isolation = self._isolation(scale, steps, layer, content, table, request.candidates, isa)
+            scales.append((steps, layer, content, None if start is None else _start(start, table), isolation))
         return _native.cpu().scan(
             scales,
             request.images,
             min(request.k, request.bank.size),
             request.seed,
+            request.plan.first_step,
+            request.hubness,
             torch.get_num_threads(),
             isa,
             (tuning.group, tuning.split, tuning.seeded),
         )
 
-    def _layer(self, content: Array, table: Array | None, candidates: Array, isa: str) -> Any:
+    def _layer(self, steps: Any, content: Array, table: Array | None, candidates: Array, isa: str) -> Any:
         """The bank laid out for search, kept as long as its arrays live. Banks are read-only."""
-        arrays, tuning = (content,) if table is None else (content, table), self.tuning
-        allowed = None if len(candidates) == len(content) else candidates.tobytes()
-        entries = np.zeros((1, 1), np.int32) if table is None else table
-        ways = (isa, tuning.pairs, tuning.screened, tuning.coarse)
+        entries, tuning = np.zeros((1, 1), np.int32) if table is None else table, self.tuning
+        summed = len(candidates) > tuning.pairs or not steps.by_cells  # what the steps need of a small bank
+        ways = (isa, tuning.pairs, summed, tuning.screened, tuning.coarse)
+        arrays, key = _of_bank(content, table, candidates)
         return self._layers.get(
-            (*map(id, arrays), allowed, *ways),
+            (*key, *ways),
             arrays,
             tuning.kept,
             lambda layer: layer.bytes,
             lambda: _native.cpu().Layer(content, entries, candidates, *ways),
         )
 
+    def _isolation(
+        self, scale: Scale, steps: Any, layer: Any, content: Array, table: Array | None, candidates: Array, isa: str
+    ) -> Any:
+        """How far the allowed images are from each other at the steps of a scale, kept as long as all of these live."""
+        arrays, key = _of_bank(content, table, candidates)
+        return self._isolations.get(
+            (id(scale), *key),
+            (scale, *arrays),
+            self.tuning.kept,
+            lambda isolation: isolation.bytes,
+            lambda: _native.cpu().Isolation(steps, layer, content, torch.get_num_threads(), isa),
+        )
+
     def _native_steps(self, scale: Scale) -> Any:
         """The steps of a scale, kept as long as it lives, whatever they take. Plans are read-only."""
-        resize = scale.resize and (scale.resize.i0, scale.resize.i1, scale.resize.f)
-        return self._steps.get(
-            (id(scale),),
-            (scale,),
-            0,
-            lambda _: 0,
-            lambda: _native.cpu().Steps(scale.side, scale.positions, scale.compare, scale.write, resize),
-        )
+        return self._steps.get((id(scale),), (scale,), 0, lambda _: 0, lambda: _steps(scale))
 
     def masked_topk(self, request: TopkRequest) -> TopK:
         arrays = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
@@ -131,6 +143,23 @@ class CppBackend:
                 queries, bank, request.k, patch_mask, candidate_mask, threads, isa, self.tuning.packed
             )
         )
+
+
+def _steps(scale: Scale) -> Any:
+    enter: tuple[Array, ...] | None = None
+    if scale.resize is not None:
+        enter = scale.resize.i0, scale.resize.i1, scale.resize.f
+    elif scale.carry is not None:
+        enter = (scale.carry.index,)
+    counts = np.array([len(cells) for cells in scale.compared], np.int32)
+    compared = np.concatenate([*scale.compared, np.empty(0, np.int64)]).astype(np.int32)
+    return _native.cpu().Steps(scale.side, scale.positions, counts, compared, scale.write, scale.overlap, enter)
+
+
+def _of_bank(content: Array, table: Array | None, candidates: Array) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
+    """The arrays that something made from allowed images depends on, and what it is found by."""
+    arrays = (content,) if table is None else (content, table)
+    return arrays, (*map(id, arrays), None if len(candidates) == len(content) else candidates.tobytes())
 
 
 def _dense(array: Array) -> Array:

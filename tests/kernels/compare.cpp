@@ -152,7 +152,9 @@ bool latent_block(const Kernels& table, Random& random) {
         LatentBlock block{};
         block.bank = bank.data();
         block.norms = norms.data();
+        const auto less = random.integers(BLOCK, 0, wild ? MOST - 1 : 1 << repeat % 2 * 16);
         block.cells = order.data();
+        block.less = less.data();
         block.count = count;
         block.pairs = pairs;
         block.lanes = lanes;
@@ -197,7 +199,7 @@ bool latent_block(const Kernels& table, Random& random) {
         compare("");
         if (wild) continue;
         for (int q = 0; q < queries; ++q) {  // one that is exactly at the limit, or nothing
-            block.limits[q] = random.between(0, 4) ? expected[q * BLOCK + random.between(0, lanes - 1)] : -1;
+            block.limits[q] = random.between(0, 4) ? expected[q * BLOCK + random.between(0, lanes - 1)] : LEAST;
         }
         compare(", limits");
     }
@@ -411,7 +413,9 @@ bool small_step(const Kernels& table, Random& random) {
         }
         const auto carried = random.integers(static_cast<std::size_t>(random.between(0, 9)), 0, own_cells - 1);
         std::vector<std::int32_t> out(static_cast<std::size_t>(lanes)), expected(out.size());
+        const auto less = random.words(static_cast<std::size_t>(lanes));
         SmallStep job{tables.data(),
+                      less.data(),
                       boxes.data(),
                       chosen.data(),
                       own.data(),
@@ -426,6 +430,66 @@ bool small_step(const Kernels& table, Random& random) {
         table.small_step(job);
         check.same(sizes_of({{"images", images}, {"lanes", lanes}, {"boxes", job.box_count}, {"no.", repeat}}),
                    expected, out);
+    }
+    return check.passed();
+}
+
+// Rows of distances to `lanes` images, one for each of `cells` cells, some of them the same.
+struct Rows {
+    std::vector<std::int32_t> values;
+    std::vector<const std::int32_t*> of;
+
+    Rows(Random& random, int cells, int lanes, bool wild) : of(static_cast<std::size_t>(cells)) {
+        const auto size = static_cast<std::size_t>(cells * lanes);
+        values = wild ? random.words(size) : random.integers(size, 0, 3);
+        for (auto& row : of) row = values.data() + random.between(0, cells - 1) * lanes;
+    }
+};
+
+bool row_sums(const Kernels& table, Random& random) {
+    Check check(table, "row_sums");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const int cells = 12, lanes = 16 * random.between(1, 4), count = random.between(0, 2 * cells);
+        const Rows rows(random, cells, lanes, true);
+        const auto order = random.integers(static_cast<std::size_t>(count), 0, cells - 1);
+        const auto less = random.words(static_cast<std::size_t>(lanes));
+        const auto of = [&](const Kernels& with) {
+            std::vector<std::int32_t> out(static_cast<std::size_t>(lanes));
+            with.row_sums({rows.of.data(), order.data(), less.data(), count, lanes, out.data()});
+            return out;
+        };
+        check.same(sizes_of({{"lanes", lanes}, {"count", count}, {"no.", repeat}}), of(ONE), of(table));
+    }
+    return check.passed();
+}
+
+bool least_sums(const Kernels& table, Random& random) {
+    Check check(table, "least_sums");
+    for (int repeat = 0; repeat < 600; ++repeat) {
+        const int side = random.between(1, 7), across = side + 1, lanes = random.between(1, NEAR);
+        const int steps = random.between(0, 5), nearest = random.between(1, 5),
+                  left_out = random.between(-1, lanes - 1);
+        const Rows rows(random, side * side, NEAR, repeat % 4 == 0);
+        std::vector<Box> boxes;
+        std::vector<std::int32_t> ends;
+        for (int s = 0; s < steps; ++s) {
+            for (int b = random.between(0, 3); b > 0; --b) {
+                const int top = random.between(0, side - 1), low = random.between(top + 1, side);
+                const int left = random.between(0, side - 1), right = random.between(left + 1, side);
+                boxes.push_back(
+                    {0, top * across + left, top * across + right, low * across + left, low * across + right});
+            }
+            ends.push_back(static_cast<std::int32_t>(boxes.size()));
+        }
+        const auto before = random.integers(1, 0, 40);  // distances of calls before
+        const auto of = [&](const Kernels& with) {
+            std::vector<std::int32_t> sums(static_cast<std::size_t>(across * across * NEAR));
+            std::vector<std::int32_t> least(static_cast<std::size_t>(steps * nearest), before[0]);
+            with.least_sums({rows.of.data(), side, lanes, left_out, boxes.data(), ends.data(), steps, nearest,
+                             sums.data(), least.data()});
+            return least;
+        };
+        check.same(sizes_of({{"side", side}, {"lanes", lanes}, {"steps", steps}, {"no.", repeat}}), of(ONE), of(table));
     }
     return check.passed();
 }
@@ -486,7 +550,8 @@ bool byte_tile(const Kernels& table, Random& random) {
             for (auto& byte : made) byte = static_cast<std::uint8_t>(random.between(0, most));
             return made;
         };
-        const auto rows = bytes(count * codes * queries + 1, repeat % 2 ? 255 : 60), limits = bytes(queries, 255);
+        const auto rows = bytes(count * codes * queries + 1, repeat % 2 ? 255 : 60);
+        const auto limits = bytes(3 * queries, 255), levels = bytes(lanes, 2);
         const auto chosen = random.integers(static_cast<std::size_t>(count), 0, cells - 1);
         auto sums = bytes(lanes * queries, 255);
         auto expected = sums;
@@ -497,12 +562,12 @@ bool byte_tile(const Kernels& table, Random& random) {
                 int sum = first ? 0 : expected[b * queries + q];
                 for (int i = 0; i < count; ++i) sum += rows[(i * codes + code[chosen[i] * tile + b]) * queries + q];
                 sum = std::min(sum, 255);
-                wanted[b] |= std::uint64_t{sum <= limits[q]} << q;
+                wanted[b] |= std::uint64_t{sum <= limits[levels[b] * queries + q]} << q;
                 if (!last) expected[b * queries + q] = static_cast<std::uint8_t>(sum);
             }
         }
-        table.byte_tile({code.data(), chosen.data(), rows.data(), limits.data(), count, tile, lanes, codes, queries,
-                         first, sums.data(), last ? found.data() : nullptr});
+        table.byte_tile({code.data(), chosen.data(), rows.data(), levels.data(), limits.data(), count, tile, lanes,
+                         codes, queries, first, sums.data(), last ? found.data() : nullptr});
         const std::string sizes = sizes_of({{"queries", queries},
                                             {"lanes", lanes},
                                             {"count", count},
@@ -622,6 +687,8 @@ bool passes(const Kernels& table) {
         rows<std::int16_t, std::int32_t>(table, random, "integer_rows", &Kernels::integer_rows),
         cell_rows(table, random),
         small_step(table, random),
+        row_sums(table, random),
+        least_sums(table, random),
         ranked(table, random),
         at_most(table, random),
         apart(table, random),
