@@ -105,33 +105,34 @@ def test_a_long_call_is_interrupted(threads: int) -> None:
         assert (running.wait(PATIENCE), running.stderr.read()) == (0, "")
 
 
-def times_heard(call: Callable[[], object]) -> int:
-    """How often a handler of signals, which come every 60 ms, runs while a native call lasts."""
-    heard = 0
+def first_heard(call: Callable[[], object]) -> float:
+    """When a handler of signals, which come every 60 ms, first runs: 0 as the call begins, 1 as it ends."""
+    heard: list[float] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal heard
-        heard += 1
+        heard.append(time.monotonic())
 
     before = signal.signal(signal.SIGALRM, handler)
+    begun = time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, 0.06, 0.06)
     try:
         call()
+        ended = time.monotonic()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    return heard
+    return (heard[0] - begun) / (ended - begun)
 
 
 @needs_cpp
 @pytest.mark.parametrize("domain", ["latents", "codes"])
 def test_laying_out_a_bank_hears_signals(domain: str) -> None:
-    """Without looking for them, a handler runs once, after the call."""
+    """Without looking for them, a handler runs after the call."""
     native = _native.cpu()
     shape = (20_000, 16, 16, 16) if domain == "latents" else (300_000, 16, 16)
     content, table = np.zeros(shape, np.int16), np.zeros((1, 1), np.int32)
     allowed = np.arange(len(content))
-    assert times_heard(lambda: native.Layer(content, table, allowed, "", 0, 1, 1 << 40)) >= 2
+    assert first_heard(lambda: native.Layer(content, table, allowed, "", 0, 1, 1 << 40)) < 0.8
 
 
 @needs_cpp
@@ -146,7 +147,7 @@ def test_a_call_on_another_thread_goes_on() -> None:
         other.start()
         other.join()
 
-    times_heard(both)
+    first_heard(both)
     assert np.array_equal(got[0], want)
 
 
