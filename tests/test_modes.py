@@ -439,9 +439,9 @@ def test_a_named_region_comes_from_one_donor() -> None:
     patches = lp.edit(bank, face, region="eyes", n=6, donor="patches")
     assert patches.settings["donor"] == "patches" and patches.settings["k"] == 3
     for options in ({"scales": [8, 16]}, {"mirror": 1}, {"mode": "guided"}):
-        assert lp.edit(bank, face, region="eyes", n=1, **options).settings["donor"] == "patches"  # type: ignore[arg-type]
+        assert lp.edit(bank, face, region="eyes", n=1, **options).settings["donor"] == "patches"
         with pytest.raises(InputError, match=r'donor: "one" copies a free region in one step'):
-            lp.edit(bank, face, region="eyes", n=1, donor="one", **options)  # type: ignore[arg-type]
+            lp.edit(bank, face, region="eyes", n=1, donor="one", **options)
     assert lp.edit(bank, face, region=region, n=1).settings["donor"] == "patches"
     assert lp.edit(bank, face, region=region, n=1, donor="one", k=2).settings["k"] == 2
     with pytest.raises(InputError, match="donor: got 'two'"):
