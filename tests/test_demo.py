@@ -29,6 +29,7 @@ from lpkernel.errors import InputError, MissingExtra
 from lpkernel.images import Crop
 from lpkernel.modes import cells
 from lpkernel.modes.inputs import read_input
+from lpkernel.presets import PRESETS
 
 SIZE, GRID = 64, 8  # of FakeVQ
 FEW = Settings(n=2, patch=3, scales=2)
@@ -72,20 +73,41 @@ def test_generate_tells_each_stage_as_it_ends(engine: Engine) -> None:
     assert result.images.shape == result.maps.shape == (2, SIZE, SIZE, 3)
 
 
-@pytest.mark.parametrize("scales", [1, 2, 8])
-def test_generate_equals_the_library(engine: Engine, scales: int) -> None:
-    settings = Settings(n=3, k=2, patch=3, stride=2, scales=scales, seed=11, backend="numpy")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_generate_equals_the_library(engine: Engine, preset: str) -> None:
+    settings = Settings(n=3, k=2, patch=3, stride=2, preset=preset, mirror=1, seed=11, backend="numpy")
     _, result = last(engine.generate(settings))
-    made = lp.generate(
-        engine.bank, n=3, k=2, patch=3, stride=2, scales=engine.sides(settings), seed=11, backend="numpy"
-    )
+    made = lp.generate(engine.bank, n=3, k=2, patch=3, stride=2, preset=preset, mirror=1, seed=11, backend="numpy")
     np.testing.assert_array_equal(result.made.sources, made.sources)
     np.testing.assert_array_equal(result.images, made.decode(engine.autoencoder))
-    assert engine.sides(settings)[-1] == GRID
+
+
+@pytest.mark.parametrize("scales", [1, 2, 8])
+def test_scales_end_at_the_grid(engine: Engine, scales: int) -> None:
+    sides = engine.sides(Settings(patch=3, scales=scales))
+    assert sides[-1] == GRID and min(sides) >= 3 and len(sides) <= scales
+
+
+def test_named_parts_alone_come_from_one_donor() -> None:
+    avatars = Engine(lp.Bank.default(), lp.load_autoencoder(device="cpu"), device="cpu")
+    face, eyes = avatars.bank_picture(5), avatars.region(None, ["eyes"])
+    painted = np.zeros(face.shape[:2], bool)
+    painted[60:90, 60:90] = True
+    cases: tuple[tuple[Any, str], ...] = (
+        ((None, ["eyes"], "free"), "one"),
+        ((painted, ["eyes"], "free"), "patches"),
+        ((painted, [], "free"), "patches"),
+        ((None, ["eyes"], "guided"), "patches"),
+    )
+    for options, donor in cases:
+        _, result = last(avatars.edit(Settings(n=2), face, *options, False))
+        assert result.made.settings["donor"] == donor
+    _, result = last(avatars.edit(Settings(n=2), face, None, ["eyes"], "free", False))
+    assert all(len(np.unique(one[eyes])) == 1 for one in result.made.sources)
 
 
 def test_where_limits_the_sources(engine: Engine) -> None:
-    _, result = last(engine.generate(Settings(n=2, patch=3, scales=1, where=" Even ")))
+    _, result = last(engine.generate(Settings(n=2, patch=3, where=" Even ")))
     assert set(np.unique(result.made.sources) % 2) == {0}
     assert "10 of 20 bank images" in result.line
 
@@ -115,11 +137,11 @@ def test_the_parts_of_a_face_are_those_of_the_bank(engine: Engine) -> None:
     [
         (Settings(n=0), "n: got 0"),
         (Settings(n=33), "n: got 33"),
-        (Settings(scales=0), "scales: got 0"),
-        (Settings(scales=9), "scales: got 9"),
+        (Settings(preset="best"), "preset: got 'best'"),
+        (Settings(patch=3, mirror=9), "mirror: got 9"),
         (Settings(patch=3, k=0), "k"),
         (Settings(patch=3, k=11, where="Even"), "where"),
-        (Settings(patch=9, scales=1), "patch"),
+        (Settings(patch=9), "patch"),
         (Settings(patch=3, stride=99), "stride"),
         (Settings(patch=3, seed=-1), "seed"),
         (Settings(patch=3, backend="abacus"), "abacus"),

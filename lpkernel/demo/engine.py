@@ -20,6 +20,7 @@ from lpkernel.images import load_pixels, square
 from lpkernel.modes import cells, likeness
 from lpkernel.modes.inputs import own_crop, read_input
 from lpkernel.modes.regions import layout_of, named_region
+from lpkernel.presets import DEFAULT_PRESET
 from lpkernel.synthesis import Synthesis
 
 Pixels = NDArray[np.uint8]
@@ -30,16 +31,21 @@ MAX_SCALES = 8
 
 @dataclass(frozen=True)
 class Settings:
-    """The controls of a tab. stride 0: P/3 rounded; scales: how many grid sides; where: "" allows all images."""
+    """The controls of a tab. stride 0: P/3 rounded; where: "" allows all images.
+
+    preset, mirror: of new images. scales: how many grid sides an edit has.
+    """
 
     n: int = 8
     k: int = 3
     patch: int = 6
     stride: int = 0
-    scales: int = 5
     seed: int = 0
     backend: str = "auto"
     where: str = ""
+    preset: str = DEFAULT_PRESET
+    mirror: int = 0
+    scales: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +119,12 @@ class Engine:
         yield from self._staged(
             settings,
             lambda options: generate(
-                self.bank, patch=settings.patch, stride=settings.stride or None, scales=self.sides(settings), **options
+                self.bank,
+                patch=settings.patch,
+                stride=settings.stride or None,
+                preset=settings.preset,
+                mirror=settings.mirror,
+                **options,
             ),
         )
 
@@ -126,10 +137,17 @@ class Engine:
         mode: str,
         keep_outside: bool,
     ) -> Iterator[str | Result]:
-        """Variants of a picture (S, S, 3) in the painted pixels (S, S) and the named parts. Yields as `generate`."""
+        """Variants of a picture (S, S, 3) in the painted pixels (S, S) and the named parts. Yields as `generate`.
+
+        Named parts alone, free and at one scale, come from one donor, as in `lpkernel.edit`.
+        """
         if picture is None:
             raise InputError("image: none is given; choose a file or a bank image first")
         region = self.region(mask, names)
+        scales = self.sides(settings)
+        one = (
+            mode == "free" and len(scales) == 1 and np.array_equal(region, self.region(None, names) if names else None)
+        )
         yield from self._staged(
             settings,
             lambda options: edit(
@@ -140,7 +158,8 @@ class Engine:
                 mode=mode,
                 patch=settings.patch,
                 stride=settings.stride or None,
-                scales=self.sides(settings),
+                scales=None if one else scales,
+                donor="one" if one else "patches",
                 keep_outside=keep_outside,
                 **options,
             ),

@@ -16,6 +16,7 @@ from lpkernel.demo import guard, painting, provenance
 from lpkernel.demo.engine import MAX_IMAGES, MAX_SCALES, Engine, Result, Settings
 from lpkernel.demo.guard import Refused
 from lpkernel.errors import InputError, LpkernelError
+from lpkernel.presets import DEFAULT_PRESET, PRESETS
 
 # One call at a time: the backends use all cores. The guard has checked the kinds of what is sent; what is out of bounds
 # gets the engine's line.
@@ -149,8 +150,8 @@ def _check(control: Any) -> guard.Check:
     raise TypeError(f"nobody has said what a browser may send for a {type(control).__name__}")
 
 
-def _controls(engine: Engine, n: int, scales: int, prefix: str) -> list[Any]:
-    """The controls that `_settings` reads, in its order."""
+def _controls(engine: Engine, n: int, prefix: str) -> list[Any]:
+    """The controls of both tabs, that `_settings` reads in this order; a tab's own follow."""
     bank = engine.bank
     top = min(bank.max_patch, bank.grid)
     patch = min(6, top)
@@ -160,7 +161,6 @@ def _controls(engine: Engine, n: int, scales: int, prefix: str) -> list[Any]:
         gr.Slider(1, min(50, bank.size), min(3, bank.size), step=1, label="k: drawn from so many"),
         gr.Slider(1, top, patch, step=1, label="patch, cells a side"),
         gr.Slider(0, top, 0, step=1, label="stride, 0: patch / 3"),
-        gr.Slider(1, MAX_SCALES, scales, step=1, label="scales"),
         gr.Number(0, precision=0, label="seed", elem_id=f"{prefix}-seed"),
         gr.Dropdown(list(registry.NAMES), value=engine.backend, label="backend", elem_id=f"{prefix}-backend"),
         gr.Textbox(
@@ -174,11 +174,13 @@ def _controls(engine: Engine, n: int, scales: int, prefix: str) -> list[Any]:
     ]
 
 
-def _settings(values: tuple[Any, ...]) -> Settings:
-    """Controls as settings; a cleared number counts as 0."""
-    n, k, patch, stride, scales, seed = (int(value or 0) for value in values[:6])
-    backend, where = values[6:]
-    return Settings(n, k, patch, stride, scales, seed, backend, where)
+def _settings(values: tuple[Any, ...], *own: str) -> Settings:
+    """Controls as settings, the tab's own by their names; a cleared number counts as 0."""
+    names = ("n", "k", "patch", "stride", "seed", "backend", "where", *own)
+    numbers_and_words: dict[str, Any] = {
+        name: value if isinstance(value, str) else int(value or 0) for name, value in zip(names, values, strict=True)
+    }
+    return Settings(**numbers_and_words)
 
 
 def _shown(steps: Iterator[str | Result]) -> Iterator[tuple[Any, Any, Any]]:
@@ -228,7 +230,11 @@ def _words(sent: str) -> str:
 def _generate_tab(engine: Engine, latest: gr.State) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            controls = _controls(engine, 8, 5, "lpk-generate")
+            controls = [
+                gr.Dropdown(list(PRESETS), value=DEFAULT_PRESET, label="preset", elem_id="lpk-generate-preset"),
+                gr.Slider(0, 2, 0, step=1, label="mirror: how much halves answer each other"),
+            ]
+            controls = [*_controls(engine, 8, "lpk-generate"), *controls]
         with gr.Column(scale=3):
             button = gr.Button("Generate", variant="primary", elem_id="lpk-generate-run")
             line = gr.HTML(elem_id="lpk-generate-note", elem_classes="lpk-note", padding=False)
@@ -236,7 +242,7 @@ def _generate_tab(engine: Engine, latest: gr.State) -> None:
 
     @told(3)
     def run(*values: Any) -> Iterator[Any]:
-        yield from _shown(engine.generate(_settings(values)))
+        yield from _shown(engine.generate(_settings(values, "preset", "mirror")))
 
     button.click(run, controls, [line, results, latest], **CALL)
 
@@ -246,7 +252,8 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
     first = engine.bank_picture(0)
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            controls = _controls(engine, 4, 1, "lpk-edit")
+            controls = _controls(engine, 4, "lpk-edit")
+            controls.append(gr.Slider(1, MAX_SCALES, 1, step=1, label="scales"))
         with gr.Column(scale=3):
             with gr.Row():
                 with gr.Column(min_width=300):
@@ -295,7 +302,7 @@ def _edit_tab(engine: Engine, latest: gr.State) -> None:
     @told(3)
     def run(pixels: NDArray[np.uint8] | None, mask: str, parts: list[str], how: str, kept: bool, *values: Any) -> Any:
         painted = None if pixels is None else painting.read_mask(mask, len(pixels))
-        yield from _shown(engine.edit(_settings(values), pixels, painted, parts, how, kept))
+        yield from _shown(engine.edit(_settings(values, "scales"), pixels, painted, parts, how, kept))
 
     loaded = [line, painter, sent, picture]
     framed.change(load, framed, loaded, **CALL)
