@@ -99,8 +99,8 @@ def test_named_parts_alone_come_from_one_donor() -> None:
         ((painted, [], "free"), "patches"),
         ((None, ["eyes"], "guided"), "patches"),
     )
-    for options, donor in cases:
-        _, result = last(avatars.edit(Settings(n=2), face, *options, False))
+    for (mask, names, mode), donor in cases:
+        _, result = last(avatars.edit(Settings(n=2), face, mask, names, mode, False))
         assert result.made.settings["donor"] == donor
     _, result = last(avatars.edit(Settings(n=2), face, None, ["eyes"], "free", False))
     assert all(len(np.unique(one[eyes])) == 1 for one in result.made.sources)

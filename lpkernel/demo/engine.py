@@ -145,9 +145,8 @@ class Engine:
             raise InputError("image: none is given; choose a file or a bank image first")
         region = self.region(mask, names)
         scales = self.sides(settings)
-        one = (
-            mode == "free" and len(scales) == 1 and np.array_equal(region, self.region(None, names) if names else None)
-        )
+        painted = mask is not None and bool(mask.any())
+        one = mode == "free" and len(scales) == 1 and not painted
         yield from self._staged(
             settings,
             lambda options: edit(
