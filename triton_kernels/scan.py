@@ -133,8 +133,9 @@ def nearest(
                 bank_ptr, canvas_ptr, cells_ptr, rows, cols, inside, first, count, pitch, canvas_cells,
                 W, TN, TB, DOT, UNROLL,
             )  # fmt: skip
-        offset_ptr = offsets_ptr + offset_pitch.to(tl.int64) * step + cols
-        distances -= tl.load(offset_ptr, mask=inside & (cols < offset_pitch), other=0)[None, :]
+        if offset_pitch > 0:
+            offset_ptr = offsets_ptr + offset_pitch.to(tl.int64) * step + cols[None, :]
+            distances -= tl.load(offset_ptr, mask=inside[None, :], other=0)
         keys = pack_integers(distances, cols[None, :])
         best = keep_smallest(best, tl.where(inside[None, :], keys, EMPTY_KEY))
     return best
