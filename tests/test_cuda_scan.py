@@ -184,7 +184,8 @@ def test_no_images_and_wrong_requests(cuda: CudaBackend) -> None:
     made = plan.reference(4, 2)
     request = world.request(made, [], 3, start=world.start(1), in_codes=True)
     assert cuda.scan(request).shape == (0, 4, 4)
-    request = world.request(made, [1], 3, start=world.start(1) + 20, in_codes=True)
+    request = world.request(made, [1], 3, start=world.start(1), in_codes=True)
+    request = replace(request, canvas=(world.start(1) + 20,))
     with pytest.raises(InputError, match="codes run from"):
         cuda.scan(request)
     with pytest.raises(InputError, match="seed"):

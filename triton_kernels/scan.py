@@ -133,8 +133,11 @@ def nearest(
                 bank_ptr, canvas_ptr, cells_ptr, rows, cols, inside, first, count, pitch, canvas_cells,
                 W, TN, TB, DOT, UNROLL,
             )  # fmt: skip
-        offset_ptr = offsets_ptr + offset_pitch.to(tl.int64) * step + cols
-        distances -= tl.load(offset_ptr, mask=inside & (cols < offset_pitch), other=0)[None, :]
+        offset_ptr = offsets_ptr + offset_pitch.to(tl.int64) * step
+        if W == 1:  # a row of the tile, as in code_distances
+            distances -= tl.load(offset_ptr + cols[None, :], mask=(inside & (cols < offset_pitch))[None, :], other=0)
+        else:
+            distances -= tl.load(offset_ptr + cols, mask=inside & (cols < offset_pitch), other=0)[None, :]
         keys = pack_integers(distances, cols[None, :])
         best = keep_smallest(best, tl.where(inside[None, :], keys, EMPTY_KEY))
     return best

@@ -9,7 +9,7 @@
 //      meet at a barrier, and each merges all of them;
 //   4. every block copies the chosen patch into its own canvases (canvas.cuh), up to the boundaries of a step that has
 //   some (cut.cuh), so one barrier a step is enough.
-// Where images have offsets, they come off the distances before the lists see them.
+// Where images have offsets, their distances begin below zero by as much.
 // The draw is a function of (seed, image, step), so it comes first: only keys up to its rank are looked for.
 //
 // Three shapes of one kernel: a small bank runs with TQ = 1 and one block a tile; few images with a large bank take
@@ -89,6 +89,16 @@ __device__ __forceinline__ void search(const ScanArgs& args, const Block& block,
     for (int q = 0; q < TQ; ++q) limit[q] = INT32_MAX;
     for (int chunk = block.first; chunk < block.last; chunk += chunk_images) {
         int distance[IMAGES][TQ] = {};
+        if (args.offsets) {  // here, where registers are free
+            const std::int32_t* offsets = args.offsets + static_cast<std::int64_t>(step) * args.allowed;
+#pragma unroll
+            for (int r = 0; r < IMAGES; ++r) {
+                const int image = Distance::image(args, chunk, r);
+                const int offset = image < block.last ? offsets[image] : 0;
+#pragma unroll
+                for (int q = 0; q < TQ; ++q) distance[r][q] = -offset;
+            }
+        }
         for (int from = 0; from < compared; from += span) {
             const int count = compared - from < span ? compared - from : span;
             if (chunk == block.first || compared > span) {
@@ -99,16 +109,6 @@ __device__ __forceinline__ void search(const ScanArgs& args, const Block& block,
             Distance::add(args, block, bank, count, chunk, distance);
         }
         Distance::finish(args, block, distance);
-        if (args.offsets) {
-            const std::int32_t* offsets = args.offsets + static_cast<std::int64_t>(step) * args.allowed;
-#pragma unroll
-            for (int r = 0; r < IMAGES; ++r) {
-                const int image = Distance::image(args, chunk, r);
-                const int offset = image < block.last ? offsets[image] : 0;
-#pragma unroll
-                for (int q = 0; q < TQ; ++q) distance[r][q] -= offset;
-            }
-        }
 #pragma unroll
         for (int r = 0; r < IMAGES; ++r) {
             if (Distance::image(args, chunk, r) < block.last) continue;
