@@ -165,7 +165,7 @@ class CodeLayer final : public Layer {
         while (compared.most >> shift >= LEVELS) ++shift;
         const int levels = (compared.most >> shift) + 1;
         std::vector<std::uint8_t> level(static_cast<std::size_t>(tile_)), limits(levels * lanes_wide);
-        std::vector<std::int64_t> known_limits(static_cast<std::size_t>(n), -1LL << 40);
+        std::vector<std::int64_t> known_limits(static_cast<std::size_t>(n), -(1LL << 40));
         for (std::int64_t part = first; part < last; part += TILES) {
             const std::int64_t stop = std::min(last, part + TILES);
             for (int i = 0; i < count; i += portion) {

@@ -19,6 +19,8 @@ constexpr int COARSE = 6;     // channels that a coarse comparison takes
 constexpr int ROWS = 16;      // bank rows compared together where they lie
 constexpr int ROW_STEP = 32;  // values of the widest vector
 
+alignas(64) constexpr std::int32_t NOTHING[BLOCK] = {};  // to be taken off distances
+
 // Squared distances of up to GROUP queries to a block of bank images:
 //   out[q][b] = own_norm[q] - less[b] + sum over cells and channels (bank^2 - 2 * bank * query)
 // bank: (cells of the level, pairs, BLOCK, 2) int16, channels in pairs; norms: (cells of the level, BLOCK) int32,

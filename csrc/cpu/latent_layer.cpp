@@ -227,13 +227,12 @@ class LatentLayer final : public Layer {
 
     LatentBlock at(const Packed& packed, std::int64_t part, const Compared& compared, std::int32_t* out,
                    std::uint64_t* found) const {
-        alignas(64) static constexpr std::int32_t nothing[BLOCK] = {};
         LatentBlock block{};
         block.bank = packed.bank.data() + part * cells_ * packed.halves * BLOCK * 2;
         block.norms = packed.norms.data() + part * cells_ * BLOCK;
         block.cells = compared.cells;
         block.count = compared.count;
-        block.less = compared.less ? compared.less + part * BLOCK : nothing;
+        block.less = compared.less ? compared.less + part * BLOCK : NOTHING;
         block.pairs = packed.halves;
         block.lanes = lanes_of(part);
         block.out = out;

@@ -31,7 +31,6 @@ namespace {
 constexpr std::int64_t FEW = 16;    // images a thread, from which threads take images, not parts of a large bank
 constexpr int IN_TURN = 2;          // images of a small bank
 constexpr std::int64_t SMALL = 16;  // most images of a small bank in one task
-alignas(64) constexpr std::int32_t NOTHING[BLOCK] = {};
 
 // One image on its way through the plan.
 struct Image {

@@ -78,6 +78,7 @@ class PackedIntegers {
         block.bank = bank;
         block.norms = norms;
         block.cells = &cell;
+        block.less = NOTHING;
         block.count = 1;
         block.pairs = static_cast<int>(pairs_);
         block.lanes = lanes;
