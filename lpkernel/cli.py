@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from lpkernel.commands import align, autoencoder, bank, bench, demo, edit, generate, info
+from lpkernel.commands import align, autoencoder, bank, bench, demo, edit, evaluate, generate, info
 from lpkernel.errors import InputError, LpkernelError
 
 USAGE_ERROR = 2
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="lpkernel", description="Image generation by copying latent patches of a few examples.")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    for module in (info, bank, autoencoder, align, generate, edit, demo, bench):
+    for module in (info, bank, autoencoder, align, generate, edit, evaluate, demo, bench):
         module.register(commands)
     return parser
 

@@ -24,7 +24,6 @@ import numpy as np
 import packages
 import torch
 import torch.nn.functional as F
-from lpips import LPIPS
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -32,6 +31,7 @@ from torch import Tensor
 
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
 from lpkernel.files import atomic_path
+from lpkernel.metrics.lpips import LPIPS
 
 TRAIN_FACES = 899
 AVATARS_SHARE = 0.25
