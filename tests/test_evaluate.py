@@ -11,6 +11,7 @@ import fakes
 import numpy as np
 import packages
 import pytest
+import table1
 from PIL import Image
 
 from lpkernel import Bank, generate
@@ -189,6 +190,35 @@ def test_mistakes_are_one_line(
     assert main(["evaluate", *filled, *SMALL, "--out", str(tmp_path / "out")]) == 2
     message = capsys.readouterr().err
     assert words.format(**places) in message and message.count("\n") == 1
+
+
+@pytest.mark.data
+def test_table1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(2)
+    paths = [tmp_path / "photographs" / f"{i}.jpg" for i in range(6)]
+    paths[0].parent.mkdir()
+    for path in paths:
+        Image.fromarray(random.integers(0, 256, (28, 23, 3), np.uint8)).resize((178, 218)).save(path)
+    monkeypatch.setattr(packages, "face_files", lambda: paths)
+    out = tmp_path / "out"
+    argv = ["table1.py", "-n", "4", "--seeds", "2", "--banks", "5", "--backend", "torch", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", argv)
+    assert table1.main() == 0
+    text = capsys.readouterr().out
+    assert text.startswith("N = 4 in every row, 6 real pictures of 128 pixels, 2 seeds; latents ")
+    rows = {row["method"]: row for row in json.loads((out / "table1.json").read_text())["rows"]}
+    assert list(rows) == [
+        "reconstruction",
+        "reconstruction + PCA",
+        "LatentPatch, paper",
+        "LatentPatch, balanced",
+        "random patches",
+        "random codes",
+    ]
+    assert all(row["bank"] == "5" and len(row["values"]["copied_area"]) == 2 for row in list(rows.values())[2:])
+    areas = {method: np.mean(row["values"]["copied_area"]) for method, row in list(rows.items())[2:]}
+    assert areas["random codes"] < areas["random patches"] < 1
+    assert "The paper's own figures" in (out / "table1.md").read_text()
 
 
 def test_hash_of_the_embedded_bank() -> None:

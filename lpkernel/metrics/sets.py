@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from PIL import Image
 from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.errors import InputError
-from lpkernel.images import RESIZE_FILTER, Crop, find_images, load_image, square
+from lpkernel.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
 from lpkernel.metrics.cache import Cache
 from lpkernel.synthesis import generate
 
@@ -46,7 +46,6 @@ class ImageSet:
     maps: Maps | None = None
     bank: Bank | None = None
     bank_images: int = 0
-    names: list[str] = field(default_factory=list)
 
 
 def of_folder(
@@ -79,7 +78,7 @@ def of_folder(
         return [side, crop, RESIZE_FILTER, [(name, s.st_size, s.st_mtime_ns) for name, s in status]]
 
     facts = {"kind": "folder", "folder": str(folder), "crop": crop, "side": side, "resize_filter": RESIZE_FILTER}
-    found = ImageSet(folder.name or str(folder), len(names), read, stamp, facts, names=names)
+    found = ImageSet(folder.name or str(folder), len(names), read, stamp, facts)
     if maps is not None:
         allowed, made_from = _record(folder)
         found.maps, found.bank_images = maps, max(allowed, int(maps.max(initial=0)) + 1)
@@ -89,11 +88,9 @@ def of_folder(
 
 def _image(path: Path, side: int, crop: Crop | None) -> Pixels:
     try:
-        if crop is not None:
-            with Image.open(path) as image:
-                crop = None if image.width == image.height else crop
-        return load_image(path, side, crop)
-    except (InputError, OSError) as error:
+        image = Image.fromarray(load_pixels(path))
+        return square(image, side, None if image.width == image.height else crop)
+    except InputError as error:
         raise InputError(f"{path}: {error}; mend it or take it out of the folder") from error
 
 
@@ -130,7 +127,7 @@ def of_bank(
         return _sized(autoencoder.decode(bank.whole(np.asarray(numbers))), side)
 
     facts = {"kind": "bank", "bank": name, "sha256": digest, **_decoder(autoencoder), "side": side}
-    return ImageSet(Path(name).stem, size, read, _numbered(facts), facts, names=list(bank.names[:size]))
+    return ImageSet(Path(name).stem, size, read, _numbered(facts), facts)
 
 
 def of_preset(
@@ -148,7 +145,6 @@ def of_preset(
     progress: Callable[[int], None] | None = None,
 ) -> ImageSet:
     """Images 0 to n - 1 of the seed's series by `generate` with these options; their source maps are cached."""
-    bank.check_autoencoder(autoencoder)
     facts = {"kind": "generated", "bank": digest, "bank_images": bank.size, "seed": seed, "options": options}
     parts = []
     for start in range(0, n, SYNTHESIS_BATCH):
@@ -162,14 +158,18 @@ def of_preset(
         parts.append(maps)
         if progress is not None:
             progress(len(maps))
-    sources = np.concatenate(parts)
+    return of_maps(bank, np.concatenate(parts), facts, name, autoencoder, side)
+
+
+def of_maps(bank: Bank, maps: Maps, facts: dict[str, Any], name: str, autoencoder: Autoencoder, side: int) -> ImageSet:
+    """The pictures of source maps (N, M, M), decoded. facts: what determines the maps, the bank's hash among it."""
+    bank.check_autoencoder(autoencoder)
 
     def read(numbers: Numbers) -> Pixels:
-        return _sized(autoencoder.decode(bank.gather(sources[np.asarray(numbers)])), side)
+        return _sized(autoencoder.decode(bank.gather(maps[np.asarray(numbers)])), side)
 
     facts = {**facts, **_decoder(autoencoder), "side": side}
-    names = [f"image {i}" for i in range(n)]
-    return ImageSet(name, n, read, _numbered(facts), facts, sources, bank, bank.size, names)
+    return ImageSet(name, len(maps), read, _numbered(facts), facts, maps, bank, bank.size)
 
 
 def reconstructed(real: ImageSet, autoencoder: Autoencoder, through: Bank | None = None) -> ImageSet:
@@ -194,7 +194,7 @@ def reconstructed(real: ImageSet, autoencoder: Autoencoder, through: Bank | None
         return [facts, pca, real.stamp(numbers)]
 
     name = "reconstruction" if through is None else f"reconstruction, {channels} channels"
-    return ImageSet(name, real.size, read, stamp, facts, names=real.names)
+    return ImageSet(name, real.size, read, stamp, facts)
 
 
 def _by_pca(content: NDArray[Any], bank: Bank) -> NDArray[Any]:
