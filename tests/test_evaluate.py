@@ -73,7 +73,7 @@ def test_everything_at_once(
     assert entry["n_real"] == 12 and entry["side"] == 64 and entry["dimensions"] == 512
     assert entry["resize_filter"] == "bicubic, antialiased"
     assert entry["extractor"] == f"latents {result['extractors'][0]['sha256'][:12]}"
-    assert any(note.startswith("other: 8 pictures are no more than the 512 features") for note in result["notes"])
+    assert any(note.startswith("8 pictures are no more than the 512 features") for note in result["notes"])
     # source maps are those of generate
     again = generate(Bank.load(bank), 8, preset="balanced", patch=3, mirror=1, backend="numpy")
     assert made["copied_area"]["value"] == pytest.approx(again.largest_copies().mean() / 64)
@@ -117,6 +117,7 @@ def test_a_folder_of_generate_brings_its_maps(
     areas = [image["largest_copied_area"] for image in json.loads((made / "generate.json").read_text())["images"]]
     assert column["metrics"]["copied_area"]["value"] == pytest.approx(np.mean(areas) / 64)
     assert column["metrics"]["copied_area"]["bank_images"] == 12 and "seam_energy" in column["metrics"]
+    assert column["metrics"]["copied_area"]["seed"] == column["metrics"]["kid_latents"]["seed"] == 0
     result = run_json(capsys, real, made, made, *SMALL, "--out", tmp_path / "out")  # not the bank that it was made from
     assert "seam_energy" not in result["columns"][0]["metrics"]
     assert [column["name"] for column in result["columns"]] == ["made", "made (2)"]

@@ -152,20 +152,21 @@ def run(args: argparse.Namespace) -> None:
         "extractors": [extractor.facts for extractor in extractors],
         "columns": columns,
         "memorisation": sets.memorisation(spread),
-        "notes": notes,
+        "notes": list(dict.fromkeys(notes)),
         "seed": args.seed,
         "files": ["evaluate.json", "evaluate.html"],
     }
     args.out.mkdir(parents=True, exist_ok=True)
     write_json(args.out / "evaluate.json", result)
-    samples = [(one.name, one.read(range(min(SHOWN, one.size)))) for one in sets.all]
+    titles = [f"Real: {sets.real.name}", *(one.name for one in sets.columns)]
+    samples = [(title, one.read(range(min(SHOWN, one.size)))) for title, one in zip(titles, sets.all, strict=True)]
     pairs = [
         (one.name, one.read(rows), sets.real.read(nearest))
         for one, (rows, nearest) in zip(sets.columns, near, strict=True)
     ]
     with atomic_path(args.out / "evaluate.html") as partial:
         partial.write_text(page.page(result, metrics, samples, pairs), encoding="utf-8")
-    lines = [*page.table(metrics, columns), *notes]
+    lines = [*page.table(metrics, columns), *result["notes"]]
     if result["memorisation"] is not None:
         lines.append(page.memorisation_text(result["memorisation"]))
     real_text = f"against {sets.real.size} real pictures of {sets.real.name}"

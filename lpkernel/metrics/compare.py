@@ -200,8 +200,8 @@ def by_features(
     smaller = min(len(features), len(base))
     if smaller <= features.shape[1]:
         notes.append(
-            f"{images.name}: {smaller} pictures are no more than the {features.shape[1]} features of {name}: the "
-            "covariance is singular and the Fréchet distance too large; compare columns of equal N only"
+            f"{smaller} pictures are no more than the {features.shape[1]} features of {name}: the covariance is "
+            "singular and the Fréchet distance too large; compare columns of equal N only"
         )
     return {f"{key}_{name}": {**value, **context} for key, value in values.items()}, notes, numbers, apart
 

@@ -80,9 +80,10 @@ def of_folder(
     facts = {"kind": "folder", "folder": str(folder), "crop": crop, "side": side, "resize_filter": RESIZE_FILTER}
     found = ImageSet(folder.name or str(folder), len(names), read, stamp, facts)
     if maps is not None:
-        allowed, made_from = _record(folder)
-        found.maps, found.bank_images = maps, max(allowed, int(maps.max(initial=0)) + 1)
-        found.bank = bank if digest and made_from == digest else None
+        record = _record(folder)
+        found.maps, found.bank_images = maps, max(record.get("candidates", 0), int(maps.max(initial=0)) + 1)
+        found.bank = bank if digest and record.get("bank") == digest else None
+        found.facts |= record
     return found
 
 
@@ -107,13 +108,14 @@ def _maps(folder: Path) -> Maps | None:
     return maps.astype(np.int32)
 
 
-def _record(folder: Path) -> tuple[int, str]:
-    """Bank images that were allowed and the hash of the bank's file, of generate.json; 0 and "" if it is not there."""
+def _record(folder: Path) -> dict[str, Any]:
+    """Bank images that were allowed, the seed and the hash of the bank's file, of generate.json if it is there."""
     try:
         record = json.loads((folder / "generate.json").read_text())
-        return int(record["settings"]["candidates"]), str(record["bank"]["sha256"])
+        chosen = {name: int(record["settings"][name]) for name in ("candidates", "seed")}
+        return {**chosen, "bank": str(record["bank"]["sha256"])}
     except (OSError, ValueError, KeyError, TypeError):
-        return 0, ""
+        return {}
 
 
 def of_bank(
