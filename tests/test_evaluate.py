@@ -142,6 +142,15 @@ def test_changed_pictures_are_measured_again(tmp_path: Path, real: Path, capsys:
     assert first["columns"][0]["metrics"] != second["columns"][0]["metrics"]
 
 
+def test_memorisation_alone(tmp_path: Path, real: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = save_images(tmp_path / "other", 9, seed=6)
+    argv = ["evaluate", str(real), "--held-out", str(other), *SMALL[:2], "--out", str(tmp_path / "out")]
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("12 training pictures are reconstructed with a median of ")
+    assert "<table" not in (tmp_path / "out" / "evaluate.html").read_text()
+
+
 @pytest.mark.data
 def test_lpips(tmp_path: Path, real: Path, bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = [real, bank, "--bank", bank, "--reconstruct", "--lpips", packages.lpips_weights(), *SMALL]

@@ -39,7 +39,9 @@ def value_text(entry: dict[str, Any] | None) -> str:
 
 
 def table(metrics: list[Metric], columns: list[dict[str, Any]]) -> list[str]:
-    """The lines of a table: a metric a row, with which way is better."""
+    """The lines of a table: a metric a row, with which way is better; none without columns."""
+    if not columns:
+        return []
     head = ["", *(column["name"] for column in columns)]
     rows = [["N", *(str(column["images"]) for column in columns)]]
     for metric in metrics:
@@ -106,6 +108,8 @@ def _what(result: dict[str, Any]) -> str:
 
 
 def _html_table(metrics: list[Metric], columns: list[dict[str, Any]]) -> str:
+    if not columns:
+        return ""
     heads = "".join(f"<th>{_escaped(column['name'])}<small>N = {column['images']}</small></th>" for column in columns)
     rows = []
     for metric in metrics:

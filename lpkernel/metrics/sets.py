@@ -188,8 +188,7 @@ def reconstructed(real: ImageSet, autoencoder: Autoencoder, through: Bank | None
         return _sized(autoencoder.decode(content if through is None else _by_pca(content, through)), real.facts["side"])
 
     channels = None if through is None else through.channels
-    facts = {"kind": "reconstruction", "of": real.name, "pca_channels": channels, **_decoder(autoencoder)}
-    facts["side"] = real.facts["side"]
+    facts = {"kind": "reconstruction", "pca_channels": channels, **_decoder(autoencoder), "side": real.facts["side"]}
     pca = "" if through is None else _digest(through.pca.components, through.pca.mean)
 
     def stamp(numbers: Numbers) -> Any:
