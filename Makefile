@@ -9,13 +9,17 @@ CPP_TESTS := $(shell find tests/emulation tests/kernels -name '*.h' -o -name '*.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo gallery test lint check bench sanitize gpu-check kernel-report clean
+.PHONY: demo gallery table1 test lint check bench sanitize gpu-check kernel-report clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
 
 gallery: .venv/.installed
 	$(BIN)/python scripts/gallery.py
+
+# The paper's table 1, small by default: make table1 TABLE1='-n 500' for the figures of docs/evaluation.md.
+table1: .venv/.installed
+	$(BIN)/python scripts/table1.py $(TABLE1)
 
 test: .venv/.installed-test
 	$(BIN)/python -m pytest

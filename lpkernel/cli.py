@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from lpkernel import _startup
 from lpkernel._startup import INTERRUPTED
-from lpkernel.commands import align, autoencoder, bank, bench, demo, edit, generate, info
+from lpkernel.commands import align, autoencoder, bank, bench, demo, edit, evaluate, generate, info
 from lpkernel.errors import InputError, LpkernelError
 
 USAGE_ERROR = 2
@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="lpkernel", description="Image generation by copying latent patches of a few examples.")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    for module in (info, bank, autoencoder, align, generate, edit, demo, bench):
+    for module in (info, bank, autoencoder, align, generate, edit, evaluate, demo, bench):
         module.register(commands)
     return parser
 

@@ -24,7 +24,6 @@ import numpy as np
 import packages
 import torch
 import torch.nn.functional as F
-from lpips import LPIPS
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,6 +33,7 @@ from lpkernel.autoencoder.embedded import load_compact
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
 from lpkernel.files import atomic_path
 from lpkernel.images import load_pixels
+from lpkernel.metrics.lpips import LPIPS
 
 TRAIN_FACES = 899
 AVATARS_SHARE = 0.25

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -165,6 +166,14 @@ def load_bank(name: str) -> Bank:
     from lpkernel import Bank
 
     return Bank.default() if name == EMBEDDED else Bank.load(name)
+
+
+def file_hash(bank: str) -> str:
+    """SHA-256 (hex) of a bank's file."""
+    from lpkernel.bank import DEFAULT_BANK
+
+    with (DEFAULT_BANK if bank == EMBEDDED else Path(bank)).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Progress:

@@ -6,14 +6,13 @@ Each --where makes a group of n images of its own. Image numbers go on from grou
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import EMBEDDED, Clock, Progress, check_folder, load_bank, report, write_json
+from lpkernel.commands.common import Clock, Progress, check_folder, file_hash, load_bank, report, write_json
 from lpkernel.errors import InputError
 from lpkernel.files import atomic_path
 
@@ -182,7 +181,7 @@ def run(
         "lpkernel": __version__,
         "bank": {
             "path": args.bank,
-            "sha256": _file_hash(args.bank),
+            "sha256": file_hash(args.bank),
             "images": session.bank.size,
             "made_with": session.bank.autoencoder_name,
         },
@@ -314,10 +313,3 @@ def _save_array(path: Path, array: NDArray[np.int32]) -> None:
 
     with path.open("wb") as file:
         np.save(file, array, allow_pickle=False)
-
-
-def _file_hash(bank: str) -> str:
-    from lpkernel.bank import DEFAULT_BANK
-
-    with (DEFAULT_BANK if bank == EMBEDDED else Path(bank)).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

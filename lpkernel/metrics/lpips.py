@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al., CVPR 2018) with AlexNet, on weights fetched by scripts/packages.py."""
+"""LPIPS (Zhang et al., CVPR 2018) with AlexNet, on weights from a file (scripts/packages.py fetches one)."""
 
 from __future__ import annotations
 

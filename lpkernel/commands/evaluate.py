@@ -1,0 +1,285 @@
+"""lpkernel evaluate: numbers about sets of pictures beside real ones, as a table, JSON and one HTML page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpkernel.commands.common import (
+    EMBEDDED,
+    Progress,
+    add_autoencoder,
+    add_output,
+    check_folder,
+    file_hash,
+    integers,
+    load_bank,
+    report,
+    write_json,
+)
+from lpkernel.errors import InputError
+from lpkernel.files import atomic_path
+from lpkernel.presets import PRESETS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lpkernel.metrics.compare import Real
+    from lpkernel.metrics.extractors import Extractor, Spread
+    from lpkernel.metrics.sets import ImageSet
+
+MADE = 500  # images made for each --preset
+SHOWN = 32  # samples of each column on the page
+NEAREST_SHOWN = 8
+
+OPTIONS: dict[str, Callable[[str], Any]] = {
+    "patch": int,
+    "stride": int,
+    "k": int,
+    "scales": lambda text: tuple(int(part) for part in text.split("/")),
+    "overlap": str,
+    "start": str,
+    "hubness": float,
+    "mirror": int,
+}
+
+
+def preset(text: str) -> tuple[str, dict[str, Any]]:
+    """balanced,mirror=1 as the text and the arguments of `generate`."""
+    name, *parts = text.split(",")
+    if name not in PRESETS:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected one of {', '.join(PRESETS)}, then perhaps options")
+    options: dict[str, Any] = {"preset": name}
+    for part in parts:
+        key, _, value = part.partition("=")
+        try:
+            if key in options:
+                raise ValueError
+            options[key] = OPTIONS[key](value)
+        except (KeyError, ValueError):
+            known = "patch=6, stride=2, k=3, scales=8/16, overlap=cut, start=carry, hubness=0.25 or mirror=1"
+            raise argparse.ArgumentTypeError(f"got {part!r} in {text!r}, expected such as {known}") from None
+    return text, options
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser("evaluate", help="how near pictures are to real ones, how they vary, what they copy")
+    parser.add_argument(
+        "real",
+        nargs="?",
+        type=Path,
+        metavar="REAL",
+        help="real pictures: a folder or a bank (default: --bank, decoded)",
+    )
+    parser.add_argument("made", nargs="*", type=Path, metavar="MADE", help="folders or banks to measure, a column each")
+    parser.add_argument(
+        "--preset",
+        action="append",
+        default=[],
+        type=preset,
+        metavar="NAME[,OPTION=X]",
+        help="also a column of images made now, as balanced or balanced,mirror=1; may be given again",
+    )
+    parser.add_argument(
+        "--reconstruct",
+        action="store_true",
+        help="also columns of the real pictures through the autoencoder, without and with the bank's PCA",
+    )
+    parser.add_argument(
+        "--bank", default=EMBEDDED, metavar="FILE", help="what --preset makes them from (default: the embedded avatars)"
+    )
+    add_autoencoder(parser)
+    parser.add_argument(
+        "-n", type=int, metavar="N", help=f"images of each column (default: {MADE} for --preset, all there are else)"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--backend", default="auto", help="auto, numpy, torch, cpp, triton or cuda; see lpkernel info")
+    parser.add_argument(
+        "--crop",
+        type=integers(4),
+        metavar="x0,y0,x1,y1",
+        help="pixels cut out of images first (default: as the bank's, but nothing of a square image)",
+    )
+    parser.add_argument(
+        "--inception", type=Path, metavar="FILE", help="TorchScript Inception-v3: also FID and KID of it"
+    )
+    parser.add_argument("--lpips", type=Path, metavar="FILE", help="LPIPS weights (AlexNet): also LPIPS")
+    parser.add_argument(
+        "--held-out",
+        type=Path,
+        metavar="FOLDER",
+        help="pictures that the autoencoder was not trained on, REAL being those it was: does it remember them?",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/evaluate"), metavar="FOLDER", help="default: out/evaluate"
+    )
+    add_output(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    _check(args)
+    from lpkernel import __version__
+    from lpkernel.metrics import compare, page
+    from lpkernel.metrics.cache import Cache
+    from lpkernel.metrics.extractors import Inception, Latents, Spread
+
+    cache = Cache(args.out / "cache")
+    spread = None if args.lpips is None else Spread(args.lpips, args.device)
+    by_features: list[Extractor] = [Latents(args.device)]
+    if args.inception is not None:
+        by_features.append(Inception(args.inception, args.device))
+    extractors: list[Extractor] = [*by_features, *([spread] if spread else [])]
+    sets = _Sets(args, cache)
+    with Progress("features", sum(one.size for one in sets.all), "image", args.quiet) as progress:
+        real = compare.Real(sets.real, compare.collect(sets.real, extractors, cache, progress.add))
+        columns, notes, near = [], [], []
+        for images in sets.columns:
+            column, more, nearest = _column(real, images, by_features, spread, cache, progress)
+            columns.append(column)
+            notes += more
+            near.append(nearest)
+    metrics = [metric for extractor in by_features for metric in compare.feature_metrics(extractor.name)]
+    metrics += [compare.LPIPS_METRIC] if spread else []
+    metrics += [*compare.MAP_METRICS, *compare.PAIR_METRICS]
+    metrics = [metric for metric in metrics if any(metric.key in column["metrics"] for column in columns)]
+    result = {
+        "lpkernel": __version__,
+        "real": {"name": sets.real.name, "images": sets.real.size, "facts": sets.real.facts},
+        "extractors": [extractor.facts for extractor in extractors],
+        "columns": columns,
+        "memorisation": sets.memorisation(spread),
+        "notes": list(dict.fromkeys(notes)),
+        "seed": args.seed,
+        "files": ["evaluate.json", "evaluate.html"],
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_json(args.out / "evaluate.json", result)
+    titles = [f"Real: {sets.real.name}", *(one.name for one in sets.columns)]
+    samples = [(title, one.read(range(min(SHOWN, one.size)))) for title, one in zip(titles, sets.all, strict=True)]
+    pairs = [
+        (one.name, one.read(rows), sets.real.read(nearest))
+        for one, (rows, nearest) in zip(sets.columns, near, strict=True)
+    ]
+    with atomic_path(args.out / "evaluate.html") as partial:
+        partial.write_text(page.page(result, metrics, samples, pairs), encoding="utf-8")
+    lines = [*page.table(metrics, columns), *result["notes"]]
+    if result["memorisation"] is not None:
+        lines.append(page.memorisation_text(result["memorisation"]))
+    real_text = f"against {sets.real.size} real pictures of {sets.real.name}"
+    report(args, result, [*lines, f"{real_text}; evaluate.json and evaluate.html in {args.out}"])
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise InputError for options that contradict each other; nothing is loaded yet."""
+    check_folder(args.out)
+    if not (args.made or args.preset or args.reconstruct or args.held_out):
+        raise InputError("nothing to measure; give folders or banks after REAL, --preset, --reconstruct or --held-out")
+    if args.held_out is not None and args.real is None:
+        raise InputError("--held-out is compared with REAL, the pictures the autoencoder was trained on; give REAL")
+    if args.n is not None and args.n < 4:
+        raise InputError(f"-n: got {args.n}, expected at least 4 images")
+
+
+class _Sets:
+    """The real pictures and the columns, as the arguments name them."""
+
+    def __init__(self, args: argparse.Namespace, cache: Any) -> None:
+        from lpkernel import load_autoencoder
+        from lpkernel.metrics import sets
+
+        self.args, self.cache = args, cache
+        self.autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
+        self.side = self.autoencoder.image_size
+        self.bank, self.digest = load_bank(args.bank), file_hash(args.bank)
+        self.crop = args.crop if args.crop is not None or args.bank == EMBEDDED else self.bank.crop
+        real = Path(args.bank) if args.real is None else args.real
+        self.real = self._of_path(real, None)
+        self.columns = [self._of_path(path, args.n) for path in args.made]
+        if args.reconstruct:
+            self.columns.append(sets.reconstructed(self.real, self.autoencoder))
+            self.columns.append(sets.reconstructed(self.real, self.autoencoder, self.bank))
+        count = args.n or MADE
+        with Progress("generating", count * len(args.preset), "image", args.quiet) as progress:
+            for name, options in args.preset:
+                self.columns.append(
+                    sets.of_preset(
+                        self.bank,
+                        self.digest,
+                        options,
+                        name,
+                        count,
+                        args.seed,
+                        self.autoencoder,
+                        self.side,
+                        cache,
+                        args.backend,
+                        args.device,
+                        progress.add,
+                    )
+                )
+        for one in self.all:
+            if one.size < 4:
+                raise InputError(f"{one.name}: {one.size} images, expected at least 4")
+        names: set[str] = set()
+        for one in self.columns:
+            base, number = one.name, 2
+            while one.name in names:
+                one.name, number = f"{base} ({number})", number + 1
+            names.add(one.name)
+
+    @property
+    def all(self) -> list[ImageSet]:
+        return [self.real, *self.columns]
+
+    def _of_path(self, path: Path, most: int | None) -> ImageSet:
+        from lpkernel.metrics import sets
+
+        if str(path) == EMBEDDED or path.is_file():
+            bank, digest = load_bank(str(path)), file_hash(str(path))
+            return sets.of_bank(bank, digest, str(path), self.autoencoder, self.side, most)
+        return sets.of_folder(path, self.side, self.crop, most, self.bank, self.digest)
+
+    def memorisation(self, spread: Spread | None) -> dict[str, Any] | None:
+        """REAL against --held-out, if that is given."""
+        from lpkernel.metrics import compare, sets
+
+        if self.args.held_out is None:
+            return None
+        found = []
+        for images in (self.real, self._of_path(self.args.held_out, None)):
+            back = sets.reconstructed(images, self.autoencoder)
+            found.append(compare.errors(images, back, spread, self.cache)[:, 0])
+        return compare.memorisation(found[0], found[1], self.args.seed)
+
+
+def _column(
+    real: Real, images: ImageSet, by_features: list[Extractor], spread: Spread | None, cache: Any, progress: Progress
+) -> tuple[dict[str, Any], list[str], tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """A column of the result, notes on it, and the numbers of results nearest to a real picture with those pictures."""
+    import numpy as np
+
+    from lpkernel.metrics import compare
+
+    extractors: list[Extractor] = [*by_features, *([spread] if spread else [])]
+    features = compare.collect(images, extractors, cache, progress.add)
+    values: dict[str, Any] = {}
+    notes: list[str] = []
+    shown = None
+    for extractor in by_features:
+        rows, more, nearest, apart = compare.by_features(real, images, features[extractor.name], extractor)
+        values |= rows
+        notes += more
+        if shown is None:
+            first = np.argsort(apart, kind="stable")[:NEAREST_SHOWN]
+            shown = first, nearest[first]
+    assert shown is not None
+    if spread is not None:
+        values |= compare.by_lpips(real, images, features[spread.name], spread)
+    values |= compare.by_maps(images)
+    if images.facts["kind"] == "reconstruction":
+        values |= compare.by_pairs(real.images, images, compare.errors(real.images, images, spread, cache), spread)
+    return {"name": images.name, "images": images.size, "facts": images.facts, "metrics": values}, notes, shown

@@ -1,0 +1,43 @@
+"""Arrays that are kept from run to run, each in a file whose name is a hash of all that determines it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lpkernel import tensor_file
+from lpkernel.errors import InputError
+from lpkernel.files import atomic_path
+
+
+class Cache:
+    """A folder of arrays; it is made when the first one is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, key: Any) -> NDArray[Any] | None:
+        """The array kept under `key` (ready for JSON), None if it is missing or damaged."""
+        path = self._path(key)
+        try:
+            tensors, metadata = tensor_file.read(path)
+        except InputError:
+            return None
+        if set(tensors) != {"values"} or metadata.get("sha256") != tensor_file.digest(tensors):
+            return None
+        return np.array(tensors["values"])
+
+    def put(self, key: Any, values: NDArray[Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"values": values}
+        with atomic_path(self._path(key)) as partial:
+            tensor_file.write(partial, tensors, {"sha256": tensor_file.digest(tensors)})
+
+    def _path(self, key: Any) -> Path:
+        text = json.dumps(key, sort_keys=True)
+        return self.folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()}.safetensors"

@@ -1,0 +1,227 @@
+"""Sets of pictures that are measured: a folder, a bank that is decoded, results made on the spot, reconstructions.
+
+All give square uint8 images of one side, a few at a time, the same ones however often they are asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lpkernel.autoencoder.base import Autoencoder
+from lpkernel.bank import Bank
+from lpkernel.errors import InputError
+from lpkernel.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
+from lpkernel.metrics.cache import Cache
+from lpkernel.synthesis import generate
+
+Pixels = NDArray[np.uint8]
+Maps = NDArray[np.int32]
+Numbers = Sequence[int] | NDArray[np.integer]
+
+SYNTHESIS_BATCH = 256  # images made at once; also what is kept of them between two looks at the cache
+
+
+@dataclass
+class ImageSet:
+    """`size` pictures. read(numbers) gives some as (n, S, S, 3) uint8; stamp(numbers) changes when they do.
+
+    facts: what a reader is told of it, ready for JSON. maps: source maps (N, M, M) where there are any, of a bank with
+    `bank_images` images, which is `bank` itself if that is at hand.
+    """
+
+    name: str
+    size: int
+    read: Callable[[Numbers], Pixels]
+    stamp: Callable[[Numbers], Any]
+    facts: dict[str, Any]
+    maps: Maps | None = None
+    bank: Bank | None = None
+    bank_images: int = 0
+
+
+def of_folder(
+    folder: Path,
+    side: int,
+    crop: Crop | None,
+    most: int | None = None,
+    bank: Bank | None = None,
+    digest: str = "",
+) -> ImageSet:
+    """The images of a folder, the first `most`; `crop` is cut out of those that are not square.
+
+    Of a folder that `lpkernel generate` wrote only the results count, and their source maps come along; `bank` is
+    theirs if the record names its file by the hash `digest`. Raises InputError.
+    """
+    names = find_images(folder)
+    maps = _maps(folder)
+    if maps is not None:
+        names = [name for name in names if name.startswith("image-")]
+        if len(names) != len(maps):
+            raise InputError(f"{folder}: {len(names)} images and {len(maps)} source maps, expected as many")
+        maps = maps[:most]
+    names = names[:most]
+
+    def read(numbers: Numbers) -> Pixels:
+        return np.stack([_image(folder / names[i], side, crop) for i in numbers])
+
+    def stamp(numbers: Numbers) -> Any:
+        status = [(names[i], (folder / names[i]).stat()) for i in numbers]
+        return [side, crop, RESIZE_FILTER, [(name, s.st_size, s.st_mtime_ns) for name, s in status]]
+
+    facts = {"kind": "folder", "folder": str(folder), "crop": crop, "side": side, "resize_filter": RESIZE_FILTER}
+    found = ImageSet(folder.name or str(folder), len(names), read, stamp, facts)
+    if maps is not None:
+        record = _record(folder)
+        found.maps, found.bank_images = maps, max(record.get("candidates", 0), int(maps.max(initial=0)) + 1)
+        found.bank = bank if digest and record.get("bank") == digest else None
+        found.facts |= record
+    return found
+
+
+def _image(path: Path, side: int, crop: Crop | None) -> Pixels:
+    try:
+        image = Image.fromarray(load_pixels(path))
+        return square(image, side, None if image.width == image.height else crop)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; mend it or take it out of the folder") from error
+
+
+def _maps(folder: Path) -> Maps | None:
+    path = folder / "sources.npy"
+    if not path.is_file():
+        return None
+    try:
+        maps = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: no array ({error}); make it again with lpkernel generate") from error
+    if maps.ndim != 3 or maps.shape[1] != maps.shape[2] or not np.issubdtype(maps.dtype, np.integer):
+        raise InputError(f"{path}: {maps.dtype} {maps.shape}, expected integers (N, M, M)")
+    return maps.astype(np.int32)
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    """Bank images that were allowed, the seed and the hash of the bank's file, of generate.json if it is there."""
+    try:
+        record = json.loads((folder / "generate.json").read_text())
+        chosen = {name: int(record["settings"][name]) for name in ("candidates", "seed")}
+        return {**chosen, "bank": str(record["bank"]["sha256"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def of_bank(
+    bank: Bank, digest: str, name: str, autoencoder: Autoencoder, side: int, most: int | None = None
+) -> ImageSet:
+    """The images of a bank, decoded: reconstructions of its examples. digest: the hash of its file."""
+    bank.check_autoencoder(autoencoder)
+    size = bank.size if most is None else min(most, bank.size)
+
+    def read(numbers: Numbers) -> Pixels:
+        return _sized(autoencoder.decode(bank.whole(np.asarray(numbers))), side)
+
+    facts = {"kind": "bank", "bank": name, "sha256": digest, **_decoder(autoencoder), "side": side}
+    return ImageSet(Path(name).stem, size, read, _numbered(facts), facts)
+
+
+def of_preset(
+    bank: Bank,
+    digest: str,
+    options: dict[str, Any],
+    name: str,
+    n: int,
+    seed: int,
+    autoencoder: Autoencoder,
+    side: int,
+    cache: Cache,
+    backend: str = "auto",
+    device: str = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> ImageSet:
+    """Images 0 to n - 1 of the seed's series by `generate` with these options; their source maps are cached."""
+    facts = {"kind": "generated", "bank": digest, "bank_images": bank.size, "seed": seed, "options": options}
+    parts = []
+    for start in range(0, n, SYNTHESIS_BATCH):
+        count = min(SYNTHESIS_BATCH, n - start)
+        key = ["maps", facts, start, count]
+        maps = cache.get(key)
+        if maps is None:
+            made = generate(bank, count, seed=seed, first_image=start, backend=backend, device=device, **options)
+            maps = made.sources
+            cache.put(key, maps)
+        parts.append(maps)
+        if progress is not None:
+            progress(len(maps))
+    return of_maps(bank, np.concatenate(parts), facts, name, autoencoder, side)
+
+
+def of_maps(bank: Bank, maps: Maps, facts: dict[str, Any], name: str, autoencoder: Autoencoder, side: int) -> ImageSet:
+    """The pictures of source maps (N, M, M), decoded. facts: what determines the maps, the bank's hash among it."""
+    bank.check_autoencoder(autoencoder)
+
+    def read(numbers: Numbers) -> Pixels:
+        return _sized(autoencoder.decode(bank.gather(maps[np.asarray(numbers)])), side)
+
+    facts = {**facts, **_decoder(autoencoder), "side": side}
+    return ImageSet(name, len(maps), read, _numbered(facts), facts, maps, bank, bank.size)
+
+
+def reconstructed(real: ImageSet, autoencoder: Autoencoder, through: Bank | None = None) -> ImageSet:
+    """A set as the autoencoder gives it back. through: by way of this bank's C channels of its PCA.
+
+    A vector is projected and taken back; a code becomes the row of the codebook that is then nearest, as in the paper.
+    """
+    if through is not None:
+        through.check_autoencoder(autoencoder)
+
+    def read(numbers: Numbers) -> Pixels:
+        pictures = _sized(real.read(numbers), autoencoder.image_size)
+        content = np.asarray(autoencoder.encode(pictures))
+        return _sized(autoencoder.decode(content if through is None else _by_pca(content, through)), real.facts["side"])
+
+    channels = None if through is None else through.channels
+    facts = {"kind": "reconstruction", "pca_channels": channels, **_decoder(autoencoder), "side": real.facts["side"]}
+    pca = "" if through is None else _digest(through.pca.components, through.pca.mean)
+
+    def stamp(numbers: Numbers) -> Any:
+        return [facts, pca, real.stamp(numbers)]
+
+    name = "reconstruction" if through is None else f"reconstruction, {channels} channels"
+    return ImageSet(name, real.size, read, stamp, facts)
+
+
+def _by_pca(content: NDArray[Any], bank: Bank) -> NDArray[Any]:
+    pca = bank.pca
+    if bank.codebook is None:
+        return (pca.project(content) @ pca.components + pca.mean).astype(np.float32)
+    rows = pca.project(bank.codebook) @ pca.components + pca.mean
+    book = bank.codebook.astype(np.float64)
+    distances = np.square(rows).sum(axis=1)[:, None] + np.square(book).sum(axis=1) - 2 * rows @ book.T
+    return distances.argmin(axis=1)[content]
+
+
+def _decoder(autoencoder: Autoencoder) -> dict[str, Any]:
+    dtype = str(getattr(autoencoder, "dtype", "")).removeprefix("torch.")
+    return {"autoencoder": autoencoder.name, "fingerprint": autoencoder.fingerprint, "dtype": dtype}
+
+
+def _numbered(facts: dict[str, Any]) -> Callable[[Numbers], Any]:
+    return lambda numbers: [facts, np.asarray(numbers).tolist()]
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
+
+
+def _sized(images: Pixels, side: int) -> Pixels:
+    if images.shape[1] == side:
+        return images
+    return np.stack([square(Image.fromarray(image), side, None) for image in images])

