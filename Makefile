@@ -17,7 +17,7 @@ demo: .venv/.installed
 gallery: .venv/.installed
 	$(BIN)/python scripts/gallery.py
 
-# The paper's table 1, small by default: make table1 TABLE1='-n 500' for the figures of docs/evaluation.md.
+# The paper's table 1, small by default; more with such as make table1 TABLE1='-n 500'.
 table1: .venv/.installed
 	$(BIN)/python scripts/table1.py $(TABLE1)
 
