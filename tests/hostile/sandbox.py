@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ TESTS = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Case:
-    """make(folder) writes the input into an empty folder; use(folder) hands it to lpkernel, in a child of its own."""
+    """make(folder) writes the input into an empty folder; use(folder) hands it to lpkernel; each in a child."""
 
     make: Callable[[Path], object]
     use: Callable[[Path], object]
@@ -162,14 +162,13 @@ def _child(case: Case, folder: Path, pipe: int) -> None:
     os._exit(0)
 
 
-def _make_all(cases: Iterable[Case], folder: Path) -> None:
-    """Write the inputs, each into a folder with its number, in a child: the parent's memory stays small to fork."""
+def _make(case: Case, folder: Path) -> None:
+    """Write the input in a child: what making takes or changes is not the case's."""
+    folder.mkdir()
     child = os.fork()
     if child == 0:
         try:
-            for number, case in enumerate(cases):
-                (folder / str(number)).mkdir()
-                case.make(folder / str(number))
+            case.make(folder)
             os._exit(0)
         finally:
             traceback.print_exc()
@@ -189,6 +188,7 @@ class _Running:
 
     @staticmethod
     def start(name: str, case: Case, folder: Path) -> _Running:
+        _make(case, folder)
         reads, writes = os.pipe()
         child = os.fork()
         if child == 0:
@@ -217,7 +217,6 @@ def main(module: str, folder: str) -> None:
     sys.dont_write_bytecode = True
     importlib.import_module("lpkernel")
     cases: dict[str, Case] = importlib.import_module(module).CASES
-    _make_all(cases.values(), Path(folder))
     waiting = [(name, case, Path(folder, str(number))) for number, (name, case) in enumerate(cases.items())][::-1]
     running: list[_Running] = []
     while waiting or running:
