@@ -18,8 +18,8 @@ def main(path: Path) -> None:
     bank, autoencoder = lp.Bank.default(), lp.load_autoencoder()
     bands = []
     for preset, mirror in (("paper", 0), ("balanced", 0), ("balanced", 1), ("diverse", 0)):
-        made = lp.generate(bank, n=8, preset=preset, mirror=mirror, seed=5)
-        row = render.grid(made.decode(autoencoder), 8)
+        made = lp.generate(bank, n=6, preset=preset, mirror=mirror, seed=5)
+        row = render.grid(made.decode(autoencoder), 6)
         bands += [render.heading(f"{preset}, mirror={mirror}" if mirror else preset, row.shape[1]), row]
     render.save_png(path, np.concatenate(bands))
 

@@ -19,10 +19,9 @@ class Preset:
     mirror: int
 
     def scales(self, side: int, patch: int) -> tuple[int, ...]:
-        """The grid sides for a grid of `side`: of M/2 and M, those that a patch fits."""
-        if not self.halved:
-            return default_scales(side)
-        return tuple(m for m in (side // 2, side) if m >= patch) or (side,)
+        """The grid sides for a grid of `side`: five, or M/2 and M; those that a patch fits."""
+        sides = (side // 2, side) if self.halved else default_scales(side)
+        return tuple(m for m in sides if m >= patch) or (side,)
 
 
 PRESETS = {

