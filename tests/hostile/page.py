@@ -163,7 +163,7 @@ def _bodies() -> dict[str, Ask]:
         found[f"job with {name}"] = Ask(join(body.encode()))
     texts: dict[str, Any] = {"long": "a" * 1001, "null": None, "number": 5, "half a surrogate": "\ud800", "list": ["a"]}
     for name, words in texts.items():
-        found[f"job with text {name}"] = Ask(job(0, [*HONEST[0][:7], words]))
+        found[f"job with text {name}"] = Ask(job(0, [*HONEST[0][:6], words, *HONEST[0][7:]]))
     for place, choice in (
         (2, "ears"),
         (2, ["ears"]),
