@@ -54,9 +54,10 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
         parallel((count + TOGETHER - 1) / TOGETHER, threads,
                  [&](std::int64_t i) { task(i * TOGETHER, std::min(count, (i + 1) * TOGETHER)); });
     };
-    for (std::int64_t first = 0; first < total; first += NEAR) {
-        std::int64_t positions[NEAR], images[NEAR];
-        const std::int64_t lanes = std::min<std::int64_t>(NEAR, total - first);
+    const std::int64_t at_once = tabulated ? NEAR : BLOCK;  // references; tables of more would leave the cache
+    for (std::int64_t first = 0; first < total; first += at_once) {
+        std::int64_t positions[BLOCK], images[BLOCK];
+        const std::int64_t lanes = std::min(at_once, total - first);
         for (std::int64_t lane = 0; lane < lanes; ++lane) {
             positions[lane] = (first + lane) * size / total;
             images[lane] = content.allowed[positions[lane]];
@@ -74,7 +75,7 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
             });
         }
         tasks(size, [&](std::int64_t a, std::int64_t last) {
-            Aligned<std::int32_t> own(tabulated ? 0 : static_cast<std::size_t>(cells * NEAR));
+            Aligned<std::int32_t> own(tabulated ? 0 : static_cast<std::size_t>(cells * references->padded()));
             std::vector<std::int32_t> sums(static_cast<std::size_t>((raster.side + 1) * (raster.side + 1) * NEAR));
             std::vector<const std::int32_t*> rows(every.size()), next(every.size());
             const auto values_of = [&](std::int64_t image) {
@@ -88,7 +89,6 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
                 }
             };
             if (tabulated) look_up(a);
-            for (std::int64_t cell = 0; !tabulated && cell < cells; ++cell) rows[cell] = own.data() + cell * NEAR;
             for (; a < last; ++a) {
                 if (tabulated) {
                     rows.swap(next);
@@ -96,19 +96,25 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
                 } else {
                     rows_of(values_of(a), own.data());
                 }
-                const std::int64_t* self = std::find(positions, positions + lanes, a);
-                LeastSums job{};
-                job.rows = rows.data();
-                job.side = raster.side;
-                job.lanes = static_cast<int>(lanes);
-                job.left_out = self == positions + lanes ? -1 : static_cast<int>(self - positions);
-                job.boxes = boxes.boxes.data();
-                job.ends = boxes.ends.data();
-                job.steps = static_cast<int>(steps);
-                job.nearest = static_cast<int>(nearest);
-                job.sums = sums.data();
-                job.least = least.data() + a * steps * nearest;
-                run.least_sums(job);
+                for (std::int64_t near = 0; near < lanes; near += NEAR) {
+                    for (std::int64_t cell = 0; !tabulated && cell < cells; ++cell) {
+                        rows[cell] = own.data() + cell * references->padded() + near;
+                    }
+                    const std::int64_t *begin = positions + near, *end = positions + std::min(lanes, near + NEAR);
+                    const std::int64_t* self = std::find(begin, end, a);
+                    LeastSums job{};
+                    job.rows = rows.data();
+                    job.side = raster.side;
+                    job.lanes = static_cast<int>(end - begin);
+                    job.left_out = self == end ? -1 : static_cast<int>(self - begin);
+                    job.boxes = boxes.boxes.data();
+                    job.ends = boxes.ends.data();
+                    job.steps = static_cast<int>(steps);
+                    job.nearest = static_cast<int>(nearest);
+                    job.sums = sums.data();
+                    job.least = least.data() + a * steps * nearest;
+                    run.least_sums(job);
+                }
             }
         });
     }

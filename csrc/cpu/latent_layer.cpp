@@ -24,9 +24,9 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t CHUNK = 16;   // blocks of which bounds are kept at a time
+constexpr std::int64_t CHUNK = 8;    // blocks of which bounds are kept at a time
 constexpr std::int64_t SPARSE = 64;  // images for each one that is measured alone, at least
-constexpr int MOST = 16;             // queries that pass over the same chunk
+constexpr int MOST = 32;             // queries that pass over the same chunk
 constexpr int CROWD = 16;            // images of a block, from which the whole block is compared
 
 // Some channels of a bank as blocks, and the squared norms of their cells.

@@ -239,15 +239,17 @@ class Walk {
     void measure_own(Few& few, const Image& image, const Scale& scale) {
         const Layer& layer = *scale.layer;
         const Raster& raster = *scale.raster;
-        own_.clear();
-        if (raster.by_cells()) few.rows.resize(raster.writer.size());
-        for (std::int32_t cell = 0; cell < static_cast<std::int32_t>(raster.writer.size()); ++cell) {
-            if (image.sources[cell] >= 0) {
-                few.rows[cell] = table_row(scale, cell, image.sources[cell]);
-            } else if (raster.carries) {
-                own_.push_back(cell);
-            } else if (raster.by_cells()) {
-                few.rows[cell] = NOTHING;
+        own_.resize(raster.carries ? raster.writer.size() : 0);
+        std::iota(own_.begin(), own_.end(), 0);
+        if (raster.by_cells()) {
+            own_.clear();
+            few.rows.assign(raster.writer.size(), NOTHING);
+            for (std::int32_t cell = 0; cell < static_cast<std::int32_t>(raster.writer.size()); ++cell) {
+                if (image.sources[cell] >= 0) {
+                    few.rows[cell] = table_row(scale, cell, image.sources[cell]);
+                } else if (raster.carries) {
+                    own_.push_back(cell);
+                }
             }
         }
         if (own_.empty()) return;

@@ -145,8 +145,14 @@ __device__ __forceinline__ void search(const ScanArgs& args, const Block& block,
     }
 }
 
+// Blocks a multiprocessor that the compiler has in mind: for one bank image a thread, ptxas left alone takes more
+// registers than it needs.
 template <class Distance>
-__global__ void __launch_bounds__(MOST_THREADS, 1) scan_kernel(const __grid_constant__ ScanArgs args) {
+constexpr int LEAST_BLOCKS = Distance::IMAGES == 1 && Distance::TILE == 1 ? 2 : 1;
+
+template <class Distance>
+__global__ void __launch_bounds__(MOST_THREADS, LEAST_BLOCKS<Distance>)
+    scan_kernel(const __grid_constant__ ScanArgs args) {
     using Unit = typename Distance::Unit;
     constexpr int TQ = Distance::TILE;
     const Block block = this_block<TQ>(args);
