@@ -132,7 +132,7 @@ def test_laying_out_a_bank_hears_signals(domain: str) -> None:
     shape = (20_000, 16, 16, 16) if domain == "latents" else (300_000, 16, 16)
     content, table = np.zeros(shape, np.int16), np.zeros((1, 1), np.int32)
     allowed = np.arange(len(content))
-    assert first_heard(lambda: native.Layer(content, table, allowed, "", 0, 1, 1 << 40)) < 0.8
+    assert first_heard(lambda: native.Layer(content, table, allowed, "", 0, False, 1, 1 << 40)) < 0.8
 
 
 @needs_cpp
