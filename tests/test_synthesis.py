@@ -175,10 +175,13 @@ def test_wrong_arguments(bank: lp.Bank, arguments: dict[str, Any], word: str) ->
         lp.generate(bank, **{"n": 2, "patch": 3, **arguments})
 
 
-def test_patch_beyond_the_banks_exact_range(images: np.ndarray) -> None:
-    small = lp.Bank.build(images, FakeVQ(GRID), channels=3, max_patch=3)
-    with pytest.raises(InputError, match="max_patch=5"):
-        lp.generate(small, n=1, patch=5)
+def test_patch_beyond_the_banks_exact_range() -> None:
+    """Refused where the distances that the bank itself has room for reach 2^31, taken where they do not."""
+    corners = np.random.default_rng(0).choice([-1.0, 1.0], (4, 8, 8, 16)).astype(np.float32)
+    wide = lp.Bank.from_latents(corners, channels=16, max_patch=3)
+    with pytest.raises(InputError, match="max_patch=7"):
+        lp.generate(wide, n=1, patch=7)
+    lp.generate(wide, n=1, patch=4)
 
 
 def test_a_missing_device_is_said(bank: lp.Bank) -> None:
