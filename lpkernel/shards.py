@@ -80,7 +80,12 @@ def _lock(folder: Path) -> tuple[int, ExitStack]:
         raise InputError(f"cache {folder} is a link, expected a folder; remove it")
     for _ in range(_TRIES):
         with ExitStack() as held, suppress(FileNotFoundError):  # its owner has just removed the file or the folder
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except FileExistsError:  # what is there is no folder, or was removed while mkdir looked at it
+                if folder.is_file():
+                    raise
+                continue
             place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             held.callback(os.close, place)
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
