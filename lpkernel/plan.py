@@ -308,6 +308,13 @@ def edit(
     return _build(kind, side, patch, stride, scales or (side,), overlap, region, unknown, 1, start, mirror)
 
 
+def grown(cells: Bools) -> Bools:
+    """The cells and their eight neighbours."""
+    wide = np.pad(cells, 1)
+    rows = wide[:-2] | wide[1:-1] | wide[2:]
+    return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+
+
 def transplant(region: Bools, ring: int = 2) -> Plan:
     """Rewriting a region in one step, so that all of it comes from one bank image.
 
@@ -318,9 +325,7 @@ def transplant(region: Bools, ring: int = 2) -> Plan:
     side = len(region)
     near = region.copy()
     for _ in range(ring):
-        wide = np.pad(near, 1)
-        rows = wide[:-2] | wide[1:-1] | wide[2:]
-        near = rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
+        near = grown(near)
     if not (near & ~region).any():
         raise InputError("region: holds every cell, so there is nothing around it to compare; make new images instead")
     held = [np.flatnonzero(near.any(axis=axis)) for axis in (1, 0)]

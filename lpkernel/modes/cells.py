@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lpkernel.plan import grown as grown
+
 Bools = NDArray[np.bool_]
 
 
@@ -28,13 +30,6 @@ def near(mask: Bools, grid: int) -> Bools:
     centre = (np.arange(grid) + 0.5) * cell
     reach = np.abs(np.arange(len(mask)) + 0.5 - centre[:, None]) <= cell
     return reach @ mask @ reach.T
-
-
-def grown(cells: Bools) -> Bools:
-    """The cells and their eight neighbours."""
-    wide = np.pad(cells, 1)
-    rows = wide[:-2] | wide[1:-1] | wide[2:]
-    return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
 
 
 def pixels(cells: Bools, side: int) -> Bools:
