@@ -7,7 +7,16 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import Progress, add_autoencoder, add_output, integers, list_skipped, load_bank, report
+from lpkernel.commands.common import (
+    Progress,
+    add_autoencoder,
+    add_output,
+    add_overwrite,
+    integers,
+    list_skipped,
+    load_bank,
+    report,
+)
 from lpkernel.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +43,7 @@ def register(commands: Any) -> None:
     build.add_argument(
         "--strict", action="store_true", help="stop at a file that cannot be used instead of skipping it"
     )
+    add_overwrite(build, "replace a file that is there already")
     add_output(build)
     build.set_defaults(run=run_build)
 
@@ -53,6 +63,8 @@ def run_build(args: argparse.Namespace) -> None:
     # before the encoding, which may take hours
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise InputError(f"--out {args.out}: expected a file name in a folder that exists")
+    if args.out.exists() and not args.overwrite:
+        raise InputError(f"--out {args.out}: is there already; --overwrite replaces it, another name keeps it")
     autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
     cache = args.out.with_name(args.out.name + ".cache")
     with Progress("encoding", None, "image", args.quiet) as progress:

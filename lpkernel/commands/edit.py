@@ -66,7 +66,9 @@ def run_edit(args: argparse.Namespace) -> None:
     from lpkernel.commands import results
     from lpkernel.modes.inputs import read_input
 
-    session = results.prepare(args)
+    session = results.prepare(args, "edit", results.ALL_KINDS)
+    if session is None:
+        return
     start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask, args.box)
     donors = None if args.donors is None else _donors(session)
 
@@ -84,7 +86,7 @@ def run_edit(args: argparse.Namespace) -> None:
             **options,
         )
 
-    results.run(session, "edit", make, _given(start), warnings=_warnings(session, start))
+    results.run(session, make, _given(start), warnings=_warnings(session, start))
 
 
 def run_inpaint(args: argparse.Namespace) -> None:
@@ -92,13 +94,15 @@ def run_inpaint(args: argparse.Namespace) -> None:
     from lpkernel.commands import results
     from lpkernel.modes.inputs import read_input
 
-    session = results.prepare(args)
+    session = results.prepare(args, "inpaint", results.ALL_KINDS)
+    if session is None:
+        return
     start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask, fill=True)
 
     def make(options: dict[str, Any]) -> Synthesis:
         return inpaint(session.bank, args.image, args.mask, **_common(session), **options)
 
-    results.run(session, "inpaint", make, _given(start), warnings=_warnings(session, start, hole=True))
+    results.run(session, make, _given(start), warnings=_warnings(session, start, hole=True))
 
 
 def run_harmonize(args: argparse.Namespace) -> None:
@@ -106,13 +110,15 @@ def run_harmonize(args: argparse.Namespace) -> None:
     from lpkernel.commands import results
     from lpkernel.modes.inputs import read_input
 
-    session = results.prepare(args)
+    session = results.prepare(args, "harmonize", results.ALL_KINDS)
+    if session is None:
+        return
     start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask)
 
     def make(options: dict[str, Any]) -> Synthesis:
         return harmonize(session.bank, args.image, args.mask, **_common(session), **options)
 
-    results.run(session, "harmonize", make, _given(start), warnings=_warnings(session, start))
+    results.run(session, make, _given(start), warnings=_warnings(session, start))
 
 
 def _common(session: Session) -> dict[str, Any]:
@@ -130,11 +136,11 @@ def _common(session: Session) -> dict[str, Any]:
 
 def _warnings(session: Session, start: Input, hole: bool = False) -> list[str]:
     """Why the input may not suit the bank, judged without its hole."""
-    from lpkernel.modes import cells, likeness
+    from lpkernel.commands import results
+    from lpkernel.modes import cells
 
-    assert session.autoencoder is not None
     known = ~cells.near(start.mask, session.bank.grid) if hole and start.mask is not None else None
-    return likeness.warnings(session.bank, start, session.autoencoder, known)
+    return results.unlike(session, start, known)
 
 
 def _given(start: Input) -> list[Pictures]:
