@@ -35,7 +35,13 @@ def register(commands: Any) -> None:
     build.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the bank to write, *.lpbank")
     add_autoencoder(build)
     build.add_argument("--crop", type=integers(4), metavar="x0,y0,x1,y1", help="pixels cut out of each image first")
-    build.add_argument("--attributes", type=Path, metavar="FILE", help="CelebA or CelebAMask-HQ attribute file")
+    build.add_argument("--attributes", type=Path, metavar="FILE", help="table of CelebA or CelebAMask-HQ, text or CSV")
+    build.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="CelebA-HQ-to-CelebA-mapping.txt, for images of CelebA-HQ and the attributes of CelebA",
+    )
     build.add_argument("--channels", type=int, default=16, help="kept by the PCA (default: 16)")
     build.add_argument("--max-patch", type=int, default=8, help="largest patch side the bank is exact for (default: 8)")
     build.add_argument("--limit", type=int, metavar="N", help="only the first N images")
@@ -77,6 +83,7 @@ def run_build(args: argparse.Namespace) -> None:
             strict=args.strict,
             limit=args.limit,
             attributes=args.attributes,
+            mapping=args.mapping,
             batch=args.batch,
             progress=progress.reach,
             cache=cache,

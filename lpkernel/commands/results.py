@@ -8,8 +8,10 @@ Each --where makes a group of n images of its own. Image numbers go on from grou
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -330,13 +332,17 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
     most = [render.most_used(sources, PROVENANCE_SOURCES) for sources in made.sources]
     needed = np.unique(np.concatenate(most))
     decoded = _pictures(session, bank).get(needed)
-    for index, (image, sources, shown) in enumerate(zip(images, made.sources, most, strict=True), first):
+
+    def write(row: int) -> None:
+        image, sources, shown, index = images[row], made.sources[row], most[row], first + row
         pictures, names = decoded[np.searchsorted(needed, shown)], [bank.names[i] for i in shown]
-        size = len(image)
-        session.save_of_image("map", index, render.source_map(sources, colours, size), fast=True)
+        session.save_of_image("map", index, render.source_map(sources, colours, len(image)), fast=True)
         session.save_of_image("overlay", index, render.overlay(image, sources, colours), fast=True)
         sheet = render.provenance_sheet(image, sources, shown, pictures, names)
         session.save_of_image("provenance", index, sheet, fast=True)
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # packing and writing leave Python free
+        list(pool.map(write, range(len(images))))
 
 
 def _pictures(session: Session, bank: Bank) -> SourcePictures:
