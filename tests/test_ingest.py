@@ -362,7 +362,7 @@ def test_equal_file_names_in_subfolders_need_the_whole_name(tmp_path: Path) -> N
     table = tmp_path / "t.txt"
     table.write_text("2\nHat\na/1.png 1\n1.png -1\n")
     assert read_attributes(table, ["a/1.png"])["Hat"].tolist() == [True]
-    with pytest.raises(InputError, match="'b/1.png' could have the row 'a/1.png' and '1.png'"):
+    with pytest.raises(InputError, match=r"'b/1\.png' could have the row 'a/1\.png' and '1\.png'"):
         read_attributes(table, ["a/1.png", "b/1.png"])
 
 

@@ -51,7 +51,7 @@ def register(commands: Any) -> None:
     )
     add_overwrite(build, "replace a file that is there already")
     add_output(build)
-    build.set_defaults(run=run_build)
+    build.set_defaults(run=run_build, begins=lambda args: f"encoding {args.folder} for {args.out}")
 
     show = actions.add_parser("show", help="what a bank holds")
     show.add_argument("bank", type=Path, metavar="BANK", help="a bank, or default for the embedded avatars")

@@ -120,6 +120,14 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     add_output(parser)
 
 
+def begins(doing: str, args: argparse.Namespace) -> str:
+    """What a command that makes images says first."""
+    count = args.n * len(args.where or [""])
+    images = f"{count} image{'s' * (count != 1)}"
+    source = "the embedded avatars" if args.bank == EMBEDDED else args.bank
+    return f"{doing} {images} from {source} with seed {args.seed}, into {args.out}"
+
+
 def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=seed, default=0, metavar="S", help="a whole number, or random (default: 0)")
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import add_input, add_keep_outside, add_synthesis, integers
+from lpkernel.commands.common import add_input, add_keep_outside, add_synthesis, begins, integers
 from lpkernel.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def register(commands: Any) -> None:
     edit.add_argument("--mode", default="free", help="free: grows from around; guided: starts from what is there")
     add_keep_outside(edit, False)
     add_synthesis(edit, VARIANTS, "the grid alone")
-    edit.set_defaults(run=run_edit)
+    edit.set_defaults(run=run_edit, begins=lambda args: begins(f"editing {args.image},", args))
 
     inpaint = commands.add_parser("inpaint", help="fill a hole in an image, several answers")
     add_input(inpaint, "the damaged image")
@@ -49,7 +49,7 @@ def register(commands: Any) -> None:
     )
     add_keep_outside(inpaint, True)
     add_synthesis(inpaint, VARIANTS, "10,12,13,15,16 for a grid of 16")
-    inpaint.set_defaults(run=run_inpaint)
+    inpaint.set_defaults(run=run_inpaint, begins=lambda args: begins(f"filling {args.image},", args))
 
     harmonize = commands.add_parser("harmonize", help="fit a pasted part to the image around it")
     add_input(harmonize, "the composite image")
@@ -58,7 +58,7 @@ def register(commands: Any) -> None:
     )
     add_keep_outside(harmonize, False)
     add_synthesis(harmonize, VARIANTS, "the grid alone")
-    harmonize.set_defaults(run=run_harmonize)
+    harmonize.set_defaults(run=run_harmonize, begins=lambda args: begins(f"fitting {args.image},", args))
 
 
 def run_edit(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import add_crop, add_synthesis
+from lpkernel.commands.common import add_crop, add_synthesis, begins
 from lpkernel.errors import InputError
 from lpkernel.presets import DEFAULT_PRESET, PRESETS
 
@@ -35,7 +35,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--provenance", action="store_true", help="also each image's source map, overlay and provenance sheet"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, begins=lambda args: begins("making", args))
 
 
 def run(args: argparse.Namespace) -> None:
