@@ -114,7 +114,8 @@ def test_a_folder_of_generate_brings_its_maps(
     result = run_json(capsys, real, made, "--bank", bank, *SMALL, "--out", tmp_path / "out")
     (column,) = result["columns"]
     assert column["images"] == 6  # not the sheet, the maps and the overlays beside them
-    areas = [image["largest_copied_area"] for image in json.loads((made / "generate.json").read_text())["images"]]
+    lines = (made / "images.jsonl").read_text().splitlines()
+    areas = [json.loads(line)["largest_copied_area"] for line in lines]
     assert column["metrics"]["copied_area"]["value"] == pytest.approx(np.mean(areas) / 64)
     assert column["metrics"]["copied_area"]["bank_images"] == 12 and "seam_energy" in column["metrics"]
     assert column["metrics"]["copied_area"]["seed"] == column["metrics"]["kid_latents"]["seed"] == 0

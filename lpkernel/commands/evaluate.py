@@ -115,7 +115,7 @@ def register(commands: Any) -> None:
         "--out", type=Path, default=Path("out/evaluate"), metavar="FOLDER", help="default: out/evaluate"
     )
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, begins=lambda args: f"evaluating, into {args.out}")
 
 
 def run(args: argparse.Namespace) -> None:
