@@ -31,6 +31,7 @@ ONE_BY_ONE = {"test_triton", "test_cuda_sanitizers"}
 LONGEST = ["test_triton", "test_cuda_scan", "test_cuda_topk", "test_cuda_sanitizers", "test_topk_floats"]
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def place(item: pytest.Item) -> int:
         return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
