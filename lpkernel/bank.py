@@ -531,7 +531,7 @@ def check_options(channels: int | None, max_patch: int, width: Callable[[], int]
         raise InputError(f"channels={channels}, max_patch={max_patch}: both must be at least 1")
     most = width()
     if channels is not None and channels > most:
-        raise InputError(f"channels: got {channels}, expected 1 to {most}, the numbers in a latent vector")
+        raise InputError(f"channels={channels}, expected 1 to {most}, the numbers in a latent vector")
     return min(CHANNELS, most) if channels is None else channels
 
 

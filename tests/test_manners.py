@@ -196,7 +196,7 @@ def test_channels_are_those_of_the_autoencoder_at_most(kind: Any) -> None:
     del silent.width  # a plug-in need not say its L
     assert lp.Bank.build(IMAGES, silent).channels == 6
     autoencoder = kind()
-    with pytest.raises(InputError, match="channels: got 16, expected 1 to 6"):
+    with pytest.raises(InputError, match="channels=16, expected 1 to 6"):
         lp.Bank.build(IMAGES, autoencoder, channels=16)
     assert autoencoder.encoded == 0
 

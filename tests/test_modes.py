@@ -388,7 +388,7 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
         lambda b, a: lp.reference(b, small_image(), a, crop=(0, 0, 65, 65)),
         "crop 0,0,65,65 is not within",
     ),
-    "no autoencoder": (lambda b, a: lp.reference(b, small_image()), "pass the bank's autoencoder"),
+    "no autoencoder": (lambda b, a: lp.reference(b, small_image()), "pass that one"),
     "another autoencoder": (lambda b, a: lp.reference(b, small_image(), FakeVQ(8, seed=4)), "does not fit"),
     "strength 0": (lambda b, a: lp.reference(b, small_image(), a, strength=0), "strength: got 0"),
     "strength 101": (lambda b, a: lp.reference(b, small_image(), a, strength=101), "strength: got 101"),
