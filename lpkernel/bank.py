@@ -8,7 +8,7 @@ cells a side fits int32. The rounded numbers are stored, never derived again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from lpkernel import pca as pca_module
 from lpkernel.bank_checks import INT16_CODES, check_bank, fixed_limit, within_limit
 from lpkernel.content import ByContent
 from lpkernel.errors import InputError, short, unknown_name
+from lpkernel.extent import Extent
 from lpkernel.pca import PCA
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Bank(ByContent):
     skipped: list[tuple[str, str]] = field(default_factory=list, compare=False)
     _levels: dict[int, np.ndarray] = field(default_factory=dict, init=False, compare=False)
     _table: np.ndarray | None = field(default=None, init=False, compare=False)
-    _extent: np.ndarray | None = field(default=None, init=False, compare=False)
+    _extent: Extent | None = field(default=None, init=False, compare=False)
 
     def __post_init__(self) -> None:
         check_bank(self)
@@ -394,21 +395,23 @@ class Bank(ByContent):
             self._table = (squares[:, None] + squares - 2 * (rows64 @ rows64.T)).astype(np.int32)
         return self._table
 
-    def largest_cell_distance(self, start: np.ndarray | None = None) -> int:
-        """A bound on the squared distance of any two cells of the bank, at any side.
+    def largest_cell_distance(self, start: np.ndarray | None = None, resizes: int = 0) -> int:
+        """A bound on the squared distance of any two cells, of the bank at any side or of a canvas made of them.
 
-        start: fixed-point values (..., C) of a starting canvas, whose cells are then meant, too. Reads latents once.
+        start: fixed-point values (..., C) of a starting canvas, whose cells are then meant, too. resizes: how often a
+        canvas is resized, each of which rounds once more. Reads all latents, the first time.
         """
         if self._extent is None:
-            values = self.fixed_latents if self.fixed_codebook is None else self.fixed_codebook
-            assert values is not None
-            rows = values.reshape(-1, self.channels)
-            self._extent = np.stack([rows.min(axis=0), rows.max(axis=0)])
-        low, high = self._extent.astype(np.int64)
-        if start is not None:
-            cells = start.reshape(-1, self.channels)
-            low, high = np.minimum(low, cells.min(axis=0)), np.maximum(high, cells.max(axis=0))
-        return int(np.square(high - low).sum())
+            self._extent = Extent.of(self._fixed_parts)
+        extent = self._extent if start is None else self._extent.with_cells(start)
+        return extent.largest_distance(2 + resizes)
+
+    def _fixed_parts(self) -> Iterator[np.ndarray]:
+        """The codebook's fixed-point values, or all latents', some at a time: (..., C) int16."""
+        if self.fixed_codebook is not None:
+            yield self.fixed_codebook
+        else:
+            yield from (self.fixed_values(slice(i, i + _CHUNK)) for i in range(0, self.size, _CHUNK))
 
     def project(self, latents: np.ndarray) -> np.ndarray:
         """Fixed-point values of other latent vectors: (..., L) finite -> (..., C) int16 within +-limit."""
