@@ -24,24 +24,12 @@ NAMES = [
     if name not in ("cuda", "triton") or name in REQUIRED or not backend.unsupported(None)
 ]
 
-# Files whose tests go to the workers of pytest-xdist one by one. Of the others a worker runs the whole file, as its
-# tests share what is costly to make; tests of the emulated kernels go by what they compile.
-ONE_BY_ONE = {"test_triton", "test_cuda_sanitizers"}
-# Begun first, the longest before the others, so that no worker waits for one at the end.
-LONGEST = ["test_triton", "test_cuda_scan", "test_cuda_topk", "test_cuda_sanitizers", "test_topk_floats"]
+# Begun first: with pytest-xdist a worker takes a file at a time, and none shall wait for one of these at the end.
+LONGEST = ["test_triton", "test_cuda_scan", "test_cuda_topk", "test_emulation", "test_cuda_sanitizers"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    def place(item: pytest.Item) -> int:
-        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
-
-    items.sort(key=place)
-    for item in items:
-        group = item.nodeid if item.path.stem in ONE_BY_ONE else item.path.stem
-        callspec = getattr(item, "callspec", None)
-        if callspec and "cuda" in callspec.params:
-            group += callspec.params["cuda"]
-        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
 torch.set_num_threads(1)  # tiny problems: waiting for a second thread costs more than it gives
