@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from lpkernel.content import ByContent
+
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
-class Composite:
+class Composite(ByContent):
     """original (S, S, 3) uint8 and weight (S, S) uint8: 255 takes the result, 0 the original, exactly."""
 
     original: Pixels

@@ -100,7 +100,7 @@ def run_inpaint(args: argparse.Namespace) -> None:
     start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask, fill=True)
 
     def make(options: dict[str, Any]) -> Synthesis:
-        return inpaint(session.bank, args.image, args.mask, **_common(session), **options)
+        return inpaint(session.bank, args.image, mask=args.mask, **_common(session), **options)
 
     results.run(session, make, _given(start), warnings=_warnings(session, start, hole=True))
 
@@ -116,7 +116,7 @@ def run_harmonize(args: argparse.Namespace) -> None:
     start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask)
 
     def make(options: dict[str, Any]) -> Synthesis:
-        return harmonize(session.bank, args.image, args.mask, **_common(session), **options)
+        return harmonize(session.bank, args.image, mask=args.mask, **_common(session), **options)
 
     results.run(session, make, _given(start), warnings=_warnings(session, start))
 

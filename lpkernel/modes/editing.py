@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel import plan as plans
-from lpkernel.bank import Bank
+from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
 from lpkernel.images import Crop
 from lpkernel.modes import cells
@@ -27,7 +27,7 @@ DONORS = 12  # bank images that one donor is drawn from: with 3, four variants w
 
 
 def edit(
-    bank: Bank,
+    bank: Bank | str | Path,
     image: ImageLike,
     autoencoder: Autoencoder | None = None,
     region: str | NDArray[np.bool_] | None = None,
@@ -40,7 +40,7 @@ def edit(
     scales: Sequence[int] | None = None,
     keep_outside: bool = False,
     crop: Crop | None = None,
-    donors: Bank | None = None,
+    donors: Bank | str | Path | None = None,
     donor: str | None = None,
     **options: Unpack[Options],
 ) -> Synthesis:
@@ -58,6 +58,7 @@ def edit(
     are framed. `image`, `crop`, `options`: as in `reference`. The image itself is left out of the allowed images when
     its other cells are found in the bank. Raises InputError.
     """
+    bank = as_bank(bank)
     if sum(given is not None for given in (region, mask, box)) != 1:
         raise InputError("region: give exactly one of a region, a mask and a box")
     chosen = named_region(region, bank) if isinstance(region, str) else region
@@ -83,7 +84,7 @@ def edit(
     else:
         raise InputError(f'donor: got {donor!r}, expected "one" or "patches"')
     known = np.ones_like(chosen) if mode == "guided" else ~chosen
-    source = bank if donors is None else donors
+    source = bank if donors is None else as_bank(donors)
     options["candidates"], excluded = without_itself(source, start, known, options.get("candidates"))
     made = generate(source, n, plan=steps, canvas=start.canvas, **options)
     inside = None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from lpkernel import checks
+from lpkernel.autoencoder.embedded import of_bank
 from lpkernel.bank import TABLE_ROWS, Bank
 from lpkernel.composite import Composite
 from lpkernel.errors import InputError
-from lpkernel.images import Crop, load_mask, load_pixels, square, square_mask
+from lpkernel.images import Crop, load_mask, load_pixels, plain_pixels, square, square_mask
 from lpkernel.modes.fill import fill_hole
 from lpkernel.synthesis import Synthesis, allowed_images, canvas_array
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
 
 Bools = NDArray[np.bool_]
-ImageLike = str | Path | NDArray[Any]
+ImageLike = str | Path | NDArray[Any] | Image.Image
 MaskLike = str | Path | NDArray[Any]
 
 # A bank image this much nearer to the canvas than the median one is the same image, encoded once more (by another
@@ -59,13 +61,25 @@ def read_input(
     masked pixels before anything is resized or encoded.
     Raises InputError.
     """
-    given = image if isinstance(image, str | Path) else np.asarray(image)
+    given = image if isinstance(image, str | Path) else _array(image)
+    crop, box = _four("crop", crop), _four("box", box)
     if not isinstance(given, np.ndarray) or given.dtype == np.uint8:
         return _encoded(bank, given, autoencoder, crop, mask, box, fill)
     if fill or crop is not None:
         raise InputError(f"image: got {given.dtype} {given.shape}, expected a path or (H, W, 3) uint8 pixels")
     side = bank.image_size or bank.grid
     return Input(canvas_array(bank, given, 1)[0], None, _mask(mask, box, (side, side)), None)
+
+
+def _array(image: Any) -> NDArray[Any]:
+    """An array, a tensor or a PIL image as an array."""
+    if isinstance(image, Image.Image):
+        return plain_pixels(image)
+    return np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+
+
+def _four(name: str, edges: Any) -> Crop | None:
+    return None if edges is None else cast(Crop, checks.integers(name, edges, 4))
 
 
 def own_crop(bank: Bank, height: int, width: int) -> Crop | None:
@@ -75,16 +89,14 @@ def own_crop(bank: Bank, height: int, width: int) -> Crop | None:
 
 def _encoded(
     bank: Bank,
-    image: ImageLike,
+    image: str | Path | NDArray[Any],
     autoencoder: Autoencoder | None,
     crop: Crop | None,
     mask: MaskLike | None,
     box: Crop | None,
     fill: bool,
 ) -> Input:
-    if autoencoder is None:
-        raise InputError("autoencoder: got None, but the image is given as pixels; pass the bank's autoencoder")
-    bank.check_autoencoder(autoencoder)
+    autoencoder = of_bank(bank, autoencoder)
     what, pixels = ("image", image) if isinstance(image, np.ndarray) else (str(image), _loaded(image, load_pixels))
     if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
         raise InputError(f"image: got shape {pixels.shape}, expected (H, W, 3) uint8")
