@@ -129,13 +129,15 @@ class Bank:
         batch: int = 32,
         progress: Callable[[int, int], None] | None = None,
         cache: str | Path | None = None,
+        mapping: str | Path | None = None,
     ) -> Bank:
         """Encode a folder (recursive, naturally sorted), a list of files or (B, H, W, 3) uint8 images.
 
         `crop` (x0, y0, x1, y1) pixels is cut out first; then the centre square, resized to the
         autoencoder's side. Files that cannot be used are left out and listed in `skipped`; `strict` raises
-        InputError for the first instead. `limit`: only the first so many. `attributes`: a CelebA or
-        CelebAMask-HQ text file joined by file name, or name -> bool for each image given. `batch` images
+        InputError for the first instead. `limit`: only the first so many. `attributes`: a table of CelebA or
+        CelebAMask-HQ (text or CSV) joined by file name, or else its stem, with CelebA-HQ's `mapping` file if it needs
+        one (`lpkernel.attributes`); or name -> bool for each image given. `batch` images
         are encoded at once. `progress(done, total)` is called after each batch. `cache`: a folder for
         what is encoded so far, so that a killed build continues (`shards.discard_cache` removes it). A second
         build that is given it meanwhile raises InputError.
@@ -143,7 +145,7 @@ class Bank:
         from lpkernel.ingest import encode_images
 
         check_options(channels, max_patch)
-        found = encode_images(images, autoencoder, crop, strict, limit, attributes, batch, progress, cache)
+        found = encode_images(images, autoencoder, crop, strict, limit, attributes, batch, progress, cache, mapping)
         if autoencoder.codebook is not None:
             bank = cls.from_codes(
                 found.values,

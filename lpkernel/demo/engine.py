@@ -183,7 +183,7 @@ class Engine:
             images = made.decode(self.autoencoder)
         yield f"{timing(clock)}; {facts}; drawing …"
         with clock.stage("drawing"):
-            colours = render.sheet_colours(render.most_used(made.sources, render.SHOWN_SOURCES), made.bank.size)
+            colours = render.source_colours(made.bank.size)
             maps = np.stack([render.source_map(one, colours, images.shape[1]) for one in made.sources])
         yield Result(made, images, maps, f"{timing(clock)}; {facts}")
 
