@@ -1,4 +1,4 @@
-"""masked_topk by tensor cores, its source and its compiled code run on the CPU, equals the specification bit for bit."""
+"""masked_topk by tensor cores, its source and its compiled code run on the CPU, has the bits of the specification."""
 
 from __future__ import annotations
 

@@ -25,6 +25,7 @@ from lpkernel.backends.device_bank import (
     start_bytes,
     start_cells,
     upload,
+    wrong_device,
 )
 from lpkernel.backends.launch_table import Launch, Machine, Work
 from lpkernel.backends.pytorch import tensor
@@ -99,10 +100,12 @@ class CudaBackend:
         if self._given is None and (reasons := _native.cuda_reasons()):
             return reasons
         place = torch.device(self._device_type if device == "auto" else device)
-        if isinstance(request, TopkRequest) and isinstance(request.bank, torch.Tensor):
-            place = request.bank.device
+        bank = request.bank if isinstance(request, TopkRequest) else None
+        of_tensors = isinstance(bank, torch.Tensor)
+        if isinstance(bank, torch.Tensor):
+            place = bank.device
         if place.type != self._device_type:
-            return [f"runs on {self._device_type} devices only, not on {place}"]
+            return [wrong_device(self._device_type, place, of_tensors)]
         if place.type == "cuda" and not self._available:
             if not torch.cuda.is_available():
                 built = "sees no CUDA device" if torch.version.cuda else "was built without CUDA"
