@@ -268,7 +268,7 @@ def _check_distances(bank: Bank, plan: Plan, canvas: Array | None) -> None:
     if most <= bank.max_patch**2:
         return
     start = None if canvas is None or bank.is_discrete else bank.project(canvas)
-    if most * bank.largest_cell_distance(start) < 2**31:
+    if most * bank.largest_cell_distance(start, sum(scale.resize is not None for scale in plan.scales)) < 2**31:
         return
     if plan.patch > bank.max_patch:
         raise InputError(

@@ -400,24 +400,27 @@ def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, cand
     slab = configs.slab(rows, tile.rows, slabs)
     keys = torch.empty((count, slabs, slots), dtype=torch.int64, device=device)
     strides = (queries.stride(0), bank.stride(0), mask.stride(0) if mask.ndim == 2 else 0)
-    shape = {"KP": slots, "INTEGER": integer, "MASKED": patch_mask is not None}
-    kernels.search[(tiles, slabs)](
-        *(queries, bank, mask, allowed, keys, count, rows, width, *strides, slab, slabs),
-        **shape,
-        TQ=tile.queries,
-        TB=tile.rows,
-        TD=tile.columns,
-        CANDIDATES=candidate_mask is not None,
-        **_options(tile.warps, tile.stages),
-    )
+    # Flags of the queries that are done once more, scaled; integers never are.
+    flags = torch.empty(0 if integer else count, dtype=torch.uint8, device=device)
     merged = configs.merged_for(slabs * slots)
-    kernels.merge[(count,)](
-        *(queries, bank, mask, keys, distances, indices, width, *strides, slabs, k),
-        **shape,
-        SLOTS=merged,
-        TD=configs.MERGE_COLUMNS,
-        **_options(configs.finish_warps(merged)),
-    )
+    for redo in (False,) if integer else (False, True):
+        shape = {"KP": slots, "INTEGER": integer, "MASKED": patch_mask is not None, "REDO": redo}
+        kernels.search[(tiles, slabs)](
+            *(queries, bank, mask, allowed, keys, flags, count, rows, width, *strides, slab, slabs),
+            **shape,
+            TQ=tile.queries,
+            TB=tile.rows,
+            TD=tile.columns,
+            CANDIDATES=candidate_mask is not None,
+            **_options(tile.warps, tile.stages),
+        )
+        kernels.merge[(count,)](
+            *(queries, bank, mask, keys, flags, distances, indices, width, *strides, slabs, k),
+            **shape,
+            SLOTS=merged,
+            TD=configs.MERGE_COLUMNS,
+            **_options(configs.finish_warps(merged)),
+        )
     return TopK(distances, indices)
 
 

@@ -232,7 +232,7 @@ def _generate_tab(engine: Engine, latest: gr.State) -> None:
         with gr.Column(scale=1, min_width=280):
             controls = [
                 gr.Dropdown(list(PRESETS), value=DEFAULT_PRESET, label="preset", elem_id="lpk-generate-preset"),
-                gr.Slider(0, 2, 0, step=1, label="mirror: how much halves answer each other"),
+                gr.Slider(-1, 2, -1, step=1, label="mirror: how much halves answer each other; -1: as the preset"),
             ]
             controls = [*_controls(engine, 8, "lpk-generate"), *controls]
         with gr.Column(scale=3):
