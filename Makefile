@@ -50,8 +50,8 @@ sanitize: .venv/.installed-test
 	$(call SANITIZED,thread,tsan,tests/test_cpp.py tests/test_scan.py)
 
 # What only a GPU can tell; elsewhere it says what was not run, and fails.
-gpu-check: .venv/.installed-test
-	$(BIN)/python scripts/gpu_check.py
+gpu-check:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/gpu_check.py
 
 # Registers, occupancy, instructions and roofline estimates of the GPU kernels, without a GPU; needs nvcc
 # and Triton.
