@@ -31,6 +31,7 @@ from lpkernel.metrics.cache import Cache
 from lpkernel.metrics.extractors import POOLED
 
 SHOWN = 16  # pictures of a sheet
+PATCH = 6  # of the presets
 SWEEPS: dict[str, tuple[Any, ...]] = {
     "patch": (2, 3, 4, 6, 8),
     "stride": (1, 2, 3, 4, 6),
@@ -61,10 +62,10 @@ def pooled(content: NDArray[Any], bank: Bank) -> NDArray[np.float64]:
 
 
 def scales(side: int, count: int) -> tuple[int, ...]:
-    """`count` grid sides from half the grid to the grid, or the grid alone."""
+    """`count` grid sides from half the grid, or what the patch needs, to the grid; or the grid alone."""
     if count == 1:
         return (side,)
-    return tuple(int(m) for m in np.unique(np.floor(np.linspace(side / 2, side, count) + 0.5)))
+    return tuple(int(m) for m in np.unique(np.floor(np.linspace(max(side / 2, PATCH), side, count) + 0.5)))
 
 
 class Sweep:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel.errors import InputError
-from lpkernel.faces import DESCRIBED_SIDE, Description, describe, model_files
+from lpkernel.faces import DESCRIBED_SIDE, LEAST_SCORE, Description, describe, model_files
 from lpkernel.metrics import distances
 from lpkernel.metrics.pixels import LUMA
 from lpkernel.warp import Similarity, resample
@@ -38,7 +38,7 @@ class Portraits:
     def __init__(self) -> None:
         files = model_files()
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-        text = f"{self.name} {digests} {DESCRIBED_SIDE} {EYE_SIDE} {EYE_WIDTH}"
+        text = f"{self.name} {digests} {DESCRIBED_SIDE} {LEAST_SCORE} {EYE_SIDE} {EYE_WIDTH}"
         self.hash = hashlib.sha256(text.encode()).hexdigest()
         names = [path.name for path in files]
         self.facts: dict[str, Any] = {
