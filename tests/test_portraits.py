@@ -109,7 +109,7 @@ def test_real_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert brighter is not None and np.linalg.norm(brighter.identity - described.identity) < portraits.SAME_PERSON
     capsys.readouterr()
     out = tmp_path / "out"
-    argv = ["evaluate", folder, folder, "--faces", "-n", "6", "--quiet", "--out", out]
+    argv = ["evaluate", folder, folder, "--faces", "-n", "6", "--out", out]
     assert main([*map(str, argv)]) == 0
     (column,) = json.loads((out / "evaluate.json").read_text())["columns"]
     found = column["metrics"]
