@@ -27,6 +27,7 @@ FONT_SIZE = 14
 COLUMNS = 8
 SOURCE_ROWS = 2
 SHOWN_SOURCES = COLUMNS * SOURCE_ROWS
+LARGE_PICTURE = 6_000_000  # numbers, two megapixels
 
 
 def _oklch(lightness: NDArray[np.float64], chroma: float, hue: NDArray[np.float64]) -> Pixels:
@@ -261,5 +262,6 @@ def contact_sheet(
 
 def save_png(path: Path, image: Pixels) -> None:
     """Write (H, W, 3) uint8 as PNG, whole or not at all; equal arrays give equal bytes. Raises OSError."""
+    level = 6 if image.size < LARGE_PICTURE else 1  # of a photograph 3 seconds become 1, and a tenth is added
     with atomic_path(path) as partial:
-        Image.fromarray(image).save(partial, format="PNG")
+        Image.fromarray(image).save(partial, format="PNG", compress_level=level)

@@ -170,11 +170,11 @@ def test_edit_wants_a_picture_and_something_to_change(engine: Engine, face: np.n
 
 @pytest.mark.parametrize("crop", [None, (10, 5, 70, 65)])
 def test_a_picture_is_framed_as_the_bank(engine: Engine, tmp_path: Path, crop: Crop | None) -> None:
-    one = replace(engine, bank=replace(engine.bank, crop=crop))
+    one = replace(engine, bank=replace(engine.bank, crop=crop, source_size=(100, 80)))
     for name, size in (("wide.png", (100, 80)), ("square.png", (90, 90))):
         noise = np.random.default_rng(9).integers(0, 256, (size[1], size[0], 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / name)
-        framed = one.frame(tmp_path / name)
+        framed = one.frame(tmp_path / name).pixels
         np.testing.assert_array_equal(framed, read_input(one.bank, tmp_path / name, one.autoencoder).pixels)
         np.testing.assert_array_equal(framed, read_input(one.bank, framed, one.autoencoder).pixels)
     assert one.likeness(np.full((SIZE, SIZE, 3), (200, 30, 30), np.uint8))  # noise images are not like one plain colour

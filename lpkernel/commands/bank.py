@@ -7,7 +7,16 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import Progress, add_autoencoder, add_output, integers, list_skipped, load_bank, report
+from lpkernel.commands.common import (
+    Progress,
+    add_autoencoder,
+    add_output,
+    integers,
+    list_left_out,
+    list_skipped,
+    load_bank,
+    report,
+)
 from lpkernel.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,7 +82,9 @@ def run_build(args: argparse.Namespace) -> None:
     discard_cache(cache)
     if not args.quiet:
         list_skipped(bank.skipped)
-    result = {"bank": str(args.out), **describe(bank), "skipped": [list(pair) for pair in bank.skipped]}
+        list_left_out(bank.left_out)
+    skipped = [list(pair) for pair in bank.skipped]
+    result = {"bank": str(args.out), **describe(bank), "skipped": skipped, "left_out": bank.left_out}
     report(args, result, [f"{bank.size} images in {args.out}, {len(bank.skipped)} files skipped"])
 
 
@@ -112,6 +123,7 @@ def describe(bank: Bank) -> dict[str, Any]:
         "autoencoder": bank.autoencoder_name,
         "autoencoder_fingerprint": bank.autoencoder_fingerprint,
         "image_size": bank.image_size,
+        "source_size": bank.source_size,
         "labels": dict(sorted(Counter(bank.labels or []).items())),
         "attributes": {name: int(values.sum()) for name, values in bank.attributes.items()},
         "first_names": bank.names[:FIRST_NAMES],

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpkernel.commands.common import Clock, Progress, check_folder, file_hash, load_bank, report, write_json
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, printable
 from lpkernel.files import atomic_path
 
 if TYPE_CHECKING:
@@ -119,13 +119,14 @@ def run(
     baseline: Callable[[int], Section] | None = None,
     provenance: bool = True,
     warnings: Sequence[str] = (),
+    told: Sequence[str] = (),
 ) -> None:
     """Make every group's images, write everything and report; `name`.json is the record.
 
-    make(options) makes one batch, with the options of `Session.options`.
-    given: pictures that the sheet shows before the results. baseline(n) makes n pictures that it shows after them.
-    provenance: write the source map, the overlay and the provenance sheet of each image. warnings: of the input, said
-    on stderr unless quiet, and in the record.
+    make(options) makes one batch, with the options of `Session.options`. given: pictures that the sheet shows before
+    the results. baseline(n) makes n pictures that it shows after them. provenance: write the source map, the overlay
+    and the provenance sheet of each image. warnings: of the input, and what was done to it (told), said on stderr
+    unless quiet, and in the record.
     """
     import numpy as np
 
@@ -133,6 +134,8 @@ def run(
     from lpkernel.info import why_chosen
 
     args, bank = session.args, session.bank
+    for line in [] if args.quiet else told:
+        print(f"lpkernel: the input: {printable(line)}", file=sys.stderr)
     maps: list[NDArray[np.int32]] = []
     sections: list[Section] = []
     settings: dict[str, Any] = {}
@@ -190,6 +193,7 @@ def run(
         "groups": grouped,
         "images": _images(args.first_image, args.n, session.groups, bank.names, sources),
         "warnings": list(warnings),
+        "told": list(told),
         "files": [*session.files, f"{name}.json"],
         "seconds": session.clock.seconds,
     }
@@ -219,6 +223,9 @@ def _write_images(session: Session, made: Synthesis, first: int, provenance: boo
     session.args.out.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images, first):
         session.save_picture(f"image-{number:06d}.png", image)
+    if made.whole is not None:
+        for number, picture in enumerate(made.put_back(images), first):
+            session.save_picture(f"whole-{number:06d}.png", picture)
     if provenance:
         _write_provenance(session, made, images, first)
     return images

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lpkernel import edit, generate, plan, render
+from lpkernel import edit, faces, generate, plan, render
 from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.commands.common import Clock
 from lpkernel.errors import InputError
-from lpkernel.images import load_pixels, square
+from lpkernel.images import load_pixels
 from lpkernel.modes import cells, likeness
-from lpkernel.modes.inputs import own_crop, read_input
+from lpkernel.modes.framing import Framed, frame
+from lpkernel.modes.inputs import read_input
 from lpkernel.modes.regions import layout_of, named_region
 from lpkernel.presets import DEFAULT_PRESET
 from lpkernel.synthesis import Synthesis
@@ -83,11 +83,9 @@ class Engine:
             return (side,)
         return tuple(m for m in plan.default_scales(side, settings.scales) if m >= settings.patch) or (side,)
 
-    def frame(self, path: str | Path) -> Pixels:
-        """An image file framed as the bank's images, (S, S, 3). Raises InputError, without the path."""
-        pixels = load_pixels(path)
-        crop = own_crop(self.bank, *pixels.shape[:2])
-        return square(Image.fromarray(pixels), self.autoencoder.image_size, crop).copy()
+    def frame(self, path: str | Path, framing: str = "auto") -> Framed:
+        """An image file framed as the bank's images. Raises InputError, without the path."""
+        return frame(self.bank, load_pixels(path), self.autoencoder, framing=framing, find=faces.find_faces)
 
     def likeness(self, picture: Pixels) -> list[str]:
         """Why a picture (S, S, 3) may not suit the bank; [] if nothing is found."""

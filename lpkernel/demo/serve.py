@@ -90,7 +90,7 @@ def application(engine: Engine, allowed: frozenset[str], folder: Path) -> Any:
     )
     # A job may carry a picture and a mask of the bank's size, however badly they compress.
     body = 2**20 + 12 * engine.autoencoder.image_size**2
-    guarded = Guard(app, Jobs(page), allowed, lambda path: data_url(engine.frame(path)), folder, body)
+    guarded = Guard(app, Jobs(page), allowed, lambda path: data_url(engine.frame(path).pixels), folder, body)
     return with_policy(guarded)
 
 
