@@ -40,6 +40,7 @@ if hasattr(_imaging, "jpeg2k_decoder"):
     FORMATS["JPEG2000"] = (".jp2",)
 EXTENSIONS = {extension for extensions in FORMATS.values() for extension in extensions}
 MAX_PIXELS = 64_000_000  # there are cameras of 61 megapixels; decoding takes up to 16 bytes a pixel
+MAX_PIXELS_OF = {"AVIF": MAX_PIXELS // 2, "JPEG2000": MAX_PIXELS // 2}  # whose decoders take twice as much
 LARGE = 1 << 23  # pixels above which one picture is decoded at a time, however many threads read
 MAX_SIDE = 65_535  # JPEG's own: what is longer is made to break decoders
 MAX_EXIF = 1 << 16  # bytes, one segment of JPEG: Pillow copies a part of it for each of its tags
@@ -296,8 +297,9 @@ def _silence_libtiff() -> None:
 
 def _check(image: Image.Image) -> None:
     """Raise InputError for an image that is too large, or whose decoder could be made to run for minutes."""
-    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
-        limits = f"{MAX_PIXELS} pixels and {MAX_SIDE} a side"
+    most = MAX_PIXELS_OF.get(image.format or "", MAX_PIXELS)
+    if image.width * image.height > most or max(image.size) > MAX_SIDE:
+        limits = f"{most} pixels and {MAX_SIDE} a side"
         raise InputError(f"{image.width}x{image.height} pixels, expected at most {limits}; shrink it")
     if image.format == "TIFF":
         _silence_libtiff()

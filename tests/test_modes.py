@@ -421,7 +421,7 @@ def test_200_malformed_images_and_masks_are_one_line() -> None:
         other = shape if number % 2 else tuple(int(side) for side in random.integers(1, 90, 2))
         mask = random.random(other) < random.random()
         try:
-            made = modes[number % 3](bank, image, mask=mask, autoencoder=autoencoder, n=1, patch=3)
+            made = modes[number % 3](bank, image, mask=mask, autoencoder=autoencoder, n=1, patch=3, framing="as-is")
         except InputError as error:
             message = str(error)
         else:

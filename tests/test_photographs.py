@@ -148,7 +148,7 @@ def test_what_cannot_be_aligned_gets_one_line(bank: Bank) -> None:
 
 def test_banks_of_other_pictures_take_any_shape() -> None:
     codes = FakeVQ().encode(np.stack([smooth(SIZE, SIZE, seed) for seed in range(9)]))
-    plain = Bank.from_codes(codes, FakeVQ().codebook, 3)
+    plain = Bank.from_codes(codes, FakeVQ().codebook, 3)  # type: ignore[arg-type]
     assert frame(plain, smooth(300, 200), FakeVQ(), find=finder()).how == "as-is"
     with pytest.raises(InputError, match="the bank was built without one"):
         frame(plain, smooth(300, 200), FakeVQ(), framing="crop")

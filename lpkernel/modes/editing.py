@@ -97,8 +97,6 @@ def edit(
     facts: dict[str, Any] = {"mode": f"edit-{mode}", "donor": donor, "region_cells": int(chosen.sum())}
     if isinstance(region, str):
         facts |= {"region": region, "region_layout": layout_of(bank).name}
-    elif isinstance(mask, str | Path):
-        facts["region"] = str(mask)
     else:
-        facts["region"] = "cells" if region is not None else "mask" if box is None else list(box)
+        facts["region"] = start.marked or "cells"
     return finished(made, start, excluded, facts, inside, keep_outside)

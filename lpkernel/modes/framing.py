@@ -116,6 +116,7 @@ def frame(
         raise InputError(f"framing: got {framing!r} and a crop; leave one out")
     seen = _remembering(find)
     height, width, _ = pixels.shape
+    centre_square(width, height, crop)  # before a face is looked for in a picture that is too small for one
     expected, size = expected_size(bank), autoencoder.image_size
     if crop is not None or framing == "crop":
         if crop is None and bank.crop is None:

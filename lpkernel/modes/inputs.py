@@ -35,7 +35,8 @@ class Input:
     """canvas: (M, M) int64 codes or (M, M, L) float32 latents. mask: (S, S) bool, None if none was given.
 
     framed: the picture as a square (S, S, 3) and where that lies in the `photograph` (H, W, 3), whose hole is filled if
-    it was asked for; both None if codes were given. whole_mask: the mask of the photograph, (H, W).
+    it was asked for; both None if codes were given. whole_mask: the mask of the photograph, (H, W). marked: where the
+    mask is from, for the record.
     """
 
     canvas: NDArray[Any]
@@ -43,6 +44,7 @@ class Input:
     framed: Framed | None = None
     photograph: NDArray[np.uint8] | None = None
     whole_mask: Bools | None = None
+    marked: str | list[int] | None = None
 
     @property
     def pixels(self) -> NDArray[np.uint8] | None:
@@ -91,13 +93,21 @@ def read_input(
         if fill or crop is not None or framing != "auto":
             raise InputError(f"image: got {given.dtype} {given.shape}, expected a path or (H, W, 3) uint8 pixels")
         side = bank.image_size or bank.grid
-        return Input(canvas_array(bank, given, 1)[0], _mask(mask, box, (side, side), invert_mask))
+        canvas = canvas_array(bank, given, 1)[0]
+        return Input(canvas, _mask(mask, box, (side, side), invert_mask), marked=_marked(mask, box))
     if autoencoder is None:
         raise InputError("autoencoder: got None, but the image is given as pixels; pass the bank's autoencoder")
     bank.check_autoencoder(autoencoder)
     what, pixels, own = _pixels(given, alpha and mask is None and box is None)
     whole = own if own is not None and not invert_mask else _mask(mask, box, pixels.shape[:2], invert_mask)
-    return _encoded(bank, what, pixels, whole, autoencoder, crop, framing, fill)
+    read = _encoded(bank, what, pixels, whole, autoencoder, crop, framing, fill)
+    return replace(read, marked="transparency" if own is not None else _marked(mask, box))
+
+
+def _marked(mask: MaskLike | None, box: Crop | None) -> str | list[int] | None:
+    if box is not None:
+        return list(box)
+    return None if mask is None else str(mask) if isinstance(mask, str | Path) else "mask"
 
 
 def _pixels(image: str | Path | NDArray[Any], alpha: bool) -> tuple[str, NDArray[np.uint8], Bools | None]:
@@ -166,7 +176,7 @@ def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int], inver
         kind, expected = "a picture", "a black and white picture"
     else:
         given = np.asarray(mask)
-        kind, expected = str(given.dtype), "bool (True where the black and white picture is white)"
+        kind, expected = str(given.dtype), "bool"
         if given.dtype == np.bool_ and invert:
             given = ~given
     if given.dtype != np.bool_ or given.shape != shape:
