@@ -29,7 +29,7 @@
     context.lineWidth = (tools.querySelector(".lpk-brush").value / 128) * canvas.width;
     context.beginPath();
     context.moveTo(...from);
-    context.lineTo(...to);
+    context.lineTo(to[0] + 0.01, to[1]);  // a line of no length would not be drawn, round ends or not
     context.stroke();
   };
 
@@ -179,7 +179,6 @@
       if (document.getElementById(name)) one.setAttribute("aria-controls", name);
       else one.removeAttribute("aria-controls");
     }
-    for (const one of document.querySelectorAll("input[role=combobox]:not([type])")) one.type = "text";
   };
 
   const watch = () => {

@@ -150,7 +150,7 @@ def _check(control: Any) -> guard.Check:
             return guard.truth
         case gr.CheckboxGroup():
             return guard.some_of(value for _, value in control.choices)
-        case gr.Dropdown() | gr.Radio():
+        case gr.Radio():
             return guard.one_of(value for _, value in control.choices)
         case gr.Textbox():
             return guard.text(control.max_length)
@@ -217,7 +217,7 @@ def _more(engine: Engine, prefix: str) -> list[Any]:
         ),
         gr.Slider(1, top, min(6, top), step=1, label="patch", info="side of a piece, in cells: larger copies more"),
         gr.Slider(0, top, 0, step=1, label="stride", info="cells from one piece to the next; 0: a third of the patch"),
-        gr.Dropdown(
+        gr.Radio(
             list(registry.NAMES),
             value=engine.backend,
             label="backend",
@@ -289,7 +289,7 @@ def _generate_tab(engine: Engine, opening: Result, latest: gr.State, generated: 
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
             controls = _controls(engine, 8, "lpk-generate")
-            preset = gr.Dropdown(
+            preset = gr.Radio(
                 list(PRESETS),
                 value=DEFAULT_PRESET,
                 label="style",
