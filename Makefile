@@ -21,8 +21,9 @@ gallery: .venv/.installed
 table1: .venv/.installed
 	$(BIN)/python scripts/table1.py $(TABLE1)
 
+# A worker a core, which takes about 1.5 GB; a file is one worker's, the longest first (tests/conftest.py).
 test: .venv/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

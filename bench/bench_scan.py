@@ -16,12 +16,14 @@ from pytest_benchmark.fixture import BenchmarkFixture
 import lpkernel as lp
 from lpkernel.backends import registry
 
-# name -> (images of the bank allowed, P, scales)
-CASES: dict[str, tuple[int, int, tuple[int, ...] | None]] = {
-    "B=16 P=6 five scales": (16, 6, None),
-    "B=16 P=4 w=1 five scales": (16, 4, None),
-    "B=1200 P=6 five scales": (1200, 6, None),
-    "B=1200 P=6 one scale": (1200, 6, (16,)),
+# name -> (images of the bank allowed, P, scales, preset)
+CASES: dict[str, tuple[int, int, tuple[int, ...] | None, str]] = {
+    "B=16 P=6 balanced": (16, 6, None, "balanced"),
+    "B=16 P=6 five scales": (16, 6, None, "paper"),
+    "B=16 P=4 w=1 five scales": (16, 4, None, "paper"),
+    "B=1200 P=6 balanced": (1200, 6, None, "balanced"),
+    "B=1200 P=6 five scales": (1200, 6, None, "paper"),
+    "B=1200 P=6 one scale": (1200, 6, (16,), "paper"),
 }
 USABLE = [name for name, backend in registry.BACKENDS.items() if not backend.unsupported(None)]
 
@@ -32,8 +34,10 @@ def bank() -> lp.Bank:
 
 
 def generate(case: str, backend: str) -> np.ndarray:
-    sources, patch, scales = CASES[case]
-    return lp.generate(bank(), 16, patch, scales=scales, candidates=np.arange(sources), backend=backend).sources
+    sources, patch, scales, preset = CASES[case]
+    return lp.generate(
+        bank(), 16, patch, scales=scales, candidates=np.arange(sources), backend=backend, preset=preset
+    ).sources
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Avatars of each preset, with and without mirrored cells.
+"""Avatars of the paper's settings and of each other preset, above one another.
 
 python examples/presets.py out/presets.png
 """
@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 import lpkernel as lp
-from lpkernel import render
+from lpkernel import presets, render
 
 
 def main(path: Path) -> None:
     bank, autoencoder = lp.Bank.default(), lp.load_autoencoder()
     bands = []
-    for preset, mirror in (("paper", 0), ("balanced", 0), ("balanced", 1), ("diverse", 0)):
-        made = lp.generate(bank, n=6, preset=preset, mirror=mirror, seed=5)
-        row = render.grid(made.decode(autoencoder), 6)
-        bands += [render.heading(f"{preset}, mirror={mirror}" if mirror else preset, row.shape[1]), row]
+    for preset in presets.PRESETS:
+        made = lp.generate(bank, n=14, preset=preset, seed=5)
+        row = render.grid(made.decode(autoencoder), 7)
+        bands += [render.heading(preset, row.shape[1]), row]
     render.save_png(path, np.concatenate(bands))
 
 

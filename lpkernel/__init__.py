@@ -1,23 +1,27 @@
 """lpkernel: the engine for LatentPatch, new images from a few examples with no training."""
 
-from lpkernel import _startup  # noqa: F401  before the rest: what it does holds while that is imported
+from lpkernel import _startup  # before the rest: what it does holds while that is imported
 
 # isort: split
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from lpkernel import plan
-from lpkernel.autoencoder import Autoencoder, load_autoencoder
-from lpkernel.bank import Bank
-from lpkernel.copies import CopyLimit
 from lpkernel.errors import BackendUnavailable, InputError, LpkernelError, MissingExtra
 from lpkernel.info import info
-from lpkernel.modes.aligning import Aligned, Framing, align
-from lpkernel.modes.editing import edit
-from lpkernel.modes.guided import reference
-from lpkernel.modes.harmonizing import harmonize
-from lpkernel.modes.inpainting import inpaint
-from lpkernel.ops import masked_topk
-from lpkernel.synthesis import Synthesis, generate
+
+if TYPE_CHECKING:
+    from lpkernel import plan
+    from lpkernel.autoencoder import Autoencoder, load_autoencoder
+    from lpkernel.bank import Bank
+    from lpkernel.copies import CopyLimit
+    from lpkernel.modes.aligning import Aligned, Framing, align
+    from lpkernel.modes.editing import edit
+    from lpkernel.modes.guided import reference
+    from lpkernel.modes.harmonizing import harmonize
+    from lpkernel.modes.inpainting import inpaint
+    from lpkernel.ops import masked_topk
+    from lpkernel.synthesis import Synthesis, generate
 
 __version__ = version("lpkernel")
 
@@ -43,3 +47,45 @@ __all__ = [
     "plan",
     "reference",
 ]
+
+# Names that are imported when they are first asked for, so that the command line answers before torch is there.
+_HOMES = {
+    "Aligned": "modes.aligning",
+    "Autoencoder": "autoencoder",
+    "Bank": "bank",
+    "CopyLimit": "copies",
+    "Framing": "modes.aligning",
+    "Synthesis": "synthesis",
+    "align": "modes.aligning",
+    "edit": "modes.editing",
+    "generate": "synthesis",
+    "harmonize": "modes.harmonizing",
+    "inpaint": "modes.inpainting",
+    "load_autoencoder": "autoencoder",
+    "masked_topk": "ops",
+    "reference": "modes.guided",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(f"module 'lpkernel' has no attribute {name!r}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"lpkernel.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    try:
+        return importlib.import_module(f"lpkernel.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"lpkernel.{name}":
+            raise
+        raise AttributeError(f"module 'lpkernel' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if not _startup.is_command():
+    # A program that imports lpkernel finds torch.ops.lpkernel.
+    importlib.import_module("lpkernel.ops")

@@ -3,6 +3,9 @@
 Ctrl+C while the command line is still importing ends it as later (see `lpkernel.cli`): one line and exit code 130.
 Before Python has come as far as this file, Ctrl+C is Python's own.
 
+A standard stream that was closed (`lpkernel ... >&-`) leads nowhere: a file that is opened later must not take its
+place.
+
 A forked child computes with one thread in torch: the OpenMP threads that torch had in its parent are not there, and it
 would wait for them for ever. `torch.set_num_threads` is not for such a child.
 """
@@ -22,11 +25,20 @@ def _leave(*_: object) -> NoReturn:
     os._exit(INTERRUPTED)  # nothing is open yet, and an exception could be lost in somebody's import
 
 
-def _is_command() -> bool:
+def is_command() -> bool:
     """Whether this process is `lpkernel` or `python -m lpkernel`, not a program that imports lpkernel."""
     program = sys.argv[0] if getattr(sys, "argv", None) else ""
     module = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if "-m" in sys.orig_argv else []
     return module == ["lpkernel"] if program == "-m" else os.path.basename(program) in ("lpkernel", "lpkernel.exe")
+
+
+def _open_streams() -> None:
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def imported() -> None:
@@ -41,8 +53,10 @@ def _one_thread() -> None:
         torch.set_num_threads(1)
 
 
-# SIGINT stays as it is where somebody has seen to it, or asked to ignore it.
-if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _leave)
+if is_command():
+    _open_streams()
+    # SIGINT stays as it is where somebody has seen to it, or asked to ignore it
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _leave)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_one_thread)

@@ -8,7 +8,7 @@ cells a side fits int32. The rounded numbers are stored, never derived again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from lpkernel import pca as pca_module
 from lpkernel import tensor_file
 from lpkernel.bank_checks import INT16_CODES, check_bank, fixed_limit, within_limit
 from lpkernel.errors import InputError, short, unknown_name
+from lpkernel.extent import Extent
 from lpkernel.pca import PCA
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Bank:
     left_out: list[str] = field(default_factory=list)
     _levels: dict[int, np.ndarray] = field(default_factory=dict, init=False)
     _table: np.ndarray | None = field(default=None, init=False)
-    _extent: np.ndarray | None = field(default=None, init=False)
+    _extent: Extent | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         check_bank(self)
@@ -132,13 +133,15 @@ class Bank:
         batch: int = 32,
         progress: Callable[[int, int], None] | None = None,
         cache: str | Path | None = None,
+        mapping: str | Path | None = None,
     ) -> Bank:
         """Encode a folder (recursive, naturally sorted), a list of files or (B, H, W, 3) uint8 images.
 
         `crop` (x0, y0, x1, y1) pixels is cut out first; then the centre square, resized to the
         autoencoder's side. Files that cannot be used are left out and listed in `skipped`; `strict` raises
-        InputError for the first instead. `limit`: only the first so many. `attributes`: a CelebA or
-        CelebAMask-HQ text file joined by file name, or name -> bool for each image given. `batch` images
+        InputError for the first instead. `limit`: only the first so many. `attributes`: a table of CelebA or
+        CelebAMask-HQ (text or CSV) joined by file name, or else its stem, with CelebA-HQ's `mapping` file if it needs
+        one (`lpkernel.attributes`); or name -> bool for each image given. `batch` images
         are encoded at once. `progress(done, total)` is called after each batch. `cache`: a folder for
         what is encoded so far, so that a killed build continues (`shards.discard_cache` removes it). A second
         build that is given it meanwhile raises InputError.
@@ -146,7 +149,7 @@ class Bank:
         from lpkernel.ingest import encode_images
 
         check_options(channels, max_patch)
-        found = encode_images(images, autoencoder, crop, strict, limit, attributes, batch, progress, cache)
+        found = encode_images(images, autoencoder, crop, strict, limit, attributes, batch, progress, cache, mapping)
         if autoencoder.codebook is not None:
             bank = cls.from_codes(
                 found.values,
@@ -389,21 +392,23 @@ class Bank:
             self._table = (squares[:, None] + squares - 2 * (rows64 @ rows64.T)).astype(np.int32)
         return self._table
 
-    def largest_cell_distance(self, start: np.ndarray | None = None) -> int:
-        """A bound on the squared distance of any two cells of the bank, at any side.
+    def largest_cell_distance(self, start: np.ndarray | None = None, resizes: int = 0) -> int:
+        """A bound on the squared distance of any two cells, of the bank at any side or of a canvas made of them.
 
-        start: fixed-point values (..., C) of a starting canvas, whose cells are then meant, too. Reads latents once.
+        start: fixed-point values (..., C) of a starting canvas, whose cells are then meant, too. resizes: how often a
+        canvas is resized, each of which rounds once more. Reads all latents, the first time.
         """
         if self._extent is None:
-            values = self.fixed_latents if self.fixed_codebook is None else self.fixed_codebook
-            assert values is not None
-            rows = values.reshape(-1, self.channels)
-            self._extent = np.stack([rows.min(axis=0), rows.max(axis=0)])
-        low, high = self._extent.astype(np.int64)
-        if start is not None:
-            cells = start.reshape(-1, self.channels)
-            low, high = np.minimum(low, cells.min(axis=0)), np.maximum(high, cells.max(axis=0))
-        return int(np.square(high - low).sum())
+            self._extent = Extent.of(self._fixed_parts)
+        extent = self._extent if start is None else self._extent.with_cells(start)
+        return extent.largest_distance(2 + resizes)
+
+    def _fixed_parts(self) -> Iterator[np.ndarray]:
+        """The codebook's fixed-point values, or all latents', some at a time: (..., C) int16."""
+        if self.fixed_codebook is not None:
+            yield self.fixed_codebook
+        else:
+            yield from (self.fixed_values(slice(i, i + _CHUNK)) for i in range(0, self.size, _CHUNK))
 
     def project(self, latents: np.ndarray) -> np.ndarray:
         """Fixed-point values of other latent vectors: (..., L) finite -> (..., C) int16 within +-limit."""

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 a wrong argument or input (one line on stderr, never a tra
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -14,8 +15,8 @@ from typing import NoReturn
 
 from lpkernel import _startup
 from lpkernel._startup import INTERRUPTED
-from lpkernel.commands import align, autoencoder, bank, bench, demo, edit, evaluate, generate, info
-from lpkernel.errors import InputError, LpkernelError
+from lpkernel.commands import align, autoencoder, bank, bench, completion, demo, edit, evaluate, generate, info
+from lpkernel.errors import InputError, LpkernelError, printable
 
 USAGE_ERROR = 2
 
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="lpkernel", description="Image generation by copying latent patches of a few examples.")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    for module in (info, bank, autoencoder, align, generate, edit, evaluate, demo, bench):
+    for module in (info, bank, autoencoder, align, generate, edit, evaluate, demo, bench, completion):
         module.register(commands)
     return parser
 
@@ -40,7 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: sys.argv) and return its exit code; --help raises SystemExit(0)."""
     try:
-        _startup.imported()
         logging.basicConfig(format="lpkernel: %(message)s", level=logging.WARNING)
         parser = build_parser()
         args = parser.parse_args(argv)
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(__version__)
         elif hasattr(args, "run"):
+            _begin(args)
             args.run(args)
         else:
             parser.error("no command given")
@@ -67,6 +68,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _begin(args: argparse.Namespace) -> None:
+    """Say what is begun, since the libraries of most commands take seconds to load; then load them."""
+    if begins := getattr(args, "begins", None):
+        shown = not getattr(args, "quiet", False) and (not getattr(args, "json", False) or sys.stderr.isatty())
+        if shown:
+            print(printable(f"lpkernel: {begins(args)} ..."), file=sys.stderr, flush=True)
+        importlib.import_module("lpkernel.ops")  # torch, and what needs it
+    _startup.imported()
+
+
 def _fail(message: str) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError:  # what it holds cannot be written, as on a full disk, and must not be tried again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print("lpkernel: error:", " ".join(message.split()), file=sys.stderr)
     return USAGE_ERROR

@@ -124,12 +124,17 @@ def _common_size(sources: list[_Source]) -> tuple[int, int] | None:
 
 
 def _attributes_of(
-    attributes: str | Path | Mapping[str, np.ndarray] | None, sources: list[_Source], given: int
+    attributes: str | Path | Mapping[str, np.ndarray] | None,
+    mapping: str | Path | None,
+    sources: list[_Source],
+    given: int,
 ) -> dict[str, np.ndarray]:
+    if mapping is not None and not isinstance(attributes, str | Path):
+        raise InputError("mapping: is for attributes from a file, and there is none; give attributes, too")
     if attributes is None:
         return {}
     if isinstance(attributes, str | Path):
-        return read_attributes(attributes, [source.name for source in sources])
+        return read_attributes(attributes, [source.name for source in sources], mapping)
     for name, values in attributes.items():
         if np.shape(values) != (given,):
             got = f"attribute {name!r} has shape {np.shape(values)}"
@@ -147,6 +152,7 @@ def encode_images(
     batch: int = 32,
     progress: Progress | None = None,
     cache: str | Path | None = None,
+    mapping: str | Path | None = None,
 ) -> Encoded:
     """Encode a folder, a list of files or (B, H, W, 3) uint8 images; options as in `Bank.build`.
 
@@ -161,7 +167,7 @@ def encode_images(
         raise InputError(f"{found.unreadable[0][0]}: {found.unreadable[0][1]}")
     given = len(sources)
     sources = sources[:limit]
-    table = _attributes_of(attributes, sources, given)  # before the long work
+    table = _attributes_of(attributes, mapping, sources, given)  # before the long work
     folder = None if cache is None else Path(cache)
     work = _Work(autoencoder, crop, strict, batch, folder)
     values: list[np.ndarray] = []

@@ -109,12 +109,20 @@ def _check_range(queries: Any, bank: Any) -> None:
     """int16 distances must fit int32."""
     if _dtype(bank) != "int16" or bank.shape[1] == 0 or queries.shape[0] == 0:
         return
-    spread = max(int(queries.max()), int(bank.max())) - min(int(queries.min()), int(bank.min()))
+    spread = _spread(queries, bank)
     if bank.shape[1] * spread**2 >= 2**31:
         raise InputError(
             f"int16 values span {spread} over D = {bank.shape[1]}: D * span^2 reaches 2^31 and would overflow; "
             "scale them down"
         )
+
+
+def _spread(queries: Any, bank: Any) -> int:
+    """The largest of all values less the smallest. A GPU is waited for once."""
+    if isinstance(bank, Tensor):
+        ends = torch.stack([*queries.aminmax(), *bank.aminmax()]).tolist()
+        return int(max(ends) - min(ends))
+    return max(int(queries.max()), int(bank.max())) - min(int(queries.min()), int(bank.min()))
 
 
 def _dense(
@@ -126,7 +134,8 @@ def _dense(
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The op on tensors. Backends that speak NumPy get CPU tensors as arrays, and give tensors back."""
-    distances, indices = _run(queries.detach(), bank.detach(), k, patch_mask, candidate_mask, backend)
+    queries, bank = (array.detach() if array.requires_grad else array for array in (queries, bank))
+    distances, indices = _run(queries, bank, k, patch_mask, candidate_mask, backend)
     return torch.as_tensor(distances), torch.as_tensor(indices)
 
 

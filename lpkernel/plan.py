@@ -160,19 +160,35 @@ class Plan:
     mirror: int = 0
     first_step: int = 0
 
-    @property
+    @cached_property
     def sides(self) -> tuple[int, ...]:
         return tuple(scale.side for scale in self.scales)
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Steps over all scales; a step's index in this count, from `first_step` on, is its random counter."""
         return sum(len(scale.positions) for scale in self.scales)
 
-    @property
+    @cached_property
     def cuts(self) -> bool:
         """Whether any step leaves cells of its overlap to the canvas."""
         return any(bool(scale.overlap.any()) for scale in self.scales)
+
+    @cached_property
+    def keeps(self) -> bool:
+        """Whether any scale has cells that no step writes."""
+        return any(bool(scale.kept.any()) for scale in self.scales)
+
+    @cached_property
+    def mean_compared(self) -> float:
+        """Cells that a step compares, on average."""
+        counts = [len(cells) for scale in self.scales for cells in scale.compared]
+        return sum(counts) / max(1, len(counts))
+
+    @cached_property
+    def most_compared(self) -> int:
+        """Cells that a step compares, at most."""
+        return max((len(cells) for scale in self.scales for cells in scale.compared), default=0)
 
     @cached_property
     def stages(self) -> tuple[Plan, ...]:

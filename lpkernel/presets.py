@@ -26,10 +26,10 @@ class Preset:
 
 PRESETS = {
     "paper": Preset(halved=False, start="resize", overlap="replace", hubness=0.0, mirror=0),
-    "balanced": Preset(halved=True, start="carry", overlap="cut", hubness=0.25, mirror=0),
-    "diverse": Preset(halved=True, start="carry", overlap="cut", hubness=0.5, mirror=0),
+    "balanced": Preset(halved=True, start="carry", overlap="cut", hubness=0.25, mirror=1),
+    "diverse": Preset(halved=True, start="carry", overlap="cut", hubness=0.5, mirror=1),
 }
-DEFAULT_PRESET = "paper"
+DEFAULT_PRESET = "balanced"
 
 
 def find(name: str) -> Preset:

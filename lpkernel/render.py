@@ -5,14 +5,16 @@ Arrays in, arrays out: images are (H, W, 3) uint8 RGB, stacks of them (N, H, W, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, printable
 from lpkernel.files import atomic_path
 
 Pixels = NDArray[np.uint8]
@@ -21,13 +23,12 @@ WHITE = (255, 255, 255)
 PAGE = (238, 238, 240)  # not white, so that pictures with a white background end visibly
 UNSOURCED = (212, 212, 212)  # cells that no example was copied to
 GOLDEN = (5**0.5 - 1) / 2
-SPREAD_LIMIT = 24  # up to here hues are evenly spread; beyond, even hues would be too close to tell neighbours apart
-LIGHTNESS = (0.68, 0.50, 0.84, 0.59)
+CHROMA = 0.19
+LIGHTNESS = (0.70, 0.45, 0.86, 0.55, 0.78)
 FONT_SIZE = 14
 COLUMNS = 8
 SOURCE_ROWS = 2
 SHOWN_SOURCES = COLUMNS * SOURCE_ROWS
-LARGE_PICTURE = 6_000_000  # numbers, two megapixels
 
 
 def _oklch(lightness: NDArray[np.float64], chroma: float, hue: NDArray[np.float64]) -> Pixels:
@@ -51,17 +52,16 @@ def _oklch(lightness: NDArray[np.float64], chroma: float, hue: NDArray[np.float6
     return np.rint(encoded * 255).astype(np.uint8)
 
 
-def source_colours(count: int, chroma: float = 0.19) -> Pixels:
-    """A colour for each of `count` sources: (count, 3) uint8, always the same for the same count.
+def source_colours(count: int) -> Pixels:
+    """A colour for each of `count` sources: (count, 3) uint8. That of a source is the same whatever the count.
 
-    Hues are evenly spread for a few sources and follow the golden ratio for many, so that sources
-    with neighbouring numbers stay far apart; lightness cycles as well. Raises InputError if count < 0.
+    Hues follow half the golden ratio and lightness cycles, so that sources with neighbouring numbers, and any few of
+    the first ones, stay far apart. Raises InputError if count < 0.
     """
     if count < 0:
         raise InputError(f"count is {count}; expected 0 or more colours")
     i = np.arange(count, dtype=np.float64)
-    hue = i / max(count, 1) if count <= SPREAD_LIMIT else (i * GOLDEN) % 1.0
-    return _oklch(np.resize(LIGHTNESS, count), chroma, hue + 0.08)
+    return _oklch(np.resize(LIGHTNESS, count), CHROMA, (i * GOLDEN / 2 + 0.08) % 1.0)
 
 
 def source_map(sources: NDArray[np.integer], colours: Pixels, size: int) -> Pixels:
@@ -118,16 +118,19 @@ def provenance_sheet(
 
     image (S, S, 3) and its source map (M, M); the sources numbered `shown` as pictures (B', S, S, 3) with their
     names. Cells that a source gave are outlined in its colour and bright, the rest of it is pale; above it stand its
-    share of all cells and its name. Raises InputError if the counts differ.
+    share of all cells and its name. The title tells of sources left out. Raises InputError if the counts differ.
     """
     if not len(shown) == len(pictures) == len(names):
         raise InputError(f"{len(pictures)} pictures and {len(names)} names for {len(shown)} sources; expected as many")
     size, cells = len(image), np.asarray(sources)
-    colours = sheet_colours(shown, int(max(cells.max(initial=-1), np.max(shown, initial=-1))) + 1)
+    colours = source_colours(int(max(cells.max(initial=-1), np.max(shown, initial=-1))) + 1)
     gap = max(2, size // 32)
     top = np.stack([image, source_map(cells, colours, size), overlay(image, cells, colours)])
     kept = np.count_nonzero(cells < 0) / cells.size
+    given = np.unique(cells[cells >= 0])
     title = f"Result, its source map, the map over it{f'; {kept:.1%} kept from the input' if kept else ''}"
+    if len(given) > len(shown):
+        title += f"; {len(shown)} of {len(given)} sources shown"
     columns = max(len(top), min(4, len(shown)))
     width = columns * (size + gap) + gap
     bands = [heading(title, width), _padded(grid(top, len(top), gap, PAGE), width)]
@@ -185,13 +188,6 @@ def most_used(maps: NDArray[np.integer], limit: int) -> NDArray[np.int64]:
     return numbers[np.lexsort((numbers, -counts))][:limit].astype(np.int64)
 
 
-def sheet_colours(shown: Sequence[int] | NDArray[np.integer], count: int) -> Pixels:
-    """Colours (count, 3) for a sheet: vivid for the sources shown on it, muted for all the others."""
-    colours = source_colours(count, chroma=0.035)
-    colours[np.asarray(shown, np.int64)] = source_colours(len(shown))
-    return colours
-
-
 def framed(images: Pixels, colours: Pixels, width: int) -> Pixels:
     """Images (N, H, W, 3), each with a frame of its colour (N, 3) around it, `width` pixels wide."""
     n, height, wide, _ = images.shape
@@ -201,16 +197,21 @@ def framed(images: Pixels, colours: Pixels, width: int) -> Pixels:
     return out
 
 
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(FONT_SIZE)
+
+
 def heading(text: str, width: int, height: int = 22) -> Pixels:
     """A (height, width, 3) strip of page with a small line of text at its left."""
     strip = Image.new("RGB", (width, height), PAGE)
-    ImageDraw.Draw(strip).text((6, 4), text, fill=(60, 60, 60), font=ImageFont.load_default(FONT_SIZE))
+    ImageDraw.Draw(strip).text((6, 4), printable(text), fill=(60, 60, 60), font=_font())
     return np.asarray(strip)
 
 
 def _caption(share: float, name: str, width: int) -> Pixels:
     """A heading with a share and the name of a source; of a name that is too long, its end."""
-    font, shown = ImageFont.load_default(FONT_SIZE), name
+    font, shown = _font(), printable(name)
     while len(shown) > 1 and font.getlength(f"{share:.1%} {shown}") > width - 8:
         shown = "…" + shown.removeprefix("…")[1:]
     return heading(f"{share:.1%} {shown}", width)
@@ -231,7 +232,7 @@ def contact_sheet(
 
     pictures (B', H, W, 3) uint8 are the sources numbered `shown` (B',); a section is a heading, results
     (N, H, W, 3) uint8 and their source maps (N, M, M), or None for pictures that have none. Cells from sources that
-    are not shown have muted colours of their own. Raises InputError if the counts differ.
+    are not shown have their own colours, too. Raises InputError if the counts differ.
     """
     if len(pictures) != len(shown):
         raise InputError(f"{len(pictures)} source pictures for {len(shown)} source numbers; expected as many")
@@ -240,16 +241,16 @@ def contact_sheet(
             raise InputError(f"{len(results)} images for {len(maps)} source maps in {title!r}; expected as many")
     all_maps = [maps for _, _, maps in sections if maps is not None]
     count = max([int(np.max(shown, initial=-1)), *(int(maps.max(initial=-1)) for maps in all_maps)]) + 1
-    colours = sheet_colours(shown, count)
+    colours = source_colours(count)
     size = pictures.shape[1]
     frame, gap = max(3, size // 20), max(2, size // 32)
     columns = min(COLUMNS, max([len(pictures), *(len(results) for _, results, _ in sections)]))
     # results have a frame too, of the page's colour, so that all columns line up
     bands = [grid(framed(pictures, colours[np.asarray(shown, np.int64)], frame), columns, gap, PAGE)]
     used = np.unique(np.concatenate([maps[maps >= 0] for maps in all_maps])) if all_maps else np.empty(0)
-    titles = ["Sources used most, each in its colour (all others muted)"]
-    if np.isin(used, shown).all():
-        titles = ["Sources, each in its colour"]
+    titles = ["Sources, each in its colour"]
+    if not np.isin(used, shown).all():
+        titles = [f"Sources used most, each in its colour: first {len(shown)} of {len(np.union1d(used, shown))} shown"]
     for title, results, maps in sections:
         pairs = results if maps is None else with_maps(results, maps, colours)
         bands.append(
@@ -260,8 +261,13 @@ def contact_sheet(
     return np.concatenate([part for t, b in zip(titles, bands, strict=True) for part in (heading(t, width), b)])
 
 
-def save_png(path: Path, image: Pixels) -> None:
-    """Write (H, W, 3) uint8 as PNG, whole or not at all; equal arrays give equal bytes. Raises OSError."""
-    level = 6 if image.size < LARGE_PICTURE else 1  # of a photograph 3 seconds become 1, and a tenth is added
+def save_png(path: Path, image: Pixels, text: Mapping[str, str] | None = None, fast: bool = False) -> None:
+    """Write (H, W, 3) uint8 as PNG, whole or not at all; equal arguments give equal bytes. Raises OSError.
+
+    text: chunks by keyword, Latin-1. fast: a larger file in less time.
+    """
+    chunks = PngInfo()
+    for keyword, value in (text or {}).items():
+        chunks.add_text(keyword, value)
     with atomic_path(path) as partial:
-        Image.fromarray(image).save(partial, format="PNG", compress_level=level)
+        Image.fromarray(image).save(partial, format="PNG", pnginfo=chunks, compress_level=1 if fast else 6)

@@ -56,14 +56,14 @@ class Busy(InputError):
 
 
 @contextmanager
-def owned(folder: Path) -> Iterator[int]:
+def owned(folder: Path, other: str = "another build of this bank") -> Iterator[int]:
     """Own the cache folder, made if need be, for as long as the block runs. Yields a descriptor of it.
 
-    Raises Busy when another build owns it, InputError when it cannot be made, is a link, or holds a `lock` that is no
-    file of ours.
+    Raises Busy, whose line begins with `other`, when another process owns it, InputError when it cannot be made, is a
+    link, or holds a `lock` that is no file of ours.
     """
     try:
-        place, held = _lock(folder)
+        place, held = _lock(folder, other)
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
     with held:
@@ -74,7 +74,7 @@ def owned(folder: Path) -> Iterator[int]:
                 os.unlink(LOCK, dir_fd=place)  # still locked: whoever waits for this file looks for it anew
 
 
-def _lock(folder: Path) -> tuple[int, ExitStack]:
+def _lock(folder: Path, other: str) -> tuple[int, ExitStack]:
     """A descriptor of the folder, and what closes it and its file `lock`, which is locked."""
     if folder.is_symlink():
         raise InputError(f"cache {folder} is a link, expected a folder; remove it")
@@ -94,7 +94,7 @@ def _lock(folder: Path) -> tuple[int, ExitStack]:
             status = os.fstat(lock)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
                 raise InputError(f"cache: {folder / LOCK} is no file of a build; remove it")
-            _take(folder, lock)
+            _take(folder, lock, other)
             if os.stat(LOCK, dir_fd=place, follow_symlinks=False).st_ino == status.st_ino:
                 os.ftruncate(lock, 0)
                 os.pwrite(lock, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
@@ -102,13 +102,13 @@ def _lock(folder: Path) -> tuple[int, ExitStack]:
     raise Busy(f"cache {folder}: other builds keep making and removing it; give each a folder of its own")
 
 
-def _take(folder: Path, lock: int) -> None:
+def _take(folder: Path, lock: int, other: str) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         owner = " ".join(os.pread(lock, 200, 0).decode("utf-8", "replace").split())
         by = f" ({short(owner)})" if owner else ""
-        raise Busy(f"another build of this bank is running{by} in {folder}; wait for it, or end it") from error
+        raise Busy(f"{other} is running{by} in {folder}; wait for it, or end it") from error
     except OSError:
         pass  # a file system without locks: two builds then do the same work twice, or again
 

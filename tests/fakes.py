@@ -64,3 +64,12 @@ class FakeContinuous(_MeanColour):
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
         return self._images(latents)
+
+
+def far_latents() -> np.ndarray:
+    """(4, 8, 8, 16) float32 whose cells are as far apart as fixed point has room for: corners that no PCA turns."""
+    signs = np.ones((1, 1))
+    for _ in range(5):
+        signs = np.block([[signs, signs], [signs, -signs]])  # orthogonal columns (Sylvester's Hadamard matrix)
+    corners = signs[:, 1:17] * np.linspace(1, 0.99, 16)
+    return np.tile(corners, (8, 1)).reshape(4, 8, 8, 16).astype(np.float32)

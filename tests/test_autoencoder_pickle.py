@@ -9,6 +9,7 @@ import io
 import os
 import pickle
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from lpkernel.autoencoder.safe_pickle import load_arrays, load_checkpoint
+from lpkernel.autoencoder.safe_pickle import load_arrays, load_checkpoint, load_script_weights
 from lpkernel.errors import InputError
 
 
@@ -276,3 +277,58 @@ def test_a_storage_that_is_not_written_is_never_seen(tmp_path: Path) -> None:
         (tmp_path / "x.pt").write_bytes(end)
         with pytest.raises(InputError, match="storage"):
             load_checkpoint(tmp_path / "x.pt")
+
+
+class Scripted(torch.nn.Module):
+    """Modules in a module, with tensors, integers and a program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 1), torch.nn.BatchNorm2d(3))
+        self.sizes = [1, 2, 3]
+        self.register_buffer("numbers", torch.arange(6).view(2, 3).t().half())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inside(x) + self.sizes[0]
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_weights_of_torchscript_without_its_program(tmp_path: Path) -> None:
+    module = Scripted()
+    torch.jit.save(torch.jit.script(module), tmp_path / "x.pt")
+    found = load_script_weights(tmp_path / "x.pt")
+    expected = module.state_dict()
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    torch.save(expected, tmp_path / "y.pt")  # a checkpoint holds tensors by name as well
+    assert set(load_script_weights(tmp_path / "y.pt")) == set(expected)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b")\x81Nb.",
+        b")\x81](K\1eb.",
+        b")\x81)b.",
+        b")\x81.",
+        b".",
+        b"K\1\x85\x81}b.",
+        b")\x81}X\1\0\0\0acos\nsystem\nsb.",
+        b")\x81}X\1\0\0\0actorch.jit._pickle\nbuild_intlist\n](cos\nsystem\netRsb.",
+    ],
+    ids=["None", "a list", "a tuple", "no state", "a class", "arguments", "a name", "names for integers"],
+)
+def test_objects_of_torchscript_are_their_attributes_or_refused(tmp_path: Path, rest: bytes) -> None:
+    pickled = b"\x80\x02c__torch__.net\nNet\n" + rest
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+        archive.writestr("x/constants.pkl", b"N.")
+    with pytest.raises(InputError, match=r"x.pt is (refused|not a readable)"):
+        load_script_weights(tmp_path / "x.pt")
+
+
+def test_names_of_torchscript_mean_nothing_in_a_checkpoint(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02c__torch__.net\nNet\n)\x81}b.")
+    with pytest.raises(InputError, match=r"refused: it names __torch__.net.Net"):
+        load_checkpoint(tmp_path / "x.pt")

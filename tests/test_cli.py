@@ -52,6 +52,22 @@ def run_json(capsys: pytest.CaptureFixture[str], *argv: object) -> dict[str, Any
     return json.loads(captured.out)
 
 
+def facts(out: Path) -> list[dict[str, Any]]:
+    """The lines of images.jsonl."""
+    return [json.loads(line) for line in (out / "images.jsonl").read_text().splitlines()]
+
+
+def listed(record: dict[str, Any]) -> list[str]:
+    """The files of a record, sorted."""
+    numbers = range(record["first_image"], record["first_image"] + record["count"])
+    of_images = [text.format(index=number) for text in record["files_per_image"] for number in numbers]
+    return sorted([*record["files"], *of_images])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_json(capsys, "info")["backends"]["numpy"]["usable"]
     assert main(["info"]) == 0
@@ -117,12 +133,12 @@ def test_generate_writes_everything(tmp_path: Path, bank_path: Path, capsys: pyt
     out = tmp_path / "deep" / "out"
     result = run_json(capsys, "generate", "--bank", bank_path, *SMALL, "--sources", 16, "--baseline", "--out", out)
     assert result == json.loads((out / "generate.json").read_text())
-    assert sorted(result["files"]) == sorted(path.name for path in out.iterdir())
+    assert listed(result) == names(out)
     sources = np.load(out / "sources.npy")
     assert sources.shape == (3, 8, 8) and sources.max() < 16
     bank = Bank.load(bank_path)
     decoded = fakes.FakeVQ().decode(bank.gather(sources))
-    for i, record in enumerate(result["images"]):
+    for i, record in enumerate(facts(out)):
         np.testing.assert_array_equal(np.asarray(Image.open(out / f"image-{i:06d}.png")), decoded[i])
         shares = [used["share"] for used in record["sources"]]
         assert record["index"] == i and sum(shares) == pytest.approx(1, abs=1e-4)
@@ -139,7 +155,7 @@ def test_generate_writes_everything(tmp_path: Path, bank_path: Path, capsys: pyt
 def test_generate_without_pictures(tmp_path: Path, bank_path: Path) -> None:
     argv = ["generate", "--bank", str(bank_path), "-n", "2", "--patch", "3", "--no-decode", "--quiet"]
     assert main([*argv, "--out", str(tmp_path)]) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["generate.json", "sources.npy"]
+    assert names(tmp_path) == ["generate.json", "images.jsonl", "sources.npy"]
 
 
 def _content(folder: Path) -> dict[str, bytes]:
@@ -147,6 +163,7 @@ def _content(folder: Path) -> dict[str, bytes]:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     record = json.loads(files["generate.json"])
     del record["seconds"]
+    assert record["run"]
     return files | {"generate.json": json.dumps(record).encode()}
 
 
@@ -164,7 +181,6 @@ def test_first_image_is_a_window_of_a_longer_run(
 ) -> None:
     argv = ["generate", "--bank", str(bank_path), *SMALL]
     assert main([*argv, "-n", "5", "--out", str(tmp_path / "all")]) == 0
-    monkeypatch.setattr("lpkernel.commands.results.SYNTHESIS_BATCH", 1)
     monkeypatch.setattr("lpkernel.commands.results.DECODE_BATCH", 1)
     assert main([*argv, "-n", "2", "--first-image", "3", "--out", str(tmp_path / "part")]) == 0
     for name in ("image-000003.png", "image-000004.png"):
@@ -183,18 +199,18 @@ def test_backends_agree(tmp_path: Path, bank_path: Path) -> None:
 
 def test_where_makes_labelled_groups(tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bank = Bank.load(bank_path)
-    names = ["Male", "Eyeglasses & ~Male"]
-    argv = ["generate", "--bank", bank_path, *SMALL, "--out", tmp_path]
-    result = run_json(capsys, *argv, "--where", names[0], "--where", names[1])
-    sources = np.load(tmp_path / "sources.npy")
-    assert sources.shape == (6, 8, 8) and [group["where"] for group in result["groups"]] == names
+    wanted = ["Male", "Eyeglasses & ~Male"]
+    argv = ["generate", "--bank", bank_path, *SMALL]
+    result = run_json(capsys, *argv, "--where", wanted[0], "--where", wanted[1], "--out", tmp_path / "two")
+    sources, images = np.load(tmp_path / "two" / "sources.npy"), facts(tmp_path / "two")
+    assert sources.shape == (6, 8, 8) and [group["where"] for group in result["groups"]] == wanted
     for group in result["groups"]:
         rows = slice(group["first_image"], group["first_image"] + group["images"])
         assert bank.where(group["where"])[sources[rows]].all()
-        assert {image["where"] for image in result["images"][rows]} == {group["where"]}
+        assert {image["where"] for image in images[rows]} == {group["where"]}
         assert group["allowed"] == bank.where(group["where"]).sum()
-    first = run_json(capsys, *argv, "--where", names[1], "--first-image", 3)
-    assert first["images"][0]["sources"] == result["images"][3]["sources"]  # a group is the same without the others
+    run_json(capsys, *argv, "--where", wanted[1], "--first-image", 3, "--out", tmp_path / "one")
+    assert facts(tmp_path / "one")[0]["sources"] == images[3]["sources"]  # a group is the same without the others
 
 
 def test_reference_from_a_file(tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +219,7 @@ def test_reference_from_a_file(tmp_path: Path, bank_path: Path, capsys: pytest.C
     result = run_json(capsys, *argv, "--out", tmp_path / "out", "--copy-limit", "share=0.9,tries=3")
     assert result["settings"]["mode"] == "reference" and result["settings"]["strength"] == 2
     assert result["settings"]["copy_limit"]["share"] == 0.9
-    assert sorted(result["files"]) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert listed(result) == names(tmp_path / "out")
     for kind in ("image", "map", "overlay", "provenance"):
         assert Image.open(tmp_path / "out" / f"{kind}-000002.png").width >= 64
     image = np.asarray(Image.open(photograph).resize((64, 64), Image.Resampling.BICUBIC))
@@ -227,11 +243,10 @@ def test_modes_from_files(name: str, tmp_path: Path, bank_path: Path, capsys: py
     for backend in ("numpy", "torch"):
         out = tmp_path / backend
         result = run_json(capsys, *argv, "-n", 2, "--keep-outside", "--backend", backend, "--out", out)
-        assert sorted(result["files"]) == sorted(path.name for path in out.iterdir())
-        assert f"{name}.json" in result["files"]
+        assert listed(result) == names(out) and f"{name}.json" in result["files"]
         assert result["settings"]["mode"].startswith(name) and result["settings"]["keep_outside"]
-        assert 0 < result["images"][0]["kept"] < 1
-        assert result["images"][0]["kept"] + sum(used["share"] for used in result["images"][0]["sources"]) == 1
+        first = facts(out)[0]
+        assert 0 < first["kept"] < 1 and first["kept"] + sum(used["share"] for used in first["sources"]) == 1
         results.append(np.load(out / "sources.npy"))
     np.testing.assert_array_equal(*results)
     seen = np.asarray(Image.open(tmp_path / "numpy" / "image-000000.png"))
@@ -250,10 +265,21 @@ def test_modes_from_files(name: str, tmp_path: Path, bank_path: Path, capsys: py
 def test_edit_by_box_with_donors(tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photograph = save_images(tmp_path / "in", 1) / "0.png"
     save_images(tmp_path / "donors" / "deep", 3)
-    argv = ["edit", photograph, "--bank", bank_path, "--box", "10,10,40,41", *SMALL, "--out", tmp_path / "o"]
+    argv = [
+        "edit",
+        photograph,
+        "--bank",
+        bank_path,
+        "--box",
+        "10,10,40,41",
+        *SMALL,
+        "--out",
+        tmp_path / "o",
+        "--overwrite",
+    ]
 
     def used(result: dict[str, Any]) -> set[str]:
-        return {used["name"] for image in result["images"] for used in image["sources"]}
+        return {used["name"] for image in facts(tmp_path / "o") for used in image["sources"]}
 
     by_name = run_json(capsys, *argv, "--donors", "image-000003, image-000007", "--k", 2)
     assert used(by_name) <= {"image-000003", "image-000007"} and by_name["settings"]["region"] == [10, 10, 40, 41]
@@ -271,7 +297,7 @@ def test_an_input_unlike_the_bank_is_told(tmp_path: Path, capsys: pytest.Capture
     assert captured.err.startswith("lpkernel: warning: the input may not suit the bank: it is ")
     record = json.loads((tmp_path / "o" / "edit.json").read_text())
     assert len(record["warnings"]) == captured.err.count("\n") > 0
-    assert main([*argv, "--quiet"]) == 0 and capsys.readouterr().err == ""
+    assert main([*argv, "--quiet", "--overwrite"]) == 0 and capsys.readouterr().err == ""
 
 
 def test_edit_of_an_avatar_by_region(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -383,8 +409,9 @@ WRONG = {
     "malformed where": GENERATE + " --where Male&",
     "hostile where": GENERATE + " --where __import__('os').mkdir('pwned')",
     "where leaves none": GENERATE + " --where Male&~Male",
-    "where leaves fewer than K": GENERATE + " --where Male --k 19",
-    "where among no sources": GENERATE + " --where Male --sources 1",
+    "where among no sources": GENERATE + " --where ~Male --sources 1",
+    "seed not a number": GENERATE + " --seed lucky",
+    "huge seed": GENERATE + " --seed 18446744073709551616",
     "where of show": "bank show small.lpbank --where (",
     "missing reference": GENERATE + " --reference nowhere.png",
     "text as reference": GENERATE + " --reference file",

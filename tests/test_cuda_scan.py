@@ -19,7 +19,7 @@ from test_scan import BEYOND, KINDS, any_request, make
 from lpkernel import plan
 from lpkernel.backends import device_bank, launch_table, stages
 from lpkernel.backends.base import CodeBank, LatentBank
-from lpkernel.backends.cuda import CudaBackend, Tuning, _scratch_bytes, _work
+from lpkernel.backends.cuda import CudaBackend, Tuning, _machine, _scratch_bytes, _work
 from lpkernel.backends.device_bank import bank_bytes, offset_bytes
 from lpkernel.backends.launch_table import Machine, Work
 from lpkernel.backends.reference import NumpyBackend
@@ -99,6 +99,8 @@ def test_each_stage_must_fit(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch)
     assert cuda.unsupported(request) == cuda.unsupported(second) == []
     assert needs[1] - needs[2] == 50 * 8 * 8 * 2
     cuda.scan(request)
+    assert cuda.unsupported(request) == [] and len(needs) == 3  # what was there once is not asked for again
+    cuda._store.memory = device_bank.MemoryBudget()
     assert cuda.unsupported(request) == []
     for before, after, stage in zip(needs[:2], needs[3:], (first, second), strict=True):
         assert before - after == bank_bytes(stage) + offset_bytes(stage)
@@ -228,13 +230,14 @@ def test_cuda_imports_without_a_device() -> None:
 def test_a_scan_beyond_the_free_memory_is_refused(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes take one value a cell, latents 8 or more; what is reckoned covers what is allocated."""
     cuda.tuning = Tuning()
+    cuda._store.memory = device_bank.MemoryBudget()
     for in_codes, channels, start_values in ((True, 3, 1), (False, 3, 8), (False, 9, 16)):
         world = World(40, side=8, channels=channels)
         request = world.request(plan.reference(8, 4), range(50), 3, start=world.start(50), in_codes=in_codes)
-        launch = launch_table.choose(_work(request), cuda._machine(torch.device("cpu")))
+        launch = launch_table.choose(_work(request), _machine(torch.device("cpu")))
         tiles = -(-50 // launch.tile) * launch.group
         starts, canvases = 50 * 64 * start_values * 2, tiles * 2 * launch.tile * 64 * start_values * 2
-        need = _scratch_bytes(request, launch, 4)
+        need = _scratch_bytes(request, _work(request), launch, 4)
         assert need == canvases + starts + 50 * 64 * 4 + 2 * tiles * launch.tile * 3 * 8
         need += bank_bytes(request)
         monkeypatch.setattr(device_bank, "free_bytes", lambda device, enough, free=need: free)

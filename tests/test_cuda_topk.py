@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from test_masked_topk import integers, masks, oracle
 
 from lpkernel.backends import device_bank, launch_table
 from lpkernel.backends.base import TopkRequest
-from lpkernel.backends.cuda import CudaBackend
+from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.backends.reference import NumpyBackend
 
 SPECIFICATION = NumpyBackend()
@@ -35,13 +34,8 @@ NEIGHBOURS = (1, 2, 7, 16, 31, 32, 33, 64, 127, 128)
 
 
 def search(cuda: CudaBackend, request: TopkRequest, launch: Launch | None = None) -> tuple[Any, Any]:
-    if launch is None:
-        return cuda.masked_topk(request)
-    with (
-        mock.patch.object(launch_table, "choose_topk", return_value=launch[:3]),
-        mock.patch.object(launch_table, "choose_slabs", return_value=launch[3]),
-    ):
-        return cuda.masked_topk(request)
+    cuda.tuning = Tuning(search=launch)
+    return cuda.masked_topk(request)
 
 
 def check(cuda: CudaBackend, request: TopkRequest, launch: Launch | None = None) -> None:
@@ -250,7 +244,9 @@ def test_a_search_beyond_the_free_memory_is_refused(
         arrays[1] = torch.from_numpy(np.repeat(bank, 2, axis=1))[:, ::2]
     request = TopkRequest(arrays[0], arrays[1], 7, arrays[2], None)
     copies = {"numpy": queries.nbytes + bank.nbytes + 5 * 16, "torch": 0, "strided": bank.nbytes}[kind]
-    _, scratch = cuda._search(request)
+    cuda.tuning = Tuning()
+    cuda._store.memory = device_bank.MemoryBudget()
+    _, scratch = cuda._search_of(request, torch.device("cpu"))
     assert scratch >= 2 * 5 * 7 * 8  # the bank is cut
     need = copies + 5 * 7 * 12 + scratch
     monkeypatch.setattr(device_bank, "free_bytes", lambda device, enough: need)

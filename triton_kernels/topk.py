@@ -13,9 +13,13 @@ Numbers: int16 differences are squared and added in int32, exact (the caller has
 are summed directly, TD columns in float32 and these sums in float64, so a screened distance is within about 5e-7 of
 the exact one for any D; the survivors are measured again in float64 by `merge`, and what is returned is the float32
 rounding of that, in its order. Rows that are equal get equal sums, so ties go to the lowest index; near-ties within
-5e-7 at the K-th place may swap, and so may rows whose distances are denormal float32 numbers or little more (below
-about 1e-38), where the squares of single columns underflow. Masked entries are replaced before they are squared, so
-their NaN or infinity never counts.
+5e-7 at the K-th place may swap. Masked entries are replaced before they are squared, so their NaN or infinity never
+counts.
+
+Small distances: a square that underflows is off by 2^-150 at most, so 5e-7 holds from D * 2^-127 on. `merge` flags a
+query whose KP-th distance is below twice that, and both kernels run once more (REDO), for flagged queries alone, with
+differences times 2^90: the least that float32 has, 2^-149, then has a square, and what overflows is far behind the KP
+nearest. Without a flag these two launches end at once; nothing is read back to decide.
 
 Limits: K <= 128, B < 2^31.
 """
@@ -36,23 +40,30 @@ from .keys import (
 )
 
 INTEGERS = ["queries", "bank", "width", "mask_stride", "slab", "slabs", "k"]
+UP = tl.constexpr(2.0**90)
+DOWN = tl.constexpr(2.0**-180)
+UNDERFLOW = tl.constexpr(2.0**-126)  # a column's part of the distance below which a query is done once more
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def search(
-    queries_ptr, bank_ptr, mask_ptr, allowed_ptr, keys_ptr,
+    queries_ptr, bank_ptr, mask_ptr, allowed_ptr, keys_ptr, flags_ptr,
     queries, bank, width, query_stride, bank_stride, mask_stride, slab, slabs,
     TQ: tl.constexpr, TB: tl.constexpr, TD: tl.constexpr, KP: tl.constexpr,
-    INTEGER: tl.constexpr, MASKED: tl.constexpr, CANDIDATES: tl.constexpr,
+    INTEGER: tl.constexpr, MASKED: tl.constexpr, CANDIDATES: tl.constexpr, REDO: tl.constexpr,
 ):  # fmt: skip
     """The KP smallest keys of slab program_id(1) for the TQ queries of program_id(0)."""
     rows = tl.program_id(0) * TQ + tl.arange(0, TQ)
     live = rows < queries
+    if REDO:
+        live = live & (tl.load(flags_ptr + rows, mask=live, other=0) != 0)
     ours_ptr = queries_ptr + rows.to(tl.int64)[None, :] * query_stride
     weights_ptr = mask_ptr + rows.to(tl.int64)[None, :] * mask_stride
     best = no_keys(TQ, KP)
     begin = tl.program_id(1) * slab
     end = tl.minimum(begin + slab, bank)
+    if REDO:
+        end = tl.where(tl.max(live.to(tl.int32), axis=0) > 0, end, begin)
     for b0 in range(begin, end, TB):
         cols = b0 + tl.arange(0, TB)
         inside = cols < end
@@ -75,11 +86,15 @@ def search(
             if MASKED:
                 counts = tl.load(weights_ptr + column[:, None], mask=live[None, :] & within, other=0) != 0
                 difference = tl.where(counts[:, :, None], difference, 0)
+            if REDO:
+                difference = difference * UP
             # Columns first: then a thread holds all columns of a pair, and sums over them need no exchange.
             total += tl.sum(difference * difference, axis=0).to(total.dtype)
         if INTEGER:
             keys = pack_integers(total, cols[None, :])
         else:
+            if REDO:
+                total = total * DOWN
             keys = pack_floats(total.to(tl.float32), cols[None, :])
         best = keep_smallest(best, tl.where(inside[None, :], keys, EMPTY_KEY))
     at = (rows.to(tl.int64) * slabs + tl.program_id(1))[:, None] * KP + tl.arange(0, KP)[None, :]
@@ -88,18 +103,28 @@ def search(
 
 @triton.jit(do_not_specialize=INTEGERS)
 def merge(
-    queries_ptr, bank_ptr, mask_ptr, keys_ptr, distances_ptr, indices_ptr,
+    queries_ptr, bank_ptr, mask_ptr, keys_ptr, flags_ptr, distances_ptr, indices_ptr,
     width, query_stride, bank_stride, mask_stride, slabs, k,
     KP: tl.constexpr, SLOTS: tl.constexpr, TD: tl.constexpr, INTEGER: tl.constexpr, MASKED: tl.constexpr,
+    REDO: tl.constexpr,
 ):  # fmt: skip
     """The k smallest of one query's slabs * KP <= SLOTS keys, in order."""
     row = tl.program_id(0).to(tl.int64)
     slot = tl.arange(0, SLOTS)
-    keys = tl.load(keys_ptr + row * slabs * KP + slot, mask=slot < slabs * KP, other=EMPTY_KEY)
+    held = slabs * KP
+    kept = k
+    if REDO:
+        wanted = tl.load(flags_ptr + row) != 0
+        held = tl.where(wanted, held, 0)
+        kept = tl.where(wanted, k, 0)
+    keys = tl.load(keys_ptr + row * slabs * KP + slot, mask=slot < held, other=EMPTY_KEY)
     keys = tl.where(key_index(keys) < 0, EMPTY_KEY, keys)
     best = tl.reshape(keep_smallest(no_keys(1, KP), keys[None, :]), (KP,))
     index = key_index(best)
     if not INTEGER:
+        if not REDO:
+            worst = key_distance(tl.max(best, axis=0)).to(tl.float32, bitcast=True)
+            tl.store(flags_ptr + row, (worst < width.to(tl.float32) * UNDERFLOW).to(tl.uint8))
         found = index >= 0
         theirs_ptr = bank_ptr + tl.where(found, index, 0).to(tl.int64)[:, None] * bank_stride
         total = tl.zeros((KP,), tl.float64)
@@ -121,5 +146,5 @@ def merge(
         distance = key_distance(best)
     else:
         distance = tl.where(index < 0, float("inf"), key_distance(best).to(tl.float32, bitcast=True))
-    tl.store(distances_ptr + row * k + rank, distance, mask=rank < k)
-    tl.store(indices_ptr + row * k + rank, tl.where(index < 0, -1, index).to(tl.int64), mask=rank < k)
+    tl.store(distances_ptr + row * k + rank, distance, mask=rank < kept)
+    tl.store(indices_ptr + row * k + rank, tl.where(index < 0, -1, index).to(tl.int64), mask=rank < kept)

@@ -122,7 +122,9 @@ class TorchAutoencoder(ABC):
         self.codebook: np.ndarray | None = None if rows is None else rows.numpy()
         self._codebook = None if rows is None else rows.to(self.device)
         self.network: Any = network.eval().requires_grad_(False)
-        self.network.to(self.device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # not the class's own `to`: that of diffusers prints notices for those who train
+        nn.Module.to(network, self.device, self.dtype)
+        nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._batch = max(1, PIXELS_AT_ONCE.get(self.device.type, PIXELS_AT_ONCE["cpu"]) // image_size**2)
 
     @abstractmethod

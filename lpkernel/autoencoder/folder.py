@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,18 @@ def import_diffusers(purpose: str) -> Any:
     except ImportError as error:
         raise MissingExtra("diffusers", "diffusers", purpose) from error
     return diffusers
+
+
+@contextmanager
+def without_notices() -> Iterator[None]:
+    """Without what diffusers logs for those who train or download; what is wrong, it raises."""
+    log = logging.getLogger("diffusers")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -113,7 +128,10 @@ def load_network(folder: Path, class_name: str) -> Any:
         config = checked(read_config(folder), _CHECKS[class_name])
         if len({len(config[name]) for name in _LEVELS if name in config}) > 1:
             raise ValueError("its lists are not of one length, that of the levels")
-        with torch.device("meta"):  # shapes only, to compare with the file's before any memory is taken
+        with (
+            without_notices(),
+            torch.device("meta"),
+        ):  # shapes only, to compare with the file's before any memory is taken
             network = network_class(**config)
     except InputError:
         raise

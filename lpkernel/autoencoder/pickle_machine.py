@@ -44,6 +44,9 @@ INERT_NAMES = {("argparse", "Namespace"), ("typing", "Any"), ("typing", "Union")
 MENTIONED = {"object", "int", "float", "bool", "str", "list", "dict", "tuple"}
 BUILTINS = ("builtins", "__builtin__")
 
+# Objects of a TorchScript archive, whose code is elsewhere in it and never read.
+SCRIPTED = "__torch__."
+
 NDARRAY = "numpy.ndarray"
 _CODES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
 KINDS = {code: np.dtype(code) for code in _CODES}
@@ -120,9 +123,13 @@ def as_key(value: Any) -> Any:
     return value
 
 
-def _find(module: str, name: str) -> Name | torch.dtype:
+def _find(module: str, name: str, scripted: bool) -> Name | torch.dtype:
     """What a name stands for."""
     text = f"{module}.{name}"
+    if scripted and module.startswith(SCRIPTED):
+        return Name(text, _attributes)
+    if scripted and (module, name) == ("torch.jit._pickle", "build_intlist"):
+        return Name(text, _integers)
     if (module, name) in _FUNCTIONS:
         return Name(text, _FUNCTIONS[module, name])
     if module == "torch" and name in TORCH_DTYPES:
@@ -136,11 +143,16 @@ def _find(module: str, name: str) -> Name | torch.dtype:
 
 
 class Machine:
-    """Executes pickles from `file`, of `size` bytes; `persistent` gives what a torch file keeps beside them."""
+    """Executes pickles from `file`, of `size` bytes; `persistent` gives what a torch file keeps beside them.
 
-    def __init__(self, file: BinaryIO, size: int, persistent: Callable[[Any], Any] | None = None) -> None:
+    scripted: it is that of a TorchScript archive, whose objects become the dicts of their attributes.
+    """
+
+    def __init__(
+        self, file: BinaryIO, size: int, persistent: Callable[[Any], Any] | None = None, scripted: bool = False
+    ) -> None:
         self.file, self.size = file, size
-        self.persistent = persistent
+        self.persistent, self.scripted = persistent, scripted
         self.room = limit(size)
         self.names: dict[tuple[str, str], Name | torch.dtype] = {}
         self.steps = 0
@@ -232,7 +244,7 @@ class Machine:
             raise Refused("it names something by no short text")
         key = (module, name)
         if key not in self.names:
-            self.names[key] = _find(module, name)
+            self.names[key] = _find(module, name, self.scripted)
         self.push(self.names[key])
 
     def call(self, function: object, arguments: object) -> None:
@@ -276,6 +288,24 @@ def _pairs(items: list[Any]) -> dict[Any, Any]:
 
 def _placeholder(_machine: Machine, *_arguments: object) -> Placeholder:
     return Placeholder()
+
+
+def _attributes(machine: Machine) -> _Unfinished:
+    """An object of a TorchScript archive: a dict of its attributes."""
+    machine.spend(64)
+
+    def finish(state: Any) -> dict[Any, Any]:
+        if type(state) is not dict:
+            raise Refused("it has a module without attributes")
+        return state
+
+    return _Unfinished(finish)
+
+
+def _integers(_machine: Machine, values: object) -> list[Any]:
+    if type(values) is not list or not all(type(value) is int for value in values):
+        raise Refused("it has a list of integers that holds other things")
+    return values
 
 
 def _reconstructor(_machine: Machine, cls: object, _base: object, _state: object) -> Placeholder:

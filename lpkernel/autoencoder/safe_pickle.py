@@ -43,6 +43,29 @@ def load_checkpoint(path: Path) -> Any:
         return (_zip_content if file.peek(4)[:4] == b"PK\3\4" else _legacy_content)(file, size)
 
 
+def load_script_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a TorchScript archive by their dotted names; its code is never read.
+
+    Raises InputError as `load_checkpoint` does.
+    """
+    with _opened(path, "TorchScript archive") as (file, size):
+        if file.peek(4)[:4] != b"PK\3\4":
+            raise ValueError("no zip file")
+        content = _zip_content(file, size, scripted=True)
+        if type(content) is not dict:
+            raise ValueError("it holds no module")
+        return dict(_tensors(content, ""))
+
+
+def _tensors(value: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in nested dicts, with their keys joined by dots."""
+    if isinstance(value, torch.Tensor):
+        yield prefix, value
+    elif type(value) is dict:
+        for key, part in value.items():
+            yield from _tensors(part, f"{prefix}.{key}" if prefix else str(key))
+
+
 @contextmanager
 def _opened(path: Path, kind: str) -> Iterator[tuple[BufferedReader, int]]:
     if not path.is_file():
@@ -81,13 +104,13 @@ def _fill(file: BufferedReader, values: torch.Tensor) -> None:
             raw[:] = raw != 0
 
 
-def _zip_content(file: BufferedReader, size: int) -> Any:
+def _zip_content(file: BufferedReader, size: int, scripted: bool = False) -> Any:
     found = members(file, size)
     roots = [name.removesuffix("data.pkl") for name in found if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(roots) != 1:
         raise ValueError("a zip file without a data.pkl")
     (root,) = roots
-    if f"{root}constants.pkl" in found:
+    if not scripted and f"{root}constants.pkl" in found:
         raise ValueError("a TorchScript archive, which is a program; save its state_dict instead")
     storages: dict[str, torch.Tensor] = {}
 
@@ -109,7 +132,7 @@ def _zip_content(file: BufferedReader, size: int) -> Any:
 
     if f"{root}byteorder" in found and file.read(record("byteorder").size) != b"little":
         raise ValueError("its numbers are big-endian")
-    machine = Machine(BytesIO(file.read(record("data.pkl").size)), size, storage)
+    machine = Machine(BytesIO(file.read(record("data.pkl").size)), size, storage, scripted)
     return machine.load()
 
 

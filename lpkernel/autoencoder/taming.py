@@ -34,7 +34,7 @@ from lpkernel.autoencoder.config_values import (
     several,
     without_doubles,
 )
-from lpkernel.autoencoder.folder import import_diffusers
+from lpkernel.autoencoder.folder import import_diffusers, without_notices
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
 from lpkernel.autoencoder.weights import open_weights
 from lpkernel.errors import InputError, MissingExtra
@@ -110,13 +110,13 @@ def convert(checkpoint: Path, out: Path, config: Path | None = None) -> Path:
     told = None if config is None else _read_config(Path(config))
     state = _first_stage(checkpoint)
     architecture = told or _infer(state, checkpoint)
-    with torch.device("meta"):
+    with without_notices(), torch.device("meta"):
         network = diffusers.VQModel(**architecture.diffusers_config())
     shapes = {key: value.shape for key, value in network.state_dict().items()}
     network.load_state_dict(_translate(state, architecture, shapes, checkpoint), assign=True)
     if told is None:
         log.warning("no config given: resolution taken as %d", architecture.resolution)
-    with _new_folder(out) as partial:
+    with without_notices(), _new_folder(out) as partial:
         network.save_pretrained(partial, safe_serialization=True)
     return out
 

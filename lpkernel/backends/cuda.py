@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cache, lru_cache
 from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,18 +17,21 @@ from lpkernel.backends import launch_table, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.device_bank import (
     DeviceStore,
+    carve,
     cell_width,
-    memory_reasons,
+    numbered,
     numbered_device,
     search_bytes,
     start_bytes,
     start_cells,
+    upload,
 )
 from lpkernel.backends.launch_table import Launch, Machine, Work
 from lpkernel.backends.pytorch import tensor
 
 CAPABILITY = 80  # the kernels use what 8.0 has
 MOST_SIDE = 4096
+_PLAN_TABLES = ("scales", "steps", "cells", "resize", "cuts")
 SHARED = 99 << 10  # bytes that a block may have on the smallest of these, where torch does not say
 
 
@@ -34,7 +40,7 @@ class Tuning:
     """Launch fields that replace the launch table's choice, for tests and measurements; results do not depend on them.
 
     groups: most groups of blocks at a time. kept: bytes of banks, and of their offsets, that stay on the device for the
-    next call.
+    next call. search: a `Search.launch`.
     """
 
     form: str | None = None
@@ -46,11 +52,29 @@ class Tuning:
     depth: int | None = None
     groups: int | None = None
     kept: int = 1 << 32
+    search: tuple[int, int, int, int] | None = None
 
     @property
     def fixed(self) -> dict[str, int | str | None]:
         """The fields of a `Launch`."""
-        return {field.name: getattr(self, field.name) for field in fields(Launch)}
+        return {name: getattr(self, name) for name in _LAUNCH_FIELDS}
+
+
+_LAUNCH_FIELDS = [field.name for field in fields(Launch)]
+
+
+class Resident(NamedTuple):
+    """A launch as the native code takes it, and the blocks of it that the device holds at once."""
+
+    shape: dict[str, Any]
+    blocks: int
+
+
+class Search(NamedTuple):
+    """A masked_topk's launch (tile, query warps, bank warps, slabs), and the bytes of its scratch."""
+
+    launch: tuple[int, int, int, int]
+    scratch: int
 
 
 class CudaBackend:
@@ -66,94 +90,99 @@ class CudaBackend:
         self._given = native
         self._device_type = device_type
         self._store = DeviceStore()
+        self._available = False
+        # What depends on shapes alone is asked of the driver once.
+        self._resident = lru_cache(1024)(self._find_resident)
+        self._search = lru_cache(1024)(self._find_search)
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
         if self._given is None and (reasons := _native.cuda_reasons()):
             return reasons
+        place = torch.device(self._device_type if device == "auto" else device)
         if isinstance(request, TopkRequest) and isinstance(request.bank, torch.Tensor):
-            device = str(request.bank.device)
-        if device != "auto" and torch.device(device).type != self._device_type:
-            return [f"runs on {self._device_type} devices only, not on {device}"]
-        if self._device_type == "cuda":
+            place = request.bank.device
+        if place.type != self._device_type:
+            return [f"runs on {self._device_type} devices only, not on {place}"]
+        if place.type == "cuda" and not self._available:
             if not torch.cuda.is_available():
                 built = "sees no CUDA device" if torch.version.cuda else "was built without CUDA"
                 return [f"PyTorch {torch.__version__} {built}"]
-            major, minor = torch.cuda.get_device_capability(self._device(device))
-            if 10 * major + minor < CAPABILITY:
-                name = torch.cuda.get_device_name(self._device(device))
-                return [f"needs compute capability 8.0, {name} has {major}.{minor}"]
+            self._available = True
+        target = numbered(place)
+        if (has := _machine(target).capability) < CAPABILITY:
+            name = torch.cuda.get_device_name(target)
+            return [f"needs compute capability 8.0, {name} has {has // 10}.{has % 10}"]
         if request is None:
             return []
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
         if (k := min(request.k, count)) > launch_table.MOST_NEIGHBOURS:
             return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
-            return stages.reasons(request, lambda stage: self._scan_reasons(stage, device))
-        return memory_reasons(search_bytes(request, self._search(request)[1]), self._search_device(request))
+            return stages.reasons(request, lambda stage: self._scan_reasons(stage, target))
+        search = self._search_of(request, target)
+        return self._store.memory.reasons(search_bytes(request, search.scratch), target)
 
-    def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
+    def _scan_reasons(self, request: ScanRequest, target: torch.device) -> list[str]:
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > launch_table.MOST_CODES:
             return [f"compares up to {launch_table.MOST_CODES} codes by table, got {len(request.bank.table)}"]
-        width = cell_width(request)
+        work = _work(request)
+        width = work.width
         if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
             return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
         if request.plan.cuts and request.plan.patch > launch_table.MOST_CUT:
             return [f"cuts patches of up to {launch_table.MOST_CUT} cells, got {request.plan.patch}"]
-        target = self._device(device)
-        machine = self._machine(target)
         try:
-            launch = launch_table.choose(_work(request), machine, **self.tuning.fixed)
+            launch = launch_table.choose(work, _machine(target), **self.tuning.fixed)
         except ValueError as error:
             return [str(error)]
-        scratch = _scratch_bytes(request, launch, machine.multiprocessors)
-        return self._store.memory_reasons(request, target, scratch, _code_shift(request))
+        scratch = _scratch_bytes(request, work, launch, _machine(target).multiprocessors)
+        return self._store.memory.reasons(self._store.need(request, target, scratch, _code_shift(request)), target)
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         philox.check_seed(request.seed)
-        return stages.run(request, lambda stage: self._scan_stage(stage, self._device(device)))
+        target = numbered_device(device, self._device_type)
+        return stages.run(request, lambda stage: self._scan_stage(stage, target))
 
     def _scan_stage(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
+        if not len(request.images):
+            return np.empty((0, *2 * request.plan.sides[-1:]), np.int32)
+        work = _work(request)
+        launch = launch_table.choose(work, _machine(target), **self.tuning.fixed)
+        with self._store.memory.on(target, _scratch_bytes(request, work, launch, _machine(target).multiprocessors)):
+            return self._run(request, target, work, launch)
+
+    def _run(self, request: ScanRequest, target: torch.device, work: Work, launch: Launch) -> NDArray[np.int32]:
         plan, count, side = request.plan, len(request.images), request.plan.sides[-1]
-        if count == 0:
-            return np.empty((0, side, side), np.int32)
-        native = self._native()
         bank = self._store.bank(request, target, self.tuning.kept, _code_shift(request))
-        scales, steps, cells, resize, cuts = self._store.plan(plan, target)
+        tables = self._store.plan(plan, target)
         offsets = self._store.offsets(request, bank, self.tuning.kept)
         start, begin = start_cells(request, bank.width, bank.code_shift)
-        machine, work = self._machine(target), _work(request)
-        launch = launch_table.choose(work, machine, **self.tuning.fixed)
-        shape = asdict(launch) | {"k": work.k, "codes": work.codes, "width": work.width, "cut": work.cut}
+        resident = self._resident(launch, work.k, work.codes, work.width, work.cut, target)
         tiles = -(-count // launch.tile)
-        resident = native.scan_blocks(shape, target.index or 0) * machine.multiprocessors
-        groups = max(1, min(tiles, resident // launch.group, self.tuning.groups or tiles))
-
-        def room(*shape: int, dtype: torch.dtype) -> torch.Tensor:
-            return torch.empty(shape, dtype=dtype, device=target)
-
-        tensors = {
-            "scales": scales,
-            "steps": steps,
-            "cells": cells,
-            "resize": resize,
-            "cuts": cuts,
-            "bank": bank.content,
-            "table": bank.table,
-            "candidates": bank.candidates,
-            "offsets": room(0, dtype=torch.int32) if offsets is None else offsets,
-            "begin": torch.from_numpy(begin).to(target),
-            "start": torch.from_numpy(start).to(target),
-            "images": torch.from_numpy(request.images.astype(np.uint32).view(np.int32)).to(target),
-            "canvas": room(groups * launch.group, 2, launch.tile, side * side * bank.width, dtype=torch.int16),
-            "partial": room(groups if launch.group > 1 else 0, 2, launch.tile, work.k, launch.group, dtype=torch.int64),
-            "counters": torch.zeros(groups, dtype=torch.int32, device=target),
-            "sources": room(count, side, side, dtype=torch.int32),
+        groups = max(1, min(tiles, resident.blocks // launch.group, self.tuning.groups or tiles))
+        small = begin, start, request.images.astype(np.uint32), np.zeros(groups, np.int32)
+        given, given_at = upload(small, target)
+        sizes = (
+            groups * launch.group * 2 * launch.tile * side * side * bank.width * 2,  # canvases
+            groups * 2 * launch.tile * work.k * launch.group * 8 if launch.group > 1 else 0,  # keys of blocks
+            count * side * side * 4,  # source maps
+        )
+        room_at, room_bytes = carve(sizes)
+        room = torch.empty(room_bytes, dtype=torch.uint8, device=target)
+        buffers = {
+            **{name: _span(table) for name, table in zip(_PLAN_TABLES, tables, strict=True)},
+            "bank": _span(bank.content),
+            "table": _span(bank.table),
+            "candidates": _span(bank.candidates),
+            "offsets": (0, 0) if offsets is None else _span(offsets),
+            **_spans(given, given_at, ("begin", "start", "images", "counters"), [array.nbytes for array in small]),
+            **_spans(room, room_at, ("canvas", "partial", "sources"), sizes),
         }
         numbers = {
             "groups": groups,
             "scales": len(plan.scales),
-            "steps": len(steps),
-            "cells": len(cells),
+            "steps": len(tables[1]),
+            "cells": len(tables[2]),
             "offsets": 0 if offsets is None else offsets.numel(),
             "images": count,
             "side": side,
@@ -167,72 +196,93 @@ class CudaBackend:
             "first_step": plan.first_step,
             "shared": launch_table.shared_bytes(launch, work),
         }
-        buffers = {name: _span(tensor) for name, tensor in tensors.items()}
-        native.scan(shape, numbers, buffers, target.index or 0, self._stream(target))
-        result: NDArray[np.int32] = tensors["sources"].cpu().numpy()
+        self._native().scan(resident.shape, numbers, buffers, target.index or 0, _stream(target))
+        found = room[room_at[2] : room_at[2] + sizes[2]].cpu().numpy()
+        result: NDArray[np.int32] = found.view(np.int32).reshape(count, side, side)
         return result
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        target = self._search_device(request)
+        given = request.bank
+        target = given.device if isinstance(given, torch.Tensor) else numbered_device("auto", self._device_type)
+        search = self._search_of(request, target)
+        with self._store.memory.on(target, search_bytes(request, search.scratch)):
+            return self._masked_topk(request, target, search)
+
+    def _masked_topk(self, request: TopkRequest, target: torch.device, search: Search) -> TopK:
         queries, bank = _on_device(request.queries, target), _on_device(request.bank, target)
         patch_mask, candidate_mask = (
             None if mask is None else _on_device(mask, target) for mask in (request.patch_mask, request.candidate_mask)
         )
         integers, (count, width), k = bank.dtype == torch.int16, queries.shape, request.k
-        distances = torch.empty((count, k), dtype=torch.int32 if integers else torch.float32, device=target)
         indices = torch.empty((count, k), dtype=torch.int64, device=target)
+        distances = torch.empty((count, k), dtype=torch.int32 if integers else torch.float32, device=target)
         if count:
-            launch, scratch_bytes = self._search(request)
-            scratch = torch.empty(scratch_bytes // 8, dtype=torch.int64, device=target)
+            scratch = torch.empty(search.scratch, dtype=torch.uint8, device=target)
             self._native().masked_topk(
                 _span(queries),
                 _span(bank),
-                _span(patch_mask),
+                None if patch_mask is None else _span(patch_mask),
                 _own_mask(request),
-                _span(candidate_mask),
-                *(count, len(bank), width, k, integers),
+                None if candidate_mask is None else _span(candidate_mask),
+                *(count, bank.shape[0], width, k, integers),
                 *(_span(distances), _span(indices), _span(scratch)),
-                *(target.index or 0, self._stream(target), launch),
+                *(target.index or 0, _stream(target), search.launch),
             )
         if isinstance(request.bank, torch.Tensor):
             return TopK(distances, indices)
         return TopK(distances.cpu().numpy(), indices.cpu().numpy())
 
-    def _search(self, request: TopkRequest) -> tuple[tuple[int, int, int, int], int]:
-        """Launch of a masked_topk (tile, query warps, bank warps, slabs), and the bytes of its scratch."""
-        count, rows, k, device = len(request.queries), len(request.bank), request.k, self._search_device(request)
-        if not count:
-            return (1, 1, 1, 1), 0
-        native, machine = self._native(), self._machine(device)
-        tile = launch_table.choose_topk(count, rows, k, machine.shared)
+    def _search_of(self, request: TopkRequest, target: torch.device) -> Search:
         integers = request.bank.dtype in (np.int16, torch.int16)
-        resident = native.masked_topk_blocks(k, integers, _own_mask(request), (*tile, 1), device.index or 0)
-        launch = (*tile, launch_table.choose_slabs(count, rows, tile, resident * machine.multiprocessors))
-        return launch, native.masked_topk_scratch(count, rows, k, launch)
+        shape = request.queries.shape[0], request.bank.shape[0], request.k, integers, _own_mask(request)
+        return self._search(*shape, target, self.tuning.search)
 
-    def _search_device(self, request: TopkRequest) -> torch.device:
-        given = request.bank
-        return given.device if isinstance(given, torch.Tensor) else self._device("auto")
+    def _find_search(
+        self,
+        count: int,
+        rows: int,
+        k: int,
+        integers: bool,
+        own_mask: bool,
+        device: torch.device,
+        given: tuple[int, int, int, int] | None,
+    ) -> Search:
+        if not count:
+            return Search((1, 1, 1, 1), 0)
+        native, machine = self._native(), _machine(device)
+        launch = given
+        if launch is None:
+            tile = launch_table.choose_topk(count, rows, k, machine.shared)
+            resident = native.masked_topk_blocks(k, integers, own_mask, (*tile, 1), device.index or 0)
+            launch = (*tile, launch_table.choose_slabs(count, rows, tile, resident * machine.multiprocessors))
+        return Search(launch, native.masked_topk_scratch(count, rows, k, launch))
+
+    def _find_resident(
+        self, launch: Launch, k: int, codes: int, width: int, cut: int, device: torch.device
+    ) -> Resident:
+        shape = asdict(launch) | {"k": k, "codes": codes, "width": width, "cut": cut}
+        blocks = self._native().scan_blocks(shape, device.index or 0) * _machine(device).multiprocessors
+        return Resident(shape, blocks)
 
     def _native(self) -> ModuleType:
         return self._given if self._given is not None else _native.cuda()
 
-    def _device(self, device: str) -> torch.device:
-        return numbered_device(device, self._device_type)
 
-    def _machine(self, device: torch.device) -> Machine:
-        if device.type != "cuda":
-            return Machine(4, 160 << 10, CAPABILITY)
-        properties = torch.cuda.get_device_properties(device)
-        return Machine(
-            properties.multi_processor_count,
-            getattr(properties, "shared_memory_per_block_optin", SHARED),
-            10 * properties.major + properties.minor,
-        )
+@cache
+def _machine(device: torch.device) -> Machine:
+    """What launches depend on."""
+    if device.type != "cuda":
+        return Machine(4, 160 << 10, CAPABILITY)
+    properties = torch.cuda.get_device_properties(device)
+    return Machine(
+        properties.multi_processor_count,
+        getattr(properties, "shared_memory_per_block_optin", SHARED),
+        10 * properties.major + properties.minor,
+    )
 
-    @staticmethod
-    def _stream(device: torch.device) -> int:
-        return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+def _stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 
 def _on_device(array: Array, device: torch.device) -> torch.Tensor:
@@ -240,9 +290,17 @@ def _on_device(array: Array, device: torch.device) -> torch.Tensor:
     return (array if isinstance(array, torch.Tensor) else tensor(array)).to(device).contiguous()
 
 
-def _span(tensor: torch.Tensor | None) -> tuple[int, int] | None:
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
     """(address, bytes) of a tensor."""
-    return None if tensor is None else (tensor.data_ptr(), tensor.nbytes)
+    return tensor.data_ptr(), tensor.nbytes
+
+
+def _spans(
+    room: torch.Tensor, begin: Sequence[int], names: Sequence[str], sizes: Sequence[int]
+) -> dict[str, tuple[int, int]]:
+    """(address, bytes) of the named pieces of a buffer."""
+    base = room.data_ptr()
+    return {name: (base + at, size) for name, at, size in zip(names, begin, sizes, strict=True)}
 
 
 def _own_mask(request: TopkRequest) -> bool:
@@ -252,12 +310,11 @@ def _own_mask(request: TopkRequest) -> bool:
 
 def _work(request: ScanRequest) -> Work:
     """What the launch table needs to know of a request."""
-    compared = request.plan.flat.steps[:, 1]
     return Work(
         images=max(1, len(request.images)),
         allowed=len(request.candidates),
-        compared=max(1.0, float(compared.mean())) if len(compared) else 1.0,
-        most=max(1, int(compared.max(initial=0))),
+        compared=max(1.0, request.plan.mean_compared),
+        most=max(1, request.plan.most_compared),
         k=min(request.k, len(request.candidates)),
         codes=-(-len(request.bank.table) // 4) * 4 if isinstance(request.bank, CodeBank) else 0,
         width=cell_width(request),
@@ -271,10 +328,10 @@ def _code_shift(request: ScanRequest) -> int:
     return launch_table.CODE_SHIFT if few else 0
 
 
-def _scratch_bytes(request: ScanRequest, launch: Launch, multiprocessors: int) -> int:
+def _scratch_bytes(request: ScanRequest, work: Work, launch: Launch, multiprocessors: int) -> int:
     """What a scan takes beside the bank, at most."""
     side, count = request.plan.sides[-1], len(request.images)
     blocks = min(-(-count // launch.tile) * launch.group, multiprocessors * (2048 // launch.threads))
-    canvases = blocks * 2 * launch.tile * side * side * cell_width(request) * 2
+    canvases = blocks * 2 * launch.tile * side * side * work.width * 2
     partial = 2 * blocks * launch.tile * request.k * 8
-    return canvases + partial + start_bytes(request) + count * side * side * 4
+    return canvases + partial + start_bytes(request, work.width) + count * side * side * 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +14,7 @@ import torch
 from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, TopkRequest
 from lpkernel.backends.pytorch import TILE_BYTES, hubness_offsets, tensor
 from lpkernel.backends.store import Store
-from lpkernel.errors import InputError
+from lpkernel.errors import BackendUnavailable, InputError
 from lpkernel.plan import Plan
 
 UPLOAD = 1 << 26  # bytes of a bank on their way to the device at a time
@@ -70,10 +72,10 @@ def offset_bytes(request: ScanRequest) -> int:
     return request.plan.steps * len(request.candidates) * 4 + 4 * TILE_BYTES
 
 
-def start_bytes(request: ScanRequest) -> int:
-    """What the cells of `start_cells` will take for this request."""
+def start_bytes(request: ScanRequest, width: int) -> int:
+    """What the cells of `start_cells`, `width` values each, will take for this request."""
     sides = zip(request.canvas, request.plan.sides, strict=True)
-    return sum(len(start) * side**2 for start, side in sides if start is not None) * cell_width(request) * 2
+    return sum(len(start) * side**2 for start, side in sides if start is not None) * width * 2
 
 
 def search_bytes(request: TopkRequest, scratch: int, apart: bool = False) -> int:
@@ -81,34 +83,60 @@ def search_bytes(request: TopkRequest, scratch: int, apart: bool = False) -> int
 
     apart: rows of queries and bank may lie apart, as long as the entries of each are neighbours.
     """
-
-    def copied(array: Any, apart: bool) -> int:
-        given = array is None or (
-            isinstance(array, torch.Tensor) and (array.is_contiguous() or (apart and array.stride(1) == 1))
-        )
-        return 0 if given else int(array.nbytes)
-
-    rows = sum(copied(array, apart) for array in (request.queries, request.bank))
-    masks = sum(copied(array, False) for array in (request.patch_mask, request.candidate_mask))
-    return rows + masks + len(request.queries) * request.k * (4 + 8) + scratch
+    need = len(request.queries) * request.k * (4 + 8) + scratch
+    for array, may_lie_apart in (
+        (request.queries, apart),
+        (request.bank, apart),
+        (request.patch_mask, False),
+        (request.candidate_mask, False),
+    ):
+        if array is None:
+            continue
+        there = isinstance(array, torch.Tensor) and (array.is_contiguous() or (may_lie_apart and array.stride(1) == 1))
+        need += 0 if there else array.nbytes
+    return need
 
 
 def free_bytes(device: torch.device, enough: int) -> int | None:
     """What may still be allocated on a GPU, or at least `enough`; None for the CPU, where nobody counts."""
     if device.type != "cuda":
         return None
-    at_hand = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if at_hand >= enough:  # the driver is slower to answer than a small search takes
-        return at_hand
-    return int(torch.cuda.mem_get_info(device)[0]) + at_hand
+    free = int(torch.cuda.mem_get_info(device)[0])
+    if free >= enough:  # torch walks all of its statistics to say what it keeps: only where it matters
+        return free
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def memory_reasons(need: int, device: torch.device) -> list[str]:
-    """Why `need` bytes do not fit the device; [] if they do."""
-    free = free_bytes(device, need)
-    if free is None or need <= free:
-        return []
-    return [f"needs {need / 2**20:.0f} MiB on {device}, where {free / 2**20:.0f} MiB are free"]
+class MemoryBudget:
+    """What calls may take of each device's memory.
+
+    What a call has taken and given back stays with torch's allocator, so a call that needs no more is let through
+    unasked: neither the driver nor torch's statistics are quick to answer. Should it have gone meanwhile,
+    torch.OutOfMemoryError is what `on` turns into a line.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[torch.device, int] = {}
+
+    def reasons(self, need: int, device: torch.device) -> list[str]:
+        """Why `need` bytes do not fit the device; [] if they do."""
+        if need <= self._taken.get(device, 0):
+            return []
+        free = free_bytes(device, need)
+        if free is None or need <= free:
+            return []
+        return [f"needs {need / 2**20:.0f} MiB on {device}, where {free / 2**20:.0f} MiB are free"]
+
+    @contextmanager
+    def on(self, device: torch.device, need: int) -> Iterator[None]:
+        """While a call takes `need` bytes. Raises BackendUnavailable where torch has run out of memory."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            self._taken.pop(device, None)
+            free = torch.cuda.mem_get_info(device)[0] / 2**20
+            raise BackendUnavailable(f"{device} ran out of memory: {free:.0f} MiB are free; lower n or k") from error
+        self._taken[device] = max(need, self._taken.get(device, 0))
 
 
 def cell_width(request: ScanRequest) -> int:
@@ -192,11 +220,34 @@ def _fill(layer: torch.Tensor, content: Array, allowed: Array, codes: int | None
             layer[:, begin : begin + len(part)] = images[:, :, 0]
 
 
+def carve(sizes: Sequence[int]) -> tuple[list[int], int]:
+    """Where pieces of these bytes begin in one buffer, at multiples of 256, and the bytes of it."""
+    begin, total = [], 0
+    for size in sizes:
+        begin.append(total)
+        total += _padded(size, 256)
+    return begin, total
+
+
+def upload(arrays: Sequence[Array], device: torch.device) -> tuple[torch.Tensor, list[int]]:
+    """Small arrays on the device, by one copy from pinned memory: a buffer (bytes), and where each begins in it."""
+    begin, total = carve([array.nbytes for array in arrays])
+    host = torch.empty(total, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    room = host.numpy()
+    for array, at in zip(arrays, begin, strict=True):
+        room[at : at + array.nbytes] = array.reshape(-1).view(np.uint8)
+    return host.to(device, non_blocking=True), begin
+
+
 def numbered_device(name: str, kind: str) -> torch.device:
     """The device of this name, "auto" for the current one of a kind, with its number."""
-    device = torch.device(kind if name == "auto" else name)
+    return numbered(torch.device(kind if name == "auto" else name))
+
+
+def numbered(device: torch.device) -> torch.device:
+    """The device with its number, that of the current one where it has none."""
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 
@@ -227,9 +278,10 @@ def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[
 
 
 class DeviceStore:
-    """Device banks, their offsets and flat plans of the last calls. All are read-only."""
+    """Device banks, their offsets and flat plans of the last calls, all read-only; and the budget of calls."""
 
     def __init__(self) -> None:
+        self.memory = MemoryBudget()
         self._banks: Store[DeviceBank] = Store()
         self._offsets: Store[torch.Tensor] = Store()
         self._plans: Store[tuple[torch.Tensor, ...]] = Store()
@@ -238,15 +290,13 @@ class DeviceStore:
         """The bank, if it is there."""
         return self._banks.find((*_bank_key(request, device)[0], code_shift))
 
-    def memory_reasons(
-        self, request: ScanRequest, device: torch.device, scratch: int, code_shift: int = 0
-    ) -> list[str]:
-        """Why bank and offsets, unless they are there already, and `scratch` bytes do not fit; [] if they do."""
+    def need(self, request: ScanRequest, device: torch.device, scratch: int, code_shift: int = 0) -> int:
+        """Bytes that a scan takes: bank and offsets, unless they are there already, and `scratch`."""
         bank = self.held(request, device, code_shift)
         need = scratch + (0 if bank is not None else bank_bytes(request))
         if request.hubness and (bank is None or self._offsets.find(_offsets_key(request, bank)) is None):
             need += offset_bytes(request)
-        return memory_reasons(need, device)
+        return need
 
     def bank(self, request: ScanRequest, device: torch.device, budget: int, code_shift: int = 0) -> DeviceBank:
         key, arrays = _bank_key(request, device)

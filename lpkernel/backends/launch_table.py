@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 ROWS, GATHER, LATENTS = "rows", "gather", "latents"
 TILES = {ROWS: (1, 4), GATHER: (1,), LATENTS: (1, 4)}  # the kernels that exist
@@ -111,6 +112,7 @@ def shared_bytes(launch: Launch, work: Work) -> int:
     return sum((part + 15) // 16 * 16 for part in parts)
 
 
+@lru_cache(4096)  # pricing all launches takes longer than a small scan
 def choose(work: Work, machine: Machine, **fixed: int | str | None) -> Launch:
     """The cheapest launch; `fixed` names fields of it that are given. Raises ValueError when none fits the device."""
     wanted = {name: value for name, value in fixed.items() if value is not None}

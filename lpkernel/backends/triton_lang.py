@@ -31,7 +31,6 @@ from lpkernel.backends.device_bank import (
     DeviceBank,
     DeviceStore,
     cell_width,
-    memory_reasons,
     numbered_device,
     search_bytes,
     start_bytes,
@@ -103,20 +102,25 @@ class TritonBackend:
         target = self._search_device(request)
         slabs = _slabs(len(request.queries), len(request.bank), request.k, target)
         keys = len(request.queries) * slabs * configs.slots_for(request.k) * 8
-        return memory_reasons(search_bytes(request, keys, apart=True), target)
+        return self._store.memory.reasons(search_bytes(request, keys, apart=True), target)
 
     def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > MOST_CODES:
             return [f"compares up to {MOST_CODES} codes by table, got {len(request.bank.table)}"]
         if request.plan.cuts and request.plan.patch > configs.MOST_CUT:
             return [f"cuts patches of up to {configs.MOST_CUT} cells, got {request.plan.patch}"]
-        return self._store.memory_reasons(request, self._device(device), self._scratch_bytes(request))
+        target = self._device(device)
+        return self._store.memory.reasons(self._store.need(request, target, self._scratch_bytes(request)), target)
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         philox.check_seed(request.seed)
         target = self._device(device)
         with self._lock, _on(target), torch.inference_mode():
-            return stages.run(request, lambda stage: self._scan_stage(stage, target))
+            return stages.run(request, lambda stage: self._scan_within(stage, target))
+
+    def _scan_within(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
+        with self._store.memory.on(target, self._scratch_bytes(request)):
+            return self._scan_stage(request, target)
 
     def _scan_stage(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
         count, side = len(request.images), request.plan.sides[-1]
@@ -166,7 +170,7 @@ class TritonBackend:
         """What a scan takes beside the bank, at most."""
         images, side = min(len(request.images), self.tuning.images), request.plan.sides[-1]
         width = cell_width(request)
-        return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8 + 4) + start_bytes(request)
+        return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8 + 4) + start_bytes(request, width)
 
     def masked_topk(self, request: TopkRequest) -> TopK:
         given = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
@@ -393,24 +397,27 @@ def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, cand
     slab = configs.slab(rows, tile.rows, slabs)
     keys = torch.empty((count, slabs, slots), dtype=torch.int64, device=device)
     strides = (queries.stride(0), bank.stride(0), mask.stride(0) if mask.ndim == 2 else 0)
-    shape = {"KP": slots, "INTEGER": integer, "MASKED": patch_mask is not None}
-    kernels.search[(tiles, slabs)](
-        *(queries, bank, mask, allowed, keys, count, rows, width, *strides, slab, slabs),
-        **shape,
-        TQ=tile.queries,
-        TB=tile.rows,
-        TD=tile.columns,
-        CANDIDATES=candidate_mask is not None,
-        **_options(tile.warps, tile.stages),
-    )
+    # Flags of the queries that are done once more, scaled; integers never are.
+    flags = torch.empty(0 if integer else count, dtype=torch.uint8, device=device)
     merged = configs.merged_for(slabs * slots)
-    kernels.merge[(count,)](
-        *(queries, bank, mask, keys, distances, indices, width, *strides, slabs, k),
-        **shape,
-        SLOTS=merged,
-        TD=configs.MERGE_COLUMNS,
-        **_options(configs.finish_warps(merged)),
-    )
+    for redo in (False,) if integer else (False, True):
+        shape = {"KP": slots, "INTEGER": integer, "MASKED": patch_mask is not None, "REDO": redo}
+        kernels.search[(tiles, slabs)](
+            *(queries, bank, mask, allowed, keys, flags, count, rows, width, *strides, slab, slabs),
+            **shape,
+            TQ=tile.queries,
+            TB=tile.rows,
+            TD=tile.columns,
+            CANDIDATES=candidate_mask is not None,
+            **_options(tile.warps, tile.stages),
+        )
+        kernels.merge[(count,)](
+            *(queries, bank, mask, keys, flags, distances, indices, width, *strides, slabs, k),
+            **shape,
+            SLOTS=merged,
+            TD=configs.MERGE_COLUMNS,
+            **_options(configs.finish_warps(merged)),
+        )
     return TopK(distances, indices)
 
 

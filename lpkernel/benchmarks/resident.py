@@ -21,7 +21,7 @@ def main(path: str, backend: str, threads: int) -> None:
     torch.set_num_threads(threads)
     random = np.random.default_rng(0)
     small = Bank.from_codes(random.integers(0, 32, (32, 16, 16)), random.standard_normal((32, 16), np.float32))
-    generate(small, 16, scales=(16,), k=10, backend=backend)
+    generate(small, 16, scales=(16,), k=10, preset="paper", backend=backend)
     del small
     gc.collect()
     before = measure.resident() or 0
@@ -29,7 +29,7 @@ def main(path: str, backend: str, threads: int) -> None:
 
     def work() -> None:
         bank = Bank.load(path)
-        kept.append((bank, generate(bank, 16, scales=(bank.grid,), k=10, backend=backend)))
+        kept.append((bank, generate(bank, 16, scales=(bank.grid,), k=10, preset="paper", backend=backend)))
 
     peak, _ = measure.peak_extra(work)
     gc.collect()

@@ -55,7 +55,7 @@ def register(commands: Any) -> None:
     parser.add_argument("--faces", default="largest", help="largest: one of each photograph; all: every face")
     parser.add_argument("--strict", action="store_true", help="stop at a photograph that gives no face")
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, begins=lambda args: f"aligning {args.folder} into {args.out}")
 
 
 def run(args: argparse.Namespace) -> None:

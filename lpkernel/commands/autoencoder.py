@@ -22,7 +22,7 @@ def register(commands: Any) -> None:
         "--config", type=Path, metavar="YAML", help="the project's yaml; without it: read off the weights"
     )
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, begins=lambda args: f"converting {args.checkpoint}")
 
 
 def run(args: argparse.Namespace) -> None:

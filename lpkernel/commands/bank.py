@@ -11,6 +11,7 @@ from lpkernel.commands.common import (
     Progress,
     add_autoencoder,
     add_output,
+    add_overwrite,
     integers,
     list_left_out,
     list_skipped,
@@ -35,7 +36,13 @@ def register(commands: Any) -> None:
     build.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the bank to write, *.lpbank")
     add_autoencoder(build)
     build.add_argument("--crop", type=integers(4), metavar="x0,y0,x1,y1", help="pixels cut out of each image first")
-    build.add_argument("--attributes", type=Path, metavar="FILE", help="CelebA or CelebAMask-HQ attribute file")
+    build.add_argument("--attributes", type=Path, metavar="FILE", help="table of CelebA or CelebAMask-HQ, text or CSV")
+    build.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="CelebA-HQ-to-CelebA-mapping.txt, for images of CelebA-HQ and the attributes of CelebA",
+    )
     build.add_argument("--channels", type=int, default=16, help="kept by the PCA (default: 16)")
     build.add_argument("--max-patch", type=int, default=8, help="largest patch side the bank is exact for (default: 8)")
     build.add_argument("--limit", type=int, metavar="N", help="only the first N images")
@@ -43,8 +50,9 @@ def register(commands: Any) -> None:
     build.add_argument(
         "--strict", action="store_true", help="stop at a file that cannot be used instead of skipping it"
     )
+    add_overwrite(build, "replace a file that is there already")
     add_output(build)
-    build.set_defaults(run=run_build)
+    build.set_defaults(run=run_build, begins=lambda args: f"encoding {args.folder} for {args.out}")
 
     show = actions.add_parser("show", help="what a bank holds")
     show.add_argument("bank", type=Path, metavar="BANK", help="a bank, or default for the embedded avatars")
@@ -62,6 +70,8 @@ def run_build(args: argparse.Namespace) -> None:
     # before the encoding, which may take hours
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise InputError(f"--out {args.out}: expected a file name in a folder that exists")
+    if args.out.exists() and not args.overwrite:
+        raise InputError(f"--out {args.out}: is there already; --overwrite replaces it, another name keeps it")
     autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
     cache = args.out.with_name(args.out.name + ".cache")
     with Progress("encoding", None, "image", args.quiet) as progress:
@@ -74,6 +84,7 @@ def run_build(args: argparse.Namespace) -> None:
             strict=args.strict,
             limit=args.limit,
             attributes=args.attributes,
+            mapping=args.mapping,
             batch=args.batch,
             progress=progress.reach,
             cache=cache,

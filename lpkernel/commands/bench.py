@@ -44,7 +44,7 @@ def register(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="FOLDER", help="default: out/bench")
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, begins=lambda args: f"measuring, for {args.out}")
 
 
 def run(args: argparse.Namespace) -> None:

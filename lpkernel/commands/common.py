@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ EMBEDDED = "default"
 FRAMINGS = ("auto", "as-is", "crop", "align")  # of `modes.framing`, which is not imported for --help
 SKIPPED_SHOWN = 20
 LEFT_OUT_SHOWN = 8
+RANDOM_SEED_BITS = 32  # few enough to be typed again
 
 
 def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
@@ -49,6 +51,16 @@ def fractions(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers with commas between") from None
+
+
+def seed(text: str) -> int:
+    """A whole number, or one drawn now for "random"; `generate` says which numbers it takes."""
+    if text == "random":
+        return secrets.randbits(RANDOM_SEED_BITS)
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number or random") from None
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -100,13 +112,30 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
         metavar="LIMIT",
         help="redraw images that copy more than this of one source: share=0.5, area=60 (connected cells), tries=8",
     )
-    parser.add_argument("--seed", type=int, default=0)
+    add_seed(parser)
     parser.add_argument(
         "--first-image", type=int, default=0, metavar="I", help="number of the first image of the seed's series"
     )
     parser.add_argument("--backend", default="auto", help="auto, numpy, torch, cpp, triton or cuda; see lpkernel info")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER", help="default: out")
+    add_overwrite(parser, "remove the files of an earlier run in --out, those that its record lists")
     add_output(parser)
+
+
+def begins(doing: str, args: argparse.Namespace) -> str:
+    """What a command that makes images says first."""
+    count = args.n * len(args.where or [""])
+    images = f"{count} image{'s' * (count != 1)}"
+    source = "the embedded avatars" if args.bank == EMBEDDED else args.bank
+    return f"{doing} {images} from {source} with seed {args.seed}, into {args.out}"
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=seed, default=0, metavar="S", help="a whole number, or random (default: 0)")
+
+
+def add_overwrite(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--overwrite", action="store_true", help=what)
 
 
 def add_input(parser: argparse.ArgumentParser, what: str) -> None:
@@ -199,11 +228,11 @@ def file_hash(bank: str) -> str:
 class Progress:
     """A bar on stderr, shown only on a terminal and never when quiet. A context manager."""
 
-    def __init__(self, what: str, total: int | None, unit: str, quiet: bool) -> None:
+    def __init__(self, what: str, total: int | None, unit: str, quiet: bool, done: int = 0) -> None:
         from tqdm import tqdm
 
         # disable=None leaves the bar out when stderr is no terminal
-        self._bar = tqdm(total=total, desc=what, unit=unit, file=sys.stderr, disable=quiet or None)
+        self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, file=sys.stderr, disable=quiet or None)
 
     def __enter__(self) -> Progress:
         return self
@@ -225,7 +254,7 @@ class Progress:
 def report(args: argparse.Namespace, result: dict[str, Any], lines: list[str]) -> None:
     """The result on stdout: JSON, or lines for people unless quiet."""
     if args.json:
-        print(json.dumps(result, indent=2))
+        print(json_text(result))
     elif not args.quiet:
         print("\n".join(map(printable, lines)))
 
@@ -257,4 +286,18 @@ def check_folder(path: Path) -> None:
 
 def write_json(path: Path, result: dict[str, Any]) -> None:
     with atomic_path(path) as partial:
-        partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json_text(result) + "\n", encoding="utf-8")
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """JSON that every reader takes: bytes of names that are no UTF-8, which JSON cannot hold, as in `printable`."""
+    text = json.dumps(value, indent=indent)
+    return json.dumps(_without_surrogates(value), indent=indent) if "\\ud" in text else text
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(one) for key, one in value.items()}
+    return [_without_surrogates(one) for one in value] if isinstance(value, list | tuple) else value

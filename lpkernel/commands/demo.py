@@ -27,7 +27,7 @@ def register(commands: Any) -> None:
         help="a name of this machine, or NAME:PORT, under which browsers may ask for the page; may be given repeatedly "
         "(always allowed: localhost, the address that is connected to, and --host)",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, begins=lambda _: "preparing the page")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import add_input, add_keep_outside, add_mask, add_synthesis, integers
+from lpkernel.commands.common import add_input, add_keep_outside, add_mask, add_synthesis, begins, integers
 from lpkernel.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -41,28 +41,30 @@ def register(commands: Any) -> None:
     edit.add_argument("--mode", default="free", help="free: grows from around; guided: starts from what is there")
     add_keep_outside(edit)
     add_synthesis(edit, VARIANTS, "the grid alone")
-    edit.set_defaults(run=run_edit)
+    edit.set_defaults(run=run_edit, begins=lambda args: begins(f"editing {args.image},", args))
 
     inpaint = commands.add_parser("inpaint", help="fill a hole in an image, several answers")
     add_input(inpaint, "the damaged image")
     add_mask(inpaint, "missing")
     add_keep_outside(inpaint)
     add_synthesis(inpaint, VARIANTS, "10,12,13,15,16 for a grid of 16")
-    inpaint.set_defaults(run=run_inpaint)
+    inpaint.set_defaults(run=run_inpaint, begins=lambda args: begins(f"filling {args.image},", args))
 
     harmonize = commands.add_parser("harmonize", help="fit a pasted part to the image around it")
     add_input(harmonize, "the composite image")
     add_mask(harmonize, "pasted")
     add_keep_outside(harmonize)
     add_synthesis(harmonize, VARIANTS, "the grid alone")
-    harmonize.set_defaults(run=run_harmonize)
+    harmonize.set_defaults(run=run_harmonize, begins=lambda args: begins(f"fitting {args.image},", args))
 
 
 def run_edit(args: argparse.Namespace) -> None:
     from lpkernel import edit
     from lpkernel.commands import results
 
-    session = results.prepare(args)
+    session = results.prepare(args, "edit", results.ALL_KINDS)
+    if session is None:
+        return
     start = _read(session, box=args.box, alpha=args.region is None)
     donors = None if args.donors is None else _donors(session)
 
@@ -78,34 +80,38 @@ def run_edit(args: argparse.Namespace) -> None:
             **options,
         )
 
-    results.run(session, "edit", make, _given(start), warnings=_warnings(session, start), told=start.said())
+    results.run(session, make, _given(start), warnings=_warnings(session, start), told=start.said())
 
 
 def run_inpaint(args: argparse.Namespace) -> None:
     from lpkernel import inpaint
     from lpkernel.commands import results
 
-    session = results.prepare(args)
+    session = results.prepare(args, "inpaint", results.ALL_KINDS)
+    if session is None:
+        return
     start = _read(session, fill=True)
 
     def make(options: dict[str, Any]) -> Synthesis:
         return inpaint(session.bank, start, None, **_common(session), **options)
 
     warnings = _warnings(session, start, hole=True)
-    results.run(session, "inpaint", make, _given(start), warnings=warnings, told=start.said())
+    results.run(session, make, _given(start), warnings=warnings, told=start.said())
 
 
 def run_harmonize(args: argparse.Namespace) -> None:
     from lpkernel import harmonize
     from lpkernel.commands import results
 
-    session = results.prepare(args)
+    session = results.prepare(args, "harmonize", results.ALL_KINDS)
+    if session is None:
+        return
     start = _read(session)
 
     def make(options: dict[str, Any]) -> Synthesis:
         return harmonize(session.bank, start, None, **_common(session), **options)
 
-    results.run(session, "harmonize", make, _given(start), warnings=_warnings(session, start), told=start.said())
+    results.run(session, make, _given(start), warnings=_warnings(session, start), told=start.said())
 
 
 def _read(session: Session, box: Crop | None = None, fill: bool = False, alpha: bool = True) -> Input:
@@ -142,11 +148,11 @@ def _common(session: Session) -> dict[str, Any]:
 
 def _warnings(session: Session, start: Input, hole: bool = False) -> list[str]:
     """Why the input may not suit the bank, judged without its hole."""
-    from lpkernel.modes import cells, likeness
+    from lpkernel.commands import results
+    from lpkernel.modes import cells
 
-    assert session.autoencoder is not None
     known = ~cells.near(start.mask, session.bank.grid) if hole and start.mask is not None else None
-    return likeness.warnings(session.bank, start, session.autoencoder, known)
+    return results.unlike(session, start, known)
 
 
 def _given(start: Input) -> list[Pictures]:

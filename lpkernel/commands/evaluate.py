@@ -103,9 +103,7 @@ def register(commands: Any) -> None:
         metavar="x0,y0,x1,y1",
         help="pixels cut out of images first (default: as the bank's, but nothing of a square image)",
     )
-    parser.add_argument(
-        "--inception", type=Path, metavar="FILE", help="TorchScript Inception-v3: also FID and KID of it"
-    )
+    parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception-v3: also FID and KID")
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="LPIPS weights (AlexNet): also LPIPS")
     parser.add_argument(
         "--held-out",
@@ -117,7 +115,7 @@ def register(commands: Any) -> None:
         "--out", type=Path, default=Path("out/evaluate"), metavar="FOLDER", help="default: out/evaluate"
     )
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, begins=lambda args: f"evaluating, into {args.out}")
 
 
 def run(args: argparse.Namespace) -> None:

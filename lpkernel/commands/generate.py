@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import add_crop, add_synthesis
+from lpkernel.commands.common import add_crop, add_synthesis, begins
 from lpkernel.errors import InputError
 from lpkernel.presets import DEFAULT_PRESET, PRESETS
 
@@ -35,21 +35,25 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--provenance", action="store_true", help="also each image's source map, overlay and provenance sheet"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, begins=lambda args: begins("making", args))
 
 
 def run(args: argparse.Namespace) -> None:
     from lpkernel.commands import results
+    from lpkernel.commands.results import PROVENANCE
 
     _check(args)
-    session = results.prepare(args, not args.no_decode, args.sources)
+    kinds = ["image", *(PROVENANCE if args.provenance else [])]
+    session = results.prepare(args, "generate", kinds, not args.no_decode, args.sources)
+    if session is None:
+        return
     make, given, warnings, told = (_at_random(session), [], [], []) if args.reference is None else _guided(session)
 
     def baseline(n: int) -> Section:
         return _baseline(session, n)
 
     made_by_chance = baseline if args.baseline else None
-    results.run(session, "generate", make, given, made_by_chance, args.provenance, warnings, told)
+    results.run(session, make, given, made_by_chance, args.provenance, warnings, told)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -82,13 +86,13 @@ def _at_random(session: Session) -> Any:
 
 def _guided(session: Session) -> tuple[Any, list[Pictures], list[str], list[str]]:
     from lpkernel import reference
-    from lpkernel.modes import likeness
+    from lpkernel.commands import results
     from lpkernel.modes.inputs import read_input
 
     args, bank, autoencoder = session.args, session.bank, session.autoencoder
     given = read_input(bank, args.reference, autoencoder, args.crop, framing=args.framing)
-    assert given.pixels is not None and autoencoder is not None
-    warnings = likeness.warnings(bank, given, autoencoder)
+    assert given.pixels is not None
+    warnings = results.unlike(session, given)
 
     def make(options: dict[str, Any]) -> Synthesis:
         return reference(
@@ -108,6 +112,7 @@ def _guided(session: Session) -> tuple[Any, list[Pictures], list[str], list[str]
 def _baseline(session: Session, n: int) -> Section:
     """The first n images again with every cell from a random source, also written as a picture of their own."""
     from lpkernel import render
+    from lpkernel.commands.results import BASELINE
 
     args, bank, autoencoder = session.args, session.bank, session.autoencoder
     assert autoencoder is not None
@@ -115,7 +120,7 @@ def _baseline(session: Session, n: int) -> Section:
     drawn = random_cells(args.seed, args.first_image, n, bank.grid, bank.size if allowed is None else len(allowed))
     sources = drawn if allowed is None else allowed[drawn]
     images = autoencoder.decode(bank.gather(sources))
-    session.save_picture("baseline-codes.png", render.grid(images))
+    session.save_picture(BASELINE, render.grid(images))
     return "Baseline: every cell from a random source", images, sources
 
 

@@ -11,7 +11,7 @@ from lpkernel.commands.common import add_output, report
 def register(commands: Any) -> None:
     parser = commands.add_parser("info", help="versions, hardware, and each backend: usable or the reasons why not")
     add_output(parser)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, begins=lambda _: "looking at this machine")
 
 
 def run(args: argparse.Namespace) -> None:

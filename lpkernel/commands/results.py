@@ -1,31 +1,46 @@
 """Running a mode batch by batch, and what is written of it: images, source maps, the contact sheet, the record.
 
+Nothing of an image stays in memory when its batch is written; `lpkernel.commands.runs` keeps the folder.
+
 Each --where makes a group of n images of its own. Image numbers go on from group to group.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import Clock, Progress, check_folder, file_hash, load_bank, report, write_json
+from lpkernel.commands.common import Clock, Progress, check_folder, file_hash, json_text, load_bank, report
+from lpkernel.commands.runs import FACTS, SOURCES, Folder, Stream, identity, of_image
 from lpkernel.errors import InputError, printable
-from lpkernel.files import atomic_path
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from lpkernel import Autoencoder, Bank, Synthesis
+    from lpkernel.modes.inputs import Input
 
 SYNTHESIS_BATCH = 256  # images made at once: enough to fill the backends, little enough to show progress
 DECODE_BATCH = 32  # images made at once when they are decoded, which then takes most of the time
 SHEET_IMAGES = 32
+LARGE_PICTURE = 6_000_000  # numbers; larger ones are compressed less, in a third of the time
 PROVENANCE_SOURCES = 8
+SHEET, BASELINE = "sheet.png", "baseline-codes.png"
+PROVENANCE = ("map", "overlay", "provenance")  # kinds of pictures
+ALL_KINDS = ("image", "whole", *PROVENANCE)  # of what is made of a picture
+KEPT_BYTES = 1 << 27  # of pictures of bank images, decoded
+TEXT = "lpkernel"  # the text chunk of a picture: JSON of what it was made with
+# What a result can be made again from; the same for every backend and every window of the seed's series.
+TEXT_SETTINGS = (
+    *("mode", "kind", "patch", "stride", "scales", "start", "overlap", "mirror", "hubness", "k"),
+    *("strength", "donor", "copy_limit"),
+)
 NEIGHBOURS = 3  # that a mode draws from unless --k says otherwise
 
 Pictures = tuple[str, "NDArray[np.uint8]"]
@@ -34,14 +49,18 @@ Section = tuple[str, "NDArray[np.uint8]", "NDArray[np.integer] | None"]
 
 @dataclass
 class Session:
-    """One run of a command that makes images: its arguments, bank and autoencoder, and what was done so far."""
+    """One run of a command that makes images: its arguments, bank and autoencoder, its folder, what was done so far."""
 
     args: argparse.Namespace
     bank: Bank
     autoencoder: Autoencoder | None
     groups: list[tuple[str, NDArray[np.int64] | None]]  # --where expressions and the bank images that they allow
     clock: Clock
+    folder: Folder
+    bank_hash: str  # SHA-256 of its file
     files: list[str] = field(default_factory=list)
+    text: dict[str, Any] = field(default_factory=dict)  # what each picture says of the run
+    pictures: SourcePictures | None = None
 
     def options(self, n: int, first_image: int, candidates: NDArray[np.int64] | None) -> dict[str, Any]:
         """The arguments that every mode takes, for one batch of one group."""
@@ -59,20 +78,61 @@ class Session:
         }
 
     def save_picture(self, name: str, picture: NDArray[np.uint8]) -> None:
+        """A picture of the whole run, such as its sheet."""
         from lpkernel import render
 
-        render.save_png(self.args.out / name, picture)
+        render.save_png(self.args.out / name, picture, {TEXT: json_text(self.text, indent=None)})
         self.files.append(name)
 
+    def save_of_image(self, kind: str, index: int, picture: NDArray[np.uint8], fast: bool = False) -> None:
+        """A picture of an image, of a kind that `Folder.files_per_image` lists."""
+        from lpkernel import render
 
-def prepare(args: argparse.Namespace, decode: bool = True, sources: int | None = None) -> Session:
-    """Load what a run needs. Wrong settings are found before the autoencoder, which may be large, is loaded.
+        where = self.groups[(index - self.args.first_image) // self.args.n][0]
+        said = self.text | {"picture": kind, "image": index} | ({"where": where} if where else {})
+        path = self.args.out / of_image(kind).format(index=index)
+        render.save_png(path, picture, {TEXT: json_text(said, indent=None)}, fast)
 
-    sources: allow only the first so many bank images. Raises InputError.
+
+class SourcePictures:
+    """Bank images as the autoencoder gives them back, the ones used last kept within `KEPT_BYTES`."""
+
+    def __init__(self, bank: Bank, autoencoder: Autoencoder) -> None:
+        self.bank, self._autoencoder = bank, autoencoder
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+
+    def get(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """(B', S, S, 3) uint8."""
+        import numpy as np
+
+        wanted = [int(number) for number in numbers]
+        found = {number: self._kept.pop(number) for number in wanted if number in self._kept}
+        missing = np.array([number for number in wanted if number not in found], np.int64)
+        if missing.size:
+            found |= zip(missing.tolist(), self._autoencoder.decode(self.bank.whole(missing)), strict=True)
+        self._kept |= found
+        room = KEPT_BYTES // (3 * self._autoencoder.image_size**2)
+        for number in list(self._kept)[: max(0, len(self._kept) - room)]:
+            del self._kept[number]
+        size = self._autoencoder.image_size
+        return np.stack([found[number] for number in wanted]) if wanted else np.empty((0, size, size, 3), np.uint8)
+
+
+def prepare(
+    args: argparse.Namespace,
+    name: str,
+    kinds: Sequence[str] = ("image",),
+    decode: bool = True,
+    sources: int | None = None,
+) -> Session | None:
+    """Load what a run needs, or report it and give None when --out holds all of this very run already.
+
+    name: the command. kinds: of pictures that each image has. sources: allow only the first so many bank images.
+    Wrong settings are found before the autoencoder, which may be large, is loaded. Raises InputError.
     """
     import numpy as np
 
-    from lpkernel import load_autoencoder, plan
+    from lpkernel import __version__, load_autoencoder, plan
 
     check_folder(args.out)
     clock = Clock()
@@ -87,33 +147,46 @@ def prepare(args: argparse.Namespace, decode: bool = True, sources: int | None =
     first = None if sources is None else np.arange(sources)
     groups: list[tuple[str, NDArray[np.int64] | None]] = [("", first)]
     if args.where:
-        groups = [(text, _allowed(bank, text, k, first)) for text in args.where]
+        groups = [(text, _allowed(bank, text, first)) for text in args.where]
+    digest = file_hash(args.bank)
+    folder = Folder(
+        args.out,
+        name,
+        identity(args, name, __version__, digest, bank.autoencoder_fingerprint),
+        args.seed,
+        args.first_image,
+        args.n * len(groups),
+        args.n,
+        DECODE_BATCH if decode else SYNTHESIS_BATCH,
+        args.overwrite,
+        [SOURCES, FACTS, *([SHEET, BASELINE] if decode else [])],
+        [of_image(kind) for kind in kinds] if decode else [],
+    )
+    if (record := folder.finished()) is not None:
+        report(args, record, [f"all of this run is in {args.out} already; --overwrite makes it anew"])
+        return None
     autoencoder = None
     if decode:
         with clock.stage("load autoencoder"):
             autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
         bank.check_autoencoder(autoencoder)
-    return Session(args, bank, autoencoder, groups, clock)
+    return Session(args, bank, autoencoder, groups, clock, folder, digest)
 
 
-def _allowed(bank: Bank, expression: str, k: int, first: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """The images of an expression, at least k, among the first ones."""
+def _allowed(bank: Bank, expression: str, first: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """The images of an expression, at least one, among the first ones."""
     import numpy as np
 
-    found = np.flatnonzero(bank.where(expression, at_least=k))
+    found = np.flatnonzero(bank.where(expression, at_least=1))
     if first is not None:
         found = np.intersect1d(found, first)
-        if len(found) < k:
-            raise InputError(
-                f"where: {len(found)} of the first {len(first)} images are left by {expression!r}, expected at least "
-                f"{k}; raise --sources or lower --k"
-            )
+        if not len(found):
+            raise InputError(f"where: none of the first {len(first)} images is left by {expression!r}; raise --sources")
     return found
 
 
 def run(
     session: Session,
-    name: str,
     make: Callable[[dict[str, Any]], Synthesis],
     given: Sequence[Pictures] = (),
     baseline: Callable[[int], Section] | None = None,
@@ -121,114 +194,140 @@ def run(
     warnings: Sequence[str] = (),
     told: Sequence[str] = (),
 ) -> None:
-    """Make every group's images, write everything and report; `name`.json is the record.
+    """Make every group's images, write everything and report; NAME.json is the record.
 
     make(options) makes one batch, with the options of `Session.options`. given: pictures that the sheet shows before
     the results. baseline(n) makes n pictures that it shows after them. provenance: write the source map, the overlay
     and the provenance sheet of each image. warnings: of the input, and what was done to it (told), said on stderr
     unless quiet, and in the record.
     """
-    import numpy as np
-
-    from lpkernel import __version__, render
+    from lpkernel import __version__
     from lpkernel.info import why_chosen
 
-    args, bank = session.args, session.bank
+    args, folder = session.args, session.folder
     for line in [] if args.quiet else told:
         print(f"lpkernel: the input: {printable(line)}", file=sys.stderr)
-    maps: list[NDArray[np.int32]] = []
-    sections: list[Section] = []
-    settings: dict[str, Any] = {}
-    with Progress("generating", args.n * len(session.groups), "image", args.quiet) as progress:
-        for number, (title, candidates) in enumerate(session.groups):
-            first = args.first_image + number * args.n
-            shown = SHEET_IMAGES if len(session.groups) == 1 else render.COLUMNS
-            pictures: list[NDArray[np.uint8]] = []
-            group: list[NDArray[np.int32]] = []
-            batch = DECODE_BATCH if session.autoencoder is not None else SYNTHESIS_BATCH
-            # at least one call, so that a wrong n meets the same check as from Python
-            for start in range(0, max(args.n, 1), batch):
-                with session.clock.stage("synthesis"):
-                    made = make(session.options(min(batch, args.n - start), first + start, candidates))
-                bank = made.bank
-                group.append(made.sources)
-                settings = _joined(settings, made.settings)
+    # before anything is touched, so that wrong arguments are found here
+    with session.clock.stage("synthesis"):
+        made = make(session.options(min(folder.batch, args.n), args.first_image, session.groups[0][1]))
+    settings = {key: value for key, value in made.settings.items() if key != "seconds"} | {"n": args.n}
+    if settings["copy_limit"] is not None:
+        settings["copy_limit"] = {key: settings["copy_limit"][key] for key in ("share", "area", "tries")}
+    session.text = {
+        "lpkernel": __version__,
+        "command": folder.name,
+        "seed": args.seed,
+        "settings": {key: settings[key] for key in TEXT_SETTINGS if key in settings},
+        "bank_sha256": session.bank_hash,
+        "autoencoder": None if session.autoencoder is None else session.autoencoder.fingerprint,
+    }
+    warnings = [*warnings, *_few_allowed(session, settings["k"])]
+    with folder.alone(), folder.start(made.bank.grid) as stream:
+        if stream.done and not args.quiet:
+            print(f"lpkernel: going on after {stream.done} of {folder.count} images", file=sys.stderr)
+        with Progress("generating", folder.count, "image", args.quiet, stream.done) as progress:
+            for start, count, candidates in _batches(session, stream.done):
+                if start:
+                    with session.clock.stage("synthesis"):
+                        made = make(session.options(count, args.first_image + start, candidates))
                 if session.autoencoder is not None:
                     with session.clock.stage("decode and write"):
-                        images = _write_images(session, made, first + start, provenance)
-                    if start < shown:
-                        pictures.append(images)
-                progress.add(len(made.sources))
-            maps += group
-            if pictures:
-                sections.append((title, np.concatenate(pictures)[:shown], np.concatenate(group)[:shown]))
-    sources = np.concatenate(maps)
-    args.out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(args.out / "sources.npy") as partial:
-        _save_array(partial, sources)
-    session.files.append("sources.npy")
-    if session.autoencoder is not None:
-        with session.clock.stage("decode and write"):
-            _write_sheet(session, bank, sections, given, baseline)
-    grouped = [
+                        _write_images(session, made, args.first_image + start, provenance)
+                stream.append(made.sources, _facts_of_images(session, made, start))
+                progress.add(count)
+        if session.autoencoder is not None:
+            with session.clock.stage("decode and write"):
+                _write_sheet(session, made.bank, stream, given, baseline)
+        stream.finish()
+        result = {
+            "lpkernel": __version__,
+            "command": folder.name,
+            "run": folder.identity,
+            "bank": {
+                "path": args.bank,
+                "sha256": session.bank_hash,
+                "images": session.bank.size,
+                "made_with": session.bank.autoencoder_name,
+            },
+            "autoencoder": _autoencoder_facts(session),
+            "settings": settings | {"backend_why": why_chosen(args.backend, args.device)},
+            "groups": _grouped(session, made.bank),
+            "first_image": args.first_image,
+            "count": folder.count,
+            "images": FACTS,
+            "warnings": list(warnings),
+            "told": list(told),
+            "files": [*session.files, SOURCES, FACTS, f"{folder.name}.json"],
+            "files_per_image": folder.files_per_image,
+            "seconds": session.clock.seconds,
+        }
+        folder.finish(result)
+    for warning in [] if args.quiet else warnings:
+        print(printable(f"lpkernel: warning: {warning}"), file=sys.stderr)
+    speed = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in session.clock.seconds.items())
+    what = "source maps" if session.autoencoder is None else f"images and {SHEET}"
+    report(
+        args,
+        result,
+        [f"{folder.count} {what} in {args.out} (seed {args.seed}; backend {settings['backend']}; {speed})"],
+    )
+
+
+def _batches(session: Session, done: int) -> Iterator[tuple[int, int, NDArray[np.int64] | None]]:
+    """The first image, counted from the run's first, the number of images, and the allowed bank images of each batch
+    after the `done` first images."""
+    n, batch = session.args.n, session.folder.batch
+    for number, (_, candidates) in enumerate(session.groups):
+        for start in range(0, n, batch):
+            if number * n + start >= done:
+                yield number * n + start, min(batch, n - start), candidates
+
+
+def unlike(session: Session, start: Input, known: NDArray[np.bool_] | None = None) -> list[str]:
+    """Why an input may not suit the bank, a line each. known: (M, M), the cells to look at."""
+    from lpkernel.modes import likeness
+
+    assert session.autoencoder is not None
+    reasons = likeness.warnings(session.bank, start, session.autoencoder, known)
+    return [f"the input may not suit the bank: {reason}" for reason in reasons]
+
+
+def _few_allowed(session: Session, k: int) -> list[str]:
+    """A line for each group that allows fewer bank images than K."""
+    lines = []
+    for title, allowed in session.groups:
+        count = session.bank.size if allowed is None else len(allowed)
+        if count < k:
+            of = f" by {title!r}" if title else ""
+            lines.append(f"k is {k}, but {count} bank images are allowed{of}: all of them are drawn from")
+    return lines
+
+
+def _grouped(session: Session, bank: Bank) -> list[dict[str, Any]]:
+    n = session.args.n
+    return [
         {
             "where": title,
             "allowed": bank.size if allowed is None else len(allowed),
-            "first_image": args.first_image + number * args.n,
-            "images": args.n,
+            "first_image": session.args.first_image + number * n,
+            "images": n,
         }
         for number, (title, allowed) in enumerate(session.groups)
         if title
     ]
-    result = {
-        "lpkernel": __version__,
-        "bank": {
-            "path": args.bank,
-            "sha256": file_hash(args.bank),
-            "images": session.bank.size,
-            "made_with": session.bank.autoencoder_name,
-        },
-        "autoencoder": _autoencoder_facts(session),
-        "settings": settings | {"n": args.n, "backend_why": why_chosen(args.backend, args.device)},
-        "groups": grouped,
-        "images": _images(args.first_image, args.n, session.groups, bank.names, sources),
-        "warnings": list(warnings),
-        "told": list(told),
-        "files": [*session.files, f"{name}.json"],
-        "seconds": session.clock.seconds,
-    }
-    write_json(args.out / f"{name}.json", result)
-    for warning in [] if args.quiet else warnings:
-        print(f"lpkernel: warning: the input may not suit the bank: {warning}", file=sys.stderr)
-    speed = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in session.clock.seconds.items())
-    what = "source maps" if session.autoencoder is None else "images and sheet.png"
-    report(args, result, [f"{len(sources)} {what} in {args.out} (backend {settings['backend']}; {speed})"])
 
 
-def _joined(settings: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    """The settings of all batches: those of the first, and what the copy limit did in each."""
-    if not settings:
-        return {name: value for name, value in more.items() if name != "seconds"}
-    if settings["copy_limit"] is not None:
-        settings["copy_limit"]["try_kept"] |= more["copy_limit"]["try_kept"]
-        settings["copy_limit"]["still_over"] += more["copy_limit"]["still_over"]
-    return settings
-
-
-def _write_images(session: Session, made: Synthesis, first: int, provenance: bool) -> NDArray[np.uint8]:
-    """Decode a batch and write its pictures; returns the images."""
-
+def _write_images(session: Session, made: Synthesis, first: int, provenance: bool) -> None:
+    """Decode a batch and write its pictures."""
     assert session.autoencoder is not None
     images = made.decode(session.autoencoder)
-    session.args.out.mkdir(parents=True, exist_ok=True)
-    for number, image in enumerate(images, first):
-        session.save_picture(f"image-{number:06d}.png", image)
+    for index, image in enumerate(images, first):
+        session.save_of_image("image", index, image)
     if made.whole is not None:
-        for number, picture in enumerate(made.put_back(images), first):
-            session.save_picture(f"whole-{number:06d}.png", picture)
+        for index, picture in enumerate(made.put_back(images), first):
+            session.save_of_image("whole", index, picture, picture.size > LARGE_PICTURE)
     if provenance:
         _write_provenance(session, made, images, first)
-    return images
 
 
 def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint8], first: int) -> None:
@@ -237,47 +336,64 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
 
     from lpkernel import render
 
-    assert session.autoencoder is not None
-    bank = made.bank
+    bank, colours = made.bank, render.source_colours(made.bank.size)
     most = [render.most_used(sources, PROVENANCE_SOURCES) for sources in made.sources]
     needed = np.unique(np.concatenate(most))
-    decoded = session.autoencoder.decode(bank.whole(needed))
-    for number, (image, sources, shown) in enumerate(zip(images, made.sources, most, strict=True), first):
-        colours = render.sheet_colours(shown, bank.size)
-        session.save_picture(f"map-{number:06d}.png", render.source_map(sources, colours, len(image)))
-        session.save_picture(f"overlay-{number:06d}.png", render.overlay(image, sources, colours))
+    decoded = _pictures(session, bank).get(needed)
+
+    def write(row: int) -> None:
+        image, sources, shown, index = images[row], made.sources[row], most[row], first + row
         pictures, names = decoded[np.searchsorted(needed, shown)], [bank.names[i] for i in shown]
+        session.save_of_image("map", index, render.source_map(sources, colours, len(image)), fast=True)
+        session.save_of_image("overlay", index, render.overlay(image, sources, colours), fast=True)
         sheet = render.provenance_sheet(image, sources, shown, pictures, names)
-        session.save_picture(f"provenance-{number:06d}.png", sheet)
+        session.save_of_image("provenance", index, sheet, fast=True)
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # packing and writing leave Python free
+        list(pool.map(write, range(len(images))))
+
+
+def _pictures(session: Session, bank: Bank) -> SourcePictures:
+    """The pictures of a bank's images, those that were decoded before kept."""
+    assert session.autoencoder is not None
+    if session.pictures is None or session.pictures.bank is not bank:
+        session.pictures = SourcePictures(bank, session.autoencoder)
+    return session.pictures
 
 
 def _write_sheet(
     session: Session,
     bank: Bank,
-    sections: list[Section],
+    stream: Stream,
     given: Sequence[Pictures],
     baseline: Callable[[int], Section] | None,
 ) -> None:
+    """The contact sheet of the first images of each group, from what was written of them."""
     import numpy as np
 
     from lpkernel import render
+    from lpkernel.images import load_pixels
 
-    assert session.autoencoder is not None
-    alone = "LatentPatch results, and the source of each piece"
-    counts = [bank.size if allowed is None else len(allowed) for _, allowed in session.groups]
-    sections = [
-        (f"{title} ({count} images of the bank)" if title else alone, images, maps)
-        for (title, images, maps), count in zip(sections, counts, strict=True)
-    ]
+    args, groups = session.args, session.groups
+    shown = min(args.n, SHEET_IMAGES if len(groups) == 1 else render.COLUMNS)
+    sections: list[Section] = []
+    for number, (title, allowed) in enumerate(groups):
+        count = bank.size if allowed is None else len(allowed)
+        text = f"{title} ({count} images of the bank)" if title else "LatentPatch results, and the source of each piece"
+        if shown < args.n:
+            text += f": first {shown} of {args.n} shown"
+        start = number * args.n
+        files = [args.out / of_image("image").format(index=args.first_image + start + i) for i in range(shown)]
+        images = np.stack([load_pixels(file) for file in files])
+        sections.append((text, images, stream.maps(slice(start, start + shown))))
     maps = np.concatenate([maps for _, _, maps in sections if maps is not None])
-    allowed = [np.arange(bank.size) if group is None else group for _, group in session.groups]
-    every = np.unique(np.concatenate(allowed))
-    shown = every if len(every) <= render.SHOWN_SOURCES else render.most_used(maps, render.SHOWN_SOURCES)
+    every = np.unique(np.concatenate([np.arange(bank.size) if group is None else group for _, group in groups]))
+    sources = every if len(every) <= render.SHOWN_SOURCES else render.most_used(maps, render.SHOWN_SOURCES)
     sections = [*((title, pictures, None) for title, pictures in given), *sections]
     if baseline is not None:
         sections.append(baseline(len(maps)))
-    sheet = render.contact_sheet(session.autoencoder.decode(bank.whole(shown)), shown, sections)
-    session.save_picture("sheet.png", sheet)
+    pictures = _pictures(session, bank).get(sources)
+    session.save_picture(SHEET, render.contact_sheet(pictures, sources, sections))
 
 
 def _autoencoder_facts(session: Session) -> dict[str, Any] | None:
@@ -288,35 +404,29 @@ def _autoencoder_facts(session: Session) -> dict[str, Any] | None:
     return {"source": args.autoencoder, "name": used.name, "fingerprint": used.fingerprint, "dtype": args.dtype}
 
 
-def _images(
-    first_image: int, n: int, groups: list[tuple[str, Any]], names: list[str], sources: NDArray[np.int32]
-) -> list[dict[str, Any]]:
+def _facts_of_images(session: Session, made: Synthesis, start: int) -> list[dict[str, Any]]:
     """Per image: its number, its group, and the bank images it is made of, largest share first."""
     import numpy as np
 
-    from lpkernel.copies import largest_areas
-
-    images = []
-    for row, (one, area) in enumerate(zip(sources, largest_areas(sources), strict=True)):
+    names, limited = made.bank.names, made.settings["copy_limit"] or {"try_kept": {}, "still_over": []}
+    title, facts = session.groups[start // session.args.n][0], []
+    for index, (one, area) in enumerate(
+        zip(made.sources, made.largest_copies(), strict=True), session.args.first_image + start
+    ):
         numbers, cells = np.unique(one[one >= 0], return_counts=True)
-        used = [
+        fact: dict[str, Any] = {
+            "index": index,
+            **({"where": title} if title else {}),
+            "kept": round(np.count_nonzero(one < 0) / one.size, 6),
+            "largest_copied_area": int(area),
+        }
+        if str(index) in limited["try_kept"]:
+            fact["copy_limit_try"] = limited["try_kept"][str(index)]
+        if index in limited["still_over"]:
+            fact["over_copy_limit"] = True
+        fact["sources"] = [
             {"name": names[numbers[j]], "index": int(numbers[j]), "share": round(int(cells[j]) / one.size, 6)}
             for j in np.lexsort((numbers, -cells))
         ]
-        images.append(
-            {
-                "index": first_image + row,
-                **({"where": groups[row // n][0]} if groups[row // n][0] else {}),
-                "kept": round(np.count_nonzero(one < 0) / one.size, 6),
-                "largest_copied_area": int(area),
-                "sources": used,
-            }
-        )
-    return images
-
-
-def _save_array(path: Path, array: NDArray[np.int32]) -> None:
-    import numpy as np
-
-    with path.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
+        facts.append(fact)
+    return facts

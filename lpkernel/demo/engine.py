@@ -39,7 +39,7 @@ MAX_SCALES = 8
 class Settings:
     """The controls of a tab. stride 0: P/3 rounded; where: "" allows all images.
 
-    preset, mirror: of new images. scales: how many grid sides an edit has.
+    preset, mirror: of new images; mirror -1: the preset's. scales: how many grid sides an edit has.
     """
 
     n: int = 8
@@ -50,7 +50,7 @@ class Settings:
     backend: str = "auto"
     where: str = ""
     preset: str = DEFAULT_PRESET
-    mirror: int = 0
+    mirror: int = -1
     scales: int = 1
 
 
@@ -139,7 +139,7 @@ class Engine:
                 patch=settings.patch,
                 stride=settings.stride or None,
                 preset=settings.preset,
-                mirror=settings.mirror,
+                mirror=None if settings.mirror == -1 else settings.mirror,
                 **options,
             ),
         )
@@ -238,7 +238,7 @@ class Engine:
             images = made.decode(self.autoencoder)
         yield f"{timing(clock)}; {facts}; drawing …"
         with clock.stage("drawing"):
-            colours = render.sheet_colours(render.most_used(made.sources, render.SHOWN_SOURCES), made.bank.size)
+            colours = render.source_colours(made.bank.size)
             maps = np.stack([render.source_map(one, colours, images.shape[1]) for one in made.sources])
         yield Result(made, images, maps, f"{timing(clock)}; {facts}")
 

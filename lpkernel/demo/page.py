@@ -299,7 +299,7 @@ def _generate_tab(engine: Engine, opening: Result, latest: gr.State, generated: 
             with gr.Accordion("More settings", open=False):
                 controls += _more(engine, "lpk-generate")
                 mirror = gr.Slider(
-                    0, 2, 0, step=1, label="mirror", info="how much the right half answers to the left one"
+                    -1, 2, -1, step=1, label="mirror", info="how much halves answer each other; -1: as the style"
                 )
             controls += [preset, mirror]
         with gr.Column(scale=3, min_width=300):

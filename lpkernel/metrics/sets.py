@@ -179,33 +179,40 @@ def reconstructed(real: ImageSet, autoencoder: Autoencoder, through: Bank | None
 
     A vector is projected and taken back; a code becomes the row of the codebook that is then nearest, as in the paper.
     """
+    change = None
     if through is not None:
         through.check_autoencoder(autoencoder)
+        change = _by_pca(through)
+    side = real.facts["side"]
 
     def read(numbers: Numbers) -> Pixels:
         pictures = _sized(real.read(numbers), autoencoder.image_size)
         content = np.asarray(autoencoder.encode(pictures))
-        return _sized(autoencoder.decode(content if through is None else _by_pca(content, through)), real.facts["side"])
+        return _sized(autoencoder.decode(content if change is None else change(content)), side)
 
     channels = None if through is None else through.channels
-    facts = {"kind": "reconstruction", "pca_channels": channels, **_decoder(autoencoder), "side": real.facts["side"]}
-    pca = "" if through is None else _digest(through.pca.components, through.pca.mean)
+    facts = {"kind": "reconstruction", "pca_channels": channels, **_decoder(autoencoder), "side": side}
+    # where the PCA changes nothing the pictures are those without it, and so is their stamp
+    pca = "" if through is None or change is None else _digest(through.pca.components, through.pca.mean)
+    stamped = facts if change is not None else {**facts, "pca_channels": None}
 
     def stamp(numbers: Numbers) -> Any:
-        return [facts, pca, real.stamp(numbers)]
+        return [stamped, pca, real.stamp(numbers)]
 
     name = "reconstruction" if through is None else f"reconstruction, {channels} channels"
     return ImageSet(name, real.size, read, stamp, facts)
 
 
-def _by_pca(content: NDArray[Any], bank: Bank) -> NDArray[Any]:
+def _by_pca(bank: Bank) -> Callable[[NDArray[Any]], NDArray[Any]] | None:
+    """What the bank's PCA makes of codes or latents; None if every code stays what it is."""
     pca = bank.pca
     if bank.codebook is None:
-        return (pca.project(content) @ pca.components + pca.mean).astype(np.float32)
+        return lambda latents: (pca.project(latents) @ pca.components + pca.mean).astype(np.float32)
     rows = pca.project(bank.codebook) @ pca.components + pca.mean
     book = bank.codebook.astype(np.float64)
     distances = np.square(rows).sum(axis=1)[:, None] + np.square(book).sum(axis=1) - 2 * rows @ book.T
-    return distances.argmin(axis=1)[content]
+    nearest = distances.argmin(axis=1)
+    return None if (nearest == np.arange(len(book))).all() else lambda codes: nearest[codes]
 
 
 def _decoder(autoencoder: Autoencoder) -> dict[str, Any]:

@@ -1,0 +1,44 @@
+"""lpkernel completion: what a shell needs to complete this command line with the TAB key."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+SHELLS = {
+    "bash": "lpkernel completion bash > ~/.local/share/bash-completion/completions/lpkernel",
+    "zsh": "lpkernel completion zsh > a folder of $fpath/_lpkernel",
+    "fish": "lpkernel completion fish > ~/.config/fish/completions/lpkernel.fish",
+}
+
+
+def register(commands: Any) -> None:
+    parser = commands.add_parser(
+        "completion",
+        help="print a script that completes lpkernel's arguments in a shell",
+        description="Print a script that completes lpkernel's arguments. Where it goes: " + "; ".join(SHELLS.values()),
+    )
+    parser.add_argument("shell", choices=tuple(SHELLS), help="the shell")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    import shtab
+
+    from lpkernel.cli import build_parser
+
+    parser = build_parser()
+    _mark_files(parser, shtab)
+    print(shtab.complete(parser, args.shell))
+
+
+def _mark_files(parser: argparse.ArgumentParser, shtab: Any) -> None:
+    """Say which arguments of the parser and of those below it are files or folders."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                _mark_files(below, shtab)
+        elif action.type is Path or action.metavar == "FILE":
+            only_folders = action.metavar in ("FOLDER", "OUT")
+            action.complete = shtab.DIRECTORY if only_folders else shtab.FILE  # type: ignore[attr-defined]

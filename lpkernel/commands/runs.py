@@ -1,0 +1,304 @@
+"""The folder of a run: what an earlier run left in it, what this one has written so far, and where it goes on.
+
+A run lists its files in NAME.unfinished.json before it writes them, and in NAME.json, its record, when all are there.
+So a folder is cleaned of exactly what its record lists, a killed run goes on where it stopped, and no record tells of
+files that are lost. Source maps and facts are appended image by image to SOURCES and FACTS; memory stays what a batch
+needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lpkernel.commands.common import json_text, write_json
+from lpkernel.errors import InputError
+from lpkernel.files import content_stamp, open_regular
+
+if TYPE_CHECKING:
+    import argparse
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+COMMANDS = ("generate", "edit", "inpaint", "harmonize")
+FACTS, SOURCES = "images.jsonl", "sources.npy"
+PART = ".part"  # at the end of the names of these two while they grow
+LONGEST = 1 << 26  # bytes of a record
+_NAME = re.compile(r"\w[\w.-]*")
+_OF_IMAGE = re.compile(r"[a-z][a-z-]*-\{index:06d\}\.png")
+# What a run can be repeated with and give other bytes or none; all other arguments are what makes it this run.
+_NOT_OF_THE_RUN = {"out", "json", "quiet", "overwrite", "backend", "run", "version"}
+
+
+def of_image(kind: str) -> str:
+    """The file names, as a format, of a kind of picture that every image has."""
+    return f"{kind}-{{index:06d}}.png"
+
+
+def identity(args: argparse.Namespace, name: str, *facts: object) -> str:
+    """A hash of what determines the files of a run: its arguments, the content of files they name, and `facts`."""
+    chosen = [(key, _content(value)) for key, value in sorted(vars(args).items()) if key not in _NOT_OF_THE_RUN]
+    return hashlib.sha256(repr([name, chosen, facts]).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _content(value: object) -> object:
+    if not isinstance(value, Path):
+        return value
+    try:
+        if not value.is_dir():
+            return str(value), content_stamp(value)
+        return [(str(one), content_stamp(one)) for one in sorted(value.rglob("*")) if one.is_file()]
+    except OSError:  # whoever reads it says what is wrong
+        return str(value)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a file NAME.json or NAME.unfinished.json in `folder` says of the run that wrote it."""
+
+    folder: Path
+    file: str
+    data: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        return not self.file.endswith(".unfinished.json")
+
+    @property
+    def command(self) -> str:
+        return self.file.partition(".")[0]
+
+    def listed(self) -> Iterator[str]:
+        """The names that are in the folder now, of the files that it lists."""
+        files, formats = set(self.data["files"]), self.data.get("files_per_image", [])
+        first, count = self.data.get("first_image", 0), self.data.get("count", 0)
+        for name in sorted(os.listdir(self.folder)):
+            number = re.search(r"-(\d{6,10})\.png$", name)
+            if name in files or (
+                number is not None
+                and first <= int(number[1]) < first + count
+                and any(name == text.format(index=int(number[1])) for text in formats)
+            ):
+                yield name
+
+    def complete(self) -> bool:
+        """Whether all the files that it lists are there."""
+        per_image = len(self.data.get("files_per_image", [])) * int(self.data.get("count", 0))
+        return sum(1 for _ in self.listed()) == len(set(self.data["files"])) + per_image
+
+    def __str__(self) -> str:
+        seed = self.data.get("settings", {}).get("seed", self.data.get("seed"))
+        what = "" if seed is None else f" with seed {seed}"
+        return f"{'the' if self.finished else 'an unfinished'} run of lpkernel {self.command}{what} ({self.file})"
+
+
+def _read(folder: Path, file: str) -> Record:
+    """Raises InputError for a file that is no record of ours: names in it may be those of anything."""
+    path = folder / file
+    try:
+        with open_regular(path) as opened:
+            data = json.loads(opened.read(LONGEST))
+        names, formats = data["files"], data.get("files_per_image", [])
+        numbers = [data.get("first_image", 0), data.get("count", 0)]
+        sound = (
+            all(_NAME.fullmatch(name) for name in names)
+            and all(_OF_IMAGE.fullmatch(text) for text in formats)
+            and all(type(number) is int and 0 <= number <= 2**32 for number in numbers)
+            and isinstance(data.get("settings", {}), dict)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        sound = False
+    if not sound:
+        raise InputError(f"{path} is there and is no record of a run; move it, or give another --out")
+    return Record(folder, file, data)
+
+
+@dataclass
+class Folder:
+    """The folder `path` for the run `identity` of the command `name`.
+
+    count images from first_image on; groups of `group` images, made `batch` at a time.
+    """
+
+    path: Path
+    name: str
+    identity: str
+    seed: int
+    first_image: int
+    count: int
+    group: int
+    batch: int
+    overwrite: bool
+    files: list[str] = field(default_factory=list)
+    files_per_image: list[str] = field(default_factory=list)
+
+    @property
+    def unfinished(self) -> str:
+        return f"{self.name}.unfinished.json"
+
+    def earlier(self) -> list[Record]:
+        """The records of runs in the folder."""
+        names = [name for command in COMMANDS for name in (f"{command}.json", f"{command}.unfinished.json")]
+        return [_read(self.path, name) for name in names if (self.path / name).exists()]
+
+    def finished(self) -> dict[str, Any] | None:
+        """The record of this very run if the folder holds all of it.
+
+        Raises InputError for a folder that holds another run, unless that is to be overwritten.
+        """
+        records = self.earlier()
+        if self.overwrite or not records:
+            return None
+        if all(record.data.get("run") == self.identity for record in records):
+            record = records[0]
+            if not record.finished or not record.complete():
+                return None
+            (self.path / self.unfinished).unlink(missing_ok=True)  # killed just before it did so itself
+            return record.data
+        other = next(record for record in records if record.data.get("run") != self.identity)
+        go_on = "" if other.finished else " its own arguments go on with it;"
+        raise InputError(
+            f"--out {self.path}: holds {other};{go_on} --overwrite replaces exactly its files, another --out keeps them"
+        )
+
+    def alone(self) -> AbstractContextManager[int]:
+        """Make the folder, and be the only process that writes a run in it. Raises InputError if there is another."""
+        from lpkernel.shards import owned
+
+        return owned(self.path, "another run")
+
+    def start(self, grid: int) -> Stream:
+        """Make the folder ready and say where this run goes on. Raises InputError as `finished`, and for files of
+        others that bear the names of this run's."""
+        self.finished()
+        records = self.earlier()
+        same = [record for record in records if record.data.get("run") == self.identity]
+        go_on = bool(same) and not same[0].finished and not self.overwrite
+        listed = {name for record in records for name in (*record.listed(), record.file)}
+        ours = Record(self.path, "", self._facts([*self.files, *_parts()]))
+        if others := [name for name in ours.listed() if name not in listed]:
+            raise InputError(
+                f"{self.path / others[0]} is there and no record of a run lists it; move it, or give another --out"
+            )
+        if not go_on:
+            for name in sorted(listed, key=lambda name: name.endswith(".json")):  # the records last
+                (self.path / name).unlink(missing_ok=True)
+            write_json(self.path / self.unfinished, self._facts([*self.files, *_parts()]))
+        return Stream(self, grid)
+
+    def _facts(self, files: Sequence[str]) -> dict[str, Any]:
+        return {
+            "command": self.name,
+            "run": self.identity,
+            "seed": self.seed,
+            "first_image": self.first_image,
+            "count": self.count,
+            "files": [*files, self.unfinished],
+            "files_per_image": self.files_per_image,
+        }
+
+    def whole_batches(self, images: int) -> int:
+        """Of so many images those in whole batches; one batch less if it is all, since a run makes one to report."""
+        groups, rest = divmod(min(images, self.count - 1), self.group)
+        return groups * self.group + rest // self.batch * self.batch
+
+    def pictures(self) -> int:
+        """How many images, from the first on, have all their pictures."""
+        there = set(os.listdir(self.path))
+        for number in range(self.count):
+            if any(text.format(index=self.first_image + number) not in there for text in self.files_per_image):
+                return number
+        return self.count
+
+    def finish(self, record: dict[str, Any]) -> None:
+        write_json(self.path / f"{self.name}.json", record)
+        (self.path / self.unfinished).unlink()
+
+
+def _parts() -> list[str]:
+    return [FACTS + PART, SOURCES + PART]
+
+
+class Stream:
+    """The source maps (count, M, M) int32 and the facts of a run, appended batch by batch; a context manager.
+
+    done: the images that an earlier process finished.
+    """
+
+    def __init__(self, folder: Folder, grid: int) -> None:
+        import numpy as np
+
+        self._folder = folder
+        header = io.BytesIO()
+        shape = (folder.count, grid, grid)
+        np.lib.format.write_array_header_1_0(header, {"descr": "<i4", "fortran_order": False, "shape": shape})
+        self._start, self._row = len(header.getvalue()), 4 * grid * grid
+        self._shape = shape
+        self._maps, self._facts = (_appendable(folder.path, name) for name in (SOURCES, FACTS))
+        ends = list(_line_ends(self._facts))
+        rows = (self._maps.seek(0, os.SEEK_END) - self._start) // self._row
+        self.done = folder.whole_batches(max(0, min(rows, len(ends), folder.pictures() if rows > 0 else 0)))
+        self._facts.truncate(ends[self.done - 1] if self.done else 0)
+        self._maps.truncate(self._start + self.done * self._row if self.done else 0)
+        if not self.done:
+            self._maps.seek(0)
+            self._maps.write(header.getvalue())
+        for file in (self._maps, self._facts):
+            file.seek(0, os.SEEK_END)
+
+    def append(self, maps: NDArray[np.int32], facts: Sequence[dict[str, Any]]) -> None:
+        """A batch whose pictures are written."""
+        self._maps.write(maps.astype("<i4").tobytes())
+        self._facts.write("".join(json_text(one, indent=None) + "\n" for one in facts).encode())
+        for file in (self._maps, self._facts):
+            file.flush()
+
+    def maps(self, rows: slice) -> NDArray[np.int32]:
+        """Source maps that were appended."""
+        import numpy as np
+
+        self._maps.flush()
+        path = self._folder.path / (SOURCES + PART)
+        return np.array(np.memmap(path, "<i4", "r", self._start, self._shape)[rows])
+
+    def finish(self) -> None:
+        """Give the files their names."""
+        for name, file in ((SOURCES, self._maps), (FACTS, self._facts)):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(self._folder.path / (name + PART), self._folder.path / name)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._maps.close()
+        self._facts.close()
+
+
+def _appendable(folder: Path, name: str) -> io.BufferedRandom:
+    """A file to read and to append to. A link is not followed: what it names is no file of a run."""
+    path = folder / (name + PART)
+    if (folder / name).exists():  # of a run that was killed after it had all its images
+        os.replace(folder / name, path)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    return os.fdopen(handle, "r+b")
+
+
+def _line_ends(file: io.BufferedRandom) -> Iterator[int]:
+    file.seek(0)
+    place = 0
+    for line in file:
+        place += len(line)
+        if line.endswith(b"\n"):
+            yield place

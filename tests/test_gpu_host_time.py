@@ -1,0 +1,125 @@
+"""What a call of the CUDA backend does in Python, counted on a device that answers at once, so that it does not grow.
+
+Counts, not times: the same on every machine. Each bound is what there is and a tenth more.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scans import World
+
+from lpkernel import plan
+from lpkernel.backends import device_bank, launch_table, registry
+from lpkernel.backends.cuda import CudaBackend
+from lpkernel.bank import Bank
+from lpkernel.errors import BackendUnavailable
+from lpkernel.ops import masked_topk
+from lpkernel.synthesis import generate
+
+
+class Instant:
+    """The extension's functions: they count their calls, and a scan copies image 0."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        def call(*given: Any) -> int:
+            self.calls[name] += 1
+            if name == "scan":
+                ctypes.memset(*(given[2]["sources"][0], 0, given[2]["sources"][1]))
+            return 4096
+
+        return call
+
+
+@pytest.fixture
+def instant(monkeypatch: pytest.MonkeyPatch) -> Instant:
+    native = Instant()
+    monkeypatch.setitem(registry.BACKENDS, "cuda", CudaBackend(native, "cpu"))  # type: ignore[arg-type]
+    return native
+
+
+def calls(function: Callable[[], object]) -> int:
+    """Python and C functions that the third call of a function calls."""
+    function()
+    function()
+    count = 0
+
+    def note(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def bank() -> Bank:
+    world = World(40, channels=16, codes=32)
+    return Bank.from_codes(world.codes, world.codebook.astype(np.float32), 16)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 125), ("int16", 135)])
+def test_a_search(instant: Instant, dtype: str, most: int) -> None:
+    queries, rows = (torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in ((16, 8), (300, 8)))
+    assert calls(lambda: masked_topk(queries, rows, 10, backend="cuda")) <= most
+    assert instant.calls["masked_topk"] == 3 and all(
+        count == 1 for name, count in instant.calls.items() if name != "masked_topk"
+    )
+
+
+def test_a_scan(instant: Instant) -> None:
+    backend = registry.BACKENDS["cuda"]
+    request = World(40).request(plan.random(scales=[16]), range(16), 3, in_codes=True)
+    assert calls(lambda: (backend.unsupported(request), backend.scan(request))) <= 330
+    assert instant.calls == {"scan": 3, "scan_blocks": 1}
+
+
+@pytest.mark.parametrize(("preset", "most", "scans"), [("paper", 580, 1), ("balanced", 920, 2)])
+def test_a_generation(instant: Instant, preset: str, most: int, scans: int) -> None:
+    made = bank()
+    assert calls(lambda: generate(made, 16, backend="cuda", preset=preset)) <= most
+    assert instant.calls["scan"] == 3 * scans
+
+
+def test_launches_are_chosen_once(instant: Instant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a shape, whatever the bank and the values."""
+    monkeypatch.setattr(launch_table, "seconds", lambda *_: 1.0)
+    launch_table.choose.cache_clear()
+    for seed in (1, 2):
+        registry.BACKENDS["cuda"].scan(World(41, seed=seed).request(plan.random(scales=[16]), range(3), 3, seed))
+    assert launch_table.choose.cache_info().misses == 1
+    launch_table.choose.cache_clear()
+
+
+def test_memory_is_asked_for_when_more_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def free(device: torch.device, enough: int) -> int:
+        asked.append(enough)
+        return 1000
+
+    monkeypatch.setattr(device_bank, "free_bytes", free)
+    budget, device = device_bank.MemoryBudget(), torch.device("cpu")
+    assert budget.reasons(900, device) == [] and asked == [900]
+    with budget.on(device, 900):
+        pass
+    assert budget.reasons(900, device) == [] and budget.reasons(5, device) == [] and asked == [900]
+    assert "needs" in budget.reasons(1001, device)[0]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (3 << 20, 8 << 20))
+    with pytest.raises(BackendUnavailable, match="3 MiB are free"), budget.on(device, 5):
+        raise torch.OutOfMemoryError
+    assert budget.reasons(900, device) == [] and asked == [900, 1001, 900]
