@@ -78,12 +78,14 @@ class Visitor:
 
     def press(self, tab: str) -> tuple[str, list[np.ndarray]]:
         """Press the tab's button: the line when all is done, and the pictures without their maps."""
-        before = self.all(f"#lpk-{tab}-note")[0].get_attribute("textContent")
+        note = f"#lpk-{tab}-note"
+        mark = "document.querySelectorAll(arguments[0]).forEach((line) => { line.dataset.old = '1'; })"
+        self.driver.execute_script(mark, f"{note} .lpk-line")
         self.one(f"#lpk-{tab}-run").click()
 
         def done() -> bool:
-            text = self.one(f"#lpk-{tab}-note").text
-            return "drawing " in text and "…" not in text and text.strip() != before.strip()
+            text = self.one(note).text
+            return "drawing " in text and "…" not in text and not self.all(f"{note} [data-old]")
 
         self.until(done, "the result")
         return self.one(f"#lpk-{tab}-note").text, [
