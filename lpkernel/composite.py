@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from lpkernel.content import ByContent
 from lpkernel.fill import fill
 from lpkernel.warp import Similarity, cut_out
 
@@ -23,7 +24,7 @@ MOST_MOVED = 48.0  # levels by which a colour is moved at most: more is not the 
 
 
 @dataclass(frozen=True, eq=False)
-class Composite:
+class Composite(ByContent):
     """original (S, S, 3) uint8 and weight (S, S) uint8: 255 takes the result, 0 the original, exactly.
 
     feather: pixels over which the weight falls, twice.
@@ -68,7 +69,7 @@ class Composite:
 
 
 @dataclass(frozen=True, eq=False)
-class Whole:
+class Whole(ByContent):
     """A photograph (H, W, 3) in which the framed square lies, and where: `part` of it at `corner` (x, y) may change.
 
     where: from the photograph to the square. weight (h, w) uint8: as that of a `Composite`, for the part.

@@ -337,6 +337,11 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:120]
 
 
+def plain_pixels(image: Image.Image) -> np.ndarray:
+    """A PIL image as (H, W, 3) uint8, as `load_pixels` reads it from a file. Raises InputError."""
+    return np.asarray(_rgb(_upright(image.copy()), "white"))
+
+
 _NO_COLOURS = {"F": "32-bit float", "LAB": "CIELAB"}
 
 

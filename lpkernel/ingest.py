@@ -15,16 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
 
+from lpkernel import checks
 from lpkernel.attributes import read_attributes
 from lpkernel.bank import default_names
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp
-from lpkernel.images import RESIZE_FILTER, Crop, Found, find_images, load_image, picture_size, square
+from lpkernel.images import RESIZE_FILTER, Crop, Found, find_images, load_image, picture_size, plain_pixels, square
 from lpkernel.shards import Problem, owned, read_shard, write_shard
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 SHARD = 256  # sources encoded between two writes to the cache
 SAMPLE = 64  # sources whose sizes are compared
 
-Images = str | Path | Sequence[str | Path] | np.ndarray
+Images = str | Path | Sequence[str | Path] | Sequence[Image.Image] | Sequence[Any] | Any  # Any: an array or a tensor
 Progress = Callable[[int, int], None]
 
 
@@ -97,20 +98,19 @@ def _file_source(name: str, path: Path) -> _Source:
 def _sources(images: Images) -> tuple[list[_Source], list[str] | None, Found]:
     """Sources in bank order, their labels when some lie in subfolders of a given folder, and what that left out."""
     nothing = Found([], [], [])
-    if isinstance(images, np.ndarray):
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-            raise InputError(f"images are {images.dtype} {images.shape}, expected uint8 (B, H, W, 3)")
-        names = default_names(len(images))
-        return [_Source(name, image.nbytes, image) for name, image in zip(names, images, strict=True)], None, nothing
     if isinstance(images, str | Path):
         folder = Path(images)
         found = find_images(folder)
         names = found.names
         labels = [name.split("/")[0] if "/" in name else "" for name in names]
         return [_file_source(name, folder / name) for name in names], labels if any(labels) else None, found
-    paths = [Path(path) for path in images]
-    if not paths:
+    if not isinstance(images, Sequence):
+        return _unnamed(list(pixels_of("images", images, 4))), None, nothing
+    if not images:
         raise InputError("the list of images is empty")
+    if not all(isinstance(image, str | Path) for image in images):
+        return _unnamed([pixels_of(f"images[{i}]", image, 3) for i, image in enumerate(images)]), None, nothing
+    paths = [Path(path) for path in cast(Sequence[str | Path], images)]
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([path.parent for path in absolute])
     relative = [full.relative_to(root).as_posix() for full in absolute]
@@ -121,6 +121,48 @@ def _common_size(sources: list[_Source]) -> tuple[int, int] | None:
     """Width and height of a sample of the sources, spread evenly, if they are the same for all of it."""
     sizes = {source.size() for source in sources[:: -(-len(sources) // SAMPLE)]}
     return sizes.pop() if len(sizes) == 1 else None
+
+
+def _unnamed(images: list[np.ndarray]) -> list[_Source]:
+    names = default_names(len(images))
+    return [_Source(name, image.nbytes, image) for name, image in zip(names, images, strict=True)]
+
+
+def pixels_of(what: str, image: Any, axes: int) -> np.ndarray:
+    """An array or tensor of `axes` axes, or a PIL image, as (..., H, W, 3) uint8.
+
+    The colours may be the axis before the height, as torch has them; floats are in [0, 1]. Raises InputError.
+    """
+    if isinstance(image, Image.Image):
+        return plain_pixels(image)
+    found = image.detach().cpu().numpy() if hasattr(image, "detach") else image  # a tensor
+    expected = f"{'(B, H, W, 3) or (B, 3, H, W)' if axes == 4 else '(H, W, 3), (3, H, W) or PIL images'}"
+    if not isinstance(found, np.ndarray):
+        got = f"a {type(image).__name__}"
+        raise InputError(
+            f"{what}: got {got}, expected a folder, files, or images, uint8 or floats in [0, 1], {expected}"
+        )
+    if found.ndim == axes and found.shape[-1] != 3 and found.shape[-3] == 3:
+        found = np.moveaxis(found, -3, -1)
+    floats = np.issubdtype(found.dtype, np.floating)
+    if found.ndim != axes or found.shape[-1] != 3 or not (floats or found.dtype == np.uint8) or 0 in found.shape:
+        got = f"{found.dtype} {tuple(np.shape(image))}"
+        raise InputError(f"{what}: got {got}, expected uint8, or floats in [0, 1], {expected}")
+    if not floats:
+        return found
+    if not (found.min() >= 0 and found.max() <= 1):
+        raise InputError(f"{what}: floats from {found.min():g} to {found.max():g}, expected 0 to 1")
+    return np.rint(found * 255).astype(np.uint8)
+
+
+def latent_width(autoencoder: Autoencoder) -> int:
+    """L of an autoencoder: its codebook's, the one that it says, or that of a picture that it encodes."""
+    if autoencoder.codebook is not None:
+        return int(autoencoder.codebook.shape[1])
+    if isinstance(told := getattr(autoencoder, "width", None), int):
+        return told
+    side = autoencoder.image_size
+    return int(autoencoder.encode(np.zeros((1, side, side, 3), np.uint8)).shape[-1])
 
 
 def _attributes_of(
@@ -154,14 +196,15 @@ def encode_images(
     cache: str | Path | None = None,
     mapping: str | Path | None = None,
 ) -> Encoded:
-    """Encode a folder, a list of files or (B, H, W, 3) uint8 images; options as in `Bank.build`.
+    """Encode a folder, a list of files or images; options as in `Bank.build`.
 
     Raises InputError when there is nothing to encode, when `strict` and a source cannot be used, for a
     bad attribute table, for an autoencoder whose output does not have its stated shape, and when another build
     owns the cache folder.
     """
-    if batch < 1 or (limit is not None and limit < 1):
+    if checks.integer("batch", batch) < 1 or (limit is not None and checks.integer("limit", limit) < 1):
         raise InputError(f"batch={batch}, limit={limit}: both must be at least 1")
+    crop = None if crop is None else cast(Crop, checks.integers("crop", crop, 4))
     sources, labels, found = _sources(images)
     if strict and found.unreadable:
         raise InputError(f"{found.unreadable[0][0]}: {found.unreadable[0][1]}")

@@ -393,7 +393,7 @@ def test_what_else_is_made_of_a_picture(page: Visitor, task: str) -> None:
     if task == "reference":
         made = lp.reference(bank, picture, autoencoder, n=4)
     else:
-        made = (lp.inpaint if task == "inpaint" else lp.harmonize)(bank, picture, mask, autoencoder, n=4)
+        made = (lp.inpaint if task == "inpaint" else lp.harmonize)(bank, picture, autoencoder, mask, n=4)
     assert np.abs(np.stack(pictures).astype(int) - made.decode(autoencoder)).max() <= 2
     # another picture: what was made of the old one goes, here and among the sources
     page.tab("Sources")

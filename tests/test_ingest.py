@@ -215,9 +215,9 @@ def test_nothing_usable(tmp_path: Path) -> None:
         Bank.build(tmp_path / "text.png", ae, 3)
     with pytest.raises(InputError, match="list of images is empty"):
         Bank.build([], ae, 3)
-    with pytest.raises(InputError, match="expected uint8"):
-        Bank.build(np.zeros((2, 64, 64, 3)), ae, 3)
-    with pytest.raises(InputError, match="none of the 0 images"):
+    with pytest.raises(InputError, match="floats from 2 to 2, expected 0 to 1"):
+        Bank.build(np.full((2, 64, 64, 3), 2.0), ae, 3)
+    with pytest.raises(InputError, match="images: got uint8"):
         Bank.build(np.zeros((0, 64, 64, 3), np.uint8), ae, 3)
     with pytest.raises(InputError, match="batch=0"):
         Bank.build(tmp_path, ae, 3, batch=0)

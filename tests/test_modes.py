@@ -55,8 +55,8 @@ MODES: dict[str, Callable[..., lp.Synthesis]] = {
     "reference, two scales": lambda bank, ae, **o: lp.reference(bank, avatar(9), ae, scales=[12, 16], **o),
     "edit free": lambda bank, ae, **o: lp.edit(bank, avatar(9), ae, region="eyes,mouth", **o),
     "edit guided": lambda bank, ae, **o: lp.edit(bank, avatar(9), ae, box=(40, 0, 90, 50), mode="guided", **o),
-    "inpaint": lambda bank, ae, **o: lp.inpaint(bank, avatar(9), FACE, ae, **o),
-    "harmonize": lambda bank, ae, **o: lp.harmonize(bank, _composite(), FACE, ae, **o),
+    "inpaint": lambda bank, ae, **o: lp.inpaint(bank, avatar(9), ae, FACE, **o),
+    "harmonize": lambda bank, ae, **o: lp.harmonize(bank, _composite(), ae, FACE, **o),
 }
 
 
@@ -97,11 +97,11 @@ def test_cells_outside_keep_their_values_exactly(name: str, kind: str, backend: 
     options: dict[str, Any] = {"n": 3, "patch": 3, "backend": backend.name}
     canvas = autoencoder.encode(image[None])[0]
     if name == "inpaint":
-        made = lp.inpaint(bank, image, mask, autoencoder, **options)
+        made = lp.inpaint(bank, image, autoencoder, mask, **options)
         region = cells.near(mask, GRID)
         canvas = autoencoder.encode(fill_hole(image, mask)[None])[0]
     elif name == "harmonize":
-        made = lp.harmonize(bank, image, mask, autoencoder, **options)
+        made = lp.harmonize(bank, image, autoencoder, mask, **options)
         region = cells.grown(cells.touched(mask, GRID))
     else:
         made = lp.edit(bank, image, autoencoder, mask=mask, mode="free" if name == "edit" else "guided", **options)
@@ -147,7 +147,7 @@ def test_the_input_is_not_copied_from() -> None:
     for made in (
         lp.reference(bank, avatar(9), autoencoder, n=4, k=1),
         lp.edit(bank, avatar(9), autoencoder, region="hair", k=1),
-        lp.inpaint(bank, avatar(9), FACE, autoencoder, k=1),
+        lp.inpaint(bank, avatar(9), autoencoder, FACE, k=1),
     ):
         assert "avatar-000009" in made.settings["left_out_as_the_input"]
         assert not (made.sources == 9).any()
@@ -160,11 +160,11 @@ def test_the_input_is_not_copied_from() -> None:
 def test_nothing_of_what_was_in_the_hole_is_left() -> None:
     bank, autoencoder = avatars()
     other = np.where(FACE[..., None], np.random.default_rng(1).integers(0, 256, (128, 128, 3), np.uint8), avatar(9))
-    first, second = (lp.inpaint(bank, image, FACE, autoencoder, n=2) for image in (avatar(9), other))
+    first, second = (lp.inpaint(bank, image, autoencoder, FACE, n=2) for image in (avatar(9), other))
     assert np.array_equal(first.codes, second.codes)  # type: ignore[arg-type]
     assert np.array_equal(first.decode(autoencoder), second.decode(autoencoder))
     assert first.settings["hole_filled_with"].startswith("pull-push")
-    answers = lp.inpaint(bank, avatar(9), FACE, autoencoder, n=8).sources
+    answers = lp.inpaint(bank, avatar(9), autoencoder, FACE, n=8).sources
     assert len({one.tobytes() for one in answers}) == 8
 
 
@@ -176,8 +176,8 @@ def test_a_hole_is_filled_before_the_image_is_resized(tmp_path: Path) -> None:
     vandalised[mask] = (255, 0, 255)
     Image.fromarray(vandalised).save(tmp_path / "damaged.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    from_file = lp.inpaint(bank, tmp_path / "damaged.png", tmp_path / "mask.png", autoencoder, n=1)
-    assert np.array_equal(from_file.codes, lp.inpaint(bank, photograph, mask, autoencoder, n=1).codes)  # type: ignore[arg-type]
+    from_file = lp.inpaint(bank, tmp_path / "damaged.png", autoencoder, tmp_path / "mask.png", n=1)
+    assert np.array_equal(from_file.codes, lp.inpaint(bank, photograph, autoencoder, mask, n=1).codes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(1, 9), (7, 5), (64, 64), (33, 100)])
@@ -214,14 +214,14 @@ def test_masks_in_cells() -> None:
 def test_harmonizing_frees_the_seam_and_guides_the_rest() -> None:
     bank, autoencoder = small_bank("codes")
     mask = square_of(SIZE, 12, 44, 16, 40)  # rows of cells 1 (half), 2 to 4, 5 (half); columns 2 to 4
-    made = lp.harmonize(bank, small_image(), mask, autoencoder, n=1, patch=3)
+    made = lp.harmonize(bank, small_image(), autoencoder, mask, n=1, patch=3)
     assert ((made.sources[0] >= 0) == square_of(GRID, 0, 7, 1, 6)).all()
     assert made.settings["guided_cells"] == 9 and made.settings["free_cells"] == 7 * 5 - 9
     first = made.plan.scales[0]
     assert made.plan.kind == "edit-mixed"
     # at (0, 0): column 0 lies outside, row 2 of column 2 is guided, the rest is free
     assert first.compare[0].tolist() == [[True, False, False], [True, False, False], [True, False, True]]
-    thin = lp.harmonize(bank, small_image(), square_of(SIZE, 20, 22, 20, 50), autoencoder, n=1, patch=3)
+    thin = lp.harmonize(bank, small_image(), autoencoder, square_of(SIZE, 20, 22, 20, 50), n=1, patch=3)
     assert thin.settings["guided_cells"] == 5
 
 
@@ -336,8 +336,8 @@ def test_200_random_masks_give_images_or_one_line() -> None:
         calls: list[Callable[[], lp.Synthesis]] = [
             lambda mask=mask: lp.edit(bank, image, autoencoder, mask=mask, n=2, patch=3),  # type: ignore[misc]
             lambda mask=mask: lp.edit(bank, image, autoencoder, mask=mask, mode="guided", n=2, patch=3),  # type: ignore[misc]
-            lambda mask=mask: lp.inpaint(bank, image, mask, autoencoder, n=2, patch=3),  # type: ignore[misc]
-            lambda mask=mask: lp.harmonize(bank, image, mask, autoencoder, n=2, patch=3),  # type: ignore[misc]
+            lambda mask=mask: lp.inpaint(bank, image, autoencoder, mask, n=2, patch=3),  # type: ignore[misc]
+            lambda mask=mask: lp.harmonize(bank, image, autoencoder, mask, n=2, patch=3),  # type: ignore[misc]
         ]
         for call in (calls[number % 4], calls[(number + 1) % 4]):
             try:
@@ -367,20 +367,20 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
     "box outside": (lambda b, a: lp.edit(b, small_image(), a, box=(0, 0, 9, 65)), "not within the image's 64x64"),
     "box inside out": (lambda b, a: lp.edit(b, small_image(), a, box=(9, 0, 9, 9)), "not within"),
     "mask of another size": (
-        lambda b, a: lp.inpaint(b, small_image(), np.ones((9, 64), bool), a),
+        lambda b, a: lp.inpaint(b, small_image(), a, np.ones((9, 64), bool)),
         "64x9, expected bool of 64x64",
     ),
-    "mask of numbers": (lambda b, a: lp.inpaint(b, small_image(), np.ones((64, 64)), a), "float64"),
-    "mask of three axes": (lambda b, a: lp.inpaint(b, small_image(), np.ones((64, 64, 1), bool), a), "shape"),
-    "empty mask": (lambda b, a: lp.inpaint(b, small_image(), np.zeros((64, 64), bool), a), "nothing is set"),
-    "full mask": (lambda b, a: lp.inpaint(b, small_image(), np.ones((64, 64), bool), a), "whole image"),
-    "pasted everywhere": (lambda b, a: lp.harmonize(b, small_image(), np.ones((64, 64), bool), a), "whole image"),
+    "mask of numbers": (lambda b, a: lp.inpaint(b, small_image(), a, np.ones((64, 64))), "float64"),
+    "mask of three axes": (lambda b, a: lp.inpaint(b, small_image(), a, np.ones((64, 64, 1), bool)), "shape"),
+    "empty mask": (lambda b, a: lp.inpaint(b, small_image(), a, np.zeros((64, 64), bool)), "nothing is set"),
+    "full mask": (lambda b, a: lp.inpaint(b, small_image(), a, np.ones((64, 64), bool)), "whole image"),
+    "pasted everywhere": (lambda b, a: lp.harmonize(b, small_image(), a, np.ones((64, 64), bool)), "whole image"),
     "hole in codes": (
-        lambda b, a: lp.inpaint(b, np.zeros((8, 8), int), np.ones((64, 64), bool), a),
+        lambda b, a: lp.inpaint(b, np.zeros((8, 8), int), a, np.ones((64, 64), bool)),
         "expected a path or",
     ),
     "no such file": (lambda b, a: lp.reference(b, "nowhere.png", a), "nowhere.png: no such file"),
-    "no such mask": (lambda b, a: lp.inpaint(b, small_image(), "nowhere.png", a), "nowhere.png: no such file"),
+    "no such mask": (lambda b, a: lp.inpaint(b, small_image(), a, "nowhere.png"), "nowhere.png: no such file"),
     "tiny image": (lambda b, a: lp.reference(b, np.zeros((4, 90, 3), np.uint8), a), "at least 8 a side"),
     "empty image": (lambda b, a: lp.reference(b, np.zeros((0, 9, 3), np.uint8), a), "shape"),
     "grey image": (lambda b, a: lp.reference(b, np.zeros((64, 64), np.uint8), a), "expected \\(H, W, 3\\)"),
@@ -391,7 +391,7 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
         lambda b, a: lp.reference(b, small_image(), a, crop=(0, 0, 65, 65)),
         "crop 0,0,65,65 is not within",
     ),
-    "no autoencoder": (lambda b, a: lp.reference(b, small_image()), "pass the bank's autoencoder"),
+    "no autoencoder": (lambda b, a: lp.reference(b, small_image()), "pass that one"),
     "another autoencoder": (lambda b, a: lp.reference(b, small_image(), FakeVQ(8, seed=4)), "does not fit"),
     "strength 0": (lambda b, a: lp.reference(b, small_image(), a, strength=0), "strength: got 0"),
     "strength 101": (lambda b, a: lp.reference(b, small_image(), a, strength=101), "strength: got 101"),

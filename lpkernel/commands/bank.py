@@ -43,7 +43,7 @@ def register(commands: Any) -> None:
         metavar="FILE",
         help="CelebA-HQ-to-CelebA-mapping.txt, for images of CelebA-HQ and the attributes of CelebA",
     )
-    build.add_argument("--channels", type=int, default=16, help="kept by the PCA (default: 16)")
+    build.add_argument("--channels", type=int, help="kept by the PCA (default: 16, or as many as there are)")
     build.add_argument("--max-patch", type=int, default=8, help="largest patch side the bank is exact for (default: 8)")
     build.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     build.add_argument("--batch", type=int, default=32, help="images encoded at once (default: 32)")

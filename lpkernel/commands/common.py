@@ -212,9 +212,9 @@ class Clock:
 
 def load_bank(name: str) -> Bank:
     """The bank in the file `name`, or the embedded one for `EMBEDDED`."""
-    from lpkernel import Bank
+    from lpkernel.bank import as_bank
 
-    return Bank.default() if name == EMBEDDED else Bank.load(name)
+    return as_bank(name)
 
 
 def file_hash(bank: str) -> str:

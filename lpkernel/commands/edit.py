@@ -93,7 +93,7 @@ def run_inpaint(args: argparse.Namespace) -> None:
     start = _read(session, fill=True)
 
     def make(options: dict[str, Any]) -> Synthesis:
-        return inpaint(session.bank, start, None, **_common(session), **options)
+        return inpaint(session.bank, start, **_common(session), **options)
 
     warnings = _warnings(session, start, hole=True)
     results.run(session, make, _given(start), warnings=warnings, told=start.said())
@@ -109,7 +109,7 @@ def run_harmonize(args: argparse.Namespace) -> None:
     start = _read(session)
 
     def make(options: dict[str, Any]) -> Synthesis:
-        return harmonize(session.bank, start, None, **_common(session), **options)
+        return harmonize(session.bank, start, **_common(session), **options)
 
     results.run(session, make, _given(start), warnings=_warnings(session, start), told=start.said())
 

@@ -183,8 +183,8 @@ class Engine:
                 return called(
                     self.bank,
                     picture,
-                    mask,
                     self.autoencoder,
+                    mask,
                     scales=scales,
                     keep_outside=keep_outside,
                     **_patches(settings),
@@ -225,7 +225,7 @@ class Engine:
         clock = Clock()
         with clock.stage("preparing"):
             where = settings.where.strip()
-            allowed = np.flatnonzero(self.bank.where(where, at_least=settings.k)) if where else None
+            allowed = np.flatnonzero(self.bank.where(where, at_least=1)) if where else None
         with clock.stage("synthesis"):
             made: Synthesis = make(self._options(settings, allowed))
         # reading and encoding an input, plans and tables are not the search
@@ -260,6 +260,7 @@ class Engine:
             f"backend {did['backend']}; "
             f"seed {did['seed']}, stride {did['stride']}, scales {', '.join(map(str, did['scales']))}; "
             f"{did['candidates']} of {did['bank_images']} bank images allowed"
+            + (f", fewer than k {did['k']}: drawn from all of them" if did["k_used"] < did["k"] else "")
             + (f", {len(left_out)} left out as the input itself" if left_out else "")
         )
 

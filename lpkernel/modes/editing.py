@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel import plan as plans
-from lpkernel.bank import Bank
+from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
 from lpkernel.images import Crop
 from lpkernel.modes import cells
@@ -27,7 +27,7 @@ DONORS = 12  # bank images that one donor is drawn from: with 3, four variants w
 
 
 def edit(
-    bank: Bank,
+    bank: Bank | str | Path,
     image: ImageLike,
     autoencoder: Autoencoder | None = None,
     region: str | NDArray[np.bool_] | None = None,
@@ -41,7 +41,7 @@ def edit(
     keep_outside: bool | None = None,
     crop: Crop | None = None,
     framing: str = "auto",
-    donors: Bank | None = None,
+    donors: Bank | str | Path | None = None,
     donor: str | None = None,
     **options: Unpack[Options],
 ) -> Synthesis:
@@ -60,6 +60,7 @@ def edit(
     faces are framed. `image`, `crop`, `framing`, `options`: as in `reference`. The image itself is left out of the
     allowed images when its other cells are found in the bank. Raises InputError.
     """
+    bank = as_bank(bank)
     read = isinstance(image, Input) and image.mask is not None
     given = sum(one is not None for one in (region, mask, box)) + read
     from_file = given == 0 and isinstance(image, str | Path)
@@ -88,7 +89,7 @@ def edit(
     else:
         raise InputError(f'donor: got {donor!r}, expected "one" or "patches"')
     known = np.ones_like(chosen) if mode == "guided" else ~chosen
-    source = bank if donors is None else donors
+    source = bank if donors is None else as_bank(donors)
     options["candidates"], excluded = without_itself(source, start, known, options.get("candidates"))
     made = generate(source, n, plan=steps, canvas=start.canvas, **options)
     inside = start.mask

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lpkernel import plan as plans
-from lpkernel.bank import Bank
+from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
 from lpkernel.images import Crop
 from lpkernel.modes import cells
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def harmonize(
-    bank: Bank,
+    bank: Bank | str | Path,
     image: ImageLike,
-    mask: MaskLike | None,
     autoencoder: Autoencoder | None = None,
+    mask: MaskLike | None = None,
     n: int = 4,
     patch: int = 6,
     stride: int | None = None,
@@ -43,6 +44,7 @@ def harmonize(
     The rest as in `edit`, but only a bank image that equals the whole composite is left out of the allowed images.
     Raises InputError.
     """
+    bank = as_bank(bank)
     start = read_input(bank, image, autoencoder, crop, mask, framing=framing, alpha=True)
     if start.mask is None:
         raise InputError("mask: none is given; pass what was pasted")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lpkernel import plan as plans
-from lpkernel.bank import Bank
+from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
 from lpkernel.fill import FILL
 from lpkernel.images import Crop
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def inpaint(
-    bank: Bank,
+    bank: Bank | str | Path,
     image: ImageLike,
-    mask: MaskLike | None,
-    autoencoder: Autoencoder,
+    autoencoder: Autoencoder | None = None,
+    mask: MaskLike | None = None,
     n: int = 4,
     patch: int = 6,
     stride: int | None = None,
@@ -44,6 +45,7 @@ def inpaint(
     the hole, feathered. `image`, `crop`, `options`: as in `reference`; the image itself is left out of the allowed
     images when its known cells are found in the bank. Raises InputError.
     """
+    bank = as_bank(bank)
     start = read_input(bank, image, autoencoder, crop, mask, fill=True, framing=framing, alpha=True)
     if start.mask is None:
         raise InputError("mask: none is given; pass what is missing")

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
-from lpkernel import faces
+from lpkernel import checks, faces
+from lpkernel.autoencoder.embedded import of_bank
 from lpkernel.bank import TABLE_ROWS, Bank
 from lpkernel.composite import Composite, Whole
 from lpkernel.errors import InputError
 from lpkernel.fill import fill_hole
-from lpkernel.images import Crop, load_alpha, load_mask, load_pixels
+from lpkernel.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
 from lpkernel.modes.framing import Framed, frame
 from lpkernel.synthesis import Synthesis, allowed_images, canvas_array
 
@@ -61,7 +63,7 @@ class Input:
         return said
 
 
-ImageLike = str | Path | NDArray[Any] | Input
+ImageLike = str | Path | NDArray[Any] | Image.Image | Input
 
 
 def read_input(
@@ -88,16 +90,15 @@ def read_input(
         if any(given is not None for given in (crop, mask, box)) or framing != "auto" or invert_mask:
             raise InputError("image: got one that was read before; give crop, framing, mask and box when it is read")
         return image
-    given = image if isinstance(image, str | Path) else np.asarray(image)
+    given = image if isinstance(image, str | Path) else _array(image)
+    crop, box = _four("crop", crop), _four("box", box)
     if isinstance(given, np.ndarray) and given.dtype != np.uint8:
         if fill or crop is not None or framing != "auto":
             raise InputError(f"image: got {given.dtype} {given.shape}, expected a path or (H, W, 3) uint8 pixels")
         side = bank.image_size or bank.grid
         canvas = canvas_array(bank, given, 1)[0]
         return Input(canvas, _mask(mask, box, (side, side), invert_mask), marked=_marked(mask, box))
-    if autoencoder is None:
-        raise InputError("autoencoder: got None, but the image is given as pixels; pass the bank's autoencoder")
-    bank.check_autoencoder(autoencoder)
+    autoencoder = of_bank(bank, autoencoder)
     what, pixels, own = _pixels(given, alpha and mask is None and box is None)
     whole = own if own is not None and not invert_mask else _mask(mask, box, pixels.shape[:2], invert_mask)
     read = _encoded(bank, what, pixels, whole, autoencoder, crop, framing, fill)
@@ -125,6 +126,17 @@ def _pixels(image: str | Path | NDArray[Any], alpha: bool) -> tuple[str, NDArray
             )
         return str(image), *found
     return str(image), _loaded(image, load_pixels), None
+
+
+def _array(image: Any) -> NDArray[Any]:
+    """An array, a tensor or a PIL image as an array."""
+    if isinstance(image, Image.Image):
+        return plain_pixels(image)
+    return np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+
+
+def _four(name: str, edges: Any) -> Crop | None:
+    return None if edges is None else cast(Crop, checks.integers(name, edges, 4))
 
 
 def _encoded(
