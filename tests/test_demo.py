@@ -140,7 +140,6 @@ def test_the_parts_of_a_face_are_those_of_the_bank(engine: Engine) -> None:
         (Settings(preset="best"), "preset: got 'best'"),
         (Settings(patch=3, mirror=9), "mirror: got 9"),
         (Settings(patch=3, k=0), "k"),
-        (Settings(patch=3, k=11, where="Even"), "where"),
         (Settings(patch=9), "patch"),
         (Settings(patch=3, stride=99), "stride"),
         (Settings(patch=3, seed=-1), "seed"),
