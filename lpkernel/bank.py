@@ -91,7 +91,9 @@ class Bank(ByContent):
     names             B file names relative to the folder they came from
     labels            B class names (the first-level folder), or None
     attributes        name -> (B,) bool
-    skipped           (name, reason) of the files that `build` could not use; not saved
+    source_size       width and height of the images it was built from, if they have one size: None else
+    skipped           (name, reason) of the files and folders that `build` could not use; not saved
+    left_out          names of the files in the folder that are no pictures by their ending; not saved
     """
 
     pca: PCA
@@ -112,7 +114,9 @@ class Bank(ByContent):
     crop: tuple[int, int, int, int] | None = None
     resize_filter: str = ""
     sources_hash: str = ""
+    source_size: tuple[int, int] | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list, compare=False)
+    left_out: list[str] = field(default_factory=list, compare=False)
     _levels: dict[int, np.ndarray] = field(default_factory=dict, init=False, compare=False)
     _table: np.ndarray | None = field(default=None, init=False, compare=False)
     _extent: Extent | None = field(default=None, init=False, compare=False)
@@ -170,7 +174,8 @@ class Bank(ByContent):
                 found.values, channels, max_patch, found.names, found.labels, found.attributes, autoencoder
             )
         bank.crop, bank.resize_filter = crop, found.resize_filter
-        bank.sources_hash, bank.skipped = found.sources_hash, found.skipped
+        bank.sources_hash, bank.source_size = found.sources_hash, found.source_size
+        bank.skipped, bank.left_out = found.skipped, found.left_out
         return bank
 
     @classmethod

@@ -110,8 +110,8 @@ def describe(pixels: Pixels) -> Description | None:
     if not len(boxes):
         return None
     shape = _predictor()(picture, boxes[int(np.argmax(scores))])
-    points = np.array([complex(point.x + 0.5, point.y + 0.5) for point in shape.parts()]) / DESCRIBED_SIDE
-    return Description(points, np.array(_recogniser().compute_face_descriptor(picture, shape)))
+    points = np.array([complex(point.x + 0.5, point.y + 0.5) for point in shape.parts()], np.complex128)
+    return Description(points / DESCRIBED_SIDE, np.array(_recogniser().compute_face_descriptor(picture, shape)))
 
 
 def model_files() -> list[Path]:

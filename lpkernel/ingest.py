@@ -25,13 +25,14 @@ from lpkernel.attributes import read_attributes
 from lpkernel.bank import default_names
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp
-from lpkernel.images import RESIZE_FILTER, Crop, find_images, load_image, plain_pixels, square
+from lpkernel.images import RESIZE_FILTER, Crop, Found, find_images, load_image, picture_size, plain_pixels, square
 from lpkernel.shards import Problem, owned, read_shard, write_shard
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
 
 SHARD = 256  # sources encoded between two writes to the cache
+SAMPLE = 64  # sources whose sizes are compared
 
 Images = str | Path | Sequence[str | Path] | Sequence[Image.Image] | Sequence[Any] | Any  # Any: an array or a tensor
 Progress = Callable[[int, int], None]
@@ -48,6 +49,8 @@ class Encoded:
     skipped: list[Problem]
     sources_hash: str  # of the names and sizes of the usable sources
     resize_filter: str
+    left_out: list[str]  # files of the folder with another ending than a picture's
+    source_size: tuple[int, int] | None  # width and height of the usable sources, if a sample has but one
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,15 @@ class _Source:
         except OSError as error:
             return f"cannot be read: {error.strerror}"
 
+    def size(self) -> tuple[int, int] | None:
+        """Width and height; None if it cannot be read."""
+        if isinstance(self.content, np.ndarray):
+            return self.content.shape[1], self.content.shape[0]
+        try:
+            return picture_size(self.content)
+        except InputError:
+            return None
+
     def read(self, size: int, crop: Crop | None) -> np.ndarray | Problem:
         try:
             if isinstance(self.content, Path):
@@ -83,24 +95,32 @@ def _file_source(name: str, path: Path) -> _Source:
         return _Source(name, 0, path)
 
 
-def _sources(images: Images) -> tuple[list[_Source], list[str] | None]:
-    """Sources in bank order, and their labels when some lie in subfolders of a given folder."""
+def _sources(images: Images) -> tuple[list[_Source], list[str] | None, Found]:
+    """Sources in bank order, their labels when some lie in subfolders of a given folder, and what that left out."""
+    nothing = Found([], [], [])
     if isinstance(images, str | Path):
         folder = Path(images)
-        names = find_images(folder)
+        found = find_images(folder)
+        names = found.names
         labels = [name.split("/")[0] if "/" in name else "" for name in names]
-        return [_file_source(name, folder / name) for name in names], labels if any(labels) else None
+        return [_file_source(name, folder / name) for name in names], labels if any(labels) else None, found
     if not isinstance(images, Sequence):
-        return _unnamed(list(pixels_of("images", images, 4))), None
+        return _unnamed(list(pixels_of("images", images, 4))), None, nothing
     if not images:
         raise InputError("the list of images is empty")
     if not all(isinstance(image, str | Path) for image in images):
-        return _unnamed([pixels_of(f"images[{i}]", image, 3) for i, image in enumerate(images)]), None
+        return _unnamed([pixels_of(f"images[{i}]", image, 3) for i, image in enumerate(images)]), None, nothing
     paths = [Path(path) for path in cast(Sequence[str | Path], images)]
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([path.parent for path in absolute])
     relative = [full.relative_to(root).as_posix() for full in absolute]
-    return [_file_source(name, path) for name, path in zip(relative, paths, strict=True)], None
+    return [_file_source(name, path) for name, path in zip(relative, paths, strict=True)], None, nothing
+
+
+def _common_size(sources: list[_Source]) -> tuple[int, int] | None:
+    """Width and height of a sample of the sources, spread evenly, if they are the same for all of it."""
+    sizes = {source.size() for source in sources[:: -(-len(sources) // SAMPLE)]}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _unnamed(images: list[np.ndarray]) -> list[_Source]:
@@ -185,14 +205,16 @@ def encode_images(
     if checks.integer("batch", batch) < 1 or (limit is not None and checks.integer("limit", limit) < 1):
         raise InputError(f"batch={batch}, limit={limit}: both must be at least 1")
     crop = None if crop is None else cast(Crop, checks.integers("crop", crop, 4))
-    sources, labels = _sources(images)
+    sources, labels, found = _sources(images)
+    if strict and found.unreadable:
+        raise InputError(f"{found.unreadable[0][0]}: {found.unreadable[0][1]}")
     given = len(sources)
     sources = sources[:limit]
     table = _attributes_of(attributes, mapping, sources, given)  # before the long work
     folder = None if cache is None else Path(cache)
     work = _Work(autoencoder, crop, strict, batch, folder)
     values: list[np.ndarray] = []
-    skipped: list[Problem] = []
+    skipped: list[Problem] = list(found.unreadable)
     done = 0
     with nullcontext() if folder is None else owned(folder):
         for start in range(0, len(sources), SHARD):
@@ -217,6 +239,8 @@ def encode_images(
         skipped,
         hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest(),
         RESIZE_FILTER,
+        found.others,
+        _common_size([sources[i] for i in used]),
     )
 
 
@@ -250,7 +274,7 @@ class _Work:
 
     def _key(self, shard: list[_Source]) -> str:
         ae = self.autoencoder
-        identity = [ae.name, ae.fingerprint, ae.image_size, ae.grid, self.crop, RESIZE_FILTER]
+        identity = [ae.name, ae.fingerprint, ae.image_size, ae.grid, self.crop, RESIZE_FILTER, "sRGB"]
         sources = [(source.name, source.stamp()) for source in shard]
         return hashlib.sha256(json.dumps([identity, sources]).encode()).hexdigest()
 

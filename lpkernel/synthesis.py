@@ -20,7 +20,7 @@ from lpkernel.autoencoder.embedded import of_bank
 from lpkernel.backends import registry
 from lpkernel.backends.base import Array, CodeBank, LatentBank, MixedBank, ScanRequest
 from lpkernel.bank import TABLE_ROWS, Bank, as_bank, resize_level
-from lpkernel.composite import Composite
+from lpkernel.composite import Composite, Whole
 from lpkernel.content import ByContent
 from lpkernel.copies import CopyLimit, largest_areas, redraw
 from lpkernel.errors import InputError
@@ -43,6 +43,7 @@ class Synthesis(ByContent):
     codes: (N, M, M) int64, or None for a continuous bank, whose latents are (N, M, M, L) float32.
     settings: every choice made, resolved, ready for JSON.
     composite: what `decode` closes with, for an edit that keeps the outside; usually None.
+    whole: the picture that was edited, for `put_back`; None for new images.
     """
 
     sources: NDArray[np.int32]
@@ -52,6 +53,7 @@ class Synthesis(ByContent):
     bank: Bank
     settings: dict[str, Any] = field(compare=False)
     composite: Composite | None = None
+    whole: Whole | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         did, side = self.settings, self.bank.grid
@@ -107,6 +109,18 @@ class Synthesis(ByContent):
         assert content is not None
         images = autoencoder.decode(content)
         return images if self.composite is None else self.composite.apply(images)
+
+    def put_back(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """Each image that `decode` gave, (N, S, S, 3), in its place in the picture that was edited: (H, W, 3) uint8
+        each.
+
+        Crop and rotation are undone; the result is blended in, feathered, its colours matched where it ends. All pixels
+        outside of that are those of the picture, bit by bit. Raises InputError when no picture was edited.
+        """
+        if self.whole is None:
+            raise InputError("put_back: there is no picture to put results back into; edit one given by its pixels")
+        for image in images:
+            yield self.whole.apply(self.whole.closing.apply(image[None])[0] if self.composite is None else image)
 
     def shares(self) -> NDArray[np.float64]:
         """(N, B): the share of each result's cells that each bank image gave."""

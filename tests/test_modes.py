@@ -14,9 +14,10 @@ from PIL import Image
 
 import lpkernel as lp
 from lpkernel.backends.base import Backend
+from lpkernel.composite import MOST_MOVED
 from lpkernel.errors import InputError
+from lpkernel.fill import fill_hole
 from lpkernel.modes import cells, likeness
-from lpkernel.modes.fill import fill_hole
 from lpkernel.modes.inputs import read_input
 from lpkernel.modes.regions import layouts, named_region
 
@@ -228,10 +229,11 @@ def test_keeping_the_outside() -> None:
     bank, autoencoder = avatars()
     options: dict[str, Any] = {"mask": FACE, "n": 2}
     kept = lp.edit(bank, avatar(9), autoencoder, keep_outside=True, **options)
-    plain = lp.edit(bank, avatar(9), autoencoder, **options)
+    plain = lp.edit(bank, avatar(9), autoencoder, keep_outside=False, **options)
     images, bare = kept.decode(autoencoder), plain.decode(autoencoder)
     assert np.array_equal(kept.sources, plain.sources)
-    assert np.array_equal(images[:, FACE], bare[:, FACE])
+    moved = np.abs(images[:, FACE].astype(int) - bare[:, FACE])  # to match the colours where the region ends
+    assert moved.max() <= MOST_MOVED and moved.mean() < 6
     away = ~cells.pixels(cells.grown(cells.grown(cells.touched(FACE, 16))), 128)
     assert np.array_equal(images[:, away], np.stack([avatar(9)] * 2)[:, away])
     assert (bare[:, away] != images[:, away]).any()  # the decoder alone does not keep them
@@ -249,7 +251,7 @@ def test_region_names() -> None:
     bank, _ = small_bank("codes")
     with pytest.raises(InputError, match="give a mask or a box"):
         named_region("eyes", bank)
-    bank.crop = (19, 40, 159, 180)
+    bank.crop, bank.source_size = (19, 40, 159, 180), (178, 218)
     assert named_region("eyes", bank).any()
 
 
@@ -257,6 +259,7 @@ def test_regions_follow_the_crop() -> None:
     """Landmarks measured on 999 photographs (scripts/face_regions.py), in pixels of the 178x218 frame."""
     means = {"eyebrows": (88.1, 98.6), "eyes": (88.1, 110.9), "nose": (87.3, 132.8), "mouth": (88.1, 153.8)}
     bank, _ = small_bank("codes")
+    bank.source_size = (178, 218)
     for crop in ((19, 40, 159, 180), (0, 20, 178, 198), (29, 65, 149, 185)):
         bank.crop = crop
         for name, (x, y) in means.items():
@@ -296,7 +299,7 @@ def test_inputs_unlike_the_bank_are_told() -> None:
 
 def test_framing() -> None:
     bank, autoencoder = small_bank("codes")
-    bank.crop = (10, 20, 74, 84)
+    bank.crop, bank.source_size = (10, 20, 74, 84), (90, 100)
     frame = np.random.default_rng(2).integers(0, 256, (100, 90, 3), np.uint8)
     made = lp.reference(bank, frame, autoencoder, n=1, patch=3)
     inner = lp.reference(bank, frame[20:84, 10:74], autoencoder, n=1, patch=3)
@@ -418,7 +421,7 @@ def test_200_malformed_images_and_masks_are_one_line() -> None:
         other = shape if number % 2 else tuple(int(side) for side in random.integers(1, 90, 2))
         mask = random.random(other) < random.random()
         try:
-            made = modes[number % 3](bank, image, mask=mask, autoencoder=autoencoder, n=1, patch=3)
+            made = modes[number % 3](bank, image, mask=mask, autoencoder=autoencoder, n=1, patch=3, framing="as-is")
         except InputError as error:
             message = str(error)
         else:

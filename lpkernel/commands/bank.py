@@ -13,6 +13,7 @@ from lpkernel.commands.common import (
     add_output,
     add_overwrite,
     integers,
+    list_left_out,
     list_skipped,
     load_bank,
     report,
@@ -92,7 +93,9 @@ def run_build(args: argparse.Namespace) -> None:
     discard_cache(cache)
     if not args.quiet:
         list_skipped(bank.skipped)
-    result = {"bank": str(args.out), **describe(bank), "skipped": [list(pair) for pair in bank.skipped]}
+        list_left_out(bank.left_out)
+    skipped = [list(pair) for pair in bank.skipped]
+    result = {"bank": str(args.out), **describe(bank), "skipped": skipped, "left_out": bank.left_out}
     report(args, result, [f"{bank.size} images in {args.out}, {len(bank.skipped)} files skipped"])
 
 
@@ -131,6 +134,7 @@ def describe(bank: Bank) -> dict[str, Any]:
         "autoencoder": bank.autoencoder_name,
         "autoencoder_fingerprint": bank.autoencoder_fingerprint,
         "image_size": bank.image_size,
+        "source_size": bank.source_size,
         "labels": dict(sorted(Counter(bank.labels or []).items())),
         "attributes": {name: int(values.sum()) for name, values in bank.attributes.items()},
         "first_names": bank.names[:FIRST_NAMES],

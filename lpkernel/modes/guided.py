@@ -32,12 +32,13 @@ def reference(
     stride: int | None = None,
     scales: Sequence[int] | None = None,
     crop: Crop | None = None,
+    framing: str = "auto",
     **options: Unpack[Options],
 ) -> Synthesis:
     """New images that follow a reference: the canvas starts as the encoded image, and all of it is known.
 
-    bank: one, or the path of one. image: a path, (H, W, 3) uint8, a PIL image, or codes (M, M) or latents (M, M, L);
-    `crop` as in `modes.inputs.read_input`.
+    bank: one, or the path of one. image: a path, (H, W, 3) uint8, a PIL image, codes (M, M) or latents (M, M, L), or
+    what `modes.inputs.read_input` made of one; `crop` and `framing` as in `modes.framing.frame`.
     strength: raster passes, 1 to 100. Each starts from what the last one left and draws anew (the random counter
     goes on), so each moves further from the reference. One scale by default; with more, each is passed `strength`
     times. The reference itself is left out of the allowed images when it is in the bank. `options` are those of
@@ -47,7 +48,7 @@ def reference(
     if not 1 <= checks.integer("strength", strength) <= plans.MAX_PASSES:
         raise InputError(f"strength: got {strength}, expected 1 to {plans.MAX_PASSES} raster passes")
     steps = plans.reference(bank.grid, patch, stride, scales, strength, **taken_by_plan(options))
-    start = read_input(bank, image, autoencoder, crop)
+    start = read_input(bank, image, autoencoder, crop, framing=framing)
     everything = np.ones((bank.grid, bank.grid), bool)
     options["candidates"], excluded = without_itself(bank, start, everything, options.get("candidates"))
     made = generate(bank, n, plan=steps, canvas=start.canvas, **options)
