@@ -5,8 +5,10 @@
 // cuda_stream. Errors of CUDA raise RuntimeError with their name.
 //
 //   masked_topk(queries, bank, patch_mask | None, per_query: bool, candidate_mask | None, Q, B, D, K, is_int16: bool,
-//               distances, indices, scratch, device: int, stream: int, launch: (tile, query_warps, bank_warps, slabs))
-//   masked_topk_scratch(Q, B, K, launch) -> bytes of `scratch`, 8-byte aligned
+//               distances, indices, scratch, device: int, stream: int,
+//               launch: (tile, query_warps, bank_warps, slabs, stride))
+//   masked_topk_scratch(Q, B, D, K, per_query, launch) -> bytes of `scratch`, 16-byte aligned
+//     stride: tensor cores screen the bank, of which every so many-th row is a sample; 0 to compare all directly
 //   masked_topk_blocks(K, is_int16, per_query, launch, device) -> blocks that a multiprocessor holds at once
 //   scan, scan_blocks: cuda/bind_scan.h
 //   device_count(), build_info()
@@ -19,6 +21,7 @@
 
 #include "cuda/bind_scan.h"
 #include "cuda/portable.cuh"
+#include "cuda/screen.h"
 #include "cuda/span.h"
 #include "cuda/topk.h"
 
@@ -29,6 +32,7 @@ namespace {
 using lpkernel::cuda::check;
 using lpkernel::cuda::KnownBuffers;
 using lpkernel::cuda::OnDevice;
+using lpkernel::cuda::ScreenArgs;
 using lpkernel::cuda::span;
 using lpkernel::cuda::TopkArgs;
 using lpkernel::cuda::TopkShape;
@@ -67,7 +71,7 @@ py::dict build_info() {
 }
 
 TopkShape topk_shape(const py::tuple& launch) {
-    expect(launch.size() == 4, "launch: expected (tile, query_warps, bank_warps, slabs)");
+    expect(launch.size() == 5, "launch: expected (tile, query_warps, bank_warps, slabs, stride)");
     TopkShape shape;
     shape.tile = launch[0].cast<int>();
     shape.query_warps = launch[1].cast<int>();
@@ -94,19 +98,35 @@ TopkArgs topk_args(std::int64_t q, std::int64_t b, std::int64_t d, std::int64_t 
     return args;
 }
 
-// Scratch: keys (Q, slabs, K), then one ticket for each tile of queries.
+// Scratch: keys (Q, slabs, K), then what a screen keeps, from a multiple of 256 bytes on.
 std::int64_t partial_keys(const TopkArgs& args) {
-    return args.shape.slabs > 1 ? std::int64_t{args.query_count} * args.shape.slabs * args.k : 0;
+    const std::int64_t keys = std::int64_t{args.query_count} * args.shape.slabs * args.k;
+    return args.shape.slabs > 1 ? (keys + 31) / 32 * 32 : 0;
 }
 
-std::int64_t ticket_count(const TopkArgs& args) {
-    return args.shape.slabs > 1 ? (args.query_count - 1) / args.shape.queries() + 1 : 0;
+// The screened search of `args`, its buffers behind the keys in `scratch`; plan.stride is 0 where there is none.
+ScreenArgs screen_args(const TopkArgs& args, const py::tuple& launch, std::int64_t* scratch) {
+    const auto stride = launch[4].cast<int>();
+    expect(stride >= 0 && stride <= 1024, "launch: stride is 0 to 1024");
+    ScreenArgs screened{};
+    screened.topk = args;
+    screened.plan =
+        lpkernel::cuda::plan_screen(args.query_count, args.bank_count, args.width, args.k, args.own_mask, stride);
+    if (scratch && screened.plan.stride) lpkernel::cuda::place_screen(screened, scratch + partial_keys(args));
+    return screened;
 }
 
-std::int64_t masked_topk_scratch(std::int64_t q, std::int64_t b, std::int64_t k, const py::tuple& launch) {
-    TopkArgs args = topk_args(q, b, 0, k, launch);
+std::int64_t scratch_bytes(const TopkArgs& args, const py::tuple& launch) {
+    ScreenArgs screened = screen_args(args, launch, nullptr);
+    return partial_keys(args) * 8 + (screened.plan.stride ? lpkernel::cuda::place_screen(screened, nullptr) : 0);
+}
+
+std::int64_t masked_topk_scratch(std::int64_t q, std::int64_t b, std::int64_t d, std::int64_t k, bool per_query,
+                                 const py::tuple& launch) {
+    TopkArgs args = topk_args(q, b, d, k, launch);
+    args.own_mask = per_query && d > 0;
     lpkernel::cuda::plan_topk(args);
-    return (partial_keys(args) + (ticket_count(args) + 1) / 2) * 8;
+    return scratch_bytes(args, launch);
 }
 
 int masked_topk_blocks(int k, bool integers, bool per_query, const py::tuple& launch, int device) {
@@ -149,15 +169,15 @@ void masked_topk(const py::object& queries, const py::object& bank, const py::ob
     }
     args.indices = span<std::int64_t>(indices, "indices", q * k, known);
     lpkernel::cuda::plan_topk(args);
-    const std::int64_t keys = partial_keys(args), tickets = ticket_count(args);
-    // one range of 8-byte words, so that both halves are inside it
-    auto* words = span<std::int64_t>(scratch, "scratch", keys + (tickets + 1) / 2, known);
-    args.partial = words;
-    args.tickets = words ? reinterpret_cast<unsigned*>(words + keys) : nullptr;
+    const std::int64_t bytes = scratch_bytes(args, launch);
+    args.partial = span<std::int64_t>(scratch, "scratch", bytes / 8, known);
+    expect(reinterpret_cast<std::uintptr_t>(args.partial) % 16 == 0, "scratch: address is no multiple of 16");
+    const ScreenArgs screened = screen_args(args, launch, args.partial);
 
     const py::gil_scoped_release free;
     const OnDevice here(device);
-    check(lpkernel::cuda::topk(args, reinterpret_cast<cudaStream_t>(stream)), "masked_topk");
+    const auto on = reinterpret_cast<cudaStream_t>(stream);
+    check(screened.plan.stride ? lpkernel::cuda::screen(screened, on) : lpkernel::cuda::topk(args, on), "masked_topk");
 }
 
 }  // namespace
@@ -167,8 +187,8 @@ PYBIND11_MODULE(_cuda, module) {
     module.def("build_info", &build_info,
                "How this file was compiled: runtime (version of the CUDA runtime in it), cxx_standard, emulated.");
     module.def("device_count", &device_count, "CUDA devices that can be used; 0 where there is no driver.");
-    module.def("masked_topk_scratch", &masked_topk_scratch, py::arg("Q"), py::arg("B"), py::arg("K"), py::arg("launch"),
-               "Bytes of scratch that masked_topk needs.");
+    module.def("masked_topk_scratch", &masked_topk_scratch, py::arg("Q"), py::arg("B"), py::arg("D"), py::arg("K"),
+               py::arg("per_query"), py::arg("launch"), "Bytes of scratch that masked_topk needs.");
     module.def("masked_topk_blocks", &masked_topk_blocks, py::arg("K"), py::arg("is_int16"), py::arg("per_query"),
                py::arg("launch"), py::arg("device"), "Blocks of a launch that a multiprocessor holds at once.");
     module.def("masked_topk", &masked_topk, py::arg("queries"), py::arg("bank"), py::arg("patch_mask"),

@@ -1,14 +1,18 @@
-"""What only a GPU can tell: `make gpu-check`. Prints one report and writes it to out/gpu-check.md.
+"""What only a GPU can tell: `make gpu-check`. Prints each part when it ends and writes all to out/gpu-check.md.
 
-Without a GPU it lists what was not run and ends with status 2. With one:
-    tests     the whole test suite, the cuda and triton backends required
-    memcheck, racecheck, synccheck, initcheck   NVIDIA's compute-sanitizer over small problems of every kind
-    speed     the shapes of docs/kernels.md beside what the hardware allows, answers compared first
+Without a GPU it lists what was not run and ends with status 2. With one, each part within its time (`PARTS`), whatever
+became of the one before:
+    build        for the card at hand only, with what is installed: no package index is asked
+    tests        those of the backends, cuda and triton required, side by side where pytest-xdist is
+    sanitizers   NVIDIA's compute-sanitizer (`TOOLS`), side by side, over small problems of every kind
+    speed        scans and searches beside torch on the same card, answers compared first
+    profile      Nsight Compute's, of the small problems, in out/gpu-check.ncu-rep; where ncu is present
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shutil
 import statistics
@@ -32,7 +36,11 @@ from lpkernel.plan import Plan
 ROOT = Path(__file__).resolve().parents[1]
 GPU_BACKENDS = ("cuda", "triton")
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+PARTS = {"build": 120, "tests": 150, "sanitizers": 120, "speed": 180, "profile": 60}  # seconds that each may take
+TESTS = ("scan", "masked_topk", "topk_floats", "modes", "modes_backends", "synthesis")
 RUNS = 5  # of each timed call; the median counts
+BANK, WIDTH, NEIGHBOURS = 30_000, 512, 10  # of the timed searches
+QUERIES = (1, 16, 64, 256, 1024, 4096)
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,38 @@ def speed(backends: list[Backend]) -> Iterator[str]:
             yield f"| {case.label} | {backend.name} | {ours * 1e3:.2f} | {ratio:.1f} | {theirs * 1e3:.2f} |"
 
 
+def searches(backends: list[Backend]) -> Iterator[str]:
+    """A row for each type and number of queries: `masked_topk` of every backend beside products and topk of torch."""
+    names = [backend.name for backend in backends]
+    yield f"| masked_topk, ms | Q | {' | '.join(names)} | torch float32 | torch TF32, not exact |"
+    yield "|---" * (4 + len(names)) + "|"
+    random = torch.Generator("cuda").manual_seed(0)
+    for dtype in (torch.float32, torch.int16):
+        rows = _rows(BANK, dtype, random)
+        for count in QUERIES:
+            queries = _rows(count, dtype, random)
+            answers = [lpkernel.masked_topk(queries, rows, NEIGHBOURS, backend=name) for name in names]
+            expected = lpkernel.masked_topk(queries, rows, NEIGHBOURS, backend="torch")
+            for name, answer in zip(names, answers, strict=True):
+                if not all(torch.equal(mine, theirs) for mine, theirs in zip(answer, expected, strict=True)):
+                    raise SystemExit(f"{name}: masked_topk of {count} {dtype} queries differs from the torch path's")
+            times = [seconds(lambda: lpkernel.masked_topk(queries, rows, NEIGHBOURS, backend=n)) for n in names]  # noqa: B023
+            for tf32 in (False, True):
+                torch.backends.cuda.matmul.allow_tf32 = tf32
+                times.append(seconds(lambda: _by_products(queries.float(), rows.float())))  # noqa: B023
+            torch.backends.cuda.matmul.allow_tf32 = False
+            yield f"| {dtype} | {count} | {' | '.join(f'{1e3 * one:.3f}' for one in times)} |"
+
+
+def _rows(count: int, dtype: torch.dtype, random: torch.Generator) -> torch.Tensor:
+    return (torch.randn(count, WIDTH, generator=random, device="cuda") * 200).to(dtype)
+
+
+def _by_products(queries: torch.Tensor, rows: torch.Tensor) -> torch.return_types.topk:
+    """As a torch user would search: no tie rule, distances less |q|^2."""
+    return torch.topk(torch.addmm(rows.square().sum(1), queries, rows.T, alpha=-2), NEIGHBOURS, largest=False)
+
+
 def small_problems(backends: list[Backend], device: str) -> None:
     """Every kind of kernel once, small enough for compute-sanitizer, against the specification. Raises SystemExit."""
     reference = registry.BACKENDS["numpy"]
@@ -134,10 +174,12 @@ def small_problems(backends: list[Backend], device: str) -> None:
         for dtype in (np.int16, np.float32):
             queries = torch.from_numpy(random.integers(-8, 9, (17, 37)).astype(dtype)).to(device)
             rows = torch.from_numpy(random.integers(-8, 9, (300, 37)).astype(dtype)).to(device)
-            found = lpkernel.masked_topk(queries, rows, 10, backend=backend.name)
-            expected = lpkernel.masked_topk(queries.cpu().numpy(), rows.cpu().numpy(), 10, backend="numpy")
-            if not np.array_equal(found[1].cpu().numpy(), expected[1]):
-                raise SystemExit(f"{backend.name}: masked_topk differs from the specification")
+            many = queries.repeat(3, 1), rows.repeat(15, 1)  # what tensor cores search
+            for asked_rows, held in ((queries, rows), many):
+                found = lpkernel.masked_topk(asked_rows, held, 10, backend=backend.name)
+                expected = lpkernel.masked_topk(asked_rows.cpu().numpy(), held.cpu().numpy(), 10, backend="numpy")
+                if not np.array_equal(found[1].cpu().numpy(), expected[1]):
+                    raise SystemExit(f"{backend.name}: masked_topk differs from the specification")
 
 
 def usable() -> tuple[list[Backend], list[str]]:
@@ -147,53 +189,107 @@ def usable() -> tuple[list[Backend], list[str]]:
     return backends, [f"{name}: {'; '.join(why)}" for name, why in reasons.items() if why]
 
 
-def stages(backends: list[Backend]) -> Iterator[tuple[str, Callable[[], str]]]:
-    names = ",".join(backend.name for backend in backends)
+def run(seconds: float, *command: str, **variables: str) -> subprocess.Popen[str]:
+    """A command started in the repository, which `timeout` ends."""
+    if shutil.which(command[0]) is None:
+        raise SystemExit(f"{command[0]} is not on the PATH")
+    limited = ("timeout", "--kill-after=5", f"{seconds:g}", *command)
+    environment = {**os.environ, **variables}
+    return subprocess.Popen(
+        limited, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
-    def run(*command: str, **variables: str) -> Callable[[], str]:
-        def call() -> str:
-            if shutil.which(command[0]) is None:
-                raise SystemExit(f"{command[0]} is not on the PATH; it comes with the CUDA toolkit")
-            done = subprocess.run(command, cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True)
-            words = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-            if done.returncode:
-                raise SystemExit(words)
-            return words
 
-        return call
+def words(process: subprocess.Popen[str], lines: int = 15) -> str:
+    """The last lines of what a command said. Raises SystemExit with them where it failed or was ended."""
+    said = "\n".join(process.communicate()[0].strip().splitlines()[-lines:])
+    if process.returncode == 124:
+        raise SystemExit(f"{said}\ncut off: its time was up")
+    if process.returncode:
+        raise SystemExit(said)
+    return said
 
-    yield "tests", run(sys.executable, "-m", "pytest", "-q", LPKERNEL_REQUIRE_BACKENDS=f"numpy,torch,cpp,{names}")
+
+def build() -> str:
+    major, minor = torch.cuda.get_device_capability()
+    command = ["-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index", "-q", "-e", "."]
+    variables = {"LPKERNEL_CPP": "1", "LPKERNEL_CUDA": "1", "TORCH_CUDA_ARCH_LIST": f"{major}.{minor}"}
+    variables["MAX_JOBS"] = str(os.cpu_count())
+    return words(run(PARTS["build"], sys.executable, *command, **variables))
+
+
+def tests() -> str:
+    side_by_side = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    files = [f"tests/test_{name}.py" for name in TESTS]
+    required = ["numpy", "torch", "cpp", "cuda", *(["triton"] if importlib.util.find_spec("triton") else [])]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *side_by_side, *files]
+    return words(run(PARTS["tests"], *command, LPKERNEL_REQUIRE_BACKENDS=",".join(required)))
+
+
+def sanitizers() -> str:
     own = (sys.executable, str(Path(__file__)), "--small")
-    for tool in TOOLS:
-        yield tool, run("compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *own)
-    yield "speed", lambda: "\n".join(speed(backends))
+    started = {
+        tool: run(PARTS["sanitizers"], "compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *own)
+        for tool in TOOLS
+    }
+    said, failed = [], False
+    for tool, process in started.items():
+        try:
+            said.append(f"{tool}: {words(process, 3)}")
+        except SystemExit as error:
+            said.append(f"{tool} FAILED: {error}")
+            failed = True
+    if failed:
+        raise SystemExit("\n".join(said))
+    return "\n".join(said)
+
+
+def timed() -> str:
+    return words(run(PARTS["speed"], sys.executable, str(Path(__file__)), "--speed"), 100)
+
+
+def profile() -> str:
+    if shutil.which("ncu") is None:
+        return "not run: ncu is not on the PATH"
+    kernels = ("-k", "regex:screen_kernel|scan_kernel", "-c", "8")
+    options = ("--clock-control", "none", "--set", "full", "--import-source", "on", "-f", *kernels)
+    report = str(ROOT / "out" / "gpu-check")
+    own = (sys.executable, str(Path(__file__)), "--small")
+    return words(run(PARTS["profile"], "ncu", *options, "-o", report, *own), 3)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="only the small problems, for compute-sanitizer")
+    parser.add_argument("--speed", action="store_true", help="only the timed problems")
     args = parser.parse_args()
-    backends, reasons = usable()
-    if args.small and backends:
-        small_problems(backends, "cuda")
+    if args.small or args.speed:
+        backends, _ = usable()
+        if args.small:
+            small_problems(backends, "cuda")
+        for rows in (speed, searches) if args.speed else ():
+            for line in rows(backends):
+                print(line, flush=True)
+            print(flush=True)
         return 0
-    if not backends:
-        print("No GPU was checked. " + " | ".join(reasons))
+    if not torch.cuda.is_available():
+        print("No GPU was checked. " + " | ".join(usable()[1]))
         print(f"Not run: tests on the GPU, {', '.join(TOOLS)}, speed.")
         return 2
-    lines = [f"# GPU check: {torch.cuda.get_device_name()}, torch {torch.__version__}", "", *reasons]
+    lines = [f"# GPU check: {torch.cuda.get_device_name()}, torch {torch.__version__}", ""]
     failed = 0
-    for name, stage in stages(backends):
-        try:
-            outcome, words = "passed", stage()
-        except SystemExit as error:
-            outcome, words = "FAILED", str(error)
-            failed = 1
-        lines += [f"## {name}: {outcome}", "", words, ""]
-        print("\n".join(lines[-4:]), flush=True)
     (ROOT / "out").mkdir(exist_ok=True)
-    with files.atomic_path(ROOT / "out" / "gpu-check.md") as path:
-        path.write_text("\n".join(lines), encoding="utf-8")
+    for part in (build, tests, sanitizers, timed, profile):
+        began = time.perf_counter()
+        try:
+            outcome, said = "passed", part()
+        except SystemExit as error:
+            outcome, said = "FAILED", str(error)
+            failed = 1
+        lines += [f"## {part.__name__}: {outcome}, {time.perf_counter() - began:.0f} s", "", said, ""]
+        print("\n".join(lines[-4:]), flush=True)
+        with files.atomic_path(ROOT / "out" / "gpu-check.md") as path:
+            path.write_text("\n".join(lines), encoding="utf-8")
     return failed
 
 

@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = ROOT / "tests" / "emulation" / "budgets.json"
 AMD = "gfx942"
 CORES = len(os.sched_getaffinity(0))
+SCREEN_TILE = 128  # queries, and bank rows, of a block that searches by tensor cores
 SEARCH_BLOCKS = 2  # of a masked_topk with eight warps, that its launch bounds let a multiprocessor hold
 SLAB = 1024  # latents of a block that are run here, at most; codes and searches, where the first cost more, are all
 
@@ -60,6 +61,7 @@ class Peaks:
     shared: int = 128
     lookups: float = 7.4e12  # of 4 bytes in shared memory, a second
     launch: float = 3e-6
+    tensor: float = 989e12  # float16 multiplies and adds
 
 
 H100 = Peaks()
@@ -137,8 +139,37 @@ def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes
     )
 
 
+def screen_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -> Case:
+    """A masked_topk by tensor cores, without masks: two blocks of its screen, and their share of the other kernels."""
+    rows, stride = 2 * SCREEN_TILE, 2  # more of the bank is sampled than on a GPU
+
+    def run(native: ModuleType) -> None:
+        random = np.random.default_rng(0)
+        asked, held = ((99 * random.standard_normal((count, width))).astype(dtype) for count in (SCREEN_TILE, rows))
+        backend = CudaBackend(native, "cpu")
+        backend.tuning = Tuning(search=(8, 8, 1, 1, stride))
+        backend.masked_topk(TopkRequest(asked, held, k, None, None))
+
+    return Case(
+        name=f"search {np.dtype(dtype).name}, Q={queries:,}, B={bank:,}, D={width}",
+        kernel="screen_kernel<false, false>",
+        threads=SCREEN_TILE,
+        shared=4 * 2 * SCREEN_TILE * 64,
+        blocks=-(-queries // SCREEN_TILE) * -(-bank // SCREEN_TILE),
+        steps=1,
+        pairs=SCREEN_TILE * rows,
+        operations=2 * SCREEN_TILE * rows * width,
+        scale=SCREEN_TILE / rows,
+        memory=0.0,
+        floor=max(2 * queries * bank * width / H100.tensor, bank * width * np.dtype(dtype).itemsize / H100.memory),
+        run=run,
+    )
+
+
 def search_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -> Case:
     """A masked_topk without masks, as the launch table would start it on an H100; its "step" is the search."""
+    if launch_table.choose_stride(queries, bank, k):
+        return screen_case(queries, bank, width, k, dtype)
     size = np.dtype(dtype).itemsize
     tile = launch_table.choose_topk(queries, bank, k, MACHINE.shared)
     slabs = launch_table.choose_slabs(queries, bank, tile, SEARCH_BLOCKS * H100.multiprocessors)
@@ -157,7 +188,7 @@ def search_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -
         name=f"search {np.dtype(dtype).name}, Q={queries:,}, B={bank:,}, D={width}",
         kernel=f"masked_topk_kernel<{'FloatRows' if size == 4 else 'Int16Rows'}, false, {tile[0]}>",
         threads=32 * tile[1] * tile[2],
-        shared=2 * (rows * (32 * size + 16) + 4 * map_words + 128) + -(-here * tile[2] * k * 8 // 16) * 16 + 16,
+        shared=2 * (rows * (32 * size + 16) + 4 * map_words + 128) + -(-here * tile[2] * k * 8 // 16) * 16,
         blocks=-(-queries // here) * slabs,
         steps=1,
         pairs=here * slab,

@@ -45,6 +45,11 @@ def usable(name: str) -> Backend:
     return backend
 
 
+def home(backend: Backend) -> str:
+    """Where a backend wants its tensors."""
+    return "cpu" if backend.unsupported(None, "cpu") == [] else "cuda"
+
+
 # a session scope, since hypothesis runs one fixture value with many examples
 @pytest.fixture(scope="session", params=NAMES)
 def backend(request: pytest.FixtureRequest) -> Backend:

@@ -18,16 +18,16 @@ from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.backends.reference import NumpyBackend
 
 SPECIFICATION = NumpyBackend()
-Launch = tuple[int, int, int, int]  # tile, query warps, bank warps, slabs
+Launch = tuple[int, int, int, int, int]  # tile, query warps, bank warps, slabs; no screen
 # None is the launch table's choice; the others put edges of tiles, warps and slabs inside small problems.
 LAUNCHES: list[Launch | None] = [
     None,
-    (8, 1, 1, 1),
-    (2, 1, 2, 3),
-    (8, 2, 2, 2),
-    (8, 8, 1, 1),
-    (2, 2, 1, 7),
-    (2, 1, 4, 1),
+    (8, 1, 1, 1, 0),
+    (2, 1, 2, 3, 0),
+    (8, 2, 2, 2, 0),
+    (8, 8, 1, 1, 0),
+    (2, 2, 1, 7, 0),
+    (2, 1, 4, 1, 0),
 ]
 KINDS = [(dtype, mask) for dtype in ("float32", "int16") for mask in ("none", "shared", "own")]
 NEIGHBOURS = (1, 2, 7, 16, 31, 32, 33, 64, 127, 128)
@@ -177,7 +177,7 @@ def test_any_request(cuda: CudaBackend, data: st.DataObject) -> None:
     queries, bank = integers(dtype, count, rows, width, data.draw(st.integers(0, 8), "spread"), seed)
     allowed = np.random.default_rng(seed).random(rows) < data.draw(st.sampled_from([0, 0.1, 1]), "allowed")
     warps = data.draw(st.sampled_from([(8, 1, 1), (2, 1, 1), (8, 3, 2), (2, 2, 3), (8, 8, 1)]), "warps")
-    launch = (*warps, data.draw(st.integers(1, 5), "slabs"))
+    launch = (*warps, data.draw(st.integers(1, 5), "slabs"), 0)
     check(cuda, TopkRequest(queries, bank, k, masks(kind, count, width, seed), allowed), launch)
 
 
@@ -188,8 +188,8 @@ def test_launches_fit_and_fill_the_device(shared: int, k: int) -> None:
         tile = launch_table.choose_topk(count, rows, k, shared)
         assert launch_table.topk_bytes(*tile, k) <= shared and tile[1] * tile[2] <= 8
         slabs = launch_table.choose_slabs(count, rows, tile, 264)
-        assert slabs == 1 or slabs * 4 * 128 * tile[2] <= rows + 4 * 128 * tile[2]
-    assert launch_table.choose_slabs(1, 30_000, launch_table.choose_topk(1, 30_000, k, shared), 264) >= 29
+        assert slabs == 1 or (slabs - 1) * 128 * tile[2] < rows
+    assert launch_table.choose_slabs(1, 30_000, launch_table.choose_topk(1, 30_000, k, shared), 264) >= 117
 
 
 def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:
@@ -202,7 +202,7 @@ def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:
         arguments = {
             **{"queries": room, "bank": room, "patch_mask": None, "per_query": False, "candidate_mask": None},
             **{"Q": 1, "B": 4, "D": 3, "K": 2, "is_int16": False, "distances": room, "indices": room},
-            **{"scratch": room, "device": 0, "stream": 0, "launch": (8, 1, 1, 1)},
+            **{"scratch": room, "device": 0, "stream": 0, "launch": (8, 1, 1, 1, 0)},
         }
         native.masked_topk(**{**arguments, **changes})
 
@@ -215,14 +215,17 @@ def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:
         ({"patch_mask": (room[0], 3), "per_query": True, "Q": 2}, "patch_mask"),
         ({"candidate_mask": (room[0], 3)}, "candidate_mask"),
         ({"indices": (room[0], 15)}, "indices"),
-        ({"B": 1000, "bank": (room[0], 12_000), "scratch": (room[0], 8), "launch": (8, 1, 1, 2)}, "scratch"),
+        ({"B": 1000, "bank": (room[0], 12_000), "scratch": (room[0], 8), "launch": (8, 1, 1, 2, 0)}, "scratch"),
         ({"K": 129}, "K"),
         ({"K": 0}, "K"),
         ({"Q": 0}, "Q, B or D"),
-        ({"launch": (4, 1, 1, 1)}, "tile"),
-        ({"launch": (8, 3, 3, 1)}, "warps"),
-        ({"launch": (8, 1, 1, 0)}, "slabs"),
-        ({"launch": (8, 1, 1)}, "launch"),
+        ({"launch": (4, 1, 1, 1, 0)}, "tile"),
+        ({"launch": (8, 3, 3, 1, 0)}, "warps"),
+        ({"launch": (8, 1, 1, 0, 0)}, "slabs"),
+        ({"launch": (8, 1, 1, 1)}, "launch"),
+        ({"launch": (8, 1, 1, 1, -1)}, "stride"),
+        ({"launch": (8, 1, 1, 1, 2), "scratch": (room[0], 512)}, "scratch"),
+        ({"launch": (8, 1, 1, 2, 2), "scratch": (room[0] + 8, 1 << 30)}, "multiple of 16"),
     ):
         with pytest.raises(ValueError, match=words):
             call(**changes)

@@ -35,3 +35,15 @@ def test_small_problems_notice_a_wrong_answer() -> None:
 
     with pytest.raises(SystemExit, match="differ from the specification"):
         gpu_check.small_problems([Wrong()], "cpu")
+
+
+def test_a_part_ends_in_time_and_says_so() -> None:
+    """A command that fails, or whose time is up, fails its part with its last words; the next one is run."""
+    slow = gpu_check.run(0.2, "bash", "-c", "echo begun; sleep 60")
+    with pytest.raises(SystemExit, match="begun\ncut off: its time was up"):
+        gpu_check.words(slow)
+    with pytest.raises(SystemExit, match=r"^b$"):
+        gpu_check.words(gpu_check.run(5, "bash", "-c", "echo a; echo b; exit 3"), 1)
+    assert gpu_check.words(gpu_check.run(5, "bash", "-c", "echo $WORD", WORD="fine")) == "fine"
+    with pytest.raises(SystemExit, match="not on the PATH"):
+        gpu_check.run(5, "no-such-command")

@@ -18,6 +18,7 @@ from scans import World
 
 from lpkernel import plan
 from lpkernel.backends import device_bank, launch_table, registry
+from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend
 from lpkernel.bank import Bank
 from lpkernel.errors import BackendUnavailable
@@ -123,3 +124,11 @@ def test_memory_is_asked_for_when_more_is_needed(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(BackendUnavailable, match="3 MiB are free"), budget.on(device, 5):
         raise torch.OutOfMemoryError
     assert budget.reasons(900, device) == [] and asked == [900, 1001, 900]
+
+
+def test_tensors_must_be_on_the_device() -> None:
+    """NumPy arrays are copied over; tensors that are elsewhere are refused, with what to do."""
+    backend = CudaBackend(Instant(), "cuda")  # type: ignore[arg-type]
+    queries: Any = torch.zeros(1, 2)
+    (reason,) = backend.unsupported(TopkRequest(queries, queries, 1, None, None))
+    assert "not on cpu: move the tensors (.to('cuda')), or pass NumPy arrays" in reason

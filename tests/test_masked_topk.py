@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import home
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,11 +140,12 @@ def test_the_callers_kind_comes_back(backend: Backend) -> None:
     mask, allowed = masks("own", 3, 8), np.arange(20) % 3 > 0
     from_numpy = masked_topk(queries, bank, 4, mask, allowed, backend.name)
     assert isinstance(from_numpy.distances, np.ndarray)
-    tensors = [torch.from_numpy(a) for a in (queries, bank, mask, allowed)]
+    tensors = [torch.from_numpy(a).to(home(backend)) for a in (queries, bank, mask, allowed)]
     from_torch = masked_topk(tensors[0], tensors[1], 4, tensors[2], tensors[3], backend.name)
     assert isinstance(from_torch.distances, torch.Tensor)
-    assert np.array_equal(from_torch.indices.numpy(), from_numpy.indices)
-    assert np.array_equal(from_torch.distances.numpy(), from_numpy.distances)
+    assert from_torch.indices.device == from_torch.distances.device == tensors[1].device
+    assert np.array_equal(from_torch.indices.cpu(), from_numpy.indices)
+    assert np.array_equal(from_torch.distances.cpu(), from_numpy.distances)
 
 
 def test_dlpack_in_dlpack_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,8 +178,9 @@ def test_non_contiguous_inputs(backend: Backend) -> None:
     got = masked_topk(queries[::2, ::3], bank[::-2, ::3], 5, backend=backend.name)
     want = oracle(queries[::2, ::3], bank[::-2, ::3], 5)
     assert np.array_equal(got.indices, want[1])
-    columns = masked_topk(torch.from_numpy(queries).T, torch.from_numpy(bank[:8]).T, 3, backend=backend.name)
-    assert np.array_equal(columns.indices.numpy(), oracle(queries.T, bank[:8].T, 3)[1])
+    there = [torch.from_numpy(array).to(home(backend)) for array in (queries, bank[:8])]
+    columns = masked_topk(there[0].T, there[1].T, 3, backend=backend.name)
+    assert np.array_equal(columns.indices.cpu(), oracle(queries.T, bank[:8].T, 3)[1])
 
 
 def test_nan_sorts_last(backend: Backend) -> None:
@@ -201,16 +204,16 @@ def test_what_a_mask_hides_does_not_count(backend: Backend, hidden: float) -> No
 
 
 def test_opcheck(backend: Backend) -> None:
-    queries, bank = (torch.from_numpy(a) for a in integers("float32", 3, 20, 8))
+    queries, bank = (torch.from_numpy(a).to(home(backend)) for a in integers("float32", 3, 20, 8))
     shorts = (queries.to(torch.int16), bank.to(torch.int16))
-    mask, allowed = torch.rand(3, 8) < 0.5, torch.rand(20) < 0.5
+    mask, allowed = (torch.rand(shape).to(home(backend)) < 0.5 for shape in ((3, 8), (20,)))
     op = torch.ops.lpkernel.masked_topk.default
     torch.library.opcheck(op, (queries, bank, 4), {"backend": backend.name})
     torch.library.opcheck(op, (*shorts, 4, mask, allowed), {"backend": backend.name})
 
 
 def test_compiles_without_graph_breaks(backend: Backend) -> None:
-    queries, bank = (torch.from_numpy(a) for a in integers("float32", 3, 20, 8))
+    queries, bank = (torch.from_numpy(a).to(home(backend)) for a in integers("float32", 3, 20, 8))
 
     def shifted(q: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         distances, indices = torch.ops.lpkernel.masked_topk(q + 1, b, 4, None, None, backend.name)
@@ -265,3 +268,14 @@ def test_environment_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="fpga"):
         masked_topk(queries, bank, 1)
     masked_topk(queries, bank, 1, backend="numpy")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+@pytest.mark.parametrize("rows", [1, 40, 200])
+@pytest.mark.parametrize("k", [1, 3])
+def test_more_queries_than_are_searched_at_a_time(fast_backend: Backend, dtype: str, rows: int, k: int) -> None:
+    """Banks smaller than a block and larger, few values, so that ties are everywhere."""
+    queries, bank = integers(dtype, 8200, rows, 3, spread=2)
+    got = masked_topk(queries, bank, min(k, rows), backend=fast_backend.name)
+    for mine, theirs in zip(got, oracle(queries, bank, min(k, rows)), strict=True):
+        assert np.array_equal(mine, theirs)

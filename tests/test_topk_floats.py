@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from conftest import home
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -135,10 +136,10 @@ def test_tensors_that_require_a_gradient(backend: Backend) -> None:
     """Taken without it: the same answer on every backend, and nothing to differentiate."""
     random = np.random.default_rng(6)
     plain = [random.standard_normal(shape).astype(np.float32) for shape in ((3, 8), (20, 8))]
-    queries, bank = (torch.tensor(array, requires_grad=True) for array in plain)
+    queries, bank = (torch.tensor(array, requires_grad=True, device=home(backend)) for array in plain)
     want = masked_topk(plain[0], plain[1], 4, backend=backend.name)
     got = masked_topk(queries, bank, 4, backend=backend.name)
-    assert np.array_equal(got.indices, want.indices) and np.array_equal(got.distances, want.distances)
+    assert np.array_equal(got.indices.cpu(), want.indices) and np.array_equal(got.distances.cpu(), want.distances)
     assert not got.distances.requires_grad
     torch.library.opcheck(torch.ops.lpkernel.masked_topk.default, (queries, bank, 4), {"backend": backend.name})
     compiled = torch.compile(

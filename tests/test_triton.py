@@ -106,7 +106,8 @@ def test_neighbours_beyond_the_allowed_images_are_no_reason(a_gpu: TritonBackend
 def test_tensors_must_be_on_the_device(a_gpu: TritonBackend) -> None:
     queries: Any = torch.zeros(1, 2)
     (reason,) = a_gpu.unsupported(TopkRequest(queries, queries, 1, None, None))
-    assert reason == "runs on cuda devices only, not on cpu"
+    assert reason.startswith("runs on cuda devices only, not on cpu: move the tensors (.to('cuda')), or pass NumPy")
+    assert a_gpu.unsupported(scan_request(), "cpu") == ["runs on cuda devices only, not on cpu"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@
 #if defined(SIMT_TEST)
 #include "simt.h"
 #else
+#include <cuda_fp16.h>
 #include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 #endif
@@ -106,6 +107,41 @@ __device__ __forceinline__ T load_shared_by_blocks(const T* address) {
         memcpy(&result, &bits, sizeof(T));
     }
     return result;
+#endif
+}
+
+// The bits of the float16 nearest to a number, ties to even; and the number of such bits.
+__device__ __forceinline__ std::uint16_t half_bits(float value) {
+#if defined(SIMT_TEST)
+    return simt::to_f16(value);
+#else
+    return __half_as_ushort(__float2half_rn(value));
+#endif
+}
+__device__ __forceinline__ float half_value(std::uint16_t bits) {
+#if defined(SIMT_TEST)
+    return simt::from_f16(bits);
+#else
+    return __half2float(__ushort_as_half(bits));
+#endif
+}
+
+// c += A B on tensor cores, all lanes of a warp together: A 16 x 16, B 16 x 8 float16 (two a word, the first in the low
+// half), c float. Lane 4 g + t has A's rows g and g + 8 (`low`, `high`): of each, columns 2 t, 2 t + 1 in x and those 8
+// further on in y; of B's column g, rows 2 t, 2 t + 1 in x and those 8 further on in y; and of c, rows g (c[0], c[1])
+// and g + 8 (c[2], c[3]), columns 2 t and 2 t + 1.
+__device__ __forceinline__ void multiply_half(float (&c)[4], const uint2& low, const uint2& high, const uint2& b) {
+#if defined(SIMT_TEST)
+    const unsigned a_words[] = {low.x, high.x, low.y, high.y}, b_words[] = {b.x, b.y};
+    unsigned sums[4], result[4];
+    memcpy(sums, c, sizeof sums);
+    const auto read = [](unsigned bits) { return simt::from_f16(static_cast<std::uint16_t>(bits)); };
+    simt::mma<16, 2, false, false>(result, a_words, b_words, sums, read, read, {__FILE__, __LINE__});
+    memcpy(c, result, sizeof sums);
+#else
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(low.x), "r"(high.x), "r"(low.y), "r"(high.y), "r"(b.x), "r"(b.y));
 #endif
 }
 

@@ -63,16 +63,19 @@ cudaError_t topk(const TopkArgs& args, cudaStream_t stream) {
     if (!kernel) return cudaErrorInvalidValue;
     const int queries = args.shape.queries();
     const auto tiles = static_cast<unsigned>((args.query_count - 1) / queries + 1);
-    if (args.shape.slabs > 1) {
-        const cudaError_t error = cudaMemsetAsync(args.tickets, 0, tiles * sizeof(unsigned), stream);
-        if (error != cudaSuccess) return error;
-    }
     LaunchShape shape;
     shape.grid = dim3(tiles, static_cast<unsigned>(args.shape.slabs));
     shape.block = dim3(static_cast<unsigned>(args.shape.threads()));
     shape.shared = static_cast<std::size_t>(args.shared.bytes);
     shape.stream = stream;
-    return launch(kernel, shape, args);
+    if (const cudaError_t error = launch(kernel, shape, args); error != cudaSuccess || args.shape.slabs == 1) {
+        return error;
+    }
+    shape.grid = dim3(static_cast<unsigned>(args.query_count));
+    shape.block = dim3(MERGE_THREADS);
+    shape.shared = MERGE_THREADS / 32 * sizeof(std::int64_t) * static_cast<std::size_t>(args.k);
+    return launch(args.integers ? Kernel{merge_slabs_kernel<Int16Rows>} : Kernel{merge_slabs_kernel<FloatRows>}, shape,
+                  args);
 }
 
 }  // namespace lpkernel::cuda

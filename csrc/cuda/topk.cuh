@@ -1,4 +1,5 @@
-// masked_topk: the K nearest of B bank rows for each of Q queries, in one kernel. No (Q, B) matrix is ever stored.
+// masked_topk: the K nearest of B bank rows for each of Q queries, for few queries, or those that screen.cuh leaves
+// over. No (Q, B) matrix is ever stored.
 //
 //   distance(q, b) = sum over the marked columns of (q - b)^2, taken directly.
 //
@@ -11,9 +12,9 @@
 //
 // Selection. Each warp keeps the K smallest keys (distance << 32 | row) of its queries (shortlist.cuh) in shared
 // memory. A lane compares its sums with the K-th, one instruction each; few pass. At the end one warp a query merges
-// the lists of the bank's warps; slabs write theirs to global memory, and the last block of a tile of queries to
-// arrive, by ticket, merges them: no second launch, and no block waits. Keys are all different, so the result depends
-// neither on the tiling nor on the order of arrival; ties go to the lowest row.
+// the lists of the bank's warps; slabs write theirs to global memory, and a second kernel, a block a query, takes the K
+// smallest of those: one block that merged all queries of a tile would work on alone for longer than the search. Keys
+// are all different, so the result does not depend on the tiling; ties go to the lowest row.
 //
 // Integers are exact in int32. Floats: the op promises the float32 rounding of the sum in float64. A float32 sum of D
 // squares of differences, all >= 0, is within a factor (1 + 2^-24)^(D + 2) of the exact one, so a row whose float32 sum
@@ -77,6 +78,14 @@ struct Int16Rows {
     static __device__ __forceinline__ int bits(int sum) { return sum; }
 };
 
+// How many queries a launch searches for, and the i-th of them.
+__device__ __forceinline__ int query_count(const TopkArgs& args) {
+    return args.chosen ? min(static_cast<int>(*args.chosen_count), args.query_count) : args.query_count;
+}
+__device__ __forceinline__ int query_at(const TopkArgs& args, int i) {
+    return args.chosen ? args.chosen[i] : i;
+}
+
 // The 32-column stages of a block.
 template <class Rows, bool OWN, int TQ>
 struct Stages {
@@ -85,7 +94,7 @@ struct Stages {
 
     const TopkArgs& args;
     unsigned char* shared;
-    int first_query, thread, threads;
+    int first_query, queries_here, thread, threads;
 
     __device__ __forceinline__ unsigned char* bank(int buffer) const {
         return shared + args.shared.bank + buffer * args.shape.rows() * args.shared.row_bytes;
@@ -144,8 +153,9 @@ struct Stages {
         unsigned* mask_to = masks(buffer);
         const int total = args.shape.queries() * STAGE_COLUMNS;
         for (int e = thread; e < total; e += threads) {
-            const int slot = e / STAGE_COLUMNS, c = e % STAGE_COLUMNS, query = first_query + slot;
-            const bool inside = query < args.query_count && column + c < args.width;
+            const int slot = e / STAGE_COLUMNS, c = e % STAGE_COLUMNS;
+            const bool inside = slot < queries_here && column + c < args.width;
+            const int query = inside ? query_at(args, first_query + slot) : 0;
             const std::int64_t at = static_cast<std::int64_t>(query) * args.width + column + c;
             const bool shown =
                 inside && (!args.patch_mask || args.patch_mask[OWN ? at : static_cast<std::int64_t>(column + c)]);
@@ -307,7 +317,10 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
     const int first_query = static_cast<int>(blockIdx.x) * args.shape.queries();
     const int slab = static_cast<int>(blockIdx.y);
     unsigned char* shared = dynamic_shared();
-    const Stages<Rows, OWN, TQ> stages{args, shared, first_query, thread, static_cast<int>(blockDim.x)};
+    const int count = query_count(args);
+    if (first_query >= count) return;
+    const Stages<Rows, OWN, TQ> stages{
+        args, shared, first_query, count - first_query, thread, static_cast<int>(blockDim.x)};
     auto* lists = reinterpret_cast<Key*>(shared + args.shared.lists);  // (queries, bank warps, K)
     const auto list_of = [&](int slot, int part) { return lists + (slot * args.shape.bank_warps + part) * k; };
 
@@ -370,7 +383,7 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
                 bits[i][j] = valid[j] ? Rows::bits(sum[i][j]) : NO_ROW;
                 least = min(least, bits[i][j]);
             }
-            const bool there = first_query + query_warp * TQ + i < args.query_count;
+            const bool there = first_query + query_warp * TQ + i < count;
             if (there && __any_sync(WARP, least <= limit[i])) passing |= 1u << i;
         }
         while (passing) {
@@ -384,6 +397,7 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
                 for (int j = 0; j < ROWS_PER_LANE; ++j) own[j] = i == chosen ? bits[i][j] : own[j];
             }
             const int slot = query_warp * TQ + chosen;
+            const int query = query_at(args, first_query + slot);
             Key* list = list_of(slot, bank_warp);
             if (own_limit == ANY && k <= 32) {  // K rows within what K lanes reach: the list begins with a limit
                 const int reach = reached_by(min(min(own[0], own[1]), min(own[2], own[3])), k);
@@ -395,7 +409,7 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
             }
             for (int j = 0; j < ROWS_PER_LANE; ++j) {
                 const int now = j == 0 ? own[0] : j == 1 ? own[1] : j == 2 ? own[2] : own[3];
-                take<Rows, OWN>(args, list, first_query + slot, warp_row + 32 * j, now, own_limit);
+                take<Rows, OWN>(args, list, query, warp_row + 32 * j, now, own_limit);
             }
 #pragma unroll
             for (int i = 0; i < TQ; ++i) limit[i] = i == chosen ? own_limit : limit[i];
@@ -405,38 +419,52 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
     __syncthreads();
     const int warps = static_cast<int>(blockDim.x) / 32, slabs = args.shape.slabs;
     for (int slot = warp; slot < args.shape.queries(); slot += warps) {
-        const int query = first_query + slot;
-        if (query >= args.query_count) continue;
+        const int i = first_query + slot;
+        if (i >= count) continue;
         Key* list = list_of(slot, 0);
         for (int part = 1; part < args.shape.bank_warps; ++part) {
             const Key* other = list_of(slot, part);
             absorb(list, k, [&](int rank) { return other[rank]; });
         }
         if (slabs == 1) {
-            write_neighbours<Rows>(args, query, list);
+            write_neighbours<Rows>(args, query_at(args, i), list);
         } else {
-            Key* to = args.partial + (static_cast<std::int64_t>(query) * slabs + slab) * k;
+            Key* to = args.partial + (static_cast<std::int64_t>(i) * slabs + slab) * k;
             for (int rank = lane_id(); rank < k; rank += 32) to[rank] = list[rank];
         }
     }
-    if (slabs == 1) return;
+}
 
-    auto* last = reinterpret_cast<unsigned*>(shared + args.shared.last);
+// Writes the K smallest keys of all warps' lists, (warps, K) in shared memory, as a query's neighbours.
+template <class Rows>
+__device__ __forceinline__ void close_lists(const TopkArgs& args, int query, Key* lists) {
     __syncthreads();
-    if (thread == 0) *last = draw_ticket(args.tickets + blockIdx.x) == static_cast<unsigned>(slabs - 1);
-    __syncthreads();
-    if (!*last) return;
-    for (int slot = warp; slot < args.shape.queries(); slot += warps) {
-        const int query = first_query + slot;
-        if (query >= args.query_count) continue;
-        Key* list = list_of(slot, 0);
-        for (int other = 0; other < slabs; ++other) {
-            if (other == slab) continue;
-            const Key* from = args.partial + (static_cast<std::int64_t>(query) * slabs + other) * k;
-            absorb(list, k, [&](int rank) { return load_shared_by_blocks(from + rank); });
-        }
-        write_neighbours<Rows>(args, query, list);
+    if (threadIdx.x >= 32) return;
+    const int warps = static_cast<int>(blockDim.x) / 32, k = args.k;
+    for (int part = 1; part < warps; ++part) {
+        const Key* other = lists + part * k;
+        absorb(lists, k, [&](int rank) { return other[rank]; });
     }
+    write_neighbours<Rows>(args, query, lists);
+}
+
+// The K smallest keys of a query's slabs: a block a query, whose warps take every WARPS-th run of 32 keys.
+// Shared memory: (warps, K) keys.
+template <class Rows>
+__global__ void __launch_bounds__(MERGE_THREADS) merge_slabs_kernel(const __grid_constant__ TopkArgs args) {
+    const int i = static_cast<int>(blockIdx.x), k = args.k, warp = static_cast<int>(threadIdx.x) / 32;
+    if (i >= query_count(args)) return;
+    auto* lists = reinterpret_cast<Key*>(dynamic_shared());
+    Key* list = lists + warp * k;
+    for (int rank = lane_id(); rank < k; rank += 32) list[rank] = EMPTY;
+    __syncwarp();
+    const int total = args.shape.slabs * k;
+    const Key* from = args.partial + static_cast<std::int64_t>(i) * total;
+    for (int base = warp * 32; base < total; base += MERGE_THREADS) {
+        const int at = base + lane_id();
+        offer(list, k, at < total ? from[at] : EMPTY);
+    }
+    close_lists<Rows>(args, query_at(args, i), lists);
 }
 
 }  // namespace lpkernel::cuda

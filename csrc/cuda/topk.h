@@ -13,6 +13,7 @@ constexpr int ROWS_PER_LANE = 4;  // bank rows that a lane compares at a time
 constexpr int WARP_ROWS = 32 * ROWS_PER_LANE;
 constexpr int STAGE_COLUMNS = 32;   // of a row that are in shared memory at a time
 constexpr int MOST_TOPK_WARPS = 8;  // of a block
+constexpr int MERGE_THREADS = 128;  // of a block that merges slabs
 
 // The shape of a launch: a block has query_warps * bank_warps warps; each compares `tile` queries with its own part of
 // the bank_warps * WARP_ROWS rows that are in shared memory. The bank is cut into `slabs` parts.
@@ -30,7 +31,6 @@ struct TopkMap {
     int queries = 0;  // (2, query warps, columns, tile) words
     int masks = 0;    // (2, columns) words, or with a mask for each query as `queries`
     int lists = 0;    // (queries, bank warps, K) keys
-    int last = 0;     // one word: whether the block is the last of its queries
     int bytes = 0;
     int row_bytes = 0, query_bytes = 0, mask_bytes = 0;  // of a row, and of one stage
 };
@@ -43,8 +43,7 @@ constexpr TopkMap topk_map(const TopkShape& shape, int k, int value_bytes, bool 
     map.queries = 2 * shape.rows() * map.row_bytes;
     map.masks = map.queries + 2 * map.query_bytes;
     map.lists = map.masks + 2 * map.mask_bytes;
-    map.last = map.lists + (shape.queries() * shape.bank_warps * k * 8 + 15) / 16 * 16;
-    map.bytes = map.last + 16;
+    map.bytes = map.lists + (shape.queries() * shape.bank_warps * k * 8 + 15) / 16 * 16;
     return map;
 }
 
@@ -57,7 +56,8 @@ struct TopkArgs {
     void* distances;                     // (Q, K) float or int32
     std::int64_t* indices;               // (Q, K)
     std::int64_t* partial;               // (Q, slabs, K) keys; unused when slabs is 1
-    unsigned* tickets;                   // one for each tile of queries, zero; unused when slabs is 1
+    const int* chosen;                   // the queries to search for, or nullptr for all
+    const unsigned* chosen_count;        // how many these are
     int query_count, bank_count, width, k;
     int slab_rows;  // bank rows of a slab, a multiple of shape.rows()
     int unit;       // bytes that bank rows are read by: 16 or 4 (asynchronously), or 2
@@ -75,7 +75,7 @@ void plan_topk(TopkArgs& args);
 // kernel for it.
 cudaError_t topk_resident(const TopkShape& shape, int k, bool integers, bool own_mask, int& blocks);
 
-// Zeroes the tickets and starts the kernel on a stream of the current device. Q, B >= 1.
+// Starts a search on a stream of the current device: one kernel, or two where the bank is cut. Q, B >= 1.
 cudaError_t topk(const TopkArgs& args, cudaStream_t stream);
 
 }  // namespace lpkernel::cuda

@@ -25,6 +25,7 @@ from lpkernel.backends.device_bank import (
     start_bytes,
     start_cells,
     upload,
+    wrong_device,
 )
 from lpkernel.backends.launch_table import Launch, Machine, Work
 from lpkernel.backends.pytorch import tensor
@@ -52,7 +53,7 @@ class Tuning:
     depth: int | None = None
     groups: int | None = None
     kept: int = 1 << 32
-    search: tuple[int, int, int, int] | None = None
+    search: tuple[int, int, int, int, int] | None = None
 
     @property
     def fixed(self) -> dict[str, int | str | None]:
@@ -71,9 +72,9 @@ class Resident(NamedTuple):
 
 
 class Search(NamedTuple):
-    """A masked_topk's launch (tile, query warps, bank warps, slabs), and the bytes of its scratch."""
+    """A masked_topk's launch (tile, query warps, bank warps, slabs, stride of the screen), and bytes of scratch."""
 
-    launch: tuple[int, int, int, int]
+    launch: tuple[int, int, int, int, int]
     scratch: int
 
 
@@ -99,10 +100,12 @@ class CudaBackend:
         if self._given is None and (reasons := _native.cuda_reasons()):
             return reasons
         place = torch.device(self._device_type if device == "auto" else device)
-        if isinstance(request, TopkRequest) and isinstance(request.bank, torch.Tensor):
-            place = request.bank.device
+        bank = request.bank if isinstance(request, TopkRequest) else None
+        of_tensors = isinstance(bank, torch.Tensor)
+        if isinstance(bank, torch.Tensor):
+            place = bank.device
         if place.type != self._device_type:
-            return [f"runs on {self._device_type} devices only, not on {place}"]
+            return [wrong_device(self._device_type, place, of_tensors)]
         if place.type == "cuda" and not self._available:
             if not torch.cuda.is_available():
                 built = "sees no CUDA device" if torch.version.cuda else "was built without CUDA"
@@ -233,29 +236,35 @@ class CudaBackend:
         return TopK(distances.cpu().numpy(), indices.cpu().numpy())
 
     def _search_of(self, request: TopkRequest, target: torch.device) -> Search:
+        """The launch of a search; one without a screen where that takes more memory than there is."""
         integers = request.bank.dtype in (np.int16, torch.int16)
-        shape = request.queries.shape[0], request.bank.shape[0], request.k, integers, _own_mask(request)
-        return self._search(*shape, target, self.tuning.search)
+        shape = *request.queries.shape, request.bank.shape[0], request.k, integers, _own_mask(request)
+        search = self._search(*shape, target, self.tuning.search)
+        if search.launch[-1] and self._store.memory.reasons(search_bytes(request, search.scratch), target):
+            return self._search(*shape, target, (*search.launch[:-1], 0))
+        return search
 
     def _find_search(
         self,
         count: int,
+        width: int,
         rows: int,
         k: int,
         integers: bool,
         own_mask: bool,
         device: torch.device,
-        given: tuple[int, int, int, int] | None,
+        given: tuple[int, int, int, int, int] | None,
     ) -> Search:
         if not count:
-            return Search((1, 1, 1, 1), 0)
+            return Search((1, 1, 1, 1, 0), 0)
         native, machine = self._native(), _machine(device)
         launch = given
         if launch is None:
             tile = launch_table.choose_topk(count, rows, k, machine.shared)
-            resident = native.masked_topk_blocks(k, integers, own_mask, (*tile, 1), device.index or 0)
-            launch = (*tile, launch_table.choose_slabs(count, rows, tile, resident * machine.multiprocessors))
-        return Search(launch, native.masked_topk_scratch(count, rows, k, launch))
+            resident = native.masked_topk_blocks(k, integers, own_mask, (*tile, 1, 0), device.index or 0)
+            slabs = launch_table.choose_slabs(count, rows, tile, resident * machine.multiprocessors)
+            launch = (*tile, slabs, launch_table.choose_stride(count, rows, k))
+        return Search(launch, native.masked_topk_scratch(count, rows, width, k, own_mask, launch))
 
     def _find_resident(
         self, launch: Launch, k: int, codes: int, width: int, cut: int, device: torch.device

@@ -107,6 +107,12 @@ def free_bytes(device: torch.device, enough: int) -> int | None:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+def wrong_device(wanted: str, place: torch.device, tensors: bool) -> str:
+    """Why a backend of `wanted` devices cannot work at a place, where the caller's tensors are or which was named."""
+    fix = f": move the tensors (.to('{wanted}')), or pass NumPy arrays, which are copied over" if tensors else ""
+    return f"runs on {wanted} devices only, not on {place}{fix}"
+
+
 class MemoryBudget:
     """What calls may take of each device's memory.
 

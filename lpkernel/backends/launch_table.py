@@ -30,6 +30,10 @@ CODE_SHIFT = 4  # so they are stored
 ROW_BYTES = 1 << 16  # shared memory for table rows, if one cell does not need more
 SPAN_BYTES = 1 << 15  # shared memory for compared cells
 FETCHERS = 64  # threads of a block that only bring table rows
+# From here on tensor cores search, by the sketches' times: nine launches of a few microseconds each, and the bank
+# written once as float16, against 2 instructions a column and pair.
+SCREEN_QUERIES, SCREEN_ROWS = 32, 4096
+SCREEN_STRIDE = 8
 CHUNK = {(ROWS, 1): 32, (ROWS, 4): 16}  # bank images that each of the others owns at a time
 
 
@@ -151,9 +155,20 @@ def topk_bytes(tile: int, query_warps: int, bank_warps: int, k: int) -> int:
 
 
 def choose_slabs(queries: int, rows: int, tile: tuple[int, int, int], blocks: int) -> int:
-    """Parts of the bank, so that `blocks` resident blocks are busy and each has four stages of rows or more."""
+    """Parts of the bank, so that `blocks` resident blocks are busy, each with a tile of rows or more."""
     tiles = -(-queries // (tile[0] * tile[1]))
-    return max(1, min(blocks // tiles, -(-rows // (128 * tile[2] * 4))))
+    return max(1, min(blocks // tiles, -(-rows // (128 * tile[2]))))
+
+
+def choose_stride(queries: int, rows: int, k: int) -> int:
+    """Of a search by tensor cores (csrc/cuda/screen.cuh), every how many-th bank row is in its sample; 0 for none.
+
+    A survivor in `stride` rows times K is measured, and 1 / stride of the products is found twice. The sample must
+    have several groups of rows for each of K.
+    """
+    if queries < SCREEN_QUERIES or rows < SCREEN_ROWS:
+        return 0
+    return max(2, min(SCREEN_STRIDE, rows // (8 * k)))
 
 
 def seconds(launch: Launch, work: Work, machine: Machine) -> float:

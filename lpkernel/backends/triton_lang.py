@@ -35,6 +35,7 @@ from lpkernel.backends.device_bank import (
     search_bytes,
     start_bytes,
     start_cells,
+    wrong_device,
 )
 from lpkernel.backends.pytorch import tensor
 from lpkernel.backends.store import Store
@@ -88,10 +89,12 @@ class TritonBackend:
         if wanted == "cuda" and not torch.cuda.is_available():
             here = f"PyTorch {torch.__version__} sees no CUDA or ROCm device"
             return [f"{here}; to check the kernels on the CPU, slowly, set TRITON_INTERPRET=1"]
-        if isinstance(request, TopkRequest) and isinstance(request.bank, Tensor):
-            device = str(request.bank.device)
-        if device != "auto" and torch.device(device).type != wanted:
-            return [f"runs on {wanted} devices only, not on {device}"]
+        bank = request.bank if isinstance(request, TopkRequest) else None
+        of_tensors = isinstance(bank, Tensor)
+        if isinstance(bank, Tensor):
+            device = str(bank.device)
+        if device != "auto" and (place := torch.device(device)).type != wanted:
+            return [wrong_device(wanted, place, of_tensors)]
         if request is None:
             return []
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k

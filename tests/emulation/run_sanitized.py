@@ -75,6 +75,17 @@ def searches() -> Iterator[TopkRequest]:
             )
 
 
+def screens() -> Iterator[tuple[Tuning, TopkRequest]]:
+    """The searches by tensor cores: both types and kinds of masks; and one whose queries are all redone."""
+    for request in searches():
+        if len(request.queries) > 2:
+            yield Tuning(search=(8, 1, 1, 1, 2)), request
+    yield (
+        Tuning(search=(2, 1, 1, 2, 1)),
+        TopkRequest(np.zeros((2, 3), np.int16), np.ones((1100, 3), np.int16), 2, None, None),
+    )
+
+
 def neighbours(request: TopkRequest) -> NDArray[np.int64]:
     """Of a search, by a full sort of exact sums."""
     shown = np.ones(request.queries.shape, bool) if request.patch_mask is None else request.patch_mask
@@ -89,14 +100,16 @@ def main() -> None:
     torch.set_num_threads(1)
     backend = CudaBackend(cuda_module(sanitize=sys.argv[1]), "cpu")
     scan_cases = [(tuning, request, NumpyBackend().scan(request)) for tuning, request in scans()]
-    search_cases = [(request, neighbours(request)) for request in searches()]
+    wanted_searches = [*((Tuning(), request) for request in searches()), *screens()]
+    search_cases = [(tuning, request, neighbours(request)) for tuning, request in wanted_searches]
     for order in sys.argv[2:] or ["fwd"]:
         os.environ["SIMT_ORDER"] = order
         right = 0
         for tuning, request, wanted in scan_cases:
             backend.tuning = tuning
             right += np.array_equal(backend.scan(request), wanted)
-        for search, nearest in search_cases:
+        for tuning, search, nearest in search_cases:
+            backend.tuning = tuning
             right += np.array_equal(backend.masked_topk(search).indices, nearest)
         print(order, right, "of", len(scan_cases) + len(search_cases), flush=True)
 

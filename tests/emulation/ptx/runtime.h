@@ -26,9 +26,11 @@ using u128 = unsigned __int128;
 namespace ptx {
 
 using simt::Exchange;
+using simt::from_f16;
 using simt::Quiet;
 using simt::Range;
 using simt::Site;
+using simt::to_f16;
 
 struct SourceLine {
     int ptx;
@@ -132,17 +134,11 @@ inline double from_f64(u64 v) {
 inline float from_bf16(u16 v) {
     return bits<float>(u32{v} << 16);
 }
-inline float from_f16(u16 v) {
-    return static_cast<float>(bits<_Float16>(v));
-}
 inline u32 to_f32(double v) {
     return bits<u32>(static_cast<float>(v));
 }
 inline u64 to_f64(double v) {
     return bits<u64>(v);
-}
-inline u16 to_f16(double v) {
-    return bits<u16>(static_cast<_Float16>(v));
 }
 inline u16 to_bf16(double v) {
     const u32 u = bits<u32>(static_cast<float>(v));
@@ -324,45 +320,13 @@ inline simt::Votes barrier(u32 id, u32 threads, bool predicate, int line) {
     return simt::arrive_and_wait(id, threads, predicate, "bar", Site{"PTX", line});  // compilers do not double barriers
 }
 
-// D = A B + C for 16 x K by K x 8, fragments as the PTX ISA lays them out: kPer elements a register, element (row, k)
-// of A with lane 4 (row % 8) + (k / kPer) % 4 in register row / 8 + 2 (k / (4 kPer)), element (k, column) of B with
-// lane 4 column + (k / kPer) % 4 in register k / (4 kPer).
-template <int kDepth, int kPer, bool kInteger, bool kSaturate, class First, class Second>
-void mma(u32* d, const u32* a, const u32* b, const u32* c, First first, Second second, int line) {
-    struct Fragment {
-        u32 a[4], b[2], pad[2];
-    } mine{};
-    constexpr int kHalves = kDepth / (4 * kPer);
-    std::memcpy(mine.a, a, sizeof(u32) * 2 * kHalves);
-    std::memcpy(mine.b, b, sizeof(u32) * kHalves);
-    const Quiet quiet;
-    const Exchange<Fragment> all = simt::exchange<Fragment>(~0u, mine, "mma.sync", Site{nullptr, line});
-    const int lane = static_cast<int>(simt::lane());
-    for (int i = 0; i < 4; ++i) {
-        const int row = lane / 4 + 8 * (i / 2), column = 2 * (lane % 4) + i % 2;
-        using Sum = std::conditional_t<kInteger, s64, float>;
-        Sum sum;
-        if constexpr (kInteger) {
-            sum = static_cast<s32>(c[i]);
-        } else {
-            sum = bits<float>(c[i]);
-        }
-        for (int k = 0; k < kDepth; ++k) {
-            const int owner = k / kPer % 4, half = k / (4 * kPer), piece = 32 / kPer * (k % kPer);
-            const u32 x = all.at(static_cast<u32>(4 * (row % 8) + owner)).a[row / 8 + 2 * half] >> piece;
-            const u32 y = all.at(static_cast<u32>(4 * column + owner)).b[half] >> piece;
-            sum += first(x) * second(y);
-        }
-        if constexpr (kInteger) {
-            d[i] = static_cast<u32>(kSaturate ? clamp<s32>(sum) : static_cast<s32>(sum));
-        } else {
-            d[i] = bits<u32>(sum);
-        }
-    }
-}
-inline float tf32(u32 v) {
-    return bits<float>(v & 0xffffe000u);
-}  // the low 13 bits are not looked at
+// An element of a matrix from the low bits of a register; of tf32 the low 13 are not looked at. One object a type, so
+// that all mma of a shape are one function.
+inline constexpr auto element_tf32 = [](u32 v) { return bits<float>(v & 0xffffe000u); };
+inline constexpr auto element_bf16 = [](u32 v) { return from_bf16(static_cast<u16>(v)); };
+inline constexpr auto element_f16 = [](u32 v) { return from_f16(static_cast<u16>(v)); };
+inline constexpr auto element_s8 = [](u32 v) { return s32{static_cast<s8>(v)}; };
+inline constexpr auto element_u8 = [](u32 v) { return s32{static_cast<u8>(v)}; };
 
 inline void load_matrices(int count, bool transposed, u32* d, u64 address, int line) {
     const Quiet quiet;

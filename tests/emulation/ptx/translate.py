@@ -704,16 +704,13 @@ def _mma(w: _Writer, i: Instruction) -> str:
         raise _unknown(i)
     integer, saturate = str(per == 4).lower(), str("satfinite" in parts).lower()
 
-    def read(kind: str) -> str:
-        body = {"tf32": "tf32(v)", "bf16": "from_bf16(u16(v))", "f16": "from_f16(u16(v))"}.get(kind, f"s32({kind}(v))")
-        return f"[](u32 v) {{ return {body}; }}"
-
     def words(operand: str) -> str:
         return "{" + ", ".join(w.value(piece, "b32") for piece in _vector(operand)) + "}"
 
     a, b, c = (words(operand) for operand in i.operands[1:])
     arrays = f"u32 d_[4]; const u32 a_[] = {a}, b_[] = {b}, c_[4] = {c};"
-    call = f"mma<{depth}, {per}, {integer}, {saturate}>(d_, a_, b_, c_, {read(a_kind)}, {read(b_kind)}, {i.line});"
+    shape, where = f"{depth}, {per}, {integer}, {saturate}", f"Site{{nullptr, {i.line}}}"
+    call = f"simt::mma<{shape}>(d_, a_, b_, c_, element_{a_kind}, element_{b_kind}, {where});"
     moves = " ".join(f"{piece} = d_[{k}];" for k, piece in enumerate(_vector(i.operands[0])))
     return f"{{ {arrays} {call} {moves} }}"
 

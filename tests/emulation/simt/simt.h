@@ -2,9 +2,9 @@
 // of the product: it is there so that the kernels can be run, and their mistakes found, where no GPU is.
 //
 // What runs: one fiber a CUDA thread (runtime.h); barriers, shuffles, votes and reductions (warp.h); arithmetic,
-// loads and atomics (intrinsics.h); cp.async (async_copy.h); dynamic shared memory; cooperative launches, whose blocks
-// all live at once on one OS thread; a small CUDA runtime for host code (cudart.h). csrc/cuda/portable.cuh is the
-// include that chooses between this and CUDA.
+// loads and atomics (intrinsics.h); mma.sync (matrix.h); cp.async (async_copy.h); dynamic shared memory; cooperative
+// launches, whose blocks all live at once on one OS thread; a small CUDA runtime for host code (cudart.h).
+// csrc/cuda/portable.cuh is the include that chooses between this and CUDA.
 //
 // What it finds, on its own:
 //   - a barrier or warp operation that threads reach from different lines, with different masks, or not at all
@@ -25,6 +25,7 @@
 #include "async_copy.h"
 #include "cudart.h"
 #include "intrinsics.h"
+#include "matrix.h"
 #include "runtime.h"
 #include "types.h"
 #include "warp.h"

@@ -1,0 +1,454 @@
+// masked_topk for many queries: tensor cores rule out most pairs, the others are measured exactly.
+//
+//   distance(q, b) = |q|^2 + |b|^2 - 2 q.b over the marked columns
+//
+// The product is found in float16 with float32 sums, and only decides who is measured: whatever it rounds, the answer
+// is that of topk.cuh, bit for bit. Steps, each a kernel:
+//
+//   centre    the mean of some bank rows becomes the origin: what all rows share would only cost precision
+//   prepare   rows of queries and bank as float16, each times a power of two of its own that brings its largest value
+//             to 2^14 ... 2^15; their squared lengths; and what float16 lost of them, measured
+//   screen    with SAMPLE: upper bounds of the distances to a sample of the bank, the least of each few of them
+//   limit     a query's K-th of these: K rows are no further, so none that is further is among the K nearest
+//   screen    lower bounds of all distances; rows within the limit are listed, some 100 of 30,000 a query
+//   recheck   their exact distances (integers, or float64 rounded to float32), and the K smallest keys
+//   topk.cuh  for queries with more survivors than their list holds: all rows equal, no limit, values too large
+//
+// The bound. Let q', b' be the rows less the origin, as float32, Q and B their float16 forms (with the power of two
+// taken out), and rq = |q' - Q|, rb = |b' - B|, which `prepare` measures. Then by Cauchy and Schwarz
+//   |q'.b' - Q.B| <= |q'| rb + rq |B| <= |q'| rb + rq (|b'| + rb).
+// Products of float16 are exact in float32; each addition of a tensor core is taken to keep 22 bits of its largest
+// operand (they keep 24 or more: Fasi et al., Numerical behavior of NVIDIA tensor cores, 2021), so sums of D products
+// are off by at most G |q'| |b'|, G = (D + 64) 2^-22. The rest (the origin's subtraction, float32 lengths, the last
+// few operations) is relative to |q'|^2 or |b'|^2 and within E = 2^-20 of them. With x = rb + G |b'| and y = |b'| + rb,
+//   |b'|^2 (1 - E) - 2 Q.B > limit (1 + E) - |q'|^2 (1 - E) + 2 |q'| x + 2 rq y
+// says that distance(q, b) is above the limit, and above what rounds to it. A pair is ruled out only then; a NaN or an
+// infinity rules nothing out. Squared lengths beyond 1e37 count as NaN.
+//
+// With a mask m for each query, |b|^2 is a product, too: sum of m b^2, its columns appended to those of q.b, with m as
+// float16 (exact) and b'^2 scaled by a power of two of its own; the accumulators are rescaled in between. What float16
+// loses of b'^2 is measured as a sum w, and w + 2 G |b'|^2 stands for the E |b'|^2 above.
+//
+// Tiling. A block takes 128 queries and 128 bank rows, a warp 64 x 64 of them: 128 accumulators a lane. Operands come
+// by cp.async, 32 columns at a time, four stages in flight. They lie in memory as the block reads them: 64 bytes a row,
+// rows of a stage side by side, so a copy is one run of 8 KiB; and since the order of columns in a product is free, a
+// lane takes 8 neighbouring columns of a row by one 16-byte load, free of bank conflicts, for two mma.
+// Traffic: the bank is read once as it is, written and read once as float16; tiles of one bank tile run together.
+// Limits: D <= 8192 (half that with a mask for each query), K <= 128.
+
+#pragma once
+
+#include "cuda/screen.h"
+#include "cuda/topk.cuh"
+
+namespace lpkernel::cuda {
+
+constexpr float EDGE = 0x1p-20f;      // E above
+constexpr float FAR = 3e38f;          // the distance of positions without a row that is allowed
+constexpr float FAR_SCORE = 3.2e38f;  // what rules out is below
+constexpr float MOST_SQUARE = 1e37f;
+constexpr float MORE = 1.015625f;        // covers the rounding of sums of squares in float32
+constexpr float TINY_LENGTH = 0x1p-70f;  // above the root of what float32 takes for 0
+constexpr int LEAST_EXPONENT = -100;
+
+// 2^n, -126 <= n <= 127.
+__device__ __forceinline__ float power_of_two(int n) {
+    return __int_as_float((n + 127) << 23);
+}
+
+// The exponent of a number >= 0, not below LEAST_EXPONENT.
+__device__ __forceinline__ int exponent(float value) {
+    return max((__float_as_int(value) >> 23) - 127, LEAST_EXPONENT);
+}
+
+template <class T>
+__device__ __forceinline__ T sum_of_warp(T value) {
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(WARP, value, lanes);
+    return value;
+}
+
+__device__ __forceinline__ float largest_of_warp(float value) {
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2) value = fmaxf(value, __shfl_xor_sync(WARP, value, lanes));
+    return value;
+}
+
+// The mean of up to CENTRE_ROWS bank rows, a block 32 columns; whole for integers, so that differences stay exact.
+template <class Rows>
+__global__ void __launch_bounds__(256) centre_kernel(const __grid_constant__ ScreenArgs args) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
+    const int width = args.topk.width, column = static_cast<int>(blockIdx.x) * 32 + lane_id();
+    const auto* bank = static_cast<const typename Rows::Stored*>(args.topk.bank);
+    const int used = min(CENTRE_ROWS, args.topk.bank_count), step = args.topk.bank_count / used;
+    float sum = 0.f, count = 0.f;
+    if (column < width) {
+        for (int i = warp; i < used; i += warps) {
+            const auto value = static_cast<float>(bank[static_cast<std::int64_t>(i) * step * width + column]);
+            if (!(fabsf(value) < 1e30f)) continue;
+            sum += value;
+            count += 1.f;
+        }
+    }
+    auto* sums = reinterpret_cast<float*>(dynamic_shared());  // (warps, 2, 32)
+    sums[warp * 64 + lane_id()] = sum;
+    sums[warp * 64 + 32 + lane_id()] = count;
+    __syncthreads();
+    if (warp > 0 || column >= width) return;
+    for (int other = 1; other < warps; ++other) {
+        sum += sums[other * 64 + lane_id()];
+        count += sums[other * 64 + 32 + lane_id()];
+    }
+    const float mean = sum / fmaxf(count, 1.f);
+    args.centre[column] = sizeof(typename Rows::Stored) == 2 ? rintf(mean) : mean;
+}
+
+// The bank row at a position; it may lie beyond the last.
+__device__ __forceinline__ std::int64_t row_at(const ScreenPlan& plan, int position) {
+    return static_cast<std::int64_t>(position % plan.class_rows) * plan.stride + position / plan.class_rows;
+}
+
+// The values of a row less the origin; 0 where the mask hides them.
+template <class Rows>
+struct CentredRow {
+    const typename Rows::Stored* values;
+    const float* centre;
+    const std::uint8_t* mask;
+
+    __device__ __forceinline__ float operator()(int column) const {
+        if (mask && !mask[column]) return 0.f;
+        return static_cast<float>(values[column]) - centre[column];
+    }
+};
+
+// One row of float16 a warp, and its terms: of the bank's positions first, then of the queries.
+template <class Rows, bool OWN>
+__global__ void __launch_bounds__(256, 4)  // 4: up to 64 registers, where ptxas left alone spills
+    prepare_kernel(const __grid_constant__ ScreenArgs args) {
+    const TopkArgs& search = args.topk;
+    const ScreenPlan& plan = args.plan;
+    const int width = search.width, half_stages = OWN ? plan.stages / 2 : plan.stages;
+    const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+    if (at >= plan.positions + static_cast<std::int64_t>(plan.query_rows)) return;
+    const bool of_bank = at < plan.positions;
+    const int place = static_cast<int>(of_bank ? at : at - plan.positions);
+    const std::int64_t index = of_bank ? row_at(plan, place) : place;
+    const bool real = of_bank ? index < search.bank_count && (!search.candidate_mask || search.candidate_mask[index])
+                              : index < search.query_count;
+    const auto* values = static_cast<const typename Rows::Stored*>(of_bank ? search.bank : search.queries);
+    const std::uint8_t* mask = search.patch_mask;
+    if (OWN) mask = of_bank ? nullptr : mask + index * width;
+    const CentredRow<Rows> row{values + index * width, args.centre, mask};
+
+    float most = 0.f;
+    double square = 0.0;
+    if (real) {
+        for (int column = lane_id(); column < width; column += 32) {
+            const float value = row(column);
+            most = fmaxf(most, fabsf(value));  // a NaN is seen in `square`
+            square += static_cast<double>(value) * static_cast<double>(value);
+        }
+    }
+    most = largest_of_warp(most);
+    square = sum_of_warp(square);
+    const bool finite = square < MOST_SQUARE;
+    const int shift = exponent(most), own_shift = exponent(most * most);
+    const float scale = power_of_two(14 - shift), own_scale = power_of_two(14 - own_shift);
+
+    const int rows = of_bank ? plan.positions : plan.query_rows;
+    auto* to = reinterpret_cast<std::uint16_t*>(of_bank ? args.bank_values : args.query_values);
+    float lost = 0.f, own_lost = 0.f;
+    for (int stage = 0; stage < half_stages; ++stage) {
+        const int column = stage * SCREEN_COLUMNS + lane_id();
+        const bool shown = real && finite && column < width;
+        const float value = shown ? row(column) : 0.f;
+        const std::uint16_t bits = half_bits(value * scale);
+        const float rest = value * scale - half_value(bits);
+        lost += rest * rest;
+        const std::int64_t cell = (static_cast<std::int64_t>(stage) * rows + place) * SCREEN_COLUMNS + lane_id();
+        to[cell] = bits;
+        if constexpr (OWN) {
+            const std::int64_t beyond = static_cast<std::int64_t>(half_stages) * rows * SCREEN_COLUMNS;
+            std::uint16_t own = 0;
+            if (of_bank) {
+                own = half_bits(value * value * own_scale);
+                own_lost += fabsf(value * value * own_scale - half_value(own));
+            } else {
+                own = shown && mask[column] ? std::uint16_t{0x3c00} : std::uint16_t{0};  // 1 or 0
+            }
+            to[cell + beyond] = own;
+        }
+    }
+    lost = sum_of_warp(lost);
+    if constexpr (OWN) own_lost = sum_of_warp(own_lost);
+    if (lane_id() != 0) return;
+
+    const float length = sqrtf(static_cast<float>(square)) * MORE + TINY_LENGTH;
+    const float residue = sqrtf(lost) * MORE * power_of_two(shift - 14);
+    if (!of_bank) {
+        args.query_squares[place] = finite ? static_cast<float>(square) : __int_as_float(NAN_BITS);
+        args.query_terms[place] =
+            make_float4(-FAR, 2.f * MORE * length, 2.f * MORE * residue, -2.f * power_of_two(shift - 14));
+        return;
+    }
+    const float sums = static_cast<float>(search.width + 64) * (OWN ? 0x1p-21f : 0x1p-22f);  // G, 2 G
+    float constant = static_cast<float>(square);
+    if (OWN) constant = own_lost * MORE * power_of_two(own_shift - 14) + (sums + 2.f * EDGE) * constant;
+    if (!finite) constant = __int_as_float(NAN_BITS);
+    if (!real) constant = OWN ? -FAR : FAR;  // OWN: taken off below
+    args.row_terms[place] = make_float4(constant, residue + sums * length + 0x1p-100f, length + residue,
+                                        OWN ? power_of_two(shift - own_shift) : power_of_two(shift - 14));
+    if (OWN) args.row_scales[place] = power_of_two(own_shift - 14);
+}
+
+// Brings a stage of 32 columns of the block's rows to a buffer.
+__device__ __forceinline__ void fetch_stage(const ScreenArgs& args, uint4* shared, int stage, int first_query,
+                                            int first_row) {
+    constexpr int UNITS = SCREEN_TILE * 4;
+    uint4* to = shared + stage % SCREEN_STAGES * 2 * UNITS;
+    const uint4* queries =
+        args.query_values + (static_cast<std::int64_t>(stage) * args.plan.query_rows + first_query) * 4;
+    const uint4* rows = args.bank_values + (static_cast<std::int64_t>(stage) * args.plan.positions + first_row) * 4;
+#pragma unroll
+    for (int i = 0; i < UNITS; i += SCREEN_THREADS) {
+        const int unit = i + static_cast<int>(threadIdx.x);
+        __pipeline_memcpy_async(to + unit, queries + unit, 16);
+        __pipeline_memcpy_async(to + UNITS + unit, rows + unit, 16);
+    }
+}
+
+// Adds the products of 32 columns to a warp's 64 x 64 sums; `queries` and `rows` are the lane's first.
+__device__ __forceinline__ void multiply_stage(const uint4* queries, const uint4* rows, float (&sum)[4][8][4]) {
+    uint4 left[4][2];
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+        left[m][0] = queries[m * 64];
+        left[m][1] = queries[m * 64 + 32];
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+        const uint4 right = rows[j * 32];
+#pragma unroll
+        for (int m = 0; m < 4; ++m) {
+            multiply_half(sum[m][j], make_uint2(left[m][0].x, left[m][0].y), make_uint2(left[m][1].x, left[m][1].y),
+                          make_uint2(right.x, right.y));
+        }
+#pragma unroll
+        for (int m = 0; m < 4; ++m) {
+            multiply_half(sum[m][j], make_uint2(left[m][0].z, left[m][0].w), make_uint2(left[m][1].z, left[m][1].w),
+                          make_uint2(right.z, right.w));
+        }
+    }
+}
+
+// Appends the bank row at a position to a query's survivors; rows and queries beyond the last are none.
+__device__ __forceinline__ void list_survivor(const ScreenArgs& args, int query, int position) {
+    const std::int64_t index = row_at(args.plan, position);
+    if (index >= args.topk.bank_count || query >= args.topk.query_count) return;
+    const unsigned at = atomicAdd(args.counts + query, 1u);
+    if (at >= static_cast<unsigned>(args.plan.most)) return;
+    args.survivors[static_cast<std::int64_t>(query) * args.plan.most + at] = static_cast<int>(index);
+}
+
+// Bounds of the distances of 128 queries and 128 positions. With SAMPLE upper ones, whose minima go to args.minima;
+// else lower ones, and rows that are not above the query's threshold go to its list.
+// Shared memory: SCREEN_STAGES * 16 KiB.
+template <bool OWN, bool SAMPLE>
+__global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_constant__ ScreenArgs args) {
+    const ScreenPlan& plan = args.plan;
+    const int lane = lane_id(), warp = static_cast<int>(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
+    const int query_tiles = plan.query_rows / SCREEN_TILE, tile = static_cast<int>(blockIdx.x) / query_tiles;
+    const int first_query = static_cast<int>(blockIdx.x) % query_tiles * SCREEN_TILE, first_row = tile * SCREEN_TILE;
+    const int warp_query = warp / 2 * 64, warp_row = warp % 2 * 64;
+    auto* shared = reinterpret_cast<uint4*>(dynamic_shared());
+
+    float sum[4][8][4];
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sum[m][j][e] = 0.f;
+        }
+    }
+    for (int stage = 0; stage < SCREEN_STAGES - 1; ++stage) {
+        if (stage < plan.stages) fetch_stage(args, shared, stage, first_query, first_row);
+        __pipeline_commit();
+    }
+    for (int stage = 0; stage < plan.stages; ++stage) {
+        __pipeline_wait_prior(SCREEN_STAGES - 2);
+        __syncthreads();  // the stage is here, and no warp reads the buffer that is filled next
+        const int next = stage + SCREEN_STAGES - 1;
+        if (next < plan.stages) fetch_stage(args, shared, next, first_query, first_row);
+        __pipeline_commit();
+        if (OWN && stage == plan.stages / 2) {  // from products of values to sums of squares, in their scale
+#pragma unroll
+            for (int m = 0; m < 4; ++m) {
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+#pragma unroll
+                    for (int e = 0; e < 4; ++e) {
+                        const int query = first_query + warp_query + m * 16 + e / 2 * 8 + g;
+                        const int row = first_row + warp_row + j * 8 + 2 * t + e % 2;
+                        sum[m][j][e] *= args.query_terms[query].w * args.row_terms[row].w;
+                    }
+                }
+            }
+        }
+        const uint4* buffer = shared + stage % SCREEN_STAGES * 2 * SCREEN_TILE * 4;
+        multiply_stage(buffer + (warp_query + g) * 4 + t, buffer + (SCREEN_TILE + warp_row + g) * 4 + t, sum);
+    }
+
+    float4 query[4][2];
+    float least[4][2];
+    unsigned within[4];  // bit h 16 + j 2 + e: the pair of row h 8 + g and column 8 j + 2 t + e
+#pragma unroll
+    for (int m = 0; m < 4; ++m) {
+        within[m] = 0;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            query[m][h] = args.query_terms[first_query + warp_query + m * 16 + h * 8 + g];
+            least[m][h] = INFINITY;
+        }
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            const int position = first_row + warp_row + j * 8 + 2 * t + e;
+            const float4 row = args.row_terms[position];
+            const float scale = OWN ? args.row_scales[position] : row.w;
+            const float constant = OWN ? (SAMPLE ? row.x : -row.x) : __fmaf_rn(SAMPLE ? EDGE : -EDGE, row.x, row.x);
+#pragma unroll
+            for (int m = 0; m < 4; ++m) {
+#pragma unroll
+                for (int h = 0; h < 2; ++h) {
+                    const float product = sum[m][j][2 * h + e] * scale;
+                    const float score = OWN ? product + constant : __fmaf_rn(query[m][h].w, product, constant);
+                    const float rounding = __fmaf_rn(query[m][h].y, row.y, query[m][h].z * row.z);
+                    if constexpr (SAMPLE) {
+                        const float bound = score + rounding;
+                        if (fabsf(bound) < FAR) least[m][h] = fminf(least[m][h], bound);
+                    } else {
+                        const bool above = score > query[m][h].x + rounding && score < FAR_SCORE;
+                        within[m] |= static_cast<unsigned>(!above) << (h * 16 + j * 2 + e);
+                    }
+                }
+            }
+        }
+        if constexpr (SAMPLE) {
+            const int span = 8 / plan.parts;
+            if ((j + 1) % span == 0) {
+#pragma unroll
+                for (int m = 0; m < 4; ++m) {
+#pragma unroll
+                    for (int h = 0; h < 2; ++h) {
+                        const int q = first_query + warp_query + m * 16 + h * 8 + g;
+                        const int group = ((tile * 2 + warp % 2) * 4 + t) * plan.parts + j / span;
+                        args.minima[static_cast<std::int64_t>(q) * plan.groups + group] = least[m][h];
+                        least[m][h] = INFINITY;
+                    }
+                }
+            }
+        }
+    }
+    if constexpr (!SAMPLE) {
+        const int lane_query = first_query + warp_query + g, lane_row = first_row + warp_row + 2 * t;
+#pragma unroll 1
+        for (int m = 0; m < 4; ++m) {
+            unsigned bits = m == 0 ? within[0] : m == 1 ? within[1] : m == 2 ? within[2] : within[3];
+            while (bits) {
+                const int bit = __ffs(static_cast<int>(bits)) - 1;
+                bits &= bits - 1;
+                list_survivor(args, lane_query + m * 16 + bit / 16 * 8, lane_row + bit % 16 / 2 * 8 + bit % 2);
+            }
+        }
+    }
+}
+
+// Order of floats as that of unsigned numbers, and back.
+__device__ __forceinline__ unsigned ordered(float value) {
+    const unsigned bits = __float_as_uint(value);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float unordered(unsigned bits) {
+    return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+}
+
+// The threshold of each query, a warp each: its K-th minimum, found bit by bit, less its squared length.
+// Shared memory: (warps, groups) words.
+__global__ void __launch_bounds__(128) limit_kernel(const __grid_constant__ ScreenArgs args) {
+    const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
+    const int q = static_cast<int>(blockIdx.x) * warps + warp, groups = args.plan.groups;
+    if (q >= args.topk.query_count) return;
+    unsigned* own = reinterpret_cast<unsigned*>(dynamic_shared()) + warp * groups;
+    for (int i = lane_id(); i < groups; i += 32) {
+        own[i] = ordered(args.minima[static_cast<std::int64_t>(q) * groups + i]);
+    }
+    unsigned found = 0;
+    for (int bit = 31; bit >= 0; --bit) {
+        const unsigned above = found | 1u << bit;
+        int below = 0;
+        for (int i = lane_id(); i < groups; i += 32) below += own[i] < above;
+        if (__reduce_add_sync(WARP, below) < args.topk.k) found = above;
+    }
+    if (lane_id() != 0) return;
+    const double square = args.query_squares[q], bound = static_cast<double>(unordered(found)) + square;
+    // what rounds to the same float32 is not above it, and below 1e-30 float32 has little to say
+    const double limit = max(bound, 0.0) * (1.0 + 2.0 * EDGE) + 4.0 * EDGE * square + 1e-30;
+    const bool none = args.topk.k > groups || !(limit < static_cast<double>(MOST_SQUARE));
+    args.query_terms[q].x = none ? INFINITY : static_cast<float>(limit - square);
+}
+
+// The exact integer distance of a query and a row, by the whole warp; the same in all lanes.
+template <bool OWN>
+__device__ __forceinline__ int measure_integers(const TopkArgs& args, int query, int row) {
+    const auto* q = static_cast<const std::int16_t*>(args.queries) + static_cast<std::int64_t>(query) * args.width;
+    const auto* b = static_cast<const std::int16_t*>(args.bank) + static_cast<std::int64_t>(row) * args.width;
+    const std::uint8_t* mask = args.patch_mask;
+    if (OWN) mask += static_cast<std::int64_t>(query) * args.width;
+    int sum = 0;
+    for (int d = lane_id(); d < args.width; d += 32) {
+        const int difference = q[d] - b[d];
+        if (!mask || mask[d]) sum += difference * difference;
+    }
+    return __reduce_add_sync(WARP, sum);
+}
+
+// The K nearest of a query's survivors, a block a query; one that has more than its list holds is to be redone.
+// Shared memory: (warps, K) keys.
+template <class Rows, bool OWN>
+__global__ void __launch_bounds__(MERGE_THREADS) recheck_kernel(const __grid_constant__ ScreenArgs args) {
+    const TopkArgs& search = args.topk;
+    const int q = static_cast<int>(blockIdx.x), k = search.k, warp = static_cast<int>(threadIdx.x) / 32;
+    const unsigned survivors = args.counts[q];
+    if (survivors > static_cast<unsigned>(args.plan.most)) {
+        if (threadIdx.x == 0) args.redone[atomicAdd(args.redone_count, 1u)] = q;
+        return;
+    }
+    auto* lists = reinterpret_cast<Key*>(dynamic_shared());
+    Key* list = lists + warp * k;
+    for (int rank = lane_id(); rank < k; rank += 32) list[rank] = EMPTY;
+    __syncwarp();
+    const int* from = args.survivors + static_cast<std::int64_t>(q) * args.plan.most;
+    const int count = static_cast<int>(survivors);
+    for (int base = warp * 32; base < count; base += MERGE_THREADS) {
+        const int row = base + lane_id() < count ? from[base + lane_id()] : 0;
+        Key key = EMPTY;
+        for (int i = 0; i < min(32, count - base); ++i) {
+            const int own = __shfl_sync(WARP, row, i);
+            if (search.candidate_mask && !search.candidate_mask[own]) continue;
+            int distance;
+            if constexpr (sizeof(typename Rows::Stored) == 2) {
+                distance = measure_integers<OWN>(search, q, own);
+            } else {
+                distance = measure<OWN>(search, q, own);
+            }
+            if (lane_id() == i) key = make_key(distance, static_cast<unsigned>(own));
+        }
+        offer(list, k, key);
+    }
+    close_lists<Rows>(search, q, lists);
+}
+
+}  // namespace lpkernel::cuda

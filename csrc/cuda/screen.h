@@ -1,0 +1,61 @@
+// The screened masked_topk on the device: what the host says to the kernels. No Python.
+
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/portable.cuh"
+#include "cuda/topk.h"
+
+namespace lpkernel::cuda {
+
+constexpr int SCREEN_TILE = 128;         // queries, and bank rows, of a block
+constexpr int SCREEN_THREADS = 128;      // four warps of 64 x 64 pairs
+constexpr int SCREEN_STAGES = 4;         // of 32 columns that are in shared memory at a time
+constexpr int SCREEN_COLUMNS = 32;       // of a row in a stage: 64 bytes of float16
+constexpr int MOST_SCREEN_WIDTH = 8192;  // D, for which the bound on rounding holds; 2 D with a mask for each query
+constexpr int SURVIVORS = 1024;          // of a query that are measured, at least; more are redone by topk.cuh
+constexpr int CENTRE_ROWS = 256;         // of the bank whose mean is the origin
+
+// Sizes of a screened search. Bank row r lies at position (r % stride) * class_rows + r / stride, so that the first
+// class_rows positions are a sample of the bank.
+struct ScreenPlan {
+    int stride = 1, class_rows = 0;  // class_rows: a multiple of SCREEN_TILE
+    int positions = 0;               // stride * class_rows
+    int query_rows = 0;              // Q, a multiple of SCREEN_TILE
+    int stages = 0;                  // of 32 columns of an operand: D / 32, or twice that with a mask for each query
+    int parts = 1;                   // groups of sampled rows that a lane takes a minimum of: 1, 2, 4 or 8
+    int groups = 0;                  // of a query
+    int most = 0;                    // survivors of a query that are kept
+};
+
+// The argument of the kernels. P = positions, R = query_rows.
+struct ScreenArgs {
+    TopkArgs topk;
+    ScreenPlan plan;
+    float* centre;           // (D)
+    uint4* query_values;     // (stages, R, 4): float16, 32 a row
+    uint4* bank_values;      // (stages, P, 4)
+    float4* query_terms;     // (R): threshold, two factors of the rounding, factor of the product
+    float* query_squares;    // (R): squared length
+    float4* row_terms;       // (P): constant, two factors of the rounding, factor of the product
+    float* row_scales;       // (P) with a mask for each query: factor of the sum
+    float* minima;           // (R, groups)
+    unsigned* counts;        // (Q) survivors; zero
+    int* survivors;          // (Q, most)
+    int* redone;             // (Q): queries with more survivors than are kept
+    unsigned* redone_count;  // zero; behind `counts`
+};
+
+// A screened search of these sizes; a stride of 0 in the result where there is none: D is too large or 0.
+ScreenPlan plan_screen(int queries, int rows, int width, int k, bool own_mask, int stride);
+
+// Takes the buffers of `args` from a scratch of this many bytes, which begins at a multiple of 256 (nullptr to
+// measure).
+std::int64_t place_screen(ScreenArgs& args, void* scratch);
+
+// Starts the search of args.topk by args.plan on a stream of the current device. Q, B >= 1; args.topk is planned, its
+// `chosen` empty.
+cudaError_t screen(const ScreenArgs& args, cudaStream_t stream);
+
+}  // namespace lpkernel::cuda

@@ -1,0 +1,60 @@
+// Tensor cores: mma.sync as the PTX ISA lays its fragments out. Products are added in order, in float or in 64 bits.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "intrinsics.h"
+#include "warp.h"
+
+namespace simt {
+
+// A float16 number by its bits; rounded to the nearest, ties to even.
+inline float from_f16(std::uint16_t bits) {
+    return static_cast<float>(bit_cast<_Float16>(bits));
+}
+inline std::uint16_t to_f16(double value) {
+    return bit_cast<std::uint16_t>(static_cast<_Float16>(value));
+}
+
+// D = A B + C for 16 x K by K x 8, fragments as the PTX ISA lays them out: kPer elements a register, element (row, k)
+// of A with lane 4 (row % 8) + (k / kPer) % 4 in register row / 8 + 2 (k / (4 kPer)), element (k, column) of B with
+// lane 4 column + (k / kPer) % 4 in register k / (4 kPer).
+template <int kDepth, int kPer, bool kInteger, bool kSaturate, class First, class Second>
+__attribute__((noinline)) void mma(std::uint32_t* d, const std::uint32_t* a, const std::uint32_t* b,
+                                   const std::uint32_t* c, First first, Second second, Site site) {
+    struct Fragment {
+        std::uint32_t a[4], b[2], pad[2];
+    } mine{};
+    constexpr int kHalves = kDepth / (4 * kPer);
+    std::memcpy(mine.a, a, sizeof(std::uint32_t) * 2 * kHalves);
+    std::memcpy(mine.b, b, sizeof(std::uint32_t) * kHalves);
+    const Quiet quiet;
+    const Exchange<Fragment> all = exchange<Fragment>(~0u, mine, "mma.sync", site);
+    const int me = static_cast<int>(lane());
+    for (int i = 0; i < 4; ++i) {
+        const int row = me / 4 + 8 * (i / 2), column = 2 * (me % 4) + i % 2;
+        using Sum = std::conditional_t<kInteger, std::int64_t, float>;
+        Sum sum;
+        if constexpr (kInteger) {
+            sum = static_cast<std::int32_t>(c[i]);
+        } else {
+            sum = bit_cast<float>(c[i]);
+        }
+        for (int k = 0; k < kDepth; ++k) {
+            const int owner = k / kPer % 4, half = k / (4 * kPer), piece = 32 / kPer * (k % kPer);
+            const std::uint32_t x =
+                all.at(static_cast<std::uint32_t>(4 * (row % 8) + owner)).a[row / 8 + 2 * half] >> piece;
+            const std::uint32_t y = all.at(static_cast<std::uint32_t>(4 * column + owner)).b[half] >> piece;
+            sum += first(x) * second(y);
+        }
+        if constexpr (kInteger) {
+            d[i] = static_cast<std::uint32_t>(kSaturate ? std::clamp<std::int64_t>(sum, INT32_MIN, INT32_MAX) : sum);
+        } else {
+            d[i] = bit_cast<std::uint32_t>(sum);
+        }
+    }
+}
+
+}  // namespace simt
