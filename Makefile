@@ -9,7 +9,7 @@ CPP_TESTS := $(shell find tests/emulation tests/kernels -name '*.h' -o -name '*.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo gallery table1 test lint check bench sanitize gpu-check kernel-report clean
+.PHONY: demo gallery table1 figure4 test lint check bench sanitize gpu-check kernel-report clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
@@ -17,9 +17,13 @@ demo: .venv/.installed
 gallery: .venv/.installed
 	$(BIN)/python scripts/gallery.py
 
-# The paper's table 1, small by default; more with such as make table1 TABLE1='-n 500'.
+# The paper's table 1, an hour or more; less with such as make table1 TABLE1='-n 100 --seeds 1 --features latents'.
 table1: .venv/.installed
 	$(BIN)/python scripts/table1.py $(TABLE1)
+
+# The paper's figure 4; options as FIGURE4='-n 100'.
+figure4: .venv/.installed-test
+	$(BIN)/python scripts/figure4.py $(FIGURE4)
 
 # A worker a core, which takes about 1.5 GB; a file is one worker's, the longest first (tests/conftest.py).
 test: .venv/.installed-test

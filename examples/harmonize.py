@@ -20,7 +20,7 @@ def main(path: Path) -> None:
     pasted = np.zeros(below.shape[:2], bool)
     pasted[54:100, 60:108] = True
     composite = np.where(pasted[..., None], above, below)
-    made = lp.harmonize(bank, composite, pasted, autoencoder, n=6)
+    made = lp.harmonize(bank, composite, autoencoder, pasted, n=6)
     images = np.concatenate([above[None], composite[None], made.decode(autoencoder)])
     maps = np.concatenate([np.full((2, 16, 16), -1), made.sources])
     render.save_png(path, render.grid(render.with_maps(images, maps, render.source_colours(bank.size))))

@@ -19,7 +19,7 @@ def main(path: Path) -> None:
     face = autoencoder.decode(bank.gather(np.full((1, 16, 16), 90)))  # avatar 90
     hole = np.zeros(face.shape[1:3], bool)
     hole[48:100, 56:112] = True
-    made = lp.inpaint(bank, face[0], hole, autoencoder, n=6)
+    made = lp.inpaint(bank, face[0], autoencoder, hole, n=6)
     damaged = np.where(hole[..., None], np.uint8(160), face)
     images = np.concatenate([face, damaged, made.decode(autoencoder)])
     maps = np.concatenate([np.full((2, 16, 16), -1), made.sources])

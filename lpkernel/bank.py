@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lpkernel import checks, tensor_file
 from lpkernel import pca as pca_module
-from lpkernel import tensor_file
 from lpkernel.bank_checks import INT16_CODES, check_bank, fixed_limit, within_limit
+from lpkernel.content import ByContent
 from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.extent import Extent
 from lpkernel.pca import PCA
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.ingest import Images
 
 DEFAULT_BANK = Path(__file__).parent / "data" / "avatars.lpbank"
+CHANNELS = 16  # kept unless said otherwise, where there are as many
 TABLE_ROWS = 4096  # codebooks up to this size have a distance table
 _CHUNK = 256  # bank images handled at once
 
@@ -72,8 +75,10 @@ def _array(value: object, what: str, axes: int) -> np.ndarray:
 
 
 @dataclass(eq=False, repr=False)
-class Bank:
+class Bank(ByContent):
     """B encoded images. Make one with `build`, `from_codes`, `from_latents`, `load` or `default`.
+
+    Two are equal if all that `save` would write of them is.
 
     Treat it and its arrays as read-only (those of a loaded bank are; large latents are views of the file).
 
@@ -86,7 +91,9 @@ class Bank:
     names             B file names relative to the folder they came from
     labels            B class names (the first-level folder), or None
     attributes        name -> (B,) bool
-    skipped           (name, reason) of the files that `build` could not use; not saved
+    source_size       width and height of the images it was built from, if they have one size: None else
+    skipped           (name, reason) of the files and folders that `build` could not use; not saved
+    left_out          names of the files in the folder that are no pictures by their ending; not saved
     """
 
     pca: PCA
@@ -107,10 +114,12 @@ class Bank:
     crop: tuple[int, int, int, int] | None = None
     resize_filter: str = ""
     sources_hash: str = ""
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    _levels: dict[int, np.ndarray] = field(default_factory=dict, init=False)
-    _table: np.ndarray | None = field(default=None, init=False)
-    _extent: Extent | None = field(default=None, init=False)
+    source_size: tuple[int, int] | None = None
+    skipped: list[tuple[str, str]] = field(default_factory=list, compare=False)
+    left_out: list[str] = field(default_factory=list, compare=False)
+    _levels: dict[int, np.ndarray] = field(default_factory=dict, init=False, compare=False)
+    _table: np.ndarray | None = field(default=None, init=False, compare=False)
+    _extent: Extent | None = field(default=None, init=False, compare=False)
 
     def __post_init__(self) -> None:
         check_bank(self)
@@ -118,9 +127,9 @@ class Bank:
     @classmethod
     def build(
         cls,
-        images: str | Path | Sequence[str | Path] | np.ndarray,
+        images: Images,
         autoencoder: Autoencoder,
-        channels: int = 16,
+        channels: int | None = None,
         max_patch: int = 8,
         crop: tuple[int, int, int, int] | None = None,
         strict: bool = False,
@@ -131,8 +140,10 @@ class Bank:
         cache: str | Path | None = None,
         mapping: str | Path | None = None,
     ) -> Bank:
-        """Encode a folder (recursive, naturally sorted), a list of files or (B, H, W, 3) uint8 images.
+        """Encode a folder (recursive, naturally sorted), a list of files, or images.
 
+        Images are (B, H, W, 3) or (B, 3, H, W), arrays or tensors, uint8 or floats in [0, 1]; or a list of such
+        without B, or of PIL images, each of its own size. `channels`: min(16, L) unless given.
         `crop` (x0, y0, x1, y1) pixels is cut out first; then the centre square, resized to the
         autoencoder's side. Files that cannot be used are left out and listed in `skipped`; `strict` raises
         InputError for the first instead. `limit`: only the first so many. `attributes`: a table of CelebA or
@@ -142,9 +153,10 @@ class Bank:
         what is encoded so far, so that a killed build continues (`shards.discard_cache` removes it). A second
         build that is given it meanwhile raises InputError.
         """
-        from lpkernel.ingest import encode_images
+        from lpkernel.ingest import encode_images, latent_width
 
-        check_options(channels, max_patch)
+        check_type(autoencoder)
+        channels = check_options(channels, max_patch, lambda: latent_width(autoencoder))
         found = encode_images(images, autoencoder, crop, strict, limit, attributes, batch, progress, cache, mapping)
         if autoencoder.codebook is not None:
             bank = cls.from_codes(
@@ -162,7 +174,8 @@ class Bank:
                 found.values, channels, max_patch, found.names, found.labels, found.attributes, autoencoder
             )
         bank.crop, bank.resize_filter = crop, found.resize_filter
-        bank.sources_hash, bank.skipped = found.sources_hash, found.skipped
+        bank.sources_hash, bank.source_size = found.sources_hash, found.source_size
+        bank.skipped, bank.left_out = found.skipped, found.left_out
         return bank
 
     @classmethod
@@ -170,7 +183,7 @@ class Bank:
         cls,
         codes: np.ndarray,
         codebook: np.ndarray,
-        channels: int = 16,
+        channels: int | None = None,
         max_patch: int = 8,
         names: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
@@ -182,9 +195,9 @@ class Bank:
         A `max_patch` beyond M means M. Raises InputError on wrong shapes, codes outside [0, V), values that
         are not finite, channels > L, or an autoencoder with another grid or codebook.
         """
-        check_options(channels, max_patch)
         codes = _array(codes, "codes", 3)
         book = np.ascontiguousarray(_array(codebook, "codebook", 2), np.float32)
+        channels = check_options(channels, max_patch, lambda: book.shape[1])
         if not np.issubdtype(codes.dtype, np.integer) or codes.shape[1] != codes.shape[2]:
             raise InputError(f"codes are {codes.dtype} {codes.shape}, expected integers (B, M, M)")
         if codes.min() < 0 or codes.max() >= len(book):
@@ -216,7 +229,7 @@ class Bank:
     def from_latents(
         cls,
         latents: np.ndarray,
-        channels: int = 16,
+        channels: int | None = None,
         max_patch: int = 8,
         names: Sequence[str] | None = None,
         labels: Sequence[str] | None = None,
@@ -228,8 +241,8 @@ class Bank:
         A `max_patch` beyond M means M. Raises InputError on wrong shapes, values that float16 cannot hold
         (NaN, infinity, beyond 65504), channels > L, or an autoencoder with another grid.
         """
-        check_options(channels, max_patch)
         latents = _array(latents, "latents", 4)
+        channels = check_options(channels, max_patch, lambda: latents.shape[3])
         if not np.issubdtype(latents.dtype, np.floating) or latents.shape[1] != latents.shape[2]:
             raise InputError(f"latents are {latents.dtype} {latents.shape}, expected floats (B, M, M, L)")
         with np.errstate(over="ignore"):
@@ -485,6 +498,7 @@ class Bank:
 
     def check_autoencoder(self, autoencoder: Autoencoder) -> None:
         """Raise InputError unless `autoencoder` can decode this bank: grid, codebook, sizes, fingerprint."""
+        check_type(autoencoder)
         reason = ""
         book = autoencoder.codebook
         if autoencoder.grid != self.grid:
@@ -505,10 +519,35 @@ class Bank:
             )
 
 
-def check_options(channels: int, max_patch: int) -> None:
-    """Raise InputError unless channels and max_patch leave room for fixed-point values."""
-    if channels < 1 or max_patch < 1:
+def as_bank(bank: Bank | str | Path) -> Bank:
+    """A bank, or the one in a file; "default" is the embedded one, as on the command line. Raises InputError."""
+    if isinstance(bank, Bank):
+        return bank
+    if not isinstance(bank, str | Path):
+        raise InputError(f"bank: got {short(repr(bank))}, expected a Bank or the path of one")
+    return Bank.default() if str(bank) == "default" else Bank.load(bank)
+
+
+def check_options(channels: int | None, max_patch: int, width: Callable[[], int]) -> int:
+    """The channels, min(16, L) if none are given. Raise InputError unless they and max_patch are in range.
+
+    width: gives L, asked when it is needed.
+    """
+    if checks.integer("max_patch", max_patch) < 1 or (
+        channels is not None and checks.integer("channels", channels) < 1
+    ):
         raise InputError(f"channels={channels}, max_patch={max_patch}: both must be at least 1")
+    most = width()
+    if channels is not None and channels > most:
+        raise InputError(f"channels={channels}, expected 1 to {most}, the numbers in a latent vector")
+    return min(CHANNELS, most) if channels is None else channels
+
+
+def check_type(autoencoder: object) -> None:
+    """Raise InputError for what is no autoencoder, such as a mask given in its place."""
+    if not all(hasattr(autoencoder, name) for name in ("image_size", "grid", "codebook", "encode", "decode")):
+        got = "None" if autoencoder is None else f"a {type(autoencoder).__name__}"
+        raise InputError(f"autoencoder: got {got}, expected what load_autoencoder gives")
 
 
 def default_names(count: int) -> list[str]:

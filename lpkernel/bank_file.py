@@ -51,6 +51,7 @@ def save(bank: Bank, path: Path) -> None:
             "scale": bank.scale,
             "image_size": bank.image_size,
             "crop": bank.crop,
+            "source_size": bank.source_size,
             "resize_filter": bank.resize_filter,
             "autoencoder_name": bank.autoencoder_name,
             "autoencoder_fingerprint": bank.autoencoder_fingerprint,
@@ -89,6 +90,13 @@ class _Header:
         if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**31):
             raise self.wrong(f"field {name!r}")
         return value
+
+    def integers(self, name: str, count: int) -> Any:
+        """A tuple of so many, or None."""
+        values = self.data.get(name)
+        if values is not None and (not isinstance(values, list) or [type(value) for value in values] != [int] * count):
+            raise self.wrong(f"field {name!r}")
+        return None if values is None else tuple(values)
 
     def texts(self, name: str) -> list[str]:
         values = self.get(name, list)
@@ -141,16 +149,14 @@ def read_fields(path: Path, verify: bool) -> dict[str, Any]:
         raise header.wrong(f"the size {stated} for {kind} of shape {cells.shape}")
     if header.get("codebook_sha256", str) != _codebook_hash(tensors.get("codebook")):
         raise header.wrong("the codebook hash")
-    crop = header.data.get("crop")
-    if crop is not None and (not isinstance(crop, list) or [type(edge) for edge in crop] != [int] * 4):
-        raise header.wrong("field 'crop'")
     return {
         **{name: tensors[name] for name in _ARRAYS if name in tensors},
         "pca": PCA(*parts),
         "attributes": _attributes(header, tensors.get("attributes"), stated[0]),
         "names": header.texts("names"),
         "labels": None if header.data.get("labels") is None else header.texts("labels"),
-        "crop": None if crop is None else tuple(crop),
+        "crop": header.integers("crop", 4),
+        "source_size": header.integers("source_size", 2),  # not in files of 0.1.0
         "scale": header.get("scale", float),
         "limit": header.get("limit", int),
         "max_patch": header.get("max_patch", int),

@@ -71,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _begin(args: argparse.Namespace) -> None:
     """Say what is begun, since the libraries of most commands take seconds to load; then load them."""
     if begins := getattr(args, "begins", None):
-        shown = not getattr(args, "quiet", False) and (not getattr(args, "json", False) or sys.stderr.isatty())
-        if shown:
+        if sys.stderr.isatty() and not getattr(args, "quiet", False):  # as progress
             print(printable(f"lpkernel: {begins(args)} ..."), file=sys.stderr, flush=True)
         importlib.import_module("lpkernel.ops")  # torch, and what needs it
     _startup.imported()

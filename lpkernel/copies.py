@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpkernel import checks
 from lpkernel.errors import InputError
 
 Maps = NDArray[np.int32]
@@ -38,11 +39,11 @@ class CopyLimit:
     def __post_init__(self) -> None:
         if self.share is None and self.area is None:
             raise InputError("copy limit: got neither a share nor an area, expected at least one of them")
-        if self.share is not None and not 0 < self.share <= 1:
+        if self.share is not None and not 0 < checks.real("copy limit: share", self.share) <= 1:
             raise InputError(f"copy limit: share is {self.share}, expected more than 0 and at most 1")
-        if self.area is not None and self.area < 1:
+        if self.area is not None and checks.integer("copy limit: area", self.area) < 1:
             raise InputError(f"copy limit: area is {self.area}, expected at least 1 cell")
-        if not 0 <= self.tries <= MAX_TRIES:
+        if not 0 <= checks.integer("copy limit: tries", self.tries) <= MAX_TRIES:
             raise InputError(f"copy limit: tries is {self.tries}, expected 0 to {MAX_TRIES}")
 
     def excess(self, sources: Maps) -> NDArray[np.float64]:

@@ -15,24 +15,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from PIL import Image
 
+from lpkernel import checks
 from lpkernel.attributes import read_attributes
 from lpkernel.bank import default_names
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp
-from lpkernel.images import RESIZE_FILTER, Crop, find_images, load_image, square
+from lpkernel.images import RESIZE_FILTER, Crop, Found, find_images, load_image, picture_size, plain_pixels, square
 from lpkernel.shards import Problem, owned, read_shard, write_shard
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
 
 SHARD = 256  # sources encoded between two writes to the cache
+SAMPLE = 64  # sources whose sizes are compared
 
-Images = str | Path | Sequence[str | Path] | np.ndarray
+Images = str | Path | Sequence[str | Path] | Sequence[Image.Image] | Sequence[Any] | Any  # Any: an array or a tensor
 Progress = Callable[[int, int], None]
 
 
@@ -47,6 +49,8 @@ class Encoded:
     skipped: list[Problem]
     sources_hash: str  # of the names and sizes of the usable sources
     resize_filter: str
+    left_out: list[str]  # files of the folder with another ending than a picture's
+    source_size: tuple[int, int] | None  # width and height of the usable sources, if a sample has but one
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,15 @@ class _Source:
         except OSError as error:
             return f"cannot be read: {error.strerror}"
 
+    def size(self) -> tuple[int, int] | None:
+        """Width and height; None if it cannot be read."""
+        if isinstance(self.content, np.ndarray):
+            return self.content.shape[1], self.content.shape[0]
+        try:
+            return picture_size(self.content)
+        except InputError:
+            return None
+
     def read(self, size: int, crop: Crop | None) -> np.ndarray | Problem:
         try:
             if isinstance(self.content, Path):
@@ -82,25 +95,74 @@ def _file_source(name: str, path: Path) -> _Source:
         return _Source(name, 0, path)
 
 
-def _sources(images: Images) -> tuple[list[_Source], list[str] | None]:
-    """Sources in bank order, and their labels when some lie in subfolders of a given folder."""
-    if isinstance(images, np.ndarray):
-        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
-            raise InputError(f"images are {images.dtype} {images.shape}, expected uint8 (B, H, W, 3)")
-        names = default_names(len(images))
-        return [_Source(name, image.nbytes, image) for name, image in zip(names, images, strict=True)], None
+def _sources(images: Images) -> tuple[list[_Source], list[str] | None, Found]:
+    """Sources in bank order, their labels when some lie in subfolders of a given folder, and what that left out."""
+    nothing = Found([], [], [])
     if isinstance(images, str | Path):
         folder = Path(images)
-        names = find_images(folder)
+        found = find_images(folder)
+        names = found.names
         labels = [name.split("/")[0] if "/" in name else "" for name in names]
-        return [_file_source(name, folder / name) for name in names], labels if any(labels) else None
-    paths = [Path(path) for path in images]
-    if not paths:
+        return [_file_source(name, folder / name) for name in names], labels if any(labels) else None, found
+    if not isinstance(images, Sequence):
+        return _unnamed(list(pixels_of("images", images, 4))), None, nothing
+    if not images:
         raise InputError("the list of images is empty")
+    if not all(isinstance(image, str | Path) for image in images):
+        return _unnamed([pixels_of(f"images[{i}]", image, 3) for i, image in enumerate(images)]), None, nothing
+    paths = [Path(path) for path in cast(Sequence[str | Path], images)]
     absolute = [Path(os.path.abspath(path)) for path in paths]
     root = os.path.commonpath([path.parent for path in absolute])
     relative = [full.relative_to(root).as_posix() for full in absolute]
-    return [_file_source(name, path) for name, path in zip(relative, paths, strict=True)], None
+    return [_file_source(name, path) for name, path in zip(relative, paths, strict=True)], None, nothing
+
+
+def _common_size(sources: list[_Source]) -> tuple[int, int] | None:
+    """Width and height of a sample of the sources, spread evenly, if they are the same for all of it."""
+    sizes = {source.size() for source in sources[:: -(-len(sources) // SAMPLE)]}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _unnamed(images: list[np.ndarray]) -> list[_Source]:
+    names = default_names(len(images))
+    return [_Source(name, image.nbytes, image) for name, image in zip(names, images, strict=True)]
+
+
+def pixels_of(what: str, image: Any, axes: int) -> np.ndarray:
+    """An array or tensor of `axes` axes, or a PIL image, as (..., H, W, 3) uint8.
+
+    The colours may be the axis before the height, as torch has them; floats are in [0, 1]. Raises InputError.
+    """
+    if isinstance(image, Image.Image):
+        return plain_pixels(image)
+    found = image.detach().cpu().numpy() if hasattr(image, "detach") else image  # a tensor
+    expected = f"{'(B, H, W, 3) or (B, 3, H, W)' if axes == 4 else '(H, W, 3), (3, H, W) or PIL images'}"
+    if not isinstance(found, np.ndarray):
+        got = f"a {type(image).__name__}"
+        raise InputError(
+            f"{what}: got {got}, expected a folder, files, or images, uint8 or floats in [0, 1], {expected}"
+        )
+    if found.ndim == axes and found.shape[-1] != 3 and found.shape[-3] == 3:
+        found = np.moveaxis(found, -3, -1)
+    floats = np.issubdtype(found.dtype, np.floating)
+    if found.ndim != axes or found.shape[-1] != 3 or not (floats or found.dtype == np.uint8) or 0 in found.shape:
+        got = f"{found.dtype} {tuple(np.shape(image))}"
+        raise InputError(f"{what}: got {got}, expected uint8, or floats in [0, 1], {expected}")
+    if not floats:
+        return found
+    if not (found.min() >= 0 and found.max() <= 1):
+        raise InputError(f"{what}: floats from {found.min():g} to {found.max():g}, expected 0 to 1")
+    return np.rint(found * 255).astype(np.uint8)
+
+
+def latent_width(autoencoder: Autoencoder) -> int:
+    """L of an autoencoder: its codebook's, the one that it says, or that of a picture that it encodes."""
+    if autoencoder.codebook is not None:
+        return int(autoencoder.codebook.shape[1])
+    if isinstance(told := getattr(autoencoder, "width", None), int):
+        return told
+    side = autoencoder.image_size
+    return int(autoencoder.encode(np.zeros((1, side, side, 3), np.uint8)).shape[-1])
 
 
 def _attributes_of(
@@ -134,22 +196,25 @@ def encode_images(
     cache: str | Path | None = None,
     mapping: str | Path | None = None,
 ) -> Encoded:
-    """Encode a folder, a list of files or (B, H, W, 3) uint8 images; options as in `Bank.build`.
+    """Encode a folder, a list of files or images; options as in `Bank.build`.
 
     Raises InputError when there is nothing to encode, when `strict` and a source cannot be used, for a
     bad attribute table, for an autoencoder whose output does not have its stated shape, and when another build
     owns the cache folder.
     """
-    if batch < 1 or (limit is not None and limit < 1):
+    if checks.integer("batch", batch) < 1 or (limit is not None and checks.integer("limit", limit) < 1):
         raise InputError(f"batch={batch}, limit={limit}: both must be at least 1")
-    sources, labels = _sources(images)
+    crop = None if crop is None else cast(Crop, checks.integers("crop", crop, 4))
+    sources, labels, found = _sources(images)
+    if strict and found.unreadable:
+        raise InputError(f"{found.unreadable[0][0]}: {found.unreadable[0][1]}")
     given = len(sources)
     sources = sources[:limit]
     table = _attributes_of(attributes, mapping, sources, given)  # before the long work
     folder = None if cache is None else Path(cache)
     work = _Work(autoencoder, crop, strict, batch, folder)
     values: list[np.ndarray] = []
-    skipped: list[Problem] = []
+    skipped: list[Problem] = list(found.unreadable)
     done = 0
     with nullcontext() if folder is None else owned(folder):
         for start in range(0, len(sources), SHARD):
@@ -174,6 +239,8 @@ def encode_images(
         skipped,
         hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest(),
         RESIZE_FILTER,
+        found.others,
+        _common_size([sources[i] for i in used]),
     )
 
 
@@ -207,7 +274,7 @@ class _Work:
 
     def _key(self, shard: list[_Source]) -> str:
         ae = self.autoencoder
-        identity = [ae.name, ae.fingerprint, ae.image_size, ae.grid, self.crop, RESIZE_FILTER]
+        identity = [ae.name, ae.fingerprint, ae.image_size, ae.grid, self.crop, RESIZE_FILTER, "sRGB"]
         sources = [(source.name, source.stamp()) for source in shard]
         return hashlib.sha256(json.dumps([identity, sources]).encode()).hexdigest()
 

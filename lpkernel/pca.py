@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lpkernel.content import ByContent
 from lpkernel.errors import InputError
 
 _ROWS = 1 << 14  # rows handled at once: bounds the float64 copies
 
 
 @dataclass(frozen=True, eq=False)
-class PCA:
+class PCA(ByContent):
     """A fitted projection. `mean` (L,), `components` (C, L) with orthonormal rows, both float64.
 
     `explained` (C,) float64: share of the total variance that each component carries, descending.

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lpkernel import checks
+from lpkernel.content import ByContent
 from lpkernel.errors import InputError
 
 Bools = NDArray[np.bool_]
@@ -28,8 +30,8 @@ MAX_PASSES = 100
 MAX_MIRROR = 8
 
 
-@dataclass(frozen=True)
-class Resize:
+@dataclass(frozen=True, eq=False)
+class Resize(ByContent):
     """Bilinear resize of one axis from side n to m, half-pixel centres, in 1/256ths.
 
     Output o blends inputs i0[o] and i1[o] with weights 256 - f[o] and f[o]; all (m,) int32.
@@ -50,8 +52,8 @@ class Resize:
         return Resize(n, m, *(_frozen(table.astype(np.int32)) for table in (i0, i1, f)))
 
 
-@dataclass(frozen=True)
-class Carry:
+@dataclass(frozen=True, eq=False)
+class Carry(ByContent):
     """One axis from side n to m by sources: output o takes the source of input index[o] = ((2 o + 1) n) // (2 m).
 
     index (m,) int32. The canvas is then made of bank cells of side m.
@@ -66,8 +68,8 @@ class Carry:
         return Carry(n, m, _frozen(((2 * np.arange(m) + 1) * n // (2 * m)).astype(np.int32)))
 
 
-@dataclass(frozen=True)
-class Scale:
+@dataclass(frozen=True, eq=False)
+class Scale(ByContent):
     """One raster pass at side m: T steps, each a position and two P x P masks.
 
     positions (T, 2) int32 are the (y, x) of the patch's corner; compare (T, P, P) bool marks the
@@ -142,8 +144,8 @@ class FlatPlan(NamedTuple):
     cuts: Ints
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, eq=False)
+class Plan(ByContent):
     """Scales of increasing side, the last at the autoencoder's grid side. Its arrays are read-only.
 
     `starts_known` says that the first scale compares cells of a starting canvas, which a scan of
@@ -264,7 +266,8 @@ def random(
     canvas resized; "carry", the bank cells of this scale at the sources of the last. mirror: how often, 0 to 8, cells
     that mirror the patch and are known already enter the distance. Raises InputError.
     """
-    sides = tuple(scales or default_scales(side))
+    side, patch, stride, sides, mirror = _whole_numbers(side, patch, stride, scales, mirror)
+    sides = sides or default_scales(side)
     return _whole("random", side, patch, stride, sides, overlap, False, 1, start, mirror)
 
 
@@ -283,9 +286,10 @@ def reference(
     Each scale's raster pass is made `passes` times, 1 to 100. They are steps of the same scale, so the random
     counter goes on from pass to pass and every pass draws anew. The other options as in `random`. Raises InputError.
     """
-    if not 1 <= passes <= MAX_PASSES:
+    if not 1 <= checks.integer("passes", passes) <= MAX_PASSES:
         raise InputError(f"passes: got {passes}, expected 1 to {MAX_PASSES}")
-    sides = tuple(scales or (side,))
+    side, patch, stride, sides, mirror = _whole_numbers(side, patch, stride, scales, mirror)
+    sides = sides or (side,)
     return _whole("reference", side, patch, stride, sides, overlap, True, passes, start, mirror)
 
 
@@ -312,7 +316,7 @@ def edit(
     region = _checked_region(region)
     if mode not in EDIT_MODES:
         raise InputError(f"mode: got {mode!r}, expected one of {', '.join(EDIT_MODES)}")
-    side = region.shape[0]
+    side, patch, stride, sides, mirror = _whole_numbers(region.shape[0], patch, stride, scales, mirror)
     kind, unknown = f"edit-{mode}", region if mode == "free" else np.zeros_like(region)
     if free is not None:
         unknown = np.asarray(free)
@@ -321,7 +325,7 @@ def edit(
         if mode != "guided":
             raise InputError(f"free: names cells of a guided region, but the mode is {mode!r}; use guided")
         kind = "edit-mixed"
-    return _build(kind, side, patch, stride, scales or (side,), overlap, region, unknown, 1, start, mirror)
+    return _build(kind, side, patch, stride, sides or (side,), overlap, region, unknown, 1, start, mirror)
 
 
 def grown(cells: Bools) -> Bools:
@@ -364,6 +368,19 @@ def _checked_region(region: Bools) -> Bools:
     return region
 
 
+def _whole_numbers(
+    side: int, patch: int, stride: int | None, scales: Sequence[int] | None, mirror: int
+) -> tuple[int, int, int | None, tuple[int, ...], int]:
+    """The same, of the type they are said to be; no scales as an empty tuple. Raises InputError."""
+    return (
+        checks.integer("side", side),
+        checks.integer("patch", patch),
+        None if stride is None else checks.integer("stride", stride),
+        () if scales is None else checks.integers("scales", scales),
+        checks.integer("mirror", mirror),
+    )
+
+
 @lru_cache(maxsize=64)  # building a plan takes longer than running it on a small bank
 def _whole(
     kind: str,
@@ -397,7 +414,7 @@ def _build(
 ) -> Plan:
     """region: cells that may be written; unknown: those of them that are not known at first; both (side, side)."""
     stride = default_stride(patch) if stride is None else stride
-    sides = [int(m) for m in sides]
+    sides = list(sides)
     _check(side, patch, stride, sides, overlap, start, mirror)
     scales: list[Scale] = []
     starts_known = False

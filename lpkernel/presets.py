@@ -34,6 +34,6 @@ DEFAULT_PRESET = "balanced"
 
 def find(name: str) -> Preset:
     """The preset of a name. Raises InputError."""
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}")
     return PRESETS[name]

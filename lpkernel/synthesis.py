@@ -2,54 +2,125 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
+from lpkernel import checks, presets
 from lpkernel import plan as plans
-from lpkernel import presets
 from lpkernel.autoencoder.base import Autoencoder
+from lpkernel.autoencoder.embedded import of_bank
 from lpkernel.backends import registry
 from lpkernel.backends.base import Array, CodeBank, LatentBank, MixedBank, ScanRequest
-from lpkernel.bank import TABLE_ROWS, Bank, resize_level
-from lpkernel.composite import Composite
+from lpkernel.bank import TABLE_ROWS, Bank, as_bank, resize_level
+from lpkernel.composite import Composite, Whole
+from lpkernel.content import ByContent
 from lpkernel.copies import CopyLimit, largest_areas, redraw
 from lpkernel.errors import InputError
 from lpkernel.plan import Plan
 
 DOMAINS = ("auto", "codes", "latents")
+NOTEBOOK_IMAGES = 32
 HUBNESS_PARTS = 256  # hubness is in these parts of 1
 
 
-@dataclass(frozen=True, eq=False)
-class Synthesis:
+@dataclass(frozen=True, eq=False, repr=False)
+class Synthesis(ByContent):
     """New images, as the bank cells they are made of.
+
+    A sequence of N: `made[3]` and `made[2:5]` are Syntheses of those images, and so are the items of a loop. Two are
+    equal if their source maps, contents and banks are. In a notebook it is shown as pictures, if the bank was made with
+    the embedded autoencoder.
 
     sources: (N, M, M) int32 bank indices; -1 where the starting canvas was kept.
     codes: (N, M, M) int64, or None for a continuous bank, whose latents are (N, M, M, L) float32.
     settings: every choice made, resolved, ready for JSON.
     composite: what `decode` closes with, for an edit that keeps the outside; usually None.
+    whole: the picture that was edited, for `put_back`; None for new images.
     """
 
     sources: NDArray[np.int32]
     codes: NDArray[np.int64] | None
     latents: NDArray[np.float32] | None
-    plan: Plan
-    bank: Bank = field(repr=False)
-    settings: dict[str, Any]
-    composite: Composite | None = field(default=None, repr=False)
+    plan: Plan = field(compare=False)
+    bank: Bank
+    settings: dict[str, Any] = field(compare=False)
+    composite: Composite | None = None
+    whole: Whole | None = field(default=None, compare=False)
 
-    def decode(self, autoencoder: Autoencoder) -> NDArray[np.uint8]:
-        """(N, H, W, 3) uint8. Raises InputError if the bank was made with another autoencoder."""
-        self.bank.check_autoencoder(autoencoder)
+    def __repr__(self) -> str:
+        did, side = self.settings, self.bank.grid
+        what = did.get("mode", did["kind"])
+        kind = "codes" if self.codes is not None else "latents"
+        images = f"{len(self)} image{'s' * (len(self) != 1)} of {side}x{side} {kind}"
+        return f"Synthesis({images}, {what}, seed {did['seed']}, k {did['k']}, {self.bank.size} bank images)"
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def __getitem__(self, index: int | slice) -> Synthesis:
+        """One image, or those of a slice without a step, as a Synthesis of the same settings and numbers."""
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step != 1:
+                raise InputError(f"images: got a slice with step {step}, expected consecutive images")
+            part = slice(start, max(start, stop))
+        else:
+            number = range(len(self))[checks.integer("images", index)]  # raises IndexError
+            part = slice(number, number + 1)
+        return replace(
+            self,
+            sources=self.sources[part],
+            codes=None if self.codes is None else self.codes[part],
+            latents=None if self.latents is None else self.latents[part],
+            settings=self.settings
+            | {"n": part.stop - part.start, "first_image": self.settings["first_image"] + part.start},
+        )
+
+    def __iter__(self) -> Iterator[Synthesis]:
+        return (self[number] for number in range(len(self)))
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the first images in rows; None where nothing says which autoencoder decodes them."""
+        from lpkernel import render
+
+        try:
+            images = self[:NOTEBOOK_IMAGES].decode()
+        except InputError:
+            return None
+        file = io.BytesIO()
+        Image.fromarray(render.grid(images, min(render.COLUMNS, max(1, len(images))))).save(file, "PNG")
+        return file.getvalue()
+
+    def decode(self, autoencoder: Autoencoder | None = None) -> NDArray[np.uint8]:
+        """(N, H, W, 3) uint8. The autoencoder may be left out if the bank was made with the embedded one.
+
+        Raises InputError if the bank was made with another autoencoder.
+        """
+        autoencoder = of_bank(self.bank, autoencoder)
         content = self.codes if self.codes is not None else self.latents
         assert content is not None
         images = autoencoder.decode(content)
         return images if self.composite is None else self.composite.apply(images)
+
+    def put_back(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+        """Each image that `decode` gave, (N, S, S, 3), in its place in the picture that was edited: (H, W, 3) uint8
+        each.
+
+        Crop and rotation are undone; the result is blended in, feathered, its colours matched where it ends. All pixels
+        outside of that are those of the picture, bit by bit. Raises InputError when no picture was edited.
+        """
+        if self.whole is None:
+            raise InputError("put_back: there is no picture to put results back into; edit one given by its pixels")
+        for image in images:
+            yield self.whole.apply(self.whole.closing.apply(image[None])[0] if self.composite is None else image)
 
     def shares(self) -> NDArray[np.float64]:
         """(N, B): the share of each result's cells that each bank image gave."""
@@ -96,7 +167,7 @@ def taken_by_plan(options: Options) -> PlanOptions:
 
 
 def generate(
-    bank: Bank,
+    bank: Bank | str | Path,
     n: int = 16,
     patch: int = 6,
     stride: int | None = None,
@@ -120,7 +191,7 @@ def generate(
     """Make n images by the method of docs/method.md (Samuth et al. 2023, section 2).
 
     Args:
-        bank: the examples.
+        bank: the examples, or the path of their bank.
         n, first_image: images first_image .. first_image + n - 1 of this seed's endless series; each
             is the same whatever n.
         preset: "paper", "balanced" or "diverse" (`lpkernel.presets`): what the options below are unless given.
@@ -128,7 +199,7 @@ def generate(
             weight of mirrored cells, of `plan.random`.
         hubness: ρ in [0, 1]: what part of an image's distance to its nearest neighbours in the bank is taken off its
             distances, so that few images do not supply most cells; in 1/256ths.
-        k: neighbours to draw from; more than the allowed images means all of them.
+        k: neighbours to draw from; more than the allowed images means all of them (settings["k_used"]).
         seed: [0, 2^64).
         candidates: allowed bank images, (B,) bool or integer indices; None allows all.
         backend, device: see `lpkernel.info()`; device is for the torch backend.
@@ -142,13 +213,16 @@ def generate(
     The source maps depend on nothing but bank, plan, k, hubness, seed, candidates, canvas, copy limit and image
     number: not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
     """
-    defaults = presets.find(preset)
+    bank, defaults = as_bank(bank), presets.find(preset)
+    if copy_limit is not None and not isinstance(copy_limit, CopyLimit):
+        raise InputError(f"copy_limit: got {copy_limit!r}, expected a CopyLimit")
     if plan is None:
+        patch = checks.integer("patch", patch)
         plan = plans.random(
             bank.grid,
             patch,
             stride,
-            scales or defaults.scales(bank.grid, patch),
+            defaults.scales(bank.grid, patch) if scales is None else scales,
             defaults.overlap if overlap is None else overlap,
             defaults.start if start is None else start,
             defaults.mirror if mirror is None else mirror,
@@ -176,6 +250,7 @@ def generate(
         "mirror": plan.mirror,
         "hubness": asked.hubness / HUBNESS_PARTS,
         "k": k,
+        "k_used": min(k, len(asked.candidates)),
         "seed": seed,
         "first_image": first_image,
         "candidates": len(asked.candidates),
@@ -213,6 +288,7 @@ def request(
 ) -> ScanRequest:
     """What `generate` asks of a backend, checked. Arguments as there. Raises InputError."""
     _check(bank, plan, n, k, first_image)
+    n, k, seed, first_image = int(n), int(k), checks.integer("seed", seed), int(first_image)
     allowed = allowed_images(bank, candidates)
     start = None if canvas is None else canvas_array(bank, canvas, n)
     if start is None and (plan.starts_known or plan.keeps):
@@ -252,11 +328,13 @@ def allowed_images(bank: Bank, candidates: ArrayLike | None) -> NDArray[np.int64
 
 
 def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
-    if n < 1:
+    if not isinstance(plan, Plan):
+        raise InputError(f"plan: got {plan!r}, expected one of lpkernel.plan")
+    if checks.integer("n", n) < 1:
         raise InputError(f"n: got {n}, expected at least 1 image")
-    if k < 1:
+    if checks.integer("k", k) < 1:
         raise InputError(f"k: got {k}, expected at least 1 neighbour")
-    if first_image < 0 or first_image + n > 2**32:
+    if checks.integer("first_image", first_image) < 0 or first_image + n > 2**32:
         raise InputError(f"first_image: got {first_image} with n = {n}, expected image numbers in [0, 2^32)")
     if plan.sides[-1] != bank.grid:
         raise InputError(f"plan: ends at side {plan.sides[-1]}, expected the bank's grid side {bank.grid}")
@@ -305,7 +383,7 @@ def _view(bank: Bank, plan: Plan, in_codes: bool) -> LatentBank | CodeBank | Mix
 
 
 def _parts(hubness: float) -> int:
-    if not 0 <= hubness <= 1:
+    if not 0 <= checks.real("hubness", hubness) <= 1:
         raise InputError(f"hubness: got {hubness}, expected 0 to 1")
     return round(HUBNESS_PARTS * hubness)
 

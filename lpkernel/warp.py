@@ -32,30 +32,47 @@ class Similarity:
     def __call__(self, point: complex) -> complex:
         return self.scale * point + self.shift
 
+    def inverse(self) -> Similarity:
+        """Where each point of the image lies in the result."""
+        return Similarity(1 / self.scale, -self.shift / self.scale)
+
+    def from_corner(self, corner: complex) -> Similarity:
+        """The same for the part of the result that begins at `corner`."""
+        return Similarity(self.scale, self(corner))
+
 
 def resample(pixels: NDArray[np.uint8], where: Similarity, size: int) -> tuple[NDArray[np.uint8], float]:
     """The square (size, size, 3) that `where` cuts out of (H, W, 3) uint8 pixels, and its share beyond their edges.
+
+    As `cut_out`.
+    """
+    height, width, _ = pixels.shape
+    return cut_out(pixels, where, (size, size)), _share_beyond(where, size, width, height)
+
+
+def cut_out(pixels: NDArray[np.uint8], where: Similarity, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The part of `size` (width, height) that `where` cuts out of (H, W, 3) or (H, W) uint8 pixels.
 
     What lies beyond is the image mirrored at its edges. A shrinking transform averages: whole boxes of pixels
     first, then turned at one to four pixels for each of the result, then Pillow's bicubic filter, as in the framing
     of a bank's images. Same pixels in, same pixels out, whatever the machine's number of cores.
     """
-    height, width, _ = pixels.shape
-    corners = [where(corner) for corner in (0j, complex(size), complex(0, size), complex(size, size))]
+    height, width = pixels.shape[:2]
+    right, below = complex(size[0]), complex(0, size[1])
+    corners = [where(corner) for corner in (0j, right, below, right + below)]
     box = max(1, int(abs(where.scale) / 2))
     pad, keep, origin = _margins(corners, (width, height), box)
     part = np.asarray(Image.fromarray(pixels).crop(keep).reduce(box))
-    part = np.pad(part, (*pad, (0, 0)), "symmetric")
+    part = np.pad(part, (*pad, (0, 0))[: pixels.ndim], "symmetric")
     finer = max(1, math.ceil(abs(where.scale) / box))
     scale, shift = where.scale / (finer * box), (where.shift - origin) / box
     turned = Image.fromarray(part).transform(
-        (size * finer, size * finer),
+        (size[0] * finer, size[1] * finer),
         Image.Transform.AFFINE,
         (scale.real, -scale.imag, shift.real, scale.imag, scale.real, shift.imag),
         Image.Resampling.BICUBIC,
     )
-    result = turned.resize((size, size), Image.Resampling.BICUBIC)
-    return np.array(result), _share_beyond(where, size, width, height)
+    return np.array(turned.resize(size, Image.Resampling.BICUBIC))
 
 
 def _margins(

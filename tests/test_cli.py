@@ -147,7 +147,7 @@ def test_generate_writes_everything(tmp_path: Path, bank_path: Path, capsys: pyt
             assert used["name"] == bank.names[used["index"]]
             assert used["share"] == pytest.approx((sources[i] == used["index"]).mean(), abs=1e-5)
     settings = result["settings"]
-    assert settings["scales"] == [5, 6, 7, 8] and settings["stride"] == 1 and settings["candidates"] == 16
+    assert settings["scales"] == [4, 8] and settings["stride"] == 1 and settings["candidates"] == 16
     assert settings["backend"] and settings["backend_why"]
     assert set(result["seconds"]) == {"load bank", "load autoencoder", "synthesis", "decode and write"}
 

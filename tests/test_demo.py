@@ -100,9 +100,9 @@ def test_named_parts_alone_come_from_one_donor() -> None:
         ((None, ["eyes"], "guided"), "patches"),
     )
     for (mask, names, mode), donor in cases:
-        _, result = last(avatars.edit(Settings(n=2), face, mask, names, mode, False))
+        _, result = last(avatars.change(Settings(n=2), face, mask, names, "edit", mode, False))
         assert result.made.settings["donor"] == donor
-    _, result = last(avatars.edit(Settings(n=2), face, None, ["eyes"], "free", False))
+    _, result = last(avatars.change(Settings(n=2), face, None, ["eyes"], "edit", "free", False))
     assert all(len(np.unique(one[eyes])) == 1 for one in result.made.sources)
 
 
@@ -115,7 +115,7 @@ def test_where_limits_the_sources(engine: Engine) -> None:
 @pytest.mark.parametrize("mode", ["free", "guided"])
 def test_edit_changes_only_the_painted_cells(engine: Engine, face: np.ndarray, mode: str) -> None:
     mask = painted(9, 30, 20, 22)
-    _, result = last(engine.edit(FEW, face, mask, [], mode, keep_outside=True))
+    _, result = last(engine.change(FEW, face, mask, [], "edit", mode, keep_outside=True))
     touched = cells.touched(mask, GRID)
     assert touched.sum() == 3
     np.testing.assert_array_equal(result.made.sources == -1, np.broadcast_to(~touched, (2, GRID, GRID)))
@@ -140,7 +140,6 @@ def test_the_parts_of_a_face_are_those_of_the_bank(engine: Engine) -> None:
         (Settings(preset="best"), "preset: got 'best'"),
         (Settings(patch=3, mirror=9), "mirror: got 9"),
         (Settings(patch=3, k=0), "k"),
-        (Settings(patch=3, k=11, where="Even"), "where"),
         (Settings(patch=9), "patch"),
         (Settings(patch=3, stride=99), "stride"),
         (Settings(patch=3, seed=-1), "seed"),
@@ -160,21 +159,21 @@ def test_wrong_settings_give_one_line(engine: Engine, settings: Settings, words:
 
 def test_edit_wants_a_picture_and_something_to_change(engine: Engine, face: np.ndarray) -> None:
     with pytest.raises(InputError, match="image: none is given"):
-        last(engine.edit(FEW, None, painted(0, 9, 0, 9), [], "free", False))
+        last(engine.change(FEW, None, painted(0, 9, 0, 9), [], "edit", "free", False))
     for nothing in (None, np.zeros((SIZE, SIZE), bool)):
         with pytest.raises(InputError, match="nothing is chosen"):
-            last(engine.edit(FEW, face, nothing, [], "free", False))
+            last(engine.change(FEW, face, nothing, [], "edit", "free", False))
     with pytest.raises(InputError, match=r"^region: names are known[^\n]*$"):
-        last(engine.edit(FEW, face, None, ["nose"], "free", False))
+        last(engine.change(FEW, face, None, ["nose"], "edit", "free", False))
 
 
 @pytest.mark.parametrize("crop", [None, (10, 5, 70, 65)])
 def test_a_picture_is_framed_as_the_bank(engine: Engine, tmp_path: Path, crop: Crop | None) -> None:
-    one = replace(engine, bank=replace(engine.bank, crop=crop))
+    one = replace(engine, bank=replace(engine.bank, crop=crop, source_size=(100, 80)))
     for name, size in (("wide.png", (100, 80)), ("square.png", (90, 90))):
         noise = np.random.default_rng(9).integers(0, 256, (size[1], size[0], 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / name)
-        framed = one.frame(tmp_path / name)
+        framed = one.frame(tmp_path / name).pixels
         np.testing.assert_array_equal(framed, read_input(one.bank, tmp_path / name, one.autoencoder).pixels)
         np.testing.assert_array_equal(framed, read_input(one.bank, framed, one.autoencoder).pixels)
     assert one.likeness(np.full((SIZE, SIZE, 3), (200, 30, 30), np.uint8))  # noise images are not like one plain colour
@@ -251,7 +250,7 @@ def test_what_no_page_sends_is_refused(text: str) -> None:
 
 
 def test_a_sheet_has_one_card_for_each_source(engine: Engine, face: np.ndarray) -> None:
-    _, result = last(engine.edit(FEW, face, painted(0, 40, 0, 40), [], "free", False))
+    _, result = last(engine.change(FEW, face, painted(0, 40, 0, 40), [], "edit", "free", False))
     sources = result.made.sources[1]
     html = provenance.sheet(engine, result, 1)
     given = re.search(r'data-map="([^"]*)"', html)

@@ -77,12 +77,19 @@ class Visitor:
         return str(self.until(found, f"{selector} to hold {holding!r}"))
 
     def press(self, tab: str) -> tuple[str, list[np.ndarray]]:
-        """Press the tab's button: the line when all is done, and the pictures."""
+        """Press the tab's button: the line when all is done, and the pictures without their maps."""
+        note = f"#lpk-{tab}-note"
+        mark = "document.querySelectorAll(arguments[0]).forEach((line) => { line.dataset.old = '1'; })"
+        self.driver.execute_script(mark, f"{note} .lpk-line")
         self.one(f"#lpk-{tab}-run").click()
-        self.line(tab, "drawing ")
-        self.until(lambda: "drawing …" not in self.one(f"#lpk-{tab}-note").text, "the result")
+
+        def done() -> bool:
+            text = self.one(note).text
+            return "drawing " in text and "…" not in text and not self.all(f"{note} [data-old]")
+
+        self.until(done, "the result")
         return self.one(f"#lpk-{tab}-note").text, [
-            self.picture(image.get_attribute("src")) for image in self.all(f"#lpk-{tab}-gallery img")
+            self.picture(image.get_attribute("src")) for image in self.all(f"#lpk-{tab}-gallery .lpk-made")
         ]
 
     def picture(self, source: str) -> np.ndarray:
@@ -211,8 +218,8 @@ def test_generate_is_the_library_s(page: Visitor) -> None:
     images = made.decode(lp.load_autoencoder(device="cpu"))
     assert len(pictures) == 3
     for picture, image in zip(pictures, images, strict=True):
-        assert picture.shape == (256, 128, 3)
-        assert np.abs(picture[:128].astype(int) - image).max() <= 1  # threads may round the decoder's sums otherwise
+        assert picture.shape == (128, 128, 3)
+        assert np.abs(picture.astype(int) - image).max() <= 1  # threads may round the decoder's sums otherwise
 
 
 def test_edit_changes_what_is_painted_and_its_sources_are_shown(page: Visitor) -> None:
@@ -223,7 +230,6 @@ def test_edit_changes_what_is_painted_and_its_sources_are_shown(page: Visitor) -
     page.one("#lpk-edit-take").click()
     page.until(lambda: page.one(".lpk-paint img").get_attribute("src") != before, "bank image 7")
     picture = page.picture(page.one(".lpk-paint img").get_attribute("src"))
-    page.one("#lpk-edit-keep input").click()
     mask = painting.read_mask(page.paint(40, 40, 60, 45), 128)
     assert mask is not None
     touched = cells.touched(mask, 16)
@@ -236,10 +242,10 @@ def test_edit_changes_what_is_painted_and_its_sources_are_shown(page: Visitor) -
     near = np.array([[touched[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].any() for x in CELLS] for y in CELLS])
     far = ~near.repeat(8, 0).repeat(8, 1)
     for made in pictures:
-        np.testing.assert_array_equal(made[:128][far], picture[far])
-        assert np.abs(made[:128].astype(int) - picture)[mask].max() > 32
+        np.testing.assert_array_equal(made[far], picture[far])
+        assert np.abs(made.astype(int) - picture)[mask].max() > 32
 
-    page.tab("Provenance")
+    page.tab("Sources")
     sources = page.sources()
     np.testing.assert_array_equal(sources == -1, ~touched)
     names = lp.Bank.default().names
@@ -259,11 +265,13 @@ def test_edit_changes_what_is_painted_and_its_sources_are_shown(page: Visitor) -
 
 
 def test_provenance_follows_the_latest_result_and_the_choice(page: Visitor) -> None:
-    page.tab("Provenance")
-    assert "Nothing is made yet" in page.line("provenance", "Nothing")
+    page.tab("Sources")
+    first = page.sources()  # of what the page opens with
     page.tab("Generate")
+    page.type("#lpk-generate-seed input", "1")
     page.press("generate")
-    page.tab("Provenance")
+    page.tab("Sources")
+    page.until(lambda: (page.sources() != first).any(), "another sheet")
     maps = [page.sources()]
     for index in (3, 0):
         page.until(lambda: len(page.all("#lpk-provenance-gallery .lpk-thumb")) == 8, "the results")
@@ -272,7 +280,7 @@ def test_provenance_follows_the_latest_result_and_the_choice(page: Visitor) -> N
         page.until(lambda: (page.sources() != maps[-1]).any(), "another sheet")
         maps.append(page.sources())
         page.tab("Generate")
-        page.tab("Provenance")  # coming back changes nothing
+        page.tab("Sources")  # coming back changes nothing
         for y, x in ((0, 0), (8, 7), (15, 15)):
             source = maps[-1][y, x]
             words = page.hover(0, 16, x, y)
@@ -302,6 +310,9 @@ def test_mistakes_get_one_line(page: Visitor, tmp_path: Path) -> None:
     page.all("#lpk-edit-file input[type=file]")[0].send_keys(str(tmp_path / "notes.png"))
     page.line("edit", "notes.png")
     page.refused("edit")
+    page.one("#lpk-edit-task input[value=inpaint]").click()
+    page.one("#lpk-edit-run").click()
+    assert "nothing is painted; paint what is missing" in page.line("edit", "painted")
 
 
 def test_a_file_is_edited_by_parts_and_paint_is_erased(page: Visitor, tmp_path: Path) -> None:
@@ -322,7 +333,7 @@ def test_a_file_is_edited_by_parts_and_paint_is_erased(page: Visitor, tmp_path: 
     next(one for one in page.all("#lpk-edit-parts label") if one.text == "mouth").click()
     _, pictures = page.press("edit")
     assert len(pictures) == 4
-    page.tab("Provenance")
+    page.tab("Sources")
     np.testing.assert_array_equal(page.sources() != -1, named_region("mouth", bank))
 
 
@@ -336,9 +347,108 @@ def test_a_bank_file_and_a_plugged_in_autoencoder(driver: Any, tmp_path: Path) -
         assert "20 bank images, 8 × 8 cells, autoencoder fake-vq" in page.one("body").text
         line, pictures = page.press("generate")
         assert "backend numpy; " in line
-        assert {picture.shape for picture in pictures} == {(128, 64, 3)}
+        assert {picture.shape for picture in pictures} == {(64, 64, 3)}
+        assert not page.one("#lpk-generate-run").find_elements("xpath", "//*[@id='lpk-generate-where']")
         page.tab("Edit")
         assert page.all("#lpk-edit-parts label") == []
         page.paint(30, 30, 70, 70)
         assert len(page.press("edit")[1]) == 4
         unharmed(page)
+
+
+def test_it_opens_with_pictures_which_are_enlarged_and_saved(page: Visitor) -> None:
+    images = lp.generate(lp.Bank.default(), n=8, seed=0).decode(lp.load_autoencoder(device="cpu"))
+    shown = [page.picture(one.get_attribute("src")) for one in page.all("#lpk-generate-gallery .lpk-made")]
+    assert np.abs(np.stack(shown).astype(int) - images).max() <= 1
+    assert "seed 0" in page.one("#lpk-generate-note").text
+    page.all("#lpk-generate-gallery .lpk-thumb")[2].click()
+    large = page.one("#lpk-large .lpk-made")
+    assert large.size["width"] > 300
+    np.testing.assert_array_equal(page.picture(large.get_attribute("src")), shown[2])
+    saved = "const a = HTMLAnchorElement.prototype.click; window.saved = []; HTMLAnchorElement.prototype.click = "
+    page.driver.execute_script(saved + "function () { window.saved.push([this.download, this.href]); }")
+    page.one("#lpk-large .lpk-save").click()
+    [[name, address]] = page.driver.execute_script("return window.saved")
+    assert name == "lpkernel-0-3.png"
+    np.testing.assert_array_equal(page.picture(address), shown[2])
+    page.one("#lpk-large .lpk-close").click()
+    page.until(lambda: not page.all("#lpk-large")[0].is_displayed(), "the dialog to close")
+    seed = page.one("#lpk-generate-seed input")
+    page.one("#lpk-generate-dice").click()
+    page.until(lambda: seed.get_attribute("value") != "0", "another seed")
+    line, _ = page.press("generate")
+    assert f"seed {seed.get_attribute('value')}," in line
+    # the live region says what happened, at the end
+    page.until(lambda: page.all("#lpk-said")[0].get_attribute("textContent") == line, "the line to be read out")
+
+
+@pytest.mark.parametrize("task", ["inpaint", "harmonize", "reference"])
+def test_what_else_is_made_of_a_picture(page: Visitor, task: str) -> None:
+    page.tab("Edit")
+    page.one(f"#lpk-edit-task input[value={task}]").click()
+    mask = painting.read_mask(page.paint(40, 40, 60, 45), 128)
+    _, pictures = page.press("edit")
+    bank, autoencoder = lp.Bank.default(), lp.load_autoencoder(device="cpu")
+    picture = autoencoder.decode(bank.whole(np.array([0])))[0]
+    if task == "reference":
+        made = lp.reference(bank, picture, autoencoder, n=4)
+    else:
+        made = (lp.inpaint if task == "inpaint" else lp.harmonize)(bank, picture, autoencoder, mask, n=4)
+    assert np.abs(np.stack(pictures).astype(int) - made.decode(autoencoder)).max() <= 2
+    # another picture: what was made of the old one goes, here and among the sources
+    page.tab("Sources")
+    old = page.sources()
+    page.tab("Edit")
+    page.type("#lpk-edit-number input", "9")
+    page.one("#lpk-edit-take").click()
+    page.line("edit", "bank image 9")
+    assert page.all("#lpk-edit-gallery .lpk-made") == []
+    page.tab("Sources")
+    page.until(lambda: (page.sources() != old).any(), "the sources of what the page opened with")
+
+
+def test_painting_and_pointing_with_the_keyboard(page: Visitor) -> None:
+    from selenium.webdriver import Keys
+
+    page.tab("Edit")
+    canvas = page.one(".lpk-paint canvas")
+    canvas.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_DOWN, " ")
+    page.until(page.mask, "the stroke")
+    mask = painting.read_mask(page.mask(), 128)
+    assert mask is not None
+    y, x = (np.flatnonzero(mask.any(axis)).mean() for axis in (1, 0))
+    assert abs(x - 74) < 3 and abs(y - 70) < 3
+    page.tab("Sources")
+    view = page.one(".lpk-view")
+    view.send_keys(Keys.ARROW_LEFT)
+    source = page.sources()[8, 7]
+    assert f"bank image {source}" in "|".join(card.text for card in page.all(".lpk-card") if card.is_displayed())
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_it_is_for_everybody(page: Visitor, width: int) -> None:
+    """The rules of axe-core, one heading, nothing wider than the window, and every result reachable."""
+    if find_spec("axe_core_python") is None:
+        browser.missing("no axe-core-python")
+    from axe_core_python.selenium import Axe
+
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.driver.get(page.address)
+        page.until(lambda: len(page.all("#lpk-generate-gallery .lpk-made")) == 8, "the results")
+        for name in ("Generate", "Edit", "Sources"):
+            page.tab(name)
+            page.one({"Generate": "#lpk-generate-run", "Edit": "#lpk-edit-run", "Sources": ".lpk-cells"}[name])
+            assert page.driver.execute_script("return document.documentElement.scrollWidth") <= width
+            found = Axe().run(page.driver)["violations"]
+            assert [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in found] == []
+            assert len([one for one in page.all("h1, h2, h3, h4, h5, h6") if one.is_displayed()]) == 1
+            assert all(one.get_attribute("alt") for one in page.all("img") if one.is_displayed())
+        page.tab("Generate")
+        for picture in page.all("#lpk-generate-gallery .lpk-made"):
+            page.driver.execute_script("arguments[0].scrollIntoView()", picture)
+            box = page.driver.execute_script("return arguments[0].getBoundingClientRect()", picture)
+            assert box["left"] >= 0 and box["right"] <= width and box["width"] >= 100
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

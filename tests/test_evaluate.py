@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fakes
+import figure4
 import numpy as np
 import packages
 import pytest
@@ -238,6 +239,37 @@ def test_table1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     )
     assert f"B = 5, LatentPatch, balanced: {(high - own) / (high - low):.0%} (FD, latents)" in text
     assert rows["reconstruction"]["values"] == rows["reconstruction + PCA"]["values"]  # codes stay what they are
+
+
+def test_figure4(
+    tmp_path: Path, bank: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweeps = {"patch": (2, 3, 99), "stride": (1, 2), "k": (1, 3), "B": (6, 999), "S": (1, 3), "hubness": (0.0, 0.5)}
+    monkeypatch.setattr(figure4, "SWEEPS", sweeps)
+    argv = ["figure4.py", "-n", "5", "--bank", str(bank), "--autoencoder", FAKE, "--preset", "balanced"]
+    monkeypatch.setattr("sys.argv", [*argv, "--backend", "numpy", "--out", str(tmp_path)])
+    assert figure4.main() == 0
+    assert capsys.readouterr().out.startswith("12 settings in ")
+    result = json.loads((tmp_path / "figure4.json").read_text())
+    points = {(point["option"], point["value"]): point["numbers"] for point in result["points"]}
+    assert ("B", 12) in points and ("patch", 99) not in points  # as many images as there are, patches that fit
+    assert all(np.isfinite(list(numbers.values())).all() for numbers in points.values())
+    whole = Bank.load(bank)
+    made = generate(whole, 5, preset="balanced", k=1, backend="numpy")
+    assert points["k", 1]["copied_area"] == pytest.approx(made.largest_copies().mean() / 64)
+    book = whole.codebook
+    assert book is not None and made.codes is not None
+    by_hand = book[made.codes[0, :4, 4:]].reshape(16, -1).mean(axis=0)
+    np.testing.assert_allclose(figure4.pooled(made.codes, whole)[0].reshape(2, 2, -1)[0, 1], by_hand, rtol=1e-5)
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "fidelity.png",
+        "copied-area.png",
+        *(f"balanced-{option}-{value}.png" for option, value in points),
+    }
+    assert figure4.scales(16, 5) == (8, 10, 12, 14, 16) and figure4.scales(16, 1) == (16,)
+    monkeypatch.setattr(sets, "generate", None)  # a second run makes nothing anew
+    assert figure4.main() == 0
+    assert json.loads((tmp_path / "figure4.json").read_text()) == result
 
 
 def test_hash_of_the_embedded_bank() -> None:

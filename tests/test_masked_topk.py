@@ -268,3 +268,14 @@ def test_environment_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="fpga"):
         masked_topk(queries, bank, 1)
     masked_topk(queries, bank, 1, backend="numpy")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+@pytest.mark.parametrize("rows", [1, 40, 200])
+@pytest.mark.parametrize("k", [1, 3])
+def test_more_queries_than_are_searched_at_a_time(fast_backend: Backend, dtype: str, rows: int, k: int) -> None:
+    """Banks smaller than a block and larger, few values, so that ties are everywhere."""
+    queries, bank = integers(dtype, 8200, rows, 3, spread=2)
+    got = masked_topk(queries, bank, min(k, rows), backend=fast_backend.name)
+    for mine, theirs in zip(got, oracle(queries, bank, min(k, rows)), strict=True):
+        assert np.array_equal(mine, theirs)

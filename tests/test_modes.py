@@ -14,9 +14,10 @@ from PIL import Image
 
 import lpkernel as lp
 from lpkernel.backends.base import Backend
+from lpkernel.composite import MOST_MOVED
 from lpkernel.errors import InputError
+from lpkernel.fill import fill_hole
 from lpkernel.modes import cells, likeness
-from lpkernel.modes.fill import fill_hole
 from lpkernel.modes.inputs import read_input
 from lpkernel.modes.regions import layouts, named_region
 
@@ -54,8 +55,8 @@ MODES: dict[str, Callable[..., lp.Synthesis]] = {
     "reference, two scales": lambda bank, ae, **o: lp.reference(bank, avatar(9), ae, scales=[12, 16], **o),
     "edit free": lambda bank, ae, **o: lp.edit(bank, avatar(9), ae, region="eyes,mouth", **o),
     "edit guided": lambda bank, ae, **o: lp.edit(bank, avatar(9), ae, box=(40, 0, 90, 50), mode="guided", **o),
-    "inpaint": lambda bank, ae, **o: lp.inpaint(bank, avatar(9), FACE, ae, **o),
-    "harmonize": lambda bank, ae, **o: lp.harmonize(bank, _composite(), FACE, ae, **o),
+    "inpaint": lambda bank, ae, **o: lp.inpaint(bank, avatar(9), ae, FACE, **o),
+    "harmonize": lambda bank, ae, **o: lp.harmonize(bank, _composite(), ae, FACE, **o),
 }
 
 
@@ -96,11 +97,11 @@ def test_cells_outside_keep_their_values_exactly(name: str, kind: str, backend: 
     options: dict[str, Any] = {"n": 3, "patch": 3, "backend": backend.name}
     canvas = autoencoder.encode(image[None])[0]
     if name == "inpaint":
-        made = lp.inpaint(bank, image, mask, autoencoder, **options)
+        made = lp.inpaint(bank, image, autoencoder, mask, **options)
         region = cells.near(mask, GRID)
         canvas = autoencoder.encode(fill_hole(image, mask)[None])[0]
     elif name == "harmonize":
-        made = lp.harmonize(bank, image, mask, autoencoder, **options)
+        made = lp.harmonize(bank, image, autoencoder, mask, **options)
         region = cells.grown(cells.touched(mask, GRID))
     else:
         made = lp.edit(bank, image, autoencoder, mask=mask, mode="free" if name == "edit" else "guided", **options)
@@ -146,7 +147,7 @@ def test_the_input_is_not_copied_from() -> None:
     for made in (
         lp.reference(bank, avatar(9), autoencoder, n=4, k=1),
         lp.edit(bank, avatar(9), autoencoder, region="hair", k=1),
-        lp.inpaint(bank, avatar(9), FACE, autoencoder, k=1),
+        lp.inpaint(bank, avatar(9), autoencoder, FACE, k=1),
     ):
         assert "avatar-000009" in made.settings["left_out_as_the_input"]
         assert not (made.sources == 9).any()
@@ -159,11 +160,11 @@ def test_the_input_is_not_copied_from() -> None:
 def test_nothing_of_what_was_in_the_hole_is_left() -> None:
     bank, autoencoder = avatars()
     other = np.where(FACE[..., None], np.random.default_rng(1).integers(0, 256, (128, 128, 3), np.uint8), avatar(9))
-    first, second = (lp.inpaint(bank, image, FACE, autoencoder, n=2) for image in (avatar(9), other))
+    first, second = (lp.inpaint(bank, image, autoencoder, FACE, n=2) for image in (avatar(9), other))
     assert np.array_equal(first.codes, second.codes)  # type: ignore[arg-type]
     assert np.array_equal(first.decode(autoencoder), second.decode(autoencoder))
     assert first.settings["hole_filled_with"].startswith("pull-push")
-    answers = lp.inpaint(bank, avatar(9), FACE, autoencoder, n=8).sources
+    answers = lp.inpaint(bank, avatar(9), autoencoder, FACE, n=8).sources
     assert len({one.tobytes() for one in answers}) == 8
 
 
@@ -175,8 +176,8 @@ def test_a_hole_is_filled_before_the_image_is_resized(tmp_path: Path) -> None:
     vandalised[mask] = (255, 0, 255)
     Image.fromarray(vandalised).save(tmp_path / "damaged.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    from_file = lp.inpaint(bank, tmp_path / "damaged.png", tmp_path / "mask.png", autoencoder, n=1)
-    assert np.array_equal(from_file.codes, lp.inpaint(bank, photograph, mask, autoencoder, n=1).codes)  # type: ignore[arg-type]
+    from_file = lp.inpaint(bank, tmp_path / "damaged.png", autoencoder, tmp_path / "mask.png", n=1)
+    assert np.array_equal(from_file.codes, lp.inpaint(bank, photograph, autoencoder, mask, n=1).codes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("shape", [(1, 9), (7, 5), (64, 64), (33, 100)])
@@ -213,14 +214,14 @@ def test_masks_in_cells() -> None:
 def test_harmonizing_frees_the_seam_and_guides_the_rest() -> None:
     bank, autoencoder = small_bank("codes")
     mask = square_of(SIZE, 12, 44, 16, 40)  # rows of cells 1 (half), 2 to 4, 5 (half); columns 2 to 4
-    made = lp.harmonize(bank, small_image(), mask, autoencoder, n=1, patch=3)
+    made = lp.harmonize(bank, small_image(), autoencoder, mask, n=1, patch=3)
     assert ((made.sources[0] >= 0) == square_of(GRID, 0, 7, 1, 6)).all()
     assert made.settings["guided_cells"] == 9 and made.settings["free_cells"] == 7 * 5 - 9
     first = made.plan.scales[0]
     assert made.plan.kind == "edit-mixed"
     # at (0, 0): column 0 lies outside, row 2 of column 2 is guided, the rest is free
     assert first.compare[0].tolist() == [[True, False, False], [True, False, False], [True, False, True]]
-    thin = lp.harmonize(bank, small_image(), square_of(SIZE, 20, 22, 20, 50), autoencoder, n=1, patch=3)
+    thin = lp.harmonize(bank, small_image(), autoencoder, square_of(SIZE, 20, 22, 20, 50), n=1, patch=3)
     assert thin.settings["guided_cells"] == 5
 
 
@@ -228,10 +229,11 @@ def test_keeping_the_outside() -> None:
     bank, autoencoder = avatars()
     options: dict[str, Any] = {"mask": FACE, "n": 2}
     kept = lp.edit(bank, avatar(9), autoencoder, keep_outside=True, **options)
-    plain = lp.edit(bank, avatar(9), autoencoder, **options)
+    plain = lp.edit(bank, avatar(9), autoencoder, keep_outside=False, **options)
     images, bare = kept.decode(autoencoder), plain.decode(autoencoder)
     assert np.array_equal(kept.sources, plain.sources)
-    assert np.array_equal(images[:, FACE], bare[:, FACE])
+    moved = np.abs(images[:, FACE].astype(int) - bare[:, FACE])  # to match the colours where the region ends
+    assert moved.max() <= MOST_MOVED and moved.mean() < 6
     away = ~cells.pixels(cells.grown(cells.grown(cells.touched(FACE, 16))), 128)
     assert np.array_equal(images[:, away], np.stack([avatar(9)] * 2)[:, away])
     assert (bare[:, away] != images[:, away]).any()  # the decoder alone does not keep them
@@ -249,7 +251,7 @@ def test_region_names() -> None:
     bank, _ = small_bank("codes")
     with pytest.raises(InputError, match="give a mask or a box"):
         named_region("eyes", bank)
-    bank.crop = (19, 40, 159, 180)
+    bank.crop, bank.source_size = (19, 40, 159, 180), (178, 218)
     assert named_region("eyes", bank).any()
 
 
@@ -257,6 +259,7 @@ def test_regions_follow_the_crop() -> None:
     """Landmarks measured on 999 photographs (scripts/face_regions.py), in pixels of the 178x218 frame."""
     means = {"eyebrows": (88.1, 98.6), "eyes": (88.1, 110.9), "nose": (87.3, 132.8), "mouth": (88.1, 153.8)}
     bank, _ = small_bank("codes")
+    bank.source_size = (178, 218)
     for crop in ((19, 40, 159, 180), (0, 20, 178, 198), (29, 65, 149, 185)):
         bank.crop = crop
         for name, (x, y) in means.items():
@@ -296,7 +299,7 @@ def test_inputs_unlike_the_bank_are_told() -> None:
 
 def test_framing() -> None:
     bank, autoencoder = small_bank("codes")
-    bank.crop = (10, 20, 74, 84)
+    bank.crop, bank.source_size = (10, 20, 74, 84), (90, 100)
     frame = np.random.default_rng(2).integers(0, 256, (100, 90, 3), np.uint8)
     made = lp.reference(bank, frame, autoencoder, n=1, patch=3)
     inner = lp.reference(bank, frame[20:84, 10:74], autoencoder, n=1, patch=3)
@@ -333,8 +336,8 @@ def test_200_random_masks_give_images_or_one_line() -> None:
         calls: list[Callable[[], lp.Synthesis]] = [
             lambda mask=mask: lp.edit(bank, image, autoencoder, mask=mask, n=2, patch=3),  # type: ignore[misc]
             lambda mask=mask: lp.edit(bank, image, autoencoder, mask=mask, mode="guided", n=2, patch=3),  # type: ignore[misc]
-            lambda mask=mask: lp.inpaint(bank, image, mask, autoencoder, n=2, patch=3),  # type: ignore[misc]
-            lambda mask=mask: lp.harmonize(bank, image, mask, autoencoder, n=2, patch=3),  # type: ignore[misc]
+            lambda mask=mask: lp.inpaint(bank, image, autoencoder, mask, n=2, patch=3),  # type: ignore[misc]
+            lambda mask=mask: lp.harmonize(bank, image, autoencoder, mask, n=2, patch=3),  # type: ignore[misc]
         ]
         for call in (calls[number % 4], calls[(number + 1) % 4]):
             try:
@@ -364,20 +367,20 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
     "box outside": (lambda b, a: lp.edit(b, small_image(), a, box=(0, 0, 9, 65)), "not within the image's 64x64"),
     "box inside out": (lambda b, a: lp.edit(b, small_image(), a, box=(9, 0, 9, 9)), "not within"),
     "mask of another size": (
-        lambda b, a: lp.inpaint(b, small_image(), np.ones((9, 64), bool), a),
+        lambda b, a: lp.inpaint(b, small_image(), a, np.ones((9, 64), bool)),
         "64x9, expected bool of 64x64",
     ),
-    "mask of numbers": (lambda b, a: lp.inpaint(b, small_image(), np.ones((64, 64)), a), "float64"),
-    "mask of three axes": (lambda b, a: lp.inpaint(b, small_image(), np.ones((64, 64, 1), bool), a), "shape"),
-    "empty mask": (lambda b, a: lp.inpaint(b, small_image(), np.zeros((64, 64), bool), a), "nothing is set"),
-    "full mask": (lambda b, a: lp.inpaint(b, small_image(), np.ones((64, 64), bool), a), "whole image"),
-    "pasted everywhere": (lambda b, a: lp.harmonize(b, small_image(), np.ones((64, 64), bool), a), "whole image"),
+    "mask of numbers": (lambda b, a: lp.inpaint(b, small_image(), a, np.ones((64, 64))), "float64"),
+    "mask of three axes": (lambda b, a: lp.inpaint(b, small_image(), a, np.ones((64, 64, 1), bool)), "shape"),
+    "empty mask": (lambda b, a: lp.inpaint(b, small_image(), a, np.zeros((64, 64), bool)), "nothing is set"),
+    "full mask": (lambda b, a: lp.inpaint(b, small_image(), a, np.ones((64, 64), bool)), "whole image"),
+    "pasted everywhere": (lambda b, a: lp.harmonize(b, small_image(), a, np.ones((64, 64), bool)), "whole image"),
     "hole in codes": (
-        lambda b, a: lp.inpaint(b, np.zeros((8, 8), int), np.ones((64, 64), bool), a),
+        lambda b, a: lp.inpaint(b, np.zeros((8, 8), int), a, np.ones((64, 64), bool)),
         "expected a path or",
     ),
     "no such file": (lambda b, a: lp.reference(b, "nowhere.png", a), "nowhere.png: no such file"),
-    "no such mask": (lambda b, a: lp.inpaint(b, small_image(), "nowhere.png", a), "nowhere.png: no such file"),
+    "no such mask": (lambda b, a: lp.inpaint(b, small_image(), a, "nowhere.png"), "nowhere.png: no such file"),
     "tiny image": (lambda b, a: lp.reference(b, np.zeros((4, 90, 3), np.uint8), a), "at least 8 a side"),
     "empty image": (lambda b, a: lp.reference(b, np.zeros((0, 9, 3), np.uint8), a), "shape"),
     "grey image": (lambda b, a: lp.reference(b, np.zeros((64, 64), np.uint8), a), "expected \\(H, W, 3\\)"),
@@ -388,7 +391,7 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
         lambda b, a: lp.reference(b, small_image(), a, crop=(0, 0, 65, 65)),
         "crop 0,0,65,65 is not within",
     ),
-    "no autoencoder": (lambda b, a: lp.reference(b, small_image()), "pass the bank's autoencoder"),
+    "no autoencoder": (lambda b, a: lp.reference(b, small_image()), "pass that one"),
     "another autoencoder": (lambda b, a: lp.reference(b, small_image(), FakeVQ(8, seed=4)), "does not fit"),
     "strength 0": (lambda b, a: lp.reference(b, small_image(), a, strength=0), "strength: got 0"),
     "strength 101": (lambda b, a: lp.reference(b, small_image(), a, strength=101), "strength: got 101"),
@@ -418,7 +421,7 @@ def test_200_malformed_images_and_masks_are_one_line() -> None:
         other = shape if number % 2 else tuple(int(side) for side in random.integers(1, 90, 2))
         mask = random.random(other) < random.random()
         try:
-            made = modes[number % 3](bank, image, mask=mask, autoencoder=autoencoder, n=1, patch=3)
+            made = modes[number % 3](bank, image, mask=mask, autoencoder=autoencoder, n=1, patch=3, framing="as-is")
         except InputError as error:
             message = str(error)
         else:

@@ -49,8 +49,8 @@ MODES: dict[str, Callable[..., lp.Synthesis]] = {
     "reference, two passes": lambda b, a, i, **o: lp.reference(b, i, a, strength=2, **o),
     "edit free": lambda b, a, i, **o: lp.edit(b, i, a, mask=mask(), **o),
     "edit guided": lambda b, a, i, **o: lp.edit(b, i, a, mask=mask(), mode="guided", **o),
-    "inpaint": lambda b, a, i, **o: lp.inpaint(b, i, mask(), a, **o),
-    "harmonize": lambda b, a, i, **o: lp.harmonize(b, i, mask(), a, **o),
+    "inpaint": lambda b, a, i, **o: lp.inpaint(b, i, a, mask(), **o),
+    "harmonize": lambda b, a, i, **o: lp.harmonize(b, i, a, mask(), **o),
 }
 
 

@@ -98,7 +98,7 @@ def test_wheel_declares_command_licence_and_extras(full_wheel: Path) -> None:
         assert "Apache License" in archive.read(f"{info}/licenses/LICENSE").decode()
         metadata = archive.read(f"{info}/METADATA").decode()
     extras = {line.split(": ")[1] for line in metadata.splitlines() if line.startswith("Provides-Extra")}
-    assert extras == {"align", "diffusers", "demo", "triton", "bench", "test", "dev"}
+    assert extras == {"align", "diffusers", "demo", "triton", "evaluate", "bench", "test", "dev"}
 
 
 def test_wheel_records_how_it_was_compiled(full_wheel: Path) -> None:

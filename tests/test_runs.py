@@ -150,6 +150,17 @@ def test_a_run_that_lost_a_file_is_made_again(command: list[str], tmp_path: Path
     assert main([*command, "-n", "3"]) == 0 and content(tmp_path / "out") == before
 
 
+def test_a_run_is_known_by_its_arguments(command: list[str], tmp_path: Path) -> None:
+    """Not by what is another object in every process."""
+    from lpkernel.cli import build_parser
+
+    def known(*more: str) -> str:
+        return runs.identity(build_parser().parse_args([*command, *more]), "generate")
+
+    assert known() == known("--out", str(tmp_path), "--json", "--backend", "numpy", "--overwrite")
+    assert len({known(), known("--seed", "1"), known("-n", "3"), known("--copy-limit", "area=3")}) == 4
+
+
 def test_an_input_that_changed_is_another_run(command: list[str], tmp_path: Path) -> None:
     photograph = save_images(tmp_path / "in", 1) / "0.png"
     argv = [*command, "-n", "1", "--reference", str(photograph)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,17 +50,30 @@ def test_every_public_name_is_there() -> None:
         lpkernel.nothing  # noqa: B018
 
 
-def test_a_line_comes_before_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_comes_before_torch(tmp_path: Path) -> None:
+    """On a terminal, where progress is shown as well."""
     argv = ["generate", "-n", "1", "--seed", "5", "--bank", "nowhere.lpbank"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONPROFILEIMPORTTIME": "1"}
-    command = [sys.executable, "-m", "lpkernel", *argv]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    lines = done.stderr.splitlines()
+    screen, terminal = pty.openpty()
+    with subprocess.Popen([sys.executable, "-m", "lpkernel", *argv], cwd=tmp_path, env=environment, stderr=terminal):
+        os.close(terminal)
+        seen = b""
+        with suppress(OSError):  # Linux says so when the other side is closed
+            while part := os.read(screen, 1 << 16):
+                seen += part
+    os.close(screen)
+    lines = seen.decode().splitlines()
     said = lines.index("lpkernel: making 1 image from nowhere.lpbank with seed 5, into out ...")
-    assert done.returncode == 2 and said < next(i for i, line in enumerate(lines) if line.endswith("| torch"))
-    for unseen in ("--quiet", "--json"):  # a program reads JSON, and no terminal is there
-        assert main([*argv, unseen]) == 2
-        assert capsys.readouterr().err.startswith("lpkernel: error: ")
+    assert said < next(i for i, line in enumerate(lines) if line.endswith("| torch"))
+
+
+@pytest.mark.parametrize(("more", "terminal"), [(["--quiet"], True), ([], False), (["--json"], False)])
+def test_no_line_for_programs(
+    more: list[str], terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    assert main(["generate", "--bank", "nowhere.lpbank", *more]) == 2
+    assert capsys.readouterr().err.startswith("lpkernel: error: ")
 
 
 CLOSED = [

@@ -102,7 +102,7 @@ struct LeastSums {
 // Screening of a block of packed float rows for up to GROUP queries, lanes = images:
 //   score[q][b] = norms[b] + sum over i of query[q][i] * bank[i][b]
 // query is already multiplied by -2. found[q]: bit b unless score > limits[q], so NaN is found. Lanes beyond `lanes`
-// are 0.
+// are 0. scores, unless nullptr: (GROUP, BLOCK).
 struct FloatBlock {
     const float* bank;   // (width, BLOCK)
     const float* norms;  // (BLOCK)
@@ -111,6 +111,7 @@ struct FloatBlock {
     const float* query[GROUP];
     float limits[GROUP];
     std::uint64_t* found;  // (GROUP)
+    float* scores;
 };
 
 // Squared distances of any number of queries to up to ROWS bank rows where they lie, lanes = channels:

@@ -132,6 +132,7 @@ void float_queries(const FloatBlock& a) {
             for (int u = 0; u < U; ++u) {
                 const Floats score = add(sum[q][u], load(a.norms + first + u * LANES));
                 a.found[q] |= std::uint64_t{not_above(score, fill(a.limits[q]))} << (first + u * LANES);
+                if (a.scores) store(a.scores + q * BLOCK + first + u * LANES, score);
             }
         }
     }

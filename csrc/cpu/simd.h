@@ -70,6 +70,9 @@ inline std::uint32_t at_most(Ints a, Ints limit) {
 inline Floats load(const float* p) {
     return _mm512_loadu_ps(p);
 }
+inline void store(float* p, Floats a) {
+    _mm512_storeu_ps(p, a);
+}
 inline Floats fill(float a) {
     return _mm512_set1_ps(a);
 }
@@ -147,6 +150,9 @@ inline std::uint32_t at_most(Ints a, Ints limit) {
 inline Floats load(const float* p) {
     return _mm256_loadu_ps(p);
 }
+inline void store(float* p, Floats a) {
+    _mm256_storeu_ps(p, a);
+}
 inline Floats fill(float a) {
     return _mm256_set1_ps(a);
 }
@@ -216,6 +222,9 @@ inline std::uint32_t at_most(Ints a, Ints limit) {
 }
 inline Floats load(const float* p) {
     return _mm_loadu_ps(p);
+}
+inline void store(float* p, Floats a) {
+    _mm_storeu_ps(p, a);
 }
 inline Floats fill(float a) {
     return _mm_set1_ps(a);
@@ -301,6 +310,9 @@ inline std::uint32_t at_most(Ints a, Ints limit) {
 inline Floats load(const float* p) {
     return vld1q_f32(p);
 }
+inline void store(float* p, Floats a) {
+    vst1q_f32(p, a);
+}
 inline Floats fill(float a) {
     return vdupq_n_f32(a);
 }
@@ -376,6 +388,9 @@ inline std::uint32_t at_most(Ints a, Ints limit) {
 }
 inline Floats load(const float* p) {
     return {*p};
+}
+inline void store(float* p, Floats a) {
+    *p = a.v;
 }
 inline Floats fill(float a) {
     return {a};

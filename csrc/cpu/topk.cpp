@@ -13,7 +13,8 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t PIECE = 1 << 26;  // values compared between two looks at whether to go on
+constexpr std::int64_t QUERIES = 1 << 13;  // searched at a time with packed blocks: what bounds the memory of heaps
+constexpr std::int64_t PIECE = 1 << 26;    // values compared between two looks at whether to go on
 
 // search() on all of it, piece by piece. Queries are cut only where one block of rows with all of them is much.
 template <class T, class Search>
@@ -32,15 +33,16 @@ void in_pieces(const Topk<T>& job, const Search& search, std::int64_t first_row,
 }
 
 // Runs search(first row, last row, first query, last query, heaps) over the threads, and merges. value(at, bits): the
-// distance of a slot.
+// distance of a slot. heaps: any, for reuse of their memory.
 template <class T, class Search, class Value>
-void divide(const Topk<T>& job, const Search& search, const Value& value, std::int64_t* indices) {
+void divide(const Topk<T>& job, const Search& search, const Value& value, std::int64_t* indices,
+            std::vector<Smallest>& heaps) {
     const auto allowed = static_cast<std::int64_t>(job.rows.size());
     const std::int64_t need = std::min(job.k, allowed);
     const std::int64_t blocks = (allowed + BLOCK - 1) / BLOCK;
     const std::int64_t runs = std::min<std::int64_t>(blocks, job.threads);
     const std::int64_t cuts = std::min<std::int64_t>(job.count, (job.threads + runs - 1) / runs);
-    std::vector<Smallest> heaps(static_cast<std::size_t>(runs * job.count));
+    heaps.resize(static_cast<std::size_t>(runs * job.count));
     for (Smallest& heap : heaps) heap.reset(need);
     parallel(runs * cuts, job.threads, [&](std::int64_t task) {
         const std::int64_t r = task / cuts, c = task % cuts;
@@ -56,6 +58,26 @@ void divide(const Topk<T>& job, const Search& search, const Value& value, std::i
             indices[at++] = job.rows[Smallest::index(key)];
         }
     });
+}
+
+template <class T, class Search, class Value>
+void divide(const Topk<T>& job, const Search& search, const Value& value, std::int64_t* indices) {
+    std::vector<Smallest> heaps;
+    divide(job, search, value, indices, heaps);
+}
+
+// divide() with a Packed search, of QUERIES queries at a time.
+template <class Packed, class T, class Value>
+void divide_packed(const Topk<T>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+    Topk<T> part = job;
+    std::vector<Smallest> heaps;
+    for (std::int64_t first = 0; first < job.count; first += QUERIES) {
+        part.queries = job.queries + first * job.width;
+        part.count = std::min(QUERIES, job.count - first);
+        const std::int64_t begin = first * job.k;
+        const auto place = [&](std::int64_t at, std::int32_t bits) { value(begin + at, bits); };
+        divide(part, Packed(part, run), place, indices + begin, heaps);
+    }
 }
 
 // Fills every slot with `empty`; whether there is anything to find.
@@ -89,7 +111,7 @@ void topk(const Topk<std::int16_t>& job, const Kernels& run, std::int32_t* dista
     } else if (job.own_mask || job.count < job.packed_from) {
         divide(job, integer_rows(job, run), value, indices);
     } else {
-        divide(job, PackedIntegers(job, run), value, indices);
+        divide_packed<PackedIntegers>(job, run, value, indices);
     }
 }
 
@@ -108,7 +130,7 @@ void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int
     } else if (job.own_mask || job.count < job.packed_from) {
         divide(job, float_rows(job, run), value, indices);
     } else {
-        divide(job, PackedFloats(job, run), value, indices);
+        divide_packed<PackedFloats>(job, run, value, indices);
     }
 }
 

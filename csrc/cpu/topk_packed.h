@@ -3,11 +3,10 @@
 //
 // int16:   distances as in the latent domain of a scan, from |q|^2 + |b|^2 - 2 q.b modulo 2^32.
 // float32: blocks are packed as b' = b - c, with c near the bank's mean, and screened in float32; what may be among the
-// k
-//          nearest is measured exactly. |.|^2 over the marked entries, q' = q - c: rounding q', b', the norms and D
-//          products moves |q'|^2 + |b'|^2 - 2 q'.b' by less than slack(D) (|q'|^2 + |b'|^2). Rows are passed over only
-//          if beyond the k-th distance by more than that and by float32's rounding of it. Norms near overflow and NaN
-//          are always measured exactly.
+//          k nearest is measured exactly, in a query's first block by the bounds that the block itself gives. |.|^2
+//          over the marked entries, q' = q - c: rounding q', b', the norms and D products moves |q'|^2 + |b'|^2 - 2
+//          q'.b' by less than slack(D) (|q'|^2 + |b'|^2). Rows are passed over only if beyond the k-th distance by more
+//          than that and by float32's rounding of it. Norms near overflow and NaN are always measured exactly.
 
 #pragma once
 
@@ -134,27 +133,38 @@ class PackedFloats {
     void operator()(std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
                     Smallest* heaps) const {
         Aligned<float> bank(static_cast<std::size_t>(width_ * BLOCK + 1));
-        float norms[BLOCK];
+        float norms[BLOCK], scores[GROUP * BLOCK];
         std::uint64_t found[GROUP];
         FloatBlock block{};
         block.bank = bank.data();
         block.norms = norms;
         block.width = width_;
         block.found = found;
+        std::vector<float> limits(static_cast<std::size_t>(last - first));
+        for (std::int64_t q = first; q < last; ++q) limits[q - first] = limit(q, from_bits(heaps[q - first].limit()));
         for (std::int64_t row = first_row; row < last_row; row += BLOCK) {
             block.lanes = static_cast<int>(std::min<std::int64_t>(BLOCK, last_row - row));
             pack(row, block.lanes, bank.data(), norms);
             for (std::int64_t q = first; q < last; q += GROUP) {
                 block.queries = static_cast<int>(std::min<std::int64_t>(GROUP, last - q));
+                bool open = false;  // whether a query has no limit yet, which the block itself may give
                 for (int i = 0; i < block.queries; ++i) {
                     block.query[i] = queries_.data() + (q + i) * width_;
-                    block.limits[i] = limit(q + i, heaps[q + i - first]);
+                    block.limits[i] = limits[q + i - first];
+                    open |= std::isinf(block.limits[i]);
                 }
+                block.scores = open ? scores : nullptr;
                 run_.float_block(block);
                 for (int i = 0; i < block.queries; ++i) {
-                    for (std::uint64_t left = found[i]; left; left &= left - 1) {
-                        exact_(q + i, row + __builtin_ctzll(left), heaps[q + i - first]);
+                    Smallest& heap = heaps[q + i - first];
+                    if (std::isinf(block.limits[i]) && heap.need() <= block.lanes) {
+                        found[i] = nearest(q + i, heap.need(), block.lanes, scores + i * BLOCK, norms);
                     }
+                    if (!found[i]) continue;
+                    for (std::uint64_t left = found[i]; left; left &= left - 1) {
+                        exact_(q + i, row + __builtin_ctzll(left), heap);
+                    }
+                    limits[q + i - first] = limit(q + i, from_bits(heap.limit()));
                 }
             }
         }
@@ -175,13 +185,35 @@ class PackedFloats {
         }
     }
 
-    // Scores above this cannot be among the nearest: the k-th distance, less the query's own norm.
-    float limit(std::int64_t q, const Smallest& heap) const {
-        const float kth = from_bits(heap.limit());
+    // Scores above this cannot be among the nearest, if `kth` of them are no further: that less the query's own norm.
+    float limit(std::int64_t q, double kth) const {
         if (!(kth < LARGE) || std::isnan(own_[q])) return std::numeric_limits<float>::infinity();
-        const double exact = static_cast<double>(kth) * (1 + 0x1p-22) + TINY - own_[q];
+        const double exact = kth * (1 + 0x1p-22) + TINY - own_[q];
         return std::nextafter(static_cast<float>(exact), std::numeric_limits<float>::infinity());
     }
+
+    // The lanes, as bits, that may be among the `need` <= lanes nearest of a block: the need-th smallest of what their
+    // distances are at most is a limit. A distance is at least own + score, and at most that plus
+    // 2 slack / (1 - slack) (own + norm); slack is below 0.08, and the rest of the 2.5 pays for rounding the sum.
+    std::uint64_t nearest(std::int64_t q, std::int64_t need, int lanes, const float* scores, const float* norms) const {
+        const auto room = static_cast<float>(2.5 * slack_);
+        const auto own = static_cast<float>(own_[q] * (1 + static_cast<double>(room)));
+        std::int32_t most[BLOCK], least[BLOCK];  // as bits, in the order of the floats
+        for (int lane = 0; lane < BLOCK; ++lane) {
+            const float bound = scores[lane] + room * norms[lane] + own;
+            most[lane] = to_bits(bound < LARGE ? std::max(bound, 0.0f) : LARGE);  // LARGE for NaN, too
+            const std::int32_t bits = to_bits(scores[lane]);
+            least[lane] = scores[lane] == scores[lane] ? rising(bits) : std::numeric_limits<std::int32_t>::min();
+        }
+        std::int32_t kth = most[0];
+        for (int lane = 0; lane < lanes; ++lane) kth = std::min(kth, most[lane]);
+        if (need > 1) kth = most[run_.ranked(most, lanes, static_cast<int>(need - 1))];
+        const std::uint64_t real = lanes == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << lanes) - 1;
+        return run_.at_most(least, rising(to_bits(limit(q, from_bits(kth))))) & real;
+    }
+
+    // Bits of a float that is no NaN -> integers in the order of the floats.
+    static std::int32_t rising(std::int32_t bits) { return bits ^ ((bits >> 31) & 0x7FFFFFFF); }
 
     // The block's rows less the centre, lanes = rows; norms: the least that |b'|^2 can be, NaN for rows to measure
     // anyway.
@@ -216,7 +248,7 @@ class PackedFloats {
     std::int64_t width_;
     double slack_;
     std::vector<float> centre_, queries_;
-    std::vector<double> own_;  // the least that |q'|^2 can be
+    std::vector<double> own_;  // the least that |q'|^2 can be; NaN: not to be trusted
 };
 
 }  // namespace lpkernel

@@ -20,11 +20,15 @@ const T* bank_row(const Topk<T>& job, std::int64_t a) {
     return job.bank + job.rows[a] * job.width;
 }
 
+inline std::int32_t to_bits(float value) {
+    std::int32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
 // The order of keys: distances by their bits, which rise with them; every NaN after +inf.
 inline std::int32_t order_bits(float distance) {
-    std::int32_t bits;
-    std::memcpy(&bits, &distance, sizeof bits);
-    return std::isnan(distance) ? 0x7FC00000 : bits;
+    return std::isnan(distance) ? 0x7FC00000 : to_bits(distance);
 }
 
 inline float from_bits(std::int32_t bits) {

@@ -20,6 +20,7 @@ from lpkernel.commands.common import (
     add_output,
     check_folder,
     fractions,
+    list_left_out,
     list_skipped,
     load_bank,
     report,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lpkernel import Framing
+    from lpkernel.images import Found
 
 RECORD = "lpkernel align"  # the text of a written picture that says what it was made from
 
@@ -58,12 +60,13 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from lpkernel import Framing, __version__, load_autoencoder
-    from lpkernel.modes.aligning import known_eyes
+    from lpkernel.modes.regions import known_eyes
 
     if args.faces not in ("largest", "all"):
         raise InputError(f"--faces: got {args.faces!r}, expected largest or all")
     check_folder(args.out)
-    folder, names = _photographs(args.folder, args.out)
+    folder, found = _photographs(args.folder, args.out)
+    names = found.names
     target = Target(args.out, _outputs(names))
     clock = Clock()
     with clock.stage("the bank's eyes"):
@@ -72,7 +75,9 @@ def run(args: argparse.Namespace) -> None:
         autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype) if measure else None
         framing = Framing.of(bank, autoencoder, args.eyes, args.size)
     images: list[dict[str, Any]] = []
-    skipped: list[tuple[str, str]] = []
+    skipped = list(found.unreadable)
+    if args.strict and skipped:
+        raise InputError(f"{skipped[0][0]}: {skipped[0][1]}")
     with clock.stage("align"), Progress("aligning", len(names), "photograph", args.quiet) as progress:
         for name in names:
             try:
@@ -84,6 +89,7 @@ def run(args: argparse.Namespace) -> None:
             progress.add(1)
     if not args.quiet:
         list_skipped(skipped)
+        list_left_out(found.others)
     if not images:
         raise InputError(f"no face in any of the {len(names)} photographs of {args.folder}; first: {skipped[0][1]}")
     result = {
@@ -95,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
         "faces": args.faces,
         "images": images,
         "skipped": [list(pair) for pair in skipped],
+        "left_out": found.others,
         "seconds": clock.seconds,
     }
     write_json(args.out / "align.json", result)
@@ -103,9 +110,9 @@ def run(args: argparse.Namespace) -> None:
     report(args, result, [f"{counted} in {args.out}, {len(skipped)} photographs skipped; see align.json"])
 
 
-def _photographs(given: Path, out: Path) -> tuple[Path, list[str]]:
-    """The folder and the names in it, without what lies in `out`."""
-    from lpkernel.images import find_images
+def _photographs(given: Path, out: Path) -> tuple[Path, Found]:
+    """The folder and what lies in it, without what lies in `out`."""
+    from lpkernel.images import Found, find_images
 
     single = given.is_file()
     folder = given.parent if single else given
@@ -114,11 +121,14 @@ def _photographs(given: Path, out: Path) -> tuple[Path, list[str]]:
         raise InputError(
             f"OUT {out} holds the photographs of {folder}, which could be overwritten; give another folder"
         )
-    names = [given.name] if single else find_images(folder)
-    names = [name for name in names if not (folder / name).resolve().is_relative_to(target)]
+    found = Found([given.name], [], []) if single else find_images(folder)
+    names, others = (
+        [name for name in some if not (folder / name).resolve().is_relative_to(target)]
+        for some in (found.names, found.others)
+    )
     if not names:
         raise InputError(f"no images in {folder} but those of OUT {out}")
-    return folder, names
+    return folder, Found(names, others, found.unreadable)
 
 
 def _outputs(names: list[str]) -> dict[str, str]:

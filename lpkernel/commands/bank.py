@@ -13,6 +13,7 @@ from lpkernel.commands.common import (
     add_output,
     add_overwrite,
     integers,
+    list_left_out,
     list_skipped,
     load_bank,
     report,
@@ -42,7 +43,7 @@ def register(commands: Any) -> None:
         metavar="FILE",
         help="CelebA-HQ-to-CelebA-mapping.txt, for images of CelebA-HQ and the attributes of CelebA",
     )
-    build.add_argument("--channels", type=int, default=16, help="kept by the PCA (default: 16)")
+    build.add_argument("--channels", type=int, help="kept by the PCA (default: 16, or as many as there are)")
     build.add_argument("--max-patch", type=int, default=8, help="largest patch side the bank is exact for (default: 8)")
     build.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     build.add_argument("--batch", type=int, default=32, help="images encoded at once (default: 32)")
@@ -92,7 +93,9 @@ def run_build(args: argparse.Namespace) -> None:
     discard_cache(cache)
     if not args.quiet:
         list_skipped(bank.skipped)
-    result = {"bank": str(args.out), **describe(bank), "skipped": [list(pair) for pair in bank.skipped]}
+        list_left_out(bank.left_out)
+    skipped = [list(pair) for pair in bank.skipped]
+    result = {"bank": str(args.out), **describe(bank), "skipped": skipped, "left_out": bank.left_out}
     report(args, result, [f"{bank.size} images in {args.out}, {len(bank.skipped)} files skipped"])
 
 
@@ -131,6 +134,7 @@ def describe(bank: Bank) -> dict[str, Any]:
         "autoencoder": bank.autoencoder_name,
         "autoencoder_fingerprint": bank.autoencoder_fingerprint,
         "image_size": bank.image_size,
+        "source_size": bank.source_size,
         "labels": dict(sorted(Counter(bank.labels or []).items())),
         "attributes": {name: int(values.sum()) for name, values in bank.attributes.items()},
         "first_names": bank.names[:FIRST_NAMES],

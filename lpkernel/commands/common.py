@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from lpkernel import Bank, CopyLimit
 
 EMBEDDED = "default"
+FRAMINGS = ("auto", "as-is", "crop", "align")  # of `modes.framing`, which is not imported for --help
 SKIPPED_SHOWN = 20
+LEFT_OUT_SHOWN = 8
 RANDOM_SEED_BITS = 32  # few enough to be typed again
 
 
@@ -147,16 +149,34 @@ def add_crop(parser: argparse.ArgumentParser) -> None:
         "--crop",
         type=integers(4),
         metavar="x0,y0,x1,y1",
-        help="pixels cut out of the image first (default: as the bank's, but nothing of a square image)",
+        help="pixels cut out of the image first (default: the bank's crop, if the image has the size it is for)",
+    )
+    parser.add_argument(
+        "--framing",
+        choices=FRAMINGS,
+        default="auto",
+        help="as-is: the centre square; crop: as the bank's; align: turned and scaled by its eyes as the bank's faces; "
+        "auto: whichever it needs, and says so",
     )
 
 
-def add_keep_outside(parser: argparse.ArgumentParser, default: bool) -> None:
+def add_mask(parser: Any, what: str) -> None:
+    """A mask; `what` its white part marks."""
+    parser.add_argument(
+        "--mask",
+        type=Path,
+        metavar="FILE",
+        help=f"a black and white picture of the image's size, white = {what} (default: the image's own transparency)",
+    )
+
+
+def add_keep_outside(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--invert-mask", action="store_true", help="take black for white in the mask")
     parser.add_argument(
         "--keep-outside",
         action=argparse.BooleanOptionalAction,
-        default=default,
-        help="close with the image's own pixels outside the region, feathered",
+        default=True,
+        help="close with the image's own pixels outside the region, feathered (default: yes)",
     )
 
 
@@ -192,9 +212,9 @@ class Clock:
 
 def load_bank(name: str) -> Bank:
     """The bank in the file `name`, or the embedded one for `EMBEDDED`."""
-    from lpkernel import Bank
+    from lpkernel.bank import as_bank
 
-    return Bank.default() if name == EMBEDDED else Bank.load(name)
+    return as_bank(name)
 
 
 def file_hash(bank: str) -> str:
@@ -245,6 +265,14 @@ def list_skipped(skipped: list[tuple[str, str]]) -> None:
         print(printable(f"lpkernel: skipped {name}: {reason}"), file=sys.stderr)
     if len(skipped) > SKIPPED_SHOWN:
         print(f"lpkernel: skipped {len(skipped) - SKIPPED_SHOWN} more; --json lists all", file=sys.stderr)
+
+
+def list_left_out(names: list[str]) -> None:
+    """How many files of a folder are no pictures by their ending, and which, in a line on stderr."""
+    if names:
+        more = f" and {len(names) - LEFT_OUT_SHOWN} more" if len(names) > LEFT_OUT_SHOWN else ""
+        count = f"{len(names)} file{'s' * (len(names) != 1)} of other kinds left out"
+        print(printable(f"lpkernel: {count}: {', '.join(names[:LEFT_OUT_SHOWN])}{more}"), file=sys.stderr)
 
 
 def check_folder(path: Path) -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import add_input, add_keep_outside, add_synthesis, begins, integers
+from lpkernel.commands.common import add_input, add_keep_outside, add_mask, add_synthesis, begins, integers
 from lpkernel.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lpkernel import Bank, Synthesis
     from lpkernel.commands.results import Pictures, Session
+    from lpkernel.images import Crop
     from lpkernel.modes.inputs import Input
 
 VARIANTS = 4
@@ -23,11 +24,11 @@ VARIANTS = 4
 def register(commands: Any) -> None:
     edit = commands.add_parser("edit", help="make variants of an image in one region")
     add_input(edit, "the image to edit")
-    region = edit.add_mutually_exclusive_group(required=True)
+    region = edit.add_mutually_exclusive_group()
     region.add_argument(
         "--region", metavar="NAMES", help="eyes, eyebrows, nose, mouth, hair, left_half, right_half, with commas"
     )
-    region.add_argument("--mask", type=Path, metavar="FILE", help="a picture of the image's size, white = change")
+    add_mask(region, "change")
     region.add_argument("--box", type=integers(4), metavar="x0,y0,x1,y1", help="pixels of the image")
     edit.add_argument(
         "--donors", metavar="FOLDER_OR_NAMES", help="copy only from these: a folder of images, or images of the bank"
@@ -38,25 +39,21 @@ def register(commands: Any) -> None:
         help="one bank image gives the whole region, or patches of many do (default: one for a free --region)",
     )
     edit.add_argument("--mode", default="free", help="free: grows from around; guided: starts from what is there")
-    add_keep_outside(edit, False)
+    add_keep_outside(edit)
     add_synthesis(edit, VARIANTS, "the grid alone")
     edit.set_defaults(run=run_edit, begins=lambda args: begins(f"editing {args.image},", args))
 
     inpaint = commands.add_parser("inpaint", help="fill a hole in an image, several answers")
     add_input(inpaint, "the damaged image")
-    inpaint.add_argument(
-        "--mask", type=Path, required=True, metavar="FILE", help="a picture of the image's size, white = missing"
-    )
-    add_keep_outside(inpaint, True)
+    add_mask(inpaint, "missing")
+    add_keep_outside(inpaint)
     add_synthesis(inpaint, VARIANTS, "10,12,13,15,16 for a grid of 16")
     inpaint.set_defaults(run=run_inpaint, begins=lambda args: begins(f"filling {args.image},", args))
 
     harmonize = commands.add_parser("harmonize", help="fit a pasted part to the image around it")
     add_input(harmonize, "the composite image")
-    harmonize.add_argument(
-        "--mask", type=Path, required=True, metavar="FILE", help="a picture of the image's size, white = pasted"
-    )
-    add_keep_outside(harmonize, False)
+    add_mask(harmonize, "pasted")
+    add_keep_outside(harmonize)
     add_synthesis(harmonize, VARIANTS, "the grid alone")
     harmonize.set_defaults(run=run_harmonize, begins=lambda args: begins(f"fitting {args.image},", args))
 
@@ -64,21 +61,18 @@ def register(commands: Any) -> None:
 def run_edit(args: argparse.Namespace) -> None:
     from lpkernel import edit
     from lpkernel.commands import results
-    from lpkernel.modes.inputs import read_input
 
     session = results.prepare(args, "edit", results.ALL_KINDS)
     if session is None:
         return
-    start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask, args.box)
+    start = _read(session, box=args.box, alpha=args.region is None)
     donors = None if args.donors is None else _donors(session)
 
     def make(options: dict[str, Any]) -> Synthesis:
         return edit(
             session.bank,
-            args.image,
+            start,
             region=args.region,
-            mask=args.mask,
-            box=args.box,
             mode=args.mode,
             donors=donors,
             donor=args.donor,
@@ -86,39 +80,58 @@ def run_edit(args: argparse.Namespace) -> None:
             **options,
         )
 
-    results.run(session, make, _given(start), warnings=_warnings(session, start))
+    results.run(session, make, _given(start), warnings=_warnings(session, start), told=start.said())
 
 
 def run_inpaint(args: argparse.Namespace) -> None:
     from lpkernel import inpaint
     from lpkernel.commands import results
-    from lpkernel.modes.inputs import read_input
 
     session = results.prepare(args, "inpaint", results.ALL_KINDS)
     if session is None:
         return
-    start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask, fill=True)
+    start = _read(session, fill=True)
 
     def make(options: dict[str, Any]) -> Synthesis:
-        return inpaint(session.bank, args.image, args.mask, **_common(session), **options)
+        return inpaint(session.bank, start, **_common(session), **options)
 
-    results.run(session, make, _given(start), warnings=_warnings(session, start, hole=True))
+    warnings = _warnings(session, start, hole=True)
+    results.run(session, make, _given(start), warnings=warnings, told=start.said())
 
 
 def run_harmonize(args: argparse.Namespace) -> None:
     from lpkernel import harmonize
     from lpkernel.commands import results
-    from lpkernel.modes.inputs import read_input
 
     session = results.prepare(args, "harmonize", results.ALL_KINDS)
     if session is None:
         return
-    start = read_input(session.bank, args.image, session.autoencoder, args.crop, args.mask)
+    start = _read(session)
 
     def make(options: dict[str, Any]) -> Synthesis:
-        return harmonize(session.bank, args.image, args.mask, **_common(session), **options)
+        return harmonize(session.bank, start, **_common(session), **options)
 
-    results.run(session, make, _given(start), warnings=_warnings(session, start))
+    results.run(session, make, _given(start), warnings=_warnings(session, start), told=start.said())
+
+
+def _read(session: Session, box: Crop | None = None, fill: bool = False, alpha: bool = True) -> Input:
+    """The image, read and framed once for all batches. Raises InputError."""
+    from lpkernel.modes.inputs import read_input
+
+    args = session.args
+    with session.clock.stage("read image"):
+        return read_input(
+            session.bank,
+            args.image,
+            session.autoencoder,
+            args.crop,
+            args.mask,
+            box,
+            fill,
+            args.framing,
+            args.invert_mask,
+            alpha,
+        )
 
 
 def _common(session: Session) -> dict[str, Any]:
@@ -130,7 +143,6 @@ def _common(session: Session) -> dict[str, Any]:
         "stride": args.stride,
         "scales": args.scales,
         "keep_outside": args.keep_outside,
-        "crop": args.crop,
     }
 
 
@@ -168,7 +180,7 @@ def _donors(session: Session) -> Bank | None:
             )
         import numpy as np
 
-        names = find_images(folder)
+        names = find_images(folder).names
         return bank.with_images(
             np.stack([read_input(bank, folder / name, session.autoencoder).canvas for name in names]), names
         )

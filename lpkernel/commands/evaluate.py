@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from lpkernel.metrics.compare import Real
     from lpkernel.metrics.extractors import Extractor, Spread
+    from lpkernel.metrics.portraits import Portraits
     from lpkernel.metrics.sets import ImageSet
 
 MADE = 500  # images made for each --preset
@@ -106,6 +107,11 @@ def register(commands: Any) -> None:
     parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception-v3: also FID and KID")
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="LPIPS weights (AlexNet): also LPIPS")
     parser.add_argument(
+        "--faces",
+        action="store_true",
+        help="also what dlib tells of pictures that one face fills: landmarks, eyes, identities (extra align)",
+    )
+    parser.add_argument(
         "--held-out",
         type=Path,
         metavar="FOLDER",
@@ -124,25 +130,27 @@ def run(args: argparse.Namespace) -> None:
     from lpkernel.metrics import compare, page
     from lpkernel.metrics.cache import Cache
     from lpkernel.metrics.extractors import Inception, Latents, Spread
+    from lpkernel.metrics.portraits import Portraits
 
     cache = Cache(args.out / "cache")
     spread = None if args.lpips is None else Spread(args.lpips, args.device)
     by_features: list[Extractor] = [Latents(args.device)]
     if args.inception is not None:
         by_features.append(Inception(args.inception, args.device))
-    extractors: list[Extractor] = [*by_features, *([spread] if spread else [])]
+    portraits = Portraits() if args.faces else None
+    extractors = _all(by_features, spread, portraits)
     sets = _Sets(args, cache)
     with Progress("features", sum(one.size for one in sets.all), "image", args.quiet) as progress:
         real = compare.Real(sets.real, compare.collect(sets.real, extractors, cache, progress.add))
         columns, notes, near = [], [], []
         for images in sets.columns:
-            column, more, nearest = _column(real, images, by_features, spread, cache, progress)
+            column, more, nearest = _column(real, images, by_features, spread, portraits, cache, progress)
             columns.append(column)
             notes += more
             near.append(nearest)
     metrics = [metric for extractor in by_features for metric in compare.feature_metrics(extractor.name)]
     metrics += [compare.LPIPS_METRIC] if spread else []
-    metrics += [*compare.MAP_METRICS, *compare.PAIR_METRICS]
+    metrics += [*compare.FACE_METRICS, *compare.MAP_METRICS, *compare.PAIR_METRICS]
     metrics = [metric for metric in metrics if any(metric.key in column["metrics"] for column in columns)]
     result = {
         "lpkernel": __version__,
@@ -254,16 +262,25 @@ class _Sets:
         return compare.memorisation(found[0], found[1], self.args.seed)
 
 
+def _all(by_features: list[Extractor], spread: Spread | None, portraits: Portraits | None) -> list[Extractor]:
+    return [*by_features, *([spread] if spread else []), *([portraits] if portraits else [])]
+
+
 def _column(
-    real: Real, images: ImageSet, by_features: list[Extractor], spread: Spread | None, cache: Any, progress: Progress
+    real: Real,
+    images: ImageSet,
+    by_features: list[Extractor],
+    spread: Spread | None,
+    portraits: Portraits | None,
+    cache: Any,
+    progress: Progress,
 ) -> tuple[dict[str, Any], list[str], tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """A column of the result, notes on it, and the numbers of results nearest to a real picture with those pictures."""
     import numpy as np
 
     from lpkernel.metrics import compare
 
-    extractors: list[Extractor] = [*by_features, *([spread] if spread else [])]
-    features = compare.collect(images, extractors, cache, progress.add)
+    features = compare.collect(images, _all(by_features, spread, portraits), cache, progress.add)
     values: dict[str, Any] = {}
     notes: list[str] = []
     shown = None
@@ -277,6 +294,8 @@ def _column(
     assert shown is not None
     if spread is not None:
         values |= compare.by_lpips(real, images, features[spread.name], spread)
+    if portraits is not None:
+        values |= compare.by_faces(real, images, features[portraits.name], portraits)
     values |= compare.by_maps(images)
     if images.facts["kind"] == "reconstruction":
         values |= compare.by_pairs(real.images, images, compare.errors(real.images, images, spread, cache), spread)

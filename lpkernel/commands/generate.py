@@ -47,20 +47,21 @@ def run(args: argparse.Namespace) -> None:
     session = results.prepare(args, "generate", kinds, not args.no_decode, args.sources)
     if session is None:
         return
-    make, given, warnings = (_at_random(session), [], []) if args.reference is None else _guided(session)
+    make, given, warnings, told = (_at_random(session), [], [], []) if args.reference is None else _guided(session)
 
     def baseline(n: int) -> Section:
         return _baseline(session, n)
 
-    results.run(session, make, given, baseline if args.baseline else None, args.provenance, warnings)
+    made_by_chance = baseline if args.baseline else None
+    results.run(session, make, given, made_by_chance, args.provenance, warnings, told)
 
 
 def _check(args: argparse.Namespace) -> None:
     """Raise InputError for options that contradict each other."""
     if args.no_decode and (args.baseline or args.provenance):
         raise InputError("--baseline and --provenance make pictures, --no-decode makes none; leave one out")
-    if args.reference is None and (args.strength is not None or args.crop is not None):
-        raise InputError("--strength and --crop are for --reference; give one, or leave them out")
+    if args.reference is None and (args.strength is not None or args.crop is not None or args.framing != "auto"):
+        raise InputError("--strength, --crop and --framing are for --reference; give one, or leave them out")
     if args.reference is not None and (args.preset or args.no_decode or args.baseline):
         raise InputError("--preset, --no-decode and --baseline are not for --reference; leave one out")
 
@@ -83,30 +84,29 @@ def _at_random(session: Session) -> Any:
     return make
 
 
-def _guided(session: Session) -> tuple[Any, list[Pictures], list[str]]:
+def _guided(session: Session) -> tuple[Any, list[Pictures], list[str], list[str]]:
     from lpkernel import reference
     from lpkernel.commands import results
     from lpkernel.modes.inputs import read_input
 
     args, bank, autoencoder = session.args, session.bank, session.autoencoder
-    given = read_input(bank, args.reference, autoencoder, args.crop)
+    given = read_input(bank, args.reference, autoencoder, args.crop, framing=args.framing)
     assert given.pixels is not None
     warnings = results.unlike(session, given)
 
     def make(options: dict[str, Any]) -> Synthesis:
         return reference(
             bank,
-            args.reference,
+            given,
             autoencoder,
             strength=1 if args.strength is None else args.strength,
             patch=args.patch,
             stride=args.stride,
             scales=args.scales,
-            crop=args.crop,
             **options,
         )
 
-    return make, [("The reference", given.pixels[None])], warnings
+    return make, [("The reference", given.pixels[None])], warnings, given.said()
 
 
 def _baseline(session: Session, n: int) -> Section:

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 SYNTHESIS_BATCH = 256  # images made at once: enough to fill the backends, little enough to show progress
 DECODE_BATCH = 32  # images made at once when they are decoded, which then takes most of the time
 SHEET_IMAGES = 32
+LARGE_PICTURE = 6_000_000  # numbers; larger ones are compressed less, in a third of the time
 PROVENANCE_SOURCES = 8
 SHEET, BASELINE = "sheet.png", "baseline-codes.png"
 PROVENANCE = ("map", "overlay", "provenance")  # kinds of pictures
-ALL_KINDS = ("image", *PROVENANCE)
+ALL_KINDS = ("image", "whole", *PROVENANCE)  # of what is made of a picture
 KEPT_BYTES = 1 << 27  # of pictures of bank images, decoded
 TEXT = "lpkernel"  # the text chunk of a picture: JSON of what it was made with
 # What a result can be made again from; the same for every backend and every window of the seed's series.
@@ -191,18 +192,21 @@ def run(
     baseline: Callable[[int], Section] | None = None,
     provenance: bool = True,
     warnings: Sequence[str] = (),
+    told: Sequence[str] = (),
 ) -> None:
     """Make every group's images, write everything and report; NAME.json is the record.
 
-    make(options) makes one batch, with the options of `Session.options`.
-    given: pictures that the sheet shows before the results. baseline(n) makes n pictures that it shows after them.
-    provenance: write the source map, the overlay and the provenance sheet of each image. warnings: said on stderr
+    make(options) makes one batch, with the options of `Session.options`. given: pictures that the sheet shows before
+    the results. baseline(n) makes n pictures that it shows after them. provenance: write the source map, the overlay
+    and the provenance sheet of each image. warnings: of the input, and what was done to it (told), said on stderr
     unless quiet, and in the record.
     """
     from lpkernel import __version__
     from lpkernel.info import why_chosen
 
     args, folder = session.args, session.folder
+    for line in [] if args.quiet else told:
+        print(f"lpkernel: the input: {printable(line)}", file=sys.stderr)
     # before anything is touched, so that wrong arguments are found here
     with session.clock.stage("synthesis"):
         made = make(session.options(min(folder.batch, args.n), args.first_image, session.groups[0][1]))
@@ -252,6 +256,7 @@ def run(
             "count": folder.count,
             "images": FACTS,
             "warnings": list(warnings),
+            "told": list(told),
             "files": [*session.files, SOURCES, FACTS, f"{folder.name}.json"],
             "files_per_image": folder.files_per_image,
             "seconds": session.clock.seconds,
@@ -318,6 +323,9 @@ def _write_images(session: Session, made: Synthesis, first: int, provenance: boo
     images = made.decode(session.autoencoder)
     for index, image in enumerate(images, first):
         session.save_of_image("image", index, image)
+    if made.whole is not None:
+        for index, picture in enumerate(made.put_back(images), first):
+            session.save_of_image("whole", index, picture, picture.size > LARGE_PICTURE)
     if provenance:
         _write_provenance(session, made, images, first)
 

@@ -36,7 +36,7 @@ LONGEST = 1 << 26  # bytes of a record
 _NAME = re.compile(r"\w[\w.-]*")
 _OF_IMAGE = re.compile(r"[a-z][a-z-]*-\{index:06d\}\.png")
 # What a run can be repeated with and give other bytes or none; all other arguments are what makes it this run.
-_NOT_OF_THE_RUN = {"out", "json", "quiet", "overwrite", "backend", "run", "version"}
+_NOT_OF_THE_RUN = {"out", "json", "quiet", "overwrite", "backend", "version"}
 
 
 def of_image(kind: str) -> str:
@@ -46,7 +46,11 @@ def of_image(kind: str) -> str:
 
 def identity(args: argparse.Namespace, name: str, *facts: object) -> str:
     """A hash of what determines the files of a run: its arguments, the content of files they name, and `facts`."""
-    chosen = [(key, _content(value)) for key, value in sorted(vars(args).items()) if key not in _NOT_OF_THE_RUN]
+    chosen = [
+        (key, _content(value))
+        for key, value in sorted(vars(args).items())
+        if key not in _NOT_OF_THE_RUN and not callable(value)
+    ]
     return hashlib.sha256(repr([name, chosen, facts]).encode("utf-8", "surrogateescape")).hexdigest()
 
 

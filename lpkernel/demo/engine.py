@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from lpkernel import edit, generate, plan, render
+from lpkernel import edit, faces, generate, harmonize, inpaint, plan, reference, render
 from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.commands.common import Clock
 from lpkernel.errors import InputError
-from lpkernel.images import load_pixels, square
+from lpkernel.images import load_pixels
 from lpkernel.modes import cells, likeness
-from lpkernel.modes.inputs import own_crop, read_input
+from lpkernel.modes.framing import Framed, frame
+from lpkernel.modes.inputs import read_input
 from lpkernel.modes.regions import layout_of, named_region
 from lpkernel.presets import DEFAULT_PRESET
 from lpkernel.synthesis import Synthesis
 
 Pixels = NDArray[np.uint8]
 
+TASKS = ("edit", "inpaint", "harmonize", "reference")
+WORDS = {
+    "as-is": "its centre square was taken",
+    "crop": "it was cut as the bank's pictures",
+    "align": "it was aligned by its eyes",
+}
 MAX_IMAGES = 32
 MAX_SCALES = 8
 
@@ -83,11 +89,21 @@ class Engine:
             return (side,)
         return tuple(m for m in plan.default_scales(side, settings.scales) if m >= settings.patch) or (side,)
 
-    def frame(self, path: str | Path) -> Pixels:
-        """An image file framed as the bank's images, (S, S, 3). Raises InputError, without the path."""
-        pixels = load_pixels(path)
-        crop = own_crop(self.bank, *pixels.shape[:2])
-        return square(Image.fromarray(pixels), self.autoencoder.image_size, crop).copy()
+    def frame(self, path: str | Path, framing: str = "auto") -> Framed:
+        """An image file framed as the bank's images. Raises InputError, without the path."""
+        return frame(self.bank, load_pixels(path), self.autoencoder, framing=framing, find=faces.find_faces)
+
+    def framed_words(self, framed: Framed) -> str:
+        """How a picture was framed, for the visitor."""
+        return framed.said or WORDS[framed.how]
+
+    def opening(self) -> Result:
+        """What the page shows before anybody asked for anything."""
+        top = min(self.bank.max_patch, self.bank.grid)
+        settings = Settings(patch=min(6, top), k=min(3, self.bank.size), backend=self.backend)
+        *_, result = self.generate(settings)
+        assert isinstance(result, Result)
+        return result
 
     def likeness(self, picture: Pixels) -> list[str]:
         """Why a picture (S, S, 3) may not suit the bank; [] if nothing is found."""
@@ -128,40 +144,79 @@ class Engine:
             ),
         )
 
-    def edit(
+    def change(
         self,
         settings: Settings,
         picture: Pixels | None,
         mask: NDArray[np.bool_] | None,
         names: list[str],
+        task: str,
         mode: str,
         keep_outside: bool,
     ) -> Iterator[str | Result]:
-        """Variants of a picture (S, S, 3) in the painted pixels (S, S) and the named parts. Yields as `generate`.
+        """What is made of a picture (S, S, 3), by one of the `TASKS`. Yields as `generate`.
 
-        Named parts alone, free and at one scale, come from one donor, as in `lpkernel.edit`.
+        edit: variants of the painted pixels (S, S) and the named parts, in one `mode` of `lpkernel.edit`; named parts
+        alone, free and at one scale, come from one donor. inpaint, harmonize: of the painted pixels. reference: of the
+        whole picture, nothing need be painted.
         """
         if picture is None:
             raise InputError("image: none is given; choose a file or a bank image first")
+        if task not in TASKS:
+            raise InputError(f"task: got {task!r}, expected one of {', '.join(TASKS)}")
+        if task == "edit":
+            make = self._edit(settings, picture, mask, names, mode, keep_outside)
+        elif task == "reference":
+            scales = None if settings.scales == 1 else self.sides(settings)
+
+            def make(options: dict[str, Any]) -> Synthesis:
+                return reference(self.bank, picture, self.autoencoder, scales=scales, **_patches(settings), **options)
+
+        else:
+            if mask is None or not mask.any():
+                what = "what is missing" if task == "inpaint" else "what was pasted in"
+                raise InputError(f"mask: nothing is painted; paint {what} white on the picture")
+            called = inpaint if task == "inpaint" else harmonize
+            scales = None if settings.scales == 1 else self.sides(settings)
+
+            def make(options: dict[str, Any]) -> Synthesis:
+                return called(
+                    self.bank,
+                    picture,
+                    self.autoencoder,
+                    mask,
+                    scales=scales,
+                    keep_outside=keep_outside,
+                    **_patches(settings),
+                    **options,
+                )
+
+        yield from self._staged(settings, make)
+
+    def _edit(
+        self,
+        settings: Settings,
+        picture: Pixels,
+        mask: NDArray[np.bool_] | None,
+        names: list[str],
+        mode: str,
+        keep_outside: bool,
+    ) -> Callable[[dict[str, Any]], Synthesis]:
         region = self.region(mask, names)
         scales = self.sides(settings)
         painted = mask is not None and bool(mask.any())
         one = mode == "free" and len(scales) == 1 and not painted
-        yield from self._staged(
-            settings,
-            lambda options: edit(
-                self.bank,
-                picture,
-                self.autoencoder,
-                region=region,
-                mode=mode,
-                patch=settings.patch,
-                stride=settings.stride or None,
-                scales=None if one else scales,
-                donor="one" if one else "patches",
-                keep_outside=keep_outside,
-                **options,
-            ),
+        return lambda options: edit(
+            self.bank,
+            picture,
+            self.autoencoder,
+            region=region,
+            mode=mode,
+            scales=None if one else scales,
+            donor="one" if one else "patches",
+            keep_outside=keep_outside,
+            **_patches(settings),
+            **options,
         )
 
     def _staged(self, settings: Settings, make: Any) -> Iterator[str | Result]:
@@ -170,7 +225,7 @@ class Engine:
         clock = Clock()
         with clock.stage("preparing"):
             where = settings.where.strip()
-            allowed = np.flatnonzero(self.bank.where(where, at_least=settings.k)) if where else None
+            allowed = np.flatnonzero(self.bank.where(where, at_least=1)) if where else None
         with clock.stage("synthesis"):
             made: Synthesis = make(self._options(settings, allowed))
         # reading and encoding an input, plans and tables are not the search
@@ -203,10 +258,15 @@ class Engine:
         left_out = did.get("left_out_as_the_input")
         return (
             f"backend {did['backend']}; "
-            f"stride {did['stride']}, scales {', '.join(map(str, did['scales']))}; "
+            f"seed {did['seed']}, stride {did['stride']}, scales {', '.join(map(str, did['scales']))}; "
             f"{did['candidates']} of {did['bank_images']} bank images allowed"
+            + (f", fewer than k {did['k']}: drawn from all of them" if did["k_used"] < did["k"] else "")
             + (f", {len(left_out)} left out as the input itself" if left_out else "")
         )
+
+
+def _patches(settings: Settings) -> dict[str, Any]:
+    return {"patch": settings.patch, "stride": settings.stride or None}
 
 
 def timing(clock: Clock) -> str:

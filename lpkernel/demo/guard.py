@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
+from lpkernel.commands.common import FRAMINGS
 from lpkernel.errors import InputError, LpkernelError, short
 
 Message = MutableMapping[str, Any]
@@ -171,13 +172,16 @@ async def parts(scope: Message, receive: Receive, limit: int, seconds: float) ->
 
 @dataclass(eq=False)
 class Guard:
-    """The application around Gradio's. allowed: from `hosts`. frame: a picture file as a PNG in a data URL, framed as
-    the bank's images. folder: where a file lies meanwhile. body: bytes that a job may have."""
+    """The application around Gradio's. allowed: from `hosts`. body: bytes that a job may have.
+
+    frame: a picture file as a PNG in a data URL, framed as the bank's images in one of `FRAMINGS`, and a line that says
+    how. folder: where a file lies meanwhile.
+    """
 
     inner: Application
     queue: Queue
     allowed: frozenset[str]
-    frame: Callable[[Path], str]
+    frame: Callable[[Path, str], str]
     folder: Path
     body: int
     _open: Counter[str] = field(default_factory=Counter)
@@ -303,6 +307,9 @@ class Guard:
 
     async def _picture(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
         _expect(scope, b"application/octet-stream")
+        framing = scope["query_string"].decode("latin-1").removeprefix("framing=") or FRAMINGS[0]
+        if framing not in FRAMINGS:
+            raise Refused(400, f"a picture is framed {', '.join(FRAMINGS[:-1])} or {FRAMINGS[-1]}")
         if address in self._sending or len(self._sending) >= UPLOADS:
             raise Refused(429, "other pictures are coming in; try again")
         self._sending.add(address)
@@ -312,7 +319,7 @@ class Guard:
                     file.write(part)
                 file.flush()
                 async with self._framing:  # one at a time: a large picture takes much memory
-                    url = await asyncio.to_thread(self.frame, Path(file.name))
+                    url = await asyncio.to_thread(self.frame, Path(file.name), framing)
         except LpkernelError as error:
             raise Refused(422, without_folders(" ".join(str(error).split()))) from error
         finally:

@@ -1,4 +1,5 @@
-// Painting a mask and showing a cell's source, which must follow the pointer; sending a picture; choosing a result.
+// Painting a mask and showing a cell's source, which must follow the pointer; sending a picture; choosing, enlarging and
+// saving a result; saying what happened to who cannot see it.
 (() => {
   "use strict";
   let painting = null;
@@ -19,19 +20,24 @@
   // The server hears of a field when it changes, and so that the same words are heard twice, the time goes before them.
   const tell = (name, words) => send(name, `${Date.now()} ${words}`);
 
-  const stroke = (event) => {
-    const { canvas, context, last } = painting;
+  const draw = (canvas, from, to) => {
+    const context = canvas.getContext("2d");
     const tools = canvas.closest(".lpk-paint").parentElement;
-    const [x, y] = place(canvas, event);
-    const here = [x * canvas.width, y * canvas.height];
     context.globalCompositeOperation = tools.querySelector(".lpk-erase").checked ? "destination-out" : "source-over";
     context.strokeStyle = "#fff";
     context.lineCap = "round";
     context.lineWidth = (tools.querySelector(".lpk-brush").value / 128) * canvas.width;
     context.beginPath();
-    context.moveTo(...(last || here));
-    context.lineTo(...here);
+    context.moveTo(...from);
+    context.lineTo(to[0] + 0.01, to[1]);  // a line of no length would not be drawn, round ends or not
     context.stroke();
+  };
+
+  const stroke = (event) => {
+    const { canvas, last } = painting;
+    const [x, y] = place(canvas, event);
+    const here = [x * canvas.width, y * canvas.height];
+    draw(canvas, last || here, here);
     painting.last = here;
   };
 
@@ -39,7 +45,7 @@
     if (!event.target.matches || !event.target.matches(".lpk-paint canvas")) return;
     event.preventDefault();
     event.target.setPointerCapture(event.pointerId);
-    painting = { canvas: event.target, context: event.target.getContext("2d"), last: null };
+    painting = { canvas: event.target, last: null };
     stroke(event);
   });
   document.addEventListener("pointermove", (event) => {
@@ -58,7 +64,35 @@
     for (const { target } of changes) clear(target.querySelector("canvas"));
   }).observe(document, { subtree: true, attributeFilter: ["data-turn"] });
 
-  const show = (view, event, hold) => {
+  // With the keyboard: a mark that the arrow keys move, in 16ths of the picture; the space bar paints there.
+  const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const moved = (element, key, steps) => {
+    const old = (element.dataset.at || `${steps >> 1},${steps >> 1}`).split(",").map(Number);
+    const at = old.map((one, axis) => Math.min(steps - 1, Math.max(0, one + ARROWS[key][axis])));
+    element.dataset.at = at.join(",");
+    return at;
+  };
+  const GRID = 32;
+  document.addEventListener("keydown", (event) => {
+    const canvas = event.target.matches && event.target.matches(".lpk-paint canvas") ? event.target : null;
+    const view = event.target.matches && event.target.matches(".lpk-view") ? event.target : null;
+    if (canvas && (ARROWS[event.key] || event.key === " ")) {
+      event.preventDefault();
+      if (ARROWS[event.key]) moved(canvas, event.key, GRID);
+      const [x, y] = (canvas.dataset.at || "16,16").split(",").map((one) => (Number(one) + 0.5) / GRID);
+      canvas.nextElementSibling.style.cssText = `display:block;left:${100 * x}%;top:${100 * y}%`;
+      if (event.key !== " ") return;
+      const here = [x * canvas.width, y * canvas.height];
+      draw(canvas, here, here);
+      send("lpk-mask", canvas.toDataURL("image/png"));
+    } else if (view && ARROWS[event.key]) {
+      event.preventDefault();
+      const grid = Number(view.closest(".lpk-cells").dataset.grid);
+      show(view, moved(view, event.key, grid).map((one) => (one + 0.5) / grid), false);
+    }
+  });
+
+  const show = (view, where, hold) => {
     const sheet = view.closest(".lpk-cells");
     if (sheet.given !== sheet.dataset.map) {  // the page changes a sheet in place
       sheet.given = sheet.dataset.map;
@@ -67,7 +101,7 @@
     }
     if (sheet.dataset.held && !hold) return;
     const grid = Number(sheet.dataset.grid);
-    const [x, y] = place(view, event).map((part) => Math.min(grid - 1, Math.max(0, Math.floor(part * grid))));
+    const [x, y] = where.map((part) => Math.min(grid - 1, Math.max(0, Math.floor(part * grid))));
     const source = String(sheet.sources[y * grid + x]);
     const cell = `${x},${y}`;
     if (hold) sheet.dataset.held = sheet.dataset.held === cell ? "" : cell;
@@ -81,27 +115,97 @@
   };
   document.addEventListener("mousemove", (event) => {
     const view = event.target.closest && event.target.closest(".lpk-view");
-    if (view) show(view, event, false);
+    if (view) show(view, place(view, event), false);
   });
   document.addEventListener("click", (event) => {
     const view = event.target.closest && event.target.closest(".lpk-view");
-    if (view) show(view, event, true);
-    const thumb = event.target.closest && event.target.closest("#lpk-provenance-gallery .lpk-thumb");
-    if (thumb) tell("lpk-choice", thumb.dataset.index);
+    if (view) show(view, place(view, event), true);
+    const near = (selector) => event.target.closest && event.target.closest(selector);
+    const thumb = near(".lpk-thumb");
+    if (thumb && thumb.dataset.index) {
+      for (const other of thumb.parentElement.children) other.setAttribute("aria-pressed", String(other === thumb));
+      tell("lpk-choice", thumb.dataset.index);
+    } else if (thumb) enlarge(thumb.closest(".lpk-result"));
+    const kept = near(".lpk-save");
+    if (kept) save(kept.closest(".lpk-result, dialog").querySelector(".lpk-made").src, kept.dataset.name);
+    const dice = near(".lpk-dice");
+    if (dice) send(dice.id.replace("dice", "seed"), String(crypto.getRandomValues(new Uint32Array(1))[0] >>> 1));
     if (event.target.matches && event.target.matches(".lpk-clear")) {
       clear(event.target.closest(".lpk-tools").parentElement.querySelector("canvas"));
       send("lpk-mask", "");
     }
   });
 
+  const save = (source, name) => {
+    const link = document.createElement("a");
+    link.href = source;
+    link.download = name;
+    link.click();
+  };
+
+  // One dialog for all results: the picture as large as fits, to be saved; Escape closes it and goes back.
+  const enlarge = (result) => {
+    let dialog = document.querySelector("#lpk-large");
+    if (!dialog) {
+      dialog = document.createElement("dialog");
+      dialog.id = "lpk-large";
+      dialog.setAttribute("aria-label", "a result, enlarged");
+      dialog.innerHTML = '<img class="lpk-made" alt=""><img class="lpk-map" alt=""><p>' +
+        '<button type="button" class="lpk-save">download</button> <button type="button" class="lpk-close">close</button></p>';
+      dialog.addEventListener("click", (event) => {
+        if (event.target === dialog || event.target.matches(".lpk-close")) dialog.close();
+      });
+      document.body.append(dialog);
+    }
+    for (const kind of [".lpk-made", ".lpk-map"]) {
+      for (const part of ["src", "alt"]) dialog.querySelector(kind)[part] = result.querySelector(kind)[part];
+    }
+    dialog.querySelector(".lpk-save").dataset.name = result.querySelector(".lpk-save").dataset.name;
+    dialog.showModal();
+  };
+
+  // Lines that say that all is done, or what went wrong, are read out; those of the stages between are not.
+  const said = document.createElement("div");
+  said.id = "lpk-said";
+  said.setAttribute("role", "status");
+  const say = (line) => {
+    if (line && !line.endsWith("…") && line !== said.textContent) said.textContent = line;
+  };
+  // Gradio names parts that are not in the page yet, which confuses those who read it out.
+  const tidy = () => {
+    for (const one of document.querySelectorAll("[aria-controls], [data-controls]")) {
+      const name = one.getAttribute("aria-controls") || one.dataset.controls;
+      one.dataset.controls = name;
+      if (document.getElementById(name)) one.setAttribute("aria-controls", name);
+      else one.removeAttribute("aria-controls");
+    }
+  };
+
+  const watch = () => {
+    new MutationObserver((changes) => {
+      for (const { target } of changes) {
+        const note = (target.closest ? target : target.parentElement)?.closest(".lpk-note");
+        if (note) say(note.textContent.trim());
+      }
+      tidy();
+      if (!said.isConnected) (document.querySelector("main") || document.body).append(said);
+    }).observe(document.body, { subtree: true, childList: true, characterData: true });
+    tidy();
+  };
+  if (document.body) watch();
+  else document.addEventListener("DOMContentLoaded", watch);
+
   // The server answers with the picture as it frames it, or with what is wrong with it.
+  let latest = null;
   const sendFile = async (file) => {
+    latest = file;
     const most = 64 * 2 ** 20;
     let words;
     try {
       if (file.size > most) throw new Error(`${file.size} bytes, expected at most ${most}; shrink it`);
       const headers = { "content-type": "application/octet-stream" };
-      const answer = await fetch("lpkernel/picture", { method: "POST", headers, body: file });
+      const framing = document.querySelector("#lpk-edit-file select").value;
+      const answer = await fetch(`lpkernel/picture?framing=${framing}`, { method: "POST", headers, body: file });
       words = await answer.text();
       if (!answer.ok) throw new Error(words);
     } catch (error) {
@@ -110,6 +214,7 @@
     tell("lpk-picture", words);
   };
   document.addEventListener("change", (event) => {
+    if (event.target.matches && event.target.matches("#lpk-edit-file select") && latest) sendFile(latest);
     if (!event.target.matches || !event.target.matches("#lpk-edit-file input[type=file]")) return;
     if (event.target.files.length) sendFile(event.target.files[0]);
     event.target.value = "";  // or the same file could not be chosen again

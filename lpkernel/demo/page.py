@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import json
+import re
 from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel.backends import registry
+from lpkernel.bank import Bank
 from lpkernel.demo import guard, painting, provenance
 from lpkernel.demo.engine import MAX_IMAGES, MAX_SCALES, Engine, Result, Settings
 from lpkernel.demo.guard import Refused
@@ -32,7 +35,7 @@ SESSIONS = 100  # visitors whose results are kept
 JOBS, JOBS_OF_ADDRESS, JOBS_OF_SESSION = 32, 8, 4  # waiting or running; one runs at a time
 LINE = 400  # characters of a line that a browser asks to be shown
 UNREAD = 16  # messages that a session may leave unread and still post jobs
-NOTHING = "Nothing is made yet: generate or edit first, then see here where each piece comes from."
+HINTED = 6  # attributes named in a hint
 
 
 def note(text: str) -> str:
@@ -83,19 +86,23 @@ def once(handler: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
 def build(engine: Engine) -> gr.Blocks:
     """The page of an engine, ready to be served."""
     with gr.Blocks(title="lpkernel", analytics_enabled=False) as page:
-        bank = engine.bank
-        gr.Markdown(
-            f"### lpkernel\n{bank.size} bank images, {bank.grid} × {bank.grid} cells, autoencoder "
-            f"{engine.autoencoder.name}. Every piece of a result is copied from one bank image."
+        bank, opening = engine.bank, engine.opening()
+        gr.HTML(
+            "<h1>lpkernel</h1><p>New pictures, copied piece by piece from examples: "
+            f"{bank.size} bank images, {bank.grid} × {bank.grid} cells, autoencoder "
+            f"{html.escape(engine.autoencoder.name)}. Every piece of a result comes from one of them.</p>",
+            padding=False,
+            elem_id="lpk-head",
         )
-        latest = gr.State(None, time_to_live=FORGET)
+        # What a visitor made last, and last from nothing; None: the opening result, which is nobody's and everybody's.
+        latest, generated = (gr.State(None, time_to_live=FORGET) for _ in range(2))
         with gr.Tabs():
             with gr.Tab("Generate", id="generate", elem_id="lpk-tab-generate"):
-                _generate_tab(engine, latest)
+                _generate_tab(engine, opening, latest, generated)
             with gr.Tab("Edit", id="edit", elem_id="lpk-tab-edit"):
-                _edit_tab(engine, latest)
-            with gr.Tab("Provenance", id="provenance", elem_id="lpk-tab-provenance") as tab:
-                _provenance_tab(engine, latest, tab)
+                _edit_tab(engine, latest, generated)
+            with gr.Tab("Sources", id="provenance", elem_id="lpk-tab-provenance") as tab:
+                _provenance_tab(engine, opening, latest, tab)
     page.queue(max_size=JOBS, api_open=False)
     page.state_session_capacity = SESSIONS
     page.has_launched = True  # only then does Gradio look at where files come from; mounting leaves it unset
@@ -143,7 +150,7 @@ def _check(control: Any) -> guard.Check:
             return guard.truth
         case gr.CheckboxGroup():
             return guard.some_of(value for _, value in control.choices)
-        case gr.Dropdown() | gr.Radio():
+        case gr.Radio():
             return guard.one_of(value for _, value in control.choices)
         case gr.Textbox():
             return guard.text(control.max_length)
@@ -151,32 +158,78 @@ def _check(control: Any) -> guard.Check:
 
 
 def _controls(engine: Engine, n: int, prefix: str) -> list[Any]:
-    """The controls of both tabs, that `_settings` reads in this order; a tab's own follow."""
-    bank = engine.bank
-    top = min(bank.max_patch, bank.grid)
-    patch = min(6, top)
+    """The controls of both tabs that are always seen, in the order of `_settings`; those of `_more` follow."""
+    names = _names(engine.bank)
     # No bounds where a number is typed: what is out of them gets the engine's line, not a pop-up.
-    return [
-        gr.Slider(1, MAX_IMAGES, n, step=1, label="images", elem_id=f"{prefix}-n"),
-        gr.Slider(1, min(50, bank.size), min(3, bank.size), step=1, label="k: drawn from so many"),
-        gr.Slider(1, top, patch, step=1, label="patch, cells a side"),
-        gr.Slider(0, top, 0, step=1, label="stride, 0: patch / 3"),
-        gr.Number(0, precision=0, label="seed", elem_id=f"{prefix}-seed"),
-        gr.Dropdown(list(registry.NAMES), value=engine.backend, label="backend", elem_id=f"{prefix}-backend"),
+    found = [
+        gr.Slider(1, MAX_IMAGES, n, step=1, label="how many", info="pictures to make", elem_id=f"{prefix}-n"),
+        gr.Number(
+            0,
+            precision=0,
+            label="seed",
+            info="the same number and settings give the same pictures",
+            elem_id=f"{prefix}-seed",
+        ),
+    ]
+    gr.Button("Random seed", size="sm", elem_id=f"{prefix}-dice", elem_classes="lpk-dice")
+    found.append(
         gr.Textbox(
             "",
-            label="only bank images with",
-            placeholder="Eyeglasses & ~Hat",
+            label="only from bank images with",
+            info=_hint(names),
+            placeholder=_example(names),
             elem_id=f"{prefix}-where",
             max_lines=1,
             max_length=1000,
+            visible=bool(names),
+        )
+    )
+    return found
+
+
+def _names(bank: Bank) -> list[str]:
+    """The bank's attributes and labels, as they are written in an expression."""
+    names = [*bank.attributes, *sorted({label for label in bank.labels or [] if label})]
+    return [name if re.fullmatch(r"\w+", name) else json.dumps(name, ensure_ascii=False) for name in names]
+
+
+def _example(names: list[str]) -> str:
+    return f"{names[0]} & ~{names[1]}" if len(names) > 1 else "".join(names)
+
+
+def _hint(names: list[str]) -> str:
+    more = f" and {len(names) - HINTED} more" if len(names) > HINTED else ""
+    return f"& and, | or, ~ not; {', '.join(names[:HINTED])}{more}"
+
+
+def _more(engine: Engine, prefix: str) -> list[Any]:
+    """The controls of both tabs that most visitors leave alone."""
+    bank = engine.bank
+    top = min(bank.max_patch, bank.grid)
+    return [
+        gr.Slider(
+            1,
+            min(50, bank.size),
+            min(3, bank.size),
+            step=1,
+            label="k",
+            info="each piece is drawn from so many best ones",
+        ),
+        gr.Slider(1, top, min(6, top), step=1, label="patch", info="side of a piece, in cells: larger copies more"),
+        gr.Slider(0, top, 0, step=1, label="stride", info="cells from one piece to the next; 0: a third of the patch"),
+        gr.Radio(
+            list(registry.NAMES),
+            value=engine.backend,
+            label="backend",
+            info="what computes it: all give the same pictures",
+            elem_id=f"{prefix}-backend",
         ),
     ]
 
 
 def _settings(values: tuple[Any, ...], *own: str) -> Settings:
     """Controls as settings, the tab's own by their names; a cleared number counts as 0."""
-    names = ("n", "k", "patch", "stride", "seed", "backend", "where", *own)
+    names = ("n", "seed", "where", "k", "patch", "stride", "backend", *own)
     numbers_and_words: dict[str, Any] = {
         name: value if isinstance(value, str) else int(value or 0) for name, value in zip(names, values, strict=True)
     }
@@ -194,27 +247,32 @@ def _shown(steps: Iterator[str | Result]) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def gallery(result: Result) -> str:
-    """Each result above its source map."""
-    return _grid(np.concatenate([result.images, result.maps], axis=1))
-
-
-def thumbnails(result: Result) -> str:
-    """Results alone, to be chosen from: the colours of their maps are not those of a provenance sheet."""
-    return _grid(result.images)
-
-
-def _grid(pictures: NDArray[np.uint8]) -> str:
-    """Pictures that stand in the page itself, so that no file of the server need be asked for."""
+    """Each result above its source map; page.js enlarges and saves it."""
+    seed, count = result.made.settings["seed"], len(result.images)
     shown = (
-        f'<button type="button" class="lpk-thumb" data-index="{index}" aria-label="result {index + 1}">'
-        f'<img src="{painting.data_url(picture)}" alt="result {index + 1}"></button>'
-        for index, picture in enumerate(pictures)
+        '<figure class="lpk-result">'
+        f'<button type="button" class="lpk-thumb" aria-label="enlarge result {i + 1} of {count}">'
+        f'<img class="lpk-made" src="{painting.data_url(image)}" alt="result {i + 1}"></button>'
+        f'<img class="lpk-map" src="{painting.data_url(coded)}" alt="source map of result {i + 1}: a colour a source">'
+        f'<figcaption><button type="button" class="lpk-save" data-name="lpkernel-{seed}-{i + 1}.png" '
+        f'aria-label="download result {i + 1}">download</button></figcaption></figure>'
+        for i, (image, coded) in enumerate(zip(result.images, result.maps, strict=True))
     )
     return f'<div class="lpk-grid">{"".join(shown)}</div>'
 
 
-def _gallery(prefix: str) -> gr.HTML:
-    return gr.HTML(elem_id=f"{prefix}-gallery", elem_classes="lpk-gallery", padding=False)
+def thumbnails(result: Result) -> str:
+    """Results alone, to be chosen from: the colours of their maps are not those of a provenance sheet."""
+    shown = (
+        f'<button type="button" class="lpk-thumb" data-index="{i}" aria-label="where result {i + 1} comes from">'
+        f'<img src="{painting.data_url(image)}" alt="result {i + 1}"></button>'
+        for i, image in enumerate(result.images)
+    )
+    return f'<div class="lpk-grid">{"".join(shown)}</div>'
+
+
+def _gallery(prefix: str, first: str = "") -> gr.HTML:
+    return gr.HTML(first, elem_id=f"{prefix}-gallery", elem_classes="lpk-gallery", padding=False)
 
 
 def _sent(name: str, longest: int | None = None) -> gr.Textbox:
@@ -227,112 +285,157 @@ def _words(sent: str) -> str:
     return sent.partition(" ")[2]
 
 
-def _generate_tab(engine: Engine, latest: gr.State) -> None:
+def _generate_tab(engine: Engine, opening: Result, latest: gr.State, generated: gr.State) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=280):
-            controls = [
-                gr.Dropdown(list(PRESETS), value=DEFAULT_PRESET, label="preset", elem_id="lpk-generate-preset"),
-                gr.Slider(-1, 2, -1, step=1, label="mirror: how much halves answer each other; -1: as the preset"),
-            ]
-            controls = [*_controls(engine, 8, "lpk-generate"), *controls]
-        with gr.Column(scale=3):
+            controls = _controls(engine, 8, "lpk-generate")
+            preset = gr.Radio(
+                list(PRESETS),
+                value=DEFAULT_PRESET,
+                label="style",
+                info="paper averages most, diverse least and breaks more",
+                elem_id="lpk-generate-preset",
+            )
+            with gr.Accordion("More settings", open=False):
+                controls += _more(engine, "lpk-generate")
+                mirror = gr.Slider(
+                    -1, 2, -1, step=1, label="mirror", info="how much halves answer each other; -1: as the style"
+                )
+            controls += [preset, mirror]
+        with gr.Column(scale=3, min_width=300):
             button = gr.Button("Generate", variant="primary", elem_id="lpk-generate-run")
-            line = gr.HTML(elem_id="lpk-generate-note", elem_classes="lpk-note", padding=False)
-            results = _gallery("lpk-generate")
+            line = gr.HTML(note(opening.line), elem_id="lpk-generate-note", elem_classes="lpk-note", padding=False)
+            results = _gallery("lpk-generate", gallery(opening))
 
-    @told(3)
+    @told(4)
     def run(*values: Any) -> Iterator[Any]:
-        yield from _shown(engine.generate(_settings(values, "preset", "mirror")))
+        for line, pictures, result in _shown(engine.generate(_settings(values, "preset", "mirror"))):
+            yield line, pictures, result, result
 
-    button.click(run, controls, [line, results, latest], **CALL)
+    button.click(run, controls, [line, results, latest, generated], **CALL)
 
 
-def _edit_tab(engine: Engine, latest: gr.State) -> None:
+def _edit_tab(engine: Engine, latest: gr.State, generated: gr.State) -> None:
     parts = engine.regions()
     first = engine.bank_picture(0)
     with gr.Row():
-        with gr.Column(scale=1, min_width=280):
-            controls = _controls(engine, 4, "lpk-edit")
-            controls.append(gr.Slider(1, MAX_SCALES, 1, step=1, label="scales"))
-        with gr.Column(scale=3):
+        with gr.Column(scale=2, min_width=300):
+            gr.HTML(painting.CHOOSER, elem_id="lpk-edit-file", padding=False)
+            framed = _sent("lpk-picture")
             with gr.Row():
-                with gr.Column(min_width=300):
-                    painter = gr.HTML(painting.painter(first), elem_id="lpk-painter", padding=False)
-                    sent = _sent("lpk-mask")
-                with gr.Column(min_width=300):
-                    gr.HTML(painting.CHOOSER, elem_id="lpk-edit-file", padding=False)
-                    framed = _sent("lpk-picture")
-                    with gr.Row(equal_height=True):
-                        number = gr.Number(
-                            0, precision=0, label="or a bank image, by number", elem_id="lpk-edit-number", min_width=160
-                        )
-                        take = gr.Button("Take it", elem_id="lpk-edit-take", min_width=100)
-                    names = gr.CheckboxGroup(
-                        parts, label="change what is painted, and", visible=bool(parts), elem_id="lpk-edit-parts"
+                number = gr.Number(
+                    0,
+                    precision=0,
+                    label="or a bank image",
+                    info=f"its number, 0 to {engine.bank.size - 1}",
+                    elem_id="lpk-edit-number",
+                    min_width=160,
+                )
+                take = gr.Button("Take it", size="sm", elem_id="lpk-edit-take", min_width=100)
+            painter = gr.HTML(painting.painter(first), elem_id="lpk-painter", padding=False)
+            sent = _sent("lpk-mask")
+        with gr.Column(scale=3, min_width=300):
+            task = gr.Radio(
+                [
+                    ("edit: change what is painted or ticked", "edit"),
+                    ("inpaint: fill what is painted, as if it were missing", "inpaint"),
+                    ("harmonize: fit in what is painted, as if it were pasted", "harmonize"),
+                    ("reference: new pictures that follow all of it", "reference"),
+                ],
+                value="edit",
+                label="what to do",
+                info="with the picture as it is shown, framed as the bank's",
+                elem_id="lpk-edit-task",
+            )
+            names = gr.CheckboxGroup(
+                parts,
+                label="parts of the face",
+                info="for edit: these are changed, beside what is painted",
+                visible=bool(parts),
+                elem_id="lpk-edit-parts",
+            )
+            controls = _controls(engine, 4, "lpk-edit")
+            with gr.Accordion("More settings", open=False):
+                mode = gr.Radio(
+                    [("free: grown from around", "free"), ("guided: starts from what is there", "guided")],
+                    value="free",
+                    label="how to edit",
+                    elem_id="lpk-edit-mode",
+                )
+                keep = gr.Checkbox(
+                    True,
+                    label="keep the picture's own pixels outside",
+                    info="no: what the decoder alone makes of it",
+                    elem_id="lpk-edit-keep",
+                )
+                controls += _more(engine, "lpk-edit")
+                controls.append(
+                    gr.Slider(
+                        1, MAX_SCALES, 1, step=1, label="scales", info="from coarse to fine; 1: what suits the task"
                     )
-                    mode = gr.Radio(
-                        [("free: grown from around", "free"), ("guided: starts from what is there", "guided")],
-                        value="free",
-                        show_label=False,
-                        elem_id="lpk-edit-mode",
-                    )
-                    keep = gr.Checkbox(False, label="keep the picture's own pixels outside", elem_id="lpk-edit-keep")
-            button = gr.Button("Edit", variant="primary", elem_id="lpk-edit-run")
+                )
+            button = gr.Button("Make it", variant="primary", elem_id="lpk-edit-run")
             line = gr.HTML(elem_id="lpk-edit-note", elem_classes="lpk-note", padding=False)
             results = _gallery("lpk-edit")
     picture = gr.State(first, time_to_live=FORGET)
 
     @once
-    @told(4)
-    def load(sent: str) -> Iterator[Any]:
+    @told(6)
+    def load(sent: str, made: Result | None) -> Iterator[Any]:
         given = _words(sent)
         if not given.startswith(painting.PREFIX):  # the line that the guard, or page.js itself, gave for the file
             raise InputError(given[:LINE])
-        pixels = painting.read_picture(given, len(first))
+        url, _, how = given.partition(" ")
+        pixels = painting.read_picture(url, len(first))
         warnings = engine.likeness(pixels)
-        line = "; ".join(f"the picture may not suit the bank: {warning}" for warning in warnings)
-        yield note(line), painting.painter(pixels), "", pixels
+        lines = [how[:LINE], *(f"the picture may not suit the bank: {warning}" for warning in warnings)]
+        yield note("; ".join(filter(None, lines))), painting.painter(pixels), "", pixels, "", made
 
     @once
-    @told(4)
-    def take_one(chosen: float | None) -> Iterator[Any]:
-        pixels = engine.bank_picture(int(chosen or 0))
-        yield note(""), painting.painter(pixels), "", pixels
+    @told(6)
+    def take_one(chosen: float | None, made: Result | None) -> Iterator[Any]:
+        index = int(chosen or 0)
+        pixels = engine.bank_picture(index)
+        yield note(f"bank image {index}: {engine.bank.names[index]}"), painting.painter(pixels), "", pixels, "", made
 
     @told(3)
-    def run(pixels: NDArray[np.uint8] | None, mask: str, parts: list[str], how: str, kept: bool, *values: Any) -> Any:
+    def run(
+        pixels: NDArray[np.uint8] | None, mask: str, parts: list[str], what: str, how: str, kept: bool, *values: Any
+    ) -> Any:
         painted = None if pixels is None else painting.read_mask(mask, len(pixels))
-        yield from _shown(engine.edit(_settings(values, "scales"), pixels, painted, parts, how, kept))
+        yield from _shown(engine.change(_settings(values, "scales"), pixels, painted, parts, what, how, kept))
 
-    loaded = [line, painter, sent, picture]
-    framed.change(load, framed, loaded, **CALL)
-    take.click(take_one, number, loaded, **CALL)
-    given = [picture, sent, names, mode, keep, *controls]
+    # with an old picture go its results
+    loaded = [line, painter, sent, picture, results, latest]
+    framed.change(load, [framed, generated], loaded, **CALL)
+    take.click(take_one, [number, generated], loaded, **CALL)
+    given = [picture, sent, names, task, mode, keep, *controls]
     button.click(run, given, [line, results, latest], **CALL)
 
 
-def _provenance_tab(engine: Engine, latest: gr.State, tab: gr.Tab) -> None:
-    line = gr.HTML(note(NOTHING), elem_id="lpk-provenance-note", elem_classes="lpk-note", padding=False)
-    shown = gr.HTML(elem_id="lpk-provenance", padding=False)
+def _provenance_tab(engine: Engine, opening: Result, latest: gr.State, tab: gr.Tab) -> None:
+    line = gr.HTML(elem_id="lpk-provenance-note", elem_classes="lpk-note", padding=False)
     choices, chosen = _gallery("lpk-provenance"), _sent("lpk-choice", 32)
+    shown = gr.HTML(elem_id="lpk-provenance", padding=False)
     seen = gr.State(None, time_to_live=FORGET)
 
     def sheet(result: Result, index: int) -> tuple[str, str]:
-        return note(f"result {index + 1} of {len(result.images)}; choose another below"), provenance.sheet(
+        return note(f"result {index + 1} of {len(result.images)}; choose another"), provenance.sheet(
             engine, result, index
         )
 
     @once
     @told(2)
-    def choose(result: Result | None, sent: str) -> Iterator[Any]:
-        index = _words(sent)
-        if result is not None and index.isdecimal() and int(index) < len(result.images):
+    def choose(made: Result | None, sent: str) -> Iterator[Any]:
+        index, result = _words(sent), opening if made is None else made
+        if index.isdecimal() and int(index) < len(result.images):
             yield sheet(result, int(index))
 
     @once
     @told(4)
-    def open_tab(result: Result | None, old: Result | None) -> Iterator[Any]:
-        if result is not None and result is not old:
+    def open_tab(made: Result | None, old: Result | None) -> Iterator[Any]:
+        result = opening if made is None else made
+        if result is not old:
             yield *sheet(result, 0), thumbnails(result), result
 
     chosen.change(choose, [latest, chosen], [line, shown], **CALL)

@@ -11,15 +11,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lpkernel.errors import InputError
-from lpkernel.images import MASK_LEVEL, opened
+from lpkernel.images import EXTENSIONS, MASK_LEVEL, opened
 
 PREFIX = "data:image/png;base64,"
 LONGEST = 16 * 2**20  # characters of a picture or a mask; a page sends some kilobytes
 _TURNS = itertools.count()
-# What chooses a picture file; page.js sends it.
+# What chooses a picture file, and how it is framed; page.js sends it.
 CHOOSER = (
-    '<label class="lpk-file"><span>a picture: drop it here or choose it</span>'
-    '<input type="file" accept="image/*,.ppm,.pgm"></label>'
+    '<label class="lpk-file"><span>a picture of yours: drop it here, or choose it</span>'
+    f'<input type="file" accept="image/*,{",".join(sorted(EXTENSIONS))}"></label>'
+    '<label class="lpk-framing"><span>how it is framed</span><select>'
+    '<option value="auto">as it needs: the bank\'s way if it fits, else by the eyes</option>'
+    '<option value="align">by the eyes, turned and scaled as the bank\'s faces</option>'
+    '<option value="crop">cut as the bank\'s pictures</option>'
+    '<option value="as-is">its centre square</option></select></label>'
 )
 
 
@@ -38,8 +43,9 @@ def painter(picture: NDArray[np.uint8]) -> str:
     height, width, _ = picture.shape
     return (
         f'<div class="lpk-paint" data-turn="{next(_TURNS)}">'
-        f'<img src="{data_url(picture)}" alt="the picture to edit" draggable="false">'
-        f'<canvas width="{width}" height="{height}" aria-label="paint what is to change"></canvas></div>'
+        f'<img src="{data_url(picture)}" alt="the picture, framed as the bank\'s pictures" draggable="false">'
+        f'<canvas width="{width}" height="{height}" tabindex="0" role="img" aria-label="the place to paint: '
+        'draw with the pointer, or move with the arrow keys and paint with the space bar"></canvas><i></i></div>'
         '<div class="lpk-tools"><label>brush <input type="range" class="lpk-brush" min="2" max="40" value="14"></label>'
         '<label><input type="checkbox" class="lpk-erase"> erase</label>'
         '<button type="button" class="lpk-clear">clear</button></div>'

@@ -41,16 +41,19 @@ def sheet(engine: Engine, result: Result, index: int) -> str:
             continue
         marked = render.marked(pictures[number], sources == number, colours[number])
         cards.append(
-            f'<figure class="lpk-card" data-source="{number}"><img src="{data_url(marked)}" alt="source {number}">'
+            f'<figure class="lpk-card" data-source="{number}">'
+            f'<img src="{data_url(marked)}" alt="bank image {number}, what it gave is bright">'
             f"<figcaption><b>{escape(bank.names[number])}</b> (bank image {number}), {share}</figcaption></figure>"
         )
     overlay = render.overlay(image, sources, colours)
     views = "".join(
-        f'<div class="lpk-view"><img src="{data_url(view)}" alt="{what}" draggable="false"><i></i></div>'
+        f'<div class="lpk-view" tabindex="0" role="group" aria-label="{what}: point at a cell, or use the arrow keys">'
+        f'<img src="{data_url(view)}" alt="{what}" draggable="false"><i></i></div>'
         for what, view in (("result", image), ("the map over the result", overlay))
     )
     return (
         f'<div class="lpk-cells" data-grid="{len(sources)}" data-map="{escape(json.dumps(sources.ravel().tolist()))}">'
-        '<p class="lpk-hint">Point at a cell to see its source; click to hold it, click again to let go.</p>'
-        f'<div class="lpk-views">{views}<div class="lpk-cards">{"".join(cards)}</div></div></div>'
+        '<p class="lpk-hint">Point at a cell to see its source; click to hold it, click again to let go. '
+        "With the keyboard: arrow keys.</p>"
+        f'<div class="lpk-views">{views}<div class="lpk-cards" aria-live="polite">{"".join(cards)}</div></div></div>'
     )

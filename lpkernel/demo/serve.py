@@ -79,7 +79,7 @@ def application(engine: Engine, allowed: frozenset[str], folder: Path) -> Any:
         FastAPI(openapi_url=None, docs_url=None, redoc_url=None),
         page,
         path="/",
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        theme=_theme(),
         css=here.joinpath("page.css").read_text("utf-8"),
         head=f"<script>{script}</script>",
         footer_links=[],
@@ -90,8 +90,33 @@ def application(engine: Engine, allowed: frozenset[str], folder: Path) -> Any:
     )
     # A job may carry a picture and a mask of the bank's size, however badly they compress.
     body = 2**20 + 12 * engine.autoencoder.image_size**2
-    guarded = Guard(app, Jobs(page), allowed, lambda path: data_url(engine.frame(path)), folder, body)
+
+    def frame(path: Path, framing: str) -> str:
+        framed = engine.frame(path, framing)
+        return f"{data_url(framed.pixels)} {engine.framed_words(framed)}"
+
+    guarded = Guard(app, Jobs(page), allowed, frame, folder, body)
     return with_policy(guarded)
+
+
+def _theme() -> Any:
+    """Fonts of the visitor's own machine, and text dark enough to be read (WCAG 2 AA)."""
+    import gradio as gr
+
+    base = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return base.set(
+        color_accent="*primary_700",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        block_title_text_color="*neutral_700",
+        block_label_text_color="*neutral_700",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_400",
+    )
 
 
 def with_policy(app: Any) -> Callable[..., Any]:

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel.errors import InputError
-from lpkernel.metrics import distances, maps, pixels, samples
+from lpkernel.metrics import distances, maps, pixels, portraits, samples
 from lpkernel.metrics.cache import Cache
 from lpkernel.metrics.extractors import Extractor, Spread, mean_of_pairs
+from lpkernel.metrics.portraits import Portraits
 from lpkernel.metrics.sets import ImageSet
 
 SHARD = 64  # pictures between two looks at the cache
@@ -93,6 +94,28 @@ MAP_METRICS = [
         "seam energy",
         "near 1",
         "Squared latent distance of neighbouring cells across borders of sources, over that within a source.",
+    ),
+]
+FACE_METRICS = [
+    Metric("faces_found", "faces found", "higher", "Share of the pictures in which dlib's detector finds a face."),
+    Metric(
+        "landmark_spread",
+        "spread of landmarks",
+        "near 1",
+        "How far the corners of the eyes and the nose lie from their mean places, over that of real pictures.",
+    ),
+    Metric(
+        "eye_difference",
+        "difference of the eyes",
+        "near 1",
+        "1 - correlation of one eye and the other one mirrored, the median over that of real pictures.",
+    ),
+    Metric(
+        "nearest_identity",
+        "nearest identity",
+        "near 1",
+        "Median distance to the most similar real person, over that of real faces to each other; far below 1 is a copy "
+        "of a person.",
     ),
 ]
 PAIR_METRICS = [
@@ -212,6 +235,19 @@ def by_lpips(real: Real, images: ImageSet, sums: NDArray[Any], spread: Spread) -
     base = real.known(spread.name, "mean", mean_of_pairs)
     value = {"value": _ratio(own, base), "mean": own, "real_mean": base}
     return {"diversity_lpips": {**value, **_context(real.images, images), **_lpips_facts(spread, images)}}
+
+
+def by_faces(real: Real, images: ImageSet, rows: NDArray[Any], extractor: Portraits) -> Numbers:
+    """The rows of the face networks."""
+    context = {
+        **_context(real.images, images),
+        "extractor": f"{extractor.name} {extractor.hash[:12]}",
+        "side": images.facts["side"],
+        "extractor_side": extractor.facts["side"],
+        "resize_filter": extractor.facts["resize_filter"],
+    }
+    found = portraits.numbers_of(real.features[extractor.name], rows)
+    return {key: {**value, **context} for key, value in found.items()}
 
 
 def by_maps(images: ImageSet) -> Numbers:

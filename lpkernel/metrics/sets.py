@@ -61,7 +61,7 @@ def of_folder(
     Of a folder that `lpkernel generate` wrote only the results count, and their source maps come along; `bank` is
     theirs if the record names its file by the hash `digest`. Raises InputError.
     """
-    names = find_images(folder)
+    names = find_images(folder).names
     maps = _maps(folder)
     if maps is not None:
         names = [name for name in names if name.startswith("image-")]

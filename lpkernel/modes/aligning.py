@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lpkernel.errors import InputError
 from lpkernel.faces import Face, Finder, find_faces
 from lpkernel.images import MIN_SIDE, load_pixels
-from lpkernel.modes.regions import layouts
+from lpkernel.modes.regions import known_eyes
 from lpkernel.warp import Similarity, resample
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ class Framing:
     ) -> Framing:
         """The framing of a bank's images; `eyes` and `size` replace what is known of it.
 
-        The embedded avatars have a known one. For other banks the eyes are looked for in up to 48 images,
-        spread evenly and decoded with the bank's autoencoder; the median counts.
-        Raises InputError when the autoencoder is missing or is not the bank's, and when eyes are found in less than a
-        third of the images or all over the place; MissingExtra.
+        The embedded avatars and photographs framed as CelebA have a known one. For other banks the eyes are looked for
+        in up to 48 images, spread evenly and decoded with the bank's autoencoder; the median counts. Raises InputError
+        when the autoencoder is missing or is not the bank's, and when eyes are found in less than a third of the images
+        or all over the place; MissingExtra.
         """
         size = size or bank.image_size or (autoencoder.image_size if autoencoder is not None else 0)
         if not size:
@@ -100,15 +100,11 @@ class Aligned:
     beyond: float
     confidence: float
     detector: str
+    where: Similarity
 
     def facts(self) -> dict[str, Any]:
-        """All but the pixels, ready for JSON."""
-        return {name: value for name, value in asdict(self).items() if name != "pixels"}
-
-
-def known_eyes(bank: Bank) -> EyePlaces | None:
-    """The eyes of a bank whose faces are described in lpkernel/data; None for others."""
-    return next((layout.eyes for layout in layouts() if layout.is_of(bank)), None)
+        """All but the pixels and the transform, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if name not in ("pixels", "where")}
 
 
 def align(
@@ -145,6 +141,7 @@ def _aligned(pixels: NDArray[np.uint8], face: Face, framing: Framing) -> Aligned
         round(beyond, 4),
         round(face.confidence, 3),
         face.detector,
+        where,
     )
 
 

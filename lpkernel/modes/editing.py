@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel import plan as plans
-from lpkernel.bank import Bank
+from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
 from lpkernel.images import Crop
 from lpkernel.modes import cells
-from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
+from lpkernel.modes.inputs import ImageLike, Input, MaskLike, finished, read_input, without_itself
 from lpkernel.modes.regions import layout_of, named_region
 from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
 
@@ -27,7 +27,7 @@ DONORS = 12  # bank images that one donor is drawn from: with 3, four variants w
 
 
 def edit(
-    bank: Bank,
+    bank: Bank | str | Path,
     image: ImageLike,
     autoencoder: Autoencoder | None = None,
     region: str | NDArray[np.bool_] | None = None,
@@ -38,30 +38,36 @@ def edit(
     patch: int = 6,
     stride: int | None = None,
     scales: Sequence[int] | None = None,
-    keep_outside: bool = False,
+    keep_outside: bool | None = None,
     crop: Crop | None = None,
-    donors: Bank | None = None,
+    framing: str = "auto",
+    donors: Bank | str | Path | None = None,
     donor: str | None = None,
     **options: Unpack[Options],
 ) -> Synthesis:
     """Variants of an image in which one region is written anew from the bank.
 
     The region is one of: `region`, comma-separated names of `modes.regions` ("eyes,mouth") or (M, M) bool cells;
-    `mask`, a path (white = change) or bool of the image's height and width; `box`, pixels x0, y0, x1, y1 of the
-    image. A cell belongs to it if any of its pixels does. mode "free": the region grows from its surroundings;
-    "guided": it starts from what is there. Cells outside keep their codes or latents exactly (source -1), yet the
-    decoder looks beyond a cell's edge; `keep_outside` closes with the image's own pixels outside, feathered.
-    donor: "one" copies all of the region from one bank image, so that both eyes are of one face, drawn from the k
-    (default 12) that are nearest over two cells around the region; "patches" writes it patch by patch. The default is
-    "one" for a free region given by name, unless scales or options of `lpkernel.plan` are given.
-    donors: another bank to copy from, of the same autoencoder (`Bank.with_images`); `bank` then only tells how faces
-    are framed. `image`, `crop`, `options`: as in `reference`. The image itself is left out of the allowed images when
-    its other cells are found in the bank. Raises InputError.
+    `mask`, a path (white = change) or bool of the image's height and width; `box`, pixels x0, y0, x1, y1 of the image;
+    with none of them, the transparent part of the image's file. A cell belongs to it if any of its pixels does. mode
+    "free": the region grows from its surroundings; "guided": it starts from what is there. Cells outside keep their
+    codes or latents exactly (source -1), yet the decoder looks beyond a cell's edge; `keep_outside` (the default, for
+    an image in pixels) closes with the image's own pixels outside, feathered, the colours matched; `Synthesis.put_back`
+    does so in the whole picture. donor: "one" copies all of the region from one bank image, so that both eyes are of
+    one face, drawn from the k (default 12) that are nearest over two cells around the region; "patches" writes it patch
+    by patch. The default is "one" for a free region given by name, unless scales or options of `lpkernel.plan` are
+    given. donors: another bank to copy from, of the same autoencoder (`Bank.with_images`); `bank` then only tells how
+    faces are framed. `image`, `crop`, `framing`, `options`: as in `reference`. The image itself is left out of the
+    allowed images when its other cells are found in the bank. Raises InputError.
     """
-    if sum(given is not None for given in (region, mask, box)) != 1:
+    bank = as_bank(bank)
+    read = isinstance(image, Input) and image.mask is not None
+    given = sum(one is not None for one in (region, mask, box)) + read
+    from_file = given == 0 and isinstance(image, str | Path)
+    if given != 1 and not from_file:
         raise InputError("region: give exactly one of a region, a mask and a box")
     chosen = named_region(region, bank) if isinstance(region, str) else region
-    start = read_input(bank, image, autoencoder, crop, mask, box)
+    start = read_input(bank, image, autoencoder, crop, mask, box, framing=framing, alpha=from_file)
     if chosen is None:
         assert start.mask is not None
         chosen = cells.touched(start.mask, bank.grid)
@@ -83,17 +89,15 @@ def edit(
     else:
         raise InputError(f'donor: got {donor!r}, expected "one" or "patches"')
     known = np.ones_like(chosen) if mode == "guided" else ~chosen
-    source = bank if donors is None else donors
+    source = bank if donors is None else as_bank(donors)
     options["candidates"], excluded = without_itself(source, start, known, options.get("candidates"))
     made = generate(source, n, plan=steps, canvas=start.canvas, **options)
-    inside = None
-    if keep_outside:
-        inside = start.mask if start.mask is not None else cells.pixels(chosen, bank.image_size)
+    inside = start.mask
+    if inside is None and start.pixels is not None:
+        inside = cells.pixels(chosen, len(start.pixels))
     facts: dict[str, Any] = {"mode": f"edit-{mode}", "donor": donor, "region_cells": int(chosen.sum())}
     if isinstance(region, str):
         facts |= {"region": region, "region_layout": layout_of(bank).name}
-    elif isinstance(mask, str | Path):
-        facts["region"] = str(mask)
     else:
-        facts["region"] = "cells" if region is not None else "mask" if box is None else list(box)
-    return finished(made, start, excluded, facts, inside)
+        facts["region"] = start.marked or "cells"
+    return finished(made, start, excluded, facts, inside, keep_outside)

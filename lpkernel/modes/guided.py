@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lpkernel import checks
 from lpkernel import plan as plans
-from lpkernel.bank import Bank
+from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
 from lpkernel.images import Crop
 from lpkernel.modes.inputs import ImageLike, finished, read_input, without_itself
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def reference(
-    bank: Bank,
+    bank: Bank | str | Path,
     image: ImageLike,
     autoencoder: Autoencoder | None = None,
     n: int = 16,
@@ -30,20 +32,23 @@ def reference(
     stride: int | None = None,
     scales: Sequence[int] | None = None,
     crop: Crop | None = None,
+    framing: str = "auto",
     **options: Unpack[Options],
 ) -> Synthesis:
     """New images that follow a reference: the canvas starts as the encoded image, and all of it is known.
 
-    image: a path, (H, W, 3) uint8, or codes (M, M) or latents (M, M, L); `crop` as in `modes.inputs.read_input`.
+    bank: one, or the path of one. image: a path, (H, W, 3) uint8, a PIL image, codes (M, M) or latents (M, M, L), or
+    what `modes.inputs.read_input` made of one; `crop` and `framing` as in `modes.framing.frame`.
     strength: raster passes, 1 to 100. Each starts from what the last one left and draws anew (the random counter
     goes on), so each moves further from the reference. One scale by default; with more, each is passed `strength`
     times. The reference itself is left out of the allowed images when it is in the bank. `options` are those of
     `generate`. Source maps are the same on every backend and for every n. Raises InputError.
     """
-    if not 1 <= strength <= plans.MAX_PASSES:
+    bank = as_bank(bank)
+    if not 1 <= checks.integer("strength", strength) <= plans.MAX_PASSES:
         raise InputError(f"strength: got {strength}, expected 1 to {plans.MAX_PASSES} raster passes")
     steps = plans.reference(bank.grid, patch, stride, scales, strength, **taken_by_plan(options))
-    start = read_input(bank, image, autoencoder, crop)
+    start = read_input(bank, image, autoencoder, crop, framing=framing)
     everything = np.ones((bank.grid, bank.grid), bool)
     options["candidates"], excluded = without_itself(bank, start, everything, options.get("candidates"))
     made = generate(bank, n, plan=steps, canvas=start.canvas, **options)

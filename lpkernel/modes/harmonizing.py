@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lpkernel import plan as plans
-from lpkernel.bank import Bank
+from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
 from lpkernel.images import Crop
 from lpkernel.modes import cells
@@ -22,27 +23,31 @@ if TYPE_CHECKING:
 
 
 def harmonize(
-    bank: Bank,
+    bank: Bank | str | Path,
     image: ImageLike,
-    mask: MaskLike,
     autoencoder: Autoencoder | None = None,
+    mask: MaskLike | None = None,
     n: int = 4,
     patch: int = 6,
     stride: int | None = None,
     scales: Sequence[int] | None = None,
-    keep_outside: bool = False,
+    keep_outside: bool | None = None,
     crop: Crop | None = None,
+    framing: str = "auto",
     **options: Unpack[Options],
 ) -> Synthesis:
     """Variants of a composite image in which what was pasted (where `mask` is set) fits its surroundings.
 
     Cells that the mask covers wholly are guided by what is there. Free are the cells that hold the seam and those
     around them: the ones it covers in part, and all neighbours of the pasted cells. If it covers no cell wholly, the
-    cells it touches are guided. Cells beyond keep their values exactly. The rest as in `edit`, but only a bank
-    image that equals the whole composite is left out of the allowed images. Raises InputError.
+    cells it touches are guided. mask None: the transparent part of the file. Cells beyond keep their values exactly.
+    The rest as in `edit`, but only a bank image that equals the whole composite is left out of the allowed images.
+    Raises InputError.
     """
-    start = read_input(bank, image, autoencoder, crop, mask)
-    assert start.mask is not None
+    bank = as_bank(bank)
+    start = read_input(bank, image, autoencoder, crop, mask, framing=framing, alpha=True)
+    if start.mask is None:
+        raise InputError("mask: none is given; pass what was pasted")
     pasted = cells.touched(start.mask, bank.grid)
     guided = cells.covered(start.mask, bank.grid)
     if not guided.any():
@@ -55,5 +60,5 @@ def harmonize(
     options["candidates"], excluded = without_itself(bank, start, everything, options.get("candidates"))
     made = generate(bank, n, plan=steps, canvas=start.canvas, **options)
     facts = {"mode": "harmonize", "guided_cells": int(guided.sum()), "free_cells": int((region & ~guided).sum())}
-    inside = cells.pixels(region, bank.image_size) if keep_outside else None
-    return finished(made, start, excluded, facts, inside)
+    inside = cells.pixels(region, autoencoder.image_size) if autoencoder is not None else None
+    return finished(made, start, excluded, facts, inside, keep_outside)

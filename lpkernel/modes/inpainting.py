@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lpkernel import plan as plans
-from lpkernel.bank import Bank
+from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
+from lpkernel.fill import FILL
 from lpkernel.images import Crop
 from lpkernel.modes import cells
-from lpkernel.modes.fill import FILL
 from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
 from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
 
@@ -21,19 +22,21 @@ if TYPE_CHECKING:
 
 
 def inpaint(
-    bank: Bank,
+    bank: Bank | str | Path,
     image: ImageLike,
-    mask: MaskLike,
-    autoencoder: Autoencoder,
+    autoencoder: Autoencoder | None = None,
+    mask: MaskLike | None = None,
     n: int = 4,
     patch: int = 6,
     stride: int | None = None,
     scales: Sequence[int] | None = None,
-    keep_outside: bool = True,
+    keep_outside: bool | None = None,
     crop: Crop | None = None,
+    framing: str = "auto",
     **options: Unpack[Options],
 ) -> Synthesis:
-    """Several answers to what is missing where `mask` is set (a path, white = missing, or bool like the image).
+    """Several answers to what is missing where `mask` is set (a path, white = missing, or bool like the image;
+    None: where the image's file is transparent).
 
     The hole is filled with averages of its surroundings before the image is resized or encoded, so nothing of what
     was in it reaches the result. Unknown is every code whose centre lies in the hole or within one cell of it; those
@@ -42,8 +45,10 @@ def inpaint(
     the hole, feathered. `image`, `crop`, `options`: as in `reference`; the image itself is left out of the allowed
     images when its known cells are found in the bank. Raises InputError.
     """
-    start = read_input(bank, image, autoencoder, crop, mask, fill=True)
-    assert start.mask is not None
+    bank = as_bank(bank)
+    start = read_input(bank, image, autoencoder, crop, mask, fill=True, framing=framing, alpha=True)
+    if start.mask is None:
+        raise InputError("mask: none is given; pass what is missing")
     hole = cells.near(start.mask, bank.grid)
     if hole.all():
         raise InputError("mask: the hole and one cell around it cover the whole image; make new images instead")
@@ -51,4 +56,4 @@ def inpaint(
     options["candidates"], excluded = without_itself(bank, start, ~hole, options.get("candidates"))
     made = generate(bank, n, plan=steps, canvas=start.canvas, **options)
     facts = {"mode": "inpaint", "unknown_cells": int(hole.sum()), "hole_filled_with": FILL}
-    return finished(made, start, excluded, facts, start.mask if keep_outside else None)
+    return finished(made, start, excluded, facts, start.mask, keep_outside)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from lpkernel import checks, faces
+from lpkernel.autoencoder.embedded import of_bank
 from lpkernel.bank import TABLE_ROWS, Bank
-from lpkernel.composite import Composite
+from lpkernel.composite import Composite, Whole
 from lpkernel.errors import InputError
-from lpkernel.images import Crop, load_mask, load_pixels, square, square_mask
-from lpkernel.modes.fill import fill_hole
+from lpkernel.fill import fill_hole
+from lpkernel.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
+from lpkernel.modes.framing import Framed, frame
 from lpkernel.synthesis import Synthesis, allowed_images, canvas_array
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
 
 Bools = NDArray[np.bool_]
-ImageLike = str | Path | NDArray[Any]
 MaskLike = str | Path | NDArray[Any]
 
 # A bank image this much nearer to the canvas than the median one is the same image, encoded once more (by another
@@ -31,15 +34,36 @@ SAME = 1 / 8
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """canvas: (M, M) int64 codes or (M, M, L) float32 latents. pixels: (S, S, 3) uint8, None if codes were given.
+    """canvas: (M, M) int64 codes or (M, M, L) float32 latents. mask: (S, S) bool, None if none was given.
 
-    mask: (S, S) bool, None if none was given. crop: what was cut out of the image before its centre square.
+    framed: the picture as a square (S, S, 3) and where that lies in the `photograph` (H, W, 3), whose hole is filled if
+    it was asked for; both None if codes were given. whole_mask: the mask of the photograph, (H, W). marked: where the
+    mask is from, for the record.
     """
 
     canvas: NDArray[Any]
-    pixels: NDArray[np.uint8] | None
     mask: Bools | None
-    crop: Crop | None
+    framed: Framed | None = None
+    photograph: NDArray[np.uint8] | None = None
+    whole_mask: Bools | None = None
+    marked: str | list[int] | None = None
+
+    @property
+    def pixels(self) -> NDArray[np.uint8] | None:
+        """What is encoded, (S, S, 3)."""
+        return None if self.framed is None else self.framed.pixels
+
+    def said(self) -> list[str]:
+        """In words, what was done to the picture that nobody asked for."""
+        said = [] if self.framed is None or not self.framed.said else [self.framed.said]
+        if self.framed is not None and self.whole_mask is not None:
+            held = self.framed.holds(self.whole_mask)
+            if held < 0.995:
+                said.append(f"{1 - held:.0%} of the mask lies outside the part of the picture that is used")
+        return said
+
+
+ImageLike = str | Path | NDArray[Any] | Image.Image | Input
 
 
 def read_input(
@@ -50,68 +74,102 @@ def read_input(
     mask: MaskLike | None = None,
     box: Crop | None = None,
     fill: bool = False,
+    framing: str = "auto",
+    invert_mask: bool = False,
+    alpha: bool = False,
 ) -> Input:
     """Encode an image, framed as the bank's: a path, (H, W, 3) uint8 pixels, or what an autoencoder encoded.
 
-    `crop` is cut out first; by default the bank's own, but nothing of an image that is square, which is taken for a
-    face framed already. Then comes the centre square. A mask (a path, white = True, or bool) has the image's height
-    and width and goes the same way; a box x0, y0, x1, y1 of the image's pixels is a mask as well. `fill` replaces the
-    masked pixels before anything is resized or encoded.
+    `crop`, `framing`: as in `modes.framing.frame`. A mask (a black and white picture by its path, white = True, or
+    bool) has the image's height and width and goes the same way; `invert_mask` takes what is not in it. A box x0, y0,
+    x1, y1 of the image's pixels is a mask as well. `alpha`: without either, the transparent part of a file is the mask.
+    `fill` replaces the masked pixels before anything is resized or encoded. What was read before is returned as it is.
     Raises InputError.
     """
-    given = image if isinstance(image, str | Path) else np.asarray(image)
-    if not isinstance(given, np.ndarray) or given.dtype == np.uint8:
-        return _encoded(bank, given, autoencoder, crop, mask, box, fill)
-    if fill or crop is not None:
-        raise InputError(f"image: got {given.dtype} {given.shape}, expected a path or (H, W, 3) uint8 pixels")
-    side = bank.image_size or bank.grid
-    return Input(canvas_array(bank, given, 1)[0], None, _mask(mask, box, (side, side)), None)
+    if isinstance(image, Input):
+        if any(given is not None for given in (crop, mask, box)) or framing != "auto" or invert_mask:
+            raise InputError("image: got one that was read before; give crop, framing, mask and box when it is read")
+        return image
+    given = image if isinstance(image, str | Path) else _array(image)
+    crop, box = _four("crop", crop), _four("box", box)
+    if isinstance(given, np.ndarray) and given.dtype != np.uint8:
+        if fill or crop is not None or framing != "auto":
+            raise InputError(f"image: got {given.dtype} {given.shape}, expected a path or (H, W, 3) uint8 pixels")
+        side = bank.image_size or bank.grid
+        canvas = canvas_array(bank, given, 1)[0]
+        return Input(canvas, _mask(mask, box, (side, side), invert_mask), marked=_marked(mask, box))
+    autoencoder = of_bank(bank, autoencoder)
+    what, pixels, own = _pixels(given, alpha and mask is None and box is None)
+    whole = own if own is not None and not invert_mask else _mask(mask, box, pixels.shape[:2], invert_mask)
+    read = _encoded(bank, what, pixels, whole, autoencoder, crop, framing, fill)
+    return replace(read, marked="transparency" if own is not None else _marked(mask, box))
 
 
-def own_crop(bank: Bank, height: int, width: int) -> Crop | None:
-    """What is cut out of an image of this size by default: nothing of a square, which is taken for framed already."""
-    return None if height == width else bank.crop
+def _marked(mask: MaskLike | None, box: Crop | None) -> str | list[int] | None:
+    if box is not None:
+        return list(box)
+    return None if mask is None else str(mask) if isinstance(mask, str | Path) else "mask"
+
+
+def _pixels(image: str | Path | NDArray[Any], alpha: bool) -> tuple[str, NDArray[np.uint8], Bools | None]:
+    """What the image is called, its pixels (H, W, 3), and its transparent part (H, W) if that is asked for."""
+    if not isinstance(image, str | Path):
+        if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise InputError(f"image: got shape {image.shape}, expected (H, W, 3) uint8")
+        return "image", image, None
+    if alpha:
+        found = _loaded(image, load_alpha)
+        if found is None:
+            raise InputError(
+                f"mask: none is given, and nothing of {image} is transparent; give --mask FILE, a black and white "
+                "picture, or to edit --region or --box (in Python mask=..., region=..., box=...)"
+            )
+        return str(image), *found
+    return str(image), _loaded(image, load_pixels), None
+
+
+def _array(image: Any) -> NDArray[Any]:
+    """An array, a tensor or a PIL image as an array."""
+    if isinstance(image, Image.Image):
+        return plain_pixels(image)
+    return np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+
+
+def _four(name: str, edges: Any) -> Crop | None:
+    return None if edges is None else cast(Crop, checks.integers(name, edges, 4))
 
 
 def _encoded(
     bank: Bank,
-    image: ImageLike,
-    autoencoder: Autoencoder | None,
+    what: str,
+    pixels: NDArray[np.uint8],
+    whole: Bools | None,
+    autoencoder: Autoencoder,
     crop: Crop | None,
-    mask: MaskLike | None,
-    box: Crop | None,
+    framing: str,
     fill: bool,
 ) -> Input:
-    if autoencoder is None:
-        raise InputError("autoencoder: got None, but the image is given as pixels; pass the bank's autoencoder")
-    bank.check_autoencoder(autoencoder)
-    what, pixels = ("image", image) if isinstance(image, np.ndarray) else (str(image), _loaded(image, load_pixels))
-    if pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise InputError(f"image: got shape {pixels.shape}, expected (H, W, 3) uint8")
-    height, width, _ = pixels.shape
-    if crop is None:
-        crop = own_crop(bank, height, width)
-    whole, size = _mask(mask, box, (height, width)), autoencoder.image_size
+    if fill and whole is not None and not whole.all():
+        pixels = fill_hole(pixels, whole)
     try:
-        chosen = None if whole is None else square_mask(whole, size, crop)
+        framed = frame(bank, pixels, autoencoder, crop, framing, whole, faces.find_faces)
+        chosen = None if whole is None else framed.mask(whole)
         if chosen is not None and not chosen.any():
-            raise InputError("mask: nothing of it lies within the part of the image that is used; see crop")
-        if fill and whole is not None and not whole.all():
-            pixels = fill_hole(pixels, whole)
-        framed = square(Image.fromarray(pixels), size, crop).copy()  # torch wants memory that may be written
+            raise InputError("mask: nothing of it lies within the part of the image that is used; see crop and framing")
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
-    return Input(np.asarray(autoencoder.encode(framed[None]))[0], framed, chosen, crop)
+    canvas = np.asarray(autoencoder.encode(framed.pixels[None]))[0]
+    return Input(canvas, chosen, framed, pixels, whole)
 
 
-def _loaded(path: str | Path, load: Any) -> NDArray[Any]:
+def _loaded(path: str | Path, load: Callable[[str | Path], Any]) -> Any:
     try:
         return load(path)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int]) -> Bools | None:
+def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int], invert: bool) -> Bools | None:
     """The mask as given, or of the box, (H, W) bool. Raises InputError unless it fits and anything is set."""
     height, width = shape
     if box is not None:
@@ -120,15 +178,24 @@ def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int]) -> Bo
             raise InputError(f"box: {x0},{y0},{x1},{y1} is not within the image's {width}x{height} pixels")
         inside = np.zeros(shape, bool)
         inside[y0:y1, x0:x1] = True
-        return inside
+        mask = inside
     if mask is None:
+        if invert:
+            raise InputError("invert_mask: there is no mask to invert; give one")
         return None
-    given = _loaded(mask, load_mask) if isinstance(mask, str | Path) else np.asarray(mask)
+    if isinstance(mask, str | Path):
+        given = _loaded(mask, lambda path: load_mask(path, invert))
+        kind, expected = "a picture", "a black and white picture"
+    else:
+        given = np.asarray(mask)
+        kind, expected = str(given.dtype), "bool"
+        if given.dtype == np.bool_ and invert:
+            given = ~given
     if given.dtype != np.bool_ or given.shape != shape:
-        got = f"{given.dtype} of {given.shape[1]}x{given.shape[0]}" if given.ndim == 2 else f"shape {given.shape}"
-        raise InputError(f"mask: got {got}, expected bool of {width}x{height} pixels, as the image")
+        got = f"{kind} of {given.shape[1]}x{given.shape[0]}" if given.ndim == 2 else f"shape {given.shape}"
+        raise InputError(f"mask: got {got}, expected {expected} of {width}x{height} pixels, as the image")
     if not given.any():
-        raise InputError("mask: nothing is set; paint white what is to change")
+        raise InputError("mask: nothing is set; mark what is to change")
     return given
 
 
@@ -163,15 +230,33 @@ def _distances(bank: Bank, canvas: NDArray[Any], known: Bools) -> NDArray[np.int
 
 
 def finished(
-    made: Synthesis, start: Input, excluded: list[str], facts: dict[str, Any], inside: Bools | None = None
+    made: Synthesis,
+    start: Input,
+    excluded: list[str],
+    facts: dict[str, Any],
+    inside: Bools | None = None,
+    keep_outside: bool | None = None,
 ) -> Synthesis:
-    """The synthesis with what the mode did in its settings, and the closing composite for the pixels `inside`."""
-    facts = {**facts, "input_crop": start.crop, "left_out_as_the_input": excluded, "keep_outside": None}
-    composite = None
-    if inside is not None:
-        if start.pixels is None:
-            raise InputError("keep_outside: the input is codes or latents, expected pixels to keep; pass the image")
-        feather = max(1, len(start.pixels) // made.bank.grid // 2)  # half a cell
-        facts["keep_outside"] = {"feather_pixels": feather}
-        composite = Composite.feathered(start.pixels, inside, feather)
-    return replace(made, settings={**made.settings, **facts}, composite=composite)
+    """The synthesis with what the mode did in its settings.
+
+    inside: the pixels (S, S) that are the result's in the closing composite and in the whole picture. keep_outside:
+    None for yes, where there are pixels. Raises InputError.
+    """
+    framed = start.framed
+    facts = {
+        **facts,
+        "input_framing": None if framed is None else {"how": framed.how, **framed.facts},
+        "input_crop": None if framed is None else framed.crop,
+        "left_out_as_the_input": excluded,
+        "keep_outside": None,
+    }
+    composite = whole = None
+    if keep_outside and framed is None:
+        raise InputError("keep_outside: the input is codes or latents, expected pixels to keep; pass the image")
+    if inside is not None and framed is not None and start.photograph is not None:
+        feather = max(1, len(framed.pixels) // made.bank.grid // 2)  # half a cell
+        closing = Composite.feathered(framed.pixels, inside, feather)
+        whole = Whole.around(closing, start.photograph, framed.where, start.whole_mask)
+        if keep_outside is not False:
+            composite, facts["keep_outside"] = closing, {"feather_pixels": feather}
+    return replace(made, settings={**made.settings, **facts}, composite=composite, whole=whole)

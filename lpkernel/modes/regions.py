@@ -29,10 +29,12 @@ Cells = NDArray[np.bool_]
 class Layout:
     """Where the regions lie in one kind of faces. `crop` (x0, y0, x1, y1): the pixels that the masks cover.
 
-    eyes: x and y of the eyes' centres, the left one in the picture first, in fractions of the side.
+    frame: width and height of the pictures that the crop is cut out of. eyes: x and y of the eyes' centres, the left
+    one in the picture first, in fractions of the side of the crop, or of the picture.
     """
 
     name: str
+    frame: tuple[int, int] | None
     crop: Crop | None
     sources_hash: str | None
     eyes: tuple[float, float, float, float] | None
@@ -42,6 +44,12 @@ class Layout:
         """Whether it was made for exactly this bank."""
         return self.sources_hash is not None and self.sources_hash == bank.sources_hash
 
+    def fits(self, bank: Bank) -> bool:
+        """Whether it is of the bank's faces: made for it, or of the same frame. Old banks do not tell theirs."""
+        return self.is_of(bank) or (
+            self.crop is not None and bank.crop is not None and bank.source_size in (None, self.frame)
+        )
+
 
 @cache
 def layouts() -> tuple[Layout, ...]:
@@ -50,6 +58,7 @@ def layouts() -> tuple[Layout, ...]:
     return tuple(
         Layout(
             entry["name"],
+            None if entry["frame"] is None else tuple(entry["frame"]),
             None if entry["crop"] is None else tuple(entry["crop"]),
             entry["sources_hash"],
             None if entry["eyes"] is None else tuple(entry["eyes"]),
@@ -65,12 +74,25 @@ def layouts() -> tuple[Layout, ...]:
 def layout_of(bank: Bank) -> Layout:
     """The layout of a bank's faces. Raises InputError if none is known."""
     for layout in layouts():
-        if layout.is_of(bank) or (layout.crop is not None and bank.crop is not None):
+        if layout.fits(bank):
             return layout
     raise InputError(
         "region: names are known for the embedded avatars and for banks built with a crop of photographs aligned as "
-        "CelebA, and this bank is neither; give a mask or a box"
+        "CelebA (178x218), and this bank is neither; give a mask or a box"
     )
+
+
+def known_eyes(bank: Bank) -> tuple[float, float, float, float] | None:
+    """Where the eyes are in the bank's images, as `Layout.eyes`, if they are framed in a known way."""
+    for layout in layouts():
+        if layout.eyes is not None and layout.is_of(bank):
+            return layout.eyes
+        if layout.eyes is not None and layout.crop is not None and bank.crop and bank.source_size == layout.frame:
+            (left, top, side), (x, y, length) = _square(layout.crop), _square(bank.crop)
+            points = [(left + side * layout.eyes[i], top + side * layout.eyes[i + 1]) for i in (0, 2)]
+            places = [((a - x) / length, (b - y) / length) for a, b in points]
+            return (*places[0], *places[1])
+    return None
 
 
 def named_region(names: str, bank: Bank) -> Cells:

@@ -32,10 +32,10 @@ class Ask:
 
 # What the page itself sends for each of its functions.
 HONEST: dict[int, list[Any]] = {
-    0: [2, 3, 3, 0, 0, "numpy", "", "paper", 0],
-    1: ["1 notes.png: not an image"],
-    2: [0],
-    3: [None, "", [], "free", False, 2, 3, 3, 0, 0, "numpy", "", 1],
+    0: [2, 0, "", 3, 3, 0, "numpy", "paper", 0],
+    1: ["1 notes.png: not an image", None],
+    2: [0, None],
+    3: [None, "", [], "edit", "free", False, 2, 0, "", 3, 3, 0, "numpy", 1],
     4: [None, ""],
     5: [None, None],
 }
@@ -159,20 +159,21 @@ def _bodies() -> dict[str, Ask]:
         "number dict": "{}",
     }
     for name, value in values.items():
-        body = json.dumps(good | {"data": ["@"]}).replace('"@"', value)
+        body = json.dumps(good | {"data": ["@", None]}).replace('"@"', value)
         found[f"job with {name}"] = Ask(join(body.encode()))
     texts: dict[str, Any] = {"long": "a" * 1001, "null": None, "number": 5, "half a surrogate": "\ud800", "list": ["a"]}
     for name, words in texts.items():
-        found[f"job with text {name}"] = Ask(job(0, [*HONEST[0][:6], words, *HONEST[0][7:]]))
+        found[f"job with text {name}"] = Ask(job(0, [*HONEST[0][:2], words, *HONEST[0][3:]]))
     for place, choice in (
         (2, "ears"),
         (2, ["ears"]),
         (2, [["eyes"]]),
-        (3, "wild"),
-        (3, None),
-        (4, 1),
+        (3, "paint"),
+        (4, "wild"),
         (4, None),
-        (10, "sh"),
+        (5, 1),
+        (5, None),
+        (12, "sh"),
     ):
         data = [*HONEST[3][:place], choice, *HONEST[3][place + 1 :]]
         found[f"job with choice {place} {choice!r}"] = Ask(job(3, data))
@@ -220,7 +221,8 @@ def _taken() -> dict[str, Ask]:
     ]
     found = {}
     for count in range(24):
-        data = [draw.choice(numbers) for _ in range(5)] + ["numpy", draw.choice(texts), "paper", draw.choice(numbers)]
+        count_seed, patches = ([draw.choice(numbers) for _ in range(some)] for some in (2, 3))
+        data = [*count_seed, draw.choice(texts), *patches, "numpy", "paper", draw.choice(numbers)]
         if data[0] == 33:
             data[0] = 2
         found[f"settings {count}"] = Ask(job(0, data, f"settings{count}"), taken=True)
@@ -233,10 +235,10 @@ def _taken() -> dict[str, Ask]:
         "long": "data:image/png;base64," + "A" * 400_000,
         "lines": "a\nb\r\nc" * 2000,
     }.items():
-        found[f"picture field of {name}"] = Ask(job(1, [f"1 {text}"], f"field{len(found)}"), taken=True)
+        found[f"picture field of {name}"] = Ask(job(1, [f"1 {text}", None], f"field{len(found)}"), taken=True)
         found[f"mask field of {name}"] = Ask(job(3, [None, text, *HONEST[3][2:]], f"field{len(found)}"), taken=True)
     for number in (-1, 20, 2**53, -(2**53), 1.5, None):
-        found[f"bank image {number}"] = Ask(job(2, [number], f"bank{len(found)}"), taken=True)
+        found[f"bank image {number}"] = Ask(job(2, [number, None], f"bank{len(found)}"), taken=True)
     for index in ("-1", "99", "a", "\u0663", "\u00b2"):
         found[f"result {index!r}"] = Ask(job(4, [None, f"1 {index}"], f"result{len(found)}"), taken=True)
     event = {"index": FILES["path"], "value": FILES["address"], "_data": FILES["path"]}
@@ -384,6 +386,15 @@ def _pictures() -> dict[str, Ask]:
     cases["picture as a form"] = Ask(picture(PNG, "multipart/form-data; boundary=x"))
     cases["picture as text"] = Ask(picture(PNG, "text/plain"))
     cases["picture of any kind"] = Ask(picture(PNG, ""))
+    for name, query in {
+        "another framing": "framing=square",
+        "a file for a framing": "framing=@MARKER@",
+        "two framings": "framing=crop&framing=align",
+        "another question": "path=@MARKER@",
+        "a long question": "framing=" + "a" * 9000,
+    }.items():
+        raw = picture(PNG).replace(b"/lpkernel/picture ", f"/lpkernel/picture?{query} ".encode(), 1)
+        cases[f"picture with {name}"] = Ask(raw)
     length = f"Content-Length: {len(PNG)}".encode()
     for name, said in {"terabytes": b"9" * 13, "negative": b"-1", "words": b"many", "digits": b"9" * 300}.items():
         cases[f"picture of length {name}"] = Ask(picture(PNG).replace(length, b"Content-Length: " + said))

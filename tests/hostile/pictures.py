@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import random
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from fakes import FakeVQ
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, ImageCms
 
 from hostile.sandbox import Case
 from lpkernel.bank import Bank
@@ -24,6 +25,7 @@ from lpkernel.images import FORMATS, load_image, load_mask, load_pixels
 
 Bytes = Callable[[], bytes]
 FLIPS = 25  # damaged files of a case
+logging.getLogger("lpkernel").addHandler(logging.NullHandler())  # profiles that are ignored are warned of
 Image.init()  # once, not in every child
 
 
@@ -61,6 +63,13 @@ def picture(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (24, 2
     return file.getvalue()
 
 
+def _plain_picture(kind: str, mode: str, size: tuple[int, int]) -> bytes:
+    """A picture of one colour, which is small however large it is."""
+    file = io.BytesIO()
+    Image.new(mode, size).save(file, kind, **({"speed": 10} if kind == "AVIF" else {}))
+    return file.getvalue()
+
+
 # --- formats that are not read -----------------------------------------------------------------------------------
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
@@ -72,7 +81,7 @@ EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 FOREIGN: dict[str, Bytes] = {
     "EPS": lambda: EPS,
     "EPS in DOS": lambda: b"\xc5\xd0\xd3\xc6" + struct.pack("<6I", 32, len(EPS), 0, 0, 0, 0) + b"\xff\xff\0\0" + EPS,
-    **{kind: partial(picture, kind) for kind in ("GIF", "ICO", "ICNS", "PCX", "TGA", "SGI", "IM", "DDS", "DIB")},
+    **{kind: partial(picture, kind) for kind in ("ICO", "ICNS", "PCX", "TGA", "SGI", "IM", "DDS", "DIB")},
     "XBM": partial(picture, "XBM", "1"),
     "MSP": partial(picture, "MSP", "1"),
     "PDF": partial(picture, "PDF"),
@@ -98,7 +107,7 @@ FOREIGN: dict[str, Bytes] = {
 }
 for name, content in FOREIGN.items():
     add(REFUSED, f"{name} as png", content, uses="bank" if len(name) % 3 else "image")
-    if name in ("EPS", "PDF", "WMF", "GIF"):
+    if name in ("EPS", "PDF", "WMF", "ICO"):
         add(REFUSED, f"{name} as jpg", content, "x.jpg", "pixels mask")
 
 
@@ -178,6 +187,8 @@ for width, height in HUGE:
     add(REFUSED, f"png of {size}", partial(png, width, height), uses=uses)
     add(REFUSED, f"bmp of {size}", partial(bmp, width, height, data=b"\0" * 99), "x.bmp", uses)
     add(REFUSED, f"tiff of {size}", partial(plain_tiff, width, height), "x.tif", uses)
+    gif = b"GIF89a" + struct.pack("<HH3B", width % 65_536 or 65_535, height % 65_536 or 65_535, 0, 0, 0)
+    add(ANY, f"gif of {size}", partial(bytes, gif + b";"), "x.gif", "pixels")
     add(REFUSED, f"pgm of {size}", partial(b"P5 %d %d 255\n".__mod__, (width, height)), "x.pgm", "pixels")
 for width, height in [(0, 0), (0, 9), (9, 0), (2**31, 2**31), (2**32 - 1, 1)]:
     add(REFUSED, f"png of {width}x{height}", partial(png, width, height), uses="pixels")
@@ -185,6 +196,55 @@ for width, height in [(65_535, 65_535), (65_500, 9000), (8001, 8001)]:
     add(REFUSED, f"jpeg of {width}x{height}", partial(jpeg_claiming, width, height), "x.jpg", "pixels")
 for width, height in [(16_384, 16_384), (8001, 8001), (1 << 24, 1 << 24), (1 << 24, 1)]:
     add(REFUSED, f"webp of {width}x{height}", partial(webp_claiming, width, height), "x.webp", "bank")
+
+
+def j2k_claiming(width: int, height: int, tile: int, parts: int = 3) -> bytes:
+    """The head of a JPEG 2000 codestream, and then the rest of a small one."""
+    whole = picture("JPEG2000", no_jp2=True)
+    place = whole.index(b"\xff\x51") + 6
+    size = struct.pack(">8I", width, height, 0, 0, tile or width, tile or height, 0, 0)
+    return whole[:place] + size + struct.pack(">H", parts) + whole[place + 34 :]
+
+
+for name, claim in {
+    "2^32 a side": (2**32 - 1, 2**32 - 1, 0),
+    "8,000 a side": (8000, 8000, 0),
+    "a width alone": (2**32 - 1, 1, 0),
+    "tiles of one": (5000, 5000, 1),
+    "few pixels, huge tiles": (24, 20, 2**31),
+    "no pixels": (0, 0, 9),
+    "tiles of nothing": (24, 20, 0),
+    "16,384 colours": (5000, 5000, 0, 16_384),
+    "no colours": (24, 20, 0, 0),
+}.items():
+    add(ANY, f"jpeg 2000 of {name}", partial(j2k_claiming, *claim), "x.jp2", "pixels")
+
+
+def avif_claiming(width: int, height: int) -> bytes:
+    whole = bytearray(picture("AVIF"))
+    place = whole.index(b"ispe") + 8
+    whole[place : place + 8] = struct.pack(">II", width, height)
+    return bytes(whole)
+
+
+for width, height in [(2**32 - 1, 2**32 - 1), (16_000, 16_000), (8000, 8000), (0, 0), (65_536, 8)]:
+    add(ANY, f"avif of {width}x{height}", partial(avif_claiming, width, height), "x.avif", "pixels")
+for kind in ("AVIF", "JPEG2000"):
+    add(REFUSED, f"{kind} of too many pixels", partial(_plain_picture, kind, "RGB", (8192, 4096)), "x.png", "pixels")
+for kind, large in {"AVIF": (5600, 5600), "JPEG2000": (5600, 5600), "GIF": (7999, 7999)}.items():
+    mode = "RGB" if kind != "GIF" else "L"
+    add(ANY, f"{kind} as large as is read", partial(_plain_picture, kind, mode, large), "x.png", "pixels")
+GIF_HEAD = b"GIF89a\x10\0\x10\0\x80\0\0" + b"\0\0\0\xff\xff\xff"
+GIFS: dict[str, bytes] = {
+    "comments without end": GIF_HEAD + b"!\xfe" + b"\xffx" * 99_999,
+    "empty extensions": GIF_HEAD + b"!\xff\0" * 300_000,
+    "pictures without pixels": GIF_HEAD + b",\0\0\0\0\x10\0\x10\0\0\x02\0" * 99_999 + b";",
+    "a picture beyond its frame": GIF_HEAD + b",\xff\xff\xff\xff\xff\xff\xff\xff\0\x02\x02L\1\0;",
+    "codes of 200 bits": GIF_HEAD + b",\0\0\0\0\x10\0\x10\0\0\xc8\x02L\1\0;",
+    "no colours": b"GIF89a\x10\0\x10\0\0\0\0,\0\0\0\0\x10\0\x10\0\0\x02\x02L\1\0;",
+}
+for name, text in GIFS.items():
+    add(ANY, f"gif of {name}", partial(bytes, text), "x.gif", "image mask")
 add(ANY, "png as large as is read", partial(png, 7999, 7999, data=b"\0" * (7999 * 24 * 1000)), uses="pixels")
 add(ANY, "png of one row", partial(png, 65_535, 1, data=b"\0" * 200_000), uses="image mask")
 add(ANY, "png of one column", partial(png, 1, 65_535, data=b"\0" * 300_000), uses="image mask")
@@ -383,6 +443,9 @@ MODES = {
     "BMP": ("1", "L", "P", "RGB", "RGBA"),
     "TIFF": ("1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "I;16", "I", "F"),
     "PPM": ("1", "L", "RGB", "I;16", "F"),
+    "GIF": ("1", "L", "P", "RGB"),
+    "AVIF": ("RGB", "RGBA"),
+    "JPEG2000": ("L", "LA", "RGB", "RGBA", "I;16"),
 }
 for kind, modes in MODES.items():
     for mode in modes:
@@ -487,7 +550,8 @@ def _write_all(kind: str, mode: str, seed: int, folder: Path) -> None:
 
 
 for kind in FORMATS:
-    modes = ("RGB", "L") if kind in ("JPEG", "PPM", "WEBP") else ("RGBA", "P")
+    modes = ("RGB", "L") if kind in ("JPEG", "PPM", "WEBP", "AVIF", "JPEG2000") else ("RGBA", "P")
+    modes = ("L", "P") if kind == "GIF" else modes
     for seed in range(5):
         ANY[f"{kind} with changed bytes, {seed}"] = Case(partial(_write_all, kind, modes[seed % 2], seed), _try_all)
     for part in (1, 30, 60, 99):
@@ -498,6 +562,48 @@ for kind in FORMATS:
             f"x{FORMATS[kind][0]}",
             "image" if part % 2 else "bank",
         )
+
+
+# --- colour profiles ---------------------------------------------------------------------------------------------
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def with_tags(count: int, entries: list[tuple[bytes, int, int]]) -> bytes:
+    """An sRGB profile with another table of tags."""
+    table = b"".join(name + struct.pack(">II", place, size) for name, place, size in entries)
+    return SRGB[:128] + struct.pack(">I", count) + table + SRGB[132 + len(table) :]
+
+
+PROFILES: dict[str, Bytes] = {
+    "nothing": lambda: b"",
+    "words": lambda: b"these are words" * 99,
+    "zeros": lambda: b"\0" * 3000,
+    "half of one": lambda: SRGB[: len(SRGB) // 2],
+    "a head": lambda: SRGB[:128],
+    "2^32 tags": lambda: with_tags(2**32 - 1, []),
+    "100 tags of the same bytes": lambda: with_tags(100, [(b"%04d" % i, 128, len(SRGB) - 128) for i in range(40)]),
+    "tags that lie beyond": lambda: with_tags(3, [(name, 2**32 - 9, 99) for name in (b"rXYZ", b"gXYZ", b"rTRC")]),
+    "another size": lambda: struct.pack(">I", 2**32 - 1) + SRGB[4:],
+    "a link of devices": lambda: SRGB[:12] + b"link" + SRGB[16:],
+    "named colours": lambda: SRGB[:12] + b"nmcl" + SRGB[16:],
+    "another space": lambda: SRGB[:16] + b"FCLR" + SRGB[20:],
+    "CMYK, it says": lambda: SRGB[:16] + b"CMYK" + SRGB[20:],
+    "grey, it says": lambda: SRGB[:16] + b"GRAY" + SRGB[20:],
+    "5 MB": lambda: SRGB + b"\0" * (5 << 20),
+}
+for name, content in PROFILES.items():
+    add(ANY, f"tiff with a profile of {name}", lambda c=content: picture("TIFF", icc_profile=c()), "x.tif", "pixels")  # type: ignore[misc]
+    add(ANY, f"png with a profile of {name}", lambda c=content: picture("PNG", icc_profile=c()), "x.png", "pixels")  # type: ignore[misc]
+
+
+def _write_profiles(seed: int, folder: Path) -> None:
+    for i, content in enumerate(damaged(SRGB, seed)):
+        (folder / f"{i}.png").write_bytes(picture("PNG", icc_profile=content))
+
+
+for seed in range(8):
+    ANY[f"profiles with changed bytes, {seed}"] = Case(partial(_write_profiles, seed), _try_all)
 
 
 # --- what is no file ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Filling a hole so that an encoder sees nothing of what was in it and no edge where it begins."""
+"""Filling what is unknown of a picture with averages of what is known around it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ FILL = "pull-push: averages of the pixels around the hole, at growing distance"
 def fill_hole(image: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 with the hole's pixels (H, W) replaced by smooth averages of the others; those stay as they are.
 
-    Known pixels are averaged two by two until every block knows one, then carried back (Gortler et al., "The
-    Lumigraph", 1996). The result does not depend on the pixels in the hole. The hole must leave a pixel.
+    So an encoder sees nothing of what was in the hole and no edge where it begins. The hole must leave a pixel.
     """
-    filled = _fill(np.where(hole[..., None], 0, image).astype(np.float32), ~hole)
+    filled = fill(np.where(hole[..., None], 0, image).astype(np.float32), ~hole)
     return np.where(hole[..., None], np.rint(filled).clip(0, 255), image).astype(np.uint8)
 
 
-def _fill(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+def fill(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(H, W, 3) values with those that are not `known` (H, W) replaced by smooth averages of the others.
+
+    Known ones are averaged two by two until every block knows one, then carried back (Gortler et al., "The
+    Lumigraph", 1996). The result does not depend on the values that are not known. At least one must be.
+    """
     if known.all():
         return values
     height, width = known.shape
@@ -27,7 +31,7 @@ def _fill(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.f
     blocks = ((height + 1) // 2, 2, (width + 1) // 2, 2)
     counts = np.pad(known, even).reshape(blocks).sum((1, 3))
     sums = np.pad(values * known[..., None], (*even, (0, 0))).reshape(*blocks, 3).sum((1, 3))
-    coarse = _fill((sums / np.maximum(counts, 1)[..., None]).astype(np.float32), counts > 0)
+    coarse = fill((sums / np.maximum(counts, 1)[..., None]).astype(np.float32), counts > 0)
     size = blocks[2] * 2, blocks[0] * 2
     planes = [
         np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR))

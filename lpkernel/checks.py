@@ -1,0 +1,36 @@
+"""Types of plain arguments. Ranges are checked where they are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from lpkernel.errors import InputError, short
+
+
+def integer(name: str, value: object) -> int:
+    """The whole number `value`. Raises InputError for anything else, a bool and 2.0 included."""
+    if isinstance(value, int | np.integer) and not isinstance(value, bool):
+        return int(value)
+    raise InputError(f"{name}: got {short(repr(value))}, expected a whole number")
+
+
+def real(name: str, value: object) -> float:
+    """The finite number `value`. Raises InputError for anything else."""
+    kinds = int | float | np.integer | np.floating
+    if isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise InputError(f"{name}: got {short(repr(value))}, expected a number")
+
+
+def integers(name: str, values: Any, count: int | None = None) -> tuple[int, ...]:
+    """The whole numbers in `values`, `count` of them if given. Raises InputError for anything else."""
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes):
+        listed = list(values)
+        if count is None or len(listed) == count:
+            return tuple(integer(name, value) for value in listed)
+    what = "whole numbers" if count is None else f"{count} whole numbers"
+    raise InputError(f"{name}: got {short(repr(values))}, expected {what}")
