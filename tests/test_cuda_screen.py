@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from emulation.build import cuda_module
+from emulation.needs import need_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_masked_topk import integers, masks
@@ -19,6 +21,13 @@ from lpkernel.backends.reference import NumpyBackend
 
 SPECIFICATION = NumpyBackend()
 KINDS = [(dtype, mask) for dtype in ("float32", "int16") for mask in ("none", "shared", "own")]
+
+
+@pytest.fixture(scope="module")
+def source() -> CudaBackend:
+    """The kernels as g++ compiles them: for what depends on numbers, not on what a compiler makes of the code."""
+    need_compiler()
+    return CudaBackend(cuda_module(), "cpu")
 
 
 def check(cuda: CudaBackend, request: TopkRequest, stride: int = 2) -> None:
@@ -56,9 +65,9 @@ def survivors(cuda: CudaBackend, request: TopkRequest, stride: int = 2) -> np.nd
 @pytest.mark.parametrize(("dtype", "kind"), KINDS)
 def test_ties_masks_and_candidates(cuda: CudaBackend, dtype: str, kind: str) -> None:
     """Small integers, so that most distances occur often; several tiles of queries and rows, two stages of columns."""
-    queries, bank = integers(dtype, 130, 300, 40)
-    for candidates in (None, np.random.default_rng(0).random(300) < 0.5):
-        check(cuda, TopkRequest(queries, bank, 10, masks(kind, 130, 40), candidates))
+    queries, bank = integers(dtype, 130, 250, 40)
+    candidates = None if dtype == "int16" and kind != "own" else np.random.default_rng(0).random(250) < 0.5
+    check(cuda, TopkRequest(queries, bank, 10, masks(kind, 130, 40), candidates))
 
 
 @pytest.mark.parametrize(("dtype", "kind"), KINDS)
@@ -77,14 +86,14 @@ def test_few_rows_are_measured(cuda: CudaBackend, dtype: str, kind: str) -> None
 @pytest.mark.parametrize(
     ("low", "high"), [(1e-45, 1e-40), (1e-24, 1e-18), (1e9, 1e10), (1e17, 5e18), (1e19, 3e38), (-3e38, 3e38)]
 )
-def test_the_ends_of_float32(cuda: CudaBackend, low: float, high: float, kind: str) -> None:
+def test_the_ends_of_float32(source: CudaBackend, low: float, high: float, kind: str) -> None:
     """Squares that underflow or overflow, all rows or every third."""
     random = np.random.default_rng(2)
     for every in (1, 3):
         bank = random.standard_normal((200, 9)).astype(np.float32)
         bank[::every] = random.uniform(low, high, bank[::every].shape)
         queries = np.concatenate([bank[100:104], random.standard_normal((2, 9)).astype(np.float32)])
-        check(cuda, TopkRequest(queries, bank, 7, masks(kind, 6, 9), None))
+        check(source, TopkRequest(queries, bank, 7, masks(kind, 6, 9), None))
 
 
 @pytest.mark.parametrize("kind", ["none", "own"])
@@ -98,7 +107,7 @@ def test_cancellation(cuda: CudaBackend, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "own"])
-def test_rows_of_all_magnitudes(cuda: CudaBackend, kind: str) -> None:
+def test_rows_of_all_magnitudes(source: CudaBackend, kind: str) -> None:
     """Powers of two from 2^-60 to 2^60 within a row, and of rows and queries."""
     random = np.random.default_rng(4)
     bank, queries = (
@@ -109,7 +118,7 @@ def test_rows_of_all_magnitudes(cuda: CudaBackend, kind: str) -> None:
         )
         for n in (150, 30)
     )
-    check(cuda, TopkRequest(queries.astype(np.float32), bank.astype(np.float32), 6, masks(kind, 30, 12), None))
+    check(source, TopkRequest(queries.astype(np.float32), bank.astype(np.float32), 6, masks(kind, 30, 12), None))
 
 
 @pytest.mark.parametrize("hidden", [np.nan, np.inf])
@@ -139,17 +148,17 @@ def test_more_survivors_than_a_list_holds(cuda: CudaBackend) -> None:
     ("count", "rows", "k", "stride"), [(1, 1, 1, 2), (3, 5, 3, 2), (2, 129, 128, 3), (5, 130, 100, 8), (129, 40, 40, 1)]
 )
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
-def test_small_banks_and_large_k(cuda: CudaBackend, dtype: str, count: int, rows: int, k: int, stride: int) -> None:
+def test_small_banks_and_large_k(source: CudaBackend, dtype: str, count: int, rows: int, k: int, stride: int) -> None:
     """Less than a tile, more neighbours than the sample has rows, more than the allowed rows."""
     queries, bank = integers(dtype, count, rows, 5)
     for candidates in (None, np.arange(rows) % 3 == 0):
-        check(cuda, TopkRequest(queries, bank, k, None, candidates), stride)
+        check(source, TopkRequest(queries, bank, k, None, candidates), stride)
 
 
 def test_all_of_int16(cuda: CudaBackend) -> None:
     """Values that float16 rounds, as far as distances fit int32; and an offset that leaves none to round."""
     random = np.random.default_rng(5)
-    for low, high, width in ((-11000, 11001, 4), (30000, 32001, 500)):
+    for low, high, width in ((-11000, 11001, 4), (30000, 32001, 130)):
         queries, bank = (random.integers(low, high, (n, width)).astype(np.int16) for n in (9, 260))
         check(cuda, TopkRequest(queries, bank, 4, masks("own", 9, width), None))
 
@@ -165,17 +174,17 @@ def test_widths_without_a_screen(cuda: CudaBackend) -> None:
 
 
 @pytest.mark.parametrize("order", ["rev", "1", "2"])
-def test_any_order_of_threads(cuda: CudaBackend, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_order_of_threads(source: CudaBackend, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMT_ORDER", order)
     for dtype, kind in KINDS[1:]:
         queries, bank = integers(dtype, 9, 200, 40)
-        check(cuda, TopkRequest(queries, bank, 33, masks(kind, 9, 40), None))
+        check(source, TopkRequest(queries, bank, 33, masks(kind, 9, 40), None))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(request=requests(), stride=st.integers(1, 5))
-def test_special_values(cuda: CudaBackend, request: TopkRequest, stride: int) -> None:
-    check(cuda, request, stride)
+def test_special_values(source: CudaBackend, request: TopkRequest, stride: int) -> None:
+    check(source, request, stride)
 
 
 def test_the_screen_is_chosen_for_many_queries(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
