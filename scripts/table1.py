@@ -39,7 +39,7 @@ RECONSTRUCTION, PAPERS = "reconstruction", "LatentPatch, paper"
 METHODS: dict[str, dict[str, Any]] = {
     PAPERS: {"preset": "paper"},
     "LatentPatch, balanced": {"preset": "balanced"},
-    "LatentPatch, balanced, mirror = 1": {"preset": "balanced", "mirror": 1},
+    "LatentPatch, balanced, mirror = 0": {"preset": "balanced", "mirror": 0},
 }
 RANDOM_PATCHES, RANDOM_CODES = "random patches", "random codes"
 

@@ -225,7 +225,7 @@ def test_table1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         "reconstruction + PCA",
         "LatentPatch, paper",
         "LatentPatch, balanced",
-        "LatentPatch, balanced, mirror = 1",
+        "LatentPatch, balanced, mirror = 0",
         "random patches",
         "random codes",
     ]
