@@ -547,7 +547,8 @@ def check_type(autoencoder: object) -> None:
     """Raise InputError for what is no autoencoder, such as a mask given in its place."""
     if not all(hasattr(autoencoder, name) for name in ("image_size", "grid", "codebook", "encode", "decode")):
         got = "None" if autoencoder is None else f"a {type(autoencoder).__name__}"
-        raise InputError(f"autoencoder: got {got}, expected what load_autoencoder gives")
+        hint = "; a mask is given as mask=" if isinstance(autoencoder, np.ndarray) else ""
+        raise InputError(f"autoencoder: got {got}, expected what load_autoencoder gives{hint}")
 
 
 def default_names(count: int) -> list[str]:

@@ -372,7 +372,7 @@ def test_a_picture_has_a_limit(server: Server) -> None:
     assert b" 413 " in answer
     assert b"more than 64 MB" in answer
     kind = {"Content-Type": page.OCTETS}
-    assert server.ask("POST", "/lpkernel/picture", page.PNG, **kind)[1].startswith("data:image/png;base64,")
+    assert server.ask("POST", "/lpkernel/picture", page.SQUARE, **kind)[1].startswith("data:image/png;base64,")
     assert [path for path in server.temporary.rglob("*") if path.is_file()] == []
 
 

@@ -67,7 +67,7 @@ def test_any_mask(name: str, kind: str) -> None:
         too_much = {"edit": False, "guided": False, "inpaint": near.all(), "harmonize": pasted.all()}
         try:
             if name in ("inpaint", "harmonize"):
-                made = getattr(lp, name)(bank, image, mask, autoencoder, **options)
+                made = getattr(lp, name)(bank, image, autoencoder, mask, **options)
             else:
                 how = "free" if name == "edit" else name
                 made = lp.edit(bank, image, autoencoder, mask=mask, mode=how, **options)

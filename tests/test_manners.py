@@ -230,7 +230,7 @@ WRONG: dict[str, Callable[[lp.Bank], Any]] = {
     "crop: got 3": lambda b: ANY.reference(b, IMAGES[0], fakes.FakeVQ(), crop=3),
     "crop: got 0.5": lambda b: ANY.reference(b, IMAGES[0], fakes.FakeVQ(), crop=(0, 0.5, 9, 9)),
     "box: got ": lambda b: ANY.edit(b, IMAGES[0], fakes.FakeVQ(), box=(1, 2, 3)),
-    "mask: got None": lambda b: ANY.inpaint(b, IMAGES[0], fakes.FakeVQ()),
+    "mask: none is given": lambda b: ANY.inpaint(b, IMAGES[0], fakes.FakeVQ()),
     "channels: got 2.5": lambda _: ANY.Bank.build(IMAGES, fakes.FakeVQ(), channels=2.5),
     "max_patch: got None": lambda _: ANY.Bank.build(IMAGES, fakes.FakeVQ(), 3, max_patch=None),
     "batch: got 2.5": lambda _: ANY.Bank.build(IMAGES, fakes.FakeVQ(), 3, batch=2.5),

@@ -307,6 +307,7 @@ def test_memory_does_not_grow_with_the_images(command: list[str], monkeypatch: p
 
     def watched(self: runs.Stream, *args: Any) -> None:
         nonlocal most
+        gc.collect()
         alive = [one for one in gc.get_objects() if type(one) is Synthesis]
         most = max(most, sum(len(one.sources) for one in alive))
         append(self, *args)

@@ -340,13 +340,13 @@ def _png(width: int, height: int, data: bytes = b"") -> bytes:
     )
 
 
-def _saved(kind: str) -> bytes:
+def _saved(kind: str, size: tuple[int, int] = (40, 30)) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (40, 30), (90, 60, 30)).save(file, format=kind)
+    Image.new("RGB", size, (90, 60, 30)).save(file, format=kind)
     return file.getvalue()
 
 
-PNG = _saved("PNG")
+PNG, SQUARE = _saved("PNG"), _saved("PNG", (40, 40))  # the bank's pictures are square
 
 
 def _pictures() -> dict[str, Ask]:

@@ -344,7 +344,7 @@ inline void set_up(Block& owner) {
             if (op != nullptr) op->arrived = 0;
         }
     }
-    std::memset(owner.shared_store.data(), 0xff, owner.shared_store.size());  // floating NaN
+    std::fill(owner.shared_store.begin(), owner.shared_store.end(), '\xff');  // floating NaN
     for (unsigned t = 0; t < owner.threads; ++t) {
         Fiber& f = owner.fibers[t];
         f.done = f.yielded = false;
