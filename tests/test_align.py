@@ -413,7 +413,7 @@ def test_an_aligned_photograph_suits_the_bank(tmp_path: Path, capsys: pytest.Cap
     assert "lpkernel align" in capsys.readouterr().err
     assert main(["align", str(tmp_path / "p.png"), str(tmp_path / "aligned"), *bank]) == 0
     capsys.readouterr()
-    assert main([*generate, str(tmp_path / "aligned" / "p.png")]) == 0
+    assert main([*generate, str(tmp_path / "aligned" / "p.png"), "--overwrite"]) == 0
     assert capsys.readouterr().err == ""
 
 
