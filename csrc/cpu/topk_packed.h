@@ -206,8 +206,11 @@ class PackedFloats {
             least[lane] = scores[lane] == scores[lane] ? rising(bits) : std::numeric_limits<std::int32_t>::min();
         }
         std::int32_t kth = most[0];
-        for (int lane = 0; lane < lanes; ++lane) kth = std::min(kth, most[lane]);
-        if (need > 1) kth = most[run_.ranked(most, lanes, static_cast<int>(need - 1))];
+        if (need == 1) {  // several times quicker than by rank
+            for (int lane = 1; lane < lanes; ++lane) kth = std::min(kth, most[lane]);
+        } else {
+            kth = most[run_.ranked(most, lanes, static_cast<int>(need - 1))];
+        }
         const std::uint64_t real = lanes == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << lanes) - 1;
         return run_.at_most(least, rising(to_bits(limit(q, from_bits(kth))))) & real;
     }
