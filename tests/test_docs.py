@@ -1,4 +1,4 @@
-"""What the documentation says is so: quoted lines are printed by the sources, links lead somewhere, pages are listed."""
+"""What the documentation says is so: lines it quotes are printed by the sources, links lead on, pages are listed."""
 
 from __future__ import annotations
 
