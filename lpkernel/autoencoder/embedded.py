@@ -28,6 +28,8 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "autoencoder
 class CompactAutoencoder(TorchAutoencoder):
     """A `CompactVQ` network."""
 
+    encoder_parts = ("encoder",)
+
     def __init__(self, network: CompactVQ, name: str, device: str = "auto", dtype: str = "auto") -> None:
         config = network.config
         super().__init__(

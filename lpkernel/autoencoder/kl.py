@@ -16,6 +16,7 @@ class _ContinuousFolder(TorchAutoencoder):
 
     diffusers_class: ClassVar[str]
     levels_key: ClassVar[str]
+    encoder_parts = ("encoder", "quant_conv")
 
     def __init__(
         self, folder: Path, device: str = "auto", dtype: str = "auto", image_size: str | int | None = None

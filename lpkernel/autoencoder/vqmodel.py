@@ -16,6 +16,8 @@ class VQModelAutoencoder(TorchAutoencoder):
     `image_size` overrides the config's sample_size. Raises InputError, MissingExtra.
     """
 
+    encoder_parts = ("encoder", "quant_conv")
+
     def __init__(
         self, folder: Path, device: str = "auto", dtype: str = "auto", image_size: str | int | None = None
     ) -> None:
