@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lpkernel.autoencoder.layers import settle
+from lpkernel.autoencoder.partial import Box, Parts, Record, Stage
 from lpkernel.autoencoder.quantise import nearest_rows
 from lpkernel.errors import InputError
 
@@ -148,6 +150,15 @@ class TorchAutoencoder(ABC):
     def decode_tensor(self, latents: Tensor) -> Tensor:
         """Latents (n, L, M, M) (codebook rows if discrete) -> (n, 3, H, W) in [-1, 1]."""
 
+    def stages(self) -> list[Stage] | None:
+        """`decode_tensor`, taken apart so that parts of an image can be decoded; None where it cannot be."""
+        return None
+
+    @cached_property
+    def _parts(self) -> Parts | None:
+        stages = self.stages() if self.device.type == "cpu" else None
+        return None if stages is None else Parts(stages, self.grid)
+
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> np.ndarray:
         """(N, H, W, 3) uint8 -> codes (N, M, M) int64, or latents (N, M, M, L) float32 if continuous.
@@ -180,14 +191,45 @@ class TorchAutoencoder(ABC):
         self._check_latents(latents)
         out = np.empty((len(latents), self.image_size, self.image_size, 3), np.uint8)
         for start, part in self._batches(latents):
-            if self._codebook is not None:
-                vectors = self._codebook[torch.from_numpy(part.astype(np.int64)).to(self.device)]
-            else:
-                vectors = torch.from_numpy(part.astype(np.float32)).to(self.device)
-            pixels = self._finite(self.decode_tensor(vectors.permute(0, 3, 1, 2).to(self.dtype)))
-            levels = (pixels.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
-            out[start : start + self.batch] = levels[: len(out) - start].permute(0, 2, 3, 1).cpu().numpy()
+            out[start : start + self.batch] = self._levels(self.decode_tensor(self._vectors(part)))[: len(out) - start]
         return out
+
+    @torch.inference_mode()
+    def decode_recorded(self, latents: np.ndarray) -> tuple[np.ndarray, Record | None]:
+        """Codes (M, M) or latents (M, M, L) of one image -> it, (H, W, 3) uint8, and what `decode_cells` needs of it.
+
+        None where that cannot be: `stages` does not tell how, or on another device than a CPU. Raises as `decode`.
+        """
+        if self._parts is None:
+            return self.decode(latents[None])[0], None
+        self._check_latents(latents[None])
+        pixels, record = self._parts.record(self._vectors(latents[None]))
+        return self._levels(pixels)[0], record
+
+    @torch.inference_mode()
+    def decode_cells(self, latents: np.ndarray, record: Record, cells: Box) -> np.ndarray:
+        """A box of cells (top, left, bottom, right) of images that differ from a recorded one in it.
+
+        latents: as `decode` takes them. Returns (N, h, w, 3) uint8: what `decode` gives there but for some statistics,
+        see `lpkernel.autoencoder.partial`.
+        """
+        self._check_latents(latents)
+        assert self._parts is not None
+        parts = [self._levels(self._parts.window(self._vectors(one[None]), record, cells)) for one in latents]
+        return np.concatenate(parts)
+
+    def _vectors(self, latents: np.ndarray) -> Tensor:
+        """Codes or latents (n, M, M ...) -> (n, L, M, M) for `decode_tensor`."""
+        if self._codebook is not None:
+            vectors = self._codebook[torch.from_numpy(latents.astype(np.int64)).to(self.device)]
+        else:
+            vectors = torch.from_numpy(latents.astype(np.float32)).to(self.device)
+        return vectors.permute(0, 3, 1, 2).to(self.dtype)
+
+    def _levels(self, pixels: Tensor) -> np.ndarray:
+        """(n, 3, h, w) in [-1, 1] -> (n, h, w, 3) uint8."""
+        levels = (self._finite(pixels).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+        return levels.permute(0, 2, 3, 1).cpu().numpy()
 
     def _batches(self, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """The start of each batch and its values, always `batch` of them: the last is filled up with its own last."""

@@ -8,7 +8,10 @@ with the threads, too. For inference only.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -18,6 +21,33 @@ from torch import Tensor, nn
 SHARE = 1 << 15  # numbers that torch gives to one thread at least (its GRAIN_SIZE)
 VECTOR = 32  # numbers that its loops take at once, at most: two AVX-512 registers of float32
 NUMBERS_AT_ONCE = 1 << 18  # float32 in one turn of a pass over an image: 1 MiB, so that it stays in the cache
+
+
+Sums = NDArray[np.float64]
+
+
+class Watch(Protocol):
+    """What looks at the statistics of every GroupNorm, or gives them."""
+
+    def seen(self, layer: GroupNorm, mean: Sums, sums: Sums, squares: Sums) -> None:
+        """The statistics that a layer computed. mean (G,); of each block of pixels, in raster order, the sums and the
+        sums of squares about the mean, (blocks, G)."""
+
+    def moments(self, layer: GroupNorm, pixels: Tensor) -> tuple[Sums, Sums] | None:
+        """Mean and variance (G,) that a layer is to use for pixels (h, w, C); None: their own."""
+
+
+_WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """With `watch` at every GroupNorm that this thread runs."""
+    token = _WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -94,37 +124,54 @@ class GroupNorm(nn.GroupNorm):
         width = x.shape[-1]
         block = width // self.grid if width % self.grid == 0 else width
         out = torch.empty(pixels.shape, dtype=torch.float32)
+        watch = _WATCH.get()
         for i in range(len(pixels)):
-            self._normalise(pixels[i], out[i], block)
+            given = None if watch is None else watch.moments(self, pixels[i].unflatten(0, (-1, width)))
+            if given is None:
+                variance = self._centre(pixels[i], out[i], block, watch)
+            else:
+                mean, variance = given
+                torch.sub(pixels[i].float(), self.each_channel(mean), out=out[i])
+            self._scale(out[i], variance)
         return out.to(x.dtype).transpose(1, 2).unflatten(2, x.shape[2:])
 
-    def _normalise(self, pixels: Tensor, out: Tensor, block: int) -> None:
-        """pixels (p, C) of one image to out (p, C) float32, p a multiple of `block`."""
+    def _centre(self, pixels: Tensor, out: Tensor, block: int, watch: Watch | None) -> Sums:
+        """pixels (p, C) of one image less their groups' means to out (p, C) float32, p a multiple of `block`.
+
+        Returns the groups' variances (G,).
+        """
         count = pixels.numel() / self.num_groups
-        parts = range(0, len(pixels), block * max(1, NUMBERS_AT_ONCE // (block * pixels.shape[1])))
-        sums = [self._sums(pixels[part : part + parts.step].float(), block) for part in parts]
-        mean = np.concatenate(sums).sum(0) / count
-        spread = self._each_channel(mean)
-        squares = []
-        for part in parts:
-            rows = out[part : part + parts.step]
-            torch.sub(pixels[part : part + parts.step].float(), spread, out=rows)
-            squares.append(self._sums(rows.square(), block))
-        variance = np.concatenate(squares).sum(0) / count
-        scale = self._each_channel(1 / np.sqrt(variance + self.eps))
+        parts = self._parts(len(pixels), block)
+        sums = np.concatenate([self.sums(pixels[part].float(), block) for part in parts])
+        mean = sums.sum(0) / count
+        centre = self.each_channel(mean)
+        apart = [torch.sub(pixels[part].float(), centre, out=out[part]) for part in parts]
+        squares = np.concatenate([self.sums(part.square(), block) for part in apart])
+        if watch is not None:
+            watch.seen(self, mean, sums, squares)
+        return squares.sum(0) / count
+
+    def _scale(self, pixels: Tensor, variance: Sums) -> None:
+        """Centred pixels (p, C) to normalised ones, in place."""
+        scale = self.each_channel(1 / np.sqrt(variance + self.eps))
         if self.affine:
             scale = scale * self.weight.float()
-        for part in parts:
-            rows = out[part : part + parts.step].mul_(scale)
+        for part in self._parts(len(pixels), 1):
+            rows = pixels[part].mul_(scale)
             if self.affine:
                 rows.add_(self.bias.float())
 
-    def _sums(self, pixels: Tensor, block: int) -> NDArray[np.float64]:
-        """(p, C) -> the sums of each block over its pixels and the channels of a group: (p / block, G)."""
+    def _parts(self, pixels: int, block: int) -> list[slice]:
+        """Slices of so many pixels, a multiple of `block` each, that a pass over one of them stays in the cache."""
+        step = block * max(1, NUMBERS_AT_ONCE // (block * self.num_channels))
+        return [slice(start, start + step) for start in range(0, pixels, step)]
+
+    def sums(self, pixels: Tensor, block: int) -> Sums:
+        """(p, C) float32 -> the sums of each block over its pixels and the channels of a group: (p / block, G)."""
         sums = pixels.view(-1, block, pixels.shape[1]).sum(1).numpy()
         return sums.reshape(len(sums), self.num_groups, -1).sum(2, dtype=np.float64)
 
-    def _each_channel(self, values: NDArray[np.float64]) -> Tensor:
+    def each_channel(self, values: Sums) -> Tensor:
         """(G,) -> (C,) float32."""
         return torch.from_numpy(values.repeat(self.num_channels // self.num_groups).astype(np.float32))
 
