@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lpkernel.modes.harmonizing import harmonize
     from lpkernel.modes.inpainting import inpaint
     from lpkernel.ops import masked_topk
+    from lpkernel.patches import normalised_nearest
     from lpkernel.synthesis import Synthesis, generate
 
 __version__ = version("lpkernel")
@@ -44,6 +45,7 @@ __all__ = [
     "inpaint",
     "load_autoencoder",
     "masked_topk",
+    "normalised_nearest",
     "plan",
     "reference",
 ]
@@ -63,6 +65,7 @@ _HOMES = {
     "inpaint": "modes.inpainting",
     "load_autoencoder": "autoencoder",
     "masked_topk": "ops",
+    "normalised_nearest": "patches",
     "reference": "modes.guided",
 }
 

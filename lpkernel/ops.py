@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lpkernel import measure
 from lpkernel.backends import registry
 from lpkernel.backends.base import TopK, TopkRequest
 from lpkernel.errors import InputError
@@ -17,12 +18,19 @@ from lpkernel.errors import InputError
 _library = torch.library.Library("lpkernel", "DEF")
 _library.define(
     "masked_topk(Tensor queries, Tensor bank, int k, Tensor? patch_mask=None, Tensor? candidate_mask=None, "
-    'str backend="auto") -> (Tensor, Tensor)'
+    'str backend="auto", Tensor? bank_weights=None, bool return_weighted=False) -> (Tensor, Tensor)'
 )
 
 
 def masked_topk(
-    queries: Any, bank: Any, k: int, patch_mask: Any = None, candidate_mask: Any = None, backend: str = "auto"
+    queries: Any,
+    bank: Any,
+    k: int,
+    patch_mask: Any = None,
+    candidate_mask: Any = None,
+    backend: str = "auto",
+    bank_weights: Any = None,
+    return_weighted: bool = False,
 ) -> TopK:
     """The k bank rows nearest to each query over the entries that the mask marks.
 
@@ -33,6 +41,8 @@ def masked_topk(
         patch_mask: None, (D,) or (Q, D) bool; True entries are compared.
         candidate_mask: None or (B,) bool; True rows are allowed.
         backend: "auto" or a name of `lpkernel.info()`.
+        bank_weights: None or (B,) float32 or float64, finite and above 0: rows are ranked by weight times distance.
+        return_weighted: whether distances come back times their weights; they are float32 then.
 
     Returns:
         (distances, indices), each (Q, k), in the caller's kind of array. Distances are squared L2,
@@ -43,38 +53,91 @@ def masked_topk(
     the same on every backend and device. Infinities and NaN are values like others: a sum beyond float32 is +inf,
     inf - inf is NaN, and equal after rounding is a tie, so of sums that all round to 0 or to +inf the lowest indices
     win. NaN distances come after +inf, ties by index, and are all the one NaN of `numpy.nan`; empty slots come after
-    both. Not differentiable: tensors that require a gradient are taken without it, and none comes back.
+    both.
+
+    With bank_weights w the number that is ranked is the float32 rounding of w * d, a product in float64 of the weight
+    and the direct sum d in float64 (of int16 rows the exact integer). Ties of that number go to the lowest index, and
+    the rest of the above holds for it. Distances come in that order, so without return_weighted they need not rise.
+
+    Not differentiable: tensors that require a gradient are taken without it, and none comes back.
 
     Raises:
-        InputError: wrong shapes, dtypes or k; int16 inputs whose D * (max - min)^2 reaches 2^31.
+        InputError: wrong shapes, dtypes, weights or k; int16 inputs whose D * (max - min)^2 reaches 2^31.
         BackendUnavailable: the named backend cannot run here.
     """
-    arrays = (queries, bank, patch_mask, candidate_mask)
+    arrays = (queries, bank, patch_mask, candidate_mask, bank_weights)
     if isinstance(queries, np.ndarray):
-        q, b, p, c = _each(np.asarray, arrays)
-        return _run(q, b, k, p, c, backend)
+        q, b, p, c, w = _each(np.asarray, arrays)
+        return _run(q, b, k, p, c, backend, w, return_weighted)
     if isinstance(queries, Tensor):
-        q, b, p, c = _each(lambda a: a if isinstance(a, Tensor) else torch.from_dlpack(a), arrays)
-        return TopK(*torch.ops.lpkernel.masked_topk(q, b, k, p, c, backend))
+        q, b, p, c, w = _each(lambda a: a if isinstance(a, Tensor) else torch.from_dlpack(a), arrays)
+        return TopK(*torch.ops.lpkernel.masked_topk(q, b, k, p, c, backend, w, return_weighted))
     if not hasattr(queries, "__dlpack__"):
         kind = type(queries).__name__
         raise InputError(f"queries: got {kind}, expected a NumPy array, a torch tensor or a DLPack array")
     owner = sys.modules[type(queries).__module__.partition(".")[0]]
     if not hasattr(owner, "from_dlpack"):
         raise InputError(f"queries: {owner.__name__} has no from_dlpack to return its kind with; pass NumPy or torch")
-    q, b, p, c = _each(torch.from_dlpack, arrays)
-    return TopK(*map(owner.from_dlpack, torch.ops.lpkernel.masked_topk(q, b, k, p, c, backend)))
+    q, b, p, c, w = _each(torch.from_dlpack, arrays)
+    found = torch.ops.lpkernel.masked_topk(q, b, k, p, c, backend, w, return_weighted)
+    return TopK(*map(owner.from_dlpack, found))
 
 
 def _each(convert: Callable[[Any], Any], arrays: Iterable[Any]) -> list[Any]:
     return [None if array is None else convert(array) for array in arrays]
 
 
-def _run(queries: Any, bank: Any, k: int, patch_mask: Any, candidate_mask: Any, backend: str) -> TopK:
+def _run(
+    queries: Any,
+    bank: Any,
+    k: int,
+    patch_mask: Any,
+    candidate_mask: Any,
+    backend: str,
+    bank_weights: Any,
+    return_weighted: bool,
+) -> TopK:
     _check_shapes(queries, bank, k, patch_mask, candidate_mask)
     _check_range(queries, bank)
-    request = TopkRequest(queries, bank, k, patch_mask, candidate_mask)
-    return registry.choose(backend, request).masked_topk(request)
+    if bank_weights is None:
+        request = TopkRequest(queries, bank, k, patch_mask, candidate_mask)
+        found = registry.choose(backend, request).masked_topk(request)
+        return TopK(_floats(found.distances), found.indices) if return_weighted else found
+    # float32 holds every int16, and float64 their exact distances.
+    weights = _checked_weights(bank, bank_weights)
+    request = TopkRequest(_as(queries, "float32"), _as(bank, "float32"), k, patch_mask, candidate_mask, weights)
+    found = registry.choose(backend, request).masked_topk(request)
+    if return_weighted:
+        return found
+    return TopK(measure.distances(queries, bank, found.indices, patch_mask), found.indices)
+
+
+def _floats(distances: Any) -> Any:
+    """Distances as float32; int32 ones have +inf where slots are empty."""
+    if _dtype(distances) == "float32":
+        return distances
+    empty = distances == np.iinfo(np.int32).max
+    floats = _as(distances, "float32")
+    floats[empty] = np.inf
+    return floats
+
+
+def _as(array: Any, dtype: str) -> Any:
+    """The array with another dtype, by its name."""
+    if isinstance(array, Tensor):
+        return array.to(getattr(torch, dtype))
+    return array.astype(dtype, copy=False)
+
+
+def _checked_weights(bank: Any, weights: Any) -> Any:
+    if tuple(weights.shape) != bank.shape[:1] or _dtype(weights) not in ("float32", "float64"):
+        got = f"{tuple(weights.shape)} {_dtype(weights)}"
+        raise InputError(f"bank_weights: got {got}, expected ({len(bank)},) float32 or float64")
+    if isinstance(weights, Tensor) and weights.device != bank.device:
+        raise InputError(f"bank_weights: got a tensor on {weights.device}, expected {bank.device} as the bank")
+    if not bool(((weights > 0) & (weights < np.inf)).all()):
+        raise InputError("bank_weights: got values that are not, expected all finite and above 0")
+    return _as(weights.detach() if isinstance(weights, Tensor) else weights, "float64")
 
 
 def _dtype(array: Any) -> str:
@@ -132,10 +195,12 @@ def _dense(
     patch_mask: Tensor | None = None,
     candidate_mask: Tensor | None = None,
     backend: str = "auto",
+    bank_weights: Tensor | None = None,
+    return_weighted: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The op on tensors. Backends that speak NumPy get CPU tensors as arrays, and give tensors back."""
     queries, bank = (array.detach() if array.requires_grad else array for array in (queries, bank))
-    distances, indices = _run(queries, bank, k, patch_mask, candidate_mask, backend)
+    distances, indices = _run(queries, bank, k, patch_mask, candidate_mask, backend, bank_weights, return_weighted)
     return torch.as_tensor(distances), torch.as_tensor(indices)
 
 
@@ -146,8 +211,10 @@ def _fake(
     patch_mask: Tensor | None = None,
     candidate_mask: Tensor | None = None,
     backend: str = "auto",
+    bank_weights: Tensor | None = None,
+    return_weighted: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    distance = torch.int32 if bank.dtype == torch.int16 else torch.float32
+    distance = torch.int32 if bank.dtype == torch.int16 and not return_weighted else torch.float32
     shape = (queries.shape[0], k)
     return bank.new_empty(shape, dtype=distance), bank.new_empty(shape, dtype=torch.int64)
 

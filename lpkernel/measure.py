@@ -1,0 +1,51 @@
+"""Distances of rows that a search has found, measured directly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpkernel.backends.pytorch import tensor
+
+TILE = 1 << 21  # differences that are held at a time
+
+
+def distances(queries: Any, bank: Any, indices: Any, patch_mask: Any) -> Any:
+    """(Q, k) squared L2 distances of each query to its own rows, as masked_topk returns them; -1 is an empty slot.
+
+    Arguments are as masked_topk's, all NumPy arrays or all tensors of one device, and so is the result.
+    """
+    if isinstance(queries, np.ndarray):
+        q, b, i = tensor(queries), tensor(bank), tensor(np.asarray(indices))
+        return _distances(q, b, i, None if patch_mask is None else tensor(patch_mask)).numpy()
+    return _distances(queries, bank, torch.as_tensor(indices), patch_mask)
+
+
+def _distances(queries: Tensor, bank: Tensor, indices: Tensor, patch_mask: Tensor | None) -> Tensor:
+    parts = []
+    for part in _tiles(len(queries), indices.shape[1] * bank.shape[1]):
+        mask = patch_mask[part, None] if patch_mask is not None and patch_mask.ndim == 2 else patch_mask
+        parts.append(sums(queries[part], bank, indices[part].clamp(min=0), mask))
+    total = torch.cat(parts) if parts else torch.empty(indices.shape, dtype=torch.float64, device=bank.device)
+    if bank.dtype == torch.int16:
+        return torch.where(indices < 0, np.iinfo(np.int32).max, total.to(torch.int32))
+    total = total.float()
+    total[total.isnan()] = torch.nan
+    return torch.where(indices < 0, torch.inf, total)
+
+
+def sums(queries: Tensor, bank: Tensor, indices: Tensor, mask: Tensor | None) -> Tensor:
+    """(Q, k) float64: the direct sums over the entries of a mask that broadcasts to (Q, k, D)."""
+    difference = queries[:, None].double() - bank[indices].double()
+    if mask is not None:
+        difference = torch.where(mask, difference, 0)  # a product would let NaN through
+    return difference.square_().sum(2)
+
+
+def _tiles(count: int, values: int) -> list[slice]:
+    """Parts of `count` queries that have so many values each."""
+    step = max(1, TILE // max(1, values))
+    return [slice(start, start + step) for start in range(0, count, step)]
