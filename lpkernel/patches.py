@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from lpkernel import checks
+from lpkernel import checks, measured
 from lpkernel.backends.base import TopK
 from lpkernel.errors import InputError
 from lpkernel.ops import masked_topk
@@ -49,13 +48,6 @@ def normalised_nearest(
         raise InputError(f"alpha: got {alpha}, expected above 0")
     nearest = masked_topk(Y, X, 1, backend=backend).distances[:, 0]
     nearest = nearest.double() if isinstance(nearest, Tensor) else nearest.astype(np.float64)
-    weights = 1 / (scale + _root(nearest)) ** 2 if rooted else 1 / (scale * X.shape[1] + nearest)
+    weights = 1 / (scale + measured.root(nearest)) ** 2 if rooted else 1 / (scale * X.shape[1] + nearest)
     scores, indices = masked_topk(X, Y, k, backend=backend, bank_weights=weights, return_weighted=True)
-    return TopK(_root(scores) if rooted else scores, indices)
-
-
-def _root(values: Any) -> Any:
-    """Square roots, correctly rounded: torch's are not on the CPU."""
-    if isinstance(values, Tensor):
-        return values.sqrt() if values.is_cuda else torch.from_numpy(np.sqrt(values.numpy()))
-    return np.sqrt(values)
+    return TopK(measured.root(scores) if rooted else scores, indices)
