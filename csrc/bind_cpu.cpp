@@ -8,6 +8,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "common/philox.h"
@@ -304,7 +305,8 @@ py::array_t<std::int32_t> scan(const py::list& scales, const py::array& images, 
 
 template <class T, class D>
 py::tuple topk(const py::array& queries, const py::array& bank, std::int64_t k, const py::object& patch_mask,
-               const py::object& candidate_mask, int threads, const std::string& isa, std::int64_t packed_from) {
+               const py::object& candidate_mask, const py::object& weights, int threads, const std::string& isa,
+               std::int64_t packed_from) {
     lpkernel::Topk<T> job{};
     job.queries = view<T>(queries, "queries", 2);
     job.bank = view<T>(bank, "bank", 2);
@@ -333,6 +335,11 @@ py::tuple topk(const py::array& queries, const py::array& bank, std::int64_t k, 
         allowed = view<bool>(mask, "candidate_mask", 1);
         expect(mask.size() == bank.shape(0), "candidate_mask: expected (B,)");
     }
+    if (!weights.is_none()) {
+        const auto array = weights.cast<py::array>();
+        job.weights = view<double>(array, "weights", 1);
+        expect(array.size() == bank.shape(0) && std::is_same_v<T, float>, "weights: expected (B,), with float32");
+    }
     for (std::int64_t row = 0; row < bank.shape(0); ++row) {
         if (!allowed || allowed[row]) job.rows.push_back(row);
     }
@@ -349,10 +356,11 @@ py::tuple topk(const py::array& queries, const py::array& bank, std::int64_t k, 
 }
 
 py::tuple any_topk(const py::array& queries, const py::array& bank, std::int64_t k, const py::object& patch_mask,
-                   const py::object& candidate_mask, int threads, const std::string& isa, std::int64_t packed_from) {
+                   const py::object& candidate_mask, const py::object& weights, int threads, const std::string& isa,
+                   std::int64_t packed_from) {
     const bool integers = py::isinstance<py::array_t<std::int16_t>>(bank);
     const auto run = integers ? topk<std::int16_t, std::int32_t> : topk<float, float>;
-    return run(queries, bank, k, patch_mask, candidate_mask, threads, isa, packed_from);
+    return run(queries, bank, k, patch_mask, candidate_mask, weights, threads, isa, packed_from);
 }
 
 }  // namespace
@@ -393,6 +401,7 @@ PYBIND11_MODULE(_cpu, module) {
         "Source map (n, M, M) int32. scales: (steps, layer, content, start or None, isolation or None) each; hubness: "
         "256ths of it that are taken off; tuning: (group, split, seeded).");
     module.def("masked_topk", &any_topk, py::arg("queries"), py::arg("bank"), py::arg("k"), py::arg("patch_mask"),
-               py::arg("candidate_mask"), py::arg("threads"), py::arg("isa"), py::arg("packed_from"),
+               py::arg("candidate_mask"), py::arg("weights"), py::arg("threads"), py::arg("isa"),
+               py::arg("packed_from"),
                "(distances, indices), both (Q, k); see lpkernel.masked_topk. Of int16, D * (max - min)^2 < 2^31.");
 }

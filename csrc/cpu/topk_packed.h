@@ -7,6 +7,9 @@
 //          over the marked entries, q' = q - c: rounding q', b', the norms and D products moves |q'|^2 + |b'|^2 - 2
 //          q'.b' by less than slack(D) (|q'|^2 + |b'|^2). Rows are passed over only if beyond the k-th distance by more
 //          than that and by float32's rounding of it. Norms near overflow and NaN are always measured exactly.
+//          With weights w a row is packed as w b', its norm is w |b'|^2, and a last column holds w against |q'|^2 of
+//          the query, so that a score is w times the distance; the few more roundings are in slack(D + 8). Rows of
+//          extreme weights are always measured exactly.
 
 #pragma once
 
@@ -114,31 +117,38 @@ class PackedFloats {
           exact_(job, run),
           chosen_(columns(job)),
           width_(static_cast<std::int64_t>(chosen_.size())),
-          slack_(slack(width_)),
+          columns_(width_ + (job.weights ? 1 : 0)),
+          slack_(slack(job.weights ? width_ + 8 : width_)),
           centre_(static_cast<std::size_t>(width_), 0.0f),
-          queries_(static_cast<std::size_t>(job.count * width_)),
+          queries_(static_cast<std::size_t>(job.count * columns_)),
           own_(static_cast<std::size_t>(job.count)) {
         place_centre();
+        double heaviest = 1.0;
+        for (std::size_t a = 0; job.weights && a < job.rows.size(); ++a) {
+            const double weight = weight_of(job, static_cast<std::int64_t>(a));
+            if (weight <= HEAVY) heaviest = std::max(heaviest, weight);
+        }
         for (std::int64_t q = 0; q < job.count; ++q) {
             double norm = 0.0;
             for (std::int64_t i = 0; i < width_; ++i) {
                 const float value = job.queries[q * job.width + chosen_[i]] - centre_[i];
                 norm += static_cast<double>(value) * static_cast<double>(value);
-                queries_[q * width_ + i] = -2.0f * value;
+                queries_[q * columns_ + i] = -2.0f * value;
             }
-            own_[q] = norm < LARGE ? norm * (1 - slack_) : std::numeric_limits<double>::quiet_NaN();
+            own_[q] = norm * heaviest < LARGE ? norm * (1 - slack_) : std::numeric_limits<double>::quiet_NaN();
+            if (job.weights) queries_[q * columns_ + width_] = static_cast<float>(own_[q]);
         }
     }
 
     void operator()(std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
                     Smallest* heaps) const {
-        Aligned<float> bank(static_cast<std::size_t>(width_ * BLOCK + 1));
+        Aligned<float> bank(static_cast<std::size_t>(columns_ * BLOCK + 1));
         float norms[BLOCK], scores[GROUP * BLOCK];
         std::uint64_t found[GROUP];
         FloatBlock block{};
         block.bank = bank.data();
         block.norms = norms;
-        block.width = width_;
+        block.width = columns_;
         block.found = found;
         std::vector<float> limits(static_cast<std::size_t>(last - first));
         for (std::int64_t q = first; q < last; ++q) limits[q - first] = limit(q, from_bits(heaps[q - first].limit()));
@@ -149,7 +159,7 @@ class PackedFloats {
                 block.queries = static_cast<int>(std::min<std::int64_t>(GROUP, last - q));
                 bool open = false;  // whether a query has no limit yet, which the block itself may give
                 for (int i = 0; i < block.queries; ++i) {
-                    block.query[i] = queries_.data() + (q + i) * width_;
+                    block.query[i] = queries_.data() + (q + i) * columns_;
                     block.limits[i] = limits[q + i - first];
                     open |= std::isinf(block.limits[i]);
                 }
@@ -158,7 +168,7 @@ class PackedFloats {
                 for (int i = 0; i < block.queries; ++i) {
                     Smallest& heap = heaps[q + i - first];
                     if (std::isinf(block.limits[i]) && heap.need() <= block.lanes) {
-                        found[i] = nearest(q + i, heap.need(), block.lanes, scores + i * BLOCK, norms);
+                        found[i] = nearest(q + i, heap.need(), block.lanes, scores + i * BLOCK, bank.data(), norms);
                     }
                     if (!found[i]) continue;
                     for (std::uint64_t left = found[i]; left; left &= left - 1) {
@@ -171,7 +181,9 @@ class PackedFloats {
     }
 
   private:
-    static constexpr float LARGE = 1e36f;  // beyond this, norms are not to be trusted
+    static constexpr float LARGE = 1e36f;     // beyond this, norms are not to be trusted
+    static constexpr double HEAVY = 0x1p+30;  // beyond this, or below
+    static constexpr double LIGHT = 0x1p-60;  // this, weights are not
 
     void place_centre() {
         constexpr std::int64_t SAMPLE = 64;
@@ -185,22 +197,25 @@ class PackedFloats {
         }
     }
 
-    // Scores above this cannot be among the nearest, if `kth` of them are no further: that less the query's own norm.
+    // Scores above this cannot be among the nearest, if `kth` of them are no further: that less the query's own norm,
+    // if scores are without it.
     float limit(std::int64_t q, double kth) const {
         if (!(kth < LARGE) || std::isnan(own_[q])) return std::numeric_limits<float>::infinity();
-        const double exact = kth * (1 + 0x1p-22) + TINY - own_[q];
+        const double exact = kth * (1 + 0x1p-22) + TINY - (job_.weights ? 0.0 : own_[q]);
         return std::nextafter(static_cast<float>(exact), std::numeric_limits<float>::infinity());
     }
 
     // The lanes, as bits, that may be among the `need` <= lanes nearest of a block: the need-th smallest of what their
     // distances are at most is a limit. A distance is at least own + score, and at most that plus
     // 2 slack / (1 - slack) (own + norm); slack is below 0.08, and the rest of the 2.5 pays for rounding the sum.
-    std::uint64_t nearest(std::int64_t q, std::int64_t need, int lanes, const float* scores, const float* norms) const {
+    std::uint64_t nearest(std::int64_t q, std::int64_t need, int lanes, const float* scores, const float* bank,
+                          const float* norms) const {
         const auto room = static_cast<float>(2.5 * slack_);
-        const auto own = static_cast<float>(own_[q] * (1 + static_cast<double>(room)));
+        const auto own = static_cast<float>(own_[q] * (job_.weights ? 0.0 : 1.0) + own_[q] * static_cast<double>(room));
         std::int32_t most[BLOCK], least[BLOCK];  // as bits, in the order of the floats
         for (int lane = 0; lane < BLOCK; ++lane) {
-            const float bound = scores[lane] + room * norms[lane] + own;
+            const float weight = job_.weights ? bank[width_ * BLOCK + lane] : 1.0f;
+            const float bound = scores[lane] + room * norms[lane] + own * weight;
             most[lane] = to_bits(bound < LARGE ? std::max(bound, 0.0f) : LARGE);  // LARGE for NaN, too
             const std::int32_t bits = to_bits(scores[lane]);
             least[lane] = scores[lane] == scores[lane] ? rising(bits) : std::numeric_limits<std::int32_t>::min();
@@ -218,8 +233,8 @@ class PackedFloats {
     // Bits of a float that is no NaN -> integers in the order of the floats.
     static std::int32_t rising(std::int32_t bits) { return bits ^ ((bits >> 31) & 0x7FFFFFFF); }
 
-    // The block's rows less the centre, lanes = rows; norms: the least that |b'|^2 can be, NaN for rows to measure
-    // anyway.
+    // The block's rows less the centre, times their weights, lanes = rows; norms: the least that |b'|^2 can be, times
+    // the weight, NaN for rows to measure anyway.
     void pack(std::int64_t row, int lanes, float* bank, float* norms) const {
         constexpr std::int64_t COLUMNS = 16;  // one cache line of each row at a time
         double sums[BLOCK] = {};
@@ -238,17 +253,33 @@ class PackedFloats {
                 }
             }
         }
+        if (job_.weights) weigh(row, lanes, bank, sums);
         for (int lane = 0; lane < BLOCK; ++lane) {
             const double least = sums[lane] * (1 - slack_);
             norms[lane] = sums[lane] < LARGE ? static_cast<float>(least) : std::numeric_limits<float>::quiet_NaN();
         }
     }
 
+    // Puts weights into a packed block and its norms; the norm of a row of an extreme weight becomes NaN.
+    void weigh(std::int64_t row, int lanes, float* bank, double* norms) const {
+        float weights[BLOCK];
+        for (int lane = 0; lane < BLOCK; ++lane) {
+            const double weight = lane < lanes ? weight_of(job_, row + lane) : 1.0;
+            const bool usual = weight >= LIGHT && weight <= HEAVY && norms[lane] < LARGE;
+            weights[lane] = usual ? static_cast<float>(weight) : 1.0f;
+            norms[lane] = usual ? norms[lane] * weight : std::numeric_limits<double>::quiet_NaN();
+        }
+        for (std::int64_t i = 0; i < width_; ++i) {
+            for (int lane = 0; lane < BLOCK; ++lane) bank[i * BLOCK + lane] *= weights[lane];
+        }
+        std::copy_n(weights, BLOCK, bank + width_ * BLOCK);
+    }
+
     const Topk<float>& job_;
     const Kernels& run_;
     Exact exact_;
     std::vector<std::int64_t> chosen_;
-    std::int64_t width_;
+    std::int64_t width_, columns_;  // columns_: of a packed row, its weight included
     double slack_;
     std::vector<float> centre_, queries_;
     std::vector<double> own_;  // the least that |q'|^2 can be; NaN: not to be trusted

@@ -46,27 +46,32 @@ inline double slack(std::int64_t width) {
     return (1.1 * static_cast<double>(width) + 32) * 0x1p-24;
 }
 
-// The float32 rounding of the direct sum in float64, offered to heaps.
+// A row's factor of its distances.
+inline double weight_of(const Topk<float>& job, std::int64_t a) {
+    return job.weights ? job.weights[job.rows[a]] : 1.0;
+}
+
+// The float32 rounding of the direct sum in float64, times the row's weight, offered to heaps.
 class Exact {
   public:
     Exact(const Topk<float>& job, const Kernels& run) : job_(job), run_(run), shared_(!job.own_mask) {
         const bool* marked = job.own_mask ? job.own_mask : job.shared_mask;
         if (!marked) return;
-        weights_.resize(static_cast<std::size_t>((shared_ ? 1 : job.count) * job.width));
-        for (std::size_t i = 0; i < weights_.size(); ++i) weights_[i] = marked[i] ? 1.0f : 0.0f;
+        used_.resize(static_cast<std::size_t>((shared_ ? 1 : job.count) * job.width));
+        for (std::size_t i = 0; i < used_.size(); ++i) used_[i] = marked[i] ? 1.0f : 0.0f;
     }
 
     void operator()(std::int64_t q, std::int64_t a, Smallest& heap) const {
-        const float* weight = weights_.empty() ? nullptr : weights_.data() + (shared_ ? 0 : q * job_.width);
-        const double sum = run_.direct(job_.queries + q * job_.width, bank_row(job_, a), weight, job_.width);
-        heap.push(order_bits(static_cast<float>(sum)), a);
+        const float* used = used_.empty() ? nullptr : used_.data() + (shared_ ? 0 : q * job_.width);
+        const double sum = run_.direct(job_.queries + q * job_.width, bank_row(job_, a), used, job_.width);
+        heap.push(order_bits(static_cast<float>(sum * weight_of(job_, a))), a);
     }
 
   private:
     const Topk<float>& job_;
     const Kernels& run_;
     bool shared_;
-    std::vector<float> weights_;
+    std::vector<float> used_;
 };
 
 }  // namespace lpkernel

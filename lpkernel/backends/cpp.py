@@ -133,14 +133,14 @@ class CppBackend:
         return self._steps.get((id(scale),), (scale,), 0, lambda _: 0, lambda: _steps(scale))
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        arrays = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
-        queries, bank, patch_mask, candidate_mask = (
+        arrays = (request.queries, request.bank, request.patch_mask, request.candidate_mask, request.weights)
+        queries, bank, patch_mask, candidate_mask, weights = (
             None if array is None else np.require(array, requirements=["C", "A"]) for array in arrays
         )
         threads, isa = torch.get_num_threads(), os.environ.get("LPKERNEL_ISA", "")
         return TopK(
             *_native.cpu().masked_topk(
-                queries, bank, request.k, patch_mask, candidate_mask, threads, isa, self.tuning.packed
+                queries, bank, request.k, patch_mask, candidate_mask, weights, threads, isa, self.tuning.packed
             )
         )
 

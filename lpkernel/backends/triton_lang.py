@@ -102,6 +102,8 @@ class TritonBackend:
             return [f"finds up to {configs.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
             return stages.reasons(request, lambda stage: self._scan_reasons(stage, device))
+        if request.weights is not None:
+            return ["does not rank by bank_weights; cpp, torch and numpy do"]
         target = self._search_device(request)
         slabs = _slabs(len(request.queries), len(request.bank), request.k, target)
         keys = len(request.queries) * slabs * configs.slots_for(request.k) * 8
