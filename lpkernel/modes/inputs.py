@@ -14,7 +14,7 @@ from PIL import Image
 from lpkernel import checks, faces
 from lpkernel.autoencoder.embedded import of_bank
 from lpkernel.bank import TABLE_ROWS, Bank
-from lpkernel.composite import Composite, Whole
+from lpkernel.composite import Composite, Whole, feather
 from lpkernel.errors import InputError
 from lpkernel.fill import fill_hole
 from lpkernel.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
@@ -254,9 +254,9 @@ def finished(
     if keep_outside and framed is None:
         raise InputError("keep_outside: the input is codes or latents, expected pixels to keep; pass the image")
     if inside is not None and framed is not None and start.photograph is not None:
-        feather = max(1, len(framed.pixels) // made.bank.grid // 2)  # half a cell
-        closing = Composite.feathered(framed.pixels, inside, feather)
+        faded = feather(len(framed.pixels), made.bank.grid)
+        closing = Composite.feathered(framed.pixels, inside, faded)
         whole = Whole.around(closing, start.photograph, framed.where, start.whole_mask)
         if keep_outside is not False:
-            composite, facts["keep_outside"] = closing, {"feather_pixels": feather}
+            composite, facts["keep_outside"] = closing, {"feather_pixels": faded}
     return replace(made, settings={**made.settings, **facts}, composite=composite, whole=whole)
