@@ -137,7 +137,6 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
         expect(table.shape(0) == table.shape(1) && table.shape(0) >= 1 && table.shape(0) <= 32768,
                "table: expected (V, V) with V of 1 to 32768");
         expect(within(rows, table.size(), 0, MOST), "table: distances are below 0");
-        expect(within(data, content.size(), 0, table.shape(0) - 1), "codes: outside the table");
         held->table = table;
         const Released free;
         held->layer = lpkernel::code_layer(from, size, side, rows, static_cast<int>(table.shape(0)), run, tuning);
@@ -273,7 +272,6 @@ std::unique_ptr<HeldIsolation> hold_isolation(const HeldSteps& steps, const Held
     expect(steps.raster.side == layer.side(), "isolation: the layer has another side");
     expect(threads >= 1 && threads <= 4096, "threads: expected 1 to 4096");
     const lpkernel::Content from = content_of(held, content);
-    expect(!layer.codes() || within(from.data, content.size(), 0, layer.codes() - 1), "codes: outside the table");
     const lpkernel::Kernels& run = lpkernel::kernels(isa);
     const Released free;
     return std::unique_ptr<HeldIsolation>(

@@ -17,7 +17,7 @@ import numpy as np
 
 from lpkernel import checks, tensor_file
 from lpkernel import pca as pca_module
-from lpkernel.bank_checks import INT16_CODES, check_bank, fixed_limit, within_limit
+from lpkernel.bank_checks import INT16_CODES, check_bank, check_codes, fixed_limit, within_limit
 from lpkernel.content import ByContent
 from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.extent import Extent
@@ -257,9 +257,9 @@ class Bank(ByContent):
 
     @classmethod
     def load(cls, path: str | Path, verify: bool = False) -> Bank:
-        """A saved bank. Codes are read; the latents of files above 32 MiB are mapped: read when first touched.
+        """A saved bank. The codes and latents of files above 32 MiB are mapped: read, and checked, when first touched.
 
-        The header, shapes, types and codes are always checked; `verify` also reads everything and
+        The header, shapes and types are always checked; `verify` also reads everything and
         compares its SHA-256. Raises InputError, one line, for any file that is not a sound bank.
         """
         from lpkernel.bank_file import read_fields
@@ -324,8 +324,16 @@ class Bank(ByContent):
         return int(self.pca.components.shape[1])
 
     def check_file(self) -> None:
-        """Raise InputError if the file that latents are mapped from was cut short: touching them ends the process."""
-        tensor_file.check_mapped(self.latents, self.fixed_latents)
+        """Raise InputError if the file that cells are mapped from was cut short: touching them ends the process."""
+        tensor_file.check_mapped(self.codes, self.latents, self.fixed_latents)
+
+    def sound_codes(self, images: slice = slice(None), cells: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """A copy of the codes of some images, at some cells (M, M) bool. Raises InputError as a damaged file does."""
+        assert self.codes is not None and self.codebook is not None
+        self.check_file()
+        codes = np.array(self.codes[images, cells])
+        check_codes(codes, len(self.codebook))
+        return codes
 
     def level(self, m: int) -> np.ndarray:
         """The bank at grid side m, 1 <= m <= M: (B, m, m, C) int16, contiguous; computed once and kept.
@@ -352,7 +360,7 @@ class Bank(ByContent):
     def fixed_values(self, images: slice) -> np.ndarray:
         """Fixed-point values (n, M, M, C) int16 of some images. Raises InputError as `level` does."""
         if self.codes is not None and self.fixed_codebook is not None:
-            return self.fixed_codebook[self.codes[images]]
+            return self.fixed_codebook[self.sound_codes(images)]
         assert self.fixed_latents is not None
         self.check_file()
         values = self.fixed_latents[images]
@@ -419,6 +427,8 @@ class Bank(ByContent):
         flat = self._cells.reshape(self.size * area, *self._cells.shape[3:])
         places = sources.reshape(-1, area).astype(np.int64) * area + np.arange(area)  # one index is faster than three
         content = flat.take(places.reshape(sources.shape), axis=0)
+        if self.codebook is not None and content.size:
+            check_codes(content, len(self.codebook))
         return content.astype(np.int64 if self.is_discrete else np.float32)
 
     def whole(self, numbers: np.ndarray) -> np.ndarray:

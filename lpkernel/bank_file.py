@@ -2,8 +2,9 @@
 
 Tensors: the PCA, the codebook with its fixed-point rows and the codes, or the float16 latents with their
 fixed-point values; attributes as bits. The header's metadata holds the rest as JSON, and a SHA-256 of all
-of it. That checksum is compared only when asked, because mapping latents should not read them; what could
-make a kernel read outside an array (shapes, codes, the limit of the codebook) is always read and checked.
+of it. That checksum is compared only when asked, because mapping codes or latents should not read them; what could
+make a kernel read outside an array is always checked: shapes and the limit of the codebook here, codes here or, where
+they are mapped, as they are used.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 FORMAT = "lpbank"
 VERSION = 1
 _ARRAYS = ("codes", "codebook", "fixed_codebook", "latents", "fixed_latents")
-_MAPPED = _ARRAYS[3:]  # decoded and compared, never an index: another process may write into the file at any time
+_MAPPED = ("codes", *_ARRAYS[3:])  # another process may write into these at any time, even after a check
 _PCA = ("mean", "components", "explained")
 
 

@@ -375,6 +375,7 @@ def _in_codes(bank: Bank, plan: Plan, domain: str) -> bool:
 
 def _view(bank: Bank, plan: Plan, in_codes: bool) -> LatentBank | CodeBank | MixedBank:
     """The bank as backends see it."""
+    bank.check_file()
     small = bank.codes is not None and bank.codes.dtype == np.int16
     latents = LatentBank(bank.level, bank.size, (bank.codes, bank.fixed_codebook) if small else None)  # type: ignore[arg-type]
     if not in_codes:

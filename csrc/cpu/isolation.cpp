@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <stdexcept>
 
 #include "cpu/parallel.h"
 
@@ -82,7 +83,9 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
             const auto look_up = [&](std::int64_t image) {  // and bring nearer, while the image before is summed
                 const std::int16_t* codes = values_of(image);
                 for (std::int64_t cell = 0; cell < cells; ++cell) {
-                    next[cell] = table.data() + (codes[cell] * cells + cell) * NEAR;
+                    const auto code = static_cast<std::uint16_t>(codes[cell]);
+                    if (code >= layer.codes()) throw std::invalid_argument(CODES_CHANGED);
+                    next[cell] = table.data() + (code * cells + cell) * NEAR;
                     __builtin_prefetch(next[cell]);
                 }
             };

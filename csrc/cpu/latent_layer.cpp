@@ -212,7 +212,7 @@ class LatentLayer final : public Layer {
         if (!run.level_block({images, corners.data(), book_.data(), static_cast<int>(corners.size()),
                               content.derived->rows, coarse_.halves, lanes_of(part), content.derived->mask, bank,
                               norms})) {
-            throw std::invalid_argument("codes: outside the codebook");
+            throw std::invalid_argument(CODES_CHANGED);
         }
     }
 

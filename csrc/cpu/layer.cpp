@@ -8,7 +8,7 @@ namespace lpkernel {
 void Derived::make(const std::int16_t* codes, const Corners* at, int count, int width, const Kernels& run,
                    std::int16_t* out) const {
     if (!run.level_cells({codes, at, book.data(), count, rows, stride, width, mask, out})) {
-        throw std::invalid_argument("codes: outside the codebook");
+        throw std::invalid_argument(CODES_CHANGED);
     }
 }
 

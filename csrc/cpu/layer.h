@@ -17,6 +17,8 @@
 
 namespace lpkernel {
 
+constexpr const char* CODES_CHANGED = "codes: outside the codebook; the file of the bank is damaged or has changed";
+
 // Memory on a cache line, not initialised.
 template <class T>
 class Aligned {

@@ -165,10 +165,10 @@ class Walk {
 
     void copy(Image& image, const Scale& scale, std::int32_t cell, std::int64_t a) const {
         const int width = scale.layer->width();
-        const std::int16_t* from = bank_cell(scale, a, cell);
-        copy_cell(from, width, image.canvas.data() + std::int64_t{cell} * width);
-        if (scale.layer->codes() && static_cast<std::uint16_t>(*from) >= scale.layer->codes()) {
-            throw std::invalid_argument("codes: the bank is not the one that was laid out");
+        std::int16_t* to = image.canvas.data() + std::int64_t{cell} * width;
+        copy_cell(bank_cell(scale, a, cell), width, to);
+        if (scale.layer->codes() && static_cast<std::uint16_t>(*to) >= scale.layer->codes()) {
+            throw std::invalid_argument(CODES_CHANGED);
         }
     }
 

@@ -35,7 +35,7 @@ class Tuning:
     pairs: bank images up to which all distances between them are tabulated.
     screened: images of codes from which bounds come before exact sums.
     coarse: images of latents from which a few channels are compared before all.
-    kept: bytes of bank layouts that are kept for the next call.
+    kept: bytes of bank layouts that are kept for the next call; 1 GiB is two million images of 256 codes.
     levels: bytes of all levels of a plan, beyond which those of a bank of codes are not kept but made where needed.
     some: bytes of the channels of such a level that are compared first, up to which those are kept.
     packed: queries from which masked_topk packs the bank.
@@ -47,7 +47,7 @@ class Tuning:
     pairs: int = 32
     screened: int = 4096
     coarse: int = 256
-    kept: int = 1 << 28
+    kept: int = 1 << 30
     levels: int = 1 << 25
     some: int = 1 << 25
     packed: int = 128
@@ -81,6 +81,14 @@ class CppBackend:
         return []
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+        try:
+            return self._scan(request)
+        except ValueError as error:
+            if str(error).startswith("codes: "):  # of a mapped file, which are looked at as they are read
+                raise InputError(str(error)) from error
+            raise
+
+    def _scan(self, request: ScanRequest) -> NDArray[np.int32]:
         isa, tuning = os.environ.get("LPKERNEL_ISA", ""), self.tuning
         philox.check_seed(request.seed)
         scales = []
