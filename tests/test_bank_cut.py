@@ -7,12 +7,13 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lpkernel import generate, tensor_file
+from lpkernel import bank_file, generate, tensor_file
 from lpkernel.bank import Bank
 from lpkernel.errors import InputError
 
@@ -143,7 +144,23 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, monkeypatch: pytes
 
 
 def test_more_names_than_a_header_holds(tmp_path: Path) -> None:
-    bank = Bank.from_codes(np.zeros((20_000, 1, 1), int), np.eye(3), 2, names=["x" * 1000] * 20_000)
+    names = [f"{'x' * 900}/\udcff{i}.png" for i in range(20_000)]
+    labels = ["y" * 900] * 20_000
+    bank = Bank.from_codes(np.zeros((20_000, 1, 1), int), np.eye(3), 2, names=names, labels=labels)
+    bank.save(tmp_path / "x.lpbank")
+    assert Bank.load(tmp_path / "x.lpbank", verify=True) == bank
+    bank = replace(bank, names=[f"{name}\0" for name in names])
     with pytest.raises(InputError, match="names and labels take"):
-        bank.save(tmp_path / "x.lpbank")
-    assert list(tmp_path.iterdir()) == []
+        bank.save(tmp_path / "y.lpbank")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.lpbank"]
+
+
+@pytest.mark.parametrize("wrong", [b"\xff", b"\0"])
+def test_a_table_of_names_that_does_not_fit(wrong: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_file, "MOST_TEXT", 0)
+    bank = Bank.from_codes(np.zeros((3, 1, 1), int), np.eye(3), 2, names=["one", "two", "six"])
+    bank.save(tmp_path / "x.lpbank")
+    content = (tmp_path / "x.lpbank").read_bytes()
+    (tmp_path / "x.lpbank").write_bytes(content.replace(b"one\0two\0six", b"one\0" + wrong.ljust(7, wrong[-1:])))
+    with pytest.raises(InputError, match="names"):
+        Bank.load(tmp_path / "x.lpbank")
