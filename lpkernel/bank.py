@@ -17,10 +17,11 @@ import numpy as np
 
 from lpkernel import checks, tensor_file
 from lpkernel import pca as pca_module
-from lpkernel.bank_checks import INT16_CODES, check_bank, fixed_limit, within_limit
+from lpkernel.bank_checks import INT16_CODES, check_bank, check_codes, fixed_limit, within_limit
 from lpkernel.content import ByContent
 from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.extent import Extent
+from lpkernel.levels import resize_level
 from lpkernel.pca import PCA
 
 if TYPE_CHECKING:
@@ -31,31 +32,6 @@ DEFAULT_BANK = Path(__file__).parent / "data" / "avatars.lpbank"
 CHANNELS = 16  # kept unless said otherwise, where there are as many
 TABLE_ROWS = 4096  # codebooks up to this size have a distance table
 _CHUNK = 256  # bank images handled at once
-
-
-def resize_level(full: np.ndarray, m: int) -> np.ndarray:
-    """Bank images (or a reference canvas) at grid side m: (B, M, M, C) int16 -> (B, m, m, C) int16.
-
-    rint of the float64 bilinear resize, half-pixel centres, no antialias: output o of an axis reads
-    c = clamp((o + 0.5) M / m - 0.5, 0, M - 1) between i0 = floor(c) and i1 = min(i0 + 1, M - 1), weights
-    1 - f and f = c - i0; rows first, then columns, each step a * (1 - f) + b * f elementwise, so no
-    machine may reorder it. Raises InputError when m < 1.
-    """
-    if full.ndim != 4 or full.shape[1] != full.shape[2] or m < 1:
-        raise InputError(f"cannot resize an array of shape {full.shape} to side {m}, expected (B, M, M, C) and m >= 1")
-    count, side, _, channels = full.shape
-    centre = np.clip((np.arange(m) + 0.5) * side / m - 0.5, 0, side - 1)
-    low = np.floor(centre).astype(np.int64)
-    high = np.minimum(low + 1, side - 1)
-    fraction = centre - low
-    down, across = fraction[:, None, None], fraction[:, None]
-    result = np.empty((count, m, m, channels), np.int16)
-    for start in range(0, count, _CHUNK):
-        values = full[start : start + _CHUNK].astype(np.float64)
-        values = values[:, low] * (1 - down) + values[:, high] * down
-        values = values[:, :, low] * (1 - across) + values[:, :, high] * across
-        result[start : start + _CHUNK] = np.rint(values)
-    return result
 
 
 def _fixed(projected: np.ndarray, scale: float, limit: int) -> np.ndarray:
@@ -281,9 +257,9 @@ class Bank(ByContent):
 
     @classmethod
     def load(cls, path: str | Path, verify: bool = False) -> Bank:
-        """A saved bank. Codes are read; the latents of files above 32 MiB are mapped: read when first touched.
+        """A saved bank. The codes and latents of files above 32 MiB are mapped: read, and checked, when first touched.
 
-        The header, shapes, types and codes are always checked; `verify` also reads everything and
+        The header, shapes and types are always checked; `verify` also reads everything and
         compares its SHA-256. Raises InputError, one line, for any file that is not a sound bank.
         """
         from lpkernel.bank_file import read_fields
@@ -348,8 +324,16 @@ class Bank(ByContent):
         return int(self.pca.components.shape[1])
 
     def check_file(self) -> None:
-        """Raise InputError if the file that latents are mapped from was cut short: touching them ends the process."""
-        tensor_file.check_mapped(self.latents, self.fixed_latents)
+        """Raise InputError if the file that cells are mapped from was cut short: touching them ends the process."""
+        tensor_file.check_mapped(self.codes, self.latents, self.fixed_latents)
+
+    def sound_codes(self, images: slice = slice(None), cells: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """A copy of the codes of some images, at some cells (M, M) bool. Raises InputError as a damaged file does."""
+        assert self.codes is not None and self.codebook is not None
+        self.check_file()
+        codes = np.array(self.codes[images, cells])
+        check_codes(codes, len(self.codebook))
+        return codes
 
     def level(self, m: int) -> np.ndarray:
         """The bank at grid side m, 1 <= m <= M: (B, m, m, C) int16, contiguous; computed once and kept.
@@ -376,7 +360,7 @@ class Bank(ByContent):
     def fixed_values(self, images: slice) -> np.ndarray:
         """Fixed-point values (n, M, M, C) int16 of some images. Raises InputError as `level` does."""
         if self.codes is not None and self.fixed_codebook is not None:
-            return self.fixed_codebook[self.codes[images]]
+            return self.fixed_codebook[self.sound_codes(images)]
         assert self.fixed_latents is not None
         self.check_file()
         values = self.fixed_latents[images]
@@ -443,6 +427,8 @@ class Bank(ByContent):
         flat = self._cells.reshape(self.size * area, *self._cells.shape[3:])
         places = sources.reshape(-1, area).astype(np.int64) * area + np.arange(area)  # one index is faster than three
         content = flat.take(places.reshape(sources.shape), axis=0)
+        if self.codebook is not None and content.size:
+            check_codes(content, len(self.codebook))
         return content.astype(np.int64 if self.is_discrete else np.float32)
 
     def whole(self, numbers: np.ndarray) -> np.ndarray:

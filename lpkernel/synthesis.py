@@ -20,11 +20,12 @@ from lpkernel.autoencoder.embedded import of_bank
 from lpkernel.autoencoder.partial import Original
 from lpkernel.backends import registry
 from lpkernel.backends.base import Array, CodeBank, LatentBank, MixedBank, ScanRequest
-from lpkernel.bank import TABLE_ROWS, Bank, as_bank, resize_level
+from lpkernel.bank import TABLE_ROWS, Bank, as_bank
 from lpkernel.composite import Composite, Whole
 from lpkernel.content import ByContent
 from lpkernel.copies import CopyLimit, largest_areas, redraw
 from lpkernel.errors import InputError
+from lpkernel.levels import resize_level
 from lpkernel.plan import Plan
 
 DOMAINS = ("auto", "codes", "latents")
@@ -380,7 +381,9 @@ def _in_codes(bank: Bank, plan: Plan, domain: str) -> bool:
 
 def _view(bank: Bank, plan: Plan, in_codes: bool) -> LatentBank | CodeBank | MixedBank:
     """The bank as backends see it."""
-    latents = LatentBank(bank.level, bank.size)
+    bank.check_file()
+    small = bank.codes is not None and bank.codes.dtype == np.int16
+    latents = LatentBank(bank.level, bank.size, (bank.codes, bank.fixed_codebook) if small else None)  # type: ignore[arg-type]
     if not in_codes:
         return latents
     assert bank.codes is not None and bank.fixed_codebook is not None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FIRST_NAMES = 5
 WHERE_NAMES = 20
+AT_ONCE = 4096  # images whose codes are looked at together
 
 
 def register(commands: Any) -> None:
@@ -117,8 +118,6 @@ def run_show(args: argparse.Namespace) -> None:
 
 def describe(bank: Bank) -> dict[str, Any]:
     """What a bank holds, ready for JSON."""
-    import numpy as np
-
     rows, width = (None, len(bank.pca.mean)) if bank.codebook is None else bank.codebook.shape
     return {
         "images": bank.size,
@@ -126,7 +125,7 @@ def describe(bank: Bank) -> dict[str, Any]:
         "kind": "codes" if bank.is_discrete else "latents",
         "codebook_rows": rows,
         "codebook_width": width,
-        "codes_used": None if bank.codes is None else int(np.count_nonzero(np.bincount(bank.codes.reshape(-1)))),
+        "codes_used": _codes_used(bank),
         "channels": bank.channels,
         "explained_variance": round(float(bank.pca.explained.sum()), 6),
         "max_patch": bank.max_patch,
@@ -139,6 +138,17 @@ def describe(bank: Bank) -> dict[str, Any]:
         "attributes": {name: int(values.sum()) for name, values in bank.attributes.items()},
         "first_names": bank.names[:FIRST_NAMES],
     }
+
+
+def _codes_used(bank: Bank) -> int | None:
+    import numpy as np
+
+    if bank.codebook is None:
+        return None
+    used = np.zeros(len(bank.codebook), bool)
+    for start in range(0, bank.size, AT_ONCE):
+        used[bank.sound_codes(slice(start, start + AT_ONCE))] = True
+    return int(used.sum())
 
 
 def _text(value: object) -> str:

@@ -227,7 +227,7 @@ def _distances(bank: Bank, canvas: NDArray[Any], known: Bools) -> NDArray[np.int
     """(B,) squared distance of each bank image to the canvas over the known cells, in fixed point."""
     if bank.codes is not None and bank.fixed_codebook is not None:
         if len(bank.fixed_codebook) <= TABLE_ROWS:
-            return bank.table()[canvas[known], bank.codes[:, known]].sum(1, dtype=np.int64)
+            return bank.table()[canvas[known], bank.sound_codes(cells=known)].sum(1, dtype=np.int64)
         values = bank.fixed_codebook[canvas]
     else:
         values = bank.project(canvas)
