@@ -22,6 +22,7 @@ from lpkernel.errors import InputError
 from lpkernel.plan import Scale
 
 CODES = 32768  # codes are compared as int16
+NARROW = 32  # values of a row below which comparing it where it lies leaves lanes empty
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Tuning:
     screened: images of codes from which bounds come before exact sums.
     coarse: images of latents from which a few channels are compared before all.
     kept: bytes of bank layouts that are kept for the next call.
-    packed: queries from which masked_topk packs the bank.
+    packed: queries from which masked_topk packs the bank; a sixteenth of them for rows of less than 32 values.
     """
 
     group: int = 64
@@ -138,9 +139,10 @@ class CppBackend:
             None if array is None else np.require(array, requirements=["C", "A"]) for array in arrays
         )
         threads, isa = torch.get_num_threads(), os.environ.get("LPKERNEL_ISA", "")
+        packed = self.tuning.packed if bank.shape[1] >= NARROW else self.tuning.packed // 16
         return TopK(
             *_native.cpu().masked_topk(
-                queries, bank, request.k, patch_mask, candidate_mask, weights, threads, isa, self.tuning.packed
+                queries, bank, request.k, patch_mask, candidate_mask, weights, threads, isa, packed
             )
         )
 
