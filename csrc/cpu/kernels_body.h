@@ -126,23 +126,24 @@ std::uint64_t scores_within(const float* scores, int lanes, float limit) {
     return found & real_lanes(lanes);
 }
 
-int least_score(const float* scores, int lanes) {
-    Floats least = load(scores);
-    for (int first = LANES; first < lanes; first += LANES) least = lesser(least, load(scores + first));
+float least_lane(Floats values) {
     float lane[LANES];
-    store(lane, least);
-    float value = lane[0];
-    for (int i = 1; i < LANES; ++i) value = lane[i] < value ? lane[i] : value;
-    return __builtin_ctzll(scores_within(scores, lanes, value) | std::uint64_t{1} << (lanes - 1));
+    store(lane, values);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) lane[i] = lane[i + half] < lane[i] ? lane[i + half] : lane[i];
+    }
+    return lane[0];
 }
 
-template <int Q>
+// WIDTH: the number of columns where it is known, or 0.
+template <int Q, int WIDTH>
 void float_queries(const FloatBlock& a, int query) {
     constexpr int U = SCORE_VECTORS;
+    const std::int64_t width = WIDTH ? WIDTH : a.width;
     const float* wanted[Q];
     Floats least[Q];
     for (int q = 0; q < Q; ++q) {
-        wanted[q] = a.query + (query + q) * a.width;
+        wanted[q] = a.query + (query + q) * width;
         least[q] = fill(__builtin_inff());
     }
     for (int first = 0; first < a.lanes; first += SCORE_STEP) {
@@ -151,7 +152,7 @@ void float_queries(const FloatBlock& a, int query) {
             for (int u = 0; u < U; ++u) sum[q][u] = fill(0.0f);
         }
         const float* bank = a.bank + first;
-        for (std::int64_t i = 0; i < a.width; ++i) {
+        for (std::int64_t i = 0; i < width; ++i) {
             Floats values[U];
             for (int u = 0; u < U; ++u) values[u] = load(bank + i * BLOCK + u * LANES);
             for (int q = 0; q < Q; ++q) {
@@ -169,17 +170,38 @@ void float_queries(const FloatBlock& a, int query) {
         }
     }
     for (int q = 0; q < Q; ++q) {
-        const float limit = a.limits[query + q];
-        a.found[query + q] =
-            not_above(least[q], fill(limit)) ? scores_within(a.scores + (query + q) * BLOCK, a.lanes, limit) : 0;
+        float& limit = a.limits[query + q];
+        a.found[query + q] = 0;
+        if (!not_above(least[q], fill(limit))) continue;
+        if (a.reach) {
+            const float lower = least_lane(least[q]) + (a.reach[query + q] * a.reach_scale + a.reach_more);
+            limit = lower < limit ? lower : limit;
+        }
+        a.found[query + q] = scores_within(a.scores + (query + q) * BLOCK, a.lanes, limit);
     }
 }
 
-void float_block(const FloatBlock& a) {
+template <int WIDTH>
+void float_columns(const FloatBlock& a) {
     int q = 0;
-    for (; q + SCORED <= a.queries; q += SCORED) float_queries<SCORED>(a, q);
-    for (; q + 2 <= a.queries; q += 2) float_queries<2>(a, q);
-    if (q < a.queries) float_queries<1>(a, q);
+    for (; q + SCORED <= a.queries; q += SCORED) float_queries<SCORED, WIDTH>(a, q);
+    for (; q + 2 <= a.queries; q += 2) float_queries<2, 0>(a, q);
+    if (q < a.queries) float_queries<1, 0>(a, q);
+}
+
+void float_block(const FloatBlock& a) {
+    switch (a.width) {
+        case 2:
+            return float_columns<2>(a);
+        case 3:
+            return float_columns<3>(a);
+        case 4:
+            return float_columns<4>(a);
+        case 16:
+            return float_columns<16>(a);
+        default:
+            return float_columns<0>(a);
+    }
 }
 
 // What the two element types differ in.
@@ -595,7 +617,6 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 row_sums,
                                 least_sums,
                                 ranked,
-                                least_score,
                                 scores_within,
                                 at_most_of,
                                 image_apart,

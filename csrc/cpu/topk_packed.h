@@ -14,6 +14,8 @@
 
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/parallel.h"
 #include "cpu/topk_parts.h"
 
@@ -125,6 +127,7 @@ class PackedFloats {
           slack_(slack(job.weights ? width_ + 8 : width_)),
           centre_(static_cast<std::size_t>(width_), 0.0f),
           queries_(static_cast<std::size_t>(job.count * columns_)),
+          reach_(static_cast<std::size_t>(job.count)),
           own_(static_cast<std::size_t>(job.count)) {
         place_centre();
         double heaviest = 1.0;
@@ -153,20 +156,40 @@ class PackedFloats {
         block.scores = scores.data();
         std::vector<float> limits(static_cast<std::size_t>(last - first));
         for (std::int64_t q = first; q < last; ++q) limits[q - first] = limit(q, from_bits(heaps[q - first].limit()));
+        std::vector<Found> pending(std::is_same_v<Heap, Nearest> ? limits.size() : 0);
         for (std::int64_t row = first_row; row < last_row; row += BLOCK) {
             block.lanes = static_cast<int>(std::min<std::int64_t>(BLOCK, last_row - row));
-            pack(row, block.lanes, bank.data(), norms);
+            const bool usual = pack(row, block.lanes, bank.data(), norms);
+            if (usual) {
+                const float* weights = bank.data() + width_ * BLOCK;
+                block.reach_scale = job_.weights ? *std::max_element(weights, weights + block.lanes) : 1.0f;
+                block.reach_more =
+                    reach_of(*std::max_element(norms, norms + block.lanes)) + static_cast<float>(2 * TINY);
+            }
             for (std::int64_t q = first; q < last; q += TOGETHER) {
                 block.queries = static_cast<int>(std::min<std::int64_t>(TOGETHER, last - q));
                 block.query = queries_.data() + q * columns_;
                 block.limits = limits.data() + (q - first);
+                block.reach = usual && !pending.empty() ? reach_.data() + q : nullptr;
                 run_.float_block(block);
                 for (int i = 0; i < block.queries; ++i) {
                     if (!found[i]) continue;
-                    const Scores of{scores.data() + i * BLOCK, bank.data(), norms, block.lanes, row, found[i]};
-                    measure(q + i, of, limits[q + i - first], heaps[q + i - first]);
+                    const std::int64_t at = q + i - first;
+                    if constexpr (std::is_same_v<Heap, Nearest>) {
+                        // Mostly it is nearer than what waits, which then need not be measured.
+                        Found& waits = pending[at];
+                        if (waits.lanes && !(waits.score > limits[at])) measure(q + i, waits, limits[at], heaps[at]);
+                        waits = {row, found[i], least_of(scores.data() + i * BLOCK, found[i])};
+                    } else {
+                        const Scores of{scores.data() + i * BLOCK, bank.data(), norms, block.lanes, row, found[i]};
+                        measure(q + i, of, limits[at], heaps[at]);
+                    }
                 }
             }
+        }
+        if constexpr (std::is_same_v<Heap, Nearest>) {
+            for (std::int64_t q = first; q < last; ++q)
+                measure(q, pending[q - first], limits[q - first], heaps[q - first]);
         }
     }
 
@@ -186,17 +209,29 @@ class PackedFloats {
         std::uint64_t found;
     };
 
-    // Measures what was found, the one of least score first, which may leave no other.
-    void measure(std::int64_t q, const Scores& of, float& limit_of, Nearest& nearest) const {
-        const int best = run_.least_score(of.scores, of.lanes);
-        exact_(q, of.row + best, nearest);
-        limit_of = limit(q, from_bits(nearest.limit()));
-        std::uint64_t left = of.found & run_.scores_within(of.scores, of.lanes, limit_of);
-        for (left &= ~(std::uint64_t{1} << best); left; left &= left - 1) {
-            exact_(q, of.row + __builtin_ctzll(left), nearest);
-            limit_of = limit(q, from_bits(nearest.limit()));
-        }
+    // Rows of a block that may be a query's nearest, as bits, and the least of their scores.
+    struct Found {
+        std::int64_t row = 0;
+        std::uint64_t lanes = 0;
+        float score = 0.0f;
+    };
+
+    static float least_of(const float* scores, std::uint64_t lanes) {
+        float least = scores[__builtin_ctzll(lanes)];
+        for (lanes &= lanes - 1; lanes; lanes &= lanes - 1) least = std::min(least, scores[__builtin_ctzll(lanes)]);
+        return least;
     }
+
+    void measure(std::int64_t q, const Found& found, float& limit_of, Nearest& nearest) const {
+        for (std::uint64_t left = found.lanes; left; left &= left - 1) {
+            exact_(q, found.row + __builtin_ctzll(left), nearest);
+        }
+        limit_of = std::min(limit_of, limit(q, from_bits(nearest.limit())));
+    }
+
+    // The row of a block's least score m is at most at the distance whose limit is m + reach_of(own norm) +
+    // reach_of(row's norm), see near(): 3 slack instead of 2.5 pays for the rounding of that sum and of the distance.
+    float reach_of(double norm) const { return static_cast<float>(3 * slack_ * norm); }
 
     // A query without a limit yet has one by the block itself.
     void measure(std::int64_t q, const Scores& of, float& limit_of, Smallest& heap) const {
@@ -218,6 +253,7 @@ class PackedFloats {
         own_[q] = usual ? norm * (1 - slack_) : std::numeric_limits<double>::quiet_NaN();
         if (job_.weights) to[width_] = usual ? static_cast<float>(own_[q]) : 0.0f;
         if (!usual) std::fill_n(to, width_, 0.0f);  // every row is measured, and no score is NaN
+        reach_[q] = usual ? reach_of(norm) : std::numeric_limits<float>::infinity();
     }
 
     void place_centre() {
@@ -257,8 +293,8 @@ class PackedFloats {
     }
 
     // The block's rows less the centre, times their weights, lanes = rows; norms: the least that |b'|^2 can be, times
-    // the weight; -inf, and a row of zeros, for rows to measure anyway; +inf beyond the last.
-    void pack(std::int64_t row, int lanes, float* bank, float* norms) const {
+    // the weight; -inf, and a row of zeros, for rows to measure anyway; +inf beyond the last. Whether none is such.
+    bool pack(std::int64_t row, int lanes, float* bank, float* norms) const {
         constexpr std::int64_t COLUMNS = 16;  // one cache line of each row at a time
         double sums[BLOCK] = {};
         for (std::int64_t start = 0; start < width_; start += COLUMNS) {
@@ -294,6 +330,7 @@ class PackedFloats {
             }
         }
         if (job_.weights) std::copy_n(weights, BLOCK, bank + width_ * BLOCK);
+        return all_usual;
     }
 
     const Topk<float>& job_;
@@ -302,7 +339,7 @@ class PackedFloats {
     std::vector<std::int64_t> chosen_;
     std::int64_t width_, columns_;  // columns_: of a packed row, its weight included
     double slack_;
-    std::vector<float> centre_, queries_;
+    std::vector<float> centre_, queries_, reach_;
     std::vector<double> own_;  // the least that |q'|^2 can be; NaN: not to be trusted
 };
 

@@ -139,7 +139,7 @@ class CppBackend:
             None if array is None else np.require(array, requirements=["C", "A"]) for array in arrays
         )
         threads, isa = torch.get_num_threads(), os.environ.get("LPKERNEL_ISA", "")
-        packed = self.tuning.packed if bank.shape[1] >= NARROW else self.tuning.packed // 16
+        packed = self.tuning.packed if request.bank.shape[1] >= NARROW else self.tuning.packed // 16
         return TopK(
             *_native.cpu().masked_topk(
                 queries, bank, request.k, patch_mask, candidate_mask, weights, threads, isa, packed

@@ -25,8 +25,8 @@ from lpkernel.ops import masked_topk
 BANKS = (16, 128, 1024, 10_000, 100_000, 1_000_000)
 WIDTHS = (2, 3, 16, 64, 256, 1024)
 NEIGHBOURS = (1, 10)
-WORK = 1 << 30
-MOST_QUERIES = 1_000_000
+WORK = 1 << 28
+MOST_QUERIES = 250_000
 MOST_VALUES = 1 << 27  # of a bank
 ROUNDS = 3
 MATRIX = 1 << 26  # entries of the matrix that torch may have at a time
