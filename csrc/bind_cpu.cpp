@@ -395,8 +395,13 @@ py::tuple topk(const py::array& queries, const py::array& bank, std::int64_t k, 
         job.weights = view<double>(array, "weights", 1);
         expect(array.size() == bank.shape(0) && std::is_same_v<T, float>, "weights: expected (B,), with float32");
     }
-    for (std::int64_t row = 0; row < bank.shape(0); ++row) {
-        if (!allowed || allowed[row]) job.rows.push_back(row);
+    job.allowed = bank.shape(0);
+    if (allowed) {
+        job.allowed = std::count(allowed, allowed + bank.shape(0), true);
+        job.rows.reserve(static_cast<std::size_t>(job.allowed));
+        for (std::int64_t row = 0; row < bank.shape(0) && job.allowed < bank.shape(0); ++row) {
+            if (allowed[row]) job.rows.push_back(row);
+        }
     }
     py::array_t<D> distances({job.count, k});
     py::array_t<std::int64_t> indices({job.count, k});

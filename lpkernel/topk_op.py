@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,12 @@ def checked_columns(bank: Any, columns: Any) -> Any:
 
 def dtype_name(array: Any) -> str:
     """The same name for NumPy's and torch's dtype."""
-    return str(array.dtype).removeprefix("torch.")
+    return _name(array.dtype)
+
+
+@cache
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def check_shapes(queries: Any, bank: Any, k: int, patch_mask: Any, candidate_mask: Any) -> None:

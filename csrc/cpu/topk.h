@@ -17,7 +17,8 @@ struct Topk {
     const bool* shared_mask = nullptr;  // (D), or nullptr
     const bool* own_mask = nullptr;     // (Q, D), or nullptr; at most one of the two
     const double* weights = nullptr;    // (B) finite and above 0, or nullptr; of float32 alone
-    std::vector<std::int64_t> rows;     // allowed bank rows, ascending
+    std::int64_t allowed = 0;           // how many bank rows are allowed
+    std::vector<std::int64_t> rows;     // these, ascending; empty where all are
     int threads = 1;
     std::int64_t packed_from = 128;  // queries from which the bank is packed
 };

@@ -1,6 +1,6 @@
 // What the searches of masked_topk share: a search is called as
 //   search(first row, last row, first query, last query, heaps)
-// on positions among the allowed rows and offers them to heaps[query - first query].
+// on positions among the allowed rows and offers them to heaps[query - first query], each a Smallest or a Nearest.
 
 #pragma once
 
@@ -15,9 +15,15 @@
 
 namespace lpkernel {
 
+// The bank row of a position among the allowed ones.
+template <class T>
+std::int64_t row_of(const Topk<T>& job, std::int64_t a) {
+    return job.rows.empty() ? a : job.rows[a];
+}
+
 template <class T>
 const T* bank_row(const Topk<T>& job, std::int64_t a) {
-    return job.bank + job.rows[a] * job.width;
+    return job.bank + row_of(job, a) * job.width;
 }
 
 inline std::int32_t to_bits(float value) {
@@ -48,7 +54,7 @@ inline double slack(std::int64_t width) {
 
 // A row's factor of its distances.
 inline double weight_of(const Topk<float>& job, std::int64_t a) {
-    return job.weights ? job.weights[job.rows[a]] : 1.0;
+    return job.weights ? job.weights[row_of(job, a)] : 1.0;
 }
 
 // The float32 rounding of the direct sum in float64, times the row's weight, offered to heaps.
@@ -61,7 +67,8 @@ class Exact {
         for (std::size_t i = 0; i < used_.size(); ++i) used_[i] = marked[i] ? 1.0f : 0.0f;
     }
 
-    void operator()(std::int64_t q, std::int64_t a, Smallest& heap) const {
+    template <class Heap>
+    void operator()(std::int64_t q, std::int64_t a, Heap& heap) const {
         const float* used = used_.empty() ? nullptr : used_.data() + (shared_ ? 0 : q * job_.width);
         const double sum = run_.direct(job_.queries + q * job_.width, bank_row(job_, a), used, job_.width);
         heap.push(order_bits(static_cast<float>(sum * weight_of(job_, a))), a);

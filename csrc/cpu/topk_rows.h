@@ -43,8 +43,9 @@ class RowSearch {
         }
     }
 
+    template <class Heap>
     void operator()(std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
-                    Smallest* heaps) const {
+                    Heap* heaps) const {
         const auto count = static_cast<std::size_t>(last - first);
         Aligned<Sum> out(count * ROWS);
         std::vector<std::uint64_t> found(count);
@@ -85,24 +86,23 @@ class RowSearch {
 };
 
 inline auto integer_rows(const Topk<std::int16_t>& job, const Kernels& run) {
-    const auto limit = [](const Smallest& heap, std::int64_t, int) { return heap.limit(); };
-    const auto take = [](std::int64_t, std::int64_t a, std::int32_t sum, Smallest& heap) { heap.push(sum, a); };
+    const auto limit = [](const auto& heap, std::int64_t, int) { return heap.limit(); };
+    const auto take = [](std::int64_t, std::int64_t a, std::int32_t sum, auto& heap) { heap.push(sum, a); };
     return RowSearch<std::int16_t, std::int32_t, decltype(limit), decltype(take)>(job, run.integer_rows, limit, take);
 }
 
 inline auto float_rows(const Topk<float>& job, const Kernels& run) {
     const double room = (1 + 0x1p-22) * (1 + slack(job.width));
-    const auto beyond = [room](const Smallest& heap, double weight) {
+    const auto beyond = [room](const auto& heap, double weight) {
         const double kth = from_bits(heap.limit());  // NaN: every row is to be measured
         return std::nextafter(static_cast<float>(kth * room / weight + TINY), std::numeric_limits<float>::infinity());
     };
-    const auto limit = [&job, beyond](const Smallest& heap, std::int64_t row, int rows) {
+    const auto limit = [&job, beyond](const auto& heap, std::int64_t row, int rows) {
         double least = weight_of(job, row);
         for (int lane = 1; job.weights && lane < rows; ++lane) least = std::min(least, weight_of(job, row + lane));
         return beyond(heap, least);
     };
-    const auto take = [&job, beyond, exact = Exact(job, run)](std::int64_t q, std::int64_t a, float sum,
-                                                              Smallest& heap) {
+    const auto take = [&job, beyond, exact = Exact(job, run)](std::int64_t q, std::int64_t a, float sum, auto& heap) {
         if (!job.weights || !(sum > beyond(heap, weight_of(job, a)))) exact(q, a, heap);
     };
     return RowSearch<float, float, decltype(limit), decltype(take)>(job, run.float_rows, limit, take);

@@ -17,6 +17,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class TritonBackend:
         return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
-        if importlib.util.find_spec("triton") is None:
+        if not _installed():
             return ["the package triton is not installed: pip install 'lpkernel[triton]'"]
         wanted = self._device_type
         if wanted == "cuda" and not torch.cuda.is_available():
@@ -432,6 +433,12 @@ def _slabs(count: int, rows: int, k: int, device: torch.device) -> int:
     tile = configs.TOPK[_family(), slots]
     tiles = max(1, -(-count // tile.queries))
     return configs.cut(rows, tile.rows, -(-configs.PROGRAMS * _multiprocessors(device) // tiles), slots)
+
+
+@cache
+def _installed() -> bool:
+    """Looked up once: the search of the paths takes longer than a small search."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def _kernels(name: str) -> Any:
