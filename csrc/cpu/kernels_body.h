@@ -676,19 +676,13 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 row_sums,
                                 least_sums,
                                 ranked,
-<<<<<<< HEAD
-=======
                                 scores_within,
->>>>>>> dropin
                                 at_most_of,
                                 image_apart,
                                 byte_tile,
                                 byte_rows,
-<<<<<<< HEAD
                                 level_cells,
                                 level_block,
-=======
->>>>>>> dropin
                                 norms,
                                 resize_row,
                                 words,

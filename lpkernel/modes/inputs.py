@@ -15,13 +15,13 @@ from PIL import Image
 from lpkernel import checks, faces
 from lpkernel.autoencoder.embedded import of_bank
 from lpkernel.autoencoder.partial import Original
-from lpkernel.bank import TABLE_ROWS, Bank
+from lpkernel.bank import TABLE_ROWS, Bank, allowed_images
 from lpkernel.composite import Composite, Whole, feather
 from lpkernel.errors import InputError
 from lpkernel.fill import fill_hole
 from lpkernel.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
 from lpkernel.modes.framing import Framed, frame
-from lpkernel.synthesis import Synthesis, allowed_images, canvas_array
+from lpkernel.synthesis import Synthesis, canvas_array
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
