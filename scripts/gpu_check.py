@@ -36,7 +36,7 @@ import lpkernel
 from lpkernel import Autoencoder, files, load_autoencoder, plan
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, CodeBank, LatentBank, ScanRequest
-from lpkernel.bank import resize_level
+from lpkernel.levels import resize_level
 from lpkernel.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,10 +16,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class LatentBank:
-    """Latent domain: level(m) -> (B, m, m, C) int16; distances are sums of squared differences."""
+    """Latent domain: level(m) -> (B, m, m, C) int16; distances are sums of squared differences.
+
+    cells: codes (B, M, M) int16 and their fixed-point vectors (V, C) int16, of which each level is the resize
+    (`lpkernel.bank.resize_level`), for backends that make what they need of it; None where there are none.
+    """
 
     level: Callable[[int], NDArray[np.int16]]
     size: int
+    cells: tuple[NDArray[np.int16], NDArray[np.int16]] | None = None
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,14 @@ class TopkRequest:
     k: int
     patch_mask: Array | None  # (D,) or (Q, D) bool
     candidate_mask: Array | None  # (B,) bool
+    weights: Array | None = None  # (B,) float64, finite and above 0; with float32 alone
 
 
 class TopK(NamedTuple):
-    """Squared L2 distances (Q, K), ascending, float32 or int32, and bank indices (Q, K) int64."""
+    """Distances (Q, K), ascending, and bank indices (Q, K) int64.
+
+    Distances are squared L2, float32 or int32, and of a request with weights the float32 rounding of weight times it.
+    """
 
     distances: Any
     indices: Any

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpkernel.commands.common import Clock, Progress, check_folder, file_hash, json_text, load_bank, report
@@ -59,6 +60,8 @@ class Session:
     bank_hash: str  # SHA-256 of its file
     files: list[str] = field(default_factory=list)
     text: dict[str, Any] = field(default_factory=dict)  # what each picture says of the run
+    share: bool = False  # whether another process puts this run's images together with others
+    shards: Sequence[Path] = ()  # folders of such shares, in order
 
     def options(self, n: int, first_image: int, candidates: NDArray[np.int64] | None) -> dict[str, Any]:
         """The arguments that every mode takes, for one batch of one group."""
@@ -198,7 +201,8 @@ def run(
     }
     warnings = [*warnings, *_few_allowed(session, settings["k"])]
     with folder.alone(), folder.start(made.bank.grid) as stream:
-        if stream.done and not args.quiet:
+        stream.take(session.shards)
+        if stream.done and not session.shards and not args.quiet:
             print(f"lpkernel: going on after {stream.done} of {folder.count} images", file=sys.stderr)
         with Progress("generating", folder.count, "image", args.quiet, stream.done) as progress:
             for start, count, candidates in _batches(session, stream.done):
@@ -210,6 +214,8 @@ def run(
                         _write_images(session, made, args.first_image + start, provenance)
                 stream.append(made.sources, _facts_of_images(session, made, start))
                 progress.add(count)
+        if session.share:
+            return
         if session.autoencoder is not None:
             with session.clock.stage("decode and write"):
                 _write_sheet(session, made.bank, stream, given, baseline)
