@@ -9,7 +9,7 @@ CPP_TESTS := $(shell find tests/emulation tests/kernels -name '*.h' -o -name '*.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo gallery table1 figure4 test rungs lint check bench sanitize gpu-check kernel-report clean
+.PHONY: demo gallery table1 figure4 test rungs lint check bench sanitize gpu-check kernel-report dist clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
@@ -67,6 +67,12 @@ gpu-check:
 # and Triton.
 kernel-report: .venv/.installed-test
 	PYTHONPATH=tests $(BIN)/python scripts/kernel_report.py
+
+# The source distribution, and from it a wheel for this machine; see Releasing in CONTRIBUTING.md.
+dist: .venv/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf .venv build dist out *.egg-info lpkernel/_build.json lpkernel/_cpu.* lpkernel/_cuda.*

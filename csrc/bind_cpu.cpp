@@ -8,6 +8,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "common/philox.h"
@@ -359,7 +360,8 @@ py::array_t<std::int32_t> scan(const py::list& scales, const py::array& images, 
 
 template <class T, class D>
 py::tuple topk(const py::array& queries, const py::array& bank, std::int64_t k, const py::object& patch_mask,
-               const py::object& candidate_mask, int threads, const std::string& isa, std::int64_t packed_from) {
+               const py::object& candidate_mask, const py::object& weights, int threads, const std::string& isa,
+               std::int64_t packed_from) {
     lpkernel::Topk<T> job{};
     job.queries = view<T>(queries, "queries", 2);
     job.bank = view<T>(bank, "bank", 2);
@@ -388,8 +390,18 @@ py::tuple topk(const py::array& queries, const py::array& bank, std::int64_t k, 
         allowed = view<bool>(mask, "candidate_mask", 1);
         expect(mask.size() == bank.shape(0), "candidate_mask: expected (B,)");
     }
-    for (std::int64_t row = 0; row < bank.shape(0); ++row) {
-        if (!allowed || allowed[row]) job.rows.push_back(row);
+    if (!weights.is_none()) {
+        const auto array = weights.cast<py::array>();
+        job.weights = view<double>(array, "weights", 1);
+        expect(array.size() == bank.shape(0) && std::is_same_v<T, float>, "weights: expected (B,), with float32");
+    }
+    job.allowed = bank.shape(0);
+    if (allowed) {
+        job.allowed = std::count(allowed, allowed + bank.shape(0), true);
+        job.rows.reserve(static_cast<std::size_t>(job.allowed));
+        for (std::int64_t row = 0; row < bank.shape(0) && job.allowed < bank.shape(0); ++row) {
+            if (allowed[row]) job.rows.push_back(row);
+        }
     }
     py::array_t<D> distances({job.count, k});
     py::array_t<std::int64_t> indices({job.count, k});
@@ -404,10 +416,11 @@ py::tuple topk(const py::array& queries, const py::array& bank, std::int64_t k, 
 }
 
 py::tuple any_topk(const py::array& queries, const py::array& bank, std::int64_t k, const py::object& patch_mask,
-                   const py::object& candidate_mask, int threads, const std::string& isa, std::int64_t packed_from) {
+                   const py::object& candidate_mask, const py::object& weights, int threads, const std::string& isa,
+                   std::int64_t packed_from) {
     const bool integers = py::isinstance<py::array_t<std::int16_t>>(bank);
     const auto run = integers ? topk<std::int16_t, std::int32_t> : topk<float, float>;
-    return run(queries, bank, k, patch_mask, candidate_mask, threads, isa, packed_from);
+    return run(queries, bank, k, patch_mask, candidate_mask, weights, threads, isa, packed_from);
 }
 
 }  // namespace
@@ -452,6 +465,7 @@ PYBIND11_MODULE(_cpu, module) {
         "Source map (n, M, M) int32. scales: (steps, layer, content, start or None, isolation or None) each; hubness: "
         "256ths of it that are taken off; tuning: (group, split, seeded).");
     module.def("masked_topk", &any_topk, py::arg("queries"), py::arg("bank"), py::arg("k"), py::arg("patch_mask"),
-               py::arg("candidate_mask"), py::arg("threads"), py::arg("isa"), py::arg("packed_from"),
+               py::arg("candidate_mask"), py::arg("weights"), py::arg("threads"), py::arg("isa"),
+               py::arg("packed_from"),
                "(distances, indices), both (Q, k); see lpkernel.masked_topk. Of int16, D * (max - min)^2 < 2^31.");
 }

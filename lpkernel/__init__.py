@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from lpkernel.autoencoder import Autoencoder, load_autoencoder
     from lpkernel.bank import Bank
     from lpkernel.copies import CopyLimit
+    from lpkernel.index import IndexFlatL2, NearestNeighbors
     from lpkernel.modes.aligning import Aligned, Framing, align
     from lpkernel.modes.editing import edit
     from lpkernel.modes.guided import reference
     from lpkernel.modes.harmonizing import harmonize
     from lpkernel.modes.inpainting import inpaint
     from lpkernel.ops import masked_topk
+    from lpkernel.patches import normalised_nearest, patch_nearest
     from lpkernel.synthesis import Synthesis, generate
 
 __version__ = version("lpkernel")
@@ -32,9 +34,11 @@ __all__ = [
     "Bank",
     "CopyLimit",
     "Framing",
+    "IndexFlatL2",
     "InputError",
     "LpkernelError",
     "MissingExtra",
+    "NearestNeighbors",
     "Synthesis",
     "align",
     "edit",
@@ -44,6 +48,8 @@ __all__ = [
     "inpaint",
     "load_autoencoder",
     "masked_topk",
+    "normalised_nearest",
+    "patch_nearest",
     "plan",
     "reference",
 ]
@@ -55,6 +61,8 @@ _HOMES = {
     "Bank": "bank",
     "CopyLimit": "copies",
     "Framing": "modes.aligning",
+    "IndexFlatL2": "index",
+    "NearestNeighbors": "index",
     "Synthesis": "synthesis",
     "align": "modes.aligning",
     "edit": "modes.editing",
@@ -63,6 +71,8 @@ _HOMES = {
     "inpaint": "modes.inpainting",
     "load_autoencoder": "autoencoder",
     "masked_topk": "ops",
+    "normalised_nearest": "patches",
+    "patch_nearest": "patches",
     "reference": "modes.guided",
 }
 

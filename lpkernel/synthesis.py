@@ -17,6 +17,7 @@ from lpkernel import checks, presets
 from lpkernel import plan as plans
 from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.autoencoder.embedded import of_bank
+from lpkernel.autoencoder.partial import Original
 from lpkernel.backends import registry
 from lpkernel.backends.base import Array, CodeBank, LatentBank, MixedBank, ScanRequest
 from lpkernel.bank import TABLE_ROWS, Bank, allowed_images, as_bank
@@ -45,6 +46,7 @@ class Synthesis(ByContent):
     settings: every choice made, resolved, ready for JSON.
     composite: what `decode` closes with, for an edit that keeps the outside; usually None.
     whole: the picture that was edited, for `put_back`; None for new images.
+    original: that picture as it was encoded; where the composite keeps it, nothing else is decoded.
     """
 
     sources: NDArray[np.int32]
@@ -55,6 +57,7 @@ class Synthesis(ByContent):
     settings: dict[str, Any] = field(compare=False)
     composite: Composite | None = None
     whole: Whole | None = field(default=None, compare=False)
+    original: Original | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         did, side = self.settings, self.bank.grid
@@ -108,7 +111,10 @@ class Synthesis(ByContent):
         autoencoder = of_bank(self.bank, autoencoder)
         content = self.codes if self.codes is not None else self.latents
         assert content is not None
-        images = autoencoder.decode(content)
+        if self.composite is None or self.original is None:
+            images = autoencoder.decode(content)
+        else:
+            images = self.original.variants(autoencoder, content, self.composite.weight > 0)
         return images if self.composite is None else self.composite.apply(images)
 
     def put_back(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

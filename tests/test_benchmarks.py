@@ -15,7 +15,7 @@ from lpkernel import Bank
 from lpkernel.backends import registry
 from lpkernel.backends.base import ScanRequest, TopK
 from lpkernel.backends.reference import NumpyBackend
-from lpkernel.benchmarks import data, machine, measure, peers, plots, points, report, suite
+from lpkernel.benchmarks import data, machine, measure, peers, plots, points, report, suite, sweep
 from lpkernel.benchmarks.checks import Truth, WrongAnswer, true_distances
 from lpkernel.benchmarks.points import Generation
 from lpkernel.benchmarks.suite import Options, Suite
@@ -329,3 +329,14 @@ def test_peak_extra_sees_a_large_array() -> None:
     if peak is None:
         pytest.skip("/proc/self/clear_refs cannot be written here")
     assert 12 << 20 < peak < 64 << 20
+
+
+def test_the_sweep_compares_answers_and_lists_what_is_lost() -> None:
+    """Few tiny points; a provider that answers wrongly ends it."""
+    few = [sweep.Point(1, 16, 2, 1), sweep.Point(20, 50, 3, 10)]
+    lines = list(sweep.report(iter(few), sweep.providers(), rounds=1))
+    assert lines[2].startswith("| 1 | 16 | 2 | 1 |") and f"of {len(few)}" in "".join(lines)
+    assert len(list(sweep.points(quick=True))) > 8 and all(p.k <= p.rows for p in sweep.points(quick=False))
+    wrong = {**sweep.providers(), "torch": lambda queries, bank, k: sweep.ours(queries, bank, k) + 1}
+    with pytest.raises(ValueError, match="torch"):
+        list(sweep.report(iter(few), wrong, rounds=1))

@@ -406,10 +406,11 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
         "resize": (entered, [resize.i0, resize.i1, resize.f]),
         "carry": (entered, [carry]),
         "scan": (module.scan, [[tuple(one)], np.arange(2), *rest]),
-        "topk": (module.masked_topk, [floats, floats, 2, None, None, 1, "", 1]),
+        "topk": (module.masked_topk, [floats, floats, 2, None, None, None, 1, "", 1]),
+        "weighted topk": (module.masked_topk, [floats, floats, 2, None, None, np.ones(3), 1, "", 1]),
         "topk of integers": (
             module.masked_topk,
-            [floats.astype(np.int16)] * 2 + [2, np.ones((3, 4), bool), None, 1, "", 1],
+            [floats.astype(np.int16)] * 2 + [2, np.ones((3, 4), bool), None, None, 1, "", 1],
         ),
     }
 

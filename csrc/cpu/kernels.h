@@ -99,19 +99,23 @@ struct LeastSums {
     std::int32_t* least;
 };
 
-// Screening of a block of packed float rows for up to GROUP queries, lanes = images:
-//   score[q][b] = norms[b] + sum over i of query[q][i] * bank[i][b]
-// query is already multiplied by -2. found[q]: bit b unless score > limits[q], so NaN is found. Lanes beyond `lanes`
-// are 0. scores, unless nullptr: (GROUP, BLOCK).
+// Screening of a block of packed float rows for any number of queries, lanes = rows:
+//   scores[q][b] = norms[b] + sum over i of query[q][i] * bank[i][b]
+// query is already multiplied by -2. found[q]: bit b if scores[q][b] <= limits[q]; lanes beyond `lanes` are 0, and
+// norms are +inf there. No score is NaN.
+// With `reach`, a query whose least score m is within its limit first gets another limit, if that is lower:
+// m + reach[q] * reach_scale + reach_more.
 struct FloatBlock {
     const float* bank;   // (width, BLOCK)
     const float* norms;  // (BLOCK)
     std::int64_t width;
     int lanes, queries;
-    const float* query[GROUP];
-    float limits[GROUP];
-    std::uint64_t* found;  // (GROUP)
-    float* scores;
+    const float* query;    // (queries, width)
+    float* limits;         // (queries)
+    std::uint64_t* found;  // (queries)
+    const float* reach;    // (queries) or nullptr
+    float reach_scale, reach_more;
+    float* scores;  // (queries, BLOCK), up to the first multiple of 16 from `lanes` on
 };
 
 // Squared distances of any number of queries to up to ROWS bank rows where they lie, lanes = channels:
@@ -194,6 +198,8 @@ struct Kernels {
     // Index of the value that has `rank` others before it in the order (value, index), rank < count <= BLOCK; `values`
     // is readable up to the next multiple of 16.
     int (*ranked)(const std::int32_t* values, int count, int rank);
+    // Bits of scores as float_block leaves them that are <= limit.
+    std::uint64_t (*scores_within)(const float* scores, int lanes, float limit);
     // Bit b if values[b] <= limit; values: (BLOCK).
     std::uint64_t (*at_most)(const std::int32_t* values, std::int32_t limit);
     // sum over i and channels of (image[cells[i]] - values[i])^2, modulo 2^32. image: (cells of the level, width),

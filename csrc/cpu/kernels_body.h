@@ -109,47 +109,98 @@ void latent_block(const LatentBlock& a) {
     a.pairs == COARSE / 2 ? latent_pairs<COARSE / 2>(a) : latent_pairs<0>(a);
 }
 
-template <int Q>
-void float_queries(const FloatBlock& a) {
-    constexpr int U = LANES < 16 ? 2 : 4;
-    constexpr int STEP = LANES * U;
-    for (int q = 0; q < Q; ++q) a.found[q] = 0;
-    for (int first = 0; first < a.lanes; first += STEP) {
+constexpr int SCORED = 6;                           // queries whose sums are held together; registers as below
+constexpr int SCORE_VECTORS = LANES == 16 ? 4 : 2;  // vectors of rows
+constexpr int SCORE_STEP = LANES * SCORE_VECTORS;
+
+std::uint64_t real_lanes(int lanes) {
+    return lanes == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << lanes) - 1;
+}
+
+std::uint64_t scores_within(const float* scores, int lanes, float limit) {
+    std::uint64_t found = 0;
+    const Floats most = fill(limit);
+    for (int first = 0; first < lanes; first += LANES) {
+        found |= std::uint64_t{not_above(load(scores + first), most)} << first;
+    }
+    return found & real_lanes(lanes);
+}
+
+float least_lane(Floats values) {
+    float lane[LANES];
+    store(lane, values);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) lane[i] = lane[i + half] < lane[i] ? lane[i + half] : lane[i];
+    }
+    return lane[0];
+}
+
+// WIDTH: the number of columns where it is known, or 0.
+template <int Q, int WIDTH>
+void float_queries(const FloatBlock& a, int query) {
+    constexpr int U = SCORE_VECTORS;
+    const std::int64_t width = WIDTH ? WIDTH : a.width;
+    const float* wanted[Q];
+    Floats least[Q];
+    for (int q = 0; q < Q; ++q) {
+        wanted[q] = a.query + (query + q) * width;
+        least[q] = fill(__builtin_inff());
+    }
+    for (int first = 0; first < a.lanes; first += SCORE_STEP) {
         Floats sum[Q][U];
         for (int q = 0; q < Q; ++q) {
             for (int u = 0; u < U; ++u) sum[q][u] = fill(0.0f);
         }
         const float* bank = a.bank + first;
-        for (std::int64_t i = 0; i < a.width; ++i) {
+        for (std::int64_t i = 0; i < width; ++i) {
             Floats values[U];
             for (int u = 0; u < U; ++u) values[u] = load(bank + i * BLOCK + u * LANES);
             for (int q = 0; q < Q; ++q) {
-                const Floats wanted = fill(a.query[q][i]);
-                for (int u = 0; u < U; ++u) sum[q][u] = add_product(sum[q][u], values[u], wanted);
+                const Floats own = fill(wanted[q][i]);
+                for (int u = 0; u < U; ++u) sum[q][u] = add_product(sum[q][u], values[u], own);
             }
         }
-        for (int q = 0; q < Q; ++q) {
-            for (int u = 0; u < U; ++u) {
-                const Floats score = add(sum[q][u], load(a.norms + first + u * LANES));
-                a.found[q] |= std::uint64_t{not_above(score, fill(a.limits[q]))} << (first + u * LANES);
-                if (a.scores) store(a.scores + q * BLOCK + first + u * LANES, score);
+        for (int u = 0; u < U; ++u) {
+            const Floats norms = load(a.norms + first + u * LANES);
+            for (int q = 0; q < Q; ++q) {
+                const Floats score = add(sum[q][u], norms);
+                store(a.scores + (query + q) * BLOCK + first + u * LANES, score);
+                least[q] = lesser(least[q], score);
             }
         }
     }
-    const std::uint64_t real = a.lanes == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << a.lanes) - 1;
-    for (int q = 0; q < Q; ++q) a.found[q] &= real;
+    for (int q = 0; q < Q; ++q) {
+        float& limit = a.limits[query + q];
+        a.found[query + q] = 0;
+        if (!not_above(least[q], fill(limit))) continue;
+        if (a.reach) {
+            const float lower = least_lane(least[q]) + (a.reach[query + q] * a.reach_scale + a.reach_more);
+            limit = lower < limit ? lower : limit;
+        }
+        a.found[query + q] = scores_within(a.scores + (query + q) * BLOCK, a.lanes, limit);
+    }
+}
+
+template <int WIDTH>
+void float_columns(const FloatBlock& a) {
+    int q = 0;
+    for (; q + SCORED <= a.queries; q += SCORED) float_queries<SCORED, WIDTH>(a, q);
+    for (; q + 2 <= a.queries; q += 2) float_queries<2, 0>(a, q);
+    if (q < a.queries) float_queries<1, 0>(a, q);
 }
 
 void float_block(const FloatBlock& a) {
-    switch (a.queries) {
-        case 1:
-            return float_queries<1>(a);
+    switch (a.width) {
         case 2:
-            return float_queries<2>(a);
+            return float_columns<2>(a);
         case 3:
-            return float_queries<3>(a);
+            return float_columns<3>(a);
+        case 4:
+            return float_columns<4>(a);
+        case 16:
+            return float_columns<16>(a);
         default:
-            return float_queries<4>(a);
+            return float_columns<0>(a);
     }
 }
 
@@ -522,6 +573,14 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
     const EightDoubles none = {};
     EightDoubles sums[2] = {none, none}, left, right, used;
     std::int64_t i = 0;
+    if (width <= SUMS) {  // each sum is one square, so they are added up at once
+        double sum = 0.0;
+        for (; i < width; ++i) {
+            const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+            if (!weight || weight[i] != 0.0f) sum += apart * apart;
+        }
+        return sum;
+    }
     for (; i + SUMS <= width; i += SUMS) {
         for (int half = 0; half < 2; ++half) {
             widen(a + i + 8 * half, left);
@@ -617,6 +676,7 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 row_sums,
                                 least_sums,
                                 ranked,
+                                scores_within,
                                 at_most_of,
                                 image_apart,
                                 byte_tile,

@@ -15,6 +15,7 @@
 #define LPKERNEL_AVX512
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"  // of GCC 12 in its own header
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -79,6 +80,9 @@ inline Floats fill(float a) {
 }
 inline Floats add(Floats a, Floats b) {
     return _mm512_add_ps(a, b);
+}
+inline Floats lesser(Floats a, Floats b) {  // of numbers
+    return _mm512_min_ps(a, b);
 }
 inline std::uint32_t not_above(Floats a, Floats limit) {
     return _mm512_cmp_ps_mask(a, limit, _CMP_NGT_UQ);
@@ -160,6 +164,9 @@ inline Floats fill(float a) {
 inline Floats add(Floats a, Floats b) {
     return _mm256_add_ps(a, b);
 }
+inline Floats lesser(Floats a, Floats b) {  // of numbers
+    return _mm256_min_ps(a, b);
+}
 inline std::uint32_t not_above(Floats a, Floats limit) {
     return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, limit, _CMP_NGT_UQ)));
 }
@@ -232,6 +239,9 @@ inline Floats fill(float a) {
 }
 inline Floats add(Floats a, Floats b) {
     return _mm_add_ps(a, b);
+}
+inline Floats lesser(Floats a, Floats b) {  // of numbers
+    return _mm_min_ps(a, b);
 }
 inline std::uint32_t not_above(Floats a, Floats limit) {
     return static_cast<std::uint32_t>(_mm_movemask_ps(_mm_cmpngt_ps(a, limit)));
@@ -320,6 +330,9 @@ inline Floats fill(float a) {
 inline Floats add(Floats a, Floats b) {
     return vaddq_f32(a, b);
 }
+inline Floats lesser(Floats a, Floats b) {  // of numbers
+    return vminq_f32(a, b);
+}
 inline std::uint32_t not_above(Floats a, Floats limit) {
     return lane_bits(vmvnq_u32(vcgtq_f32(a, limit)));
 }
@@ -398,6 +411,9 @@ inline Floats fill(float a) {
 }
 inline Floats add(Floats a, Floats b) {
     return {a.v + b.v};
+}
+inline Floats lesser(Floats a, Floats b) {  // of numbers
+    return {b.v < a.v ? b.v : a.v};
 }
 inline std::uint32_t not_above(Floats a, Floats limit) {
     return !(a.v > limit.v);

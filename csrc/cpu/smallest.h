@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -63,12 +64,44 @@ class Smallest {
         return keys_;
     }
 
-  private:
     static constexpr std::uint32_t SIGN = 0x80000000u;
 
+  private:
     std::vector<std::uint64_t> keys_;
     std::size_t need_ = 1;
     std::int32_t limit_ = ANY;
+};
+
+// The one nearest, with the same functions.
+class Nearest {
+  public:
+    void reset(std::int64_t, std::int32_t limit = Smallest::ANY) {
+        key_[0] = NONE;
+        limit_ = limit;
+    }
+
+    std::int32_t limit() const { return limit_; }
+    std::int64_t need() const { return 1; }
+
+    void push(std::int32_t distance, std::int64_t index) {
+        const std::uint32_t above = static_cast<std::uint32_t>(distance) ^ Smallest::SIGN;
+        push(std::uint64_t{above} << 32 | static_cast<std::uint64_t>(index));
+    }
+
+    void push(std::uint64_t key) {
+        if (key >= key_[0]) return;
+        key_[0] = key;
+        limit_ = std::min(limit_, Smallest::distance(key));
+    }
+
+    void merge(const Nearest& other) { push(other.key_[0]); }
+    const std::array<std::uint64_t, 1>& sorted() const { return key_; }
+
+  private:
+    static constexpr std::uint64_t NONE = ~std::uint64_t{0};
+
+    std::array<std::uint64_t, 1> key_{NONE};
+    std::int32_t limit_ = Smallest::ANY;
 };
 
 }  // namespace lpkernel

@@ -17,9 +17,9 @@ constexpr std::int64_t QUERIES = 1 << 13;  // searched at a time with packed blo
 constexpr std::int64_t PIECE = 1 << 26;    // values compared between two looks at whether to go on
 
 // search() on all of it, piece by piece. Queries are cut only where one block of rows with all of them is much.
-template <class T, class Search>
+template <class T, class Search, class Heap>
 void in_pieces(const Topk<T>& job, const Search& search, std::int64_t first_row, std::int64_t last_row,
-               std::int64_t first, std::int64_t last, Smallest* heaps) {
+               std::int64_t first, std::int64_t last, Heap* heaps) {
     const std::int64_t width = std::max<std::int64_t>(1, job.width);
     const std::int64_t queries = std::max<std::int64_t>(BLOCK, PIECE / BLOCK / width);
     const std::int64_t blocks = PIECE / BLOCK / width / std::max<std::int64_t>(1, std::min(queries, last - first));
@@ -34,16 +34,15 @@ void in_pieces(const Topk<T>& job, const Search& search, std::int64_t first_row,
 
 // Runs search(first row, last row, first query, last query, heaps) over the threads, and merges. value(at, bits): the
 // distance of a slot. heaps: any, for reuse of their memory.
-template <class T, class Search, class Value>
+template <class T, class Search, class Value, class Heap>
 void divide(const Topk<T>& job, const Search& search, const Value& value, std::int64_t* indices,
-            std::vector<Smallest>& heaps) {
-    const auto allowed = static_cast<std::int64_t>(job.rows.size());
-    const std::int64_t need = std::min(job.k, allowed);
+            std::vector<Heap>& heaps) {
+    const std::int64_t allowed = job.allowed, need = std::min(job.k, allowed);
     const std::int64_t blocks = (allowed + BLOCK - 1) / BLOCK;
     const std::int64_t runs = std::min<std::int64_t>(blocks, job.threads);
     const std::int64_t cuts = std::min<std::int64_t>(job.count, (job.threads + runs - 1) / runs);
     heaps.resize(static_cast<std::size_t>(runs * job.count));
-    for (Smallest& heap : heaps) heap.reset(need);
+    for (Heap& heap : heaps) heap.reset(need);
     parallel(runs * cuts, job.threads, [&](std::int64_t task) {
         const std::int64_t r = task / cuts, c = task % cuts;
         const std::int64_t first = job.count * c / cuts, last = job.count * (c + 1) / cuts;
@@ -55,22 +54,27 @@ void divide(const Topk<T>& job, const Search& search, const Value& value, std::i
         std::int64_t at = q * job.k;
         for (const std::uint64_t key : heaps[q].sorted()) {
             value(at, Smallest::distance(key));
-            indices[at++] = job.rows[Smallest::index(key)];
+            indices[at++] = row_of(job, Smallest::index(key));
         }
     });
 }
 
 template <class T, class Search, class Value>
 void divide(const Topk<T>& job, const Search& search, const Value& value, std::int64_t* indices) {
-    std::vector<Smallest> heaps;
-    divide(job, search, value, indices, heaps);
+    if (job.k == 1) {
+        std::vector<Nearest> heaps;
+        divide(job, search, value, indices, heaps);
+    } else {
+        std::vector<Smallest> heaps;
+        divide(job, search, value, indices, heaps);
+    }
 }
 
 // divide() with a Packed search, of QUERIES queries at a time.
-template <class Packed, class T, class Value>
+template <class Packed, class Heap, class T, class Value>
 void divide_packed(const Topk<T>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
     Topk<T> part = job;
-    std::vector<Smallest> heaps;
+    std::vector<Heap> heaps;
     for (std::int64_t first = 0; first < job.count; first += QUERIES) {
         part.queries = job.queries + first * job.width;
         part.count = std::min(QUERIES, job.count - first);
@@ -80,12 +84,19 @@ void divide_packed(const Topk<T>& job, const Kernels& run, const Value& value, s
     }
 }
 
+template <class Packed, class T, class Value>
+void divide_packed(const Topk<T>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+    const auto divided =
+        job.k == 1 ? divide_packed<Packed, Nearest, T, Value> : divide_packed<Packed, Smallest, T, Value>;
+    divided(job, run, value, indices);
+}
+
 // Fills every slot with `empty`; whether there is anything to find.
 template <class T, class D>
 bool begin(const Topk<T>& job, D empty, D* distances, std::int64_t* indices) {
     std::fill_n(distances, job.count * job.k, empty);
     std::fill_n(indices, job.count * job.k, -1);
-    return !job.rows.empty() && job.count > 0;
+    return job.allowed > 0 && job.count > 0;
 }
 
 std::int32_t square(std::int32_t a) {
@@ -99,7 +110,7 @@ void topk(const Topk<std::int16_t>& job, const Kernels& run, std::int32_t* dista
     const auto value = [&](std::int64_t at, std::int32_t bits) { distances[at] = bits; };
     if (job.width == 1) {  // the only width at which differences may leave int16
         const auto single = [&](std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
-                                Smallest* heaps) {
+                                auto* heaps) {
             for (std::int64_t q = first; q < last; ++q) {
                 const bool used = job.own_mask ? job.own_mask[q] : !job.shared_mask || job.shared_mask[0];
                 for (std::int64_t a = first_row; a < last_row; ++a) {
@@ -121,7 +132,7 @@ void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int
     if (job.width >= WIDEST) {  // no screen is proven
         const Exact exact(job, run);
         const auto each = [&](std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
-                              Smallest* heaps) {
+                              auto* heaps) {
             for (std::int64_t q = first; q < last; ++q) {
                 for (std::int64_t a = first_row; a < last_row; ++a) exact(q, a, heaps[q - first]);
             }

@@ -16,14 +16,17 @@ struct Topk {
     std::int64_t count, width, k;
     const bool* shared_mask = nullptr;  // (D), or nullptr
     const bool* own_mask = nullptr;     // (Q, D), or nullptr; at most one of the two
-    std::vector<std::int64_t> rows;     // allowed bank rows, ascending
+    const double* weights = nullptr;    // (B) finite and above 0, or nullptr; of float32 alone
+    std::int64_t allowed = 0;           // how many bank rows are allowed
+    std::vector<std::int64_t> rows;     // these, ascending; empty where all are
     int threads = 1;
     std::int64_t packed_from = 128;  // queries from which the bank is packed
 };
 
 // distances (Q, k), indices (Q, k), ascending by (distance, index); slots beyond the allowed rows hold
 // (INT32_MAX or +inf, -1). int16: exact; D * (max - min)^2 < 2^31. float32: the float32 rounding of the direct
-// sum in float64; NaN last. Memory: O(min(Q, 8192) (k threads + D)) and one packed block for each thread.
+// sum in float64, of weight times that sum where there are weights; NaN last. Memory: O(min(Q, 8192) (k threads + D))
+// and one packed block for each thread.
 void topk(const Topk<std::int16_t>& job, const Kernels& run, std::int32_t* distances, std::int64_t* indices);
 void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int64_t* indices);
 

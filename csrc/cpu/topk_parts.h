@@ -1,6 +1,6 @@
 // What the searches of masked_topk share: a search is called as
 //   search(first row, last row, first query, last query, heaps)
-// on positions among the allowed rows and offers them to heaps[query - first query].
+// on positions among the allowed rows and offers them to heaps[query - first query], each a Smallest or a Nearest.
 
 #pragma once
 
@@ -15,9 +15,15 @@
 
 namespace lpkernel {
 
+// The bank row of a position among the allowed ones.
+template <class T>
+std::int64_t row_of(const Topk<T>& job, std::int64_t a) {
+    return job.rows.empty() ? a : job.rows[a];
+}
+
 template <class T>
 const T* bank_row(const Topk<T>& job, std::int64_t a) {
-    return job.bank + job.rows[a] * job.width;
+    return job.bank + row_of(job, a) * job.width;
 }
 
 inline std::int32_t to_bits(float value) {
@@ -46,27 +52,33 @@ inline double slack(std::int64_t width) {
     return (1.1 * static_cast<double>(width) + 32) * 0x1p-24;
 }
 
-// The float32 rounding of the direct sum in float64, offered to heaps.
+// A row's factor of its distances.
+inline double weight_of(const Topk<float>& job, std::int64_t a) {
+    return job.weights ? job.weights[row_of(job, a)] : 1.0;
+}
+
+// The float32 rounding of the direct sum in float64, times the row's weight, offered to heaps.
 class Exact {
   public:
     Exact(const Topk<float>& job, const Kernels& run) : job_(job), run_(run), shared_(!job.own_mask) {
         const bool* marked = job.own_mask ? job.own_mask : job.shared_mask;
         if (!marked) return;
-        weights_.resize(static_cast<std::size_t>((shared_ ? 1 : job.count) * job.width));
-        for (std::size_t i = 0; i < weights_.size(); ++i) weights_[i] = marked[i] ? 1.0f : 0.0f;
+        used_.resize(static_cast<std::size_t>((shared_ ? 1 : job.count) * job.width));
+        for (std::size_t i = 0; i < used_.size(); ++i) used_[i] = marked[i] ? 1.0f : 0.0f;
     }
 
-    void operator()(std::int64_t q, std::int64_t a, Smallest& heap) const {
-        const float* weight = weights_.empty() ? nullptr : weights_.data() + (shared_ ? 0 : q * job_.width);
-        const double sum = run_.direct(job_.queries + q * job_.width, bank_row(job_, a), weight, job_.width);
-        heap.push(order_bits(static_cast<float>(sum)), a);
+    template <class Heap>
+    void operator()(std::int64_t q, std::int64_t a, Heap& heap) const {
+        const float* used = used_.empty() ? nullptr : used_.data() + (shared_ ? 0 : q * job_.width);
+        const double sum = run_.direct(job_.queries + q * job_.width, bank_row(job_, a), used, job_.width);
+        heap.push(order_bits(static_cast<float>(sum * weight_of(job_, a))), a);
     }
 
   private:
     const Topk<float>& job_;
     const Kernels& run_;
     bool shared_;
-    std::vector<float> weights_;
+    std::vector<float> used_;
 };
 
 }  // namespace lpkernel

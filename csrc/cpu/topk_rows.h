@@ -4,8 +4,8 @@
 //
 // int16:   exact, for D > 1 (differences of one single value may leave int16).
 // float32: sums in float32, wrong by less than slack(D). A row is passed over only if its sum is beyond the k-th
-// distance
-//          by more than that and by float32's rounding of that distance; the others are measured exactly.
+//          distance, divided by its weight, by more than that and by float32's rounding of that distance; the others
+//          are measured exactly.
 
 #pragma once
 
@@ -13,7 +13,8 @@
 
 namespace lpkernel {
 
-// compare: the kernel. limit(heap): sums above it are of no use. take(query, row, sum, heap): for the others.
+// compare: the kernel. limit(heap, row, rows): sums of these rows above it are of no use. take(query, row, sum, heap):
+// for the others.
 template <class T, class Sum, class Limit, class Take>
 class RowSearch {
   public:
@@ -42,8 +43,9 @@ class RowSearch {
         }
     }
 
+    template <class Heap>
     void operator()(std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
-                    Smallest* heaps) const {
+                    Heap* heaps) const {
         const auto count = static_cast<std::size_t>(last - first);
         Aligned<Sum> out(count * ROWS);
         std::vector<std::uint64_t> found(count);
@@ -63,7 +65,7 @@ class RowSearch {
         for (std::int64_t row = first_row; row < last_row; row += ROWS) {
             block.lanes = static_cast<int>(std::min<std::int64_t>(ROWS, last_row - row));
             for (int lane = 0; lane < ROWS; ++lane) rows[lane] = bank_row(job_, row + std::min(lane, block.lanes - 1));
-            for (std::size_t q = 0; q < count; ++q) limits[q] = limit_(heaps[q]);
+            for (std::size_t q = 0; q < count; ++q) limits[q] = limit_(heaps[q], row, block.lanes);
             compare_(block);
             for (std::size_t q = 0; q < count; ++q) {
                 for (std::uint64_t left = found[q]; left; left &= left - 1) {
@@ -84,19 +86,24 @@ class RowSearch {
 };
 
 inline auto integer_rows(const Topk<std::int16_t>& job, const Kernels& run) {
-    const auto limit = [](const Smallest& heap) { return heap.limit(); };
-    const auto take = [](std::int64_t, std::int64_t a, std::int32_t sum, Smallest& heap) { heap.push(sum, a); };
+    const auto limit = [](const auto& heap, std::int64_t, int) { return heap.limit(); };
+    const auto take = [](std::int64_t, std::int64_t a, std::int32_t sum, auto& heap) { heap.push(sum, a); };
     return RowSearch<std::int16_t, std::int32_t, decltype(limit), decltype(take)>(job, run.integer_rows, limit, take);
 }
 
 inline auto float_rows(const Topk<float>& job, const Kernels& run) {
     const double room = (1 + 0x1p-22) * (1 + slack(job.width));
-    const auto limit = [room](const Smallest& heap) {
+    const auto beyond = [room](const auto& heap, double weight) {
         const double kth = from_bits(heap.limit());  // NaN: every row is to be measured
-        return std::nextafter(static_cast<float>(kth * room + TINY), std::numeric_limits<float>::infinity());
+        return std::nextafter(static_cast<float>(kth * room / weight + TINY), std::numeric_limits<float>::infinity());
     };
-    const auto take = [exact = Exact(job, run)](std::int64_t q, std::int64_t a, float, Smallest& heap) {
-        exact(q, a, heap);
+    const auto limit = [&job, beyond](const auto& heap, std::int64_t row, int rows) {
+        double least = weight_of(job, row);
+        for (int lane = 1; job.weights && lane < rows; ++lane) least = std::min(least, weight_of(job, row + lane));
+        return beyond(heap, least);
+    };
+    const auto take = [&job, beyond, exact = Exact(job, run)](std::int64_t q, std::int64_t a, float sum, auto& heap) {
+        if (!job.weights || !(sum > beyond(heap, weight_of(job, a)))) exact(q, a, heap);
     };
     return RowSearch<float, float, decltype(limit), decltype(take)>(job, run.float_rows, limit, take);
 }

@@ -99,10 +99,14 @@ class TopkRequest:
     k: int
     patch_mask: Array | None  # (D,) or (Q, D) bool
     candidate_mask: Array | None  # (B,) bool
+    weights: Array | None = None  # (B,) float64, finite and above 0; with float32 alone
 
 
 class TopK(NamedTuple):
-    """Squared L2 distances (Q, K), ascending, float32 or int32, and bank indices (Q, K) int64."""
+    """Distances (Q, K), ascending, and bank indices (Q, K) int64.
+
+    Distances are squared L2, float32 or int32, and of a request with weights the float32 rounding of weight times it.
+    """
 
     distances: Any
     indices: Any

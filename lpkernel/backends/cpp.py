@@ -23,6 +23,7 @@ from lpkernel.levels import level_axis
 from lpkernel.plan import Scale
 
 CODES = 32768  # codes are compared as int16
+NARROW = 32  # values of a row below which comparing it where it lies leaves lanes empty
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Tuning:
     kept: bytes of bank layouts that are kept for the next call; 1 GiB is two million images of 256 codes.
     levels: bytes of all levels of a plan, beyond which those of a bank of codes are not kept but made where needed.
     some: bytes of the channels of such a level that are compared first, up to which those are kept.
-    packed: queries from which masked_topk packs the bank.
+    packed: queries from which masked_topk packs the bank; a sixteenth of them for rows of less than 32 values.
     """
 
     group: int = 64
@@ -165,14 +166,15 @@ class CppBackend:
         return self._steps.get((id(scale),), (scale,), 0, lambda _: 0, lambda: _steps(scale))
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        arrays = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
-        queries, bank, patch_mask, candidate_mask = (
+        arrays = (request.queries, request.bank, request.patch_mask, request.candidate_mask, request.weights)
+        queries, bank, patch_mask, candidate_mask, weights = (
             None if array is None else np.require(array, requirements=["C", "A"]) for array in arrays
         )
         threads, isa = torch.get_num_threads(), os.environ.get("LPKERNEL_ISA", "")
+        packed = self.tuning.packed if request.bank.shape[1] >= NARROW else self.tuning.packed // 16
         return TopK(
             *_native.cpu().masked_topk(
-                queries, bank, request.k, patch_mask, candidate_mask, threads, isa, self.tuning.packed
+                queries, bank, request.k, patch_mask, candidate_mask, weights, threads, isa, packed
             )
         )
 

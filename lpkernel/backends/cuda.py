@@ -122,6 +122,8 @@ class CudaBackend:
             return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
             return stages.reasons(request, lambda stage: self._scan_reasons(stage, target))
+        if request.weights is not None:
+            return ["does not rank by bank_weights; cpp, torch and numpy do"]
         search = self._search_of(request, target)
         return self._store.memory.reasons(search_bytes(request, search.scratch), target)
 

@@ -93,9 +93,9 @@ class TorchBackend:
             return stages.run(request, scan)
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        queries, bank, patch_mask, candidate_mask = (
+        queries, bank, patch_mask, candidate_mask, weights = (
             tensor(array) if isinstance(array, np.ndarray) else array
-            for array in (request.queries, request.bank, request.patch_mask, request.candidate_mask)
+            for array in (request.queries, request.bank, request.patch_mask, request.candidate_mask, request.weights)
         )
         assert queries is not None and bank is not None
         rows = torch.arange(len(bank), device=bank.device) if candidate_mask is None else candidate_mask.nonzero()[:, 0]
@@ -105,8 +105,11 @@ class TorchBackend:
             if not len(rows) or not len(queries):
                 distances, indices = _unpack(_fill(rows.new_empty((len(queries), 0)), request.k), bank.dtype)
             else:
-                run = _topk_integer if bank.dtype == torch.int16 else _topk_float
-                distances, indices = _unpack(run(queries, bank, request.k, patch_mask, rows), bank.dtype)
+                if bank.dtype == torch.int16:
+                    keys = _topk_integer(queries, bank, request.k, patch_mask, rows)
+                else:
+                    keys = _topk_float(queries, bank, request.k, patch_mask, rows, weights)
+                distances, indices = _unpack(keys, bank.dtype)
         if isinstance(request.queries, np.ndarray):
             return TopK(distances.numpy(), indices.numpy())
         return TopK(distances.clone(), indices.clone())  # normal tensors, not inference ones
@@ -321,13 +324,16 @@ def _topk_integer(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, ro
     return _fill(best, k)
 
 
-def _topk_float(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows: Tensor) -> Tensor:
+def _topk_float(
+    queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows: Tensor, weights: Tensor | None
+) -> Tensor:
     """Screen with the expansion in float64, then measure directly and order by what is returned.
 
     With u = 2^-53 and N = |q|^2 + |b|^2: squares and products of float32 values are exact in float64, whose range
     no float32 input leaves. Three sums of D terms and two additions put the expansion off by less than (2 D + 2) u N.
     The direct sum, at most 2 N, rounds each difference, its square and D - 1 partial sums: less than 2 (D + 2) u N.
-    Together (4 D + 6) u N < slack = (D + 1) 2^-50 N.
+    Together (4 D + 6) u N, and 4 u N more where both are multiplied by a weight w, N then being w times the above:
+    less than slack = (D + 1) 2^-50 N.
 
     K + SCREEN_MARGIN images pass. None of the others scored below the last that passed, so none of their direct sums
     is below that score less slack. Rounding to float32 keeps an order but makes equals, of sums that are near, that
@@ -339,28 +345,32 @@ def _topk_float(queries: Tensor, bank: Tensor, k: int, mask: Tensor | None, rows
     scores = torch.empty((len(queries), 0), dtype=torch.float64, device=bank.device)
     passed = torch.empty((len(queries), 0), dtype=torch.int64, device=bank.device)
     largest = torch.zeros((), dtype=torch.float64, device=bank.device)
+    heaviest = 1.0 if weights is None else weights[rows].max()
     for part in rows.split(_tile_rows(bank.shape[1])):
         tile = bank[part].double()
-        largest = torch.maximum(largest, tile.square().sum(1).max())  # NaN stays: every query is then doubtful
-        scores = torch.cat([scores, _tile_distances(wide, mask, tile)], 1)
+        norms, distances = tile.square().sum(1), _tile_distances(wide, mask, tile)
+        if weights is not None:
+            norms, distances = norms * weights[part], distances * weights[part]
+        largest = torch.maximum(largest, norms.max())  # NaN stays: every query is then doubtful
+        scores = torch.cat([scores, distances], 1)
         passed = torch.cat([passed, part.expand(len(queries), -1)], 1)
         scores, order = torch.topk(scores, min(screened, scores.shape[1]), dim=1, largest=False, sorted=True)
         passed = passed.gather(1, order)
-    keys = _fill(_direct_keys(wide, bank, mask, passed), k)[:, :k]
+    keys = _fill(_direct_keys(wide, bank, mask, passed, weights), k)[:, :k]
     if screened < len(rows):
-        slack = (bank.shape[1] + 1) * 2.0**-50 * (wide.square().sum(1) + largest)
+        slack = (bank.shape[1] + 1) * 2.0**-50 * (heaviest * wide.square().sum(1) + largest)
         kth = (keys[:, -1] >> 32).to(torch.int32).view(torch.float32)
         doubtful = ~((scores[:, -1] - slack).float() > kth)  # true for NaN, too
         for i in doubtful.nonzero()[:, 0].tolist():
             own = None if mask is None else mask[i : i + 1]
             parts = rows.split(_tile_rows(bank.shape[1]))
-            direct = [_direct_keys(wide[i : i + 1], bank, own, part[None]) for part in parts]
+            direct = [_direct_keys(wide[i : i + 1], bank, own, part[None], weights) for part in parts]
             keys[i] = smallest(torch.cat(direct, 1), k)[0]
     return keys
 
 
-def _direct_keys(queries: Tensor, bank: Tensor, mask: Tensor | None, rows: Tensor) -> Tensor:
-    """Sorted keys of the float32 rounding of sum((q - b)^2), for each query's own rows (Q, t)."""
+def _direct_keys(queries: Tensor, bank: Tensor, mask: Tensor | None, rows: Tensor, weights: Tensor | None) -> Tensor:
+    """Sorted keys of the float32 rounding of weight * sum((q - b)^2), for each query's own rows (Q, t)."""
     parts = []
     count = _tile_rows(rows.shape[1] * bank.shape[1])
     for start in range(0, len(queries), count):
@@ -368,6 +378,9 @@ def _direct_keys(queries: Tensor, bank: Tensor, mask: Tensor | None, rows: Tenso
         difference = queries[chosen, None] - bank[rows[chosen]].double()
         if mask is not None:
             difference = torch.where(mask[chosen, None], difference, 0)  # a product would let NaN through
-        parts.append(pack(difference.square().sum(2).float(), rows[chosen]))
+        sums = difference.square().sum(2)
+        if weights is not None:
+            sums *= weights[rows[chosen]]
+        parts.append(pack(sums.float(), rows[chosen]))
     keys = torch.cat(parts) if parts else torch.empty(rows.shape, dtype=torch.int64, device=bank.device)
     return keys.sort(dim=1).values

@@ -184,13 +184,17 @@ class NumpyBackend:
         return sources
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        """Each query apart, in float64 or int64, then a stable sort of the distances as returned; NaN is last."""
+        """Each query apart, in float64 or int64, then a stable sort of the distances as returned; NaN is last.
+
+        With weights what is sorted and returned is the float32 rounding of weight times sum, their product in float64.
+        """
         queries, bank = np.asarray(request.queries), np.asarray(request.bank)
         wide, narrow, empty = (
             (np.int64, np.int32, np.iinfo(np.int32).max) if bank.dtype == np.int16 else (np.float64, np.float32, np.inf)
         )
         allowed = np.arange(len(bank)) if request.candidate_mask is None else np.flatnonzero(request.candidate_mask)
         rows = bank[allowed].astype(wide)
+        weights = wide(1) if request.weights is None else np.asarray(request.weights)[allowed]
         count = min(request.k, len(allowed))
         distances = np.full((len(queries), request.k), empty, narrow)
         indices = np.full((len(queries), request.k), -1, np.int64)
@@ -200,7 +204,7 @@ class NumpyBackend:
                 mask = np.asarray(request.patch_mask)
                 columns = mask if mask.ndim == 1 else mask[i]
             with np.errstate(over="ignore", invalid="ignore"):
-                row = np.square(rows[:, columns] - query[columns].astype(wide)).sum(axis=1).astype(narrow)
+                row = (weights * np.square(rows[:, columns] - query[columns].astype(wide)).sum(axis=1)).astype(narrow)
             if narrow is np.float32:
                 row[np.isnan(row)] = np.nan
             order = np.argsort(row, kind="stable")[:count]

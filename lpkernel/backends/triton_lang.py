@@ -17,6 +17,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -83,7 +84,7 @@ class TritonBackend:
         return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
-        if importlib.util.find_spec("triton") is None:
+        if not _installed():
             return ["the package triton is not installed: pip install 'lpkernel[triton]'"]
         wanted = self._device_type
         if wanted == "cuda" and not torch.cuda.is_available():
@@ -102,6 +103,8 @@ class TritonBackend:
             return [f"finds up to {configs.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
             return stages.reasons(request, lambda stage: self._scan_reasons(stage, device))
+        if request.weights is not None:
+            return ["does not rank by bank_weights; cpp, torch and numpy do"]
         target = self._search_device(request)
         slabs = _slabs(len(request.queries), len(request.bank), request.k, target)
         keys = len(request.queries) * slabs * configs.slots_for(request.k) * 8
@@ -430,6 +433,12 @@ def _slabs(count: int, rows: int, k: int, device: torch.device) -> int:
     tile = configs.TOPK[_family(), slots]
     tiles = max(1, -(-count // tile.queries))
     return configs.cut(rows, tile.rows, -(-configs.PROGRAMS * _multiprocessors(device) // tiles), slots)
+
+
+@cache
+def _installed() -> bool:
+    """Looked up once: the search of the paths takes longer than a small search."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def _kernels(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from lpkernel import checks, faces
 from lpkernel.autoencoder.embedded import of_bank
+from lpkernel.autoencoder.partial import Original
 from lpkernel.bank import TABLE_ROWS, Bank, allowed_images
 from lpkernel.composite import Composite, Whole, feather
 from lpkernel.errors import InputError
@@ -47,6 +49,11 @@ class Input:
     photograph: NDArray[np.uint8] | None = None
     whole_mask: Bools | None = None
     marked: str | list[int] | None = None
+
+    @cached_property
+    def original(self) -> Original:
+        """The canvas, to be decoded once."""
+        return Original(self.canvas)
 
     @property
     def pixels(self) -> NDArray[np.uint8] | None:
@@ -259,4 +266,4 @@ def finished(
         whole = Whole.around(closing, start.photograph, framed.where, start.whole_mask)
         if keep_outside is not False:
             composite, facts["keep_outside"] = closing, {"feather_pixels": faded}
-    return replace(made, settings={**made.settings, **facts}, composite=composite, whole=whole)
+    return replace(made, settings={**made.settings, **facts}, composite=composite, whole=whole, original=start.original)

@@ -217,50 +217,62 @@ bool float_block(const Kernels& table, Random& random) {
     Check check(table, "float_block");
     for (int repeat = 0; repeat < 1000; ++repeat) {
         const std::int64_t width = random.of(WIDTHS);
-        const int lanes = random.of(LANE_COUNTS), queries = random.between(1, GROUP);
+        const int lanes = random.of(LANE_COUNTS), queries = random.between(1, 15);
         const float scale = repeat % 4 == 0 ? 1e-22f : repeat % 4 == 1 ? 1e15f : 1.0f;
-        auto bank = random.floats(static_cast<std::size_t>(width * BLOCK) + 1, scale);
+        const auto bank = random.floats(static_cast<std::size_t>(width * BLOCK) + 1, scale);
         auto norms = random.floats(BLOCK, scale * scale * static_cast<float>(width));
-        if (repeat % 5 == 0 && width > 0) {
-            bank[random.between(0, static_cast<int>(width * BLOCK) - 1)] = NOT_A_NUMBER;
-            bank[random.between(0, static_cast<int>(width * BLOCK) - 1)] = random.between(0, 1) ? INF : -INF;
-            norms[random.between(0, BLOCK - 1)] = NOT_A_NUMBER;
-            norms[random.between(0, BLOCK - 1)] = INF;
-        }
-        std::vector<std::vector<float>> query(GROUP);
-        std::vector<std::vector<double>> exact(GROUP, std::vector<double>(BLOCK)), size = exact;
-        std::vector<std::uint64_t> found(GROUP, ~std::uint64_t{0});
+        if (repeat % 5 == 0) norms[random.between(0, BLOCK - 1)] = -INF;
+        std::fill(norms.begin() + lanes, norms.end(), INF);
+        const auto values = random.floats(static_cast<std::size_t>(queries * width) + 1, scale);
+        std::vector<float> limits(queries), scores(queries * BLOCK);
+        std::vector<std::vector<double>> exact(queries, std::vector<double>(BLOCK)), size = exact;
+        std::vector<std::uint64_t> found(queries, ~std::uint64_t{0});
         FloatBlock block{};
         block.bank = bank.data();
         block.norms = norms.data();
         block.width = width;
         block.lanes = lanes;
         block.queries = queries;
+        block.query = values.data();
+        block.limits = limits.data();
         block.found = found.data();
+        block.scores = scores.data();
+        std::vector<float> reach(queries, scale * scale);
+        block.reach = repeat % 2 ? reach.data() : nullptr;
+        block.reach_scale = 0.5f;
+        block.reach_more = scale * scale;
         for (int q = 0; q < queries; ++q) {
-            query[q] = random.floats(static_cast<std::size_t>(width) + 1, scale);
             for (int b = 0; b < BLOCK; ++b) {
                 exact[q][b] = norms[b];
                 size[q][b] = std::fabs(static_cast<double>(norms[b]));
                 for (std::int64_t i = 0; i < width; ++i) {
-                    const double product = static_cast<double>(query[q][i]) * bank[i * BLOCK + b];
+                    const double product = static_cast<double>(values[q * width + i]) * bank[i * BLOCK + b];
                     exact[q][b] += product;
                     size[q][b] += std::fabs(product);
                 }
             }
-            block.query[q] = query[q].data();
             // a limit at the score of a lane, or just so far from it that the lane is found, or not; or everything, or
             // nothing
             const int lane = random.between(0, lanes - 1);
             const double room = slack(width + 1) * size[q][lane] + TINY;
-            block.limits[q] = random.between(0, 9)
-                                  ? static_cast<float>(exact[q][lane] + 1.25 * room * random.between(-1, 1))
-                                  : (random.between(0, 1) ? INF : -INF);
+            limits[q] = random.between(0, 9) ? static_cast<float>(exact[q][lane] + 1.25 * room * random.between(-1, 1))
+                                             : (random.between(0, 1) ? INF : -INF);
         }
+        const std::vector<float> before = limits;
         table.float_block(block);
         const std::string sizes = sizes_of({{"width", width}, {"lanes", lanes}, {"queries", queries}, {"no.", repeat}});
         for (int q = 0; q < queries; ++q) {
-            const auto limit = static_cast<double>(block.limits[q]);
+            const float* own = scores.data() + q * BLOCK;
+            const float least = *std::min_element(own, own + lanes);
+            float lower = before[q];
+            if (block.reach && least <= lower) {
+                lower = std::min(lower, least + (reach[q] * block.reach_scale + block.reach_more));
+            }
+            if (limits[q] != lower) check.wrong(sizes, "query " + std::to_string(q) + ": another limit");
+            const auto limit = static_cast<double>(limits[q]);
+            if (found[q] != table.scores_within(own, lanes, limits[q])) {
+                check.wrong(sizes, "query " + std::to_string(q) + ": scores_within differs from what was found");
+            }
             for (int b = 0; b < BLOCK; ++b) {
                 const double room = std::isfinite(exact[q][b]) ? slack(width + 1) * size[q][b] + TINY : 0.0;
                 const bool must = b < lanes && !(exact[q][b] + room > limit);
@@ -269,7 +281,7 @@ bool float_block(const Kernels& table, Random& random) {
                 if (is ? !may : must) {
                     check.wrong(sizes, "query " + std::to_string(q) + ", lane " + std::to_string(b) + " is " +
                                            (is ? "found" : "not found") + ", score " + std::to_string(exact[q][b]) +
-                                           ", limit " + std::to_string(block.limits[q]));
+                                           ", limit " + std::to_string(limits[q]));
                 }
             }
         }
@@ -521,6 +533,30 @@ bool at_most(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+// Ties are frequent; infinities of both signs.
+std::vector<float> some_scores(Random& random) {
+    std::vector<float> scores(BLOCK);
+    for (float& score : scores) {
+        const int kind = random.between(0, 20);
+        score = kind == 0 ? INF : kind == 1 ? -INF : static_cast<float>(random.between(-9, 9));
+    }
+    return scores;
+}
+
+bool scores_within(const Kernels& table, Random& random) {
+    Check check(table, "scores_within");
+    for (int repeat = 0; repeat < 2000; ++repeat) {
+        const int lanes = random.of(LANE_COUNTS);
+        const auto scores = some_scores(random);
+        const float limit = scores[random.between(0, BLOCK - 1)];
+        std::uint64_t want = 0;
+        for (int b = 0; b < lanes; ++b) want |= std::uint64_t{scores[b] <= limit} << b;
+        check.same(sizes_of({{"lanes", lanes}, {"no.", repeat}}), std::vector<std::uint64_t>{want},
+                   std::vector<std::uint64_t>{table.scores_within(scores.data(), lanes, limit)});
+    }
+    return check.passed();
+}
+
 bool apart(const Kernels& table, Random& random) {
     Check check(table, "apart");
     for (int repeat = 0; repeat < 2000; ++repeat) {
@@ -690,6 +726,7 @@ bool passes(const Kernels& table) {
         row_sums(table, random),
         least_sums(table, random),
         ranked(table, random),
+        scores_within(table, random),
         at_most(table, random),
         apart(table, random),
         byte_tile(table, random),

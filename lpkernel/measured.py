@@ -1,0 +1,73 @@
+"""Distances of rows that a search has found, measured directly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpkernel.backends.pytorch import tensor
+
+TILE = 1 << 21  # differences that are held at a time
+
+
+def distances(queries: Any, bank: Any, indices: Any, patch_mask: Any) -> Any:
+    """(Q, k) squared L2 distances of each query to its own rows, as masked_topk returns them; -1 is an empty slot.
+
+    Arguments are as masked_topk's, all NumPy arrays or all tensors of one device, and so is the result.
+    """
+    if isinstance(queries, np.ndarray):
+        q, b, i = tensor(queries), tensor(bank), tensor(np.asarray(indices))
+        return _distances(q, b, i, None if patch_mask is None else tensor(patch_mask)).numpy()
+    return _distances(queries, bank, torch.as_tensor(indices), patch_mask)
+
+
+def exact(queries: Any, bank: Any, indices: Any, patch_mask: Any, weights: Any) -> Any:
+    """(Q, k) float64 sums of each query to its own rows, times (B,) weights; of row 0 where the index is -1."""
+    given = (queries, bank, indices, patch_mask, weights)
+    q, b, i, mask, w = (tensor(array) if isinstance(array, np.ndarray) else array for array in given)
+    total = _exact(q, b, i, mask)
+    if w is not None:
+        total = total * w.double()[i.clamp(min=0)]
+    return total.numpy() if isinstance(queries, np.ndarray) else total
+
+
+def root(values: Any) -> Any:
+    """Square roots, correctly rounded: torch's are not on the CPU."""
+    if isinstance(values, Tensor):
+        return values.sqrt() if values.is_cuda else torch.from_numpy(np.sqrt(values.numpy()))
+    return np.sqrt(values)
+
+
+def _distances(queries: Tensor, bank: Tensor, indices: Tensor, patch_mask: Tensor | None) -> Tensor:
+    total = _exact(queries, bank, indices, patch_mask)
+    if bank.dtype == torch.int16:
+        return torch.where(indices < 0, np.iinfo(np.int32).max, total.to(torch.int32))
+    total = total.float()
+    total[total.isnan()] = torch.nan
+    return torch.where(indices < 0, torch.inf, total)
+
+
+def _exact(queries: Tensor, bank: Tensor, indices: Tensor, patch_mask: Tensor | None) -> Tensor:
+    parts = []
+    for part in _tiles(len(queries), indices.shape[1] * bank.shape[1]):
+        mask = patch_mask[part, None] if patch_mask is not None and patch_mask.ndim == 2 else patch_mask
+        parts.append(sums(queries[part], bank, indices[part].clamp(min=0), mask))
+    return torch.cat(parts) if parts else torch.empty(indices.shape, dtype=torch.float64, device=bank.device)
+
+
+def sums(queries: Tensor, bank: Tensor, indices: Tensor, mask: Tensor | None, columns: Tensor | None = None) -> Tensor:
+    """(Q, k) float64: the direct sums over the entries of a mask that broadcasts to (Q, k, D), times (D,) columns."""
+    difference = queries[:, None].double() - bank[indices].double()
+    if mask is not None:
+        difference = torch.where(mask, difference, 0)  # a product would let NaN through
+    squares = difference.square_()
+    return (squares if columns is None else squares * columns).sum(2)
+
+
+def _tiles(count: int, values: int) -> list[slice]:
+    """Parts of `count` queries that have so many values each."""
+    step = max(1, TILE // max(1, values))
+    return [slice(start, start + step) for start in range(0, count, step)]

@@ -1,0 +1,210 @@
+"""The flat index and the neighbours of a fitted set, beside faiss's and scikit-learn's where these are installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lpkernel as lp
+from lpkernel import tensor_file
+from lpkernel.errors import InputError
+
+
+def rows(count: int, width: int = 8, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_an_index_is_a_search_of_what_was_added(kind: Any) -> None:
+    index = lp.IndexFlatL2(8)
+    assert index.is_trained and index.ntotal == 0 and index.d == 8
+    index.train(rows(3))
+    for part in np.split(rows(50), [10, 30]):
+        index.add(kind(part))
+    queries = kind(rows(6, seed=1))
+    want = lp.masked_topk(queries, kind(rows(50)), 4)
+    distances, indices = index.search(queries, 4)
+    assert type(distances) is type(queries) and index.ntotal == 50
+    assert np.array_equal(distances, want.distances) and np.array_equal(indices, want.indices)
+    assert np.array_equal(index.reconstruct(31), rows(50)[31])
+    assert np.array_equal(index.reconstruct_n(5, 20), rows(50)[5:25]) and len(index.reconstruct_n()) == 50
+    index.reset()
+    assert index.ntotal == 0
+
+
+def test_slots_beyond_the_rows() -> None:
+    index = lp.IndexFlatL2(8)
+    empty = index.search(rows(2), 3)
+    assert (empty.indices == -1).all() and (empty.distances == np.inf).all()
+    index.add(rows(2))
+    distances, indices = index.search(rows(2), 3)
+    assert indices.tolist() == [[0, 1, -1], [1, 0, -1]] and (distances[:, 2] == np.inf).all()
+    assert index.search(rows(0), 3).indices.shape == (0, 3)
+
+
+def test_what_was_added_is_a_copy() -> None:
+    given, index = rows(5), lp.IndexFlatL2(8)
+    index.add(given)
+    index.add(torch.from_numpy(given))
+    given[:] = 0
+    index.reconstruct(2)[:] = 0
+    assert np.array_equal(index.reconstruct_n(), np.concatenate([rows(5), rows(5)]))
+
+
+def test_other_numbers_are_taken_as_float32() -> None:
+    index = lp.IndexFlatL2(2)
+    index.add([[1, 2], [3, 4]])
+    index.add(np.array([[0.5, 1.5]]))
+    index.add(torch.tensor([[2.0, 2.0]], dtype=torch.float16, requires_grad=True))
+    assert index.reconstruct_n().tolist() == [[1, 2], [3, 4], [0.5, 1.5], [2, 2]]
+
+
+def test_files(tmp_path: Path) -> None:
+    path, index = tmp_path / "a.lpindex", lp.IndexFlatL2(8)
+    index.write(path)
+    assert lp.IndexFlatL2.read(path).ntotal == 0 and lp.IndexFlatL2.read(path).d == 8
+    index.add(rows(20))
+    index.write(path)
+    back = lp.IndexFlatL2.read(path)
+    assert np.array_equal(back.reconstruct_n(), rows(20)) and [file.name for file in tmp_path.iterdir()] == [
+        "a.lpindex"
+    ]
+    back.add(rows(1))
+    assert back.ntotal == 21
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata"),
+    [
+        ({}, {}),
+        ({}, {"format": "lpkernel index", "version": "2", "d": "4"}),
+        ({}, {"format": "lpkernel index", "version": "1", "d": "-4"}),
+        ({}, {"format": "lpkernel index", "version": "1", "d": "0"}),
+        ({}, {"format": "lpkernel index", "version": "1", "d": "9" * 30}),
+        ({"rows": np.zeros((3, 5), np.float32)}, {"format": "lpkernel index", "version": "1", "d": "4"}),
+        ({"rows": np.zeros((3, 4), np.float64)}, {"format": "lpkernel index", "version": "1", "d": "4"}),
+        ({"others": np.zeros((3, 4), np.float32)}, {"format": "lpkernel index", "version": "1", "d": "4"}),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    tensor_file.write(tmp_path / "a", tensors, metadata)
+    with pytest.raises(InputError):
+        lp.IndexFlatL2.read(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda index: lp.IndexFlatL2(0),
+        lambda index: lp.IndexFlatL2(2.5),  # type: ignore[arg-type]
+        lambda index: index.add(rows(3, 7)),
+        lambda index: index.add(rows(3)[0]),
+        lambda index: index.add([["a"] * 8]),
+        lambda index: index.search(rows(3, 7), 1),
+        lambda index: index.search(rows(3), 0),
+        lambda index: index.reconstruct(5),
+        lambda index: index.reconstruct(-1),
+        lambda index: index.reconstruct_n(2, 4),
+    ],
+)
+def test_wrong_calls(call: Any) -> None:
+    index = lp.IndexFlatL2(8)
+    index.add(rows(5))
+    with pytest.raises(InputError):
+        call(index)
+
+
+@pytest.mark.parametrize(("count", "total", "width", "k"), [(7, 100, 16, 5), (200, 3000, 64, 10), (3, 4, 8, 9)])
+def test_beside_faiss(count: int, total: int, width: int, k: int, tmp_path: Path) -> None:
+    """Small integers, so that faiss's sums are exact, too; its ties are in any order, so distances are compared."""
+    faiss = pytest.importorskip("faiss")
+    random = np.random.default_rng(2)
+    bank, queries = (random.integers(-50, 51, (n, width)).astype(np.float32) for n in (total, count))
+    theirs, ours = faiss.IndexFlatL2(width), lp.IndexFlatL2(width)
+    for index in (theirs, ours):
+        index.train(bank)
+        index.add(bank[: total // 3])
+        index.add(bank[total // 3 :])
+    want, got = theirs.search(queries, k), ours.search(queries, k)
+    there = want[1] >= 0
+    assert np.array_equal(there, got[1] >= 0) and np.array_equal(want[0][there], got[0][there])
+    assert ours.ntotal == theirs.ntotal and np.array_equal(ours.reconstruct(3), theirs.reconstruct(3))
+    assert np.array_equal(ours.reconstruct_n(1, 3), theirs.reconstruct_n(1, 3))
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "minkowski", "l2", "sqeuclidean", "cosine"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64"])
+@pytest.mark.parametrize("own", [False, True])
+def test_beside_scikit_learn(metric: str, dtype: str, own: bool) -> None:
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    fitted, asked = (rows(n, 5, seed=n) for n in (60, 9))
+    if dtype == "int64":
+        fitted, asked = fitted * 100, asked * 100
+    fitted, asked = fitted.astype(dtype), asked.astype(dtype)
+    theirs = neighbors.NearestNeighbors(n_neighbors=4, metric=metric, algorithm="brute").fit(fitted)
+    ours = lp.NearestNeighbors(n_neighbors=4, metric=metric).fit(fitted)
+    for k in (None, 7):
+        want = theirs.kneighbors(None if own else asked, n_neighbors=k)
+        got = ours.kneighbors(None if own else asked, n_neighbors=k)
+        np.testing.assert_allclose(got[0], want[0], rtol=1e-4 if dtype == "float32" else 1e-9, atol=1e-6)
+        assert np.array_equal(got[1], want[1])
+        assert np.array_equal(ours.kneighbors(None if own else asked, k, return_distance=False), want[1])
+    assert ours.n_features_in_ == 5 and ours.n_samples_fit_ == 60
+
+
+def test_equal_rows_leave_themselves_out() -> None:
+    fitted = np.zeros((6, 3))
+    indices = lp.NearestNeighbors(2).fit(fitted).kneighbors(return_distance=False)
+    assert all(row not in found for row, found in enumerate(indices.tolist()))
+    assert indices.tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1], [0, 1]]
+
+
+def test_tables_are_taken_by_their_numbers() -> None:
+    class Table:
+        def __init__(self, values: np.ndarray) -> None:
+            self.values = values
+
+        def to_numpy(self) -> np.ndarray:
+            return self.values
+
+    fitted = rows(10, 3).astype(np.float64)
+    want = lp.NearestNeighbors(2).fit(fitted).kneighbors(fitted)
+    got = lp.NearestNeighbors(2).fit(Table(fitted)).kneighbors(Table(fitted))
+    assert np.array_equal(got[0], want[0]) and np.array_equal(got[1], want[1])
+    with pytest.raises(InputError, match="numbers alone"):
+        lp.NearestNeighbors(2).fit(Table(np.array([["a", 1.0]], object)))
+    assert (
+        lp.NearestNeighbors(2).fit(fitted.tolist()).kneighbors(torch.from_numpy(fitted))[1].tolist() == want[1].tolist()
+    )
+
+
+def test_parameters_as_scikit_learn_asks_for_them() -> None:
+    base = pytest.importorskip("sklearn.base")
+    ours = lp.NearestNeighbors(3, metric="cosine")
+    assert base.clone(ours).get_params() == ours.get_params()
+    assert ours.set_params(n_neighbors=2).n_neighbors == 2
+    with pytest.raises(InputError, match="parameter"):
+        ours.set_params(radius=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "word"),
+    [
+        (lambda: lp.NearestNeighbors(2).kneighbors(rows(2)), "fit"),
+        (lambda: lp.NearestNeighbors(2, metric="l1").fit(rows(5)), "metric"),
+        (lambda: lp.NearestNeighbors(2).fit(rows(0)), "0 rows"),
+        (lambda: lp.NearestNeighbors(2).fit(rows(5)[0]), "columns"),
+        (lambda: lp.NearestNeighbors(2).fit(rows(5) * np.nan), "NaN"),
+        (lambda: lp.NearestNeighbors(2).fit(rows(5)).kneighbors(rows(2, 7)), "columns"),
+        (lambda: lp.NearestNeighbors(6).fit(rows(5)).kneighbors(rows(2)), "n_neighbors"),
+        (lambda: lp.NearestNeighbors(5).fit(rows(5)).kneighbors(), "n_neighbors"),
+        (lambda: lp.NearestNeighbors(0).fit(rows(5)).kneighbors(rows(2)), "n_neighbors"),
+    ],
+)
+def test_wrong_neighbours(call: Any, word: str) -> None:
+    with pytest.raises(InputError, match=word):
+        call()

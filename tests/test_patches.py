@@ -1,0 +1,124 @@
+"""Patches of images, searched without their rows: the same as the search of all rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lpkernel as lp
+from lpkernel import patches
+from lpkernel.errors import InputError
+
+
+def unfolded(image: np.ndarray, side: int, stride: int) -> np.ndarray:
+    """(rows, columns, C * side * side), one window after the other."""
+    height, width = ((n - side) // stride + 1 for n in image.shape[1:])
+    windows = [
+        image[:, y * stride : y * stride + side, x * stride : x * stride + side].reshape(-1)
+        for y in range(height)
+        for x in range(width)
+    ]
+    return np.stack(windows).reshape(height, width, -1)
+
+
+def picture(dtype: str, shape: tuple[int, int, int], seed: int, values: int = 4) -> np.ndarray:
+    """Few values, so that ties are everywhere."""
+    return np.random.default_rng(seed).integers(0, values, shape).astype(dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_same_as_rows(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(["float32", "float64", "int16", "uint8"]))
+    shapes = [(2, data.draw(st.integers(4, 9)), data.draw(st.integers(4, 9))) for _ in range(2)]
+    image, source = (picture(dtype, shape, seed) for seed, shape in enumerate(shapes))
+    side, stride = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
+    alpha = data.draw(st.sampled_from([None, 0.01, 1.0]))
+    ours, theirs = (unfolded(array, side, stride) for array in (image, source))
+    X, Y = ours.reshape(-1, ours.shape[2]), theirs.reshape(-1, ours.shape[2])
+    k = data.draw(st.integers(1, len(Y)))
+    before = patches.ROWS_BYTES
+    try:
+        patches.ROWS_BYTES = data.draw(st.sampled_from([1, 500, before]))
+        got = lp.patch_nearest(image, source, side, k, alpha, stride)
+    finally:
+        patches.ROWS_BYTES = before
+    if alpha is None:
+        want = lp.masked_topk(X, Y, k, backend="numpy")
+    else:
+        want = lp.normalised_nearest(X, Y, alpha, k=k, backend="numpy")
+    assert got.indices.shape == (*ours.shape[:2], k)
+    assert np.array_equal(got.indices.reshape(-1, k), want.indices)
+    assert got.distances.dtype == want.distances.dtype
+    assert np.array_equal(got.distances.reshape(-1, k), want.distances)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_within_a_radius(data: st.DataObject) -> None:
+    """As a search with a candidate mask for each patch."""
+    dtype = data.draw(st.sampled_from(["float32", "float64", "int16"]))
+    shapes = [(1, data.draw(st.integers(3, 8)), data.draw(st.integers(3, 8))) for _ in range(2)]
+    image, source = (picture(dtype, shape, seed) for seed, shape in enumerate(shapes))
+    if dtype != "int16" and data.draw(st.booleans()):
+        image[0, 1, 1], source[0, 0, 2] = np.nan, np.inf
+    side, stride, radius = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2)), data.draw(st.integers(0, 5))
+    alpha = data.draw(st.sampled_from([None, 0.5])) if np.isfinite(image).all() and np.isfinite(source).all() else None
+    ours, theirs = (unfolded(array, side, stride) for array in (image, source))
+    X, Y = ours.reshape(-1, ours.shape[2]), theirs.reshape(-1, ours.shape[2])
+    y, x = (np.indices(array.shape[:2]).reshape(2, -1) * stride for array in (ours, theirs))
+    allowed = (np.abs(y[:, :, None] - x[:, None]) <= radius).all(0)
+    weights = None
+    if alpha is not None:
+        least = lp.masked_topk(Y, X, 1).distances[:, 0].astype(float)
+        weights = 1 / (alpha * X.shape[1] + least)
+    k = data.draw(st.integers(1, len(Y)))
+    got = lp.patch_nearest(image, source, side, k, alpha, stride, radius)
+    want = lp.masked_topk(X, Y, k, None, allowed, "numpy", bank_weights=weights, return_weighted=weights is not None)
+    assert np.array_equal(got.indices.reshape(-1, k), want.indices)
+    assert got.distances.dtype == want.distances.dtype
+    np.testing.assert_array_equal(got.distances.reshape(-1, k), want.distances)
+
+
+def test_general_values_and_tensors() -> None:
+    random = np.random.default_rng(4)
+    image, source = (random.random((3, n, n + 3)).astype(np.float32) for n in (30, 25))
+    got = lp.patch_nearest(image, source, 5, 3)
+    X, Y = (unfolded(array, 5, 1).reshape(-1, 75) for array in (image, source))
+    want = lp.masked_topk(X, Y, 3, backend="numpy")
+    assert np.array_equal(got.indices.reshape(-1, 3), want.indices)
+    tensors = lp.patch_nearest(torch.from_numpy(image).requires_grad_(), torch.from_numpy(source), 5, 3)
+    assert isinstance(tensors.indices, torch.Tensor) and np.array_equal(tensors.indices, got.indices)
+    scored = lp.patch_nearest(image, source, 5, 3, alpha=0.01)
+    wanted = lp.normalised_nearest(X, Y, 0.01, k=3, backend="numpy")
+    assert np.array_equal(scored.indices.reshape(-1, 3), wanted.indices)
+    assert np.array_equal(scored.distances.reshape(-1, 3), wanted.distances)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"image": np.zeros((4, 4), np.float32)}, "image"),
+        ({"image": [[1.0]]}, "image"),
+        ({"source": np.zeros((2, 9, 9), np.float32)}, "source"),
+        ({"source": np.zeros((1, 2, 9), np.float32)}, "patch"),
+        ({"patch": 0}, "patch"),
+        ({"patch": 2.5}, "patch"),
+        ({"stride": 0}, "stride"),
+        ({"k": 0}, "k"),
+        ({"k": 50}, "k"),
+        ({"alpha": 0}, "alpha"),
+        ({"alpha": -1, "search_radius": 1}, "alpha"),
+        ({"search_radius": -1}, "search_radius"),
+        ({"source": np.zeros((1, 9, 9))}, "float64"),
+    ],
+)
+def test_wrong_arguments(change: dict[str, Any], word: str) -> None:
+    image = np.zeros((1, 9, 9), np.float32)
+    with pytest.raises(InputError, match=word):
+        lp.patch_nearest(**{"image": image, "source": image, "patch": 3, **change})
