@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from lpkernel import checks, philox, presets
 from lpkernel import plan as plans
 from lpkernel.backends.reference import kept_by_cut, references, resize_canvas
+from lpkernel.backends.store import Store
 from lpkernel.bank import Bank
 from lpkernel.bank_checks import check_codes
 from lpkernel.errors import InputError
@@ -28,6 +29,8 @@ from lpkernel.plan import Plan, Scale
 AT_ONCE = 4096  # images of the bank compared at once
 FAR = torch.iinfo(torch.int64).max
 PARTS = 256  # hubness is in these parts of 1
+KEPT = 1 << 30  # bytes of isolations that are kept for the next call
+_ISOLATIONS: Store[torch.Tensor] = Store()
 
 
 @dataclass(frozen=True)
@@ -81,11 +84,19 @@ class _Part:
         self.first = sum(size for size, _ in sizes[: wire.rank])
         self.total = sum(size for size, _ in sizes)
 
+    def pieces(self) -> list[slice]:
+        """Its images, some at a time."""
+        return [slice(i, min(i + AT_ONCE, self.bank.size)) for i in range(0, self.bank.size, AT_ONCE)]
+
     def vectors(self, side: int, images: slice, cells: NDArray[np.int64]) -> torch.Tensor:
         """(b, D) float64: the fixed-point values of some cells of some images."""
-        values = self.bank.fixed_values(images) if side == self.bank.grid else self.bank.level(side)[images]
-        chosen = values.reshape(len(values), side * side, -1)[:, cells]
-        return torch.from_numpy(chosen.reshape(len(values), -1)).double()
+        if self.bank.codes is not None and self.bank.fixed_codebook is not None and side == self.bank.grid:
+            codes = self.bank.codes[images].reshape(-1, side * side)[:, cells]
+            check_codes(codes, len(self.bank.fixed_codebook))
+            chosen = self.bank.fixed_codebook[codes]
+        else:
+            chosen = self.bank.level(side)[images].reshape(-1, side * side, self.bank.channels)[:, cells]
+        return torch.from_numpy(chosen.reshape(len(chosen), -1)).double()
 
     def cells(self, side: int, sources: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int16]:
         """Fixed-point values (n, c, C) of cells `places` (c,) or (n, c) of the images `sources` (n, 1) or (n, c)."""
@@ -177,56 +188,57 @@ class _Walk:
                 grid = canvas.reshape(n, scale.resize.source, scale.resize.source, -1)
                 canvas = np.stack([resize_canvas(one, scale.resize) for one in grid]).reshape(n, side * side, -1)
                 sources = np.full((n, side * side), -1, np.int64)
-            isolated = self._references(side) if hubness else None
+            offsets = self._isolation(scale) * hubness >> 8 if hubness else None
             for i in range(len(scale.positions)):
-                chosen = self._chosen(scale, i, canvas, step + i, hubness, isolated)
+                chosen = self._chosen(scale, i, canvas, step + i, None if offsets is None else offsets[i])
                 self._copy(scale, i, canvas, sources, chosen)
             step += len(scale.positions)
         return sources.reshape(n, side, side).astype(np.int32)
 
-    def _references(self, side: int) -> NDArray[np.int16]:
-        """The level of the images that tell isolation, (T, side * side, C)."""
-        chosen, _ = references(self.part.total)
-        return self.part.cells(side, chosen[:, None], np.arange(side * side))
-
     def _chosen(
-        self,
-        scale: Scale,
-        i: int,
-        canvas: NDArray[np.int16],
-        step: int,
-        hubness: int,
-        isolated: NDArray[np.int16] | None,
+        self, scale: Scale, i: int, canvas: NDArray[np.int16], step: int, offsets: torch.Tensor | None
     ) -> NDArray[np.int64]:
-        """The image (n,) that each image copies at a step."""
+        """The image (n,) that each image copies at a step. offsets: (B,) of this process's images."""
         cells, n = scale.compared[i], len(canvas)
         words = philox.draws(self.seed, self.images, step)
         if not len(cells):
             return np.asarray(philox.pick(words, self.part.total), np.int64)
         ours = torch.from_numpy(canvas[:, cells].reshape(n, -1)).double()
-        theirs = None if isolated is None else torch.from_numpy(isolated[:, cells].reshape(len(isolated), -1)).double()
         best = torch.full((n, self.k), FAR)
-        for start in range(0, self.part.bank.size, AT_ONCE):
-            vectors = self.part.vectors(scale.side, slice(start, start + AT_ONCE), cells)
-            ranked = _distances(ours, vectors)
-            numbers = self.part.first + start + torch.arange(len(vectors))
-            if theirs is not None:
-                ranked = ranked - (self._isolation(vectors, theirs, numbers) * hubness >> 8)
-            keys = torch.cat([best, (ranked << 32) | numbers], dim=1)
-            best = keys.topk(self.k, dim=1, largest=False).values
+        for images in self.part.pieces():
+            ranked = _distances(ours, self.part.vectors(scale.side, images, cells))
+            if offsets is not None:
+                ranked = ranked - offsets[images]
+            keys = (ranked << 32) | (self.part.first + images.start + torch.arange(ranked.shape[1]))
+            best = torch.cat([best, keys], dim=1).topk(self.k, dim=1, largest=False).values
         every = self.part.wire.gathered(best).sort(dim=1).values[:, : self.k]
         drawn = torch.from_numpy(np.asarray(philox.pick(words, self.k), np.int64))
         return (every.gather(1, drawn[:, None])[:, 0] & 0xFFFFFFFF).numpy()
 
-    def _isolation(self, vectors: torch.Tensor, theirs: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-        """(b,) int64: `reference.isolation` of some images."""
+    def _isolation(self, scale: Scale) -> torch.Tensor:
+        """(steps, B) int64: `reference.isolation` of this process's images; kept as long as bank and plan live."""
+        chosen, _ = references(self.part.total)
+        isolated = self.part.cells(scale.side, chosen[:, None], np.arange(scale.side**2))  # all processes take part
+
+        def make() -> torch.Tensor:
+            found = torch.zeros((len(scale.positions), self.part.bank.size), dtype=torch.int64)
+            for row, cells in zip(found, scale.compared, strict=True):
+                if len(cells):
+                    theirs = torch.from_numpy(isolated[:, cells].reshape(len(isolated), -1)).double()
+                    for images in self.part.pieces():
+                        numbers = self.part.first + images.start + torch.arange(len(row[images]))
+                        row[images] = self._isolation_of(self.part.vectors(scale.side, images, cells), theirs, numbers)
+            return found
+
+        key = (id(self.part.bank), id(scale), self.part.first, self.part.total)
+        return _ISOLATIONS.get(key, (self.part.bank, scale), KEPT, lambda kept: kept.nbytes, make)
+
+    def _isolation_of(self, vectors: torch.Tensor, theirs: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
         chosen, nearest = references(self.part.total)
-        apart = _distances(vectors, theirs)
         own = numbers[:, None] == torch.from_numpy(chosen)
-        least = apart.masked_fill(own, FAR).sort(dim=1).values[:, :nearest]
+        least = _distances(vectors, theirs).masked_fill(own, FAR).topk(min(nearest, len(chosen)), largest=False).values
         counted = least < FAR
-        count = counted.sum(dim=1)
-        return least.masked_fill(~counted, 0).sum(dim=1) // count.clamp(min=1)
+        return least.masked_fill(~counted, 0).sum(dim=1) // counted.sum(dim=1).clamp(min=1)
 
     def _copy(
         self, scale: Scale, i: int, canvas: NDArray[np.int16], sources: NDArray[np.int64], chosen: NDArray[np.int64]
