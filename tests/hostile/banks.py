@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def parts(kind: str) -> tuple[Tensors, dict[str, str], dict[str, Any]]:
 def whole(kind: str, folder: Path) -> bytes:
     """The bytes of a sound bank."""
     os.chdir(folder)
-    tensors, metadata, _ = parts(kind)
+    tensors, metadata, _ = deepcopy(parts(kind))
     tensor_file.write(folder / "x.lpbank", tensors, metadata)
     return (folder / "x.lpbank").read_bytes()
 
@@ -76,7 +77,7 @@ def whole(kind: str, folder: Path) -> bytes:
 def _changed(kind: str, change: Change, folder: Path) -> None:
     """A bank whose parts were changed, checksum and all."""
     os.chdir(folder)
-    tensors, metadata, description = parts(kind)
+    tensors, metadata, description = deepcopy(parts(kind))
     change(tensors, metadata, description)
     metadata["bank"] = json.dumps(description)
     metadata["sha256"] = tensor_file.digest(tensors, metadata["bank"])
@@ -405,7 +406,7 @@ def sparse(header: dict[str, Any], size: int, folder: Path) -> None:
 def endless(kind: str, size: int, folder: Path) -> None:
     """A bank of one image whose cells are a hole of so many bytes."""
     os.chdir(folder)
-    tensors, metadata, description = parts(kind)
+    tensors, metadata, description = deepcopy(parts(kind))
     side = int((size / 2) ** 0.5) // 64 * 64
     description |= {"size": 1, "grid": side, "names": ["a"], "labels": None}
     metadata["bank"] = json.dumps(description)

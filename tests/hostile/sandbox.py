@@ -9,6 +9,7 @@ one process that has imported lpkernel and has never computed anything, so each 
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import json
 import os
@@ -29,7 +30,7 @@ TESTS = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Case:
-    """make(folder) writes the input into an empty folder; use(folder) hands it to lpkernel; each in a child."""
+    """make(folder) writes the input into an empty folder; use(folder) hands it to lpkernel, in a child of its own."""
 
     make: Callable[[Path], object]
     use: Callable[[Path], object]
@@ -162,19 +163,32 @@ def _child(case: Case, folder: Path, pipe: int) -> None:
     os._exit(0)
 
 
-def _make(case: Case, folder: Path) -> None:
-    """Write the input in a child: what making takes or changes is not the case's."""
-    folder.mkdir()
-    child = os.fork()
-    if child == 0:
-        try:
-            case.make(folder)
-            os._exit(0)
-        finally:
-            traceback.print_exc()
-            os._exit(1)
-    if os.waitpid(child, 0)[1]:
-        raise RuntimeError("the input of a case could not be made")
+class _Maker:
+    """A child that writes the inputs of all cases: what making takes or changes is not the case's."""
+
+    def __init__(self, cases: dict[str, Case]) -> None:
+        asked, self._ask = os.pipe()
+        self._answer, answered = os.pipe()
+        if os.fork() == 0:
+            os.close(self._ask)  # or its end would never be read
+            try:
+                with os.fdopen(asked) as lines:
+                    for line in lines:
+                        name, folder = json.loads(line)
+                        Path(folder).mkdir()
+                        cases[name].make(Path(folder))
+                        os.write(answered, b".")
+                os._exit(0)
+            finally:
+                traceback.print_exc()
+                os._exit(1)
+        os.close(asked)
+        os.close(answered)
+
+    def make(self, name: str, folder: Path) -> None:
+        os.write(self._ask, (json.dumps([name, str(folder)]) + "\n").encode())
+        if not os.read(self._answer, 1):
+            raise RuntimeError(f"the input of {name} could not be made")
 
 
 @dataclass
@@ -188,7 +202,6 @@ class _Running:
 
     @staticmethod
     def start(name: str, case: Case, folder: Path) -> _Running:
-        _make(case, folder)
         reads, writes = os.pipe()
         child = os.fork()
         if child == 0:
@@ -217,11 +230,16 @@ def main(module: str, folder: str) -> None:
     sys.dont_write_bytecode = True
     importlib.import_module("lpkernel")
     cases: dict[str, Case] = importlib.import_module(module).CASES
+    gc.collect()
+    gc.freeze()  # or each child's first collection copies all that it shares with its parent
     waiting = [(name, case, Path(folder, str(number))) for number, (name, case) in enumerate(cases.items())][::-1]
     running: list[_Running] = []
+    maker = _Maker(cases)
     while waiting or running:
         if waiting and len(running) < AT_ONCE:
-            running.append(_Running.start(*waiting.pop()))
+            name, case, place = waiting.pop()
+            maker.make(name, place)
+            running.append(_Running.start(name, case, place))
             continue
         for one in [one for one in running if one.ended()]:
             running.remove(one)
