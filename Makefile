@@ -9,7 +9,7 @@ CPP_TESTS := $(shell find tests/emulation tests/kernels -name '*.h' -o -name '*.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo gallery table1 figure4 test lint check bench sanitize gpu-check kernel-report clean
+.PHONY: demo gallery table1 figure4 test rungs lint check bench sanitize gpu-check kernel-report dist clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
@@ -29,6 +29,12 @@ figure4: .venv/.installed-test
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
+# All tests of the CUDA kernels, on their source and on what nvcc makes of it, of which `make test` runs a part.
+rungs: .venv/.installed-test
+	$(BIN)/python -m pytest --all-rungs -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	    tests/test_cuda_scan.py tests/test_cuda_topk.py tests/test_cuda_screen.py tests/test_topk_floats.py \
+	    tests/test_modes_backends.py
+
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,11 +48,11 @@ bench: .venv/.installed-test
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json out/bench.json --benchmark-columns min,median,rounds
 
 # The C++ code under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer, run by its tests.
-SANITIZED = LPKERNEL_CPP=1 LPKERNEL_SANITIZE=$(1) $(BIN)/python setup.py --quiet \
+SANITIZED = LPKERNEL_CPP=1 LPKERNEL_CUDA=0 LPKERNEL_SANITIZE=$(1) $(BIN)/python setup.py --quiet \
     build --build-base build/sanitize/$(2) --build-lib build/sanitize/$(2)/lib && \
     LD_PRELOAD="$$(gcc -print-file-name=lib$(2).so) $$(gcc -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize/$(2)/lib LPKERNEL_REQUIRE_BACKENDS=cpp \
-    $(BIN)/pytest -q -p no:cacheprovider $(3) -k cpp
+    $(BIN)/pytest -q -p no:cacheprovider -n 2 --dist loadfile $(3) -k cpp
 
 sanitize: .venv/.installed-test
 	$(call SANITIZED,address$(comma)undefined,asan,tests/test_cpp.py tests/test_scan.py tests/test_masked_topk.py \
@@ -61,6 +67,12 @@ gpu-check:
 # and Triton.
 kernel-report: .venv/.installed-test
 	PYTHONPATH=tests $(BIN)/python scripts/kernel_report.py
+
+# The source distribution, and from it a wheel for this machine; see Releasing in CONTRIBUTING.md.
+dist: .venv/.installed-dev
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf .venv build dist out *.egg-info lpkernel/_build.json lpkernel/_cpu.* lpkernel/_cuda.*

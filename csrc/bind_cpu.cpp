@@ -104,6 +104,7 @@ struct HeldLayer {
     py::object table;
     std::vector<std::int64_t> allowed;
     py::tuple shape;
+    std::unique_ptr<lpkernel::Derived> derived;  // of a level of codes
 };
 
 std::vector<std::int64_t> allowed_images(const py::array& allowed, std::int64_t bank) {
@@ -137,7 +138,6 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
         expect(table.shape(0) == table.shape(1) && table.shape(0) >= 1 && table.shape(0) <= 32768,
                "table: expected (V, V) with V of 1 to 32768");
         expect(within(rows, table.size(), 0, MOST), "table: distances are below 0");
-        expect(within(data, content.size(), 0, table.shape(0) - 1), "codes: outside the table");
         held->table = table;
         const Released free;
         held->layer = lpkernel::code_layer(from, size, side, rows, static_cast<int>(table.shape(0)), run, tuning);
@@ -146,6 +146,63 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
         const Released free;
         held->layer = lpkernel::latent_layer(from, size, side, static_cast<int>(content.shape(3)), run, tuning);
     }
+    return held;
+}
+
+// Row by row what a level at `side` reads of maps of `full` cells a side: low, high (side) and fraction (side).
+std::vector<lpkernel::Corners> corners_of(const py::tuple& axis, std::int64_t full, std::int64_t side) {
+    const auto low = axis[0].cast<py::array>(), high = axis[1].cast<py::array>(), fraction = axis[2].cast<py::array>();
+    const auto *from = view<std::int64_t>(low, "low", 1), *to = view<std::int64_t>(high, "high", 1);
+    const auto* part = view<double>(fraction, "fraction", 1);
+    expect(low.size() == side && high.size() == side && fraction.size() == side && within(from, side, 0, full - 1) &&
+               within(to, side, 0, full - 1),
+           "axis: rows outside the codes");
+    expect(std::all_of(part, part + side, [](double share) { return share >= 0 && share <= 1; }),
+           "axis: fractions outside 0 to 1");
+    std::vector<lpkernel::Corners> corners;
+    for (std::int64_t y = 0; y < side; ++y) {
+        for (std::int64_t x = 0; x < side; ++x) {
+            const auto at = [&](std::int64_t row, std::int64_t column) {
+                return static_cast<std::int32_t>(row * full + column);
+            };
+            corners.push_back(
+                {at(from[y], from[x]), at(from[y], to[x]), at(to[y], from[x]), at(to[y], to[x]), part[y], part[x]});
+        }
+    }
+    return corners;
+}
+
+std::unique_ptr<HeldLayer> hold_derived(const py::array& codes, const py::array& codebook, const py::tuple& axis,
+                                        const py::array& allowed, const std::string& isa, std::int64_t kept) {
+    const auto* data = view<std::int16_t>(codes, "codes", 3);
+    const auto* book = view<std::int16_t>(codebook, "codebook", 2);
+    expect(axis.size() == 3, "axis: expected low, high and fraction");
+    const std::int64_t full = codes.shape(1), side = py::len(axis[0]), width = codebook.shape(1);
+    expect(codes.shape(2) == full && full >= 1 && full <= LARGEST_SIDE && side >= 1 && side <= full,
+           "codes: expected a square grid of 1 to 4096 cells a side, and a level of no more");
+    expect(codebook.shape(0) >= 1 && codebook.shape(0) <= 32768 && width >= 1 && width <= 1 << 20,
+           "codebook: expected 1 to 32768 rows of 1 to 2^20 channels");
+    auto held = std::make_unique<HeldLayer>();
+    held->allowed = allowed_images(allowed, codes.shape(0));
+    held->shape = codes.attr("shape");
+    held->derived = std::make_unique<lpkernel::Derived>();
+    lpkernel::Derived& derived = *held->derived;
+    derived.full = static_cast<int>(full);
+    derived.rows = static_cast<int>(codebook.shape(0));
+    derived.stride = static_cast<int>((width + 7) / 8 * 8);
+    while (derived.mask + 1 < static_cast<std::uint32_t>(derived.rows)) derived.mask = 2 * derived.mask + 1;
+    derived.book.resize((static_cast<std::size_t>(derived.mask) + 1) * derived.stride);
+    for (std::int64_t row = 0; row < derived.rows; ++row) {
+        std::copy_n(book + row * width, width, derived.book.data() + row * derived.stride);
+    }
+    derived.corners = corners_of(axis, full, side);
+    const lpkernel::Kernels& run = lpkernel::kernels(isa);
+    lpkernel::LayerTuning tuning{};
+    tuning.kept = kept;
+    const Released free;
+    held->layer =
+        lpkernel::latent_layer({data, held->allowed.data(), &derived}, static_cast<std::int64_t>(held->allowed.size()),
+                               static_cast<int>(side), static_cast<int>(width), run, tuning);
     return held;
 }
 
@@ -207,9 +264,9 @@ struct HeldIsolation {
 
 // What a layer was made from.
 lpkernel::Content content_of(const HeldLayer& held, const py::array& content) {
-    const auto* data = view<std::int16_t>(content, "content", held.layer->codes() ? 3 : 4);
+    const auto* data = view<std::int16_t>(content, "content", held.layer->codes() || held.derived ? 3 : 4);
     expect(py::tuple(content.attr("shape")).equal(held.shape), "content: not what the layer was made from");
-    return {data, held.allowed.data()};
+    return {data, held.allowed.data(), held.derived.get()};
 }
 
 std::unique_ptr<HeldIsolation> hold_isolation(const HeldSteps& steps, const HeldLayer& held, const py::array& content,
@@ -218,7 +275,6 @@ std::unique_ptr<HeldIsolation> hold_isolation(const HeldSteps& steps, const Held
     expect(steps.raster.side == layer.side(), "isolation: the layer has another side");
     expect(threads >= 1 && threads <= 4096, "threads: expected 1 to 4096");
     const lpkernel::Content from = content_of(held, content);
-    expect(!layer.codes() || within(from.data, content.size(), 0, layer.codes() - 1), "codes: outside the table");
     const lpkernel::Kernels& run = lpkernel::kernels(isa);
     const Released free;
     return std::unique_ptr<HeldIsolation>(
@@ -262,7 +318,8 @@ lpkernel::Scale parse(const py::tuple& from, const HeldLayer* before, std::int64
         scale.start = view<std::int16_t>(start, "start", axes);
         scale.start_images = start.shape(0);
         bool fits = scale.start_images == 1 || scale.start_images == images;
-        for (int axis = 1; axis < axes; ++axis) fits = fits && start.shape(axis) == content.shape(axis);
+        fits = fits && start.shape(1) == scale.layer->side() && start.shape(2) == scale.layer->side();
+        fits = fits && (axes == 3 || start.shape(3) == scale.layer->width());
         expect(fits, "start: expected (1 or n, m, m) of the bank's cells");
         expect(!scale.layer->codes() || within(scale.start, start.size(), 0, scale.layer->codes() - 1),
                "start: codes outside the table");
@@ -385,6 +442,10 @@ PYBIND11_MODULE(_cpu, module) {
             "allowed (A,) int64 increasing; isa as available() or ''; pairs: up to how many images pairs are kept, "
             "summed or, for steps that cut or carry, by cells; "
             "screened: from how many images codes are screened by bounds; coarse: from how many latents are.")
+        .def(py::init(&hold_derived), py::arg("codes"), py::arg("codebook"), py::arg("axis"), py::arg("allowed"),
+             py::arg("isa"), py::arg("kept"),
+             "The latents of a level that is not kept: codes (B, M, M) int16; codebook (V, C) int16; axis: low, high "
+             "(m,) int64 and fraction (m,) float64 of the resize; kept: bytes of it, up to which some channels are.")
         .def_property_readonly("size", [](const HeldLayer& held) { return held.layer->size(); })
         .def_property_readonly("bytes", [](const HeldLayer& held) { return held.layer->bytes(); });
     py::class_<HeldSteps>(module, "Steps", "The steps of a scale, read once for scan().")

@@ -21,8 +21,8 @@ def main(path: Path) -> None:
     rows = []
     for number, expression in enumerate(EXPRESSIONS):
         allowed = bank.where(expression, at_least=3)
-        made = lp.generate(bank, n=7, first_image=7 * number, candidates=allowed)
-        row = render.grid(made.decode(autoencoder))
+        made = lp.generate(bank, n=6, first_image=6 * number, candidates=allowed)
+        row = render.grid(made.decode(autoencoder), columns=6)
         rows += [render.heading(f"{expression}: {allowed.sum()} avatars", row.shape[1]), row]
     render.save_png(path, np.concatenate(rows))
 

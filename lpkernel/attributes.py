@@ -38,15 +38,34 @@ def read_attributes(path: str | Path, files: Sequence[str], mapping: str | Path 
     CelebA. Raises InputError for a malformed table, wrong counts, repeated rows, images without a row, and names that
     could be joined in two ways.
     """
+    table, missing = attribute_rows(path, files, mapping)
+    if missing:
+        raise missing_rows(path, [files[i] for i in missing], len(files))
+    return table
+
+
+def attribute_rows(
+    path: str | Path, files: Sequence[str], mapping: str | Path | None = None
+) -> tuple[dict[str, np.ndarray], list[int]]:
+    """The same, and the places of the images without a row, whose values are all False. Raises InputError."""
     names, rows = _table(Path(path))
     wanted = list(files) if mapping is None else _original_names(Path(mapping), files)
     found = _joined(Path(path), rows, files, wanted)
-    table = np.stack([values for _, values in found]).T
-    return {name: np.ascontiguousarray(values) for name, values in zip(names, table, strict=True)}
+    table = np.stack([np.zeros(len(names), bool) if row is None else rows[row][1] for row in found]).T
+    columns = {name: np.ascontiguousarray(values) for name, values in zip(names, table, strict=True)}
+    return columns, [image for image, row in enumerate(found) if row is None]
 
 
-def _joined(path: Path, rows: list[_Row], files: Sequence[str], wanted: list[str]) -> list[_Row]:
-    """The row of each of `files`, which are looked for under the names `wanted`."""
+def missing_rows(path: object, missing: list[str], count: int) -> InputError:
+    """What is said of images that a table has no row for, of so many."""
+    return InputError(
+        f"{path}: no row for {len(missing)} of {count} images, first {missing[0]!r}; rows are joined by file name, "
+        "with or without its ending; --missing-attributes skip leaves such images out"
+    )
+
+
+def _joined(path: Path, rows: list[_Row], files: Sequence[str], wanted: list[str]) -> list[int | None]:
+    """Which row is that of each of `files`, which are looked for under the names `wanted`."""
     places = [PurePosixPath(name) for name in wanted]
     found: list[int | None] = [None] * len(files)
     of_row: dict[int, int] = {}
@@ -70,14 +89,7 @@ def _joined(path: Path, rows: list[_Row], files: Sequence[str], wanted: list[str
                         "from the folder on, or leave one out"
                     )
                 found[image], of_row[number] = number, image
-    missing = [file for file, row in zip(files, found, strict=True) if row is None]
-    if missing:
-        count = f"{len(missing)} of {len(files)} images"
-        raise InputError(
-            f"{path}: no row for {count}, first {missing[0]!r}; rows are joined by file name, with or without its "
-            f"ending, and begin with such as {short(rows[0][0])!r}"
-        )
-    return [rows[number] for number in found if number is not None]
+    return found
 
 
 def _original_names(path: Path, files: Sequence[str]) -> list[str]:

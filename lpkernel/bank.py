@@ -8,19 +8,22 @@ cells a side fits int32. The rounded numbers are stored, never derived again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lpkernel import checks, tensor_file
 from lpkernel import pca as pca_module
-from lpkernel.bank_checks import INT16_CODES, check_bank, fixed_limit, within_limit
+from lpkernel.bank_checks import INT16_CODES, check_bank, check_codes, fixed_limit, within_limit
 from lpkernel.content import ByContent
 from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.extent import Extent
+from lpkernel.levels import resize_level
 from lpkernel.pca import PCA
 
 if TYPE_CHECKING:
@@ -31,31 +34,6 @@ DEFAULT_BANK = Path(__file__).parent / "data" / "avatars.lpbank"
 CHANNELS = 16  # kept unless said otherwise, where there are as many
 TABLE_ROWS = 4096  # codebooks up to this size have a distance table
 _CHUNK = 256  # bank images handled at once
-
-
-def resize_level(full: np.ndarray, m: int) -> np.ndarray:
-    """Bank images (or a reference canvas) at grid side m: (B, M, M, C) int16 -> (B, m, m, C) int16.
-
-    rint of the float64 bilinear resize, half-pixel centres, no antialias: output o of an axis reads
-    c = clamp((o + 0.5) M / m - 0.5, 0, M - 1) between i0 = floor(c) and i1 = min(i0 + 1, M - 1), weights
-    1 - f and f = c - i0; rows first, then columns, each step a * (1 - f) + b * f elementwise, so no
-    machine may reorder it. Raises InputError when m < 1.
-    """
-    if full.ndim != 4 or full.shape[1] != full.shape[2] or m < 1:
-        raise InputError(f"cannot resize an array of shape {full.shape} to side {m}, expected (B, M, M, C) and m >= 1")
-    count, side, _, channels = full.shape
-    centre = np.clip((np.arange(m) + 0.5) * side / m - 0.5, 0, side - 1)
-    low = np.floor(centre).astype(np.int64)
-    high = np.minimum(low + 1, side - 1)
-    fraction = centre - low
-    down, across = fraction[:, None, None], fraction[:, None]
-    result = np.empty((count, m, m, channels), np.int16)
-    for start in range(0, count, _CHUNK):
-        values = full[start : start + _CHUNK].astype(np.float64)
-        values = values[:, low] * (1 - down) + values[:, high] * down
-        values = values[:, :, low] * (1 - across) + values[:, :, high] * across
-        result[start : start + _CHUNK] = np.rint(values)
-    return result
 
 
 def _fixed(projected: np.ndarray, scale: float, limit: int) -> np.ndarray:
@@ -139,6 +117,7 @@ class Bank(ByContent):
         progress: Callable[[int, int], None] | None = None,
         cache: str | Path | None = None,
         mapping: str | Path | None = None,
+        missing_attributes: str = "refuse",
     ) -> Bank:
         """Encode a folder (recursive, naturally sorted), a list of files, or images.
 
@@ -148,16 +127,19 @@ class Bank(ByContent):
         autoencoder's side. Files that cannot be used are left out and listed in `skipped`; `strict` raises
         InputError for the first instead. `limit`: only the first so many. `attributes`: a table of CelebA or
         CelebAMask-HQ (text or CSV) joined by file name, or else its stem, with CelebA-HQ's `mapping` file if it needs
-        one (`lpkernel.attributes`); or name -> bool for each image given. `batch` images
-        are encoded at once. `progress(done, total)` is called after each batch. `cache`: a folder for
-        what is encoded so far, so that a killed build continues (`shards.discard_cache` removes it). A second
-        build that is given it meanwhile raises InputError.
+        one (`lpkernel.attributes`); or name -> bool for each image given. `missing_attributes`: "refuse" a table
+        without a row for an image, or "skip" the image. `batch` images are encoded at once, while the next are read;
+        `progress(done, total)` is called after each batch. `cache`: a folder for what is encoded so far, so that a
+        killed build continues and only files that are new or have changed are encoded (`shards.discard_cache` removes
+        it). A second build that is given it meanwhile raises InputError.
         """
         from lpkernel.ingest import encode_images, latent_width
 
         check_type(autoencoder)
         channels = check_options(channels, max_patch, lambda: latent_width(autoencoder))
-        found = encode_images(images, autoencoder, crop, strict, limit, attributes, batch, progress, cache, mapping)
+        found = encode_images(
+            images, autoencoder, crop, strict, limit, attributes, batch, progress, cache, mapping, missing_attributes
+        )
         if autoencoder.codebook is not None:
             bank = cls.from_codes(
                 found.values,
@@ -281,9 +263,9 @@ class Bank(ByContent):
 
     @classmethod
     def load(cls, path: str | Path, verify: bool = False) -> Bank:
-        """A saved bank. Codes are read; the latents of files above 32 MiB are mapped: read when first touched.
+        """A saved bank. The codes and latents of files above 32 MiB are mapped: read, and checked, when first touched.
 
-        The header, shapes, types and codes are always checked; `verify` also reads everything and
+        The header, shapes and types are always checked; `verify` also reads everything and
         compares its SHA-256. Raises InputError, one line, for any file that is not a sound bank.
         """
         from lpkernel.bank_file import read_fields
@@ -348,8 +330,16 @@ class Bank(ByContent):
         return int(self.pca.components.shape[1])
 
     def check_file(self) -> None:
-        """Raise InputError if the file that latents are mapped from was cut short: touching them ends the process."""
-        tensor_file.check_mapped(self.latents, self.fixed_latents)
+        """Raise InputError if the file that cells are mapped from was cut short: touching them ends the process."""
+        tensor_file.check_mapped(self.codes, self.latents, self.fixed_latents)
+
+    def sound_codes(self, images: slice = slice(None), cells: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """A copy of the codes of some images, at some cells (M, M) bool. Raises InputError as a damaged file does."""
+        assert self.codes is not None and self.codebook is not None
+        self.check_file()
+        codes = np.array(self.codes[images, cells])
+        check_codes(codes, len(self.codebook))
+        return codes
 
     def level(self, m: int) -> np.ndarray:
         """The bank at grid side m, 1 <= m <= M: (B, m, m, C) int16, contiguous; computed once and kept.
@@ -376,7 +366,7 @@ class Bank(ByContent):
     def fixed_values(self, images: slice) -> np.ndarray:
         """Fixed-point values (n, M, M, C) int16 of some images. Raises InputError as `level` does."""
         if self.codes is not None and self.fixed_codebook is not None:
-            return self.fixed_codebook[self.codes[images]]
+            return self.fixed_codebook[self.sound_codes(images)]
         assert self.fixed_latents is not None
         self.check_file()
         values = self.fixed_latents[images]
@@ -443,6 +433,8 @@ class Bank(ByContent):
         flat = self._cells.reshape(self.size * area, *self._cells.shape[3:])
         places = sources.reshape(-1, area).astype(np.int64) * area + np.arange(area)  # one index is faster than three
         content = flat.take(places.reshape(sources.shape), axis=0)
+        if self.codebook is not None and content.size:
+            check_codes(content, len(self.codebook))
         return content.astype(np.int64 if self.is_discrete else np.float32)
 
     def whole(self, numbers: np.ndarray) -> np.ndarray:
@@ -496,6 +488,68 @@ class Bank(ByContent):
             raise InputError(f"images have shape {np.shape(values)}, expected a grid of {self.grid}x{self.grid}")
         return replace(self, **cells, names=list(names), labels=None, attributes={}, sources_hash="", skipped=[])
 
+    def subset(self, images: ArrayLike) -> Bank:
+        """A bank of some of these images, in this one's number system: (B,) bool or indices, in the bank's order.
+
+        Generation from it is generation from this bank with these candidates. Raises InputError as `candidates` does.
+        """
+        chosen = allowed_images(self, images)
+        self.check_file()
+        cells = (
+            {"codes": self.codes}
+            if self.is_discrete
+            else {"latents": self.latents, "fixed_latents": self.fixed_latents}
+        )
+        return replace(
+            self,
+            **{name: np.asarray(array)[chosen] for name, array in cells.items()},
+            names=[self.names[i] for i in chosen],
+            labels=None if self.labels is None else [self.labels[i] for i in chosen],
+            attributes={name: values[chosen] for name, values in self.attributes.items()},
+            sources_hash="",
+            skipped=[],
+            left_out=[],
+        )
+
+    @classmethod
+    def merge(cls, banks: Sequence[Bank]) -> Bank:
+        """One bank of all images of banks that one autoencoder made with one crop, as if built at once.
+
+        So the PCA is fitted anew. Channels and max_patch are the first one's; labels are "" where a bank has none;
+        attributes are those that all have. Raises InputError for banks that do not fit or have a name in common.
+        """
+        if not banks:
+            raise InputError("merge: no bank is given")
+        first = banks[0]
+        for bank in banks[1:]:
+            for what in ("grid", "width", "is_discrete", "autoencoder_fingerprint", "image_size", "crop"):
+                ours, theirs = getattr(first, what), getattr(bank, what)
+                if ours != theirs:
+                    raise InputError(
+                        f"merge: expected banks of one autoencoder and crop, got {what} {ours} and {theirs}"
+                    )
+            if bank.codebook is not None and not np.array_equal(np.asarray(first.codebook), bank.codebook):
+                raise InputError("merge: the banks have different codebooks")
+        names = [name for bank in banks for name in bank.names]
+        if len(set(names)) < len(names):
+            twice = next(name for name, count in Counter(names).items() if count > 1)
+            raise InputError(f"merge: {short(repr(twice))} is in two banks, or twice in one; names tell images apart")
+        labels = None
+        if any(bank.labels for bank in banks):
+            labels = [label for bank in banks for label in bank.labels or [""] * bank.size]
+        shared = [name for name in first.attributes if all(name in bank.attributes for bank in banks)]
+        attributes = {name: np.concatenate([bank.attributes[name] for bank in banks]) for name in shared}
+        options = (first.channels, first.max_patch, names, labels, attributes)
+        if first.codebook is not None:
+            made = cls.from_codes(np.concatenate([bank.sound_codes() for bank in banks]), first.codebook, *options)
+        else:
+            made = cls.from_latents(np.concatenate([np.asarray(bank.latents) for bank in banks]), *options)
+        for name in ("autoencoder_name", "autoencoder_fingerprint", "image_size", "crop", "resize_filter"):
+            setattr(made, name, getattr(first, name))
+        sizes = {bank.source_size for bank in banks}
+        made.source_size = sizes.pop() if len(sizes) == 1 else None
+        return made
+
     def check_autoencoder(self, autoencoder: Autoencoder) -> None:
         """Raise InputError unless `autoencoder` can decode this bank: grid, codebook, sizes, fingerprint."""
         check_type(autoencoder)
@@ -517,6 +571,24 @@ class Bank(ByContent):
             raise InputError(
                 f"autoencoder {autoencoder.name!r} does not fit the bank (made with {made_by!r}): {reason}"
             )
+
+
+def allowed_images(bank: Bank, candidates: ArrayLike | None) -> np.ndarray:
+    """Sorted distinct indices of the allowed bank images. Raises InputError if none, or out of range."""
+    if candidates is None:
+        return np.arange(bank.size)
+    given = np.asarray(candidates)
+    if given.dtype == np.bool_:
+        if given.shape != (bank.size,):
+            raise InputError(f"candidates: got a bool mask of shape {given.shape}, expected ({bank.size},)")
+        given = np.flatnonzero(given)
+    elif given.ndim != 1 or not (given.size == 0 or np.issubdtype(given.dtype, np.integer)):
+        raise InputError(f"candidates: got {given.dtype} of shape {given.shape}, expected (B,) bool or integer indices")
+    if given.size == 0:
+        raise InputError("candidates: no bank image is allowed; allow at least one")
+    if given.min() < 0 or given.max() >= bank.size:
+        raise InputError(f"candidates: indices {given.min()} to {given.max()}, expected 0 to {bank.size - 1}")
+    return np.unique(given).astype(np.int64)
 
 
 def as_bank(bank: Bank | str | Path) -> Bank:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lpkernel import tensor_file
 from lpkernel.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def within_limit(values: np.ndarray, limit: int) -> bool:
 def check_bank(bank: Bank) -> None:
     """Raise InputError, one line, unless `bank` is sound.
 
-    Reads all codes, which kernels use as indices; of latents only shapes and types, so that mapping a
-    file stays lazy (`Bank.level` checks their values when it first reads them).
+    Reads all codes, which kernels use as indices, but of a mapped file only shapes and types, so that opening it stays
+    lazy: whoever uses its content copies it and checks the copy, since another process may write into the file.
     """
     _check_numbers(bank)
     arrays = (bank.codes, bank.codebook, bank.fixed_codebook), (bank.latents, bank.fixed_latents)
@@ -77,6 +78,12 @@ def _check_codes(bank: Bank) -> None:
     if fixed.shape != (rows, channels) or fixed.dtype != np.int16 or not within_limit(fixed, bank.limit):
         expected = f"int16 ({rows}, {channels}) within +-{bank.limit}"
         raise InputError(f"fixed codebook is {fixed.dtype} {fixed.shape}, expected {expected}")
+    if not tensor_file.is_mapped(codes):
+        check_codes(codes, rows)
+
+
+def check_codes(codes: np.ndarray, rows: int) -> None:
+    """Raise InputError unless codes, of which there is at least one, are within a codebook of so many rows."""
     if codes.min() < 0 or codes.max() >= rows:
         raise InputError(f"codes run from {codes.min()} to {codes.max()}, expected 0 to {rows - 1}")
 

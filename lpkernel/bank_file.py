@@ -2,8 +2,9 @@
 
 Tensors: the PCA, the codebook with its fixed-point rows and the codes, or the float16 latents with their
 fixed-point values; attributes as bits. The header's metadata holds the rest as JSON, and a SHA-256 of all
-of it. That checksum is compared only when asked, because mapping latents should not read them; what could
-make a kernel read outside an array (shapes, codes, the limit of the codebook) is always read and checked.
+of it. That checksum is compared only when asked, because mapping codes or latents should not read them; what could
+make a kernel read outside an array is always checked: shapes and the limit of the codebook here, codes here or, where
+they are mapped, as they are used.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 FORMAT = "lpbank"
 VERSION = 1
 _ARRAYS = ("codes", "codebook", "fixed_codebook", "latents", "fixed_latents")
-_MAPPED = _ARRAYS[3:]  # decoded and compared, never an index: another process may write into the file at any time
+_MAPPED = ("codes", *_ARRAYS[3:])  # another process may write into these at any time, even after a check
 _PCA = ("mean", "components", "explained")
+_LISTS = ("names", "labels")  # tensors of bytes where there are too many for the header
+SEPARATOR = "\0"
+MOST_TEXT = 1 << 22  # characters of names or labels in the header
 
 
 def save(bank: Bank, path: Path) -> None:
@@ -39,6 +43,11 @@ def save(bank: Bank, path: Path) -> None:
     tensors |= {f"pca_{name}": getattr(bank.pca, name) for name in _PCA}
     if bank.attributes:
         tensors["attributes"] = np.packbits(np.stack(list(bank.attributes.values())), axis=1)
+    texts = {"names": bank.names, "labels": bank.labels}
+    for name, lines in texts.items():
+        if lines is not None and _takes_too_much(lines):
+            tensors[name] = np.frombuffer(SEPARATOR.join(lines).encode("utf-8", "surrogatepass"), np.uint8)
+            texts[name] = []
     text = json.dumps(
         {
             "kind": "codes" if bank.is_discrete else "latents",
@@ -57,8 +66,7 @@ def save(bank: Bank, path: Path) -> None:
             "autoencoder_fingerprint": bank.autoencoder_fingerprint,
             "codebook_sha256": _codebook_hash(bank.codebook),
             "sources_hash": bank.sources_hash,
-            "names": bank.names,
-            "labels": bank.labels,
+            **texts,
             "attributes": list(bank.attributes),
         },
         sort_keys=True,
@@ -66,6 +74,11 @@ def save(bank: Bank, path: Path) -> None:
     metadata = {"format": FORMAT, "version": str(VERSION), "bank": text, "sha256": tensor_file.digest(tensors, text)}
     with atomic_path(path) as partial:
         tensor_file.write(partial, tensors, metadata)
+
+
+def _takes_too_much(lines: list[str]) -> bool:
+    """Whether texts are too long for a header, and can be told apart outside it."""
+    return sum(map(len, lines)) + 6 * len(lines) > MOST_TEXT and not any(SEPARATOR in line for line in lines)
 
 
 def _codebook_hash(codebook: np.ndarray | None) -> str:
@@ -104,6 +117,17 @@ class _Header:
             raise self.wrong(f"field {name!r}")
         return list(values)
 
+    def lines(self, name: str, packed: np.ndarray | None) -> list[str]:
+        """Texts, in the header or in a tensor of bytes."""
+        if packed is None:
+            return self.texts(name)
+        try:
+            if packed.dtype == np.uint8 and packed.ndim == 1:
+                return packed.tobytes().decode("utf-8", "surrogatepass").split(SEPARATOR)
+        except UnicodeDecodeError:
+            pass
+        raise self.wrong(f"the table of {name}")
+
 
 def _metadata(path: Path, metadata: dict[str, str]) -> str:
     if metadata.get("format") != FORMAT or "bank" not in metadata:
@@ -138,7 +162,7 @@ def read_fields(path: Path, verify: bool) -> dict[str, Any]:
     kind = header.get("kind", str)
     expected = {f"pca_{name}" for name in _PCA}
     expected |= set(_ARRAYS[:3]) if kind == "codes" else set(_ARRAYS[3:])
-    if kind not in ("codes", "latents") or set(tensors) - {"attributes"} != expected:
+    if kind not in ("codes", "latents") or set(tensors) - {"attributes", *_LISTS} != expected:
         raise header.wrong("the list of tensors")
     parts = [tensors[f"pca_{name}"] for name in _PCA]
     if [(part.ndim, part.dtype.name) for part in parts] != [(1, "float64"), (2, "float64"), (1, "float64")]:
@@ -153,8 +177,8 @@ def read_fields(path: Path, verify: bool) -> dict[str, Any]:
         **{name: tensors[name] for name in _ARRAYS if name in tensors},
         "pca": PCA(*parts),
         "attributes": _attributes(header, tensors.get("attributes"), stated[0]),
-        "names": header.texts("names"),
-        "labels": None if header.data.get("labels") is None else header.texts("labels"),
+        "names": header.lines("names", tensors.get("names")),
+        "labels": None if header.data.get("labels") is None else header.lines("labels", tensors.get("labels")),
         "crop": header.integers("crop", 4),
         "source_size": header.integers("source_size", 2),  # not in files of 0.1.0
         "scale": header.get("scale", float),

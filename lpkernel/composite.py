@@ -23,6 +23,11 @@ Weights = NDArray[np.uint8]
 MOST_MOVED = 48.0  # levels by which a colour is moved at most: more is not the autoencoder's error but another thing
 
 
+def feather(size: int, grid: int) -> int:
+    """Pixels over which results fade: half a cell of a square of `size` pixels and `grid` cells a side."""
+    return max(1, size // grid // 2)
+
+
 @dataclass(frozen=True, eq=False)
 class Composite(ByContent):
     """original (S, S, 3) uint8 and weight (S, S) uint8: 255 takes the result, 0 the original, exactly.

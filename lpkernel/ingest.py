@@ -1,8 +1,9 @@
 """From image files to codes or latents: reading, batched encoding, and going on after a kill.
 
-Sources are taken in shards. With a cache folder each encoded shard is a file whose name is a hash of
-everything that determines it (autoencoder, crop, resize filter, and each source's name, size, time of change
-and ends), so a later run takes up whatever still fits and passes over the rest.
+Sources are taken in shards, read while those before are encoded. With a cache folder each encoded shard is a file that
+names each source by a hash of everything that determines what is made of it (autoencoder, crop, resize filter, and the
+source's name, size, time of change and ends), so a later run takes up whatever still fits, wherever it now is among the
+sources, and passes over the rest.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +22,19 @@ import numpy as np
 from PIL import Image
 
 from lpkernel import checks
-from lpkernel.attributes import read_attributes
+from lpkernel.attributes import attribute_rows, missing_rows
 from lpkernel.bank import default_names
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp
 from lpkernel.images import RESIZE_FILTER, Crop, Found, find_images, load_image, picture_size, plain_pixels, square
-from lpkernel.shards import Problem, owned, read_shard, write_shard
+from lpkernel.shards import Problem, owned, read_shards, write_shard
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
 
 SHARD = 256  # sources encoded between two writes to the cache
 SAMPLE = 64  # sources whose sizes are compared
+MISSING_ATTRIBUTES = ("refuse", "skip")
 
 Images = str | Path | Sequence[str | Path] | Sequence[Image.Image] | Sequence[Any] | Any  # Any: an array or a tensor
 Progress = Callable[[int, int], None]
@@ -170,18 +172,20 @@ def _attributes_of(
     mapping: str | Path | None,
     sources: list[_Source],
     given: int,
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], list[Problem]]:
+    """The attributes, and the sources that a table has no row for."""
     if mapping is not None and not isinstance(attributes, str | Path):
         raise InputError("mapping: is for attributes from a file, and there is none; give attributes, too")
     if attributes is None:
-        return {}
+        return {}, []
     if isinstance(attributes, str | Path):
-        return read_attributes(attributes, [source.name for source in sources], mapping)
+        table, missing = attribute_rows(attributes, [source.name for source in sources], mapping)
+        return table, [(sources[i].name, f"no row in {Path(attributes).name}") for i in missing]
     for name, values in attributes.items():
         if np.shape(values) != (given,):
             got = f"attribute {name!r} has shape {np.shape(values)}"
             raise InputError(f"{got}, expected ({given},), one value for each image")
-    return {name: np.asarray(values)[: len(sources)] for name, values in attributes.items()}
+    return {name: np.asarray(values)[: len(sources)] for name, values in attributes.items()}, []
 
 
 def encode_images(
@@ -195,6 +199,7 @@ def encode_images(
     progress: Progress | None = None,
     cache: str | Path | None = None,
     mapping: str | Path | None = None,
+    missing_attributes: str = "refuse",
 ) -> Encoded:
     """Encode a folder, a list of files or images; options as in `Bank.build`.
 
@@ -210,21 +215,26 @@ def encode_images(
         raise InputError(f"{found.unreadable[0][0]}: {found.unreadable[0][1]}")
     given = len(sources)
     sources = sources[:limit]
-    table = _attributes_of(attributes, mapping, sources, given)  # before the long work
+    if missing_attributes not in MISSING_ATTRIBUTES:
+        raise InputError(f"missing_attributes: got {missing_attributes!r}, expected {' or '.join(MISSING_ATTRIBUTES)}")
+    table, rowless = _attributes_of(attributes, mapping, sources, given)  # before the long work
+    if rowless and (missing_attributes == "refuse" or strict or len(rowless) == len(sources)):
+        raise missing_rows(attributes, [name for name, _ in rowless], len(sources))
+    if rowless:
+        without = {name for name, _ in rowless}
+        kept = [i for i, source in enumerate(sources) if source.name not in without]
+        sources, labels = [sources[i] for i in kept], None if labels is None else [labels[i] for i in kept]
+        table = {name: values[kept] for name, values in table.items()}
     folder = None if cache is None else Path(cache)
     work = _Work(autoencoder, crop, strict, batch, folder)
     values: list[np.ndarray] = []
-    skipped: list[Problem] = list(found.unreadable)
-    done = 0
+    skipped: list[Problem] = [*found.unreadable, *rowless]
     with nullcontext() if folder is None else owned(folder):
-        for start in range(0, len(sources), SHARD):
-            shard = sources[start : start + SHARD]
-            for count, part, problems in work.encode(shard):
-                values += [part] if len(part) else []
-                skipped += problems
-                done += count
-                if progress is not None:
-                    progress(done, len(sources))
+        for one in work.encode(sources, progress or (lambda done, total: None)):
+            if isinstance(one, tuple):
+                skipped.append(one)
+            else:
+                values.append(one)
     if not values:
         reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise InputError(f"none of the {len(sources)} images can be used{reason}")
@@ -232,7 +242,7 @@ def encode_images(
     used = [i for i, source in enumerate(sources) if source.name not in left_out]
     lines = "".join(f"{sources[i].name}\t{sources[i].bytes}\n" for i in used)
     return Encoded(
-        np.concatenate(values),
+        np.stack(values),
         [sources[i].name for i in used],
         None if labels is None else [labels[i] for i in used],
         {name: column[used] for name, column in table.items()},
@@ -252,45 +262,65 @@ class _Work:
     ) -> None:
         self.autoencoder, self.crop, self.strict, self.batch, self.cache = autoencoder, crop, strict, batch, cache
 
-    def encode(self, shard: list[_Source]) -> Iterator[tuple[int, np.ndarray, list[Problem]]]:
-        """Sources done, their values and problems: at once when the shard is cached, else batch by batch."""
-        path = None if self.cache is None else self.cache / f"{self._key(shard)}.shard"
-        cached = None if path is None else read_shard(path)
-        if cached is not None and not (self.strict and cached[1]):
-            yield len(shard), *cached
-            return
-        values: list[np.ndarray] = []
-        skipped: list[Problem] = []
-        for start in range(0, len(shard), self.batch):
-            part = shard[start : start + self.batch]
-            pictures, problems = self._read(part)
-            encoded = self._encode(pictures)
-            values.append(encoded)
-            skipped += problems
-            if path is not None and start + self.batch >= len(shard):
-                kept = [part for part in values if len(part)]
-                write_shard(path, np.concatenate(kept) if kept else None, skipped)
-            yield len(part), encoded, problems
+    def encode(self, sources: list[_Source], progress: Progress) -> list[np.ndarray | Problem]:
+        """The values or the problem of each source."""
+        keys = [] if self.cache is None else [self._key(source) for source in sources]
+        kept = {} if self.cache is None else read_shards(self.cache)
+        found: dict[int, np.ndarray | Problem] = {i: kept[key] for i, key in enumerate(keys) if key in kept}
+        if self.strict:
+            found = {i: one for i, one in found.items() if not isinstance(one, tuple)}
+        missing = [i for i in range(len(sources)) if i not in found]
+        shards = [missing[start : start + SHARD] for start in range(0, len(missing), SHARD)]
+        batches = [shard[start : start + self.batch] for shard in shards for start in range(0, len(shard), self.batch)]
+        if found:
+            progress(len(found), len(sources))
+        ends = {shard[-1]: shard for shard in shards}
+        for batch, pictures in zip(
+            batches, self._read([[sources[i] for i in batch] for batch in batches]), strict=True
+        ):
+            found |= zip(batch, self._values(pictures), strict=True)
+            if self.cache is not None and batch[-1] in ends:
+                self._keep(self.cache, {keys[i]: found[i] for i in ends[batch[-1]]})
+            progress(len(found), len(sources))
+        return [found[i] for i in range(len(sources))]
 
-    def _key(self, shard: list[_Source]) -> str:
+    def _keep(self, folder: Path, found: dict[str, np.ndarray | Problem]) -> None:
+        values = {key: one for key, one in found.items() if not isinstance(one, tuple)}
+        skipped = {key: one for key, one in found.items() if isinstance(one, tuple)}
+        write_shard(folder, list(values), np.stack(list(values.values())) if values else None, skipped)
+
+    def _key(self, source: _Source) -> str:
         ae = self.autoencoder
         identity = [ae.name, ae.fingerprint, ae.image_size, ae.grid, self.crop, RESIZE_FILTER, "sRGB"]
-        sources = [(source.name, source.stamp()) for source in shard]
-        return hashlib.sha256(json.dumps([identity, sources]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([identity, source.name, source.stamp()]).encode()).hexdigest()
 
-    def _read(self, part: list[_Source]) -> tuple[np.ndarray, list[Problem]]:
+    def _read(self, batches: list[list[_Source]]) -> Iterator[list[np.ndarray | Problem]]:
+        """The pictures of each batch. The next one is read meanwhile."""
         size = self.autoencoder.image_size
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            results = list(pool.map(lambda source: source.read(size, self.crop), part))
-        problems = [result for result in results if isinstance(result, tuple)]
-        if problems and self.strict:
-            raise InputError(f"{problems[0][0]}: {problems[0][1]}")
-        pictures = [result for result in results if not isinstance(result, tuple)]
-        return np.stack(pictures) if pictures else np.empty((0, size, size, 3), np.uint8), problems
+
+            def begin(batch: list[_Source]) -> list[Future[np.ndarray | Problem]]:
+                return [pool.submit(source.read, size, self.crop) for source in batch]
+
+            try:
+                following = begin(batches[0]) if batches else []
+                for number in range(len(batches)):
+                    reading, following = following, begin(batches[number + 1]) if number + 1 < len(batches) else []
+                    results = [future.result() for future in reading]
+                    for problem in results:
+                        if self.strict and isinstance(problem, tuple):
+                            raise InputError(f"{problem[0]}: {problem[1]}")
+                    yield results
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _values(self, pictures: list[np.ndarray | Problem]) -> list[np.ndarray | Problem]:
+        """What is encoded of each picture; problems stay."""
+        sound = [one for one in pictures if not isinstance(one, tuple)]
+        encoded = iter(self._encode(np.stack(sound))) if sound else iter(())
+        return [one if isinstance(one, tuple) else next(encoded) for one in pictures]
 
     def _encode(self, pictures: np.ndarray) -> np.ndarray:
-        if len(pictures) == 0:
-            return np.empty((0, 0, 0), np.int32)
         ae = self.autoencoder
         values = np.asarray(ae.encode(pictures))
         discrete = ae.codebook is not None

@@ -8,6 +8,7 @@ nothing through a link.
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -30,25 +31,31 @@ _OURS = re.compile(r"[0-9a-f]{64}\.shard|\.[0-9a-f]{64}\.shard\.[0-9a-z_]+\.part
 Problem = tuple[str, str]  # name of a source, why it cannot be used
 
 
-def write_shard(path: Path, values: np.ndarray | None, skipped: list[Problem]) -> None:
-    """Write the values of a shard, if any, and its problems."""
+def write_shard(folder: Path, keys: list[str], values: np.ndarray | None, skipped: dict[str, Problem]) -> None:
+    """Write what is encoded of some sources: values (n, ...) of those with `keys`, and the problems of others."""
     tensors = {} if values is None else {"values": values}
-    text = json.dumps(skipped)
-    with atomic_path(path) as partial:
-        tensor_file.write(partial, tensors, {"skipped": text, "sha256": tensor_file.digest(tensors, text)})
+    text = json.dumps([keys, skipped])
+    name = hashlib.sha256(text.encode()).hexdigest() + ".shard"
+    with atomic_path(folder / name) as partial:
+        tensor_file.write(partial, tensors, {"sources": text, "sha256": tensor_file.digest(tensors, text)})
 
 
-def read_shard(path: Path) -> tuple[np.ndarray, list[Problem]] | None:
-    """Content of a shard, None when it is missing or damaged."""
-    try:
-        tensors, metadata = tensor_file.read(path)
-    except InputError:
-        return None
-    text = metadata.get("skipped", "")
-    if metadata.get("sha256") != tensor_file.digest(tensors, text):
-        return None
-    values = tensors.get("values", np.empty((0, 0, 0), np.int32))
-    return values, [(name, reason) for name, reason in json.loads(text)]
+def read_shards(folder: Path) -> dict[str, np.ndarray | Problem]:
+    """By key what whole shards of a folder hold. Those that are damaged are passed over."""
+    found: dict[str, np.ndarray | Problem] = {}
+    for path in sorted(folder.glob("*.shard")):
+        if not _OURS.fullmatch(path.name):
+            continue
+        try:
+            tensors, metadata = tensor_file.read(path)
+            text = metadata["sources"]
+            if metadata.get("sha256") == tensor_file.digest(tensors, text):
+                keys, skipped = json.loads(text)
+                found |= dict(zip(keys, tensors.get("values", ()), strict=True))
+                found |= {key: (name, reason) for key, (name, reason) in skipped.items()}
+        except (InputError, KeyError, ValueError, TypeError):
+            continue
+    return found
 
 
 class Busy(InputError):

@@ -17,13 +17,15 @@ from lpkernel import checks, presets
 from lpkernel import plan as plans
 from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.autoencoder.embedded import of_bank
+from lpkernel.autoencoder.partial import Original
 from lpkernel.backends import registry
 from lpkernel.backends.base import Array, CodeBank, LatentBank, MixedBank, ScanRequest
-from lpkernel.bank import TABLE_ROWS, Bank, as_bank, resize_level
+from lpkernel.bank import TABLE_ROWS, Bank, allowed_images, as_bank
 from lpkernel.composite import Composite, Whole
 from lpkernel.content import ByContent
 from lpkernel.copies import CopyLimit, largest_areas, redraw
 from lpkernel.errors import InputError
+from lpkernel.levels import resize_level
 from lpkernel.plan import Plan
 
 DOMAINS = ("auto", "codes", "latents")
@@ -44,6 +46,7 @@ class Synthesis(ByContent):
     settings: every choice made, resolved, ready for JSON.
     composite: what `decode` closes with, for an edit that keeps the outside; usually None.
     whole: the picture that was edited, for `put_back`; None for new images.
+    original: that picture as it was encoded; where the composite keeps it, nothing else is decoded.
     """
 
     sources: NDArray[np.int32]
@@ -54,6 +57,7 @@ class Synthesis(ByContent):
     settings: dict[str, Any] = field(compare=False)
     composite: Composite | None = None
     whole: Whole | None = field(default=None, compare=False)
+    original: Original | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         did, side = self.settings, self.bank.grid
@@ -107,7 +111,10 @@ class Synthesis(ByContent):
         autoencoder = of_bank(self.bank, autoencoder)
         content = self.codes if self.codes is not None else self.latents
         assert content is not None
-        images = autoencoder.decode(content)
+        if self.composite is None or self.original is None:
+            images = autoencoder.decode(content)
+        else:
+            images = self.original.variants(autoencoder, content, self.composite.weight > 0)
         return images if self.composite is None else self.composite.apply(images)
 
     def put_back(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
@@ -309,24 +316,6 @@ def request(
     )
 
 
-def allowed_images(bank: Bank, candidates: ArrayLike | None) -> NDArray[np.int64]:
-    """Sorted distinct indices of the allowed bank images. Raises InputError if none, or out of range."""
-    if candidates is None:
-        return np.arange(bank.size)
-    given = np.asarray(candidates)
-    if given.dtype == np.bool_:
-        if given.shape != (bank.size,):
-            raise InputError(f"candidates: got a bool mask of shape {given.shape}, expected ({bank.size},)")
-        given = np.flatnonzero(given)
-    elif given.ndim != 1 or not (given.size == 0 or np.issubdtype(given.dtype, np.integer)):
-        raise InputError(f"candidates: got {given.dtype} of shape {given.shape}, expected (B,) bool or integer indices")
-    if given.size == 0:
-        raise InputError("candidates: no bank image is allowed; allow at least one")
-    if given.min() < 0 or given.max() >= bank.size:
-        raise InputError(f"candidates: indices {given.min()} to {given.max()}, expected 0 to {bank.size - 1}")
-    return np.unique(given).astype(np.int64)
-
-
 def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
     if not isinstance(plan, Plan):
         raise InputError(f"plan: got {plan!r}, expected one of lpkernel.plan")
@@ -374,7 +363,9 @@ def _in_codes(bank: Bank, plan: Plan, domain: str) -> bool:
 
 def _view(bank: Bank, plan: Plan, in_codes: bool) -> LatentBank | CodeBank | MixedBank:
     """The bank as backends see it."""
-    latents = LatentBank(bank.level, bank.size)
+    bank.check_file()
+    small = bank.codes is not None and bank.codes.dtype == np.int16
+    latents = LatentBank(bank.level, bank.size, (bank.codes, bank.fixed_codebook) if small else None)  # type: ignore[arg-type]
     if not in_codes:
         return latents
     assert bank.codes is not None and bank.fixed_codebook is not None

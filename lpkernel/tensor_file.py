@@ -190,13 +190,24 @@ def _read(path: Path, file: BufferedReader, mapped: Collection[str]) -> tuple[di
     return tensors, metadata
 
 
+def _map_of(array: np.ndarray | None) -> mmap.mmap | None:
+    """The map that an array is a view of."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    owner = owner.obj if isinstance(owner, memoryview) else owner
+    return owner if isinstance(owner, mmap.mmap) else None
+
+
+def is_mapped(array: np.ndarray) -> bool:
+    """Whether an array is a view of a mapped file, whose content may change."""
+    return _map_of(array) is not None
+
+
 def check_mapped(*arrays: np.ndarray | None) -> None:
     """Raise InputError if an array is a view of a mapped file that has been cut short since."""
     for array in arrays:
-        owner: Any = array
-        while isinstance(owner, np.ndarray):
-            owner = owner.base
-        owner = owner.obj if isinstance(owner, memoryview) else owner
-        if isinstance(owner, mmap.mmap) and owner.size() < len(owner):  # the size of the file, and of the map
+        owner = _map_of(array)
+        if owner is not None and owner.size() < len(owner):  # the size of the file, and of the map
             left = f"{owner.size()} of {len(owner)} bytes are left"
             raise InputError(f"the file was cut short while it was open: {left}; copy or build it again, then load it")

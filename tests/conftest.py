@@ -28,11 +28,28 @@ NAMES = [
 LONGEST = ["test_triton", "test_cuda_scan", "test_cuda_topk", "test_emulation", "test_cuda_sanitizers"]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-rungs", action="store_true", help="all tests of CUDA kernels with what nvcc makes of them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest first; those of CUDA kernels as PTX only if they are marked `compiled`, unless all are wanted."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    if config.getoption("--all-rungs"):
+        return
+    left_out = [one for one in items if _as_ptx(one) and not one.get_closest_marker("compiled")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [one for one in items if one not in set(left_out)]
 
 
-torch.set_num_threads(1)  # tiny problems: waiting for a second thread costs more than it gives
+def _as_ptx(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and hasattr(item, "callspec") and item.callspec.params.get("cuda") == "ptx"
+
+
+# A process has one thread unless it asks for more: tests run side by side, and in tiny problems waiting for a second
+# thread costs more than it gives.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 
 def usable(name: str) -> Backend:

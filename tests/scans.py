@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lpkernel.backends.base import CodeBank, LatentBank, MixedBank, ScanRequest
-from lpkernel.bank import resize_level
+from lpkernel.levels import resize_level
 from lpkernel.plan import Plan
 
 
@@ -31,7 +31,7 @@ class World:
 
     @property
     def latents(self) -> LatentBank:
-        return LatentBank(self.level, len(self.codes))
+        return LatentBank(self.level, len(self.codes), (self.codes, self.codebook))
 
     @property
     def code_bank(self) -> CodeBank:

@@ -113,14 +113,6 @@ def test_embedded_round_trip(embedded: Autoencoder, faces: np.ndarray) -> None:
     np.testing.assert_array_equal(embedded.decode(codes.astype(np.int16)), decoded)
 
 
-def test_batches_change_little(embedded: Autoencoder, faces: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    codes = embedded.encode(faces)
-    monkeypatch.setattr(embedded, "_batch", 2)
-    assert (embedded.encode(faces) != codes).mean() < 0.01
-    assert embedded.encode(faces[:0]).shape == (0, embedded.grid, embedded.grid)
-    assert embedded.decode(codes[:0]).shape == (0, *faces.shape[1:])
-
-
 def test_fingerprint_ignores_dtype(embedded: Autoencoder, faces: np.ndarray) -> None:
     half = load_autoencoder(DEFAULT_WEIGHTS, device="cpu", dtype="bfloat16")
     assert half.fingerprint == embedded.fingerprint

@@ -9,9 +9,10 @@ import pytest
 from fakes import FakeContinuous, FakeVQ
 
 from lpkernel import bank as bank_module
-from lpkernel.bank import Bank, resize_level
+from lpkernel.bank import Bank
 from lpkernel.bank_checks import fixed_limit
 from lpkernel.errors import InputError
+from lpkernel.levels import resize_level
 
 
 def codes_bank(size: int = 20, grid: int = 8, rows: int = 32, channels: int = 4, **options: object) -> Bank:

@@ -171,7 +171,7 @@ def test_memory_of_a_process(bank_path: Path, tmp_path: Path) -> None:
     found = bench(tmp_path, bank_path, "memory", "--backend", "numpy")
     metrics = {record["metric"]: record["p50"] for record in found["records"]}
     assert 0 < metrics["resident"] < 64e6
-    assert set(metrics) <= {"resident", "peak"}
+    assert set(metrics) <= {"resident", "peak", "time"}
 
 
 def test_plots_show_three_points_or_more(bank: Bank, tmp_path: Path) -> None:

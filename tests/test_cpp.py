@@ -23,6 +23,7 @@ from lpkernel.backends.base import CodeBank, LatentBank, ScanRequest, TopkReques
 from lpkernel.backends.cpp import CppBackend, Tuning
 from lpkernel.backends.reference import NumpyBackend
 from lpkernel.errors import BackendUnavailable, InputError
+from lpkernel.levels import level_axis
 from lpkernel.ops import masked_topk
 
 if _reasons := _native.cpu_reasons():
@@ -35,6 +36,8 @@ WAYS = {
     "groups of 3": Tuning(group=3, pairs=0, seeded=1, screened=1),
     "bank divided": Tuning(split=0, pairs=0, seeded=1, screened=1),
     "alone": Tuning(group=1, pairs=0, seeded=1 << 40),
+    "levels made where needed": Tuning(levels=-1, some=-1, pairs=0, seeded=1),
+    "levels kept in part": Tuning(levels=-1, split=0),
 }
 
 
@@ -136,6 +139,8 @@ def test_any_plan_is_the_same_on_every_way(data: st.DataObject) -> None:
                 pairs=data.draw(st.sampled_from([0, 32]), "pairs"),
                 screened=data.draw(st.sampled_from([1, 1 << 40]), "screened"),
                 coarse=data.draw(st.sampled_from([1, 1 << 40]), "coarse"),
+                levels=data.draw(st.sampled_from([-1, 1 << 40]), "levels"),
+                some=data.draw(st.sampled_from([-1, 1 << 40]), "some"),
             )
             torch.set_num_threads(data.draw(st.integers(1, 4), "threads"))
             try:
@@ -378,12 +383,19 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
     def entered(*enter: Any) -> np.ndarray:
         return two_scales(module.Steps(6, *tables(1), enter), *second[1:])
 
+    def made_from_codes(codes: np.ndarray, book: np.ndarray, axis: Any) -> np.ndarray:
+        steps, layer = module.Steps(6, *tables(1), None), module.Layer(codes, book, axis, everything, "", 0)
+        return one_scale(steps, layer, codes, None, module.Isolation(steps, layer, codes, 1, ""))
+
+    book, axis = np.arange(12, dtype=np.int16).reshape(4, 3), level_axis(6, 6)
     second = scale(1, (resize.i0, resize.i1, resize.f), latents)
     one = [*scale(1, None, codes)]
     floats = np.zeros((3, 4), np.float32)
     return {
         "layer of codes": (module.Layer, [codes, table, everything, "", 32, True, 1, 1]),
         "layer of latents": (module.Layer, [latents, table, everything, "", 0, True, 1, 1]),
+        "layer made from codes": (module.Layer, [codes, book, axis, everything, "", 0]),
+        "scan of levels made from codes": (made_from_codes, [codes, book, axis]),
         "isolation": (module.Isolation, [*one[:3], 1, ""]),
         "one scale": (one_scale, one),
         "one scale of few": (one_scale, scale(1, None, codes, 32)),
@@ -420,3 +432,34 @@ def test_no_argument_crashes_the_native_code(data: st.DataObject) -> None:
         arguments[data.draw(st.integers(0, len(arguments) - 1), "at")] = data.draw(st.sampled_from(JUNK), "junk")
     with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError, MemoryError):
         function(*arguments)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_levels_made_from_codes_are_those_of_the_bank(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of channels around the vectors', sides whose blends end in a half, and no level asked for."""
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+    for channels in (1, 5, 6, 7, 8, 9, 16, 17):
+        world = World(70, side=16, channels=channels, codes=30, spread=600, seed=channels)
+        request = world.request(plan.random(16, 6, 6), range(3), 3)
+        expected = SPECIFICATION.scan(request)
+        cells = request.bank.cells  # type: ignore[union-attr]
+        assert np.array_equal(backend("levels made where needed").scan(replace(request, bank=unread(cells))), expected)
+
+
+def unread(cells: Any) -> LatentBank:
+    def level(side: int) -> np.ndarray:
+        raise AssertionError(f"level {side} was asked for")
+
+    return LatentBank(level, len(cells[0]), cells)
+
+
+@pytest.mark.parametrize("way", ["levels made where needed", "levels kept in part"])
+@pytest.mark.parametrize("wrong", [-1, 20, 31, 32, 32767])
+def test_codes_out_of_range_make_no_level(way: str, wrong: int) -> None:
+    """Such as those of a file that is written to while it is mapped."""
+    world = World(70, side=8)
+    codes = world.codes.copy()
+    codes[69] = wrong
+    request = replace(world.request(plan.random(8, 3, 3, [8]), range(3), 3), bank=unread((codes, world.codebook)))
+    with pytest.raises(ValueError, match="outside the codebook"):
+        backend(way).scan(request)

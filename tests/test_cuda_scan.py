@@ -61,6 +61,7 @@ def test_every_plan_in_every_shape(cuda: CudaBackend, kind: str, scales: list[in
             check(cuda, tuning, world.request(made, images, k, seed=size, start=start, in_codes=True))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("kind", ["random-replace", "reference", "edit-free"])
 @pytest.mark.parametrize(("options", "hubness"), BEYOND)
 def test_options_beyond_the_paper(cuda: CudaBackend, kind: str, options: dict[str, Any], hubness: int) -> None:
@@ -76,6 +77,7 @@ def test_options_beyond_the_paper(cuda: CudaBackend, kind: str, options: dict[st
             check(cuda, tunings[(BEYOND.index((options, hubness)) + KINDS.index(kind)) % len(tunings)], request)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("in_codes", [False, True])
 def test_boundaries_of_the_widest_patch(cuda: CudaBackend, in_codes: bool) -> None:
     world = World(3, side=34, channels=2, codes=5)
@@ -114,6 +116,7 @@ def test_one_start_for_all_images(cuda: CudaBackend, in_codes: bool) -> None:
         check(cuda, tuning, world.request(made, range(6), 3, start=world.start(1), in_codes=in_codes))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("k", [1, 3, 10, 128])
 @pytest.mark.parametrize("in_codes", [False, True])
 def test_large_bank(cuda: CudaBackend, k: int, in_codes: bool) -> None:
@@ -151,6 +154,7 @@ def test_equal_images_give_the_lowest_indices(cuda: CudaBackend) -> None:
         assert set(np.unique(cuda.scan(request))) == {0, 1, 2}
 
 
+@pytest.mark.compiled
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_any_plan(cuda: CudaBackend, data: st.DataObject) -> None:

@@ -62,6 +62,7 @@ def survivors(cuda: CudaBackend, request: TopkRequest, stride: int = 2) -> np.nd
     return found
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize(("dtype", "kind"), KINDS)
 def test_ties_masks_and_candidates(cuda: CudaBackend, dtype: str, kind: str) -> None:
     """Small integers, so that most distances occur often; several tiles of queries and rows, two stages of columns."""
@@ -96,6 +97,7 @@ def test_the_ends_of_float32(source: CudaBackend, low: float, high: float, kind:
         check(source, TopkRequest(queries, bank, 7, masks(kind, 6, 9), None))
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("kind", ["none", "own"])
 def test_cancellation(cuda: CudaBackend, kind: str) -> None:
     """Rows that float16 cannot tell apart, all rounded the same way, on both sides of the origin."""
@@ -132,6 +134,7 @@ def test_what_a_mask_hides_does_not_count(cuda: CudaBackend, hidden: float, kind
     check(cuda, TopkRequest(queries, bank, 5, mask, None))
 
 
+@pytest.mark.compiled
 def test_more_survivors_than_a_list_holds(cuda: CudaBackend) -> None:
     """Equal rows, and half of them equal, for some queries only: those are redone."""
     queries, bank = integers("float32", 4, 1500, 8, spread=50)

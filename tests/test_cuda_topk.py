@@ -64,6 +64,7 @@ def test_shapes_and_launches(cuda: CudaBackend, count: int, rows: int) -> None:
             check(cuda, TopkRequest(queries, bank, k, mask, allowed), LAUNCHES[turn % len(LAUNCHES)])
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("launch", LAUNCHES)
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
 def test_every_k(cuda: CudaBackend, dtype: str, launch: Launch | None) -> None:
@@ -123,6 +124,7 @@ def test_what_a_mask_hides_does_not_count(cuda: CudaBackend, hidden: float, kind
             assert np.array_equal(got[0], want[0]) and np.array_equal(got[1], want[1])
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("k", [2, 6, 40])
 def test_nan_infinity_and_the_ends_of_float32(cuda: CudaBackend, k: int) -> None:
     """NaN after infinity, both after the rest; sums that overflow or underflow; ties go to the lowest row."""
@@ -138,6 +140,7 @@ def test_nan_infinity_and_the_ends_of_float32(cuda: CudaBackend, k: int) -> None
         assert np.array_equal(indices, want.indices)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("dtype", ["float32", "int16"])
 def test_rows_at_any_address(cuda: CudaBackend, dtype: str) -> None:
     """Banks that begin at odd places of memory are read in smaller units."""
@@ -167,6 +170,7 @@ def test_any_order_of_threads(cuda: CudaBackend, order: str, monkeypatch: pytest
         check(cuda, TopkRequest(queries, bank, 33, masks(kind, 9, 40), None), launch)
 
 
+@pytest.mark.compiled
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_request(cuda: CudaBackend, data: st.DataObject) -> None:

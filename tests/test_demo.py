@@ -179,6 +179,26 @@ def test_a_picture_is_framed_as_the_bank(engine: Engine, tmp_path: Path, crop: C
     assert one.likeness(np.full((SIZE, SIZE, 3), (200, 30, 30), np.uint8))  # noise images are not like one plain colour
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_result_goes_back_into_the_file(engine: Engine, tmp_path: Path, keep: bool) -> None:
+    """As the library puts it back, whether or not the page's results keep the pixels outside."""
+    one = replace(engine, bank=replace(engine.bank, crop=(10, 5, 70, 65), source_size=(100, 80)))
+    noise = np.random.default_rng(9).integers(0, 256, (80, 100, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    mask = painted(20, 40, 20, 40)
+    _, result = last(one.change(FEW, one.frame(tmp_path / "a.png").pixels, mask, [], "edit", "free", keep))
+    closed = result.closed()
+    assert closed is not None and closed.shape == (*result.images.shape[:3], 4)
+    read = painting.read_closed(painting.png(closed[1]), SIZE)
+    whole = one.put_back(read, tmp_path / "a.png")
+    made = lp.edit(
+        one.bank, tmp_path / "a.png", one.autoencoder, region=cells.touched(mask, GRID), n=FEW.n, k=FEW.k,
+        patch=FEW.patch, seed=FEW.seed, scales=one.sides(FEW), keep_outside=keep,
+    )  # fmt: skip
+    np.testing.assert_array_equal(whole, list(made.put_back(made.decode(one.autoencoder)))[1])
+    assert (whole != noise).any()
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"these are words", b"\x89PNG\r\n\x1a\n" + bytes(40)], ids=["empty", "words", "cut"]
 )

@@ -78,17 +78,15 @@ class Visitor:
 
     def press(self, tab: str) -> tuple[str, list[np.ndarray]]:
         """Press the tab's button: the line when all is done, and the pictures without their maps."""
-        note = f"#lpk-{tab}-note"
-        mark = "document.querySelectorAll(arguments[0]).forEach((line) => { line.dataset.old = '1'; })"
-        self.driver.execute_script(mark, f"{note} .lpk-line")
+        words = f"#lpk-{tab}-note .lpk-line"
+        before = [one.text for one in self.all(words)]  # its times are never the same again
         self.one(f"#lpk-{tab}-run").click()
 
-        def done() -> bool:
-            text = self.one(note).text
-            return "drawing " in text and "…" not in text and not self.all(f"{note} [data-old]")
+        def done() -> str:
+            text = "".join(one.text for one in self.all(words))
+            return text if "drawing " in text and "…" not in text and [text] != before else ""
 
-        self.until(done, "the result")
-        return self.one(f"#lpk-{tab}-note").text, [
+        return str(self.until(done, "the result")), [
             self.picture(image.get_attribute("src")) for image in self.all(f"#lpk-{tab}-gallery .lpk-made")
         ]
 
@@ -144,11 +142,27 @@ class Visitor:
         self.until(lambda: self.all(".lpk-view"), "the views")
         return str(self.until(words, "a card"))
 
+    def catch_saved(self) -> None:
+        """What the page would save goes to window.saved, [name, address] each."""
+        saved = "window.saved = []; HTMLAnchorElement.prototype.click = "
+        self.driver.execute_script(saved + "function () { window.saved.push([this.download, this.href]); }")
+
     def click(self) -> None:
         """Press where the pointer is."""
         from selenium.webdriver import ActionChains
 
         ActionChains(self.driver).click().perform()
+
+
+# An address of the browser's own as a data URL.
+READ = """
+const [address, done] = arguments;
+fetch(address).then((answer) => answer.blob()).then((blob) => {
+  const reader = new FileReader();
+  reader.onload = () => done(reader.result);
+  reader.readAsDataURL(blob);
+});
+"""
 
 
 def fetch(address: str) -> bytes:
@@ -333,8 +347,26 @@ def test_a_file_is_edited_by_parts_and_paint_is_erased(page: Visitor, tmp_path: 
     next(one for one in page.all("#lpk-edit-parts label") if one.text == "mouth").click()
     _, pictures = page.press("edit")
     assert len(pictures) == 4
+    # the file comes back with a result in it, as the command gives it
+    page.catch_saved()
+    page.all(".lpk-whole")[1].click()
+    [[name, address]] = page.until(lambda: page.driver.execute_script("return window.saved"), "the whole picture")
+    assert name == "face-lpkernel-0-2.png"
+    made = lp.edit(bank, tmp_path / "face.png", region="mouth", n=4, k=3, seed=0)
+    expected = list(made.put_back(made.decode()))[1]
+    found = page.picture(page.driver.execute_async_script(READ, address))
+    assert found.shape == (200, 200, 3)
+    assert made.whole is not None
+    kept = ~made.whole.changed()
+    np.testing.assert_array_equal(found[kept], np.asarray(Image.open(tmp_path / "face.png"))[kept])
+    assert np.abs(found.astype(int) - expected).max() <= 2
     page.tab("Sources")
     np.testing.assert_array_equal(page.sources() != -1, named_region("mouth", bank))
+    page.tab("Edit")
+    page.one("#lpk-edit-take").click()  # of a bank image there is no file
+    page.line("edit", "bank image 0")
+    page.press("edit")
+    assert not any(one.is_displayed() for one in page.all(".lpk-whole"))
 
 
 def test_a_bank_file_and_a_plugged_in_autoencoder(driver: Any, tmp_path: Path) -> None:
@@ -365,8 +397,7 @@ def test_it_opens_with_pictures_which_are_enlarged_and_saved(page: Visitor) -> N
     large = page.one("#lpk-large .lpk-made")
     assert large.size["width"] > 300
     np.testing.assert_array_equal(page.picture(large.get_attribute("src")), shown[2])
-    saved = "const a = HTMLAnchorElement.prototype.click; window.saved = []; HTMLAnchorElement.prototype.click = "
-    page.driver.execute_script(saved + "function () { window.saved.push([this.download, this.href]); }")
+    page.catch_saved()
     page.one("#lpk-large .lpk-save").click()
     [[name, address]] = page.driver.execute_script("return window.saved")
     assert name == "lpkernel-0-3.png"

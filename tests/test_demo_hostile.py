@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import json
 import os
 import re
@@ -23,6 +24,7 @@ import fakes
 import numpy as np
 import pytest
 from hostile import page, slow
+from PIL import Image
 
 import lpkernel as lp
 from lpkernel.cli import main
@@ -277,7 +279,7 @@ def test_everybody_s_server_has_the_names_that_are_given(tmp_path: Path) -> None
     ],
 )
 def test_the_address_that_is_connected_to_is_a_name(connected: str, host: str, ours: bool) -> None:
-    one = guard.Guard(None, None, guard.hosts("0.0.0.0", 7860), None, Path(), 0)  # type: ignore[arg-type]
+    one = guard.Guard(None, None, guard.hosts("0.0.0.0", 7860), None, None, Path(), 0)  # type: ignore[arg-type]
     assert one._ours(host, {"server": (connected, 7860)}) is ours
 
 
@@ -373,6 +375,10 @@ def test_a_picture_has_a_limit(server: Server) -> None:
     assert b"more than 64 MB" in answer
     kind = {"Content-Type": page.OCTETS}
     assert server.ask("POST", "/lpkernel/picture", page.SQUARE, **kind)[1].startswith("data:image/png;base64,")
+    answer = server.send(page.whole(page.RESULT, page.SQUARE))
+    assert answer.startswith(b"HTTP/1.1 200")
+    with Image.open(io.BytesIO(answer.partition(b"\r\n\r\n")[2])) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (40, 40))
     assert [path for path in server.temporary.rglob("*") if path.is_file()] == []
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import lpkernel as lp
 from lpkernel.backends.reference import resize_canvas
-from lpkernel.bank import resize_level
 from lpkernel.extent import Extent
+from lpkernel.levels import resize_level
 from lpkernel.plan import Resize
 
 

@@ -275,7 +275,7 @@ def test_killed_builds_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     progress: list[int] = []
     again = FakeVQ()
     bank = Bank.build(folder, again, 3, batch=3, cache=cache, progress=lambda done, _: progress.append(done))
-    assert again.encoded == 8 and progress == [6, 12, 15, 18, 20]
+    assert again.encoded == 8 and progress == [12, 15, 18, 20]
     bank.save(tmp_path / "a")
     whole.save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -296,14 +296,18 @@ def test_stale_and_damaged_shards_are_encoded_again(tmp_path: Path, monkeypatch:
     assert encoded(FakeVQ()) == 0
     assert encoded(FakeVQ(), crop=(0, 0, 40, 40)) == 15
     assert encoded(FakeVQ(seed=1)) == 15
-    picture(folder / "7.png", 99)  # changed: its shard alone
-    assert encoded(FakeVQ()) == 5
+    picture(folder / "7.png", 99)  # changed: that one alone
+    assert encoded(FakeVQ()) == 1
+    picture(folder / "0-first.png", 98)  # in front of all others
+    assert encoded(FakeVQ()) == 1
+    (folder / "0-first.png").unlink()
+    assert encoded(FakeVQ()) == 0
     for shard in cache.glob("*.shard"):
         data = bytearray(shard.read_bytes())
         data[-1] ^= 1
         shard.write_bytes(data)
     assert encoded(FakeVQ()) == 15
-    picture(folder / "15.png", 15)  # more images: only the new shard
+    picture(folder / "15.png", 15)
     assert encoded(FakeVQ()) == 1
 
 

@@ -320,27 +320,6 @@ def test_memory_does_not_grow_with_the_images(command: list[str], monkeypatch: p
     assert 0 < most <= 8
 
 
-def test_pictures_of_sources_are_decoded_once(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded, autoencoder = Bank.load(bank), fakes.FakeVQ()
-    decoded: list[int] = []
-    decode = fakes.FakeVQ.decode
-
-    def watched(codes: np.ndarray) -> np.ndarray:
-        decoded.append(len(codes))
-        return decode(autoencoder, codes)
-
-    monkeypatch.setattr(autoencoder, "decode", watched)
-    pictures = results.SourcePictures(loaded, autoencoder)
-    for numbers in ([3, 5, 9], [5, 9, 1], [3, 1], []):
-        expected = decode(autoencoder, loaded.whole(np.array(numbers, int)))
-        np.testing.assert_array_equal(pictures.get(np.array(numbers, int)), expected)
-    assert decoded == [3, 1]
-    monkeypatch.setattr(results, "KEPT_BYTES", 2 * 3 * 64 * 64)
-    pictures.get(np.array([7, 8, 9]))
-    pictures.get(np.array([8, 7]))
-    assert decoded == [3, 1, 2]
-
-
 def test_pictures_say_what_they_were_made_with(command: list[str], bank: Path, tmp_path: Path) -> None:
     argv = ["-n", "2", "--seed", "8", "--k", "2", "--where", "Male", "--first-image", "4", "--provenance"]
     assert main([*command, *argv]) == 0

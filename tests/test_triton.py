@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 # About the op around the kernels: once is enough, and each of them has kernels of its own to compile.
 AROUND = (
     "not (opcheck or callers_kind or graph_breaks or non_contiguous or overflow or split_and_merge or gradient"
-    " or special)"
+    " or special or every_mode or near_ties)"
 )
 
 
@@ -50,7 +50,7 @@ def test_kernels_equal_the_specification(rung: str, tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, cwd=HERE.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     counts = re.search(r"^(\d+) passed(?!.*skipped)", done.stdout, re.M)
-    assert counts and int(counts[1]) >= 65, done.stdout[-2000:]
+    assert counts and int(counts[1]) >= {"interpreter": 65, "ptx": 35}[rung], done.stdout[-2000:]
 
 
 @pytest.fixture

@@ -53,7 +53,9 @@ class CodeLayer final : public Layer {
                 const std::int64_t a = part * tile_ + lane;
                 const std::int16_t* from = a < size ? content.data + content.allowed[a] * cells_ : nullptr;
                 for (std::int64_t cell = 0; cell < cells_; ++cell) {
-                    to[cell * tile_ + lane] = from ? static_cast<std::uint16_t>(from[cell]) : std::uint16_t{0};
+                    const auto code = from ? static_cast<std::uint16_t>(from[cell]) : std::uint16_t{0};
+                    if (code >= rows_) throw_changed();  // looked at as it is copied: the array may be a mapped file
+                    to[cell * tile_ + lane] = code;
                 }
             }
         }
@@ -84,6 +86,7 @@ class CodeLayer final : public Layer {
     void cell_rows(const std::int32_t* cells, int count, const std::int16_t* values, const Kernels&,
                    std::int32_t* out) const override {
         for (int i = 0; i < count; ++i, out += padded()) {
+            if (static_cast<std::uint16_t>(values[i]) >= rows_) throw_changed();
             const std::int32_t* mine = row(values[i]);
             const std::uint16_t* codes = codes_.data() + std::int64_t{cells[i]} * tile_;
             for (int lane = 0; lane < padded(); ++lane) out[lane] = mine[codes[lane]];
@@ -103,8 +106,9 @@ class CodeLayer final : public Layer {
     }
 
     std::int32_t apart(const std::int16_t* a, const std::int16_t* b) const override {
-        if (static_cast<std::uint16_t>(*b) >= rows_) throw_changed();
-        return row(*a)[*b];
+        const auto code = static_cast<std::uint16_t>(*b);
+        if (code >= rows_) throw_changed();
+        return row(*a)[code];
     }
 
     std::unique_ptr<Layer> likewise(const Content& content, std::int64_t size, const Kernels& run) const override {
@@ -112,9 +116,7 @@ class CodeLayer final : public Layer {
     }
 
   private:
-    [[noreturn]] static void throw_changed() {
-        throw std::invalid_argument("codes: the bank is not the one that was laid out");
-    }
+    [[noreturn]] static void throw_changed() { throw std::invalid_argument(CODES_CHANGED); }
 
     const std::int32_t* row(std::int16_t code) const { return table_ + static_cast<std::int64_t>(code) * rows_; }
 

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <stdexcept>
 
 #include "cpu/parallel.h"
 
@@ -62,7 +63,7 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
             positions[lane] = (first + lane) * size / total;
             images[lane] = content.allowed[positions[lane]];
         }
-        const auto references = layer.likewise({content.data, images}, lanes, run);
+        const auto references = layer.likewise({content.data, images, content.derived}, lanes, run);
         const auto rows_of = [&](const std::int16_t* values, std::int32_t* out) {
             references->cell_rows(every.data(), static_cast<int>(cells), values, run, out);
         };
@@ -78,13 +79,13 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
             Aligned<std::int32_t> own(tabulated ? 0 : static_cast<std::size_t>(cells * references->padded()));
             std::vector<std::int32_t> sums(static_cast<std::size_t>((raster.side + 1) * (raster.side + 1) * NEAR));
             std::vector<const std::int32_t*> rows(every.size()), next(every.size());
-            const auto values_of = [&](std::int64_t image) {
-                return content.data + content.allowed[image] * cells * layer.width();
-            };
+            const auto values_of = [&](std::int64_t image) { return content.image(image, cells, layer.width(), run); };
             const auto look_up = [&](std::int64_t image) {  // and bring nearer, while the image before is summed
                 const std::int16_t* codes = values_of(image);
                 for (std::int64_t cell = 0; cell < cells; ++cell) {
-                    next[cell] = table.data() + (codes[cell] * cells + cell) * NEAR;
+                    const auto code = static_cast<std::uint16_t>(codes[cell]);
+                    if (code >= layer.codes()) throw std::invalid_argument(CODES_CHANGED);
+                    next[cell] = table.data() + (code * cells + cell) * NEAR;
                     __builtin_prefetch(next[cell]);
                 }
             };

@@ -154,6 +154,37 @@ struct ByteTile {
     std::uint64_t* found;  // (lanes)
 };
 
+// Where a cell of a smaller level is in the maps of codes: the four corners, and how far it is from the upper left one.
+struct Corners {
+    std::int32_t upper_left, upper_right, low_left, low_right;
+    double down, across;
+};
+
+// Cells of a level of an image of codes, as lpkernel.bank.resize_level makes them: each the blend in float64 of four
+// rows of the codebook, rows first, then columns, rounded to the nearest, ties to even.
+// codes: (cells of the full side), each below `rows`; corners: (count); book: (mask + 1, stride), zero beyond `rows`
+// and `width`; stride is a multiple of 8, mask + 1 a power of two. out: (count, width).
+struct LevelCells {
+    const std::int16_t* codes;
+    const Corners* corners;
+    const float* book;
+    int count, rows, stride, width;
+    std::uint32_t mask;
+    std::int16_t* out;
+};
+
+// The same of a block of images, laid out as LatentBlock reads them, of up to 8 channels in `pairs` pairs; the values
+// of lanes beyond `lanes` stay as they are. images: (lanes) their codes; book: (mask + 1, 8).
+struct LevelBlock {
+    const std::int16_t* const* images;
+    const Corners* corners;
+    const float* book;
+    int count, rows, pairs, lanes;
+    std::uint32_t mask;
+    std::int16_t* bank;   // (count, pairs, BLOCK, 2)
+    std::int32_t* norms;  // (count, BLOCK)
+};
+
 struct Kernels {
     const char* name;
     void (*latent_block)(const LatentBlock&);
@@ -181,6 +212,9 @@ struct Kernels {
     // long. rows[q]: (codes) int32; bytes: (16, padded codes) for its own use; padded codes is a multiple of 16.
     void (*byte_rows)(const std::int32_t* const* rows, const float* scales, int codes, int padded_codes,
                       std::uint8_t* bytes, std::uint8_t* out, int stride);
+    // false if a code is not below `rows`; it is not followed then
+    bool (*level_cells)(const LevelCells&);
+    bool (*level_block)(const LevelBlock&);
     // out[i] = squared norm of cell i, modulo 2^32; values: (count, width) int16
     void (*norms)(const std::int16_t* values, int count, int width, std::int32_t* out);
     // One row of a canvas resize: out (side, width) int16 from the rows `top` and `low` (from, width) above and below,

@@ -602,6 +602,65 @@ double direct(const float* a, const float* b, const float* weight, std::int64_t 
     return sum;
 }
 
+// The four rows of a cell: upper left, low left, upper right, low right. `wrong` gets its sign bit for a code that is
+// not below `rows`, which is not followed: the book has a power of two of rows.
+inline __attribute__((always_inline)) void corner_rows(const std::int16_t* codes, const Corners& at, const float* book,
+                                                       int rows, std::uint32_t mask, int stride, const float** found,
+                                                       std::int32_t& wrong) {
+    const std::int32_t places[4] = {at.upper_left, at.low_left, at.upper_right, at.low_right};
+    for (int i = 0; i < 4; ++i) {
+        const std::uint32_t code = static_cast<std::uint16_t>(codes[places[i]]);
+        wrong |= rows - 1 - static_cast<std::int32_t>(code);
+        found[i] = book + static_cast<std::size_t>(code & mask) * stride;
+    }
+}
+
+bool level_cells(const LevelCells& a) {
+    std::int32_t wrong = 0;
+    const float* rows[4];
+    std::int16_t* out = a.out;
+    for (int i = 0; i < a.count; ++i) {
+        const Corners& at = a.corners[i];
+        corner_rows(a.codes, at, a.book, a.rows, a.mask, a.stride, rows, wrong);
+        int c = 0;
+        for (; c + 8 <= a.width; c += 8, out += 8) blend_eight(rows, c, at.down, at.across, out);
+        if (c < a.width) {
+            std::int16_t last[8];
+            blend_eight(rows, c, at.down, at.across, last);
+            for (; c < a.width; ++c) *out++ = last[c % 8];
+        }
+    }
+    return wrong >= 0;
+}
+
+bool level_block(const LevelBlock& a) {
+    std::int32_t wrong = 0;
+    const float* rows[4];
+    for (int lane = 0; lane < a.lanes; ++lane) {
+        std::int16_t* bank = a.bank + lane * 2;
+        for (int i = 0; i < a.count; ++i) {
+            const Corners& at = a.corners[i];
+            corner_rows(a.images[lane], at, a.book, a.rows, a.mask, 8, rows, wrong);
+            std::int16_t values[8];
+            blend_eight(rows, 0, at.down, at.across, values);
+            for (int p = 0; p < a.pairs; ++p, bank += BLOCK * 2)
+                __builtin_memcpy(bank, values + 2 * p, 2 * sizeof *bank);
+        }
+    }
+    const std::int16_t* bank = a.bank;
+    for (int i = 0; i < a.count; ++i, bank += std::int64_t{a.pairs} * BLOCK * 2) {
+        for (int first = 0; first < BLOCK; first += LANES) {
+            Ints sum = zero();
+            for (int p = 0; p < a.pairs; ++p) {
+                const Ints pair = load(bank + (p * BLOCK + first) * 2);
+                sum = add_products(sum, pair, pair);
+            }
+            store(a.norms + std::int64_t{i} * BLOCK + first, sum);
+        }
+    }
+    return wrong >= 0;
+}
+
 }  // namespace
 
 namespace lpkernel {
@@ -622,6 +681,8 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 image_apart,
                                 byte_tile,
                                 byte_rows,
+                                level_cells,
+                                level_block,
                                 norms,
                                 resize_row,
                                 words,

@@ -1,8 +1,34 @@
 #include "cpu/layer.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace lpkernel {
+
+void Derived::make(const std::int16_t* codes, const Corners* at, int count, int width, const Kernels& run,
+                   std::int16_t* out) const {
+    if (!run.level_cells({codes, at, book.data(), count, rows, stride, width, mask, out})) {
+        throw std::invalid_argument(CODES_CHANGED);
+    }
+}
+
+const std::int16_t* Content::made(std::int64_t a, const Corners* at, int count, int width, const Kernels& run) const {
+    thread_local std::vector<std::int16_t> room;
+    room.resize(static_cast<std::size_t>(count) * width);
+    derived->make(data + allowed[a] * derived->full * derived->full, at, count, width, run, room.data());
+    return room.data();
+}
+
+const std::int16_t* Content::cell(std::int64_t a, std::int64_t cell, std::int64_t cells, int width,
+                                  const Kernels& run) const {
+    if (derived) return made(a, derived->corners.data() + cell, 1, width, run);
+    return data + (allowed[a] * cells + cell) * width;
+}
+
+const std::int16_t* Content::image(std::int64_t a, std::int64_t cells, int width, const Kernels& run) const {
+    if (derived) return made(a, derived->corners.data(), static_cast<int>(cells), width, run);
+    return data + allowed[a] * cells * width;
+}
 
 void Layer::make_tables(const Content& content, const Kernels& run, bool summed) {
     const std::int64_t cells = std::int64_t{side_} * side_, entries = size_ * padded();
@@ -10,8 +36,7 @@ void Layer::make_tables(const Content& content, const Kernels& run, bool summed)
     std::vector<std::int16_t> values(static_cast<std::size_t>(size_) * width_);
     for (std::int64_t cell = 0; cell < cells; ++cell) {
         for (std::int64_t a = 0; a < size_; ++a) {
-            std::copy_n(content.data + (content.allowed[a] * cells + cell) * width_, width_,
-                        values.data() + a * width_);
+            std::copy_n(content.cell(a, cell, cells, width_, run), width_, values.data() + a * width_);
         }
         const std::vector<std::int32_t> same(static_cast<std::size_t>(size_), static_cast<std::int32_t>(cell));
         cell_rows(same.data(), static_cast<int>(size_), values.data(), run, tables.data() + cell * entries);

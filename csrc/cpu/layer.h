@@ -17,6 +17,8 @@
 
 namespace lpkernel {
 
+constexpr const char* CODES_CHANGED = "codes: outside the codebook; the file of the bank is damaged or has changed";
+
 // Memory on a cache line, not initialised.
 template <class T>
 class Aligned {
@@ -60,10 +62,35 @@ struct Compared {
     }
 };
 
-// Where the bank's own array is: (B, side, side, width) int16; allowed[a] is the index of allowed image a.
+// How a level of a bank of codes is made from them, for banks whose levels would take too much memory.
+struct Derived {
+    int full = 0, rows = 0, stride = 0;  // side of the maps of codes, codes, values between two rows of `book`
+    std::uint32_t mask = 0;              // the first power of two from `rows` on, less 1
+    std::vector<float> book;             // (mask + 1, stride) fixed-point codebook, zero beyond the rows and channels
+    std::vector<Corners> corners;        // (cells of the level)
+
+    // Cells of one image, (count, width), where codes are its map. Throws std::invalid_argument for a code out of
+    // range.
+    void make(const std::int16_t* codes, const Corners* at, int count, int width, const Kernels& run,
+              std::int16_t* out) const;
+};
+
+// Where the bank's own array is: (B, side, side, width) int16, or (B, full, full) codes that a level is made from;
+// allowed[a] is the index of allowed image a.
 struct Content {
     const std::int16_t* data;
     const std::int64_t* allowed;
+    const Derived* derived = nullptr;
+
+    // Cell of allowed image a at a level of so many cells. A cell that is made stays where it is until this thread asks
+    // for the next.
+    const std::int16_t* cell(std::int64_t a, std::int64_t cell, std::int64_t cells, int width,
+                             const Kernels& run) const;
+    // All its cells.
+    const std::int16_t* image(std::int64_t a, std::int64_t cells, int width, const Kernels& run) const;
+
+  private:
+    const std::int16_t* made(std::int64_t a, const Corners* at, int count, int width, const Kernels& run) const;
 };
 
 // Copies the few values of a cell; a call of the library's copy takes longer.
@@ -140,9 +167,10 @@ struct LayerTuning {
     bool summed = false;        // whether they are summed, for boxes
     std::int64_t screened = 0;  // images of codes searched at once, from which bounds come first
     std::int64_t coarse = 0;    // images of latents, from which some channels are compared first
+    std::int64_t kept = 0;      // bytes of those channels of a derived level, up to which they are kept; else made anew
 };
 
-// content: (B, side, side, channels) int16.
+// content: (B, side, side, channels) int16, or what they are derived from.
 std::unique_ptr<Layer> latent_layer(const Content& content, std::int64_t size, int side, int channels,
                                     const Kernels& run, const LayerTuning& tuning);
 

@@ -28,9 +28,10 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t FEW = 16;    // images a thread, from which threads take images, not parts of a large bank
-constexpr int IN_TURN = 2;          // images of a small bank
-constexpr std::int64_t SMALL = 16;  // most images of a small bank in one task
+constexpr std::int64_t FEW = 16;        // images a thread, from which threads take images, not parts of a large bank
+constexpr int IN_TURN = 2;              // images of a small bank
+constexpr std::int64_t SMALL = 16;      // most images of a small bank in one task
+constexpr std::int64_t TOGETHER = 512;  // most images that share what is derived of a bank
 
 // One image on its way through the plan.
 struct Image {
@@ -157,21 +158,21 @@ class Walk {
     }
 
     // The cell of allowed image a.
-    static const std::int16_t* bank_cell(const Scale& scale, std::int64_t a, std::int32_t cell) {
+    const std::int16_t* bank_cell(const Scale& scale, std::int64_t a, std::int32_t cell) const {
         const std::int64_t cells = std::int64_t{scale.raster->side} * scale.raster->side;
-        return scale.content.data + (scale.content.allowed[a] * cells + cell) * scale.layer->width();
+        return scale.content.cell(a, cell, cells, scale.layer->width(), run_);
     }
 
-    static void copy(Image& image, const Scale& scale, std::int32_t cell, std::int64_t a) {
+    void copy(Image& image, const Scale& scale, std::int32_t cell, std::int64_t a) const {
         const int width = scale.layer->width();
-        const std::int16_t* from = bank_cell(scale, a, cell);
-        copy_cell(from, width, image.canvas.data() + std::int64_t{cell} * width);
-        if (scale.layer->codes() && static_cast<std::uint16_t>(*from) >= scale.layer->codes()) {
-            throw std::invalid_argument("codes: the bank is not the one that was laid out");
+        std::int16_t* to = image.canvas.data() + std::int64_t{cell} * width;
+        copy_cell(bank_cell(scale, a, cell), width, to);
+        if (scale.layer->codes() && static_cast<std::uint16_t>(*to) >= scale.layer->codes()) {
+            throw std::invalid_argument(CODES_CHANGED);
         }
     }
 
-    static void write(Image& image, const Scale& scale, const Step& step, std::int64_t a) {
+    void write(Image& image, const Scale& scale, const Step& step, std::int64_t a) const {
         const Raster& raster = *scale.raster;
         const auto error = [&](std::int32_t cell) {
             const std::int64_t at = std::int64_t{cell} * scale.layer->width();
@@ -277,7 +278,7 @@ class Walk {
         }
     }
 
-    static void fill_canvas(Image& image, const Scale& scale) {
+    void fill_canvas(Image& image, const Scale& scale) const {
         for (std::int32_t cell = 0; cell < static_cast<std::int32_t>(image.sources.size()); ++cell) {
             if (image.sources[cell] >= 0) copy(image, scale, cell, image.sources[cell]);
         }
@@ -394,6 +395,13 @@ void scan(const Scan& request, const Kernels& run, std::int32_t* sources) {
     const bool large = request.scales.back().layer->size() >= request.tuning.seeded;
     if (!small && (n < threads || (large && n < threads * FEW))) {
         Walk(request, run, 0, n, static_cast<int>(threads))(sources);
+        return;
+    }
+    const auto derived = [](const Scale& scale) { return scale.content.derived != nullptr; };
+    if (std::any_of(request.scales.begin(), request.scales.end(), derived)) {
+        for (std::int64_t i = 0; i < n; i += TOGETHER) {
+            Walk(request, run, i, std::min(TOGETHER, n - i), static_cast<int>(threads))(sources);
+        }
         return;
     }
     std::int64_t group = std::max<std::int64_t>(1, std::min(request.tuning.group, (n + threads - 1) / threads));

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #if defined(LPKERNEL_ONE_LANE)
 #elif defined(__AVX512BW__) && defined(__AVX512VNNI__)
@@ -543,5 +544,55 @@ inline std::int32_t pair_at(const std::int16_t* p) {
     __builtin_memcpy(&bits, p, sizeof bits);
     return bits;
 }
+
+// Eight numbers from `first` on of four rows, blended in float64, the first two and the last two by 1 - down and down,
+// those by 1 - across and across, and rounded to the nearest, ties to even: the low bits of the sum with 1.5 * 2^52.
+constexpr double ROUNDED = 0x1.8p52;
+
+#if defined(LPKERNEL_AVX512)
+
+inline void blend_eight(const float* const* rows, int first, double down, double across, std::int16_t* out) {
+    const auto wide = [&](int i) __attribute__((always_inline)) {
+        return _mm512_maskz_cvtps_pd(0xFF, _mm256_loadu_ps(rows[i] + first));
+    };
+    const auto mixed = [](__m512d a, __m512d b, double part) __attribute__((always_inline)) {
+        return _mm512_add_pd(_mm512_mul_pd(a, _mm512_set1_pd(1.0 - part)), _mm512_mul_pd(b, _mm512_set1_pd(part)));
+    };
+    const __m512d value = mixed(mixed(wide(0), wide(1), down), mixed(wide(2), wide(3), down), across);
+    const __m512i bits = _mm512_castpd_si512(_mm512_add_pd(value, _mm512_set1_pd(ROUNDED)));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_maskz_cvtepi64_epi16(0xFF, bits));
+}
+
+#elif defined(LPKERNEL_AVX2)
+
+inline void blend_eight(const float* const* rows, int first, double down, double across, std::int16_t* out) {
+    const auto mixed = [](__m256d a, __m256d b, double part) __attribute__((always_inline)) {
+        return _mm256_add_pd(_mm256_mul_pd(a, _mm256_set1_pd(1.0 - part)), _mm256_mul_pd(b, _mm256_set1_pd(part)));
+    };
+    __m128i halves[2];
+    for (int half = 0; half < 2; ++half) {
+        const auto wide = [&](int i) __attribute__((always_inline)) {
+            return _mm256_cvtps_pd(_mm_loadu_ps(rows[i] + first + 4 * half));
+        };
+        const __m256d value = mixed(mixed(wide(0), wide(1), down), mixed(wide(2), wide(3), down), across);
+        halves[half] = _mm256_cvtpd_epi32(value);
+    }
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm_packs_epi32(halves[0], halves[1]));
+}
+
+#else
+
+inline void blend_eight(const float* const* rows, int first, double down, double across, std::int16_t* out) {
+    for (int c = first; c < first + 8; ++c) {
+        const double left = rows[0][c] * (1.0 - down) + rows[1][c] * down;
+        const double right = rows[2][c] * (1.0 - down) + rows[3][c] * down;
+        const double sum = (left * (1.0 - across) + right * across) + ROUNDED;
+        std::int64_t bits;
+        std::memcpy(&bits, &sum, sizeof bits);
+        *out++ = static_cast<std::int16_t>(bits);
+    }
+}
+
+#endif
 
 }  // namespace

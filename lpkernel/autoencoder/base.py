@@ -9,17 +9,22 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lpkernel.autoencoder.fused import fuse
+from lpkernel.autoencoder.layers import settle
+from lpkernel.autoencoder.partial import Box, Parts, Record, Stage
 from lpkernel.autoencoder.quantise import nearest_rows
 from lpkernel.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PIXELS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 21}  # in one batch: 8 and 32 images of 256x256
+PIXELS_ON_GPU = 1 << 20  # in one batch: 16 images of 256x256, enough to fill a GPU
 
 
 @runtime_checkable
@@ -94,10 +99,16 @@ class TorchAutoencoder(ABC):
     """An `Autoencoder` on a torch network; a subclass says how the network encodes and decodes tensors.
 
     `network` holds float32 weights (the fingerprint is taken from them) and is moved to the device,
-    dtype and channels-last layout. `width` is L. `codebook` (V, L) makes it discrete. Results on
-    one machine with the same dtype and batch are repeatable; across dtypes, devices or batch sizes
-    the last bits of a convolution differ, so a vector that lies between two rows may change its code.
+    dtype and channels-last layout. `width` is L. `codebook` (V, L) makes it discrete.
+
+    An image's result is the same whatever others it comes with: a CPU works on one image at a time, other devices on
+    batches of one fixed size, the last of them filled up. Across devices and dtypes the last bits of a convolution
+    differ, so a vector that lies between two rows may change its code; with dtype "auto" encoders are float32
+    everywhere, to make that rare.
     """
+
+    # The children of the network that only `encode_tensor` uses: float32 with dtype "auto".
+    encoder_parts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -121,11 +132,18 @@ class TorchAutoencoder(ABC):
         rows = None if codebook is None else codebook.detach().to("cpu", torch.float32, copy=True)
         self.codebook: np.ndarray | None = None if rows is None else rows.numpy()
         self._codebook = None if rows is None else rows.to(self.device)
+        self.encoder_dtype = torch.float32 if dtype == "auto" and self.encoder_parts else self.dtype
         self.network: Any = network.eval().requires_grad_(False)
         # not the class's own `to`: that of diffusers prints notices for those who train
-        nn.Module.to(network, self.device, self.dtype)
+        nn.Module.to(network, self.device)
+        for part, module in network.named_children() if self.encoder_dtype != self.dtype else [("", network)]:
+            if part not in self.encoder_parts:
+                nn.Module.to(module, self.dtype)
         nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._batch = max(1, PIXELS_AT_ONCE.get(self.device.type, PIXELS_AT_ONCE["cpu"]) // image_size**2)
+        settle(network, grid)
+        if self.device.type == "cuda":
+            fuse(network)
+        self.batch = max(1, PIXELS_ON_GPU // image_size**2) if self.device.type == "cuda" else 1
 
     @abstractmethod
     def encode_tensor(self, images: Tensor) -> Tensor:
@@ -134,6 +152,15 @@ class TorchAutoencoder(ABC):
     @abstractmethod
     def decode_tensor(self, latents: Tensor) -> Tensor:
         """Latents (n, L, M, M) (codebook rows if discrete) -> (n, 3, H, W) in [-1, 1]."""
+
+    def stages(self) -> list[Stage] | None:
+        """`decode_tensor`, taken apart so that parts of an image can be decoded; None where it cannot be."""
+        return None
+
+    @cached_property
+    def _parts(self) -> Parts | None:
+        stages = self.stages() if self.device.type == "cpu" else None
+        return None if stages is None else Parts(stages, self.grid)
 
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> np.ndarray:
@@ -144,17 +171,17 @@ class TorchAutoencoder(ABC):
         self._check_images(images)
         shape = (len(images), self.grid, self.grid)
         out = np.empty(shape, np.int64) if self._codebook is not None else np.empty((*shape, self.width), np.float32)
-        for start in range(0, len(images), self._batch):
-            part = torch.from_numpy(np.ascontiguousarray(images[start : start + self._batch])).to(self.device)
+        for start, given in self._batches(images):
+            part = torch.from_numpy(given).to(self.device)
             pixels = part.permute(0, 3, 1, 2).float() / 127.5 - 1  # the strides are channels-last already
-            latents = self._finite(self.encode_tensor(pixels.to(self.dtype))).permute(0, 2, 3, 1)
+            latents = self._finite(self.encode_tensor(pixels.to(self.encoder_dtype))).permute(0, 2, 3, 1)
             if latents.shape[1:] != (self.grid, self.grid, self.width):
                 raise InputError(
                     f"autoencoder {self.name}: its network gives latents of shape {tuple(latents.shape[1:])}, "
                     f"expected {(self.grid, self.grid, self.width)}; check image_size, grid and width"
                 )
             result = latents if self._codebook is None else nearest_rows(latents, self._codebook)
-            out[start : start + self._batch] = result.cpu().numpy()
+            out[start : start + self.batch] = result[: len(out) - start].cpu().numpy()
         return out
 
     @torch.inference_mode()
@@ -166,16 +193,52 @@ class TorchAutoencoder(ABC):
         """
         self._check_latents(latents)
         out = np.empty((len(latents), self.image_size, self.image_size, 3), np.uint8)
-        for start in range(0, len(latents), self._batch):
-            part = np.ascontiguousarray(latents[start : start + self._batch])
-            if self._codebook is not None:
-                vectors = self._codebook[torch.from_numpy(part.astype(np.int64)).to(self.device)]
-            else:
-                vectors = torch.from_numpy(part.astype(np.float32)).to(self.device)
-            pixels = self._finite(self.decode_tensor(vectors.permute(0, 3, 1, 2).to(self.dtype)))
-            levels = (pixels.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
-            out[start : start + self._batch] = levels.permute(0, 2, 3, 1).cpu().numpy()
+        for start, part in self._batches(latents):
+            out[start : start + self.batch] = self._levels(self.decode_tensor(self._vectors(part)))[: len(out) - start]
         return out
+
+    @torch.inference_mode()
+    def decode_recorded(self, latents: np.ndarray) -> tuple[np.ndarray, Record | None]:
+        """Codes (M, M) or latents (M, M, L) of one image -> it, (H, W, 3) uint8, and what `decode_cells` needs of it.
+
+        None where that cannot be: `stages` does not tell how, or on another device than a CPU. Raises as `decode`.
+        """
+        if self._parts is None:
+            return self.decode(latents[None])[0], None
+        self._check_latents(latents[None])
+        pixels, record = self._parts.record(self._vectors(latents[None]))
+        return self._levels(pixels)[0], record
+
+    @torch.inference_mode()
+    def decode_cells(self, latents: np.ndarray, record: Record, cells: Box) -> np.ndarray:
+        """A box of cells (top, left, bottom, right) of images that differ from a recorded one in it.
+
+        latents: as `decode` takes them. Returns (N, h, w, 3) uint8: what `decode` gives there but for some statistics,
+        see `lpkernel.autoencoder.partial`.
+        """
+        self._check_latents(latents)
+        assert self._parts is not None
+        parts = [self._levels(self._parts.window(self._vectors(one[None]), record, cells)) for one in latents]
+        return np.concatenate(parts)
+
+    def _vectors(self, latents: np.ndarray) -> Tensor:
+        """Codes or latents (n, M, M ...) -> (n, L, M, M) for `decode_tensor`."""
+        if self._codebook is not None:
+            vectors = self._codebook[torch.from_numpy(latents.astype(np.int64)).to(self.device)]
+        else:
+            vectors = torch.from_numpy(latents.astype(np.float32)).to(self.device)
+        return vectors.permute(0, 3, 1, 2).to(self.dtype)
+
+    def _levels(self, pixels: Tensor) -> np.ndarray:
+        """(n, 3, h, w) in [-1, 1] -> (n, h, w, 3) uint8."""
+        levels = (self._finite(pixels).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
+        return levels.permute(0, 2, 3, 1).cpu().numpy()
+
+    def _batches(self, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The start of each batch and its values, always `batch` of them: the last is filled up with its own last."""
+        for start in range(0, len(values), self.batch):
+            rows = np.minimum(np.arange(start, start + self.batch), len(values) - 1)
+            yield start, values[rows]
 
     def _check_images(self, images: np.ndarray) -> None:
         expected = f"(N, {self.image_size}, {self.image_size}, 3) uint8"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpkernel.autoencoder.config_values import (
@@ -90,12 +89,13 @@ class ResBlock(nn.Module):
         self.norm = nn.GroupNorm(8, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.act1, self.act2 = nn.SiLU(), nn.SiLU()
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm(x)))
-        return x + self.conv2(F.silu(h))
+        h = self.conv1(self.act1(self.norm(x)))
+        return x + self.conv2(self.act2(h))
 
 
 def _stage(channels: int, blocks: int) -> nn.Sequential:

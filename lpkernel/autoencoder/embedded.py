@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpkernel.autoencoder.base import Autoencoder, TorchAutoencoder
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
 from lpkernel.autoencoder.config_values import parse_json
+from lpkernel.autoencoder.partial import Stage, stages_of
 from lpkernel.autoencoder.weights import open_weights, read_floats, shapes
 from lpkernel.errors import InputError
 
@@ -27,6 +28,8 @@ DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "autoencoder
 
 class CompactAutoencoder(TorchAutoencoder):
     """A `CompactVQ` network."""
+
+    encoder_parts = ("encoder",)
 
     def __init__(self, network: CompactVQ, name: str, device: str = "auto", dtype: str = "auto") -> None:
         config = network.config
@@ -46,6 +49,11 @@ class CompactAutoencoder(TorchAutoencoder):
 
     def decode_tensor(self, latents: Tensor) -> Tensor:
         return self.network.decoder(latents)
+
+    def stages(self) -> list[Stage]:
+        return stages_of(
+            layer for part in self.network.decoder for layer in (part if isinstance(part, nn.Sequential) else [part])
+        )
 
 
 @lru_cache(maxsize=1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from lpkernel.autoencoder.base import TorchAutoencoder
 from lpkernel.autoencoder.folder import geometry, load_network
+from lpkernel.autoencoder.partial import Stage, diffusers_stages, stages_of
 
 
 class _ContinuousFolder(TorchAutoencoder):
@@ -16,6 +18,7 @@ class _ContinuousFolder(TorchAutoencoder):
 
     diffusers_class: ClassVar[str]
     levels_key: ClassVar[str]
+    encoder_parts = ("encoder", "quant_conv")
 
     def __init__(
         self, folder: Path, device: str = "auto", dtype: str = "auto", image_size: str | int | None = None
@@ -45,6 +48,10 @@ class KLAutoencoder(_ContinuousFolder):
     def encode_tensor(self, images: Tensor) -> Tensor:
         return self.network.encode(images).latent_dist.mode()
 
+    def stages(self) -> list[Stage]:
+        before = self.network.post_quant_conv
+        return diffusers_stages(self.network.decoder, [] if before is None else [before])
+
 
 class TinyAutoencoder(_ContinuousFolder):
     """An `AutoencoderTiny`. Latents are the encoder's output, not scaled.
@@ -57,3 +64,7 @@ class TinyAutoencoder(_ContinuousFolder):
 
     def encode_tensor(self, images: Tensor) -> Tensor:
         return self.network.encode(images).latents
+
+    def stages(self) -> list[Stage]:
+        clamp, rescale = Stage(lambda x: torch.tanh(x / 3) * 3, 0), Stage(lambda x: x.mul(2).sub(1), 0)
+        return [clamp, *stages_of(self.network.decoder.layers), rescale]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lpkernel.autoencoder.layers import linear
+
 SCORES_AT_ONCE = 1 << 24  # float32 scores held at a time: 64 MiB
 
 
@@ -17,5 +19,5 @@ def nearest_rows(latents: Tensor, codebook: Tensor) -> Tensor:
     book = codebook.float()
     norms = book.square().sum(1)  # |z|^2 is the same for every row, so it is left out
     parts = flat.split(max(1, SCORES_AT_ONCE // len(book)))
-    codes = [torch.addmm(norms, part, book.T, alpha=-2).argmin(1) for part in parts]
+    codes = [linear(part, -2 * book, norms).argmin(1) for part in parts]
     return torch.cat(codes).reshape(latents.shape[:-1])

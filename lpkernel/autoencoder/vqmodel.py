@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lpkernel.autoencoder.base import TorchAutoencoder
 from lpkernel.autoencoder.folder import geometry, load_network
+from lpkernel.autoencoder.partial import Stage, diffusers_stages
 
 
 class VQModelAutoencoder(TorchAutoencoder):
@@ -15,6 +16,8 @@ class VQModelAutoencoder(TorchAutoencoder):
 
     `image_size` overrides the config's sample_size. Raises InputError, MissingExtra.
     """
+
+    encoder_parts = ("encoder", "quant_conv")
 
     def __init__(
         self, folder: Path, device: str = "auto", dtype: str = "auto", image_size: str | int | None = None
@@ -37,3 +40,8 @@ class VQModelAutoencoder(TorchAutoencoder):
         # VQModel.decode(force_not_quantize=True), without its branch that expects indices instead of vectors.
         spatial = latents if self.network.config.norm_type == "spatial" else None
         return self.network.decoder(self.network.post_quant_conv(latents), spatial)
+
+    def stages(self) -> list[Stage] | None:
+        if self.network.config.norm_type == "spatial":
+            return None
+        return diffusers_stages(self.network.decoder, [self.network.post_quant_conv])

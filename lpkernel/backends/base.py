@@ -16,10 +16,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class LatentBank:
-    """Latent domain: level(m) -> (B, m, m, C) int16; distances are sums of squared differences."""
+    """Latent domain: level(m) -> (B, m, m, C) int16; distances are sums of squared differences.
+
+    cells: codes (B, M, M) int16 and their fixed-point vectors (V, C) int16, of which each level is the resize
+    (`lpkernel.bank.resize_level`), for backends that make what they need of it; None where there are none.
+    """
 
     level: Callable[[int], NDArray[np.int16]]
     size: int
+    cells: tuple[NDArray[np.int16], NDArray[np.int16]] | None = None
 
 
 @dataclass(frozen=True)

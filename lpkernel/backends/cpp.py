@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native, philox
-from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
+from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
+from lpkernel.levels import level_axis
 from lpkernel.plan import Scale
 
 CODES = 32768  # codes are compared as int16
@@ -35,7 +36,9 @@ class Tuning:
     pairs: bank images up to which all distances between them are tabulated.
     screened: images of codes from which bounds come before exact sums.
     coarse: images of latents from which a few channels are compared before all.
-    kept: bytes of bank layouts that are kept for the next call.
+    kept: bytes of bank layouts that are kept for the next call; 1 GiB is two million images of 256 codes.
+    levels: bytes of all levels of a plan, beyond which those of a bank of codes are not kept but made where needed.
+    some: bytes of the channels of such a level that are compared first, up to which those are kept.
     packed: queries from which masked_topk packs the bank; a sixteenth of them for rows of less than 32 values.
     """
 
@@ -45,7 +48,9 @@ class Tuning:
     pairs: int = 32
     screened: int = 4096
     coarse: int = 256
-    kept: int = 1 << 28
+    kept: int = 1 << 30
+    levels: int = 1 << 25
+    some: int = 1 << 25
     packed: int = 128
 
 
@@ -77,19 +82,35 @@ class CppBackend:
         return []
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+        try:
+            return self._scan(request)
+        except ValueError as error:
+            if str(error).startswith("codes: "):  # of a mapped file, which are looked at as they are read
+                raise InputError(str(error)) from error
+            raise
+
+    def _scan(self, request: ScanRequest) -> NDArray[np.int32]:
         isa, tuning = os.environ.get("LPKERNEL_ISA", ""), self.tuning
         philox.check_seed(request.seed)
         scales = []
         for scale, start in zip(request.plan.scales, request.canvas, strict=True):
             bank = request.bank_at(scale.side)
-            content = _dense(bank.codes if isinstance(bank, CodeBank) else bank.level(scale.side))
-            table = _dense(bank.table) if isinstance(bank, CodeBank) else None
             steps = self._native_steps(scale)
-            layer = self._layer(steps, content, table, request.candidates, isa)
+            made_from: tuple[Array, ...]  # content and, unless it is a level, what it is read by
+            if isinstance(bank, CodeBank):
+                made_from = _dense(bank.codes), _dense(bank.table)
+                layer = self._layer(steps, *made_from, request.candidates, isa)
+            elif bank.cells is not None and _level_bytes(request) > tuning.levels:
+                made_from = _dense(bank.cells[0]), bank.cells[1]
+                layer = self._derived(scale.side, *made_from, request.candidates, isa)
+            else:
+                made_from = (_dense(bank.level(scale.side)),)
+                layer = self._layer(steps, *made_from, None, request.candidates, isa)
             isolation = None
             if request.hubness:
-                isolation = self._isolation(scale, steps, layer, content, table, request.candidates, isa)
-            scales.append((steps, layer, content, None if start is None else _start(start, table), isolation))
+                isolation = self._isolation(scale, steps, layer, made_from, request.candidates, isa)
+            first = None if start is None else _start(start, len(bank.table) if isinstance(bank, CodeBank) else None)
+            scales.append((steps, layer, made_from[0], first, isolation))
         return _native.cpu().scan(
             scales,
             request.images,
@@ -107,26 +128,37 @@ class CppBackend:
         entries, tuning = np.zeros((1, 1), np.int32) if table is None else table, self.tuning
         summed = len(candidates) > tuning.pairs or not steps.by_cells  # what the steps need of a small bank
         ways = (isa, tuning.pairs, summed, tuning.screened, tuning.coarse)
-        arrays, key = _of_bank(content, table, candidates)
+        arrays = (content,) if table is None else (content, table)
         return self._layers.get(
-            (*key, *ways),
+            (*_key(arrays, candidates), *ways),
             arrays,
             tuning.kept,
             lambda layer: layer.bytes,
             lambda: _native.cpu().Layer(content, entries, candidates, *ways),
         )
 
+    def _derived(self, side: int, codes: Array, codebook: Array, candidates: Array, isa: str) -> Any:
+        """A level of a bank of codes without the level."""
+        ways = (isa, self.tuning.some)
+        axis = level_axis(codes.shape[1], side)
+        return self._layers.get(
+            (*_key((codes, codebook), candidates), side, *ways),
+            (codes, codebook),
+            self.tuning.kept,
+            lambda layer: layer.bytes,
+            lambda: _native.cpu().Layer(codes, codebook, axis, candidates, *ways),
+        )
+
     def _isolation(
-        self, scale: Scale, steps: Any, layer: Any, content: Array, table: Array | None, candidates: Array, isa: str
+        self, scale: Scale, steps: Any, layer: Any, made_from: tuple[Array, ...], candidates: Array, isa: str
     ) -> Any:
         """How far the allowed images are from each other at the steps of a scale, kept as long as all of these live."""
-        arrays, key = _of_bank(content, table, candidates)
         return self._isolations.get(
-            (id(scale), *key),
-            (scale, *arrays),
+            (id(scale), *_key(made_from, candidates)),
+            (scale, *made_from),
             self.tuning.kept,
             lambda isolation: isolation.bytes,
-            lambda: _native.cpu().Isolation(steps, layer, content, torch.get_num_threads(), isa),
+            lambda: _native.cpu().Isolation(steps, layer, made_from[0], torch.get_num_threads(), isa),
         )
 
     def _native_steps(self, scale: Scale) -> Any:
@@ -158,10 +190,17 @@ def _steps(scale: Scale) -> Any:
     return _native.cpu().Steps(scale.side, scale.positions, counts, compared, scale.write, scale.overlap, enter)
 
 
-def _of_bank(content: Array, table: Array | None, candidates: Array) -> tuple[tuple[Array, ...], tuple[Any, ...]]:
-    """The arrays that something made from allowed images depends on, and what it is found by."""
-    arrays = (content,) if table is None else (content, table)
-    return arrays, (*map(id, arrays), None if len(candidates) == len(content) else candidates.tobytes())
+def _key(arrays: tuple[Array, ...], candidates: Array) -> tuple[Any, ...]:
+    """What something made from the allowed images of these arrays is found by."""
+    return *map(id, arrays), None if len(candidates) == len(arrays[0]) else candidates.tobytes()
+
+
+def _level_bytes(request: ScanRequest) -> int:
+    """Of all levels that are compared as latents."""
+    banks = {side: request.bank_at(side) for side in request.plan.sides}
+    cells = sum(side * side for side, bank in banks.items() if isinstance(bank, LatentBank))
+    vectors = next((bank.cells[1] for bank in banks.values() if isinstance(bank, LatentBank) and bank.cells), None)
+    return 0 if vectors is None else request.bank.size * cells * vectors.shape[1] * vectors.itemsize
 
 
 def _dense(array: Array) -> Array:
@@ -172,8 +211,8 @@ def _dense(array: Array) -> Array:
     return np.ascontiguousarray(array, wanted)
 
 
-def _start(start: Array, table: Array | None) -> Array:
-    """Starting cells as int16; codes are looked at before they are narrowed."""
-    if table is not None and start.size and not 0 <= start.min() <= start.max() < len(table):
-        raise InputError(f"canvas: codes run from {start.min()} to {start.max()}, expected 0 to {len(table) - 1}")
+def _start(start: Array, codes: int | None) -> Array:
+    """Starting cells as int16; codes, below `codes`, are looked at before they are narrowed."""
+    if codes is not None and start.size and not 0 <= start.min() <= start.max() < codes:
+        raise InputError(f"canvas: codes run from {start.min()} to {start.max()}, expected 0 to {codes - 1}")
     return np.ascontiguousarray(start, np.int16)

@@ -21,7 +21,9 @@ from torch import Tensor
 from lpkernel import philox
 from lpkernel.backends import reference, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
+from lpkernel.errors import InputError
 from lpkernel.plan import Resize, Scale
+from lpkernel.tensor_file import is_mapped
 
 TILE_BYTES = 16 << 20  # of float64 bank rows held at a time
 LOW_WORD = (1 << 32) - 1
@@ -161,7 +163,10 @@ class _Scan:
     def _content(self, side: int) -> Tensor:
         """The allowed bank images: (A, m, m, C) int16 latents, or (A, M, M) codes."""
         bank = self.request.bank_at(side)
-        content = tensor(bank.codes if isinstance(bank, CodeBank) else bank.level(side)).to(self.device)
+        cells = bank.codes if isinstance(bank, CodeBank) else bank.level(side)
+        content = tensor(np.array(cells) if is_mapped(cells) else cells).to(self.device)
+        if isinstance(bank, CodeBank) and not 0 <= int(content.min()) <= int(content.max()) < len(bank.table):
+            raise InputError(f"codes: outside the codebook of {len(bank.table)}; the bank is damaged or has changed")
         return content if len(self.candidates) == bank.size else content[self.candidates]
 
     def _vectors(self, cells: Tensor) -> Tensor:

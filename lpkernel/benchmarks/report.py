@@ -105,8 +105,12 @@ def summary(results: Results) -> list[str]:
         lines.append(f"  {lost} of {len(compared)} points lost")
     memory = [record for record in results.records if record.case == "memory"]
     if memory:
-        lines.append(f"memory of a process with a bank and one generation ({place(memory[0].x)}), above it without:")
-        lines += [f"  {record.provider}: {record.metric} {record.p50 / 1e6:.1f} MB" for record in memory]
+        lines.append(
+            "memory of a process with a bank and its generations, above it without, and the first image's time:"
+        )
+    for record in memory:
+        value = f"{record.p50:.2f} s" if record.unit == "s" else f"{record.p50 / 1e6:.1f} MB"
+        lines.append(f"  {record.provider}, {record.data} ({place(record.x)}): {record.metric} {value}")
     if results.absent:
         lines.append("did not take part:")
         lines += [f"  {entry['provider']}: {entry['reason']}" for entry in results.absent]

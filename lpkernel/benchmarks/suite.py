@@ -13,12 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lpkernel import presets
 from lpkernel.backends import registry
 from lpkernel.bank import Bank
 from lpkernel.benchmarks import data, machine, measure, points
 from lpkernel.benchmarks.checks import WrongAnswer
 from lpkernel.benchmarks.peers import PEERS, Peer
 from lpkernel.benchmarks.points import Entrant, Generation, Point
+from lpkernel.benchmarks.resident import ONE_SCALE
 from lpkernel.errors import InputError, LpkernelError
 
 CASES = ("topk", "step", "generate", "memory")
@@ -27,6 +29,7 @@ BS = (16, 256, 1000, 10_000, 30_000, 100_000)
 PS = (2, 3, 4, 5, 6, 7, 8)
 KS = (1, 3, 10, 32)
 MANY = 30_000
+PRESETS_OF_MEMORY = ("paper", "balanced")
 GENERATION_PEER = "torch-float32"
 GENERATIONS = (
     Generation(16, 16, 6, 2, 3),
@@ -270,26 +273,37 @@ class Suite:
         return records
 
     def _memory(self) -> None:
-        """Resident memory that a bank of 30,000 and a one-scale generation from it add to a process, each backend."""
+        """Resident memory that a bank of 30,000 and generations from it add to a process, and the first image's time.
+
+        At one scale for each backend; by presets of several scales for those that keep no levels of a large bank.
+        """
         size = MANY if self.options.b is None else max(self.options.b)
         self.said(f"memory of a bank of {size}")
-        x = {"N": 16, "B": size, "P": 6, "w": 2, "S": 1, "K": 10}
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "bank.lpbank")
-            self.maps.bank("bank", size).save(path)
+            bank = self.maps.bank("bank", size)
+            bank.save(path)
             for backend in points.backends(self.options.backends):
                 if reasons := backend.unsupported(None):
                     self.results.miss(f"lpkernel {backend.name}", "; ".join(reasons))
                     continue
-                command = [sys.executable, "-m", "lpkernel.benchmarks.resident", str(path), backend.name]
-                answer = subprocess.run(
-                    [*command, str(self.options.threads)], capture_output=True, text=True, check=False
-                )
-                if answer.returncode:
-                    raise LpkernelError(f"the memory of backend {backend.name} could not be measured: {answer.stderr}")
-                for metric, value in json.loads(answer.stdout).items():
-                    where = ("memory", "bank", f"lpkernel {backend.name}", True)
-                    self.results.records.append(Record(*where, metric, "B", x, value, value, value, {}))
+                for preset in (ONE_SCALE, *(PRESETS_OF_MEMORY if backend.name == "cpp" else ())):
+                    scales = 1 if preset == ONE_SCALE else len(presets.find(preset).scales(bank.grid, 6))
+                    x = {"N": 16, "B": size, "P": 6, "w": 2, "S": scales, "K": 10}
+                    self._memory_of(path, backend.name, preset, x)
+
+    def _memory_of(self, path: Path, backend: str, preset: str, x: dict[str, int]) -> None:
+        command = [sys.executable, "-m", "lpkernel.benchmarks.resident", str(path), backend]
+        answer = subprocess.run(
+            [*command, str(self.options.threads), preset], capture_output=True, text=True, check=False
+        )
+        if answer.returncode:
+            raise LpkernelError(f"the memory of backend {backend} could not be measured: {answer.stderr}")
+        data = "bank" if preset == ONE_SCALE else f"bank, {preset}"
+        for metric, value in json.loads(answer.stdout).items():
+            unit = "s" if metric == "time" else "B"
+            place = ("memory", data, f"lpkernel {backend}", True)
+            self.results.records.append(Record(*place, metric, unit, x, value, value, value, {}))
 
 
 def topk_sweep(options: Options) -> list[tuple[str, int, int, int]]:

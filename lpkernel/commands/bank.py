@@ -1,4 +1,4 @@
-"""lpkernel bank build and bank show."""
+"""lpkernel bank: build, show, append, subset, merge and verify."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpkernel.commands.common import (
+    EMBEDDED,
     Progress,
     add_autoencoder,
     add_output,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 FIRST_NAMES = 5
 WHERE_NAMES = 20
+AT_ONCE = 4096  # images whose codes are looked at together
 
 
 def register(commands: Any) -> None:
@@ -32,27 +34,34 @@ def register(commands: Any) -> None:
         metavar="ACTION", required=True
     )
     build = actions.add_parser("build", help="encode a folder of images")
-    build.add_argument("folder", type=Path, metavar="FOLDER", help="images, recursively; subfolders are labels")
-    build.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the bank to write, *.lpbank")
-    add_autoencoder(build)
+    _add_sources(build)
     build.add_argument("--crop", type=integers(4), metavar="x0,y0,x1,y1", help="pixels cut out of each image first")
-    build.add_argument("--attributes", type=Path, metavar="FILE", help="table of CelebA or CelebAMask-HQ, text or CSV")
-    build.add_argument(
-        "--mapping",
-        type=Path,
-        metavar="FILE",
-        help="CelebA-HQ-to-CelebA-mapping.txt, for images of CelebA-HQ and the attributes of CelebA",
-    )
     build.add_argument("--channels", type=int, help="kept by the PCA (default: 16, or as many as there are)")
     build.add_argument("--max-patch", type=int, default=8, help="largest patch side the bank is exact for (default: 8)")
-    build.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    build.add_argument("--batch", type=int, default=32, help="images encoded at once (default: 32)")
-    build.add_argument(
-        "--strict", action="store_true", help="stop at a file that cannot be used instead of skipping it"
-    )
-    add_overwrite(build, "replace a file that is there already")
-    add_output(build)
+    _add_target(build)
     build.set_defaults(run=run_build, begins=lambda args: f"encoding {args.folder} for {args.out}")
+
+    append = actions.add_parser("append", help="encode more images, as those of a bank, and add them")
+    append.add_argument("bank", metavar="BANK", help="the bank; it is not changed, unless --out names it")
+    _add_sources(append)
+    _add_target(append)
+    append.set_defaults(run=run_append, begins=lambda args: f"encoding {args.folder} for {args.out}")
+
+    subset = actions.add_parser("subset", help="some images of a bank, in its number system")
+    subset.add_argument("bank", metavar="BANK", help="a bank, or default for the embedded avatars")
+    subset.add_argument("--where", metavar="EXPR", required=True, help="those with these attributes or labels")
+    _add_target(subset)
+    subset.set_defaults(run=run_subset)
+
+    merge = actions.add_parser("merge", help="one bank of the images of several, as if built at once")
+    merge.add_argument("banks", nargs="+", metavar="BANK", help="banks of one autoencoder and crop")
+    _add_target(merge)
+    merge.set_defaults(run=run_merge)
+
+    verify = actions.add_parser("verify", help="read all of a bank and compare its checksum")
+    verify.add_argument("bank", metavar="BANK")
+    add_output(verify)
+    verify.set_defaults(run=run_verify)
 
     show = actions.add_parser("show", help="what a bank holds")
     show.add_argument("bank", type=Path, metavar="BANK", help="a bank, or default for the embedded avatars")
@@ -63,34 +72,118 @@ def register(commands: Any) -> None:
     show.set_defaults(run=run_show)
 
 
-def run_build(args: argparse.Namespace) -> None:
-    from lpkernel import Bank, load_autoencoder
-    from lpkernel.shards import discard_cache
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    """What is encoded, and how."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="images, recursively; subfolders are labels")
+    add_autoencoder(parser)
+    parser.add_argument("--attributes", type=Path, metavar="FILE", help="table of CelebA or CelebAMask-HQ, text or CSV")
+    parser.add_argument(
+        "--mapping",
+        type=Path,
+        metavar="FILE",
+        help="CelebA-HQ-to-CelebA-mapping.txt, for images of CelebA-HQ and the attributes of CelebA",
+    )
+    parser.add_argument(
+        "--missing-attributes",
+        choices=("refuse", "skip"),
+        default="refuse",
+        help="where the table has no row for an image: stop, or leave the image out (default: refuse)",
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--batch", type=int, default=32, help="images encoded at once (default: 32)")
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at a file that cannot be used instead of skipping it"
+    )
 
-    # before the encoding, which may take hours
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the bank to write, *.lpbank")
+    add_overwrite(parser, "replace a file that is there already")
+    add_output(parser)
+
+
+def run_build(args: argparse.Namespace) -> None:
+    _check_target(args)
+    _write(args, _encoded(args, args.crop, args.channels, args.max_patch))
+
+
+def run_append(args: argparse.Namespace) -> None:
+    from lpkernel import Bank
+
+    _check_target(args)
+    bank = load_bank(args.bank)
+    more = _encoded(args, bank.crop, bank.channels, bank.max_patch)
+    whole = Bank.merge([bank, more])
+    whole.skipped, whole.left_out = more.skipped, more.left_out
+    _write(args, whole)
+
+
+def run_subset(args: argparse.Namespace) -> None:
+    _check_target(args)
+    bank = load_bank(args.bank)
+    _write(args, bank.subset(bank.where(args.where, at_least=1)))
+
+
+def run_merge(args: argparse.Namespace) -> None:
+    from lpkernel import Bank
+
+    _check_target(args)
+    _write(args, Bank.merge([load_bank(name) for name in args.banks]))
+
+
+def run_verify(args: argparse.Namespace) -> None:
+    from lpkernel import Bank
+    from lpkernel.bank import DEFAULT_BANK
+
+    bank = Bank.load(DEFAULT_BANK if args.bank == EMBEDDED else args.bank, verify=True)
+    for start in range(0, bank.size, AT_ONCE):
+        bank.fixed_values(slice(start, start + AT_ONCE))
+    result = {"bank": args.bank, "images": bank.size, "sound": True}
+    report(args, result, [f"{args.bank}: {bank.size} images, sound"])
+
+
+def _check_target(args: argparse.Namespace) -> None:
+    """Raise InputError if --out cannot be written: before the encoding, which may take hours."""
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise InputError(f"--out {args.out}: expected a file name in a folder that exists")
     if args.out.exists() and not args.overwrite:
         raise InputError(f"--out {args.out}: is there already; --overwrite replaces it, another name keeps it")
+
+
+def _encoded(
+    args: argparse.Namespace, crop: tuple[int, int, int, int] | None, channels: int | None, max_patch: int
+) -> Bank:
+    from lpkernel import Bank, load_autoencoder
+
     autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
-    cache = args.out.with_name(args.out.name + ".cache")
     with Progress("encoding", None, "image", args.quiet) as progress:
-        bank = Bank.build(
+        return Bank.build(
             args.folder,
             autoencoder,
-            channels=args.channels,
-            max_patch=args.max_patch,
-            crop=args.crop,
+            channels=channels,
+            max_patch=max_patch,
+            crop=crop,
             strict=args.strict,
             limit=args.limit,
             attributes=args.attributes,
             mapping=args.mapping,
+            missing_attributes=args.missing_attributes,
             batch=args.batch,
             progress=progress.reach,
-            cache=cache,
+            cache=_cache(args),
         )
+
+
+def _cache(args: argparse.Namespace) -> Path:
+    out: Path = args.out
+    return out.with_name(out.name + ".cache")
+
+
+def _write(args: argparse.Namespace, bank: Bank) -> None:
+    from lpkernel.shards import discard_cache
+
     bank.save(args.out)
-    discard_cache(cache)
+    discard_cache(_cache(args))
     if not args.quiet:
         list_skipped(bank.skipped)
         list_left_out(bank.left_out)
@@ -117,8 +210,6 @@ def run_show(args: argparse.Namespace) -> None:
 
 def describe(bank: Bank) -> dict[str, Any]:
     """What a bank holds, ready for JSON."""
-    import numpy as np
-
     rows, width = (None, len(bank.pca.mean)) if bank.codebook is None else bank.codebook.shape
     return {
         "images": bank.size,
@@ -126,7 +217,7 @@ def describe(bank: Bank) -> dict[str, Any]:
         "kind": "codes" if bank.is_discrete else "latents",
         "codebook_rows": rows,
         "codebook_width": width,
-        "codes_used": None if bank.codes is None else int(np.count_nonzero(np.bincount(bank.codes.reshape(-1)))),
+        "codes_used": _codes_used(bank),
         "channels": bank.channels,
         "explained_variance": round(float(bank.pca.explained.sum()), 6),
         "max_patch": bank.max_patch,
@@ -139,6 +230,17 @@ def describe(bank: Bank) -> dict[str, Any]:
         "attributes": {name: int(values.sum()) for name, values in bank.attributes.items()},
         "first_names": bank.names[:FIRST_NAMES],
     }
+
+
+def _codes_used(bank: Bank) -> int | None:
+    import numpy as np
+
+    if bank.codebook is None:
+        return None
+    used = np.zeros(len(bank.codebook), bool)
+    for start in range(0, bank.size, AT_ONCE):
+        used[bank.sound_codes(slice(start, start + AT_ONCE))] = True
+    return int(used.sum())
 
 
 def _text(value: object) -> str:

@@ -26,6 +26,7 @@ EMBEDDED = "default"
 FRAMINGS = ("auto", "as-is", "crop", "align")  # of `modes.framing`, which is not imported for --help
 SKIPPED_SHOWN = 20
 LEFT_OUT_SHOWN = 8
+EVERY = 20.0  # seconds between two lines of progress where there is no terminal
 RANDOM_SEED_BITS = 32  # few enough to be typed again
 
 
@@ -226,13 +227,21 @@ def file_hash(bank: str) -> str:
 
 
 class Progress:
-    """A bar on stderr, shown only on a terminal and never when quiet. A context manager."""
+    """How far long work is, on stderr and never when quiet: a bar on a terminal, else a line every `EVERY` seconds.
+
+    A context manager.
+    """
 
     def __init__(self, what: str, total: int | None, unit: str, quiet: bool, done: int = 0) -> None:
         from tqdm import tqdm
 
+        self._what, self._unit = what, unit
         # disable=None leaves the bar out when stderr is no terminal
         self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, file=sys.stderr, disable=quiet or None)
+        self._lines = not quiet and not sys.stderr.isatty()
+        self._done = self._began_with = done
+        self._total, self._began = total, time.monotonic()
+        self._said = self._began
 
     def __enter__(self) -> Progress:
         return self
@@ -244,11 +253,24 @@ class Progress:
 
     def add(self, count: int) -> None:
         self._bar.update(count)
+        self._done += count
+        now = time.monotonic()
+        if self._lines and now - self._said >= EVERY:
+            self._said = now
+            print(self._line(now), file=sys.stderr, flush=True)
 
     def reach(self, done: int, total: int) -> None:
         """Jump to `done` of `total`: the form of `Bank.build`'s callback."""
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
+        self._bar.total = self._total = total
+        self.add(done - self._done)
+
+    def _line(self, now: float) -> str:
+        speed = (self._done - self._began_with) / max(1e-9, now - self._began)
+        so_far = f"lpkernel: {self._what}: {self._done}"
+        if self._total is None:
+            return f"{so_far} {self._unit}s, {speed:.1f} a second"
+        left = (self._total - self._done) / speed if speed else 0.0
+        return f"{so_far} of {self._total} {self._unit}s, {speed:.1f} a second, {left / 60:.0f} min left"
 
 
 def report(args: argparse.Namespace, result: dict[str, Any], lines: list[str]) -> None:

@@ -32,6 +32,7 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from lpkernel import load_autoencoder
+    from lpkernel.autoencoder.once import Once
     from lpkernel.backends import registry
     from lpkernel.demo import guard, serve
     from lpkernel.demo.engine import Engine
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
         serve.check_installed()
         registry.choose(args.backend, device=args.device)
         bank = load_bank(args.bank)
-        autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
+        autoencoder = Once(load_autoencoder(args.autoencoder, args.device, args.dtype))
         bank.check_autoencoder(autoencoder)
         with serve.listen(args.host, args.port) as bound:
             allowed = guard.hosts(args.host, bound.getsockname()[1], args.allow_host)

@@ -195,10 +195,11 @@ class _Sets:
 
     def __init__(self, args: argparse.Namespace, cache: Any) -> None:
         from lpkernel import load_autoencoder
+        from lpkernel.autoencoder.once import Once
         from lpkernel.metrics import sets
 
         self.args, self.cache = args, cache
-        self.autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
+        self.autoencoder = Once(load_autoencoder(args.autoencoder, args.device, args.dtype))
         self.side = self.autoencoder.image_size
         self.bank, self.digest = load_bank(args.bank), file_hash(args.bank)
         self.crop = args.crop if args.crop is not None or args.bank == EMBEDDED else self.bank.crop

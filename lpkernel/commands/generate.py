@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +40,22 @@ def register(commands: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from lpkernel.commands import ranks
+
+    _check(args)
+    ranks.run(args, "generate", _run)
+
+
+def _run(args: argparse.Namespace, share: bool, shards: Sequence[Path]) -> None:
+    """The run, or a share of its images; `ranks.run` says what shards are."""
     from lpkernel.commands import results
     from lpkernel.commands.results import PROVENANCE
 
-    _check(args)
     kinds = ["image", *(PROVENANCE if args.provenance else [])]
     session = results.prepare(args, "generate", kinds, not args.no_decode, args.sources)
     if session is None:
         return
+    session.share, session.shards = share, shards
     make, given, warnings, told = (_at_random(session), [], [], []) if args.reference is None else _guided(session)
 
     def baseline(n: int) -> Section:

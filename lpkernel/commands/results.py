@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpkernel.commands.common import Clock, Progress, check_folder, file_hash, json_text, load_bank, report
@@ -34,7 +35,6 @@ PROVENANCE_SOURCES = 8
 SHEET, BASELINE = "sheet.png", "baseline-codes.png"
 PROVENANCE = ("map", "overlay", "provenance")  # kinds of pictures
 ALL_KINDS = ("image", "whole", *PROVENANCE)  # of what is made of a picture
-KEPT_BYTES = 1 << 27  # of pictures of bank images, decoded
 TEXT = "lpkernel"  # the text chunk of a picture: JSON of what it was made with
 # What a result can be made again from; the same for every backend and every window of the seed's series.
 TEXT_SETTINGS = (
@@ -60,7 +60,8 @@ class Session:
     bank_hash: str  # SHA-256 of its file
     files: list[str] = field(default_factory=list)
     text: dict[str, Any] = field(default_factory=dict)  # what each picture says of the run
-    pictures: SourcePictures | None = None
+    share: bool = False  # whether another process puts this run's images together with others
+    shards: Sequence[Path] = ()  # folders of such shares, in order
 
     def options(self, n: int, first_image: int, candidates: NDArray[np.int64] | None) -> dict[str, Any]:
         """The arguments that every mode takes, for one batch of one group."""
@@ -94,30 +95,6 @@ class Session:
         render.save_png(path, picture, {TEXT: json_text(said, indent=None)}, fast)
 
 
-class SourcePictures:
-    """Bank images as the autoencoder gives them back, the ones used last kept within `KEPT_BYTES`."""
-
-    def __init__(self, bank: Bank, autoencoder: Autoencoder) -> None:
-        self.bank, self._autoencoder = bank, autoencoder
-        self._kept: dict[int, NDArray[np.uint8]] = {}
-
-    def get(self, numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(B', S, S, 3) uint8."""
-        import numpy as np
-
-        wanted = [int(number) for number in numbers]
-        found = {number: self._kept.pop(number) for number in wanted if number in self._kept}
-        missing = np.array([number for number in wanted if number not in found], np.int64)
-        if missing.size:
-            found |= zip(missing.tolist(), self._autoencoder.decode(self.bank.whole(missing)), strict=True)
-        self._kept |= found
-        room = KEPT_BYTES // (3 * self._autoencoder.image_size**2)
-        for number in list(self._kept)[: max(0, len(self._kept) - room)]:
-            del self._kept[number]
-        size = self._autoencoder.image_size
-        return np.stack([found[number] for number in wanted]) if wanted else np.empty((0, size, size, 3), np.uint8)
-
-
 def prepare(
     args: argparse.Namespace,
     name: str,
@@ -133,6 +110,7 @@ def prepare(
     import numpy as np
 
     from lpkernel import __version__, load_autoencoder, plan
+    from lpkernel.autoencoder.once import Once
 
     check_folder(args.out)
     clock = Clock()
@@ -168,7 +146,7 @@ def prepare(
     autoencoder = None
     if decode:
         with clock.stage("load autoencoder"):
-            autoencoder = load_autoencoder(args.autoencoder, args.device, args.dtype)
+            autoencoder = Once(load_autoencoder(args.autoencoder, args.device, args.dtype))
         bank.check_autoencoder(autoencoder)
     return Session(args, bank, autoencoder, groups, clock, folder, digest)
 
@@ -223,7 +201,8 @@ def run(
     }
     warnings = [*warnings, *_few_allowed(session, settings["k"])]
     with folder.alone(), folder.start(made.bank.grid) as stream:
-        if stream.done and not args.quiet:
+        stream.take(session.shards)
+        if stream.done and not session.shards and not args.quiet:
             print(f"lpkernel: going on after {stream.done} of {folder.count} images", file=sys.stderr)
         with Progress("generating", folder.count, "image", args.quiet, stream.done) as progress:
             for start, count, candidates in _batches(session, stream.done):
@@ -235,6 +214,8 @@ def run(
                         _write_images(session, made, args.first_image + start, provenance)
                 stream.append(made.sources, _facts_of_images(session, made, start))
                 progress.add(count)
+        if session.share:
+            return
         if session.autoencoder is not None:
             with session.clock.stage("decode and write"):
                 _write_sheet(session, made.bank, stream, given, baseline)
@@ -336,10 +317,11 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
 
     from lpkernel import render
 
+    assert session.autoencoder is not None
     bank, colours = made.bank, render.source_colours(made.bank.size)
     most = [render.most_used(sources, PROVENANCE_SOURCES) for sources in made.sources]
     needed = np.unique(np.concatenate(most))
-    decoded = _pictures(session, bank).get(needed)
+    decoded = session.autoencoder.decode(bank.whole(needed))
 
     def write(row: int) -> None:
         image, sources, shown, index = images[row], made.sources[row], most[row], first + row
@@ -351,14 +333,6 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # packing and writing leave Python free
         list(pool.map(write, range(len(images))))
-
-
-def _pictures(session: Session, bank: Bank) -> SourcePictures:
-    """The pictures of a bank's images, those that were decoded before kept."""
-    assert session.autoencoder is not None
-    if session.pictures is None or session.pictures.bank is not bank:
-        session.pictures = SourcePictures(bank, session.autoencoder)
-    return session.pictures
 
 
 def _write_sheet(
@@ -392,7 +366,8 @@ def _write_sheet(
     sections = [*((title, pictures, None) for title, pictures in given), *sections]
     if baseline is not None:
         sections.append(baseline(len(maps)))
-    pictures = _pictures(session, bank).get(sources)
+    assert session.autoencoder is not None
+    pictures = session.autoencoder.decode(bank.whole(sources))
     session.save_picture(SHEET, render.contact_sheet(pictures, sources, sections))
 
 

@@ -266,6 +266,32 @@ class Stream:
         for file in (self._maps, self._facts):
             file.flush()
 
+    def take(self, shards: Sequence[Path]) -> None:
+        """Go on with the images that other processes have made in the folders `shards`, all of them, in order.
+
+        Their pictures are moved here. Raises InputError where an image is missing.
+        """
+        import numpy as np
+
+        if not shards:
+            return
+        most, row = self._folder.whole_batches(self._folder.count), 0
+        for shard in shards:
+            maps = np.load(shard / (SOURCES + PART), mmap_mode="r")
+            with (shard / (FACTS + PART)).open("rb") as facts:
+                for one, line in zip(maps, facts, strict=True):
+                    for text in self._folder.files_per_image:
+                        name = text.format(index=self._folder.first_image + row)
+                        if (shard / name).exists():
+                            os.replace(shard / name, self._folder.path / name)
+                    if self.done <= row < most:
+                        self._maps.write(one.tobytes())
+                        self._facts.write(line)
+                    row += 1
+        if row != self._folder.count or self._folder.pictures() != row:
+            raise InputError(f"--out {self._folder.path}: {row} of {self._folder.count} images are there; run it again")
+        self.done = max(self.done, most)
+
     def maps(self, rows: slice) -> NDArray[np.int32]:
         """Source maps that were appended."""
         import numpy as np

@@ -14,6 +14,7 @@ from lpkernel import edit, faces, generate, harmonize, inpaint, plan, reference,
 from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.commands.common import Clock
+from lpkernel.composite import Composite, Whole, feather
 from lpkernel.errors import InputError
 from lpkernel.images import load_pixels
 from lpkernel.modes import cells, likeness
@@ -63,6 +64,16 @@ class Result:
     maps: Pixels
     line: str
 
+    def closed(self) -> Pixels | None:
+        """(N, S, S, 4) uint8: the images as they close with the picture's own pixels, and as alpha where they are not
+        those; None if no picture was changed in a part of it."""
+        whole = self.made.whole
+        if whole is None:
+            return None
+        images = whole.closing.apply(self.images) if self.made.composite is None else self.images
+        weight = np.broadcast_to(whole.closing.weight[..., None], (*images.shape[:3], 1))
+        return np.concatenate([images, weight], -1)
+
 
 @dataclass(eq=False)
 class Engine:
@@ -92,6 +103,12 @@ class Engine:
     def frame(self, path: str | Path, framing: str = "auto") -> Framed:
         """An image file framed as the bank's images. Raises InputError, without the path."""
         return frame(self.bank, load_pixels(path), self.autoencoder, framing=framing, find=faces.find_faces)
+
+    def put_back(self, closed: Pixels, path: str | Path, framing: str = "auto") -> Pixels:
+        """A result (S, S, 4), its alpha from `Result.closed`, in its place in the image file that was framed so."""
+        framed, whole = self.frame(path, framing), load_pixels(path)
+        closing = Composite(framed.pixels, closed[..., 3], feather(len(closed), self.bank.grid))
+        return Whole.around(closing, whole, framed.where).apply(closed[..., :3])
 
     def framed_words(self, framed: Framed) -> str:
         """How a picture was framed, for the visitor."""

@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -175,13 +176,15 @@ class Guard:
     """The application around Gradio's. allowed: from `hosts`. body: bytes that a job may have.
 
     frame: a picture file as a PNG in a data URL, framed as the bank's images in one of `FRAMINGS`, and a line that says
-    how. folder: where a file lies meanwhile.
+    how. put_back: a result, as `page.gallery` gives it, in its place in the file framed so: a PNG. folder: where a file
+    lies meanwhile.
     """
 
     inner: Application
     queue: Queue
     allowed: frozenset[str]
     frame: Callable[[Path, str], str]
+    put_back: Callable[[bytes, Path, str], bytes]
     folder: Path
     body: int
     _open: Counter[str] = field(default_factory=Counter)
@@ -248,6 +251,8 @@ class Guard:
             return await self._join(scope, receive, send, address)
         if method == "POST" and path == "/lpkernel/picture":
             return await self._picture(scope, receive, send, address)
+        if method == "POST" and path == "/lpkernel/whole":
+            return await self._whole(scope, receive, send, address)
         raise Refused(404, "the page has no such part")
 
     async def _forward(
@@ -306,8 +311,27 @@ class Guard:
             await self._forward(scope, replay, send, more=more)
 
     async def _picture(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
-        _expect(scope, b"application/octet-stream")
         framing = scope["query_string"].decode("latin-1").removeprefix("framing=") or FRAMINGS[0]
+        async with self._received(scope, receive, address, framing) as (_, path):
+            url = await asyncio.to_thread(self.frame, path, framing)
+        await _say(send, 200, url)
+
+    async def _whole(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
+        asked = re.fullmatch(rb"framing=([a-z-]{1,16})&result=(\d{1,9})", scope["query_string"])
+        if asked is None or int(asked[2]) > self.body:
+            raise Refused(400, "this is no result of the page; load it again")
+        framing = asked[1].decode("ascii")
+        async with self._received(scope, receive, address, framing, int(asked[2])) as (result, path):
+            picture = await asyncio.to_thread(self.put_back, result, path, framing)
+        await _answer(send, 200, picture, b"image/png")
+
+    @asynccontextmanager
+    async def _received(
+        self, scope: Message, receive: Receive, address: str, framing: str, first: int = 0
+    ) -> AsyncIterator[tuple[bytes, Path]]:
+        """The `first` bytes of a posted body, and the picture file after them, one at a time: a large one takes much
+        memory. Raises Refused, also for what is wrong with it."""
+        _expect(scope, b"application/octet-stream")
         if framing not in FRAMINGS:
             raise Refused(400, f"a picture is framed {', '.join(FRAMINGS[:-1])} or {FRAMINGS[-1]}")
         if address in self._sending or len(self._sending) >= UPLOADS:
@@ -315,16 +339,18 @@ class Guard:
         self._sending.add(address)
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder) as file:
-                async for part in parts(scope, receive, PICTURE, 5 * PATIENCE):
-                    file.write(part)
+                begin = bytearray()
+                async for part in parts(scope, receive, first + PICTURE, 5 * PATIENCE):
+                    cut = first - len(begin)
+                    begin += part[:cut]
+                    file.write(part[cut:])
                 file.flush()
-                async with self._framing:  # one at a time: a large picture takes much memory
-                    url = await asyncio.to_thread(self.frame, Path(file.name), framing)
+                async with self._framing:
+                    yield bytes(begin), Path(file.name)
         except LpkernelError as error:
             raise Refused(422, without_folders(" ".join(str(error).split()))) from error
         finally:
             self._sending.discard(address)
-        await _say(send, 200, url)
 
 
 def _expect(scope: Message, kind: bytes) -> None:
@@ -334,8 +360,12 @@ def _expect(scope: Message, kind: bytes) -> None:
 
 
 async def _say(send: Send, status: int, line: str, kind: bytes = b"text/plain; charset=utf-8") -> None:
-    headers = [(b"content-type", kind)]
+    await _answer(send, status, line.encode("utf-8"), kind)
+
+
+async def _answer(send: Send, status: int, body: bytes, kind: bytes) -> None:
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode("ascii"))]
     if status >= 400:
         headers.append((b"connection", b"close"))  # the rest of a body need not be read
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": line.encode("utf-8")})
+    await send({"type": "http.response.body", "body": body})

@@ -1,5 +1,5 @@
-// Painting a mask and showing a cell's source, which must follow the pointer; sending a picture; choosing, enlarging and
-// saving a result; saying what happened to who cannot see it.
+// Painting a mask and showing a cell's source, which must follow the pointer; sending a picture, and getting it back with
+// a result in it; choosing, enlarging and saving a result; saying what happened to who cannot see it.
 (() => {
   "use strict";
   let painting = null;
@@ -128,6 +128,9 @@
     } else if (thumb) enlarge(thumb.closest(".lpk-result"));
     const kept = near(".lpk-save");
     if (kept) save(kept.closest(".lpk-result, dialog").querySelector(".lpk-made").src, kept.dataset.name);
+    const whole = near(".lpk-whole");
+    if (whole) putBack(whole);
+    if (near("#lpk-edit-take")) shows(null);
     const dice = near(".lpk-dice");
     if (dice) send(dice.id.replace("dice", "seed"), String(crypto.getRandomValues(new Uint32Array(1))[0] >>> 1));
     if (event.target.matches && event.target.matches(".lpk-clear")) {
@@ -182,10 +185,13 @@
   };
 
   const watch = () => {
-    new MutationObserver((changes) => {
-      for (const { target } of changes) {
-        const note = (target.closest ? target : target.parentElement)?.closest(".lpk-note");
-        if (note) say(note.textContent.trim());
+    const heard = new Map();  // of each note; the page may replace a note or what is in it
+    new MutationObserver(() => {
+      for (const note of document.querySelectorAll(".lpk-note")) {
+        const line = [...note.querySelectorAll(".lpk-line")].map((one) => one.textContent).join("; ");  // not Gradio's clock
+        if (line === heard.get(note.id)) continue;
+        heard.set(note.id, line);
+        say(line);
       }
       tidy();
       if (!said.isConnected) (document.querySelector("main") || document.body).append(said);
@@ -195,6 +201,40 @@
   if (document.body) watch();
   else document.addEventListener("DOMContentLoaded", watch);
 
+  // What is painted on: a file and how it was framed, or null for a bank image.
+  let shown = null;
+  const shows = (picture) => {
+    shown = picture;
+    document.body.classList.toggle("lpk-from-file", Boolean(picture));
+  };
+
+  const post = async (address, body) => {
+    const headers = { "content-type": "application/octet-stream" };
+    const answer = await fetch(address, { method: "POST", headers, body });
+    if (!answer.ok) throw new Error(await answer.text());
+    return answer;
+  };
+
+  // The server keeps no file, so it is sent once more, after the result.
+  const putBack = async (button) => {
+    const label = button.textContent;
+    button.disabled = true;
+    button.textContent = "working …";
+    try {
+      const { file, framing } = shown;
+      const result = await (await fetch(button.dataset.closed)).blob();
+      const address = `lpkernel/whole?framing=${framing}&result=${result.size}`;
+      const picture = URL.createObjectURL(await (await post(address, new Blob([result, file]))).blob());
+      save(picture, `${file.name.replace(/\.[^.]*$/, "")}-${button.dataset.name}.png`);
+      setTimeout(() => URL.revokeObjectURL(picture), 60000);
+      button.textContent = label;
+    } catch (error) {
+      button.textContent = `${label}: ${error.message}`;
+    }
+    say(button.textContent);
+    button.disabled = false;
+  };
+
   // The server answers with the picture as it frames it, or with what is wrong with it.
   let latest = null;
   const sendFile = async (file) => {
@@ -203,11 +243,9 @@
     let words;
     try {
       if (file.size > most) throw new Error(`${file.size} bytes, expected at most ${most}; shrink it`);
-      const headers = { "content-type": "application/octet-stream" };
       const framing = document.querySelector("#lpk-edit-file select").value;
-      const answer = await fetch(`lpkernel/picture?framing=${framing}`, { method: "POST", headers, body: file });
-      words = await answer.text();
-      if (!answer.ok) throw new Error(words);
+      words = await (await post(`lpkernel/picture?framing=${framing}`, file)).text();
+      shows({ file, framing });
     } catch (error) {
       words = `${file.name}: ${error.message}`;
     }

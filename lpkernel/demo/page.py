@@ -247,15 +247,28 @@ def _shown(steps: Iterator[str | Result]) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def gallery(result: Result) -> str:
-    """Each result above its source map; page.js enlarges and saves it."""
-    seed, count = result.made.settings["seed"], len(result.images)
+    """Each result above its source map; page.js enlarges and saves it, and puts it back into a visitor's file."""
+    seed, count, closed = result.made.settings["seed"], len(result.images), result.closed()
+
+    def whole(i: int) -> str:
+        """A button that page.js shows when the picture is a file: it sends that back, and the result with it."""
+        return (
+            ""
+            if closed is None
+            else (
+                f'<button type="button" class="lpk-whole" data-name="lpkernel-{seed}-{i + 1}" '
+                f'data-closed="{painting.data_url(closed[i])}" aria-label="download your whole picture with result '
+                f'{i + 1}">in the whole picture</button>'
+            )
+        )
+
     shown = (
         '<figure class="lpk-result">'
         f'<button type="button" class="lpk-thumb" aria-label="enlarge result {i + 1} of {count}">'
         f'<img class="lpk-made" src="{painting.data_url(image)}" alt="result {i + 1}"></button>'
         f'<img class="lpk-map" src="{painting.data_url(coded)}" alt="source map of result {i + 1}: a colour a source">'
         f'<figcaption><button type="button" class="lpk-save" data-name="lpkernel-{seed}-{i + 1}.png" '
-        f'aria-label="download result {i + 1}">download</button></figcaption></figure>'
+        f'aria-label="download result {i + 1}">download</button>{whole(i)}</figcaption></figure>'
         for i, (image, coded) in enumerate(zip(result.images, result.maps, strict=True))
     )
     return f'<div class="lpk-grid">{"".join(shown)}</div>'

@@ -16,7 +16,7 @@ from typing import Any
 
 from lpkernel.demo.engine import Engine
 from lpkernel.demo.guard import Guard, host_name
-from lpkernel.demo.painting import data_url
+from lpkernel.demo.painting import data_url, png, read_closed
 from lpkernel.errors import InputError, MissingExtra
 
 # What a browser may ask for: this server's own files and what stands in the page. It refuses all else.
@@ -95,7 +95,11 @@ def application(engine: Engine, allowed: frozenset[str], folder: Path) -> Any:
         framed = engine.frame(path, framing)
         return f"{data_url(framed.pixels)} {engine.framed_words(framed)}"
 
-    guarded = Guard(app, Jobs(page), allowed, frame, folder, body)
+    def put_back(result: bytes, path: Path, framing: str) -> bytes:
+        closed = read_closed(result, engine.autoencoder.image_size)
+        return png(engine.put_back(closed, path, framing), fast=True)
+
+    guarded = Guard(app, Jobs(page), allowed, frame, put_back, folder, body)
     return with_policy(guarded)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,13 +14,14 @@ from PIL import Image
 
 from lpkernel import checks, faces
 from lpkernel.autoencoder.embedded import of_bank
-from lpkernel.bank import TABLE_ROWS, Bank
-from lpkernel.composite import Composite, Whole
+from lpkernel.autoencoder.partial import Original
+from lpkernel.bank import TABLE_ROWS, Bank, allowed_images
+from lpkernel.composite import Composite, Whole, feather
 from lpkernel.errors import InputError
 from lpkernel.fill import fill_hole
 from lpkernel.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
 from lpkernel.modes.framing import Framed, frame
-from lpkernel.synthesis import Synthesis, allowed_images, canvas_array
+from lpkernel.synthesis import Synthesis, canvas_array
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
@@ -47,6 +49,11 @@ class Input:
     photograph: NDArray[np.uint8] | None = None
     whole_mask: Bools | None = None
     marked: str | list[int] | None = None
+
+    @cached_property
+    def original(self) -> Original:
+        """The canvas, to be decoded once."""
+        return Original(self.canvas)
 
     @property
     def pixels(self) -> NDArray[np.uint8] | None:
@@ -220,7 +227,7 @@ def _distances(bank: Bank, canvas: NDArray[Any], known: Bools) -> NDArray[np.int
     """(B,) squared distance of each bank image to the canvas over the known cells, in fixed point."""
     if bank.codes is not None and bank.fixed_codebook is not None:
         if len(bank.fixed_codebook) <= TABLE_ROWS:
-            return bank.table()[canvas[known], bank.codes[:, known]].sum(1, dtype=np.int64)
+            return bank.table()[canvas[known], bank.sound_codes(cells=known)].sum(1, dtype=np.int64)
         values = bank.fixed_codebook[canvas]
     else:
         values = bank.project(canvas)
@@ -254,9 +261,9 @@ def finished(
     if keep_outside and framed is None:
         raise InputError("keep_outside: the input is codes or latents, expected pixels to keep; pass the image")
     if inside is not None and framed is not None and start.photograph is not None:
-        feather = max(1, len(framed.pixels) // made.bank.grid // 2)  # half a cell
-        closing = Composite.feathered(framed.pixels, inside, feather)
+        faded = feather(len(framed.pixels), made.bank.grid)
+        closing = Composite.feathered(framed.pixels, inside, faded)
         whole = Whole.around(closing, start.photograph, framed.where, start.whole_mask)
         if keep_outside is not False:
-            composite, facts["keep_outside"] = closing, {"feather_pixels": feather}
-    return replace(made, settings={**made.settings, **facts}, composite=composite, whole=whole)
+            composite, facts["keep_outside"] = closing, {"feather_pixels": faded}
+    return replace(made, settings={**made.settings, **facts}, composite=composite, whole=whole, original=start.original)

@@ -45,7 +45,7 @@ def warnings(bank: Bank, start: Input, autoencoder: Autoencoder, known: NDArray[
                 "are; if it is not aligned and cropped as the bank, lpkernel align makes it so"
             )
     if start.pixels is not None and known is None:
-        difference = autoencoder.decode(start.canvas[None])[0].astype(np.float64) - start.pixels
+        difference = start.original.pixels(autoencoder).astype(np.float64) - start.pixels
         psnr = 10 * np.log10(255**2 / max(float(np.square(difference).mean()), 1e-9))
         if psnr < LOW_PSNR:
             reasons.append(f"the autoencoder gives it back poorly (PSNR {psnr:.1f} dB); it was made for other pictures")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import os
@@ -63,12 +64,16 @@ def _run(command: Sequence[str]) -> str:
 
 def _make(target: Path, command: Sequence[str]) -> Path:
     """Runs a command that ends in the name of its output, unless `target` is there already."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            result = Path(folder, target.name)
-            _run([*command, str(result)])
-            os.replace(result, target)
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests of several processes want the same, once
+        if not target.exists():
+            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+                result = Path(folder, target.name)
+                _run([*command, str(result)])
+                os.replace(result, target)
     return target
 
 

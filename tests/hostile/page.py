@@ -69,6 +69,11 @@ def picture(data: bytes, kind: str = OCTETS, **headers: str) -> bytes:
     return ask("POST", "/lpkernel/picture", data, kind=kind, **headers)
 
 
+def whole(result: bytes, data: bytes, query: str = "framing=auto&result={}", kind: str = OCTETS) -> bytes:
+    """A result and the picture that it is to be put back into."""
+    return ask("POST", "/lpkernel/whole?" + query.format(len(result)), result + data, kind=kind)
+
+
 def _nested(value: Any, depth: int) -> Any:
     for level in range(depth):
         value = [value] if level % 2 else {"a": value}
@@ -340,13 +345,14 @@ def _png(width: int, height: int, data: bytes = b"") -> bytes:
     )
 
 
-def _saved(kind: str, size: tuple[int, int] = (40, 30)) -> bytes:
+def _saved(kind: str, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", size, (90, 60, 30)).save(file, format=kind)
+    Image.new(mode, size, (90, 60, 30)).save(file, format=kind)
     return file.getvalue()
 
 
 PNG, SQUARE = _saved("PNG"), _saved("PNG", (40, 40))  # the bank's pictures are square
+RESULT = _saved("PNG", (64, 64), "RGBA")
 
 
 def _pictures() -> dict[str, Ask]:
@@ -401,6 +407,40 @@ def _pictures() -> dict[str, Ask]:
     return cases
 
 
+def _wholes() -> dict[str, Ask]:
+    """Results that are none, put back into pictures that are none."""
+    found = {
+        f"whole with a result of {name}": Ask(whole(result, SQUARE))
+        for name, result in {
+            "nothing": b"",
+            "words": b"these are words",
+            "a path": b"@MARKER@",
+            "another size": SQUARE,
+            "a JPEG": _saved("JPEG", (64, 64)),
+            "a cut PNG": RESULT[:-40],
+            "a large PNG": _png(60_000, 60_000, bytes(1000)),
+            "a PNG of no data": _png(64, 64),
+        }.items()
+    }
+    for name, data in {"nothing": b"", "words": b"words", "a cut PNG": SQUARE[:-40], "a path": b"@MARKER@"}.items():
+        found[f"whole in a picture of {name}"] = Ask(whole(RESULT, data))
+    for name, query in {
+        "nothing": "",
+        "no length": "framing=auto",
+        "no framing": "result={}",
+        "another framing": "framing=square&result={}",
+        "a file for a framing": "framing=@MARKER@&result={}",
+        "a negative length": "framing=auto&result=-1",
+        "a length of words": "framing=auto&result=all",
+        "a length of terabytes": "framing=auto&result=999999999",
+        "a longer length": "framing=auto&result=5000",
+        "a file": "framing=auto&result={}&file=@MARKER@",
+    }.items():
+        found[f"whole that asks {name}"] = Ask(whole(RESULT, SQUARE, query))
+    found["whole as a form"] = Ask(whole(RESULT, SQUARE, kind="multipart/form-data; boundary=x"))
+    return found
+
+
 def _wire() -> dict[str, Ask]:
     """What is no HTTP, or two requests where there should be one."""
     good = job(2, HONEST[2])
@@ -430,5 +470,5 @@ def _wire() -> dict[str, Ask]:
 
 
 CASES: dict[str, Ask] = {
-    **_files(), **_bodies(), **_taken(), **_routes(), **_hosts(), **_pictures(), **_wire()
+    **_files(), **_bodies(), **_taken(), **_routes(), **_hosts(), **_pictures(), **_wholes(), **_wire()
 }  # fmt: skip

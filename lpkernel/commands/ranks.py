@@ -1,0 +1,127 @@
+"""One run by several processes that torchrun starts: each makes a share of the images, the first puts them together.
+
+    torchrun --nproc-per-node N -m lpkernel generate ...
+
+Process r of N makes images floor(n r / N) to floor(n (r + 1) / N) - 1, each the same as ever, in the folder
+rank-r-of-N of --out, where it goes on after a kill. Then the first process moves all of it to --out, whose files are
+those of a run by one process. Nothing but a word about how each process ended goes from one to another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from lpkernel.commands.runs import FACTS, PART, SOURCES
+from lpkernel.errors import InputError, LpkernelError
+
+USAGE_ERROR = 2
+LONGEST = timedelta(days=30)  # that a process waits for the slowest
+_SHARD = re.compile(r"rank-(\d+)-of-(\d+)")
+
+
+@dataclass(frozen=True)
+class Rank:
+    """This process among `world` ones."""
+
+    number: int
+    world: int
+
+    @staticmethod
+    def of_environment() -> Rank | None:
+        """As torchrun sets it; None where there is but one process."""
+        names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        if not all(name in os.environ for name in names) or int(os.environ["WORLD_SIZE"]) < 2:
+            return None
+        return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+    def share(self, count: int) -> range:
+        """Its images of so many."""
+        return range(count * self.number // self.world, count * (self.number + 1) // self.world)
+
+    def folder(self, out: Path) -> Path:
+        return out / f"rank-{self.number}-of-{self.world}"
+
+
+def run(args: argparse.Namespace, name: str, make: Callable[[argparse.Namespace, bool, Sequence[Path]], None]) -> None:
+    """A run of the command `name` by this process, or by all that torchrun has started.
+
+    make(args, share, shards): make a run's images; a share stops before what is made of all of them, and the whole
+    takes what shards, in order, hold already. Raises InputError in the first process for what fails in any.
+    """
+    rank = Rank.of_environment()
+    if rank is None:
+        return make(args, False, ())
+    import torch.distributed as dist
+
+    if len(args.where or []) > 1:
+        raise InputError("--where: several groups are made by one process only; give one, or leave torchrun out")
+    try:
+        dist.init_process_group("gloo", timeout=LONGEST)
+        _together(rank, lambda: _share(args, name, rank, make))
+        shards = [Rank(number, rank.world).folder(args.out) for number in range(rank.world)]
+        _together(rank, lambda: _whole(args, [shard for shard in shards if shard.exists()], make, rank))
+    except RuntimeError as error:  # of gloo, when the other end is gone
+        raise InputError(
+            "another process of this job has ended; what was written stays, the same command goes on with it"
+        ) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _together(rank: Rank, work: Callable[[], None]) -> None:
+    """Do this process's work and wait for the others. If any fails, the first says why and all end."""
+    import torch.distributed as dist
+
+    failure = None
+    try:
+        work()
+    except (LpkernelError, OSError) as error:
+        failure = str(error)
+    failures: list[Any] = [None] * rank.world
+    dist.all_gather_object(failures, failure)
+    for number, said in enumerate(failures):
+        if said is not None:
+            if rank.number == 0:
+                raise InputError(said if number == 0 else f"process {number}: {said}")
+            raise SystemExit(USAGE_ERROR)
+
+
+def _share(args: argparse.Namespace, name: str, rank: Rank, make: Callable[..., None]) -> None:
+    if (args.out / f"{name}.json").exists() and not args.overwrite:
+        return  # the whole is there, or it is another run's: the first process will see
+    others = [match for match in map(_SHARD.fullmatch, _names(args.out)) if match and int(match[2]) != rank.world]
+    if others:
+        count = others[0][2]
+        raise InputError(
+            f"--out {args.out}: holds what {count} processes made; go on with --nproc-per-node {count}, or remove its "
+            f"folders rank-*-of-{count}"
+        )
+    mine = rank.share(args.n)
+    if not mine:
+        return
+    own = vars(args) | {"n": len(mine), "first_image": args.first_image + mine.start, "out": rank.folder(args.out)}
+    make(argparse.Namespace(**own | {"json": False, "quiet": args.quiet or rank.number > 0}), True, ())
+
+
+def _whole(args: argparse.Namespace, shards: Sequence[Path], make: Callable[..., None], rank: Rank) -> None:
+    if rank.number:
+        return
+    make(args, False, shards)
+    for shard in shards:
+        for name in (SOURCES + PART, FACTS + PART, *_names(shard)):
+            if name in (SOURCES + PART, FACTS + PART) or name.endswith(".unfinished.json"):
+                (shard / name).unlink(missing_ok=True)
+        if not _names(shard):
+            shard.rmdir()
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder)) if folder.is_dir() else []

@@ -1,0 +1,262 @@
+"""Generation from a bank that is divided among the processes of torch.distributed, for banks that fit none of them.
+
+Each process holds some images of one bank, all in one number system (`Bank.subset` of consecutive images), and compares
+only those. A step goes over the wire as K packed keys an image from every process and the patch of the image that was
+drawn from its owner; the source maps are those of the whole bank in one process, bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+
+from lpkernel import checks, philox, presets
+from lpkernel import plan as plans
+from lpkernel.backends.reference import kept_by_cut, references, resize_canvas
+from lpkernel.backends.store import Store
+from lpkernel.bank import Bank
+from lpkernel.bank_checks import check_codes
+from lpkernel.errors import InputError
+from lpkernel.plan import Plan, Scale
+
+AT_ONCE = 4096  # images of the bank compared at once
+FAR = torch.iinfo(torch.int64).max
+PARTS = 256  # hubness is in these parts of 1
+KEPT = 1 << 30  # bytes of isolations that are kept for the next call
+_ISOLATIONS: Store[torch.Tensor] = Store()
+
+
+@dataclass(frozen=True)
+class Made:
+    """Images of a divided bank: sources (N, M, M) int32 among all its images, and codes (N, M, M) int64 or latents
+    (N, M, M, L) float32, ready for the autoencoder's decode. Every process has all of it."""
+
+    sources: NDArray[np.int32]
+    content: NDArray[Any]
+
+
+class _Wire:
+    """The processes; there may be but one."""
+
+    def __init__(self) -> None:
+        self.on = dist.is_available() and dist.is_initialized()
+        self.world = dist.get_world_size() if self.on else 1
+        self.rank = dist.get_rank() if self.on else 0
+
+    def told(self, value: Any) -> list[Any]:
+        """What each process has to say."""
+        found: list[Any] = [value]
+        if self.on:
+            found = [None] * self.world
+            dist.all_gather_object(found, value)
+        return found
+
+    def gathered(self, keys: torch.Tensor) -> torch.Tensor:
+        """(n, K) int64 of every process, one beside the other."""
+        if not self.on:
+            return keys
+        found = [torch.empty_like(keys) for _ in range(self.world)]
+        dist.all_gather(found, keys)
+        return torch.cat(found, dim=1)
+
+    def summed(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The sum over processes; each number is 0 in all but its owner."""
+        if self.on:
+            dist.all_reduce(torch.from_numpy(values))
+        return values
+
+
+class _Part:
+    """This process's images, from `first` of `total` on."""
+
+    def __init__(self, bank: Bank, wire: _Wire) -> None:
+        sizes = wire.told((bank.size, _number_system(bank)))
+        if any(system != sizes[0][1] for _, system in sizes):
+            raise InputError("the processes hold images of different banks; divide one, as by bank.subset")
+        self.bank, self.wire = bank, wire
+        self.first = sum(size for size, _ in sizes[: wire.rank])
+        self.total = sum(size for size, _ in sizes)
+
+    def pieces(self) -> list[slice]:
+        """Its images, some at a time."""
+        return [slice(i, min(i + AT_ONCE, self.bank.size)) for i in range(0, self.bank.size, AT_ONCE)]
+
+    def vectors(self, side: int, images: slice, cells: NDArray[np.int64]) -> torch.Tensor:
+        """(b, D) float64: the fixed-point values of some cells of some images."""
+        if self.bank.codes is not None and self.bank.fixed_codebook is not None and side == self.bank.grid:
+            codes = self.bank.codes[images].reshape(-1, side * side)[:, cells]
+            check_codes(codes, len(self.bank.fixed_codebook))
+            chosen = self.bank.fixed_codebook[codes]
+        else:
+            chosen = self.bank.level(side)[images].reshape(-1, side * side, self.bank.channels)[:, cells]
+        return torch.from_numpy(chosen.reshape(len(chosen), -1)).double()
+
+    def cells(self, side: int, sources: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int16]:
+        """Fixed-point values (n, c, C) of cells `places` (c,) or (n, c) of the images `sources` (n, 1) or (n, c)."""
+        sources, places = np.broadcast_arrays(sources, places)
+        local = sources - self.first
+        mine = (local >= 0) & (local < self.bank.size)
+        if self.bank.codes is not None and side == self.bank.grid:
+            codes = np.zeros(sources.shape, np.int32)
+            codes[mine] = self.bank.codes.reshape(self.bank.size, -1)[local[mine], places[mine]]
+            assert self.bank.fixed_codebook is not None
+            if codes.size:
+                check_codes(codes, len(self.bank.fixed_codebook))
+            return self.bank.fixed_codebook[self.wire.summed(codes)]
+        values = np.zeros((*sources.shape, self.bank.channels), np.int32)
+        level = self.bank.level(side).reshape(self.bank.size, side * side, -1)
+        values[mine] = level[local[mine], places[mine]]
+        return self.wire.summed(values).astype(np.int16)
+
+    def content(self, sources: NDArray[np.int32]) -> NDArray[Any]:
+        """What the owners have at the sources: codes (n, M, M) int64 or latents (n, M, M, L) float32."""
+        local = sources.astype(np.int64) - self.first
+        mine = (local >= 0) & (local < self.bank.size)
+        found = self.bank.gather(np.where(mine, local, 0))
+        found[~mine] = 0
+        return self.wire.summed(found)
+
+
+def _number_system(bank: Bank) -> str:
+    sha = hashlib.sha256(repr((bank.grid, bank.width, bank.scale, bank.limit, bank.max_patch)).encode())
+    for array in (bank.codebook, bank.fixed_codebook, bank.pca.mean, bank.pca.components):
+        sha.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+def generate(
+    part: Bank,
+    n: int = 16,
+    patch: int = 6,
+    stride: int | None = None,
+    k: int = 3,
+    scales: Sequence[int] | None = None,
+    seed: int = 0,
+    first_image: int = 0,
+    preset: str = presets.DEFAULT_PRESET,
+) -> Made:
+    """`lpkernel.generate` from the images that all processes hold together; called by all with the same arguments.
+
+    part: this process's images. The whole bank is those of process 0, then those of process 1, ... Options as there.
+    Where torch.distributed is not initialised, the part is the bank. Raises InputError for parts of different banks.
+    """
+    defaults = presets.find(preset)
+    patch = checks.integer("patch", patch)
+    plan = plans.random(
+        part.grid,
+        patch,
+        stride,
+        defaults.scales(part.grid, patch) if scales is None else scales,
+        defaults.overlap,
+        defaults.start,
+        defaults.mirror,
+    )
+    if checks.integer("n", n) < 1 or checks.integer("k", k) < 1:
+        raise InputError(f"n: got {n}, k: got {k}, expected at least 1")
+    if plan.most_compared * part.largest_cell_distance(resizes=len(plan.scales)) >= 2**31:
+        raise InputError(f"patch: got {plan.patch}: distances may reach 2^31; use a smaller one")
+    walk = _Walk(plan, _Part(part, _Wire()), np.arange(first_image, first_image + n), k, seed)
+    sources = walk.run(round(PARTS * defaults.hubness))
+    return Made(sources, walk.part.content(sources))
+
+
+class _Walk:
+    def __init__(self, plan: Plan, part: _Part, images: NDArray[np.int64], k: int, seed: int) -> None:
+        self.plan, self.part, self.images = plan, part, images
+        self.k, self.seed = min(k, part.total), seed
+
+    def run(self, hubness: int) -> NDArray[np.int32]:
+        n, step = len(self.images), self.plan.first_step
+        for scale in self.plan.scales:
+            side = scale.side
+            if scale.enter is None:
+                canvas = np.zeros((n, side * side, self.part.bank.channels), np.int16)
+                sources = np.full((n, side * side), -1, np.int64)
+            elif scale.carry is not None:
+                index, before = scale.carry.index, scale.carry.source
+                sources = sources.reshape(n, before, before)[:, index[:, None], index].reshape(n, -1)
+                canvas = self.part.cells(side, sources, np.arange(side * side))
+            else:
+                assert scale.resize is not None
+                grid = canvas.reshape(n, scale.resize.source, scale.resize.source, -1)
+                canvas = np.stack([resize_canvas(one, scale.resize) for one in grid]).reshape(n, side * side, -1)
+                sources = np.full((n, side * side), -1, np.int64)
+            offsets = self._isolation(scale) * hubness >> 8 if hubness else None
+            for i in range(len(scale.positions)):
+                chosen = self._chosen(scale, i, canvas, step + i, None if offsets is None else offsets[i])
+                self._copy(scale, i, canvas, sources, chosen)
+            step += len(scale.positions)
+        return sources.reshape(n, side, side).astype(np.int32)
+
+    def _chosen(
+        self, scale: Scale, i: int, canvas: NDArray[np.int16], step: int, offsets: torch.Tensor | None
+    ) -> NDArray[np.int64]:
+        """The image (n,) that each image copies at a step. offsets: (B,) of this process's images."""
+        cells, n = scale.compared[i], len(canvas)
+        words = philox.draws(self.seed, self.images, step)
+        if not len(cells):
+            return np.asarray(philox.pick(words, self.part.total), np.int64)
+        ours = torch.from_numpy(canvas[:, cells].reshape(n, -1)).double()
+        best = torch.full((n, self.k), FAR)
+        for images in self.part.pieces():
+            ranked = _distances(ours, self.part.vectors(scale.side, images, cells))
+            if offsets is not None:
+                ranked = ranked - offsets[images]
+            keys = (ranked << 32) | (self.part.first + images.start + torch.arange(ranked.shape[1]))
+            best = torch.cat([best, keys], dim=1).topk(self.k, dim=1, largest=False).values
+        every = self.part.wire.gathered(best).sort(dim=1).values[:, : self.k]
+        drawn = torch.from_numpy(np.asarray(philox.pick(words, self.k), np.int64))
+        return (every.gather(1, drawn[:, None])[:, 0] & 0xFFFFFFFF).numpy()
+
+    def _isolation(self, scale: Scale) -> torch.Tensor:
+        """(steps, B) int64: `reference.isolation` of this process's images; kept as long as bank and plan live."""
+        chosen, _ = references(self.part.total)
+        isolated = self.part.cells(scale.side, chosen[:, None], np.arange(scale.side**2))  # all processes take part
+
+        def make() -> torch.Tensor:
+            found = torch.zeros((len(scale.positions), self.part.bank.size), dtype=torch.int64)
+            for row, cells in zip(found, scale.compared, strict=True):
+                if len(cells):
+                    theirs = torch.from_numpy(isolated[:, cells].reshape(len(isolated), -1)).double()
+                    for images in self.part.pieces():
+                        numbers = self.part.first + images.start + torch.arange(len(row[images]))
+                        row[images] = self._isolation_of(self.part.vectors(scale.side, images, cells), theirs, numbers)
+            return found
+
+        key = (id(self.part.bank), id(scale), self.part.first, self.part.total)
+        return _ISOLATIONS.get(key, (self.part.bank, scale), KEPT, lambda kept: kept.nbytes, make)
+
+    def _isolation_of(self, vectors: torch.Tensor, theirs: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+        chosen, nearest = references(self.part.total)
+        own = numbers[:, None] == torch.from_numpy(chosen)
+        least = _distances(vectors, theirs).masked_fill(own, FAR).topk(min(nearest, len(chosen)), largest=False).values
+        counted = least < FAR
+        return least.masked_fill(~counted, 0).sum(dim=1) // counted.sum(dim=1).clamp(min=1)
+
+    def _copy(
+        self, scale: Scale, i: int, canvas: NDArray[np.int16], sources: NDArray[np.int64], chosen: NDArray[np.int64]
+    ) -> None:
+        (y, x), write, (left, top) = scale.positions[i], scale.write[i], scale.overlap[i]
+        patch = len(write)
+        places = ((y + np.arange(patch))[:, None] * scale.side + x + np.arange(patch)).reshape(-1)
+        new = self.part.cells(scale.side, chosen[:, None], places)
+        for row in range(len(canvas)):
+            mask = write.reshape(-1)
+            if left or top:
+                errors = np.square(new[row].astype(np.int64) - canvas[row, places]).sum(1).reshape(patch, patch)
+                mask = mask & ~kept_by_cut(errors, int(left), int(top)).reshape(-1)
+            canvas[row, places[mask]] = new[row][mask]
+            sources[row, places[mask]] = chosen[row]
+
+
+def _distances(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """(n, b) int64 squared distances of integers in float64, whose products and sums are exact."""
+    apart = ours.square().sum(1)[:, None] + theirs.square().sum(1) - 2 * (ours @ theirs.T)
+    return apart.to(torch.int64)

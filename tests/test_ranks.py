@@ -1,0 +1,159 @@
+"""Runs by several processes: the same files whatever their number, and what stays when one of them dies."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+from test_cli import FAKE
+from test_runs import content
+
+from lpkernel import Bank, distributed, generate
+from lpkernel.cli import main
+from lpkernel.commands.ranks import Rank
+from lpkernel.errors import InputError
+
+
+def start(world: int, argv: list[str]) -> list[subprocess.Popen[str]]:
+    """The processes of a job, as torchrun starts them: of lpkernel, or of a script."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    job = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *(["-m", "lpkernel"] if argv[0] == "generate" else []), *argv],
+            env=os.environ | here | job | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world)
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    found = []
+    for process in processes:
+        out, err = process.communicate(timeout=300)
+        found.append((process.returncode, out, err))
+    return found
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    path = tmp_path / "small.lpbank"
+    images = np.random.default_rng(3).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    Bank.build(images, fakes.FakeVQ(), channels=3).save(path)
+    return ["generate", "--bank", str(path), "--patch", "3", "--autoencoder", FAKE, "-n", "40", "--first-image", "7"]
+
+
+def test_shares_are_all_images_once() -> None:
+    for world in range(2, 9):
+        for count in (0, 1, 5, 40):
+            shares = [Rank(number, world).share(count) for number in range(world)]
+            assert [i for share in shares for i in share] == list(range(count))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_files_are_the_same_whatever_the_number_of_processes(world: int, command: list[str], tmp_path: Path) -> None:
+    assert main([*command, "--quiet", "--out", str(tmp_path / "one")]) == 0
+    done = ended(start(world, [*command, "--json", "--out", str(tmp_path / "many")]))
+    assert [code for code, _, _ in done] == [0] * world, done
+    assert json.loads(done[0][1])["count"] == 40 and [out for _, out, _ in done[1:]] == [""] * (world - 1)
+    assert content(tmp_path / "many") == content(tmp_path / "one")
+
+
+def test_a_dead_process_ends_the_job_and_what_was_written_stays(command: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "many"
+    alive = start(2, [*command, "--out", str(out)])
+    while not (out / "rank-1-of-2" / "images.jsonl.part").exists():
+        assert all(process.poll() is None for process in alive)
+    alive[1].kill()
+    (code, _, err), _ = ended(alive)
+    assert code == 2 and err.count("lpkernel: error:") == 1 and "another process of this job has ended" in err
+    assert (out / "rank-0-of-2" / "images.jsonl.part").read_bytes().count(b"\n") == 20
+    other = ended(start(3, [*command, "--out", str(out)]))
+    assert [code for code, _, _ in other] == [2] * 3 and other[1][2] == other[2][2] == ""
+    assert "holds what 2 processes made; go on with --nproc-per-node 2" in other[0][2]
+    done = ended(start(2, [*command, "--out", str(out)]))
+    assert [code for code, _, _ in done] == [0, 0], done
+    assert main([*command, "--quiet", "--out", str(tmp_path / "one")]) == 0
+    assert content(out) == content(tmp_path / "one")
+
+
+DIVIDED = """
+    import itertools, sys
+    import numpy as np
+    import torch.distributed as dist
+    from lpkernel import Bank, distributed
+    dist.init_process_group("gloo")
+    rank, world = dist.get_rank(), dist.get_world_size()
+    for path in sys.argv[2:]:
+        bank = Bank.load(path)
+        ends = [0, *sorted(np.random.default_rng(world).choice(np.arange(1, bank.size), world - 1, False)), bank.size]
+        part = bank.subset(np.arange(ends[rank], ends[rank + 1]))
+        for number, (preset, k) in enumerate(itertools.product(("paper", "balanced"), (1, 5, 99))):
+            made = distributed.generate(part, 4, patch=3, k=k, seed=number, first_image=2, preset=preset)
+            np.savez(f"{sys.argv[1]}/{path.rpartition('/')[2]}-{number}-{rank}.npz", a=made.sources, b=made.content)
+    dist.destroy_process_group()
+"""
+
+
+def divided_banks(folder: Path) -> list[Path]:
+    """Codes and latents, more and fewer images than are references of an isolation, ties planted."""
+    random, paths = np.random.default_rng(2), [folder / f"{name}.lpbank" for name in ("codes", "many", "latents")]
+    book = random.normal(size=(9, 5))
+    Bank.from_codes(random.integers(0, 9, (11, 8, 8)), book, 3).save(paths[0])
+    Bank.from_codes(random.integers(0, 9, (150, 8, 8))[np.arange(300) % 150], book, 3).save(paths[1])
+    Bank.from_latents(random.normal(size=(12, 8, 8, 5)), 3).save(paths[2])
+    return paths
+
+
+def assert_as_whole(folder: Path, paths: list[Path], ranks: range) -> None:
+    for path in paths:
+        for number, (preset, k) in enumerate(itertools.product(("paper", "balanced"), (1, 5, 99))):
+            options: dict[str, Any] = {"patch": 3, "k": k, "seed": number, "first_image": 2, "preset": preset}
+            whole = generate(Bank.load(path), 4, **options)
+            for rank in ranks:
+                made = np.load(folder / f"{path.name}-{number}-{rank}.npz")
+                assert np.array_equal(made["a"], whole.sources) and made["a"].dtype == np.int32
+                content = whole.codes if whole.codes is not None else whole.latents
+                assert content is not None and np.array_equal(made["b"], content)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_divided_bank_gives_the_source_maps_of_the_whole(world: int, tmp_path: Path) -> None:
+    paths = divided_banks(tmp_path)
+    done = ended(start(world, ["-c", textwrap.dedent(DIVIDED), str(tmp_path), *map(str, paths)]))
+    assert [code for code, _, _ in done] == [0] * world, done
+    assert_as_whole(tmp_path, paths, range(world))
+
+
+def test_one_process_holds_all_of_it(tmp_path: Path) -> None:
+    for path in divided_banks(tmp_path):
+        for preset in ("paper", "balanced"):
+            made = distributed.generate(Bank.load(path), 4, patch=3, k=5, preset=preset)
+            assert np.array_equal(made.sources, generate(path, 4, patch=3, k=5, preset=preset).sources)
+
+
+def test_what_a_divided_bank_refuses(tmp_path: Path) -> None:
+    bank = Bank.from_codes(np.zeros((3, 8, 8), int), np.eye(3), 2)
+    cases: list[dict[str, Any]] = [{"n": 0}, {"k": 0}, {"patch": 9}, {"preset": "other"}, {"seed": -1}]
+    for options in cases:
+        with pytest.raises(InputError):
+            distributed.generate(bank, **{"patch": 3, **options})
