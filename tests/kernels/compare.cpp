@@ -254,7 +254,7 @@ bool float_block(const Kernels& table, Random& random) {
             // a limit at the score of a lane, or just so far from it that the lane is found, or not; or everything, or
             // nothing
             const int lane = random.between(0, lanes - 1);
-            const double room = slack(width + 1) * size[q][lane] + TINY;
+            const double room = std::isfinite(exact[q][lane]) ? slack(width + 1) * size[q][lane] + TINY : 0.0;
             limits[q] = random.between(0, 9) ? static_cast<float>(exact[q][lane] + 1.25 * room * random.between(-1, 1))
                                              : (random.between(0, 1) ? INF : -INF);
         }
