@@ -48,11 +48,11 @@ bench: .venv/.installed-test
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json out/bench.json --benchmark-columns min,median,rounds
 
 # The C++ code under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer, run by its tests.
-SANITIZED = LPKERNEL_CPP=1 LPKERNEL_SANITIZE=$(1) $(BIN)/python setup.py --quiet \
+SANITIZED = LPKERNEL_CPP=1 LPKERNEL_CUDA=0 LPKERNEL_SANITIZE=$(1) $(BIN)/python setup.py --quiet \
     build --build-base build/sanitize/$(2) --build-lib build/sanitize/$(2)/lib && \
     LD_PRELOAD="$$(gcc -print-file-name=lib$(2).so) $$(gcc -print-file-name=libstdc++.so)" \
     ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=build/sanitize/$(2)/lib LPKERNEL_REQUIRE_BACKENDS=cpp \
-    $(BIN)/pytest -q -p no:cacheprovider $(3) -k cpp
+    $(BIN)/pytest -q -p no:cacheprovider -n 2 --dist loadfile $(3) -k cpp
 
 sanitize: .venv/.installed-test
 	$(call SANITIZED,address$(comma)undefined,asan,tests/test_cpp.py tests/test_scan.py tests/test_masked_topk.py \

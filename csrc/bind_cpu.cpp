@@ -151,13 +151,14 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
 
 // Row by row what a level at `side` reads of maps of `full` cells a side: low, high (side) and fraction (side).
 std::vector<lpkernel::Corners> corners_of(const py::tuple& axis, std::int64_t full, std::int64_t side) {
-    expect(axis.size() == 3, "axis: expected low, high and fraction");
     const auto low = axis[0].cast<py::array>(), high = axis[1].cast<py::array>(), fraction = axis[2].cast<py::array>();
     const auto *from = view<std::int64_t>(low, "low", 1), *to = view<std::int64_t>(high, "high", 1);
     const auto* part = view<double>(fraction, "fraction", 1);
     expect(low.size() == side && high.size() == side && fraction.size() == side && within(from, side, 0, full - 1) &&
                within(to, side, 0, full - 1),
            "axis: rows outside the codes");
+    expect(std::all_of(part, part + side, [](double share) { return share >= 0 && share <= 1; }),
+           "axis: fractions outside 0 to 1");
     std::vector<lpkernel::Corners> corners;
     for (std::int64_t y = 0; y < side; ++y) {
         for (std::int64_t x = 0; x < side; ++x) {
@@ -175,6 +176,7 @@ std::unique_ptr<HeldLayer> hold_derived(const py::array& codes, const py::array&
                                         const py::array& allowed, const std::string& isa, std::int64_t kept) {
     const auto* data = view<std::int16_t>(codes, "codes", 3);
     const auto* book = view<std::int16_t>(codebook, "codebook", 2);
+    expect(axis.size() == 3, "axis: expected low, high and fraction");
     const std::int64_t full = codes.shape(1), side = py::len(axis[0]), width = codebook.shape(1);
     expect(codes.shape(2) == full && full >= 1 && full <= LARGEST_SIDE && side >= 1 && side <= full,
            "codes: expected a square grid of 1 to 4096 cells a side, and a level of no more");

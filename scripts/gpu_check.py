@@ -6,28 +6,34 @@ became of the one before:
     tests        those of the backends, cuda and triton required, side by side where pytest-xdist is
     sanitizers   NVIDIA's compute-sanitizer (`TOOLS`), side by side, over small problems of every kind
     speed        scans and searches beside torch on the same card, answers compared first
+    decoding     images a second of the embedded autoencoder and a VQ-GAN with random weights, GroupNorm and SiLU by
+                 torch and in one kernel; pixels compared first, and an image alone with itself in batches
     profile      Nsight Compute's, of the small problems, in out/gpu-check.ncu-rep; where ncu is present
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import os
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
 import lpkernel
-from lpkernel import files, plan
+from lpkernel import Autoencoder, files, load_autoencoder, plan
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, CodeBank, LatentBank, ScanRequest
 from lpkernel.levels import resize_level
@@ -36,7 +42,14 @@ from lpkernel.plan import Plan
 ROOT = Path(__file__).resolve().parents[1]
 GPU_BACKENDS = ("cuda", "triton")
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-PARTS = {"build": 120, "tests": 150, "sanitizers": 120, "speed": 180, "profile": 60}  # seconds that each may take
+PARTS = {
+    "build": 120,
+    "tests": 150,
+    "sanitizers": 120,
+    "speed": 180,
+    "decoding": 150,
+    "profile": 60,
+}  # seconds that each may take
 TESTS = ("scan", "masked_topk", "topk_floats", "modes", "modes_backends", "synthesis")
 RUNS = 5  # of each timed call; the median counts
 BANK, WIDTH, NEIGHBOURS = 30_000, 512, 10  # of the timed searches
@@ -144,6 +157,68 @@ def searches(backends: list[Backend]) -> Iterator[str]:
             yield f"| {dtype} | {count} | {' | '.join(f'{1e3 * one:.3f}' for one in times)} |"
 
 
+VQGAN = {  # taming's f16 of 1,024 codes
+    "block_out_channels": (128, 128, 256, 256, 512),
+    "layers_per_block": 2,
+    "latent_channels": 256,
+    "vq_embed_dim": 256,
+    "num_vq_embeddings": 1024,
+    "sample_size": 256,
+}
+GFLOP = {"VQ-GAN": 252.7}  # an image
+DECODED = (1, 16, 64, 256)  # images a call
+
+
+def decoders(device: str, config: dict[str, Any]) -> Iterator[str]:
+    """A row for each autoencoder, kind of GroupNorm and number of images; bits and pixels are compared before."""
+    yield "| decoder | GroupNorm and SiLU | images | ms | images/s | TFLOP/s |"
+    yield "|---" * 6 + "|"
+    with tempfile.TemporaryDirectory() as folder:
+        sources = {"embedded": "default"}
+        if importlib.util.find_spec("diffusers"):
+            _vqgan(folder, config)
+            sources["VQ-GAN"] = folder
+        for name, source in sources.items():
+            joined = load_autoencoder(source, device)
+            with patch("lpkernel.autoencoder.base.fuse", lambda network: 0):
+                apart = load_autoencoder(source, device)
+            assert joined.codebook is not None
+            shape = (DECODED[-1], joined.grid, joined.grid)
+            codes = np.random.default_rng(0).integers(0, len(joined.codebook), shape).astype(np.int64)
+            _check_pixels(name, joined, apart, codes)
+            for kind, autoencoder in (("torch", apart), ("one kernel", joined)):
+                for count in DECODED:
+                    took = seconds(lambda: autoencoder.decode(codes[:count]))  # noqa: B023
+                    tera = f"{GFLOP[name] * count / took / 1e3:.0f}" if name in GFLOP else ""
+                    yield f"| {name} | {kind} | {count} | {took * 1e3:.1f} | {count / took:.0f} | {tera} |"
+
+
+def _vqgan(folder: str, config: dict[str, Any]) -> None:
+    diffusers: Any = importlib.import_module("diffusers")  # whose types are partial
+    torch.manual_seed(0)
+    levels = len(config["block_out_channels"])
+    kinds = ("DownEncoderBlock2D",) * (levels - 1), ("UpDecoderBlock2D",) * (levels - 1)
+    network = diffusers.VQModel(
+        **config,
+        down_block_types=(*kinds[0], "AttnDownEncoderBlock2D"),
+        up_block_types=("AttnUpDecoderBlock2D", *kinds[1]),
+    )
+    network.quantize.embedding.weight.data.normal_()
+    network.save_pretrained(folder)
+
+
+def _check_pixels(name: str, joined: Autoencoder, apart: Autoencoder, codes: np.ndarray) -> None:
+    """Raises SystemExit where an image depends on its batch, or joined layers move more than 1 in 100 values by 2."""
+    many = joined.decode(codes[:32])
+    for batch in (1, 3, 7):
+        parts = [joined.decode(codes[start : min(start + batch, 7)]) for start in range(0, 7, batch)]
+        if not np.array_equal(np.concatenate(parts), many[:7]):
+            raise SystemExit(f"{name}: an image decoded with {batch - 1} others is not the one decoded with 31")
+    difference = np.abs(many.astype(int) - apart.decode(codes[:32]))
+    if (difference > 1).mean() > 0.01:
+        raise SystemExit(f"{name}: {(difference > 1).mean():.2%} of the values differ by more than 1 from torch's")
+
+
 def _rows(count: int, dtype: torch.dtype, random: torch.Generator) -> torch.Tensor:
     return (torch.randn(count, WIDTH, generator=random, device="cuda") * 200).to(dtype)
 
@@ -248,6 +323,10 @@ def timed() -> str:
     return words(run(PARTS["speed"], sys.executable, str(Path(__file__)), "--speed"), 100)
 
 
+def decoding() -> str:
+    return words(run(PARTS["decoding"], sys.executable, str(Path(__file__)), "--decoding"), 100)
+
+
 def profile() -> str:
     if shutil.which("ncu") is None:
         return "not run: ncu is not on the PATH"
@@ -262,7 +341,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="only the small problems, for compute-sanitizer")
     parser.add_argument("--speed", action="store_true", help="only the timed problems")
+    parser.add_argument("--decoding", action="store_true", help="only the decoders")
     args = parser.parse_args()
+    if args.decoding:
+        for line in decoders("cuda", VQGAN):
+            print(line, flush=True)
+        return 0
     if args.small or args.speed:
         backends, _ = usable()
         if args.small:
@@ -274,12 +358,12 @@ def main() -> int:
         return 0
     if not torch.cuda.is_available():
         print("No GPU was checked. " + " | ".join(usable()[1]))
-        print(f"Not run: tests on the GPU, {', '.join(TOOLS)}, speed.")
+        print(f"Not run: tests on the GPU, {', '.join(TOOLS)}, speed, decoding.")
         return 2
     lines = [f"# GPU check: {torch.cuda.get_device_name()}, torch {torch.__version__}", ""]
     failed = 0
     (ROOT / "out").mkdir(exist_ok=True)
-    for part in (build, tests, sanitizers, timed, profile):
+    for part in (build, tests, sanitizers, timed, decoding, profile):
         began = time.perf_counter()
         try:
             outcome, said = "passed", part()

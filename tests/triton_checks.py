@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lpkernel.triton_kernels import configs
@@ -45,6 +46,7 @@ from test_topk_floats import (  # noqa: F401
 )
 
 from lpkernel import plan
+from lpkernel.autoencoder.fused import group_norm
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, LatentBank, ScanRequest, TopkRequest
 from lpkernel.backends.reference import NumpyBackend
@@ -151,6 +153,51 @@ def check(wanted: ScanRequest, tuning: Tuning) -> None:
 @pytest.mark.parametrize("case", COMPILED if PTX else ALL, ids=str)
 def test_scan(case: Case) -> None:
     check(request(case), Tuning(slabs=case.slabs, dot=case.dot))
+
+
+NORMS = [  # images, channels, groups, height, width
+    (1, 32, 32, 5, 7),
+    (7, 64, 32, 3, 2),
+    (3, 128, 32, 9, 9),
+    (2, 48, 8, 11, 3),
+    (1, 512, 32, 4, 3),
+    (2, 24, 3, 1, 1),
+    (1, 256, 32, 9, 31),
+]
+
+
+@pytest.mark.parametrize("silu", [True, False], ids=["silu", "plain"])
+@pytest.mark.parametrize("shape", NORMS, ids=str)
+def test_group_norm(shape: tuple[int, ...], silu: bool) -> None:
+    """Against float64, far from 0; and each image alone, bit for bit."""
+    images, channels, groups, height, width = shape
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn((images, channels, height, width), generator=random) * 3 + 40
+    weight, bias = (torch.randn(channels, generator=random) for _ in range(2))
+    for w, b in ((weight, bias), (None, None)):
+        exact = [None if one is None else one.double() for one in (w, b)]
+        expected = torch.nn.functional.group_norm(x.double(), groups, exact[0], exact[1], 1e-6)
+        expected = torch.nn.functional.silu(expected) if silu else expected
+        found = group_norm(x, groups, w, b, 1e-6, silu)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found.double(), expected, atol=3e-5, rtol=1e-5)
+        assert torch.equal(group_norm(x[-1:].clone(), groups, w, b, 1e-6, silu), found[-1:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_group_norm_of_half_numbers(dtype: torch.dtype) -> None:
+    """Rounded once: what torch gives in float32 of the same numbers, to half a unit of the last place and a hair.
+
+    Triton's interpreter cuts bfloat16 off instead of rounding it: a whole unit.
+    """
+    random = torch.Generator().manual_seed(1)
+    x, weight, bias = (torch.randn(shape, generator=random).to(dtype) for shape in ((2, 64, 6, 5), (64,), (64,)))
+    exact = torch.nn.functional.silu(torch.nn.functional.group_norm(x.float(), 32, weight.float(), bias.float(), 1e-6))
+    found = group_norm(x, 32, weight, bias, 1e-6, True)
+    assert found.dtype == dtype
+    unit = torch.finfo(dtype).eps * exact.abs().clamp(min=2.0**-6)
+    cut_off = dtype == torch.bfloat16 and TRITON.interpreted
+    assert ((found.float() - exact).abs() <= (1.01 if cut_off else 0.51) * unit).all()
 
 
 def test_buffers_serve_the_next_scan() -> None:

@@ -68,6 +68,31 @@ ENTER_CELLS = 32
 FINISH_CELLS = 64
 CUT = {8: 1, 16: 4}  # patch side that `stitch` holds -> warps: at most 64 values a thread of 8 channels
 MOST_CUT = max(CUT)
+NORM_VALUES, NORM_WARPS = 4096, 4  # of GroupNorm: 32 float32 a thread, twice
+NORM_SLABS = 64  # of an image at most: with a few images enough programs for a GPU
+NORM_COLUMNS = 4096  # channels at most, as powers of two of groups and of a group's channels
+# (channels, groups) that are compiled ahead of time: of the VQ-GANs and KL autoencoders in use, and of the embedded one
+NORMS = ((128, 32), (256, 32), (512, 32), (48, 8), (112, 8))
+
+
+class Norm(NamedTuple):
+    """Of a GroupNorm: pixels of a tile, groups and channels of a group as powers of two."""
+
+    pixels: int
+    groups: int
+    own: int
+
+
+def norm(channels: int, groups: int) -> Norm | None:
+    """The tile of a GroupNorm; None where a pixel does not fit in one."""
+    rows, own = power(groups), power(channels // groups)
+    return Norm(max(1, NORM_VALUES // (rows * own)), rows, own) if rows * own <= NORM_COLUMNS else None
+
+
+def norm_slabs(pixels: int, tile: int) -> tuple[int, int]:
+    """Pixels of a slab, whole tiles, and slabs of an image, none empty."""
+    slab = -(-pixels // (tile * NORM_SLABS)) * tile
+    return slab, -(-pixels // slab)
 
 
 def slots_for(k: int) -> int:
@@ -146,7 +171,7 @@ def shipped(family: str = "cuda", width: int = 16) -> list[Shipped]:
 
     Entries: (name, kernel, signature, constexprs, num_warps, num_stages). Needs triton.
     """
-    return list(_scan_kernels(family, width)) + list(_topk_kernels(family))
+    return [*_scan_kernels(family, width), *_topk_kernels(family), *_norm_kernels()]
 
 
 def _scan_kernels(family: str, width: int) -> Iterator[Shipped]:
@@ -192,6 +217,29 @@ def _topk_kernels(family: str) -> Iterator[Shipped]:
                         if merged >= slots:
                             entry = base | {"SLOTS": merged, "TD": MERGE_COLUMNS}
                             yield _entry(f"topk-merge-{kind}-{merged}", topk.merge, entry, finish_warps(merged), 1)
+
+
+def _norm_kernels() -> Iterator[Shipped]:
+    from . import norm as kernels
+
+    for channels, groups in NORMS:
+        tile = norm(channels, groups)
+        assert tile is not None
+        shape = {"CHANNELS": channels, "GROUPS": groups, "TP": tile.pixels, "GP": tile.groups, "JP": tile.own}
+        whole = {"SP": NORM_SLABS, "AFFINE": True, "SILU": True}
+        for kernel, constexprs in ((kernels.moments, shape), (kernels.normalise, shape | whole)):
+            signature = {
+                name: "constexpr" if name in constexprs else NORM_TYPES.get(name, "i32") for name in kernel.arg_names
+            }
+            name = f"norm-{kernel.__name__}-{channels}-{groups}"
+            yield name, kernel, signature, constexprs, NORM_WARPS, 1
+
+
+NORM_TYPES = {
+    **dict.fromkeys(("x_ptr", "y_ptr", "weight_ptr", "bias_ptr"), "*bf16"),
+    "parts_ptr": "*fp32",
+    "eps": "fp32",
+}
 
 
 def finish_warps(merged: int) -> int:

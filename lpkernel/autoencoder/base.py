@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lpkernel.autoencoder.fused import fuse
 from lpkernel.autoencoder.layers import settle
 from lpkernel.autoencoder.partial import Box, Parts, Record, Stage
 from lpkernel.autoencoder.quantise import nearest_rows
@@ -140,6 +141,8 @@ class TorchAutoencoder(ABC):
                 nn.Module.to(module, self.dtype)
         nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]
         settle(network, grid)
+        if self.device.type == "cuda":
+            fuse(network)
         self.batch = max(1, PIXELS_ON_GPU // image_size**2) if self.device.type == "cuda" else 1
 
     @abstractmethod

@@ -89,13 +89,13 @@ class ResBlock(nn.Module):
         self.norm = nn.GroupNorm(8, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.silu = nn.SiLU()
+        self.act1, self.act2 = nn.SiLU(), nn.SiLU()
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(self.silu(self.norm(x)))
-        return x + self.conv2(self.silu(h))
+        h = self.conv1(self.act1(self.norm(x)))
+        return x + self.conv2(self.act2(h))
 
 
 def _stage(channels: int, blocks: int) -> nn.Sequential:
