@@ -60,8 +60,6 @@ def run(args: argparse.Namespace, name: str, make: Callable[[argparse.Namespace,
         return make(args, False, ())
     import torch.distributed as dist
 
-    if len(args.where or []) > 1:
-        raise InputError("--where: several groups are made by one process only; give one, or leave torchrun out")
     try:
         dist.init_process_group("gloo", timeout=LONGEST)
         _together(rank, lambda: _share(args, name, rank, make))
@@ -95,6 +93,8 @@ def _together(rank: Rank, work: Callable[[], None]) -> None:
 
 
 def _share(args: argparse.Namespace, name: str, rank: Rank, make: Callable[..., None]) -> None:
+    if len(args.where or []) > 1:
+        raise InputError("--where: several groups are made by one process only; give one, or leave torchrun out")
     if (args.out / f"{name}.json").exists() and not args.overwrite:
         return  # the whole is there, or it is another run's: the first process will see
     others = [match for match in map(_SHARD.fullmatch, _names(args.out)) if match and int(match[2]) != rank.world]
