@@ -26,12 +26,21 @@ def distances(queries: Any, bank: Any, indices: Any, patch_mask: Any) -> Any:
 
 def exact(queries: Any, bank: Any, indices: Any, patch_mask: Any, weights: Any) -> Any:
     """(Q, k) float64 sums of each query to its own rows, times (B,) weights; of row 0 where the index is -1."""
-    given = (queries, bank, indices, patch_mask, weights)
-    q, b, i, mask, w = (tensor(array) if isinstance(array, np.ndarray) else array for array in given)
-    total = _exact(q, b, i, mask)
-    if w is not None:
-        total = total * w.double()[i.clamp(min=0)]
-    return total.numpy() if isinstance(queries, np.ndarray) else total
+    if isinstance(queries, np.ndarray):
+        return _exact_arrays(queries, bank, indices, patch_mask, weights)
+    total = _exact(queries, bank, indices, patch_mask)
+    return total if weights is None else total * weights.double()[indices.clamp(min=0)]
+
+
+def _exact_arrays(queries: Any, bank: Any, indices: Any, patch_mask: Any, weights: Any) -> Any:
+    """The same without torch, whose threads a forked process must not ask for."""
+    total, rows = np.empty(indices.shape), indices.clip(min=0)
+    for part in _tiles(len(queries), indices.shape[1] * bank.shape[1]):
+        mask = patch_mask[part, None] if patch_mask is not None and patch_mask.ndim == 2 else patch_mask
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = queries[part, None].astype(np.float64) - bank[rows[part]]
+            total[part] = np.square(difference if mask is None else np.where(mask, difference, 0)).sum(2)
+    return total if weights is None else total * weights.astype(np.float64)[rows]
 
 
 def root(values: Any) -> Any:

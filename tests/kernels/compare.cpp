@@ -642,6 +642,75 @@ bool byte_rows(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+// Codebook rows, codes of which one in a while is none, and the corners that a level reads.
+struct Level {
+    int full, rows, stride;
+    std::uint32_t mask = 0;
+    std::vector<float> book;
+    std::vector<Corners> corners;
+
+    Level(Random& random, int width)
+        : full(random.between(1, 6)), rows(random.between(1, 20)), stride((width + 7) / 8 * 8) {
+        while (mask + 1 < static_cast<std::uint32_t>(rows)) mask = 2 * mask + 1;
+        const auto values = random.halves((static_cast<std::size_t>(mask) + 1) * stride, 1023);
+        book.assign(values.begin(), values.end());
+        for (int i = random.between(0, 12); i > 0; --i) {
+            const auto at = random.integers(4, 0, full * full - 1), parts = random.integers(2, 0, 16);
+            corners.push_back({at[0], at[1], at[2], at[3], parts[0] / 16.0, parts[1] / 16.0});
+        }
+    }
+
+    std::vector<std::int16_t> codes(Random& random) const {
+        const int last = random.between(0, 9) ? rows - 1 : rows;
+        const auto found = random.integers(static_cast<std::size_t>(full * full), 0, last);
+        return {found.begin(), found.end()};
+    }
+};
+
+bool level_cells(const Kernels& table, Random& random) {
+    Check check(table, "level_cells");
+    for (int repeat = 0; repeat < 60; ++repeat) {
+        const int width = random.of({1, 5, 7, 8, 9, 16, 17});
+        const Level level(random, width);
+        const auto codes = level.codes(random);
+        const int count = static_cast<int>(level.corners.size());
+        const auto of = [&](const Kernels& with) {
+            std::vector<std::int16_t> out(static_cast<std::size_t>(count * width) + 1);
+            out.back() = with.level_cells({codes.data(), level.corners.data(), level.book.data(), count, level.rows,
+                                           level.stride, width, level.mask, out.data()});
+            return out;
+        };
+        check.same(sizes_of({{"count", count}, {"width", width}, {"no.", repeat}}), of(ONE), of(table));
+    }
+    return check.passed();
+}
+
+bool level_block(const Kernels& table, Random& random) {
+    Check check(table, "level_block");
+    for (int repeat = 0; repeat < 12; ++repeat) {
+        const Level level(random, 8);
+        const int count = static_cast<int>(level.corners.size()), pairs = random.between(1, 4);
+        const int lanes = random.between(1, BLOCK);
+        std::vector<std::vector<std::int16_t>> codes;
+        std::vector<const std::int16_t*> images;
+        for (int lane = 0; lane < lanes; ++lane) codes.push_back(level.codes(random));
+        for (const auto& one : codes) images.push_back(one.data());
+        const auto before = random.halves(static_cast<std::size_t>(count * pairs * BLOCK * 2), 1023);
+        const auto of = [&](const Kernels& with) {
+            auto bank = before;
+            std::vector<std::int32_t> out(static_cast<std::size_t>(count * BLOCK));
+            const bool right = with.level_block({images.data(), level.corners.data(), level.book.data(), count,
+                                                 level.rows, pairs, lanes, level.mask, bank.data(), out.data()});
+            out.insert(out.end(), bank.begin(), bank.end());
+            out.push_back(right);
+            return out;
+        };
+        check.same(sizes_of({{"count", count}, {"pairs", pairs}, {"lanes", lanes}, {"no.", repeat}}), of(ONE),
+                   of(table));
+    }
+    return check.passed();
+}
+
 bool norms(const Kernels& table, Random& random) {
     Check check(table, "norms");
     for (int repeat = 0; repeat < 300; ++repeat) {
@@ -731,6 +800,8 @@ bool passes(const Kernels& table) {
         apart(table, random),
         byte_tile(table, random),
         byte_rows(table, random),
+        level_cells(table, random),
+        level_block(table, random),
         norms(table, random),
         resize_row(table, random),
         words(table, random),
