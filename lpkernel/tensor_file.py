@@ -190,7 +190,7 @@ def _read(path: Path, file: BufferedReader, mapped: Collection[str]) -> tuple[di
     return tensors, metadata
 
 
-def _map_of(array: np.ndarray | None) -> mmap.mmap | None:
+def _map_of(array: np.ndarray) -> mmap.mmap | None:
     """The map that an array is a view of."""
     owner: Any = array
     while isinstance(owner, np.ndarray):
@@ -207,7 +207,7 @@ def is_mapped(array: np.ndarray) -> bool:
 def check_mapped(*arrays: np.ndarray | None) -> None:
     """Raise InputError if an array is a view of a mapped file that has been cut short since."""
     for array in arrays:
-        owner = _map_of(array)
+        owner = None if array is None else _map_of(array)
         if owner is not None and owner.size() < len(owner):  # the size of the file, and of the map
             left = f"{owner.size()} of {len(owner)} bytes are left"
             raise InputError(f"the file was cut short while it was open: {left}; copy or build it again, then load it")

@@ -93,7 +93,7 @@ def test_a_scan(instant: Instant) -> None:
     assert instant.calls == {"scan": 3, "scan_blocks": 1}
 
 
-@pytest.mark.parametrize(("preset", "most", "scans"), [("paper", 700, 1), ("balanced", 1030, 2)])
+@pytest.mark.parametrize(("preset", "most", "scans"), [("paper", 600, 1), ("balanced", 1030, 2)])
 def test_a_generation(instant: Instant, preset: str, most: int, scans: int) -> None:
     made = bank()
     assert calls(lambda: generate(made, 16, backend="cuda", preset=preset)) <= most
