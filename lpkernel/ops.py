@@ -214,7 +214,7 @@ def _search(search: _Search) -> tuple[Any, Any]:
     wider = _WIDER.get(names[0], names[0])
     if wider == "int16" and (search.metric != "l2" or search.column_weights is not None):
         wider = "float32"
-    queries, bank = (_detached(cast(array, wider)) for array in (search.queries, search.bank))
+    queries, bank = (topk_op.detached(cast(array, wider)) for array in (search.queries, search.bank))
     if search.metric == "sqrt" and search.bank_weights is not None:
         weights = cast(topk_op.checked_weights(bank, search.bank_weights), "float64")
         search = replace(search, bank_weights=weights * weights)
@@ -224,10 +224,6 @@ def _search(search: _Search) -> tuple[Any, Any]:
     if search.metric == "sqrt":
         distances = measured.root(distances)
     return distances, indices
-
-
-def _detached(array: Any) -> Any:
-    return array.detach() if isinstance(array, Tensor) else array
 
 
 def _narrow(search: _Search) -> tuple[Any, Any]:

@@ -68,6 +68,11 @@ def cast(array: Any, dtype: str) -> Any:
     return array.astype(dtype, copy=False)
 
 
+def detached(array: Any) -> Any:
+    """A tensor without its gradient; other arrays as they are."""
+    return array.detach() if isinstance(array, Tensor) and array.requires_grad else array
+
+
 def checked_weights(bank: Any, weights: Any) -> Any:
     """(B,) float64 of masked_topk's bank_weights."""
     if tuple(weights.shape) != bank.shape[:1] or dtype_name(weights) not in ("float32", "float64"):
@@ -77,7 +82,7 @@ def checked_weights(bank: Any, weights: Any) -> Any:
         raise InputError(f"bank_weights: got a tensor on {weights.device}, expected {bank.device} as the bank")
     if not bool(((weights > 0) & (weights < np.inf)).all()):
         raise InputError("bank_weights: got values that are not, expected all finite and above 0")
-    return cast(weights.detach() if isinstance(weights, Tensor) else weights, "float64")
+    return cast(detached(weights), "float64")
 
 
 def checked_columns(bank: Any, columns: Any) -> Any:
@@ -87,7 +92,7 @@ def checked_columns(bank: Any, columns: Any) -> Any:
         raise InputError(f"column_weights: got {got}, expected ({bank.shape[1]},) float32 or float64")
     if not bool(((columns >= 0) & (columns < np.inf)).all()):
         raise InputError("column_weights: got values that are not, expected all finite and at least 0")
-    return cast(columns.detach() if isinstance(columns, Tensor) else columns, "float64")
+    return cast(detached(columns), "float64")
 
 
 def dtype_name(array: Any) -> str:
@@ -157,7 +162,7 @@ def _dense(
     return_weighted: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The op on tensors. Backends that speak NumPy get CPU tensors as arrays, and give tensors back."""
-    queries, bank = (array.detach() if array.requires_grad else array for array in (queries, bank))
+    queries, bank = (detached(array) for array in (queries, bank))
     distances, indices = run(queries, bank, k, patch_mask, candidate_mask, backend, bank_weights, return_weighted)
     return torch.as_tensor(distances), torch.as_tensor(indices)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpkernel.commands.common import (
-    EMBEDDED,
     Progress,
     add_autoencoder,
     add_output,
     add_overwrite,
+    bank_path,
     integers,
     list_left_out,
     list_skipped,
@@ -133,9 +133,8 @@ def run_merge(args: argparse.Namespace) -> None:
 
 def run_verify(args: argparse.Namespace) -> None:
     from lpkernel import Bank
-    from lpkernel.bank import DEFAULT_BANK
 
-    bank = Bank.load(DEFAULT_BANK if args.bank == EMBEDDED else args.bank, verify=True)
+    bank = Bank.load(bank_path(args.bank), verify=True)
     for start in range(0, bank.size, AT_ONCE):
         bank.fixed_values(slice(start, start + AT_ONCE))
     result = {"bank": args.bank, "images": bank.size, "sound": True}

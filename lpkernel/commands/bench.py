@@ -8,9 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lpkernel.commands.common import add_output, check_folder, integers, report, write_json
-
-EMBEDDED = "default"
+from lpkernel.commands.common import EMBEDDED, add_output, check_folder, integers, load_bank, report, write_json
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -51,7 +49,6 @@ def run(args: argparse.Namespace) -> None:
     check_folder(args.out)
     import torch
 
-    from lpkernel import Bank
     from lpkernel.benchmarks import machine
     from lpkernel.benchmarks import report as reports
     from lpkernel.benchmarks.checks import WrongAnswer
@@ -69,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         longest=args.longest,
         seed=args.seed,
     )
-    bank = Bank.default() if args.bank == EMBEDDED else Bank.load(args.bank)
+    bank = load_bank(args.bank)
     suite = Suite(options, bank, _teller(args.quiet))
     show = not (args.json or args.quiet)
     for point in suite.run():

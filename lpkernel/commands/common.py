@@ -218,11 +218,16 @@ def load_bank(name: str) -> Bank:
     return as_bank(name)
 
 
-def file_hash(bank: str) -> str:
-    """SHA-256 (hex) of a bank's file."""
+def bank_path(name: str) -> Path:
+    """The file of a bank, or of the embedded one for `EMBEDDED`."""
     from lpkernel.bank import DEFAULT_BANK
 
-    with (DEFAULT_BANK if bank == EMBEDDED else Path(bank)).open("rb") as file:
+    return DEFAULT_BANK if name == EMBEDDED else Path(name)
+
+
+def file_hash(bank: str) -> str:
+    """SHA-256 (hex) of a bank's file."""
+    with bank_path(bank).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
