@@ -20,7 +20,7 @@ from lpkernel.triton_kernels import configs
 from scans import World
 
 from lpkernel import plan
-from lpkernel.backends import registry
+from lpkernel.backends import registry, triton_lang
 from lpkernel.backends.base import CodeBank, ScanRequest, TopkRequest
 from lpkernel.backends.device_bank import search_bytes
 from lpkernel.backends.triton_lang import TritonBackend
@@ -139,6 +139,7 @@ def test_rows_that_lie_apart_are_not_copied() -> None:
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(triton_lang, "_installed", triton_lang._installed.__wrapped__)  # what was found is kept
     (reason,) = TritonBackend().unsupported(None)
     assert "pip install 'lpkernel[triton]'" in reason
 
