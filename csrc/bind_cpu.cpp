@@ -14,6 +14,7 @@
 #include "common/philox.h"
 #include "cpu/isolation.h"
 #include "cpu/layer.h"
+#include "cpu/norm.h"
 #include "cpu/parallel.h"
 #include "cpu/scan.h"
 #include "cpu/topk.h"
@@ -425,6 +426,53 @@ py::tuple any_topk(const py::array& queries, const py::array& bank, std::int64_t
     return run(queries, bank, k, patch_mask, candidate_mask, weights, threads, isa, packed_from);
 }
 
+template <class T>
+const T* optional_row(const py::object& given, const char* name, std::int64_t size) {
+    if (given.is_none()) return nullptr;
+    const auto values = given.cast<py::array>();
+    const T* first = view<T>(values, name, 1);
+    if (values.size() != size) throw py::value_error(std::string(name) + ": expected " + std::to_string(size));
+    return first;
+}
+
+py::object group_norm(const py::array& pixels, py::array& out, std::int64_t block, int groups, const py::object& weight,
+                      const py::object& bias, double eps, const py::object& mean, const py::object& variance,
+                      const std::string& isa) {
+    lpkernel::Norm job{};
+    job.pixels = view<float>(pixels, "pixels", 2);
+    view<float>(out, "out", 2);
+    const std::int64_t channels = pixels.shape(1);
+    job.count = pixels.shape(0), job.block = block, job.groups = groups, job.eps = eps;
+    expect(out.shape(0) == job.count && out.shape(1) == channels, "out: expected the pixels' shape");
+    expect(job.count >= 1 && block >= 1 && job.count % block == 0, "block: expected a divisor of the pixels' number");
+    expect(groups >= 1 && channels >= 1 && channels <= MOST && channels % groups == 0,
+           "groups: expected a divisor of the channels");
+    job.channels = static_cast<int>(channels);
+    job.weight = optional_row<float>(weight, "weight", channels);
+    job.bias = optional_row<float>(bias, "bias", channels);
+    const auto* given_mean = optional_row<double>(mean, "mean", groups);
+    const auto* given_variance = optional_row<double>(variance, "variance", groups);
+    expect(!given_mean == !given_variance, "mean and variance: expected both or none");
+    job.out = static_cast<float*>(out.mutable_data());
+    const lpkernel::Kernels& run = lpkernel::kernels(isa);
+    if (given_mean) {
+        const lpkernel::Statistics by{{given_mean, given_mean + groups}, {given_variance, given_variance + groups}};
+        const Released free;
+        lpkernel::normalise(job, run, by);
+        return py::none();
+    }
+    py::array_t<double> sums({job.count / block, std::int64_t{groups}}),
+        squares({job.count / block, std::int64_t{groups}});
+    double *to_sums = sums.mutable_data(), *to_squares = squares.mutable_data();
+    lpkernel::Statistics own;
+    {
+        const Released free;
+        own = lpkernel::statistics(job, run, to_sums, to_squares);
+        lpkernel::normalise(job, run, own);
+    }
+    return py::make_tuple(py::array_t<double>(groups, own.mean.data()), sums, squares);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
@@ -470,4 +518,9 @@ PYBIND11_MODULE(_cpu, module) {
                py::arg("candidate_mask"), py::arg("weights"), py::arg("threads"), py::arg("isa"),
                py::arg("packed_from"),
                "(distances, indices), both (Q, k); see lpkernel.masked_topk. Of int16, D * (max - min)^2 < 2^31.");
+    module.def(
+        "group_norm", &group_norm, py::arg("pixels"), py::arg("out"), py::arg("block"), py::arg("groups"),
+        py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("mean"), py::arg("variance"), py::arg("isa"),
+        "Normalises pixels (p, C) float32 to out, by mean and variance (G,) float64 if they are given; else by its "
+        "own, and returns mean (G,), and sums and squares of each block of pixels, (p / block, G).");
 }

@@ -185,6 +185,29 @@ struct LevelBlock {
     std::int32_t* norms;  // (count, BLOCK)
 };
 
+// Sums of a GroupNorm over blocks of pixels, in one order whatever the instruction set:
+//   out[b][g] = sum over the pixels of block b and the channels c of group g of pixels[.][c], or with a centre of
+//               (pixels[.][c] - centre[c])^2
+// Of a channel in float32, pixel after pixel; then in float64, the channels of the group to four sums in turn, which
+// are added up as (0 + 1) + (2 + 3). groups divides channels.
+struct BlockSums {
+    const float* pixels;  // (blocks * block, channels)
+    const float* centre;  // (channels) or nullptr
+    std::int64_t blocks, block;
+    int channels, groups;
+    float* columns;  // (channels) for its own use
+    double* out;     // (blocks, groups)
+};
+
+// out[p][c] = (pixels[p][c] - centre[c]) * scale[c] + shift[c], each rounded to float32
+struct Scaled {
+    const float* pixels;  // (count, channels)
+    const float *centre, *scale, *shift;
+    std::int64_t count;
+    int channels;
+    float* out;
+};
+
 struct Kernels {
     const char* name;
     void (*latent_block)(const LatentBlock&);
@@ -228,6 +251,8 @@ struct Kernels {
     // sum of (a - b)^2 over the entries where weight is not 0 (all, if it is nullptr), in float64. Sixteen partial
     // sums, added up in one order whatever the instruction set.
     double (*direct)(const float* a, const float* b, const float* weight, std::int64_t width);
+    void (*block_sums)(const BlockSums&);
+    void (*scaled)(const Scaled&);
 };
 
 // The table for `isa`: "avx512", "avx2", "baseline" (SSE2 on x86, NEON on aarch64), or "" for the best that this

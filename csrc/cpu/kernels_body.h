@@ -661,6 +661,55 @@ bool level_block(const LevelBlock& a) {
     return wrong >= 0;
 }
 
+using FourFloats = float __attribute__((vector_size(16)));
+using FourDoubles = double __attribute__((vector_size(32)));
+
+// The compiler turns the loops over all channels into vectors.
+void block_sums(const BlockSums& a) {
+    const int channels = a.channels, own = channels / a.groups;
+    float* __restrict columns = a.columns;
+    const float* __restrict centre = a.centre;
+    const float* __restrict pixel = a.pixels;
+    double* out = a.out;
+    for (std::int64_t b = 0; b < a.blocks; ++b) {
+        for (std::int64_t p = 0; p < a.block; ++p, pixel += channels) {
+            if (centre && p == 0) {
+                for (int c = 0; c < channels; ++c) columns[c] = (pixel[c] - centre[c]) * (pixel[c] - centre[c]);
+            } else if (centre) {
+                for (int c = 0; c < channels; ++c) columns[c] += (pixel[c] - centre[c]) * (pixel[c] - centre[c]);
+            } else if (p == 0) {
+                for (int c = 0; c < channels; ++c) columns[c] = pixel[c];
+            } else {
+                for (int c = 0; c < channels; ++c) columns[c] += pixel[c];
+            }
+        }
+        const float* from = columns;
+        for (int g = 0; g < a.groups; ++g, from += own) {
+            FourDoubles sum = {};
+            int c = 0;
+            for (; c + 4 <= own; c += 4) {
+                FourFloats values;
+                __builtin_memcpy(&values, from + c, sizeof values);
+                sum += __builtin_convertvector(values, FourDoubles);
+            }
+            for (int lane = 0; c < own; ++c, ++lane) sum[lane] += static_cast<double>(from[c]);
+            *out++ = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+        }
+    }
+}
+
+void scaled(const Scaled& a) {
+    const int channels = a.channels;
+    const float* __restrict centre = a.centre;
+    const float* __restrict scale = a.scale;
+    const float* __restrict shift = a.shift;
+    const float* __restrict pixel = a.pixels;
+    float* __restrict out = a.out;
+    for (std::int64_t p = 0; p < a.count; ++p, pixel += channels, out += channels) {
+        for (int c = 0; c < channels; ++c) out[c] = (pixel[c] - centre[c]) * scale[c] + shift[c];
+    }
+}
+
 }  // namespace
 
 namespace lpkernel {
@@ -686,6 +735,8 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 norms,
                                 resize_row,
                                 words,
-                                direct};
+                                direct,
+                                block_sums,
+                                scaled};
 
 }  // namespace lpkernel

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -21,10 +21,12 @@ from lpkernel.autoencoder.fused import fuse
 from lpkernel.autoencoder.layers import settle
 from lpkernel.autoencoder.partial import Box, Parts, Record, Stage
 from lpkernel.autoencoder.quantise import nearest_rows
+from lpkernel.autoencoder.side_by_side import side_by_side
 from lpkernel.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PIXELS_ON_GPU = 1 << 20  # in one batch: 16 images of 256x256, enough to fill a GPU
+PIXELS_ON_CPU = 1 << 19  # at a time, each image by itself, for memory's sake: 8 of 256x256
 
 
 @runtime_checkable
@@ -101,10 +103,10 @@ class TorchAutoencoder(ABC):
     `network` holds float32 weights (the fingerprint is taken from them) and is moved to the device,
     dtype and channels-last layout. `width` is L. `codebook` (V, L) makes it discrete.
 
-    An image's result is the same whatever others it comes with: a CPU works on one image at a time, other devices on
-    batches of one fixed size, the last of them filled up. Across devices and dtypes the last bits of a convolution
-    differ, so a vector that lies between two rows may change its code; with dtype "auto" encoders are float32
-    everywhere, to make that rare.
+    An image's result is the same whatever others it comes with: a CPU works on each image by itself, as many side by
+    side as torch has threads; other devices on batches of one fixed size, the last of them filled up. Across devices
+    and dtypes the last bits of a convolution differ, so a vector that lies between two rows may change its code; with
+    dtype "auto" encoders are float32 everywhere, to make that rare.
     """
 
     # The children of the network that only `encode_tensor` uses: float32 with dtype "auto".
@@ -144,6 +146,7 @@ class TorchAutoencoder(ABC):
         if self.device.type == "cuda":
             fuse(network)
         self.batch = max(1, PIXELS_ON_GPU // image_size**2) if self.device.type == "cuda" else 1
+        self._at_a_time = max(1, PIXELS_ON_CPU // image_size**2) if self.device.type == "cpu" else 1
 
     @abstractmethod
     def encode_tensor(self, images: Tensor) -> Tensor:
@@ -171,18 +174,20 @@ class TorchAutoencoder(ABC):
         self._check_images(images)
         shape = (len(images), self.grid, self.grid)
         out = np.empty(shape, np.int64) if self._codebook is not None else np.empty((*shape, self.width), np.float32)
-        for start, given in self._batches(images):
-            part = torch.from_numpy(given).to(self.device)
-            pixels = part.permute(0, 3, 1, 2).float() / 127.5 - 1  # the strides are channels-last already
-            latents = self._finite(self.encode_tensor(pixels.to(self.encoder_dtype))).permute(0, 2, 3, 1)
-            if latents.shape[1:] != (self.grid, self.grid, self.width):
-                raise InputError(
-                    f"autoencoder {self.name}: its network gives latents of shape {tuple(latents.shape[1:])}, "
-                    f"expected {(self.grid, self.grid, self.width)}; check image_size, grid and width"
-                )
-            result = latents if self._codebook is None else nearest_rows(latents, self._codebook)
-            out[start : start + self.batch] = result[: len(out) - start].cpu().numpy()
+        self._each(images, self._encoded, out)
         return out
+
+    def _encoded(self, images: np.ndarray) -> np.ndarray:
+        part = torch.from_numpy(images).to(self.device)
+        pixels = part.permute(0, 3, 1, 2).float() / 127.5 - 1  # the strides are channels-last already
+        latents = self._finite(self.encode_tensor(pixels.to(self.encoder_dtype))).permute(0, 2, 3, 1)
+        if latents.shape[1:] != (self.grid, self.grid, self.width):
+            raise InputError(
+                f"autoencoder {self.name}: its network gives latents of shape {tuple(latents.shape[1:])}, "
+                f"expected {(self.grid, self.grid, self.width)}; check image_size, grid and width"
+            )
+        result = latents if self._codebook is None else nearest_rows(latents, self._codebook)
+        return result.cpu().numpy()
 
     @torch.inference_mode()
     def decode(self, latents: np.ndarray) -> np.ndarray:
@@ -193,8 +198,7 @@ class TorchAutoencoder(ABC):
         """
         self._check_latents(latents)
         out = np.empty((len(latents), self.image_size, self.image_size, 3), np.uint8)
-        for start, part in self._batches(latents):
-            out[start : start + self.batch] = self._levels(self.decode_tensor(self._vectors(part)))[: len(out) - start]
+        self._each(latents, lambda part: self._levels(self.decode_tensor(self._vectors(part))), out)
         return out
 
     @torch.inference_mode()
@@ -217,9 +221,11 @@ class TorchAutoencoder(ABC):
         see `lpkernel.autoencoder.partial`.
         """
         self._check_latents(latents)
-        assert self._parts is not None
-        parts = [self._levels(self._parts.window(self._vectors(one[None]), record, cells)) for one in latents]
-        return np.concatenate(parts)
+        parts, cell = self._parts, self.image_size // self.grid
+        assert parts is not None
+        out = np.empty((len(latents), (cells[2] - cells[0]) * cell, (cells[3] - cells[1]) * cell, 3), np.uint8)
+        self._each(latents, lambda one: self._levels(parts.window(self._vectors(one), record, cells)), out)
+        return out
 
     def _vectors(self, latents: np.ndarray) -> Tensor:
         """Codes or latents (n, M, M ...) -> (n, L, M, M) for `decode_tensor`."""
@@ -234,11 +240,16 @@ class TorchAutoencoder(ABC):
         levels = (self._finite(pixels).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
         return levels.permute(0, 2, 3, 1).cpu().numpy()
 
-    def _batches(self, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """The start of each batch and its values, always `batch` of them: the last is filled up with its own last."""
-        for start in range(0, len(values), self.batch):
+    def _each(self, values: np.ndarray, work: Callable[[np.ndarray], np.ndarray], out: np.ndarray) -> None:
+        """What `work` makes of batches of always `batch` values, to `out`; the last is filled up with its own last."""
+
+        @torch.inference_mode()  # which is a thread's own
+        def one(number: int) -> None:
+            start = number * self.batch
             rows = np.minimum(np.arange(start, start + self.batch), len(values) - 1)
-            yield start, values[rows]
+            out[start : start + self.batch] = work(values[rows])[: len(out) - start]
+
+        side_by_side(one, -(-len(values) // self.batch), self._at_a_time)
 
     def _check_images(self, images: np.ndarray) -> None:
         expected = f"(N, {self.image_size}, {self.image_size}, 3) uint8"

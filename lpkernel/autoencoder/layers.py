@@ -13,17 +13,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from lpkernel.autoencoder.moments import Moments, Sums, group_norm
+from lpkernel.autoencoder.side_by_side import poll
 
 SHARE = 1 << 15  # numbers that torch gives to one thread at least (its GRAIN_SIZE)
 VECTOR = 32  # numbers that its loops take at once, at most: two AVX-512 registers of float32
-NUMBERS_AT_ONCE = 1 << 18  # float32 in one turn of a pass over an image: 1 MiB, so that it stays in the cache
-
-
-Sums = NDArray[np.float64]
+PACKED_WEIGHTS = 1 << 20  # numbers of a layer's weights up to which they are kept in oneDNN's order as well: 4 MiB
+PACKED_PIXELS = 1 << 12  # of an image, up to which that is worth it
 
 
 class Watch(Protocol):
@@ -33,7 +32,7 @@ class Watch(Protocol):
         """The statistics that a layer computed. mean (G,); of each block of pixels, in raster order, the sums and the
         sums of squares about the mean, (blocks, G)."""
 
-    def moments(self, layer: GroupNorm, pixels: Tensor) -> tuple[Sums, Sums] | None:
+    def moments(self, layer: GroupNorm, pixels: Tensor) -> Moments | None:
         """Mean and variance (G,) that a layer is to use for pixels (h, w, C); None: their own."""
 
 
@@ -70,13 +69,36 @@ class Linear(nn.Linear):
 
 
 class Convolution(nn.Conv2d):
-    """A Conv2d that oneDNN computes whatever the size of its input."""
+    """A Conv2d that oneDNN computes whatever the size of its input.
+
+    At every call oneDNN puts the weights into an order of its own, which takes a tenth of the time where an image has
+    few pixels: there they are kept in that order, too (PACKED_WEIGHTS, PACKED_PIXELS), by an operator that torch makes
+    for its compiler. Without it, the same bits.
+    """
+
+    _packed: tuple[tuple[int, int], Tensor] | None = None  # which weights, and these in order
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu" or x.dtype != torch.float32:
             return super().forward(x)
-        padding = cast(tuple[int, ...], self.padding)
-        return torch.mkldnn_convolution(x, self.weight, self.bias, padding, self.stride, self.dilation, self.groups)
+        poll()
+        how = cast(tuple[int, ...], self.padding), self.stride, self.dilation, self.groups
+        few = self.weight.numel() <= PACKED_WEIGHTS and x.shape[2] * x.shape[3] <= PACKED_PIXELS
+        if not few or not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+            return torch.mkldnn_convolution(x, self.weight, self.bias, *how)
+        return torch.ops.mkldnn._convolution_pointwise(x, self._in_order(x, *how), self.bias, *how, "none", [], "")
+
+    def _in_order(self, x: Tensor, *how: Any) -> Tensor:
+        version = 0 if self.weight.is_inference() else self.weight._version
+        which = self.weight.data_ptr(), version
+        kept = self._packed
+        if kept is None or kept[0] != which:
+            kept = which, torch.ops.mkldnn._reorder_convolution_weight(self.weight, *how, x.shape)
+            self._packed = kept
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:  # for copies and pickles
+        return {name: value for name, value in self.__dict__.items() if name != "_packed"}
 
 
 class SiLU(nn.SiLU):
@@ -87,9 +109,11 @@ class SiLU(nn.SiLU):
             return super().forward(x)
         if not x.is_contiguous(memory_format=torch.channels_last) if x.ndim == 4 else not x.is_contiguous():
             x = x.contiguous()
+        whole = _whole_vectors(x.numel())
+        if whole == x.numel():
+            return nn.functional.silu(x)
         out = torch.empty_like(x)
         given, result = (_flat(tensor) for tensor in (x, out))
-        whole = _whole_vectors(x.numel())
         for part in (slice(whole), slice(whole, None)):
             torch.ops.aten.silu.out(given[part], out=result[part])
         return out
@@ -122,58 +146,20 @@ class GroupNorm(nn.GroupNorm):
             return super().forward(x)
         pixels = x.flatten(2).transpose(1, 2)  # (n, pixels, C), which channels-last tensors are already
         width = x.shape[-1]
-        block = width // self.grid if width % self.grid == 0 else width
         out = torch.empty(pixels.shape, dtype=torch.float32)
-        watch = _WATCH.get()
-        for i in range(len(pixels)):
-            given = None if watch is None else watch.moments(self, pixels[i].unflatten(0, (-1, width)))
-            if given is None:
-                variance = self._centre(pixels[i], out[i], block, watch)
-            else:
-                mean, variance = given
-                torch.sub(pixels[i].float(), self.each_channel(mean), out=out[i])
-            self._scale(out[i], variance)
+        for image, result in zip(pixels, out, strict=True):
+            self._normalise(image.float().contiguous(), result, width)
         return out.to(x.dtype).transpose(1, 2).unflatten(2, x.shape[2:])
 
-    def _centre(self, pixels: Tensor, out: Tensor, block: int, watch: Watch | None) -> Sums:
-        """pixels (p, C) of one image less their groups' means to out (p, C) float32, p a multiple of `block`.
-
-        Returns the groups' variances (G,).
-        """
-        count = pixels.numel() / self.num_groups
-        parts = self._parts(len(pixels), block)
-        sums = np.concatenate([self.sums(pixels[part].float(), block) for part in parts])
-        mean = sums.sum(0) / count
-        centre = self.each_channel(mean)
-        apart = [torch.sub(pixels[part].float(), centre, out=out[part]) for part in parts]
-        squares = np.concatenate([self.sums(part.square(), block) for part in apart])
-        if watch is not None:
-            watch.seen(self, mean, sums, squares)
-        return squares.sum(0) / count
-
-    def _scale(self, pixels: Tensor, variance: Sums) -> None:
-        """Centred pixels (p, C) to normalised ones, in place."""
-        scale = self.each_channel(1 / np.sqrt(variance + self.eps))
-        if self.affine:
-            scale = scale * self.weight.float()
-        for part in self._parts(len(pixels), 1):
-            rows = pixels[part].mul_(scale)
-            if self.affine:
-                rows.add_(self.bias.float())
-
-    def _parts(self, pixels: int, block: int) -> list[slice]:
-        """Slices of so many pixels, a multiple of `block` each, that a pass over one of them stays in the cache."""
-        step = block * max(1, NUMBERS_AT_ONCE // (block * self.num_channels))
-        return [slice(start, start + step) for start in range(0, pixels, step)]
-
-    def sums(self, pixels: Tensor, block: int) -> Sums:
-        """(p, C) float32 -> the sums of each block over its pixels and the channels of a group: (p / block, G)."""
-        sums = pixels.view(-1, block, pixels.shape[1]).sum(1).numpy()
-        return sums.reshape(len(sums), self.num_groups, -1).sum(2, dtype=np.float64)
-
-    def each_channel(self, values: Sums) -> Tensor:
-        """(G,) -> (C,) float32."""
-        return torch.from_numpy(values.repeat(self.num_channels // self.num_groups).astype(np.float32))
+    def _normalise(self, pixels: Tensor, out: Tensor, width: int) -> None:
+        """One image, (p, C) float32 in rows of `width` pixels, to out (p, C) float32."""
+        block = width // self.grid if width % self.grid == 0 else width
+        weight, bias = (self.weight.float(), self.bias.float()) if self.affine else (None, None)
+        watch = _WATCH.get()
+        given = None if watch is None else watch.moments(self, pixels.unflatten(0, (-1, width)))
+        found = group_norm(pixels, out, block, self.num_groups, weight, bias, self.eps, given)
+        if watch is not None and found is not None:
+            watch.seen(self, *found)
 
 
 def settle(network: nn.Module, grid: int) -> None:

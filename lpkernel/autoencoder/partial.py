@@ -20,7 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lpkernel.autoencoder.layers import GroupNorm, Sums, watched
+from lpkernel.autoencoder.layers import GroupNorm, watched
+from lpkernel.autoencoder.moments import Moments, Sums, block_sums, each_channel
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.base import Autoencoder
@@ -113,25 +114,22 @@ class Corrected:
     def seen(self, layer: GroupNorm, mean: Sums, sums: Sums, squares: Sums) -> None:
         pass
 
-    def moments(self, layer: GroupNorm, pixels: Tensor) -> tuple[Sums, Sums]:
+    def moments(self, layer: GroupNorm, pixels: Tensor) -> Moments:
         mean, sums, squares = self.record.kept[layer]
         top, left, bottom, right = self.cells
-        scale = self.side // self.record.grid
+        scale, own = self.side // self.record.grid, layer.num_channels // layer.num_groups
         y, x = self.window[:2]
-        part = pixels[top * scale - y : bottom * scale - y, left * scale - x : right * scale - x].float()
-        apart = part - layer.each_channel(mean)
-        count = self.side**2 * layer.num_channels // layer.num_groups
+        part = pixels[top * scale - y : bottom * scale - y, left * scale - x : right * scale - x]
+        apart = (part - each_channel(mean, own)).flatten(0, 1)
+        count = self.side**2 * own
         cells = (slice(top, bottom), slice(left, right))
-        before = sums[cells].sum((0, 1)) - mean * (part.numel() // layer.num_groups)
-        moved = (_sum(layer, apart) - before) / count
-        second = (squares.sum((0, 1)) - squares[cells].sum((0, 1)) + _sum(layer, apart.square())) / count
+        before = sums[cells].sum((0, 1)) - mean * (len(apart) * own)
+        inside, inside_squares = (
+            block_sums(values, part.shape[1], layer.num_groups).sum(0) for values in (apart, apart.square())
+        )
+        moved = (inside - before) / count
+        second = (squares.sum((0, 1)) - squares[cells].sum((0, 1)) + inside_squares) / count
         return mean + moved, np.maximum(second - moved**2, 0)
-
-
-def _sum(layer: GroupNorm, pixels: Tensor) -> Sums:
-    """(h, w, C) -> (G,)."""
-    rows: Sums = layer.sums(pixels.reshape(-1, pixels.shape[2]), pixels.shape[1]).sum(0)
-    return rows
 
 
 class Parts:

@@ -783,6 +783,47 @@ bool direct(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+bool block_sums(const Kernels& table, Random& random) {
+    Check check(table, "block_sums");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const int groups = random.between(1, 9), own = random.of({1, 2, 3, 4, 5, 7, 8, 14, 32});
+        const std::int64_t blocks = random.between(0, 5), block = random.between(1, 9);
+        const auto channels = static_cast<std::size_t>(groups * own);
+        const auto pixels = random.floats(static_cast<std::size_t>(blocks * block) * channels, 3.0f);
+        const auto centre = random.floats(channels, 1.0f);
+        std::vector<float> columns(channels);
+        for (const float* about : {static_cast<const float*>(nullptr), static_cast<const float*>(centre.data())}) {
+            const auto by = [&](const Kernels& kernels) {
+                std::vector<double> out(static_cast<std::size_t>(blocks * groups));
+                kernels.block_sums(
+                    {pixels.data(), about, blocks, block, groups * own, groups, columns.data(), out.data()});
+                return out;
+            };
+            check.same(sizes_of({{"blocks", blocks}, {"block", block}, {"groups", groups}, {"own", own}}), by(ONE),
+                       by(table));
+        }
+    }
+    return check.passed();
+}
+
+bool scaled(const Kernels& table, Random& random) {
+    Check check(table, "scaled");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const int channels = random.between(1, 70), count = random.between(0, 9);
+        const auto width = static_cast<std::size_t>(channels);
+        const auto pixels = random.floats(width * static_cast<std::size_t>(count), 3.0f);
+        const auto centre = random.floats(width, 1.0f), scale = random.floats(width, 2.0f);
+        const auto shift = random.floats(width, 1.0f);
+        const auto by = [&](const Kernels& kernels) {
+            std::vector<float> out(pixels.size());
+            kernels.scaled({pixels.data(), centre.data(), scale.data(), shift.data(), count, channels, out.data()});
+            return out;
+        };
+        check.same(sizes_of({{"channels", channels}, {"count", count}}), by(ONE), by(table));
+    }
+    return check.passed();
+}
+
 bool passes(const Kernels& table) {
     Random random(7);
     const bool right[] = {
@@ -806,6 +847,8 @@ bool passes(const Kernels& table) {
         resize_row(table, random),
         words(table, random),
         direct(table, random),
+        block_sums(table, random),
+        scaled(table, random),
     };
     static_assert(sizeof right * sizeof(void*) + sizeof(char*) == sizeof(Kernels), "every kernel is compared");
     bool all = true;

@@ -1,0 +1,33 @@
+// GroupNorm of one image, channels last: fixed blocks of pixels in a fixed order, so the same bits on every machine.
+//
+// Three readings of the image (sums, squares about the mean, the result) and one writing, by the calling thread.
+
+#pragma once
+
+#include <vector>
+
+#include "cpu/kernels.h"
+
+namespace lpkernel {
+
+struct Norm {
+    const float* pixels;  // (count, channels)
+    std::int64_t count, block;
+    int channels, groups;
+    const float *weight, *bias;  // (channels), or nullptr
+    double eps;
+    float* out;  // (count, channels)
+};
+
+struct Statistics {
+    std::vector<double> mean, variance;  // (groups)
+};
+
+// The image's own: sums and squares about the mean of each block, (count / block, groups), added up block after block.
+Statistics statistics(const Norm& of, const Kernels& run, double* sums, double* squares);
+
+// out = (pixels - mean) * scale + bias, each step rounded to float32; scale: 1 / sqrt(variance + eps), rounded, times
+// the weight.
+void normalise(const Norm& of, const Kernels& run, const Statistics& by);
+
+}  // namespace lpkernel

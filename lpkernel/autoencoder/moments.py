@@ -1,0 +1,110 @@
+"""GroupNorm of one image on a CPU: by the compiled code (csrc/cpu), or the same bits by torch and NumPy.
+
+Every sum is taken in one written order, so neither threads nor instruction sets change it.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lpkernel import _native
+
+NUMBERS_AT_ONCE = 1 << 18  # float32 in one turn of torch's pass over an image: 1 MiB, so that it stays in the cache
+OF_ONE_THREAD = (
+    1 << 19
+)  # float32 of an image, up to which one thread of the compiled code is faster than all of torch's
+FEW_THREADS = 3  # of torch, up to which it is for any
+
+Sums = NDArray[np.float64]
+Moments = tuple[Sums, Sums]
+
+
+@cache
+def _reasons(isa: str) -> tuple[str, ...]:
+    if (reasons := _native.cpu_reasons()) or not isa:
+        return tuple(reasons)
+    known = _native.cpu().build_info()["isa"]
+    return () if isa in known else (f"LPKERNEL_ISA is {isa!r}, this machine runs {', '.join(known)}",)
+
+
+def reasons() -> tuple[str, ...]:
+    """Why torch and NumPy do it; () if the compiled code does."""
+    return _reasons(os.environ.get("LPKERNEL_ISA", ""))
+
+
+def group_norm(
+    pixels: Tensor,
+    out: Tensor,
+    block: int,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    moments: Moments | None = None,
+) -> tuple[Sums, Sums, Sums] | None:
+    """pixels (p, C) of an image, normalised, to out (p, C); weight, bias: (C,). All float32 and contiguous.
+
+    moments: mean and variance of each group, (G,), to be used instead of the image's own. Otherwise returns mean (G,),
+    and of each block of pixels the sums and the sums of squares about the mean, (p / block, G), as `block_sums`; mean
+    and variance add these up one after the other. The result is (value - mean) * scale + bias, each
+    step rounded to float32; the scale is 1 / sqrt(variance + eps), rounded, times the weight.
+    """
+    isa = os.environ.get("LPKERNEL_ISA", "")
+    few = pixels.numel() <= OF_ONE_THREAD or torch.get_num_threads() <= FEW_THREADS
+    if few and not _reasons(isa):
+        given = [None if values is None else values.detach().numpy() for values in (pixels, out, weight, bias)]
+        found: tuple[Sums, Sums, Sums] | None
+        found = _native.cpu().group_norm(*given[:2], block, groups, *given[2:], eps, *(moments or (None, None)), isa)
+        return found
+    own = pixels.shape[1] // groups
+    found = None
+    if moments is None:
+        sums = block_sums(pixels, block, groups)
+        mean = sums.cumsum(0)[-1] / (len(pixels) * own)
+        squares = block_sums(pixels, block, groups, each_channel(mean, own))
+        moments, found = (mean, squares.cumsum(0)[-1] / (len(pixels) * own)), (mean, sums, squares)
+    centre, scale = each_channel(moments[0], own), each_channel(1 / np.sqrt(moments[1] + eps), own)
+    if weight is not None:
+        scale *= weight
+    shift = torch.zeros_like(scale) if bias is None else bias
+    for part, result in zip(_parts(pixels, 1), _parts(out, 1), strict=True):
+        torch.sub(part, centre, out=result).mul_(scale).add_(shift)
+    return found
+
+
+def each_channel(values: Sums, own: int) -> Tensor:
+    """(G,) -> (G * own,) float32."""
+    return torch.from_numpy(values.repeat(own).astype(np.float32))
+
+
+def block_sums(pixels: Tensor, block: int, groups: int, centre: Tensor | None = None) -> Sums:
+    """(p, C) float32, contiguous -> the sums of each block of pixels over the channels of a group: (p / block, G).
+
+    Of a channel in float32, pixel after pixel; then in float64, the channels of the group to four sums in turn, which
+    are added up as (0 + 1) + (2 + 3). With a centre (C) of the squares of what pixels differ from it.
+    """
+    sums = []
+    for part in _parts(pixels, block):
+        values = part if centre is None else (part - centre).square_()
+        blocks = values.view(-1, block, values.shape[1])
+        columns = blocks[:, 0].clone()
+        for pixel in range(1, block):
+            columns += blocks[:, pixel]
+        sums.append(columns.numpy())
+    each = np.concatenate(sums).reshape(len(pixels) // block, groups, -1)
+    four = np.zeros((4, *each.shape[:2]))
+    for channel in range(each.shape[2]):
+        four[channel % 4] += each[:, :, channel]
+    total: Sums = (four[0] + four[1]) + (four[2] + four[3])
+    return total
+
+
+def _parts(pixels: Tensor, block: int) -> tuple[Tensor, ...]:
+    """So many pixels at a time, a multiple of `block`, that a pass over them stays in the cache."""
+    return pixels.split(block * max(1, NUMBERS_AT_ONCE // (block * pixels.shape[1])))
