@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import lpkernel as lp
-from lpkernel import faces
+from lpkernel.alignment import faces
+from lpkernel.alignment.faces import Face, Finder
 from lpkernel.cli import main
-from lpkernel.faces import Face, Finder
-from lpkernel.images import load_image, load_pixels
-from lpkernel.warp import Similarity, resample
+from lpkernel.pictures.images import load_image, load_pixels
+from lpkernel.pictures.warp import Similarity, resample
 
 EYES = (0.3, 0.4, 0.7, 0.4)
 needs_dlib = pytest.mark.skipif(

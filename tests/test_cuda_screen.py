@@ -17,7 +17,7 @@ from test_topk_floats import requests
 from lpkernel.backends import launch_table
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 
 SPECIFICATION = NumpyBackend()
 KINDS = [(dtype, mask) for dtype in ("float32", "int16") for mask in ("none", "shared", "own")]

@@ -13,13 +13,13 @@ from fakes import FakeContinuous, FakeVQ
 from PIL import Image
 
 import lpkernel as lp
+from lpkernel.alignment.regions import layouts, named_region
 from lpkernel.backends.base import Backend
-from lpkernel.composite import MOST_MOVED
 from lpkernel.errors import InputError
-from lpkernel.fill import fill_hole
 from lpkernel.modes import cells, likeness
 from lpkernel.modes.inputs import read_input
-from lpkernel.modes.regions import layouts, named_region
+from lpkernel.pictures.composite import MOST_MOVED
+from lpkernel.pictures.fill import fill_hole
 
 Make = Callable[..., lp.Synthesis]
 SIZE, GRID = 64, 8  # of the fake autoencoders

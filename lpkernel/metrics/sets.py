@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lpkernel.autoencoder.base import Autoencoder
+from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.errors import InputError
-from lpkernel.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
 from lpkernel.metrics.cache import Cache
+from lpkernel.pictures.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
 from lpkernel.synthesis import generate
 
 Pixels = NDArray[np.uint8]

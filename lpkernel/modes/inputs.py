@@ -12,19 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from lpkernel import checks, faces
-from lpkernel.autoencoder.embedded import of_bank
+from lpkernel import checks
+from lpkernel.alignment import faces
+from lpkernel.alignment.framing import Framed, frame
 from lpkernel.autoencoder.partial import Original
-from lpkernel.bank import TABLE_ROWS, Bank, allowed_images
-from lpkernel.composite import Composite, Whole, feather
+from lpkernel.bank import TABLE_ROWS, Bank, allowed_images, autoencoder_of
 from lpkernel.errors import InputError
-from lpkernel.fill import fill_hole
-from lpkernel.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
-from lpkernel.modes.framing import Framed, frame
+from lpkernel.pictures.composite import Composite, Whole, feather
+from lpkernel.pictures.fill import fill_hole
+from lpkernel.pictures.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
 from lpkernel.synthesis import Synthesis, canvas_array
 
 if TYPE_CHECKING:
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 Bools = NDArray[np.bool_]
 MaskLike = str | Path | NDArray[Any]
@@ -105,7 +105,7 @@ def read_input(
         side = bank.image_size or bank.grid
         canvas = canvas_array(bank, given, 1)[0]
         return Input(canvas, _mask(mask, box, (side, side), invert_mask), marked=_marked(mask, box))
-    autoencoder = of_bank(bank, autoencoder)
+    autoencoder = autoencoder_of(bank, autoencoder)
     what, pixels, own = _pixels(given, alpha and mask is None and box is None)
     whole = own if own is not None and not invert_mask else _mask(mask, box, pixels.shape[:2], invert_mask)
     read = _encoded(bank, what, pixels, whole, autoencoder, crop, framing, fill)

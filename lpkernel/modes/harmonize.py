@@ -11,15 +11,15 @@ import numpy as np
 from lpkernel import plan as plans
 from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
-from lpkernel.images import Crop
 from lpkernel.modes import cells
 from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
+from lpkernel.pictures.images import Crop
 from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 
 def harmonize(

@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel import plan as plans
+from lpkernel.alignment.regions import layout_of, named_region
 from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
-from lpkernel.images import Crop
 from lpkernel.modes import cells
 from lpkernel.modes.inputs import ImageLike, Input, MaskLike, finished, read_input, without_itself
-from lpkernel.modes.regions import layout_of, named_region
+from lpkernel.pictures.images import Crop
 from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 DONORS = 12  # bank images that one donor is drawn from: with 3, four variants would often be two
 

@@ -10,7 +10,7 @@
 
 #include "cuda/portable.cuh"
 #include "cuda/scan.h"
-#include "cuda/span.h"
+#include "bind/span.h"
 
 namespace lpkernel::cuda {
 

@@ -12,14 +12,14 @@ from lpkernel import checks
 from lpkernel import plan as plans
 from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
-from lpkernel.images import Crop
 from lpkernel.modes.inputs import ImageLike, finished, read_input, without_itself
+from lpkernel.pictures.images import Crop
 from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 
 def reference(

@@ -10,7 +10,7 @@
 //   masked_topk_scratch(Q, B, D, K, per_query, launch) -> bytes of `scratch`, 16-byte aligned
 //     stride: tensor cores screen the bank, of which every so many-th row is a sample; 0 to compare all directly
 //   masked_topk_blocks(K, is_int16, per_query, launch, device) -> blocks that a multiprocessor holds at once
-//   scan, scan_blocks: cuda/bind_scan.h
+//   scan, scan_blocks: bind/cuda_scan.h
 //   device_count(), build_info()
 
 #include <pybind11/pybind11.h>
@@ -19,10 +19,10 @@
 #include <cstdint>
 #include <string>
 
-#include "cuda/bind_scan.h"
+#include "bind/cuda_scan.h"
 #include "cuda/portable.cuh"
 #include "cuda/screen.h"
-#include "cuda/span.h"
+#include "bind/span.h"
 #include "cuda/topk.h"
 
 namespace py = pybind11;
@@ -195,6 +195,6 @@ PYBIND11_MODULE(_cuda, module) {
                py::arg("per_query"), py::arg("candidate_mask"), py::arg("Q"), py::arg("B"), py::arg("D"), py::arg("K"),
                py::arg("is_int16"), py::arg("distances"), py::arg("indices"), py::arg("scratch"), py::arg("device"),
                py::arg("stream"), py::arg("launch"),
-               "Starts a search; see the top of csrc/bind_cuda.cpp and lpkernel.masked_topk.");
+               "Starts a search; see the top of csrc/bind/cuda.cpp and lpkernel.masked_topk.");
     lpkernel::cuda::bind_scan(module);
 }
