@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,3 +114,11 @@ def test_pybind11_stays_in_one_room() -> None:
     csrc = ROOT / "csrc"
     users = {path.relative_to(csrc).parts[0] for path in csrc.rglob("*.*") if "pybind11" in path.read_text()}
     assert users == {"bind"}
+
+
+def test_the_page_shows_the_floors() -> None:
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", page, re.M)
+    assert {int(number): sorted(re.findall(r"`(\w+)`", rooms)) for number, rooms in rows} == {
+        number: sorted(rooms) for number, rooms in enumerate(FLOORS)
+    }
