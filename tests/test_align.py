@@ -77,7 +77,7 @@ def small_bank(**more: Any) -> lp.Bank:
 
 @pytest.mark.parametrize("degrees", [0, 17, -25, 90, 180])
 @pytest.mark.parametrize("distance", [16.0, 40.0, 300.0])
-def test_the_eyes_come_where_they_shall(degrees: float, distance: float) -> None:
+def test_the_eyes_come_where_they_belong(degrees: float, distance: float) -> None:
     step = distance * np.exp(1j * np.radians(degrees))
     middle = 460 + 450.5j
     left, right = middle - step / 2, middle + step / 2

@@ -20,9 +20,9 @@
 #include <string>
 
 #include "bind/cuda_scan.h"
+#include "bind/span.h"
 #include "cuda/portable.cuh"
 #include "cuda/screen.h"
-#include "bind/span.h"
 #include "cuda/topk.h"
 
 namespace py = pybind11;
@@ -88,7 +88,7 @@ TopkShape topk_shape(const py::tuple& launch) {
 // The launch of these sizes, planned, without its buffers.
 TopkArgs topk_args(std::int64_t q, std::int64_t b, std::int64_t d, std::int64_t k, const py::tuple& launch) {
     expect(q >= 1 && q <= MOST && b >= 1 && b <= MOST && d >= 0 && d <= MOST, "Q, B or D: expected 1 to 2^30");
-    expect(k >= 1 && k <= lpkernel::cuda::MOST_TOPK, "K: expected 1 to 128");
+    expect(k >= 1 && k <= lpkernel::MOST_NEIGHBOURS, "K: expected 1 to 128");
     TopkArgs args{};
     args.query_count = static_cast<int>(q);
     args.bank_count = static_cast<int>(b);
@@ -130,7 +130,7 @@ std::int64_t masked_topk_scratch(std::int64_t q, std::int64_t b, std::int64_t d,
 }
 
 int masked_topk_blocks(int k, bool integers, bool per_query, const py::tuple& launch, int device) {
-    expect(k >= 1 && k <= lpkernel::cuda::MOST_TOPK, "K: expected 1 to 128");
+    expect(k >= 1 && k <= lpkernel::MOST_NEIGHBOURS, "K: expected 1 to 128");
     const TopkShape shape = topk_shape(launch);
     const OnDevice here(device);
     int blocks = 0;

@@ -19,13 +19,14 @@ from numpy.typing import ArrayLike
 
 from lpkernel import checks
 from lpkernel.bank import pca as pca_module
-from lpkernel.bank.checks import INT16_CODES, check_bank, check_codes, fixed_limit, within_limit
+from lpkernel.bank.checks import check_bank, check_codes, fixed_limit, within_limit
 from lpkernel.bank.extent import Extent
 from lpkernel.bank.fields import BankFields, default_names
 from lpkernel.bank.file import read_fields
 from lpkernel.bank.file import save as write_file
 from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.levels import resize_level
+from lpkernel.limits import INT16_CODES
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.protocol import Autoencoder

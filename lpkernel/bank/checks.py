@@ -9,8 +9,8 @@ import numpy as np
 from lpkernel import tensor_file
 from lpkernel.bank.fields import BankFields
 from lpkernel.errors import InputError
+from lpkernel.limits import INT16_CODES
 
-INT16_CODES = 32768  # codebooks up to this size have int16 codes
 FINEST = 1023  # magnitude of the largest fixed-point value, when patches are small enough
 
 

@@ -49,7 +49,7 @@ def register(commands: Any) -> None:
         "--eyes",
         type=fractions,
         metavar="LX,LY,RX,RY",
-        help="where the eyes shall be, in fractions of the side (default: as in the bank's images)",
+        help="where the eyes are to be, in fractions of the side (default: as in the bank's images)",
     )
     parser.add_argument("--size", type=int, metavar="S", help="pixels of the side (default: as the bank's images)")
     parser.add_argument("--faces", default="largest", help="largest: one of each photograph; all: every face")

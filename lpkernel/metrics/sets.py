@@ -34,7 +34,7 @@ SYNTHESIS_BATCH = 256  # images made at once; also what is kept of them between 
 class ImageSet:
     """`size` pictures. read(numbers) gives some as (n, S, S, 3) uint8; stamp(numbers) changes when they do.
 
-    facts: what a reader is told of it, ready for JSON. maps: source maps (N, M, M) where there are any, of a bank with
+    facts: what the record says of it, ready for JSON. maps: source maps (N, M, M) where there are any, of a bank with
     `bank_images` images, which is `bank` itself if that is at hand.
     """
 
