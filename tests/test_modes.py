@@ -225,6 +225,14 @@ def test_harmonizing_frees_the_seam_and_guides_the_rest() -> None:
     assert thin.settings["guided_cells"] == 5
 
 
+@pytest.mark.parametrize("mode", [lp.edit, lp.inpaint, lp.harmonize])
+def test_the_embedded_autoencoder_need_not_be_given(mode: Callable[..., lp.Synthesis]) -> None:
+    bank, autoencoder = avatars()
+    told, left_out = (mode(bank, avatar(9), given, mask=FACE, n=1) for given in (autoencoder, None))
+    assert left_out.settings["keep_outside"] is not None
+    assert np.array_equal(told.decode(), left_out.decode())
+
+
 def test_keeping_the_outside() -> None:
     bank, autoencoder = avatars()
     options: dict[str, Any] = {"mask": FACE, "n": 2}

@@ -21,7 +21,8 @@ from lpkernel.errors import InputError
 from lpkernel.pictures.composite import Composite, Whole, feather
 from lpkernel.pictures.fill import fill_hole
 from lpkernel.pictures.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
-from lpkernel.synthesis import Synthesis, canvas_array
+from lpkernel.plan import Plan
+from lpkernel.synthesis import Options, Synthesis, canvas_array, generate
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.protocol import Autoencoder
@@ -206,7 +207,7 @@ def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int], inver
     return given
 
 
-def without_itself(bank: Bank, start: Input, known: Bools, candidates: ArrayLike | None) -> tuple[Any, list[str]]:
+def _without_itself(bank: Bank, start: Input, known: Bools, candidates: ArrayLike | None) -> tuple[Any, list[str]]:
     """The allowed bank images but the input itself, and the names of those left out.
 
     known: (M, M) bool, the cells of the canvas that are compared; without any, nothing is left out. Raises
@@ -236,7 +237,28 @@ def _distances(bank: Bank, canvas: NDArray[Any], known: Bools) -> NDArray[np.int
     return np.array([np.square(one[known] - target).sum() for one in level], np.int64)
 
 
-def finished(
+def written(
+    bank: Bank,
+    start: Input,
+    plan: Plan,
+    known: Bools,
+    n: int,
+    options: Options,
+    facts: dict[str, Any],
+    inside: Bools | None = None,
+    keep_outside: bool | None = None,
+) -> Synthesis:
+    """What a mode makes of its input: n results of the plan from its canvas, the input itself left out of the bank.
+
+    known: (M, M) bool, the cells by which the input is found there. facts: for the settings. inside, keep_outside: as
+    in `_finished`. options: of `generate`. Raises InputError.
+    """
+    options["candidates"], excluded = _without_itself(bank, start, known, options.get("candidates"))
+    made = generate(bank, n, plan=plan, canvas=start.canvas, **options)
+    return _finished(made, start, excluded, facts, inside, keep_outside)
+
+
+def _finished(
     made: Synthesis,
     start: Input,
     excluded: list[str],
