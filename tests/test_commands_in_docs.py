@@ -36,13 +36,12 @@ def commands() -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), sorted(set(commands())))
 def test_a_command_of_a_page_is_one(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)
-    shown = [word for word in words if word not in ("...", "…", "OPTIONS")]
-    build_parser().parse_args(shown)
+    build_parser().parse_args(["4" if word == "N" else word for word in words if word != "..."])  # any number
 
 
 def test_there_are_commands() -> None:
     found = [page for page, _ in commands()]
-    assert found.count("README.md") >= 15 and len(found) >= 50
+    assert found.count("README.md") >= 15 and len(found) >= 40
 
 
 @pytest.mark.parametrize("line", ["generate", "info", "generate --where 'Eyeglasses & ~Hat' --where Long_Hair -n 2"])
