@@ -24,7 +24,7 @@ from lpkernel.autoencoder.layers import GroupNorm, watched
 from lpkernel.autoencoder.moments import Moments, Sums, block_sums, each_channel
 
 if TYPE_CHECKING:
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 
