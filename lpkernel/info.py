@@ -12,12 +12,14 @@ PACKAGES = ("numpy", "torch", "triton", "pillow", "safetensors", "diffusers")
 DATA = {"autoencoder": "autoencoder.safetensors", "bank": "avatars.lpbank"}
 
 
-def info() -> dict[str, Any]:
-    """A JSON-ready report. Loads the backends to ask them; changes nothing and never raises for what is missing.
+def info(autoencoder: str = "default", device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
+    """A JSON-ready report. Loads the backends and an autoencoder to ask them; changes nothing and never raises for what
+    is missing. autoencoder, device, dtype: as `load_autoencoder` takes them.
 
     Keys: lpkernel, python, platform (str); packages (name -> version or None); cpu (model, cores, usable_cores);
     gpus (names); backends (name -> {usable, reasons}) in the order "auto" tries them; auto ({backend, reason}: what
-    it picks, None with the reason if nothing is usable); build (cpp and cuda -> {built, ...}); data (embedded file ->
+    it picks, None with the reason if nothing is usable); autoencoder ({source, layers: {kind: what runs them}}, or
+    {source, reason} against loading it); build (cpp and cuda -> {built, ...}); data (embedded file ->
     present).
     """
     import torch
@@ -40,6 +42,7 @@ def info() -> dict[str, Any]:
             for name, reasons in ((name, backend.unsupported(None)) for name, backend in registry.BACKENDS.items())
         },
         "auto": _auto(),
+        "autoencoder": _autoencoder(autoencoder, device, dtype),
         "build": {name: record[name] for name in ("cpp", "cuda")},
         "data": {name: (data / file).is_file() for name, file in DATA.items()},
     }
@@ -54,6 +57,17 @@ def _auto() -> dict[str, str | None]:
         return {"backend": registry.choose("auto").name, "reason": why_chosen("auto")}
     except LpkernelError as error:
         return {"backend": None, "reason": str(error)}
+
+
+def _autoencoder(source: str, device: str, dtype: str) -> dict[str, Any]:
+    from lpkernel.autoencoder import load_autoencoder
+    from lpkernel.autoencoder.described import described
+    from lpkernel.errors import LpkernelError
+
+    try:
+        return {"source": source, "layers": described(load_autoencoder(source, device, dtype))}
+    except LpkernelError as error:
+        return {"source": source, "reason": str(error)}
 
 
 def why_chosen(asked: str, device: str = "auto") -> str:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from fakes import FakeVQ
 
 from lpkernel import Bank
 from lpkernel.backends import registry
 from lpkernel.backends.base import ScanRequest, TopK
 from lpkernel.backends.specification import NumpyBackend
-from lpkernel.benchmarks import data, machine, measure, peers, plots, points, report, suite, sweep
+from lpkernel.benchmarks import data, decoding, machine, measure, peers, plots, points, report, suite, sweep
 from lpkernel.benchmarks.checks import Truth, WrongAnswer, true_distances
 from lpkernel.benchmarks.points import Generation
 from lpkernel.benchmarks.suite import Options, Suite
@@ -282,7 +285,7 @@ def test_a_float_path_that_takes_the_farthest_is_refused(bank: Bank) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["nothing"], "case: got 'nothing', expected of topk, step, generate, memory"),
+        (["nothing"], "case: got 'nothing', expected of topk, step, generate, memory, decode"),
         (["step", "--peers", "nobody"], "--peers: got 'nobody'"),
         (["step", "--backend", "fast"], "--backend: got 'fast'"),
         (["step", "--p", "9"], "--p: got 9, but this bank's fixed point is exact up to 8"),
@@ -340,3 +343,114 @@ def test_the_sweep_compares_answers_and_lists_what_is_lost() -> None:
     wrong = {**sweep.providers(), "torch": lambda queries, bank, k: sweep.ours(queries, bank, k) + 1}
     with pytest.raises(ValueError, match="torch"):
         list(sweep.report(iter(few), wrong, rounds=1))
+
+
+@pytest.fixture
+def _small_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "PEAK_SIDE", {"cpu": 64})
+    monkeypatch.setattr(decoding, "PEAK_IMAGES", {"cpu": 1})
+    decoding.peaks.cache_clear()
+
+
+@pytest.mark.usefixtures("_small_peaks")
+def test_decoding_is_timed_beside_the_network_itself(
+    bank_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = bench(tmp_path, bank_path, "decode", "--peers", "module")
+    assert found["refused"] == found["skipped"] == []
+    assert found["decoded"] == {"autoencoder": "default", "device": "cpu"}
+    times = {(r["provider"], r["x"]["N"]): r for r in found["records"] if r["metric"] == "time"}
+    assert set(times) == {(name, n) for name in ("lpkernel", "module float32") for n in (1, 3)}
+    for record in times.values():
+        config = record["config"]
+        assert record["case"] == "decode" and record["x"]["S"] == 128 and config["flop"] == 3_599_237_120
+        assert config["largest_difference"] <= 1 and config["peak"] > 0 and "within" in config["pixels"]
+    (absent,) = (entry for entry in found["absent"] if "made and decoded" in entry["provider"])
+    assert "codebook" in absent["reason"]
+    assert {"at the rate of a matrix product", "at the rate of a convolution"} == set(found["bounds"][0]["seconds"])
+
+
+@pytest.mark.usefixtures("_small_peaks")
+def test_making_and_decoding_is_timed_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(
+        [
+            "bench",
+            "decode",
+            "--n",
+            "2",
+            "--budget",
+            "0.001",
+            "--peers",
+            "module",
+            "--threads",
+            "1",
+            "--out",
+            str(tmp_path),
+        ]
+    )
+    said = capsys.readouterr().out
+    assert code == 0 and "made and decoded" in said and "of the peak" in said and "limits (measured)" in said
+    found = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    whole = [r for r in found["records"] if r["metric"] == "time" and r["data"] == "default, made and decoded"]
+    assert {record["provider"] for record in whole} == {"lpkernel", "module float32"}
+    assert all("ms an image to make" in record["config"]["parts"] for record in whole)
+
+
+@pytest.mark.usefixtures("_small_peaks")
+def test_other_pixels_are_refused(bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, calls = decoding.Plain.decode, list[int]()
+
+    def brighter(self: decoding.Plain, content: Any, batch: int) -> Any:
+        calls.append(batch)
+        return right(self, content, batch) // 2 + (1 if len(calls) > 1 else 0)  # the first is what others are held to
+
+    monkeypatch.setattr(decoding.Plain, "decode", brighter)
+    found = bench(tmp_path, bank_path, "decode", "--n", "1", "--peers", "module", code=2)
+    assert {entry["provider"] for entry in found["refused"]} == {"lpkernel", "module float32"}
+    assert "pixels differ by up to" in found["refused"][0]["reason"]
+
+
+def test_a_plug_in_has_no_network_to_compare_with(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeVQ()
+    monkeypatch.setattr(decoding, "load_autoencoder", lambda *_: fake)
+    case = decoding.Decoding("fake", "cpu", bank, decoding.PEERS, 0)
+    assert case.reason
+    point = case.decode(3)
+    assert [not entrant.reason for entrant in point.entrants] == [True, False, False, False, False]
+    assert "the network of fake is not known" in point.entrants[-1].reason and not point.bounds
+    images = point.entrants[0].prepare()[""](0)
+    point.entrants[0].check(images, 0)
+    with pytest.raises(InputError, match="is no TorchAutoencoder"):
+        decoding.Plain("fake", "cpu", torch.float32)
+
+
+def test_who_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no-such-compiler is not there" in decoding.no_compiler("cpu")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "triton" in decoding.no_compiler("cuda")
+
+
+def test_a_gpu_is_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+            self.number = len(said)
+
+        def record(self) -> None:
+            said.append("event")
+
+        def synchronize(self) -> None:
+            said.append("wait")
+
+        def elapsed_time(self, other: Event) -> float:
+            return 250.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    assert measure.timed(lambda: said.append("call"), "cuda:0") == (0.25, None)
+    assert said == ["event", "call", "event", "wait"]
+    assert measure.repeat(lambda _: None, 1, 0.7, "cuda") == [0.25] * 3
+    assert measure.best_of(lambda: None, 1.0, device="cuda") == 0.25

@@ -123,7 +123,7 @@ class TorchAutoencoder(ABC):
         if self.device.type == "cuda":
             fuse(network)
         self.batch = max(1, PIXELS_ON_GPU // image_size**2) if self.device.type == "cuda" else 1
-        self._at_a_time = max(1, PIXELS_ON_CPU // image_size**2) if self.device.type == "cpu" else 1
+        self._together = max(1, PIXELS_ON_CPU // image_size**2) if self.device.type == "cpu" else 1
 
     @abstractmethod
     def encode_tensor(self, images: Tensor) -> Tensor:
@@ -136,6 +136,11 @@ class TorchAutoencoder(ABC):
     def stages(self) -> list[Stage] | None:
         """`decode_tensor`, taken apart so that parts of an image can be decoded; None where it cannot be."""
         return None
+
+    @property
+    def at_a_time(self) -> int:
+        """Images that a CPU works on side by side, each by itself, with the threads that torch has now."""
+        return min(torch.get_num_threads(), self._together)
 
     @cached_property
     def _parts(self) -> Parts | None:
@@ -226,7 +231,7 @@ class TorchAutoencoder(ABC):
             rows = np.minimum(np.arange(start, start + self.batch), len(values) - 1)
             out[start : start + self.batch] = work(values[rows])[: len(out) - start]
 
-        side_by_side(one, -(-len(values) // self.batch), self._at_a_time)
+        side_by_side(one, -(-len(values) // self.batch), self._together)
 
     def _check_images(self, images: np.ndarray) -> None:
         expected = f"(N, {self.image_size}, {self.image_size}, 3) uint8"

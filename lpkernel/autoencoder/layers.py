@@ -177,3 +177,11 @@ def settle(network: nn.Module, grid: int) -> None:
         plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
         if plain and onednn:
             given.__class__ = Convolution
+
+
+def unsettle(network: nn.Module) -> None:
+    """Torch's own layers again, in place."""
+    own = {SiLU: nn.SiLU, Linear: nn.Linear, GroupNorm: nn.GroupNorm, Convolution: nn.Conv2d}
+    for module in network.modules():
+        given: Any = module
+        given.__class__ = own.get(type(module), type(module))

@@ -14,7 +14,17 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("lpkernel", "numpy", "torch", "faiss-cpu", "scikit-learn", "pykeops", "threadpoolctl", "matplotlib")
+PACKAGES = (
+    "lpkernel",
+    "numpy",
+    "torch",
+    "faiss-cpu",
+    "scikit-learn",
+    "pykeops",
+    "threadpoolctl",
+    "matplotlib",
+    "diffusers",
+)
 ADDS_A_CYCLE = 32  # table entries added by a core in a cycle: 16-bit lanes of one 512-bit register
 
 
@@ -138,6 +148,11 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.strip() + ("+" if changes.strip() else "")
+
+
+def device_name(device: str) -> str:
+    """As its maker calls it; "cpu" for a CPU, which `facts` names."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
 
 
 def facts(count: int, bounds: Limits) -> dict[str, Any]:

@@ -11,19 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 MOST_RUNS = 200
 LEAST_RUNS = 3
 
 
-def timed(call: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what the call returned."""
+def timed(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
+    """Seconds, and what the call returned. On a CUDA device between two events of its current stream."""
+    if torch.device(device).type == "cuda":
+        with torch.cuda.device(device):
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            result = call()
+            after.record()
+            after.synchronize()
+            return before.elapsed_time(after) / 1e3, result
     started = time.perf_counter()
     result = call()
     return time.perf_counter() - started, result
 
 
-def repeat(call: Callable[[int], Any], batches: int, budget: float) -> list[float]:
+def repeat(call: Callable[[int], Any], batches: int, budget: float, device: str = "cpu") -> list[float]:
     """Seconds of each run: query batches in turn, until `budget` seconds are spent but at least LEAST_RUNS runs.
 
     A call longer than the whole budget is run once. The garbage collector rests meanwhile.
@@ -32,7 +41,7 @@ def repeat(call: Callable[[int], Any], batches: int, budget: float) -> list[floa
     gc.disable()
     try:
         while len(times) < MOST_RUNS:
-            times.append(timed(lambda: call(len(times) % batches))[0])
+            times.append(timed(lambda: call(len(times) % batches), device)[0])
             if sum(times) >= budget and (len(times) >= LEAST_RUNS or times[0] > budget):
                 break
     finally:
@@ -40,11 +49,11 @@ def repeat(call: Callable[[int], Any], batches: int, budget: float) -> list[floa
     return times
 
 
-def best_of(call: Callable[[], Any], budget: float, runs: int = 3) -> float:
+def best_of(call: Callable[[], Any], budget: float, runs: int = 3, device: str = "cpu") -> float:
     """Seconds of the fastest of some runs, fewer once `budget` seconds are spent."""
     times: list[float] = []
     while len(times) < runs and sum(times) < budget:
-        times.append(timed(call)[0])
+        times.append(timed(call, device)[0])
     return min(times)
 
 
@@ -70,7 +79,7 @@ def resident() -> int | None:
     return _status("VmRSS")
 
 
-def peak_extra(call: Callable[[], Any]) -> tuple[int | None, float]:
+def peak_extra(call: Callable[[], Any], device: str = "cpu") -> tuple[int | None, float]:
     """Bytes by which the resident memory rises while `call` runs, and its seconds.
 
     The kernel's high-water mark is reset before. The result counts; memory that a library keeps between calls
@@ -82,7 +91,7 @@ def peak_extra(call: Callable[[], Any]) -> tuple[int | None, float]:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
         reset = False
-    seconds, kept = timed(call)
+    seconds, kept = timed(call, device)
     highest = _status("VmHWM")
     del kept
     return None if before is None or highest is None or not reset else max(0, highest - before), seconds

@@ -37,6 +37,7 @@ class Entrant:
 
     prepare() -> name -> call(batch): the ways to do it; the fastest counts. `check(answer, batch)` raises
     WrongAnswer. If `by_images`, calls take the number of images instead, and long ones are extrapolated from fewer.
+    facts: for the record's config, filled in by then.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Entrant:
     check: Callable[[Any, int], None]
     reason: str = ""  # why it does not take part
     by_images: bool = False
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Point:
     entrants: list[Entrant]
     bounds: dict[str, float]
     config: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
 
 def batch_count(queries: int) -> int:

@@ -41,6 +41,14 @@ def _memory(records: list[Record], provider: str, metric: str) -> str:
     return f"{found[0] / 1e6:.1f}" if found else "-"
 
 
+def _rate(record: Record) -> list[str]:
+    """Operations a second and their share of what was measured, where a record tells how many an image takes."""
+    if "flop" not in record.config:
+        return []
+    rate = record.config["flop"] * record.x["N"] / record.p50
+    return [f"{rate / 1e9:,.0f} GFLOP/s, {rate / record.config['peak']:.0%} of the peak"]
+
+
 def table(point: Point, results: Results) -> list[str]:
     """One point: a line for each provider, fastest first; what was refused or skipped below."""
     records = of_point(results.records, point.case, point.data, point.x)
@@ -49,7 +57,8 @@ def table(point: Point, results: Results) -> list[str]:
     rows: list[tuple[str, ...]] = [("provider", "median", "p20 - p80", "x fastest peer", "kept MB", "extra MB", "")]
     for record in times(records):
         ratio = "-" if peer is None else f"{peer / record.p50:.2f}"
-        notes = [str(record.config[name]) for name in ("variant", "note") if record.config.get(name)]
+        told = ("variant", "pixels", "parts", "note")
+        notes = [str(record.config[name]) for name in told if record.config.get(name)] + _rate(record)
         if record.ours and peer is not None and record.p50 > peer:
             notes.insert(0, LOST)
         memory = (_memory(records, record.provider, metric) for metric in ("resident", "peak"))
@@ -63,7 +72,8 @@ def table(point: Point, results: Results) -> list[str]:
         ]
         lines.append(f"  {'  '.join(cells)}  {row[-1]}".rstrip())
     if point.bounds:
-        lines.append("  limits (estimates): " + ", ".join(f"{name} {duration(s)}" for name, s in point.bounds.items()))
+        kind = "measured" if point.case == "decode" else "estimates"
+        lines.append(f"  limits ({kind}): " + ", ".join(f"{name} {duration(s)}" for name, s in point.bounds.items()))
     for what, entries in (("REFUSED", results.refused), ("not run", results.skipped)):
         for entry in entries:
             if (entry["case"], entry["data"], entry["x"]) == (point.case, point.data, point.x):

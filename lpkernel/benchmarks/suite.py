@@ -16,14 +16,14 @@ from typing import Any
 from lpkernel import presets
 from lpkernel.backends import registry
 from lpkernel.bank import Bank
-from lpkernel.benchmarks import data, machine, measure, points
+from lpkernel.benchmarks import data, decoding, machine, measure, points
 from lpkernel.benchmarks.checks import WrongAnswer
 from lpkernel.benchmarks.peers import PEERS, Peer
 from lpkernel.benchmarks.points import Entrant, Generation, Point
 from lpkernel.benchmarks.resident import ONE_SCALE
 from lpkernel.errors import InputError, LpkernelError
 
-CASES = ("topk", "step", "generate", "memory")
+CASES = ("topk", "step", "generate", "memory", "decode")
 NS = (1, 4, 16, 64, 256, 1024, 4096)
 BS = (16, 256, 1000, 10_000, 30_000, 100_000)
 PS = (2, 3, 4, 5, 6, 7, 8)
@@ -31,6 +31,7 @@ KS = (1, 3, 10, 32)
 MANY = 30_000
 PRESETS_OF_MEMORY = ("paper", "balanced")
 GENERATION_PEER = "torch-float32"
+ALL_PEERS = (*PEERS, GENERATION_PEER, *decoding.PEERS)
 GENERATIONS = (
     Generation(16, 16, 6, 2, 3),
     Generation(16, 16, 6, 2, 3, preset="balanced"),
@@ -42,6 +43,8 @@ GENERATIONS = (
     Generation(10_000, MANY, 6, 2, 10, one_scale=True),
     Generation(10_000, MANY, 6, 2, 10, preset="balanced"),
 )
+DECODED = (1, 16)  # images of a call, decoded
+MADE_AND_DECODED = (16, 256)  # images
 PEER_IMAGES = 1000  # what a provider of a large generation is extrapolated from at most, unless it is lpkernel's
 LONGEST_SEARCH, LONGEST_GENERATION = 10.0, 60.0  # seconds of a call
 FIRST_IMAGES = 16  # run first, to tell how many are affordable
@@ -59,7 +62,9 @@ class Options:
     p: tuple[int, ...] | None = None
     k: tuple[int, ...] | None = None
     backends: tuple[str, ...] = tuple(registry.BACKENDS)
-    peers: tuple[str, ...] = (*PEERS, GENERATION_PEER)
+    peers: tuple[str, ...] = ALL_PEERS
+    autoencoder: str = "default"  # of the case decode, and its device
+    device: str = "cpu"
     full: bool = False
     threads: int = 1
     budget: float = 0.5
@@ -71,7 +76,7 @@ class Options:
             ("case", self.cases, CASES),
             ("--data", self.data, data.DATA),
             ("--backend", self.backends, tuple(registry.BACKENDS)),
-            ("--peers", self.peers, (*PEERS, GENERATION_PEER)),
+            ("--peers", self.peers, ALL_PEERS),
         ):
             for name in given:
                 if name not in known:
@@ -146,7 +151,8 @@ class Suite:
         """Every point of the sweep, after it was measured."""
         for make in self._points():
             gc.collect()
-            point = make()
+            with machine.threads(self.options.threads):
+                point = make()
             self.said(f"{point.case} {point.data} " + " ".join(f"{name}={value}" for name, value in point.x.items()))
             self._run_point(point)
             yield point
@@ -166,6 +172,20 @@ class Suite:
         if "generate" in options.cases:
             for made in generations(options):
                 yield partial(points.generate, self.maps, made, ours, GENERATION_PEER in options.peers, seed)
+        if "decode" in options.cases:
+            yield from self._decodings()
+
+    def _decodings(self) -> Iterator[Callable[[], Point]]:
+        options, bank = self.options, self.maps.source
+        with machine.threads(options.threads):
+            decodings = decoding.Decoding(options.autoencoder, options.device, bank, options.peers, options.seed)
+        for n in options.n or DECODED:
+            yield partial(decodings.decode, n)
+        if decodings.reason:
+            self.results.miss(f"made and decoded by {options.autoencoder}", decodings.reason)
+            return
+        for n in options.n or (*MADE_AND_DECODED, *((10_000,) if options.full else ())):
+            yield partial(decodings.whole, n)
 
     def _run_point(self, point: Point) -> None:
         self.results.bounds.append({"case": point.case, "data": point.data, "x": point.x, "seconds": point.bounds})
@@ -203,21 +223,22 @@ class Suite:
         variants = entrant.prepare()
         seconds = {}
         for name, call in variants.items():
-            seconds[name], answer = measure.timed(partial(call, 0))
+            seconds[name], answer = measure.timed(partial(call, 0), point.device)
             entrant.check(answer, 0)
             del answer
             if seconds[name] <= self.options.budget:  # again: the first call may have compiled or filled caches
-                seconds[name] = measure.best_of(partial(call, 0), self.options.budget)
+                seconds[name] = measure.best_of(partial(call, 0), self.options.budget, device=point.device)
         best = min(seconds, key=lambda name: seconds[name])
         call = variants[best]
         variants.clear()
         kept = measure.resident()
         for batch in range(1, point.batches):
             entrant.check(call(batch), batch)
-        peak, first = measure.peak_extra(partial(call, 0))
-        times = [first] if first > self.options.budget else measure.repeat(call, point.batches, self.options.budget)
+        peak, first = measure.peak_extra(partial(call, 0), point.device)
+        budget = self.options.budget
+        times = [first] if first > budget else measure.repeat(call, point.batches, budget, point.device)
         self._speed[point.case, point.data, entrant.name] = (point.work, sorted(times)[len(times) // 2])
-        config = {**point.config, "runs": len(times), "batches": point.batches, "variant": best}
+        config = {**point.config, **entrant.facts, "runs": len(times), "batches": point.batches, "variant": best}
         grown = None if kept is None or before is None else kept - before
         return self._records(point, entrant, times, grown, peak, config)
 
@@ -231,25 +252,28 @@ class Suite:
         seconds = {}
         for name, call in variants.items():
             entrant.check(call(1), 0)
-            seconds[name], answer = measure.timed(partial(call, first))
+            seconds[name], answer = measure.timed(partial(call, first), point.device)
             entrant.check(answer, 0)
             del answer
         most = n if entrant.ours else min(n, PEER_IMAGES)
         # look again with more images, if that is short: the time grows less than they do, and another way may win
         for look in (first, min(most, LOOK_IMAGES)):
             if min(seconds.values()) * look / first <= longest:
-                budget = self.options.budget
-                seconds = {name: measure.best_of(partial(call, look), budget) for name, call in variants.items()}
+                budget, device = self.options.budget, point.device
+                seconds = {
+                    name: measure.best_of(partial(call, look), budget, device=device) for name, call in variants.items()
+                }
                 first = look
         made = max(first, min(most, int(first * longest / min(seconds.values()))))
         best = min(seconds, key=lambda name: seconds[name])
         call = variants[best]
         variants.clear()
         kept = measure.resident()
-        peak, long = measure.peak_extra(partial(call, made))
-        times = [long] if long > self.options.budget else measure.repeat(lambda _: call(made), 1, self.options.budget)
+        peak, long = measure.peak_extra(partial(call, made), point.device)
+        budget = self.options.budget
+        times = [long] if long > budget else measure.repeat(lambda _: call(made), 1, budget, point.device)
         times = [time * n / made for time in times]
-        config = {**point.config, "runs": len(times), "variant": best, "images_run": made}
+        config = {**point.config, **entrant.facts, "runs": len(times), "variant": best, "images_run": made}
         if made < n:
             config["note"] = f"extrapolated from {made} images"
         grown = None if kept is None or before is None else kept - before

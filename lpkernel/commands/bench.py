@@ -18,7 +18,7 @@ def words(text: str) -> tuple[str, ...]:
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("bench", help="time every backend beside other libraries")
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="topk, step, generate, memory (default: all)")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="topk, step, generate, memory, decode (default: all)")
     parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank of codes (default: the avatars)")
     parser.add_argument("--data", type=words, metavar="D1,...", help="codes of the step: bank, random (default: both)")
     for letter, meaning in (("n", "queries or images"), ("b", "bank sizes"), ("p", "patch sides"), ("k", "neighbours")):
@@ -28,8 +28,11 @@ def register(commands: Any) -> None:
         "--peers",
         type=words,
         metavar="P1,...",
-        help="matmul, cdist, faiss, sklearn, keops, torch-float32, or none (default: all)",
+        help="matmul, cdist, faiss, sklearn, keops, torch-float32, module, module-bfloat16, module-compiled, or none "
+        "(default: all)",
     )
+    parser.add_argument("--autoencoder", default="default", metavar="SRC", help="what decode decodes with")
+    parser.add_argument("--device", default="cpu", help="where decode runs: cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--full", action="store_true", help="the whole sweep: hours, not minutes")
     parser.add_argument("--threads", type=int, help="for everybody (default: torch's)")
     parser.add_argument("--budget", type=float, default=0.5, metavar="S", help="seconds of runs each (default: 0.5)")
@@ -60,6 +63,8 @@ def run(args: argparse.Namespace) -> None:
     options = Options(
         **given,
         **numbers,
+        autoencoder=args.autoencoder,
+        device=args.device,
         full=args.full,
         threads=args.threads or torch.get_num_threads(),
         budget=args.budget,
@@ -79,6 +84,7 @@ def run(args: argparse.Namespace) -> None:
         "commit": machine.commit(),
         "bank": {"path": Path(args.bank).name, "images": bank.size, "channels": bank.channels},
         "options": {"budget": options.budget, "longest": options.longest, "seed": options.seed, "full": options.full},
+        "decoded": {"autoencoder": options.autoencoder, "device": machine.device_name(options.device)},
         **suite.results.json(),
         "verdicts": reports.verdicts(suite.results),
         "files": ["bench.json"],

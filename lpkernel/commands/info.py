@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lpkernel.commands.common import add_output, report
+from lpkernel.commands.common import add_autoencoder, add_output, report
 
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("info", help="versions, hardware, and each backend: usable or the reasons why not")
+    add_autoencoder(parser)
     add_output(parser)
     parser.set_defaults(run=run, begins=lambda _: "looking at this machine")
 
@@ -17,7 +18,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     from lpkernel.info import info
 
-    found = info()
+    found = info(args.autoencoder, args.device, args.dtype)
     report(args, found, _lines(found))
 
 
@@ -34,5 +35,10 @@ def _lines(found: dict[str, Any]) -> list[str]:
     for name, backend in found["backends"].items():
         rows.append((f"backend {name}", "usable" if backend["usable"] else "no: " + "; ".join(backend["reasons"])))
     rows.append(("backend auto", found["auto"]["backend"] or f"none: {found['auto']['reason']}"))
+    made = found["autoencoder"]
+    if "layers" in made:
+        rows += [(f"autoencoder {kind}", line) for kind, line in made["layers"].items()]
+    else:
+        rows.append(("autoencoder", f"no: {made['reason']}"))
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]

@@ -1,0 +1,73 @@
+"""What runs the layers of an autoencoder, in words: for `lpkernel info`."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import nn
+
+from lpkernel.autoencoder import layers, moments
+from lpkernel.autoencoder.base import TorchAutoencoder
+from lpkernel.autoencoder.fused import KINDS, NormSiLU
+from lpkernel.triton_kernels import configs
+
+
+def described(autoencoder: Any) -> dict[str, str]:
+    """A line each: dtype, images (at a time), convolutions, GroupNorm, SiLU. Of a plug-in of another kind one line."""
+    if not isinstance(autoencoder, TorchAutoencoder):
+        return {"layers": f"not known: {type(autoencoder).__name__} is no TorchAutoencoder"}
+    network: nn.Module = autoencoder.network
+    on_cpu = autoencoder.device.type == "cpu"
+    dtypes = [str(kind).removeprefix("torch.") for kind in (autoencoder.dtype, autoencoder.encoder_dtype)]
+    fixed = f"batches of {autoencoder.batch}, the last one filled up"
+    return {
+        "dtype": f"decoder {dtypes[0]}, encoder {dtypes[1]}; channels-last",
+        "images": f"up to {autoencoder.at_a_time} side by side, each by itself" if on_cpu else fixed,
+        "convolutions": _convolutions(network, on_cpu),
+        "GroupNorm": _norms(network, on_cpu, autoencoder.dtype),
+        "SiLU": _activations(network, on_cpu),
+    }
+
+
+def _of(network: nn.Module, *kinds: type[nn.Module]) -> list[Any]:
+    return [module for module in network.modules() if isinstance(module, kinds)]
+
+
+def _convolutions(network: nn.Module, on_cpu: bool) -> str:
+    every, settled = _of(network, nn.Conv2d), _of(network, layers.Convolution)
+    if not on_cpu:
+        return f"{len(every)} by torch"
+    if not torch.backends.mkldnn.is_available():
+        return f"{len(every)} by torch, which has no oneDNN: threads may change the last bits"
+    single = sum(module.weight.dtype == torch.float32 for module in settled)
+    rest = len(every) - single
+    why = " (not float32, or padded in another way than by zeros): threads may change the last bits"
+    return f"{single} float32 by oneDNN" + (f", {rest} by torch{why}" if rest else "")
+
+
+def _norms(network: nn.Module, on_cpu: bool, dtype: torch.dtype) -> str:
+    every = _of(network, nn.GroupNorm)
+    if on_cpu:
+        if reasons := moments.reasons():
+            return f"{len(every)} by torch and NumPy: {'; '.join(reasons)}"
+        large = f"; of one image of more than {moments.OF_ONE_THREAD:,} numbers by torch"
+        return f"{len(every)} by the compiled code" + (large if torch.get_num_threads() > moments.FEW_THREADS else "")
+    fused = [module for module in every if isinstance(module, NormSiLU)]
+    if not fused:
+        none = "" if importlib.util.find_spec("triton") else ", since triton is not installed"
+        return f"{len(every)} by torch{none}, none fused with SiLU"
+    if dtype not in KINDS:
+        return f"{len(every)} by torch, since Triton's has no {str(dtype).removeprefix('torch.')}"
+    narrow = [module for module in fused if configs.norm(module.num_channels, module.num_groups)]
+    with_silu = sum(module.silu for module in narrow)
+    rest = len(every) - len(narrow)
+    wide = f", {rest} by torch, of too many channels for the kernel" if rest else ""
+    return f"{len(narrow)} by Triton, {with_silu} of them fused with SiLU{wide}"
+
+
+def _activations(network: nn.Module, on_cpu: bool) -> str:
+    every = _of(network, nn.SiLU)
+    whole = ", by whole vectors" if on_cpu and every else ""
+    return f"{len(every)} by torch{whole}"

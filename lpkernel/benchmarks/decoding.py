@@ -1,0 +1,261 @@
+"""Decoding: an autoencoder as lpkernel runs it, beside its own network by torch's own layers, as torch's users run it.
+
+Times are from codes or latents in NumPy to uint8 images in NumPy, copies included. Before them every way's pixels are
+compared with those of the network in float32.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lpkernel import synthesis
+from lpkernel.autoencoder import TorchAutoencoder, load_autoencoder
+from lpkernel.autoencoder.layers import unsettle
+from lpkernel.bank import Bank
+from lpkernel.benchmarks import measure
+from lpkernel.benchmarks.checks import WrongAnswer
+from lpkernel.benchmarks.peers import Variants
+from lpkernel.benchmarks.points import Entrant, Point
+from lpkernel.errors import InputError
+
+PEERS = ("module", "module-bfloat16", "module-compiled")
+CHECKED_IMAGES = 4
+# The largest and the mean difference of a pixel from float32's, in levels of 256; in float32 that of another rounding.
+TOLERANCES = {torch.float32: (1, 0.01), torch.bfloat16: (64, 2.0), torch.float16: (16, 0.5)}
+PIXELS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 21}  # of the peers' batches: 8 and 32 images of 256x256
+PEAK_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
+PEAK_IMAGES = {"cpu": 4, "cuda": 64}  # of 64x64 and 256 channels
+
+Content = NDArray[Any]
+Images = NDArray[np.uint8]
+
+
+class Plain:
+    """The network of an autoencoder by torch's own layers (diffusers' for a folder), on a device, in a dtype.
+
+    Raises InputError for a plug-in that is not a `TorchAutoencoder`.
+    """
+
+    def __init__(
+        self, source: str, device: str, dtype: torch.dtype, channels_last: bool = False, compiled: bool = False
+    ) -> None:
+        inner = load_autoencoder(source, "cpu", "float32")
+        if not isinstance(inner, TorchAutoencoder):
+            raise InputError(f"--autoencoder: {source} is no TorchAutoencoder, so its network is not known")
+        unsettle(inner.network)
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+        nn.Module.to(inner.network, torch.device(device), dtype)
+        nn.Module.to(inner.network, memory_format=self.layout)  # type: ignore[call-overload]
+        self.device, self.dtype = device, dtype
+        self.book = None if inner.codebook is None else torch.from_numpy(inner.codebook).to(device)
+        self.run: Callable[[Tensor], Tensor] = inner.decode_tensor
+        if compiled:
+            self.run = torch.compile(inner.decode_tensor)
+
+    @torch.inference_mode()
+    def decode(self, content: Content, batch: int) -> Images:
+        """Codes (N, M, M) or latents (N, M, M, L) -> (N, H, W, 3), `batch` at a time."""
+        parts = [self.run(self.vectors(content[i : i + batch])) for i in range(0, len(content), batch)]
+        levels = [(part.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8) for part in parts]
+        return torch.cat(levels).permute(0, 2, 3, 1).cpu().numpy()
+
+    def vectors(self, content: Content) -> Tensor:
+        """What the decoder takes, (n, L, M, M)."""
+        given = torch.from_numpy(np.ascontiguousarray(content)).to(self.device)
+        vectors = given if self.book is None else self.book[given.long()]
+        return vectors.permute(0, 3, 1, 2).to(self.dtype).contiguous(memory_format=self.layout)
+
+    def flops(self, content: Content) -> int:
+        """Of one image: two for each multiply-add of convolutions and products."""
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            self.run(self.vectors(content[:1]))
+        return int(counter.get_total_flops())
+
+
+class Difference:
+    """Compares pixels with those of the float32 network, and tells of it in `facts`."""
+
+    def __init__(self, want: Images) -> None:
+        self.want = want
+
+    def checker(self, dtype: torch.dtype, facts: dict[str, Any]) -> Callable[[Images, int], None]:
+        most, mean_most = TOLERANCES[dtype]
+
+        def check(images: Images, batch: int) -> None:
+            count = min(len(images), len(self.want))
+            apart = np.abs(images[:count].astype(np.int64) - self.want[:count])
+            largest, mean = int(apart.max(initial=0)), float(apart.mean())
+            if images.shape[1:] != self.want.shape[1:] or largest > most or mean > mean_most:
+                raise WrongAnswer(
+                    f"pixels differ by up to {largest}, {mean:.3g} on average; allowed {most}, {mean_most}"
+                )
+            facts.update(largest_difference=largest, mean_difference=mean)
+            facts["pixels"] = f"pixels within {largest}, mean {mean:.2g}"
+
+        return check
+
+
+@cache
+def peaks(device: str, dtype: torch.dtype) -> dict[str, float]:
+    """Floating-point operations a second of a large matrix product and of a 3x3 convolution: the best of five."""
+    kind = torch.device(device).type
+    side, images = PEAK_SIDE[kind], PEAK_IMAGES[kind]
+    with torch.inference_mode():
+        square = torch.randn(side, side, device=device).to(dtype)
+        x = torch.randn(images, 256, 64, 64, device=device).to(dtype, memory_format=torch.channels_last)
+        weight = torch.randn(256, 256, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+        work: dict[str, tuple[float, Callable[[], Tensor]]] = {
+            "matrix product": (2.0 * side**3, lambda: square @ square),
+            "convolution": (2.0 * x.numel() * 256 * 9, lambda: nn.functional.conv2d(x, weight, padding=1)),
+        }
+        return {name: flops / measure.best_of(call, math.inf, 5, device) for name, (flops, call) in work.items()}
+
+
+def no_compiler(device: str) -> str:
+    """Why torch.compile cannot be tried; "" if it can."""
+    if torch.device(device).type == "cuda":
+        return "" if importlib.util.find_spec("triton") else "torch.compile needs the package triton"
+    compiler = os.environ.get("CXX", "g++")
+    return "" if shutil.which(compiler) else f"torch.compile needs a C++ compiler, {compiler} is not there"
+
+
+class Decoding:
+    """The points of the case: decoding N images, and making and decoding them."""
+
+    def __init__(self, source: str, device: str, bank: Bank, others: Sequence[str], seed: int) -> None:
+        self.source, self.device, self.bank, self.others, self.seed = source, device, bank, others, seed
+        self.autoencoder: Any = load_autoencoder(source, device)
+        self.dtype: torch.dtype = getattr(self.autoencoder, "dtype", torch.float32)
+        self.reason = ""  # why the bank's images are not what is decoded
+        try:
+            bank.check_autoencoder(self.autoencoder)
+        except InputError as error:
+            self.reason = str(error)
+
+    def content(self, n: int) -> Content:
+        """Of n images: the bank's, over and over, or random numbers if they are not this autoencoder's."""
+        if not self.reason:
+            return self.bank.whole(np.arange(n) % self.bank.size)
+        random, book, side = np.random.default_rng((self.seed, 5)), self.autoencoder.codebook, self.autoencoder.grid
+        if book is not None:
+            return random.integers(0, len(book), (n, side, side))
+        return random.standard_normal((n, side, side, self.autoencoder.width), np.float32)
+
+    def decode(self, n: int) -> Point:
+        """`decode` of N images."""
+        content = self.content(n)
+        compared, config = self._truth(content[:CHECKED_IMAGES])
+
+        def entrant(name: str, ours: bool, dtype: torch.dtype, prepare: Callable[[], Variants], reason: str) -> Entrant:
+            facts = {**config, "dtype": str(dtype).removeprefix("torch.")}
+            return Entrant(name, ours, prepare, compared.checker(dtype, facts), reason, facts=facts)
+
+        entrants = [entrant("lpkernel", True, self.dtype, lambda: {"": lambda _: self.autoencoder.decode(content)}, "")]
+        unknown = "" if config else f"the network of {self.source} is not known, it is no TorchAutoencoder"
+        for name, dtype, layouts, compiled in self._peers():
+            ways = partial(self._ways, content, dtype, layouts, compiled)
+            reason = unknown or (no_compiler(self.device) if compiled else "")
+            entrants.append(entrant(name, False, dtype, ways, reason))
+        bounds = {}
+        if config:
+            rates = peaks(self.device, self.dtype)
+            bounds = {f"at the rate of a {name}": n * config["flop"] / rate for name, rate in rates.items()}
+        return self._point(self.autoencoder.name, n, entrants, bounds)
+
+    def whole(self, n: int) -> Point:
+        """`generate` of N images by the default preset, and `decode`."""
+
+        def making(decode: Callable[[Content], Images], facts: dict[str, Any]) -> Variants:
+            def call(count: int) -> Images:
+                made = measure.timed(lambda: self._made(count), self.device)
+                images = measure.timed(lambda: decode(made[1]), self.device)
+                facts["parts"] = (
+                    f"{made[0] / count * 1e3:.2g} ms an image to make, {images[0] / count * 1e3:.3g} to decode"
+                )
+                return images[1]
+
+            return {"": call}
+
+        compared, _ = self._truth(self._made(min(n, CHECKED_IMAGES)))
+        facts: list[dict[str, Any]] = [{}, {}]
+        entrants = [
+            Entrant(
+                *("lpkernel", True, lambda: making(self.autoencoder.decode, facts[0])),
+                compared.checker(self.dtype, facts[0]),
+                by_images=True,
+                facts=facts[0],
+            )
+        ]
+        if "module" in self.others and isinstance(self.autoencoder, TorchAutoencoder):
+
+            def module() -> Variants:
+                plain = Plain(self.source, self.device, torch.float32)
+                return making(lambda content: plain.decode(content, self._most(len(content))), facts[1])
+
+            check = compared.checker(torch.float32, facts[1])
+            entrants.append(Entrant("module float32", False, module, check, by_images=True, facts=facts[1]))
+        return self._point(f"{self.autoencoder.name}, made and decoded", n, entrants, {})
+
+    def _point(self, data: str, n: int, entrants: list[Entrant], bounds: dict[str, float]) -> Point:
+        return Point(
+            "decode", data, {"N": n, "S": self.autoencoder.image_size}, n, 1, entrants, bounds, device=self.device
+        )
+
+    def _made(self, n: int) -> Content:
+        made = synthesis.generate(self.bank, n, seed=self.seed, device=self.device)
+        content = made.codes if made.codes is not None else made.latents
+        assert content is not None
+        return content
+
+    def _truth(self, content: Content) -> tuple[Difference, dict[str, Any]]:
+        """What pixels are compared with, and the operations of an image; lpkernel's own of what is no torch network."""
+        if not isinstance(self.autoencoder, TorchAutoencoder):
+            return Difference(self.autoencoder.decode(content)), {}
+        plain = Plain(self.source, self.device, torch.float32)
+        config = {"flop": plain.flops(content), "peak": max(peaks(self.device, self.dtype).values())}
+        return Difference(plain.decode(content, 1)), config
+
+    def _peers(self) -> list[tuple[str, torch.dtype, tuple[bool, ...], bool]]:
+        """Name, dtype, layouts (whether channels-last) and whether compiled."""
+        found: list[tuple[str, torch.dtype, tuple[bool, ...], bool]] = []
+        if "module" in self.others:
+            found.append(("module float32", torch.float32, (False, True), False))
+        if "module-bfloat16" in self.others:
+            found += [
+                ("module bfloat16", torch.bfloat16, (False,), False),
+                ("module bfloat16 channels-last", torch.bfloat16, (True,), False),
+            ]
+        if "module-compiled" in self.others:
+            found.append((f"torch.compile {str(self.dtype).removeprefix('torch.')}", self.dtype, (True,), True))
+        return found
+
+    def _ways(self, content: Content, dtype: torch.dtype, layouts: tuple[bool, ...], compiled: bool) -> Variants:
+        """By layout, one image or many at a time; a compiled network only with one batch size."""
+
+        def way(plain: Plain, batch: int) -> Callable[[int], Images]:
+            return lambda _: plain.decode(content, batch)
+
+        many, ways = self._most(len(content)), {}
+        for channels_last in layouts:
+            plain = Plain(self.source, self.device, dtype, channels_last, compiled)
+            for batch in sorted({many} if compiled else {1, many}):
+                name = f"{'channels-last' if channels_last else 'contiguous'}, {batch} at a time"
+                ways[name] = way(plain, batch)
+        return ways
+
+    def _most(self, n: int) -> int:
+        """The largest batch without a smaller last one that peers take."""
+        most = max(1, PIXELS_AT_ONCE[torch.device(self.device).type] // self.autoencoder.image_size**2)
+        return next(batch for batch in range(min(n, most), 0, -1) if n % batch == 0)
