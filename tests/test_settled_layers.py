@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lpkernel import _native
 from lpkernel.autoencoder import layers, moments
-from lpkernel.autoencoder.layers import settle
+from lpkernel.autoencoder.layers import settle, unsettle
 from lpkernel.autoencoder.moments import group_norm
 
 needs_cpp = pytest.mark.skipif(bool(_native.cpu_reasons()), reason=f"cpp: {_native.cpu_reasons()}")
@@ -164,3 +164,13 @@ def test_silu_is_torch_s_own(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     for given_ in (x, x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x, x[..., ::2]):
         torch.testing.assert_close(silu(given_), nn.functional.silu(given_), rtol=1e-6, atol=1e-6)
+
+
+def test_unsettled_layers_are_torch_s_own() -> None:
+    kinds: list[nn.Module] = [nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4), nn.SiLU(), nn.Linear(4, 4), nn.ReLU()]
+    network = nn.Sequential(*kinds, nn.Sequential(nn.Conv2d(4, 4, 1)))
+    before = [type(module) for module in network.modules()]
+    settle(network, 2)
+    assert [type(module) for module in network.modules()] != before
+    unsettle(network)
+    assert [type(module) for module in network.modules()] == before
