@@ -21,6 +21,7 @@ from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
 from lpkernel.levels import level_axis
 from lpkernel.plan import Scale
+from lpkernel.views import Views
 
 CODES = 32768  # codes are compared as int16
 NARROW = 32  # values of a row below which comparing it where it lies leaves lanes empty
@@ -203,8 +204,10 @@ def _level_bytes(request: ScanRequest) -> int:
     return 0 if vectors is None else request.bank.size * cells * vectors.shape[1] * vectors.itemsize
 
 
-def _dense(array: Array) -> Array:
+def _dense(array: Array | Views) -> Array:
     """int16 codes and latents, int32 tables; contiguous. The same object where it already is."""
+    if isinstance(array, Views):
+        array = array.whole
     wanted = np.int32 if array.ndim == 2 else np.int16
     if array.dtype == wanted and array.flags.c_contiguous and array.flags.aligned:
         return array  # not ascontiguousarray, which makes a new object of a memory map
