@@ -54,6 +54,17 @@ def places(moved: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.in
     return y.clip(0, side - 1), x.clip(0, side - 1)
 
 
+def copied_from(number: int, sources: NDArray[np.integer], moved: NDArray[np.integer] | None) -> NDArray[np.bool_]:
+    """(M, M): the cells of bank image `number` that a map (M, M), with shifts (M, M, 2) or None, has copied."""
+    chosen = sources == number
+    if moved is None:
+        return chosen
+    y, x = places(moved)
+    copied = np.zeros_like(chosen)
+    copied[y[chosen], x[chosen]] = True
+    return copied
+
+
 class Views:
     """The views of a bank's images at one side m, to be read like an array (S * B, m, m, ...).
 
