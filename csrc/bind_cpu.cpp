@@ -190,7 +190,8 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
     hold_views(*held, moves, content.shape(0), content.shape(1), true);
     const lpkernel::Kernels& run = lpkernel::kernels(isa);
     const auto side = static_cast<int>(content.shape(1));
-    const lpkernel::LayerTuning tuning{held->views ? 0 : pairs, summed, screened, coarse};
+    const auto count = static_cast<std::int64_t>(moves.size() / 2);  // of searches, one after the other
+    const lpkernel::LayerTuning tuning{held->views ? 0 : pairs, summed, screened / count, coarse};
     if (in_codes) {
         const auto* rows = view<std::int32_t>(table, "table", 2);
         expect(table.shape(0) == table.shape(1) && table.shape(0) >= 1 && table.shape(0) <= 32768,

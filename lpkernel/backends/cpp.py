@@ -39,7 +39,8 @@ class Tuning:
     coarse: images of latents from which a few channels are compared before all.
     kept: bytes of bank layouts that are kept for the next call; 1 GiB is two million images of 256 codes.
     levels: bytes of all levels of a plan, beyond which those of a bank of codes are not kept but made where needed.
-    some: bytes of the channels of such a level that are compared first, up to which those are kept.
+    some: bytes of the channels of such a level that are compared first, up to which those are kept; four times as many
+        where there is one for each shift of views.
     packed: queries from which masked_topk packs the bank; a sixteenth of them for rows of less than 32 values.
     """
 
@@ -154,7 +155,7 @@ class CppBackend:
 
     def _derived(self, side: int, codes: Array, codebook: Array, chosen: Chosen, isa: str) -> Any:
         """A level of a bank of codes without the level."""
-        ways = (isa, self.tuning.some)
+        ways = (isa, self.tuning.some * (4 if chosen.radius else 1))
         axis = level_axis(codes.shape[1], side)
         return self._layers.get(
             (*_key((codes, codebook), chosen), side, *ways),
