@@ -15,17 +15,16 @@ from PIL import Image
 
 from lpkernel import checks, presets, views
 from lpkernel import plan as plans
-from lpkernel.autoencoder.base import Autoencoder
-from lpkernel.autoencoder.embedded import of_bank
 from lpkernel.autoencoder.partial import Original
+from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.backends import registry
 from lpkernel.backends.base import Array, CodeBank, LatentBank, MixedBank, ScanRequest
-from lpkernel.bank import TABLE_ROWS, Bank, allowed_images, as_bank
-from lpkernel.composite import Composite, Whole
+from lpkernel.bank import TABLE_ROWS, Bank, allowed_images, as_bank, autoencoder_of
 from lpkernel.content import ByContent
 from lpkernel.copies import CopyLimit, largest_areas, redraw
 from lpkernel.errors import InputError
 from lpkernel.levels import resize_level
+from lpkernel.pictures.composite import Composite, Whole
 from lpkernel.plan import Plan
 
 DOMAINS = ("auto", "codes", "latents")
@@ -97,7 +96,7 @@ class Synthesis(ByContent):
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the first images in rows; None where nothing says which autoencoder decodes them."""
-        from lpkernel import render
+        from lpkernel.pictures import render
 
         try:
             images = self[:NOTEBOOK_IMAGES].decode()
@@ -112,7 +111,7 @@ class Synthesis(ByContent):
 
         Raises InputError if the bank was made with another autoencoder.
         """
-        autoencoder = of_bank(self.bank, autoencoder)
+        autoencoder = autoencoder_of(self.bank, autoencoder)
         content = self.codes if self.codes is not None else self.latents
         assert content is not None
         if self.composite is None or self.original is None:

@@ -21,10 +21,10 @@ from test_scan import KINDS, make
 from lpkernel import _native, plan
 from lpkernel.backends.base import CodeBank, LatentBank, ScanRequest, TopkRequest
 from lpkernel.backends.cpp import CppBackend, Tuning
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 from lpkernel.errors import BackendUnavailable, InputError
 from lpkernel.levels import level_axis
-from lpkernel.ops import masked_topk
+from lpkernel.search.ops import masked_topk
 
 if _reasons := _native.cpu_reasons():
     pytest.skip(f"cpp: {_reasons[0]}", allow_module_level=True)

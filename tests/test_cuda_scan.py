@@ -22,7 +22,7 @@ from lpkernel.backends.base import CodeBank, LatentBank
 from lpkernel.backends.cuda import CudaBackend, Tuning, _machine, _scratch_bytes, _work
 from lpkernel.backends.device_bank import bank_bytes, offset_bytes
 from lpkernel.backends.launch_table import Machine, Work
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 from lpkernel.errors import InputError
 
 SPECIFICATION = NumpyBackend()

@@ -10,10 +10,10 @@ import pytest
 from fakes import FakeVQ
 
 import lpkernel as lp
-from lpkernel import render
 from lpkernel.backends.base import Backend
 from lpkernel.copies import TRY_OFFSET, CopyLimit, largest_areas, largest_shares, redraw
 from lpkernel.errors import InputError
+from lpkernel.pictures import render
 
 GRID = 8
 

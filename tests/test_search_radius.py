@@ -15,12 +15,13 @@ from scans import World
 from test_scan import KINDS, SPECIFICATION, make
 
 import lpkernel as lp
-from lpkernel import plan, render, views
+from lpkernel import plan, views
 from lpkernel.backends.base import Backend
 from lpkernel.cli import main
 from lpkernel.errors import InputError
 from lpkernel.metrics import compare, maps, sets
 from lpkernel.metrics.cache import Cache
+from lpkernel.pictures import render
 
 # The options beyond the paper, and one scale: (options, scales, hubness), at a full side of 8.
 PLANS: list[tuple[dict[str, Any], list[int] | None, int]] = [

@@ -49,9 +49,9 @@ from lpkernel import plan
 from lpkernel.autoencoder.fused import group_norm
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, LatentBank, ScanRequest, TopkRequest
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 from lpkernel.backends.triton_lang import TritonBackend, Tuning
-from lpkernel.ops import masked_topk
+from lpkernel.search.ops import masked_topk
 
 SPECIFICATION = NumpyBackend()
 TRITON = TritonBackend("cpu")

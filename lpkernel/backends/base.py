@@ -22,7 +22,7 @@ class LatentBank:
     """Latent domain: level(m) -> (B, m, m, C) int16; distances are sums of squared differences.
 
     cells: codes (B, M, M) int16 and their fixed-point vectors (V, C) int16, of which each level is the resize
-    (`lpkernel.bank.resize_level`), for backends that make what they need of it; None where there are none.
+    (`lpkernel.levels.resize_level`), for backends that make what they need of it; None where there are none.
     Levels and codes of either domain may be `Views`, whose B images are made where they are read.
     """
 

@@ -20,10 +20,10 @@ from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, Top
 from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
 from lpkernel.levels import level_axis
+from lpkernel.limits import INT16_CODES
 from lpkernel.plan import Scale
 from lpkernel.views import Views
 
-CODES = 32768  # codes are compared as int16
 NARROW = 32  # values of a row below which comparing it where it lies leaves lanes empty
 
 
@@ -90,8 +90,8 @@ class CppBackend:
             return [f"LPKERNEL_ISA is {isa!r}, this machine runs {', '.join(known)}"]
         if isinstance(request, ScanRequest):
             bank = request.bank_at(request.plan.sides[-1])
-            if isinstance(bank, CodeBank) and len(bank.table) > CODES:
-                return [f"compares up to {CODES} codes by table, got {len(bank.table)}"]
+            if isinstance(bank, CodeBank) and len(bank.table) > INT16_CODES:
+                return [f"compares up to {INT16_CODES} codes by table, got {len(bank.table)}"]
         return []
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:

@@ -98,7 +98,7 @@ def search_bytes(request: TopkRequest, scratch: int, apart: bool = False) -> int
 
 
 def free_bytes(device: torch.device, enough: int) -> int | None:
-    """What may still be allocated on a GPU, or at least `enough`; None for the CPU, where nobody counts."""
+    """What may still be allocated on a GPU, or at least `enough`; None for the CPU, which has no such limit."""
     if device.type != "cuda":
         return None
     free = int(torch.cuda.mem_get_info(device)[0])

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpkernel import philox
-from lpkernel.backends import reference, stages
+from lpkernel.backends import specification as reference
+from lpkernel.backends import stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.errors import InputError
 from lpkernel.plan import Resize, Scale

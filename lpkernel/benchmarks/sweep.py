@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel.benchmarks import machine, measure
-from lpkernel.ops import masked_topk
+from lpkernel.search.ops import masked_topk
 
 BANKS = (16, 128, 1024, 10_000, 100_000, 1_000_000)
 WIDTHS = (2, 3, 16, 64, 256, 1024)

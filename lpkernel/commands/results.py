@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import Clock, Progress, check_folder, file_hash, json_text, load_bank, report
+from lpkernel.clock import Clock
+from lpkernel.commands.common import Progress, check_folder, file_hash, json_text, load_bank, report
 from lpkernel.commands.runs import FACTS, SOURCES, Folder, Stream, identity, of_image
 from lpkernel.errors import InputError, printable
 
@@ -81,14 +82,14 @@ class Session:
 
     def save_picture(self, name: str, picture: NDArray[np.uint8]) -> None:
         """A picture of the whole run, such as its sheet."""
-        from lpkernel import render
+        from lpkernel.pictures import render
 
         render.save_png(self.args.out / name, picture, {TEXT: json_text(self.text, indent=None)})
         self.files.append(name)
 
     def save_of_image(self, kind: str, index: int, picture: NDArray[np.uint8], fast: bool = False) -> None:
         """A picture of an image, of a kind that `Folder.files_per_image` lists."""
-        from lpkernel import render
+        from lpkernel.pictures import render
 
         where = self.groups[(index - self.args.first_image) // self.args.n][0]
         said = self.text | {"picture": kind, "image": index} | ({"where": where} if where else {})
@@ -316,7 +317,7 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
     """The source map, the map over the image, and the provenance sheet of each image."""
     import numpy as np
 
-    from lpkernel import render
+    from lpkernel.pictures import render
 
     assert session.autoencoder is not None
     bank, colours = made.bank, render.source_colours(made.bank.size)
@@ -347,8 +348,8 @@ def _write_sheet(
     """The contact sheet of the first images of each group, from what was written of them."""
     import numpy as np
 
-    from lpkernel import render
-    from lpkernel.images import load_pixels
+    from lpkernel.pictures import render
+    from lpkernel.pictures.images import load_pixels
 
     args, groups = session.args, session.groups
     shown = min(args.n, SHEET_IMAGES if len(groups) == 1 else render.COLUMNS)

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lpkernel.autoencoder.base import Autoencoder
+from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.errors import InputError
-from lpkernel.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
 from lpkernel.metrics.cache import Cache
+from lpkernel.pictures.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
 from lpkernel.synthesis import generate
 
 Pixels = NDArray[np.uint8]
@@ -35,7 +35,7 @@ SYNTHESIS_BATCH = 256  # images made at once; also what is kept of them between 
 class ImageSet:
     """`size` pictures. read(numbers) gives some as (n, S, S, 3) uint8; stamp(numbers) changes when they do.
 
-    facts: what a reader is told of it, ready for JSON. maps: source maps (N, M, M) where there are any, of a bank with
+    facts: what the record says of it, ready for JSON. maps: source maps (N, M, M) where there are any, of a bank with
     `bank_images` images, which is `bank` itself if that is at hand. shifts: (N, M, M, 2) of a search radius, or None.
     """
 

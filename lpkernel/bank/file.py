@@ -12,17 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lpkernel import tensor_file
+from lpkernel.bank.fields import BankFields
+from lpkernel.bank.pca import PCA
 from lpkernel.errors import InputError
 from lpkernel.files import atomic_path
-from lpkernel.pca import PCA
-
-if TYPE_CHECKING:
-    from lpkernel.bank import Bank
 
 FORMAT = "lpbank"
 VERSION = 1
@@ -34,7 +32,7 @@ SEPARATOR = "\0"
 MOST_TEXT = 1 << 22  # characters of names or labels in the header
 
 
-def save(bank: Bank, path: Path) -> None:
+def save(bank: BankFields, path: Path) -> None:
     """Write `bank`, whole or not at all. Raises InputError for a missing folder, OSError from the system."""
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpkernel import measured
 from lpkernel.backends import registry
 from lpkernel.backends.base import TopK, TopkRequest
 from lpkernel.errors import InputError
+from lpkernel.search import measured
 
 _library = torch.library.Library("lpkernel", "DEF")
 _library.define(

@@ -10,7 +10,7 @@
 //   masked_topk_scratch(Q, B, D, K, per_query, launch) -> bytes of `scratch`, 16-byte aligned
 //     stride: tensor cores screen the bank, of which every so many-th row is a sample; 0 to compare all directly
 //   masked_topk_blocks(K, is_int16, per_query, launch, device) -> blocks that a multiprocessor holds at once
-//   scan, scan_blocks: cuda/bind_scan.h
+//   scan, scan_blocks: bind/cuda_scan.h
 //   device_count(), build_info()
 
 #include <pybind11/pybind11.h>
@@ -19,10 +19,10 @@
 #include <cstdint>
 #include <string>
 
-#include "cuda/bind_scan.h"
+#include "bind/cuda_scan.h"
+#include "bind/span.h"
 #include "cuda/portable.cuh"
 #include "cuda/screen.h"
-#include "cuda/span.h"
 #include "cuda/topk.h"
 
 namespace py = pybind11;
@@ -88,7 +88,7 @@ TopkShape topk_shape(const py::tuple& launch) {
 // The launch of these sizes, planned, without its buffers.
 TopkArgs topk_args(std::int64_t q, std::int64_t b, std::int64_t d, std::int64_t k, const py::tuple& launch) {
     expect(q >= 1 && q <= MOST && b >= 1 && b <= MOST && d >= 0 && d <= MOST, "Q, B or D: expected 1 to 2^30");
-    expect(k >= 1 && k <= lpkernel::cuda::MOST_TOPK, "K: expected 1 to 128");
+    expect(k >= 1 && k <= lpkernel::MOST_NEIGHBOURS, "K: expected 1 to 128");
     TopkArgs args{};
     args.query_count = static_cast<int>(q);
     args.bank_count = static_cast<int>(b);
@@ -130,7 +130,7 @@ std::int64_t masked_topk_scratch(std::int64_t q, std::int64_t b, std::int64_t d,
 }
 
 int masked_topk_blocks(int k, bool integers, bool per_query, const py::tuple& launch, int device) {
-    expect(k >= 1 && k <= lpkernel::cuda::MOST_TOPK, "K: expected 1 to 128");
+    expect(k >= 1 && k <= lpkernel::MOST_NEIGHBOURS, "K: expected 1 to 128");
     const TopkShape shape = topk_shape(launch);
     const OnDevice here(device);
     int blocks = 0;
@@ -195,6 +195,6 @@ PYBIND11_MODULE(_cuda, module) {
                py::arg("per_query"), py::arg("candidate_mask"), py::arg("Q"), py::arg("B"), py::arg("D"), py::arg("K"),
                py::arg("is_int16"), py::arg("distances"), py::arg("indices"), py::arg("scratch"), py::arg("device"),
                py::arg("stream"), py::arg("launch"),
-               "Starts a search; see the top of csrc/bind_cuda.cpp and lpkernel.masked_topk.");
+               "Starts a search; see the top of csrc/bind/cuda.cpp and lpkernel.masked_topk.");
     lpkernel::cuda::bind_scan(module);
 }

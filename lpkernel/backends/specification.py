@@ -151,7 +151,7 @@ class _Layer:
 
 
 class NumpyBackend:
-    """DESIGN: the method, exactly; no attempt at speed."""
+    """The method of docs/method.md, exactly; no attempt at speed."""
 
     name = "numpy"
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from lpkernel import plan as plans
 from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
-from lpkernel.fill import FILL
-from lpkernel.images import Crop
 from lpkernel.modes import cells
-from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
-from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
+from lpkernel.modes.inputs import ImageLike, MaskLike, read_input, written
+from lpkernel.pictures.fill import FILL
+from lpkernel.pictures.images import Crop
+from lpkernel.synthesis import Options, Synthesis, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 
 def inpaint(
@@ -53,7 +53,5 @@ def inpaint(
     if hole.all():
         raise InputError("mask: the hole and one cell around it cover the whole image; make new images instead")
     steps = plans.edit(hole, patch, stride, "free", scales or plans.default_scales(bank.grid), **taken_by_plan(options))
-    options["candidates"], excluded = without_itself(bank, start, ~hole, options.get("candidates"))
-    made = generate(bank, n, plan=steps, canvas=start.canvas, **options)
     facts = {"mode": "inpaint", "unknown_cells": int(hole.sum()), "hole_filled_with": FILL}
-    return finished(made, start, excluded, facts, start.mask, keep_outside)
+    return written(bank, start, steps, ~hole, n, options, facts, start.mask, keep_outside)

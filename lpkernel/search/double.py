@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lpkernel import measured, topk_op
 from lpkernel.errors import InputError
+from lpkernel.search import measured, topk_op
 
 MARGIN = 16  # rows beyond k that are measured
 TILE = 1 << 21  # values that are held at a time, at least one row's
@@ -170,7 +170,7 @@ class Rows:
 
 
 def problem(metric: str, rows: Rows, weights: Tensor | None, rounded: Callable[[Tensor], Tensor]) -> Problem:
-    """What masked_topk ranks by a metric of `lpkernel.ops`, weights (B,) float64 times it."""
+    """What masked_topk ranks by a metric of `lpkernel.search.ops`, weights (B,) float64 times it."""
     if metric in ("cosine", "ip") and rows.mask is not None:
         raise InputError(f"patch_mask: got (Q, D), expected (D,) by metric {metric!r}")
     if metric == "ip":

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, TiffTags, UnidentifiedImageError, _imaging
 
-from lpkernel.colour import Convert, conversion
 from lpkernel.errors import InputError
 from lpkernel.files import open_regular
+from lpkernel.pictures.colour import Convert, conversion
 
 # The formats that Pillow may decode, and the extensions under which pictures are looked for.
 FORMATS = {

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from lpkernel.content import ByContent
-from lpkernel.fill import fill
-from lpkernel.warp import Similarity, cut_out
+from lpkernel.pictures.fill import fill
+from lpkernel.pictures.warp import Similarity, cut_out
 
 Pixels = NDArray[np.uint8]
 Weights = NDArray[np.uint8]

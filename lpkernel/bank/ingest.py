@@ -22,15 +22,24 @@ import numpy as np
 from PIL import Image
 
 from lpkernel import checks
-from lpkernel.attributes import attribute_rows, missing_rows
-from lpkernel.bank import default_names
+from lpkernel.bank.attributes import attribute_rows, missing_rows
+from lpkernel.bank.fields import default_names
+from lpkernel.bank.shards import Problem, owned, read_shards, write_shard
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp
-from lpkernel.images import RESIZE_FILTER, Crop, Found, find_images, load_image, picture_size, plain_pixels, square
-from lpkernel.shards import Problem, owned, read_shards, write_shard
+from lpkernel.pictures.images import (
+    RESIZE_FILTER,
+    Crop,
+    Found,
+    find_images,
+    load_image,
+    picture_size,
+    plain_pixels,
+    square,
+)
 
 if TYPE_CHECKING:
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 SHARD = 256  # sources encoded between two writes to the cache
 SAMPLE = 64  # sources whose sizes are compared

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lpkernel import tensor_file
+from lpkernel.bank.fields import BankFields
 from lpkernel.errors import InputError
+from lpkernel.limits import INT16_CODES
 
-if TYPE_CHECKING:
-    from lpkernel.bank import Bank
-
-INT16_CODES = 32768  # codebooks up to this size have int16 codes
 FINEST = 1023  # magnitude of the largest fixed-point value, when patches are small enough
 
 
@@ -27,7 +24,7 @@ def within_limit(values: np.ndarray, limit: int) -> bool:
     return bool(values.min() >= -limit and values.max() <= limit)
 
 
-def check_bank(bank: Bank) -> None:
+def check_bank(bank: BankFields) -> None:
     """Raise InputError, one line, unless `bank` is sound.
 
     Reads all codes, which kernels use as indices, but of a mapped file only shapes and types, so that opening it stays
@@ -52,7 +49,7 @@ def check_bank(bank: Bank) -> None:
             raise InputError(f"attribute {name!r} is {got}, expected bool of shape ({bank.size},)")
 
 
-def _check_numbers(bank: Bank) -> None:
+def _check_numbers(bank: BankFields) -> None:
     pca = bank.pca
     channels, width = pca.components.shape
     if pca.mean.shape != (width,) or pca.explained.shape != (channels,) or channels > width:
@@ -65,7 +62,7 @@ def _check_numbers(bank: Bank) -> None:
         raise InputError(f"{got}: expected the largest one whose distances fit int32, at least 1; lower max_patch")
 
 
-def _check_codes(bank: Bank) -> None:
+def _check_codes(bank: BankFields) -> None:
     codes, book, fixed = bank.codes, bank.codebook, bank.fixed_codebook
     assert codes is not None and book is not None and fixed is not None
     channels, width = bank.pca.components.shape
@@ -88,7 +85,7 @@ def check_codes(codes: np.ndarray, rows: int) -> None:
         raise InputError(f"codes run from {codes.min()} to {codes.max()}, expected 0 to {rows - 1}")
 
 
-def _check_latents(bank: Bank) -> None:
+def _check_latents(bank: BankFields) -> None:
     latents, fixed = bank.latents, bank.fixed_latents
     assert latents is not None and fixed is not None
     channels, width = bank.pca.components.shape

@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <string>
 
+#include "bind/span.h"
 #include "cuda/portable.cuh"
 #include "cuda/scan.h"
-#include "cuda/span.h"
 
 namespace lpkernel::cuda {
 
@@ -45,7 +45,7 @@ inline ScanShape scan_shape(const pybind11::dict& from) {
     expect_shape(
         shape.width >= 1 && shape.width <= 1 << 20 && (in_codes ? shape.width == 1 : shape.width % CELL_VALUES == 0),
         "width: expected 1 for codes, a multiple of 8 for latents");
-    expect_shape(in_codes ? shape.codes >= 4 && shape.codes <= MOST_CODES && shape.codes % 4 == 0 : shape.codes == 0,
+    expect_shape(in_codes ? shape.codes >= 4 && shape.codes <= INT16_CODES && shape.codes % 4 == 0 : shape.codes == 0,
                  "codes: expected a multiple of 4 up to 32768, 0 for latents");
     expect_shape(shape.span >= 1 && static_cast<std::int64_t>(shape.span) * shape.tile * shape.width <= 1 << 17,
                  "span");
@@ -128,6 +128,14 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
 
 inline void bind_scan(pybind11::module_& module) {
     namespace py = pybind11;
+    py::dict limits;
+    limits["INT16_CODES"] = INT16_CODES;
+    limits["MOST_CUT"] = MOST_CUT;
+    limits["MOST_NEIGHBOURS"] = MOST_NEIGHBOURS;
+    limits["MOST_ROW_CODES"] = MOST_ROW_CODES;
+    limits["MOST_THREADS"] = MOST_THREADS;
+    limits["FETCHERS"] = FETCHERS;
+    module.attr("LIMITS") = limits;
     module.def("scan_blocks", &scan_blocks, py::arg("shape"), py::arg("device"),
                "Blocks of a launch shape that a multiprocessor holds at once.");
     module.def("scan", &run_scan, py::arg("shape"), py::arg("numbers"), py::arg("buffers"), py::arg("device"),

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel.errors import InputError, unknown_name
-from lpkernel.images import Crop
+from lpkernel.pictures.images import Crop
 
 if TYPE_CHECKING:
     from lpkernel.bank import Bank

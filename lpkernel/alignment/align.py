@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpkernel.alignment.faces import Face, Finder, find_faces
+from lpkernel.alignment.regions import known_eyes
 from lpkernel.errors import InputError
-from lpkernel.faces import Face, Finder, find_faces
-from lpkernel.images import MIN_SIDE, load_pixels
-from lpkernel.modes.regions import known_eyes
-from lpkernel.warp import Similarity, resample
+from lpkernel.pictures.images import MIN_SIDE, load_pixels
+from lpkernel.pictures.warp import Similarity, resample
 
 if TYPE_CHECKING:
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
     from lpkernel.bank import Bank
 
 SAMPLE = 48  # bank images in which the eyes are looked for

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpkernel import double, measured, topk_op
 from lpkernel.backends.base import TopK
 from lpkernel.backends.pytorch import tensor
 from lpkernel.errors import InputError, unknown_name
-from lpkernel.topk_op import cast, dtype_name
+from lpkernel.search import double, measured, topk_op
+from lpkernel.search.topk_op import cast, dtype_name
 
 METRICS = ("l2", "sqrt", "cosine", "ip")
 _WIDER = {"float16": "float32", "bfloat16": "float32", "uint8": "int16", "int8": "int16"}
@@ -71,8 +71,8 @@ def masked_topk(
     root. Distances come in that order, so without return_weighted they need not rise.
 
     float64 inputs, column_weights, "cosine" and "ip" are searched in float32 and measured again in float64
-    (`lpkernel.double`), which takes a float64 copy of both arrays. By "cosine" the number is half the squared distance
-    of the normalised rows, in float64.
+    (`lpkernel.search.double`), which takes a float64 copy of both arrays. By "cosine" the number is half the squared
+    distance of the normalised rows, in float64.
 
     Not differentiable: tensors that require a gradient are taken without it, and none comes back.
 
@@ -258,7 +258,7 @@ def _out_of_range(search: _Search, distances: Any, indices: Any) -> Any:
 
 
 def _wide(search: _Search, rounded: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Any]:
-    """In float64 (see `lpkernel.double`), and back in the kind and type of the rows."""
+    """In float64 (see `lpkernel.search.double`), and back in the kind and type of the rows."""
     topk_op.check_shapes(search.queries, search.bank, search.k, search.patch_mask, search.candidate_mask)
     weights, columns = search.bank_weights, search.column_weights
     if weights is not None:

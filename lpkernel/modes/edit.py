@@ -10,18 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel import plan as plans
+from lpkernel.alignment.regions import layout_of, named_region
 from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
-from lpkernel.images import Crop
 from lpkernel.modes import cells
-from lpkernel.modes.inputs import ImageLike, Input, MaskLike, finished, read_input, without_itself
-from lpkernel.modes.regions import layout_of, named_region
-from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
+from lpkernel.modes.inputs import ImageLike, Input, MaskLike, read_input, written
+from lpkernel.pictures.images import Crop
+from lpkernel.synthesis import Options, Synthesis, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 DONORS = 12  # bank images that one donor is drawn from: with 3, four variants would often be two
 
@@ -90,8 +90,6 @@ def edit(
         raise InputError(f'donor: got {donor!r}, expected "one" or "patches"')
     known = np.ones_like(chosen) if mode == "guided" else ~chosen
     source = bank if donors is None else as_bank(donors)
-    options["candidates"], excluded = without_itself(source, start, known, options.get("candidates"))
-    made = generate(source, n, plan=steps, canvas=start.canvas, **options)
     inside = start.mask
     if inside is None and start.pixels is not None:
         inside = cells.pixels(chosen, len(start.pixels))
@@ -100,4 +98,4 @@ def edit(
         facts |= {"region": region, "region_layout": layout_of(bank).name}
     else:
         facts["region"] = start.marked or "cells"
-    return finished(made, start, excluded, facts, inside, keep_outside)
+    return written(source, start, steps, known, n, options, facts, inside, keep_outside)

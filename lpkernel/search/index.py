@@ -13,7 +13,7 @@ from lpkernel import checks, tensor_file
 from lpkernel.backends.base import TopK
 from lpkernel.errors import InputError, unknown_name
 from lpkernel.files import atomic_path
-from lpkernel.ops import masked_topk
+from lpkernel.search.ops import masked_topk
 
 FORMAT = "lpkernel index"
 VERSION = "1"

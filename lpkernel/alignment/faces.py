@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lpkernel.errors import MissingExtra
-from lpkernel.warp import Similarity, resample
+from lpkernel.pictures.warp import Similarity, resample
 
 LONGEST = 1024  # pixels of the longer side in which faces are looked for
 SURE = 1.0  # score of an upright face that needs no other turn; upside-down ones were found with up to 0.8

@@ -12,6 +12,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "common/limits.h"
 #include "common/philox.h"
 #include "cpu/isolation.h"
 #include "cpu/layer.h"
@@ -194,7 +195,7 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
     const lpkernel::LayerTuning tuning{held->views ? 0 : pairs, summed, screened / count, coarse};
     if (in_codes) {
         const auto* rows = view<std::int32_t>(table, "table", 2);
-        expect(table.shape(0) == table.shape(1) && table.shape(0) >= 1 && table.shape(0) <= 32768,
+        expect(table.shape(0) == table.shape(1) && table.shape(0) >= 1 && table.shape(0) <= lpkernel::INT16_CODES,
                "table: expected (V, V) with V of 1 to 32768");
         expect(within(rows, table.size(), 0, MOST), "table: distances are below 0");
         held->table = table;
@@ -249,7 +250,7 @@ std::unique_ptr<HeldLayer> hold_derived(const py::array& codes, const py::array&
     const std::int64_t full = codes.shape(1), side = py::len(axis[0]), width = codebook.shape(1);
     expect(codes.shape(2) == full && full >= 1 && full <= LARGEST_SIDE && side >= 1 && side <= full,
            "codes: expected a square grid of 1 to 4096 cells a side, and a level of no more");
-    expect(codebook.shape(0) >= 1 && codebook.shape(0) <= 32768 && width >= 1 && width <= 1 << 20,
+    expect(codebook.shape(0) >= 1 && codebook.shape(0) <= lpkernel::INT16_CODES && width >= 1 && width <= 1 << 20,
            "codebook: expected 1 to 32768 rows of 1 to 2^20 channels");
     auto held = std::make_unique<HeldLayer>();
     const std::vector<std::int64_t> moves = read_shifts(shifts);
@@ -500,6 +501,9 @@ py::tuple any_topk(const py::array& queries, const py::array& bank, std::int64_t
 
 PYBIND11_MODULE(_cpu, module) {
     module.doc() = "Compiled CPU code of lpkernel; reach it through lpkernel._native.";
+    py::dict limits;
+    limits["INT16_CODES"] = lpkernel::INT16_CODES;
+    module.attr("LIMITS") = limits;
     module.def("philox4x32_10", &lpkernel::philox4x32_10, py::arg("counter"), py::arg("key"),
                "Four words of Philox 4x32-10 from a counter of four and a key of two, each in [0, 2**32).");
     module.def("draw_index", &lpkernel::draw_index, py::arg("u"), py::arg("count"),

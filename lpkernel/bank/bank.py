@@ -17,21 +17,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lpkernel import checks, tensor_file
-from lpkernel import pca as pca_module
-from lpkernel.bank_checks import INT16_CODES, check_bank, check_codes, fixed_limit, within_limit
-from lpkernel.content import ByContent
+from lpkernel import checks
+from lpkernel.bank import pca as pca_module
+from lpkernel.bank.checks import check_bank, check_codes, fixed_limit, within_limit
+from lpkernel.bank.extent import Extent
+from lpkernel.bank.fields import BankFields, default_names
+from lpkernel.bank.file import read_fields
+from lpkernel.bank.file import save as write_file
 from lpkernel.errors import InputError, short, unknown_name
-from lpkernel.extent import Extent
 from lpkernel.levels import resize_level
-from lpkernel.pca import PCA
+from lpkernel.limits import INT16_CODES
 from lpkernel.views import BankViews, places
 
 if TYPE_CHECKING:
-    from lpkernel.autoencoder.base import Autoencoder
-    from lpkernel.ingest import Images
+    from lpkernel.autoencoder.protocol import Autoencoder
+    from lpkernel.bank.ingest import Images
 
-DEFAULT_BANK = Path(__file__).parent / "data" / "avatars.lpbank"
+DEFAULT_BANK = Path(__file__).resolve().parent.parent / "data" / "avatars.lpbank"
 CHANNELS = 16  # kept unless said otherwise, where there are as many
 TABLE_ROWS = 4096  # codebooks up to this size have a distance table
 _CHUNK = 256  # bank images handled at once
@@ -54,48 +56,15 @@ def _array(value: object, what: str, axes: int) -> np.ndarray:
 
 
 @dataclass(eq=False, repr=False)
-class Bank(ByContent):
+class Bank(BankFields):
     """B encoded images. Make one with `build`, `from_codes`, `from_latents`, `load` or `default`.
 
     Two are equal if all that `save` would write of them is.
 
-    Treat it and its arrays as read-only (those of a loaded bank are; large latents are views of the file).
-
-    codes             (B, M, M) int16 (V <= 32768) or int32 in [0, V); None for a continuous autoencoder
-    codebook          (V, L) float32, or None
-    fixed_codebook    (V, C) int16 within +-limit, or None
-    latents           (B, M, M, L) float16, what is decoded; None for codes
-    fixed_latents     (B, M, M, C) int16 within +-limit, or None
-    pca, scale, limit fixed value = rint(scale * projection), clipped to +-limit
-    names             B file names relative to the folder they came from
-    labels            B class names (the first-level folder), or None
-    attributes        name -> (B,) bool
-    source_size       width and height of the images it was built from, if they have one size: None else
-    skipped           (name, reason) of the files and folders that `build` could not use; not saved
-    left_out          names of the files in the folder that are no pictures by their ending; not saved
+    Treat it and its arrays as read-only (those of a loaded bank are; large latents are views of the file). What it
+    holds: `lpkernel.bank.fields.BankFields`.
     """
 
-    pca: PCA
-    scale: float
-    limit: int
-    max_patch: int
-    names: list[str]
-    codes: np.ndarray | None = None
-    codebook: np.ndarray | None = None
-    fixed_codebook: np.ndarray | None = None
-    latents: np.ndarray | None = None
-    fixed_latents: np.ndarray | None = None
-    labels: list[str] | None = None
-    attributes: dict[str, np.ndarray] = field(default_factory=dict)
-    autoencoder_name: str = ""
-    autoencoder_fingerprint: str = ""
-    image_size: int = 0  # 0: unknown
-    crop: tuple[int, int, int, int] | None = None
-    resize_filter: str = ""
-    sources_hash: str = ""
-    source_size: tuple[int, int] | None = None
-    skipped: list[tuple[str, str]] = field(default_factory=list, compare=False)
-    left_out: list[str] = field(default_factory=list, compare=False)
     _levels: dict[int, np.ndarray] = field(default_factory=dict, init=False, compare=False)
     _table: np.ndarray | None = field(default=None, init=False, compare=False)
     _extent: Extent | None = field(default=None, init=False, compare=False)
@@ -129,13 +98,13 @@ class Bank(ByContent):
         autoencoder's side. Files that cannot be used are left out and listed in `skipped`; `strict` raises
         InputError for the first instead. `limit`: only the first so many. `attributes`: a table of CelebA or
         CelebAMask-HQ (text or CSV) joined by file name, or else its stem, with CelebA-HQ's `mapping` file if it needs
-        one (`lpkernel.attributes`); or name -> bool for each image given. `missing_attributes`: "refuse" a table
+        one (`lpkernel.bank.attributes`); or name -> bool for each image given. `missing_attributes`: "refuse" a table
         without a row for an image, or "skip" the image. `batch` images are encoded at once, while the next are read;
         `progress(done, total)` is called after each batch. `cache`: a folder for what is encoded so far, so that a
         killed build continues and only files that are new or have changed are encoded (`shards.discard_cache` removes
         it). A second build that is given it meanwhile raises InputError.
         """
-        from lpkernel.ingest import encode_images, latent_width
+        from lpkernel.bank.ingest import encode_images, latent_width
 
         check_type(autoencoder)
         channels = check_options(channels, max_patch, lambda: latent_width(autoencoder))
@@ -270,8 +239,6 @@ class Bank(ByContent):
         The header, shapes and types are always checked; `verify` also reads everything and
         compares its SHA-256. Raises InputError, one line, for any file that is not a sound bank.
         """
-        from lpkernel.bank_file import read_fields
-
         fields = read_fields(Path(path), verify)
         try:
             return cls(**fields)
@@ -288,9 +255,7 @@ class Bank(ByContent):
 
         Raises InputError when the folder does not exist, OSError (disk full) as the system reports it.
         """
-        from lpkernel.bank_file import save
-
-        save(self, Path(path))
+        write_file(self, Path(path))
 
     def __len__(self) -> int:
         return self.size
@@ -299,41 +264,6 @@ class Bank(ByContent):
         kind = f"codes of {len(self.codebook)}" if self.codebook is not None else "latents"
         made_by = self.autoencoder_name or "unknown"
         return f"Bank({self.size} images, {self.grid}x{self.grid} {kind}, C={self.channels}, autoencoder {made_by})"
-
-    @property
-    def is_discrete(self) -> bool:
-        """Whether the bank holds codes (VQ autoencoder), not latents."""
-        return self.codes is not None
-
-    @property
-    def _cells(self) -> np.ndarray:
-        cells = self.codes if self.codes is not None else self.latents
-        assert cells is not None  # __post_init__ refuses a bank with neither
-        return cells
-
-    @property
-    def size(self) -> int:
-        """B, the number of images."""
-        return len(self._cells)
-
-    @property
-    def grid(self) -> int:
-        """M, cells a side."""
-        return int(self._cells.shape[1])
-
-    @property
-    def channels(self) -> int:
-        """C, channels after PCA."""
-        return len(self.pca.components)
-
-    @property
-    def width(self) -> int:
-        """L, numbers in a latent vector before PCA."""
-        return int(self.pca.components.shape[1])
-
-    def check_file(self) -> None:
-        """Raise InputError if the file that cells are mapped from was cut short: touching them ends the process."""
-        tensor_file.check_mapped(self.codes, self.latents, self.fixed_latents)
 
     def sound_codes(self, images: slice = slice(None), cells: np.ndarray | slice = slice(None)) -> np.ndarray:
         """A copy of the codes of some images, at some cells (M, M) bool. Raises InputError as a damaged file does."""
@@ -441,7 +371,7 @@ class Bank(ByContent):
         if sources.size and (sources.min() < 0 or sources.max() >= self.size):
             raise InputError(f"sources run from {sources.min()} to {sources.max()}, expected 0 to {self.size - 1}")
         area = self.grid * self.grid
-        flat = self._cells.reshape(self.size * area, *self._cells.shape[3:])
+        flat = self.cells.reshape(self.size * area, *self.cells.shape[3:])
         within: np.ndarray = np.arange(area)
         if shifts is not None:
             if np.shape(shifts) != (*sources.shape, 2) or not np.issubdtype(np.asarray(shifts).dtype, np.integer):
@@ -462,11 +392,11 @@ class Bank(ByContent):
     def where(self, expression: str, at_least: int = 0) -> np.ndarray:
         """The images that an expression over attributes and class labels describes: (B,) bool.
 
-        "Eyeglasses & (Blond_Hair | Hat) & ~Male": `lpkernel.where` has the grammar. A name is an attribute or,
+        "Eyeglasses & (Blond_Hair | Hat) & ~Male": `lpkernel.bank.where` has the grammar. A name is an attribute or,
         if there is none of that name, a class label. Raises InputError for an expression that is malformed or
         has an unknown name (the nearest are listed), and when fewer than `at_least` images are left.
         """
-        from lpkernel import where
+        from lpkernel.bank import where
 
         labels = np.asarray(self.labels if self.labels is not None else [], dtype=object)
         names = dict.fromkeys([*self.attributes, *(label for label in labels if label)])
@@ -617,6 +547,19 @@ def as_bank(bank: Bank | str | Path) -> Bank:
     return Bank.default() if str(bank) == "default" else Bank.load(bank)
 
 
+def autoencoder_of(bank: Bank, given: Autoencoder | None) -> Autoencoder:
+    """`given`, or the embedded autoencoder for a bank that was made with it. Raises InputError if it does not fit."""
+    if given is None:
+        if bank.autoencoder_name != "default":
+            made_by = repr(bank.autoencoder_name) if bank.autoencoder_name else "one that it does not name"
+            raise InputError(f"autoencoder: got None, but the bank was made with {made_by}; pass that one")
+        from lpkernel.autoencoder.embedded import embedded
+
+        given = embedded()
+    bank.check_autoencoder(given)
+    return given
+
+
 def check_options(channels: int | None, max_patch: int, width: Callable[[], int]) -> int:
     """The channels, min(16, L) if none are given. Raise InputError unless they and max_patch are in range.
 
@@ -638,8 +581,3 @@ def check_type(autoencoder: object) -> None:
         got = "None" if autoencoder is None else f"a {type(autoencoder).__name__}"
         hint = "; a mask is given as mask=" if isinstance(autoencoder, np.ndarray) else ""
         raise InputError(f"autoencoder: got {got}, expected what load_autoencoder gives{hint}")
-
-
-def default_names(count: int) -> list[str]:
-    """Names of images that came from no file: image-000000, image-000001, ..."""
-    return [f"image-{i:06d}" for i in range(count)]

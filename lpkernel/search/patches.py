@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpkernel import checks, measured
+from lpkernel import checks
 from lpkernel.backends.base import TopK
 from lpkernel.backends.pytorch import tensor
 from lpkernel.errors import InputError
-from lpkernel.ops import masked_topk
+from lpkernel.search import measured
+from lpkernel.search.ops import masked_topk
 
 ROWS_BYTES = 8 << 20  # of rows of patches that are written at a time, of the image and of the source
 

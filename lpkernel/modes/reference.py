@@ -12,14 +12,14 @@ from lpkernel import checks
 from lpkernel import plan as plans
 from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
-from lpkernel.images import Crop
-from lpkernel.modes.inputs import ImageLike, finished, read_input, without_itself
-from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
+from lpkernel.modes.inputs import ImageLike, read_input, written
+from lpkernel.pictures.images import Crop
+from lpkernel.synthesis import Options, Synthesis, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 
 def reference(
@@ -50,6 +50,4 @@ def reference(
     steps = plans.reference(bank.grid, patch, stride, scales, strength, **taken_by_plan(options))
     start = read_input(bank, image, autoencoder, crop, framing=framing)
     everything = np.ones((bank.grid, bank.grid), bool)
-    options["candidates"], excluded = without_itself(bank, start, everything, options.get("candidates"))
-    made = generate(bank, n, plan=steps, canvas=start.canvas, **options)
-    return finished(made, start, excluded, {"mode": "reference", "strength": strength})
+    return written(bank, start, steps, everything, n, options, {"mode": "reference", "strength": strength})

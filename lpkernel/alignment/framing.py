@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lpkernel.alignment import FRAMINGS
+from lpkernel.alignment.align import Aligned, Framing, align
+from lpkernel.alignment.faces import Face, Finder, find_faces
+from lpkernel.alignment.regions import known_eyes, layouts
 from lpkernel.errors import InputError, MissingExtra
-from lpkernel.faces import Face, Finder, find_faces
-from lpkernel.images import Crop, centre_square, square, square_mask
-from lpkernel.modes.aligning import Aligned, Framing, align
-from lpkernel.modes.regions import known_eyes, layouts
-from lpkernel.warp import Similarity, cut_out
+from lpkernel.pictures.images import Crop, centre_square, square, square_mask
+from lpkernel.pictures.warp import Similarity, cut_out
 
 if TYPE_CHECKING:
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
     from lpkernel.bank import Bank
 
 Bools = NDArray[np.bool_]
 Pixels = NDArray[np.uint8]
 
-FRAMINGS = ("auto", "as-is", "crop", "align")
 MISPLACED = 0.12  # of the side: of 330 aligned photographs no eye was further than 0.07 from the median
 
 

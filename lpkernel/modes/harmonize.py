@@ -11,15 +11,15 @@ import numpy as np
 from lpkernel import plan as plans
 from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
-from lpkernel.images import Crop
 from lpkernel.modes import cells
-from lpkernel.modes.inputs import ImageLike, MaskLike, finished, read_input, without_itself
-from lpkernel.synthesis import Options, Synthesis, generate, taken_by_plan
+from lpkernel.modes.inputs import ImageLike, MaskLike, read_input, written
+from lpkernel.pictures.images import Crop
+from lpkernel.synthesis import Options, Synthesis, taken_by_plan
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 
 def harmonize(
@@ -57,8 +57,6 @@ def harmonize(
         raise InputError("mask: covers the whole image, so there is nothing to fit it to; use a reference instead")
     steps = plans.edit(region, patch, stride, "guided", scales, region & ~guided, **taken_by_plan(options))
     everything = np.ones((bank.grid, bank.grid), bool)
-    options["candidates"], excluded = without_itself(bank, start, everything, options.get("candidates"))
-    made = generate(bank, n, plan=steps, canvas=start.canvas, **options)
     facts = {"mode": "harmonize", "guided_cells": int(guided.sum()), "free_cells": int((region & ~guided).sum())}
-    inside = cells.pixels(region, autoencoder.image_size) if autoencoder is not None else None
-    return finished(made, start, excluded, facts, inside, keep_outside)
+    inside = None if start.pixels is None else cells.pixels(region, len(start.pixels))
+    return written(bank, start, steps, everything, n, options, facts, inside, keep_outside)
