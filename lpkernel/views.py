@@ -10,7 +10,6 @@ Nothing is copied: `Views` makes what is asked of it from the bank's own cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -136,20 +135,16 @@ class Views:
 class BankViews:
     """What backends read of a bank, for its views: each made once and kept, since backends know arrays by identity.
 
-    codes (B, M, M) and the vectors (V, C) that they stand for, or None; full: gives the bank's int16 values at the full
-    side, asked where there are no codes.
+    cells: codes (B, M, M), with the vectors (V, C) int16 that they stand for; or (B, M, M, C) int16.
     """
 
-    def __init__(
-        self, radius: int, size: int, codes: Array | None, vectors: Array | None, full: Callable[[], Array]
-    ) -> None:
-        self.size = size * len(shifts(radius))
-        self.codes = None if codes is None else Views(codes, radius, codes.shape[1])
-        self._radius, self._vectors, self._full = radius, vectors, full
+    def __init__(self, radius: int, cells: Array, vectors: Array | None = None) -> None:
+        self.size = len(cells) * len(shifts(radius))
+        self.codes = None if vectors is None else Views(cells, radius, cells.shape[1])
+        self._radius, self._cells, self._vectors = radius, cells, vectors
         self._levels: dict[int, Views] = {}
 
     def level(self, side: int) -> Views:
         if side not in self._levels:
-            cells = self._full() if self.codes is None else self.codes.cells
-            self._levels[side] = Views(cells, self._radius, side, self._vectors)
+            self._levels[side] = Views(self._cells, self._radius, side, self._vectors)
         return self._levels[side]

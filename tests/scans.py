@@ -41,13 +41,13 @@ class World:
 
     def views(self, radius: int) -> BankViews:
         if radius not in self._views:
-            self._views[radius] = BankViews(radius, len(self.codes), self.codes, self.codebook, lambda: self.full)
+            self._views[radius] = BankViews(radius, self.codes, self.codebook)
         return self._views[radius]
 
     def latent_views(self, radius: int) -> BankViews:
         """The same, as of a bank that has no codes."""
         if -radius not in self._views:
-            self._views[-radius] = BankViews(radius, len(self.codes), None, None, lambda: self.full)
+            self._views[-radius] = BankViews(radius, self.full)
         return self._views[-radius]
 
     def shifted(self, radius: int) -> World:

@@ -298,9 +298,8 @@ class Bank(BankFields):
     def views(self, radius: int) -> BankViews:
         """The bank's images as seen from up to `radius` cells beside, for backends; kept (`lpkernel.views`)."""
         if radius not in self._views:
-            self._views[radius] = BankViews(
-                radius, self.size, self.codes, self.fixed_codebook, lambda: self.level(self.grid)
-            )
+            cells = self.level(self.grid) if self.codes is None else self.codes
+            self._views[radius] = BankViews(radius, cells, self.fixed_codebook)
         return self._views[radius]
 
     def fixed_values(self, images: slice) -> np.ndarray:
