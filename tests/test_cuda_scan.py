@@ -77,6 +77,19 @@ def test_options_beyond_the_paper(cuda: CudaBackend, kind: str, options: dict[st
             check(cuda, tunings[(BEYOND.index((options, hubness)) + KINDS.index(kind)) % len(tunings)], request)
 
 
+@pytest.mark.parametrize(("in_codes", "of_latents"), [(False, False), (False, True), (True, False)])
+def test_a_search_radius_equals_a_bank_of_shifted_copies(cuda: CudaBackend, in_codes: bool, of_latents: bool) -> None:
+    cuda.tuning = Tuning()
+    world, allowed = World(5, side=6, channels=3, codes=4), np.array([0, 2, 3])
+    made = make("edit-free", 6, 3, None, [4, 6], start="carry", overlap="cut")
+    given: dict[str, Any] = {"images": [0, 7], "k": 3, "start": world.start(2), "hubness": 64, "in_codes": in_codes}
+    found = world.request(made, candidates=allowed, radius=1, of_latents=of_latents, **given)
+    views = world.shifted(1).request(made, candidates=found.candidates, **given)
+    assert np.array_equal(cuda.scan(found), SPECIFICATION.scan(views))
+    for one, other in zip(stages.requests(found), stages.requests(views), strict=True):
+        assert bank_bytes(one) == bank_bytes(other)
+
+
 @pytest.mark.compiled
 @pytest.mark.parametrize("in_codes", [False, True])
 def test_boundaries_of_the_widest_patch(cuda: CudaBackend, in_codes: bool) -> None:

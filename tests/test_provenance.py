@@ -129,7 +129,7 @@ def test_wrong_limits() -> None:
             CopyLimit(**wrong)
     maps = np.zeros((2, 3, 3), np.int32)
     with pytest.raises(InputError, match="below 268435456"):
-        redraw(CopyLimit(area=1), maps, TRY_OFFSET - 1, lambda rows, images: maps)
+        redraw(CopyLimit(area=1), maps, TRY_OFFSET - 1, lambda rows, images: maps, 1 << 20)
 
 
 def picture(colour: tuple[int, int, int]) -> np.ndarray:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "lpkernel"
 
 # Floors from the ground up: a module imports from its own room and from the floors below. Rooms of one floor do not
 # know each other, but those on the ground, which are single files. The picture of it is in docs/architecture.md.
-GROUND = "_native _startup checks clock content errors files levels limits philox tensor_file triton_kernels"
+GROUND = "_native _startup checks clock content errors files levels limits philox tensor_file triton_kernels views"
 FLOORS = [
     GROUND.split(),
     ["autoencoder", "pictures", "plan"],

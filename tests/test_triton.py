@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 # About the op around the kernels: once is enough, and each of them has kernels of its own to compile.
 AROUND = (
     "not (opcheck or callers_kind or graph_breaks or non_contiguous or overflow or split_and_merge or gradient"
-    " or special or every_mode or near_ties)"
+    " or special or every_mode or near_ties or search_radius)"
 )
 
 

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -107,6 +108,11 @@ struct HeldLayer {
     std::vector<std::int64_t> allowed;
     py::tuple shape;
     std::unique_ptr<lpkernel::Derived> derived;  // of a level of codes
+    std::unique_ptr<lpkernel::Views> views;
+
+    lpkernel::Content content(const std::int16_t* data) const {
+        return {data, allowed.data(), derived.get(), views.get()};
+    }
 };
 
 std::vector<std::int64_t> allowed_images(const py::array& allowed, std::int64_t bank) {
@@ -120,39 +126,98 @@ std::vector<std::int64_t> allowed_images(const py::array& allowed, std::int64_t 
     return list;
 }
 
+// dy and dx of each shift of views, or none.
+std::vector<std::int64_t> read_shifts(const py::object& shifts) {
+    if (shifts.is_none()) return {0, 0};
+    const auto array = shifts.cast<py::array>();
+    const auto* values = view<std::int64_t>(array, "shifts", 2);
+    expect(array.shape(0) >= 1 && array.shape(1) == 2 && within(values, array.size(), -LARGEST_SIDE, LARGEST_SIDE) &&
+               values[0] == 0 && values[1] == 0,
+           "shifts: expected (S, 2) cells, the first (0, 0)");
+    return {values, values + array.size()};
+}
+
+// The views of a held layer, which must be those of the same images for every shift; moved: whether cells of a level of
+// so many a side are.
+void hold_views(HeldLayer& held, const std::vector<std::int64_t>& shifts, std::int64_t bank, std::int64_t side,
+                bool moved) {
+    const auto count = static_cast<std::int64_t>(shifts.size() / 2),
+               size = static_cast<std::int64_t>(held.allowed.size());
+    if (count == 1) return;
+    bool fits = size % count == 0;
+    for (std::int64_t a = 0, images = size / count; fits && a < size; ++a) {
+        fits = held.allowed[a] == a / images * bank + held.allowed[a % images] && held.allowed[a % images] < bank;
+    }
+    expect(fits, "allowed: expected all views of some images");
+    held.views = std::make_unique<lpkernel::Views>();
+    held.views->images = bank;
+    held.views->cells = side * side;
+    held.views->shifts = static_cast<int>(count);
+    const auto inside = [side](std::int64_t cell) { return std::clamp<std::int64_t>(cell, 0, side - 1); };
+    for (std::int64_t s = 0; moved && s < count; ++s) {
+        for (std::int64_t y = 0; y < side; ++y) {
+            for (std::int64_t x = 0; x < side; ++x) {
+                const std::int64_t place = inside(y + shifts[2 * s]) * side + inside(x + shifts[2 * s + 1]);
+                held.views->places.push_back(static_cast<std::int32_t>(place));
+            }
+        }
+    }
+}
+
+// The layer that `make` gives for a number of images, or that of all views of these.
+void hold_layer(HeldLayer& held, const std::int16_t* data,
+                const std::function<std::unique_ptr<lpkernel::Layer>(const lpkernel::Content&, std::int64_t)>& make) {
+    const auto size = static_cast<std::int64_t>(held.allowed.size());
+    const Released free;
+    if (!held.views) {
+        held.layer = make(held.content(data), size);
+        return;
+    }
+    const std::int64_t images = size / held.views->shifts;
+    held.layer = lpkernel::view_layer(held.content(data), images,
+                                      [&](const lpkernel::Content& content) { return make(content, images); });
+}
+
 std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table, const py::array& allowed,
                                 const std::string& isa, int pairs, bool summed, std::int64_t screened,
-                                std::int64_t coarse) {
+                                std::int64_t coarse, const py::object& shifts) {
     const bool in_codes = content.ndim() == 3;
     const auto* data = view<std::int16_t>(content, "content", in_codes ? 3 : 4);
     expect(content.shape(1) == content.shape(2) && content.shape(1) >= 1 && content.shape(1) <= LARGEST_SIDE,
            "content: expected a square grid of 1 to 4096 cells a side");
     auto held = std::make_unique<HeldLayer>();
-    held->allowed = allowed_images(allowed, content.shape(0));
+    const std::vector<std::int64_t> moves = read_shifts(shifts);
+    held->allowed = allowed_images(allowed, content.shape(0) * static_cast<std::int64_t>(moves.size() / 2));
     held->shape = content.attr("shape");
+    hold_views(*held, moves, content.shape(0), content.shape(1), true);
     const lpkernel::Kernels& run = lpkernel::kernels(isa);
-    const lpkernel::Content from{data, held->allowed.data()};
-    const auto size = static_cast<std::int64_t>(held->allowed.size());
     const auto side = static_cast<int>(content.shape(1));
-    const lpkernel::LayerTuning tuning{pairs, summed, screened, coarse};
+    const auto count = static_cast<std::int64_t>(moves.size() / 2);  // of searches, one after the other
+    const lpkernel::LayerTuning tuning{held->views ? 0 : pairs, summed, screened / count, coarse};
     if (in_codes) {
         const auto* rows = view<std::int32_t>(table, "table", 2);
         expect(table.shape(0) == table.shape(1) && table.shape(0) >= 1 && table.shape(0) <= lpkernel::INT16_CODES,
                "table: expected (V, V) with V of 1 to 32768");
         expect(within(rows, table.size(), 0, MOST), "table: distances are below 0");
         held->table = table;
-        const Released free;
-        held->layer = lpkernel::code_layer(from, size, side, rows, static_cast<int>(table.shape(0)), run, tuning);
+        const auto codes = static_cast<int>(table.shape(0));
+        hold_layer(*held, data, [&](const lpkernel::Content& from, std::int64_t size) {
+            return lpkernel::code_layer(from, size, side, rows, codes, run, tuning);
+        });
     } else {
         expect(content.shape(3) >= 1 && content.shape(3) <= 1 << 20, "content: expected 1 to 2^20 channels");
-        const Released free;
-        held->layer = lpkernel::latent_layer(from, size, side, static_cast<int>(content.shape(3)), run, tuning);
+        const auto channels = static_cast<int>(content.shape(3));
+        hold_layer(*held, data, [&](const lpkernel::Content& from, std::int64_t size) {
+            return lpkernel::latent_layer(from, size, side, channels, run, tuning);
+        });
     }
     return held;
 }
 
-// Row by row what a level at `side` reads of maps of `full` cells a side: low, high (side) and fraction (side).
-std::vector<lpkernel::Corners> corners_of(const py::tuple& axis, std::int64_t full, std::int64_t side) {
+// Row by row what a level at `side` reads of maps of `full` cells a side, moved by each shift: low, high (side) and
+// fraction (side).
+std::vector<lpkernel::Corners> corners_of(const py::tuple& axis, std::int64_t full, std::int64_t side,
+                                          const std::vector<std::int64_t>& shifts) {
     const auto low = axis[0].cast<py::array>(), high = axis[1].cast<py::array>(), fraction = axis[2].cast<py::array>();
     const auto *from = view<std::int64_t>(low, "low", 1), *to = view<std::int64_t>(high, "high", 1);
     const auto* part = view<double>(fraction, "fraction", 1);
@@ -162,20 +227,24 @@ std::vector<lpkernel::Corners> corners_of(const py::tuple& axis, std::int64_t fu
     expect(std::all_of(part, part + side, [](double share) { return share >= 0 && share <= 1; }),
            "axis: fractions outside 0 to 1");
     std::vector<lpkernel::Corners> corners;
-    for (std::int64_t y = 0; y < side; ++y) {
-        for (std::int64_t x = 0; x < side; ++x) {
-            const auto at = [&](std::int64_t row, std::int64_t column) {
-                return static_cast<std::int32_t>(row * full + column);
-            };
-            corners.push_back(
-                {at(from[y], from[x]), at(from[y], to[x]), at(to[y], from[x]), at(to[y], to[x]), part[y], part[x]});
+    const auto inside = [full](std::int64_t cell) { return std::clamp<std::int64_t>(cell, 0, full - 1); };
+    for (std::size_t s = 0; s < shifts.size(); s += 2) {
+        const auto at = [&](std::int64_t row, std::int64_t column) {
+            return static_cast<std::int32_t>(inside(row + shifts[s]) * full + inside(column + shifts[s + 1]));
+        };
+        for (std::int64_t y = 0; y < side; ++y) {
+            for (std::int64_t x = 0; x < side; ++x) {
+                corners.push_back(
+                    {at(from[y], from[x]), at(from[y], to[x]), at(to[y], from[x]), at(to[y], to[x]), part[y], part[x]});
+            }
         }
     }
     return corners;
 }
 
 std::unique_ptr<HeldLayer> hold_derived(const py::array& codes, const py::array& codebook, const py::tuple& axis,
-                                        const py::array& allowed, const std::string& isa, std::int64_t kept) {
+                                        const py::array& allowed, const std::string& isa, std::int64_t kept,
+                                        const py::object& shifts) {
     const auto* data = view<std::int16_t>(codes, "codes", 3);
     const auto* book = view<std::int16_t>(codebook, "codebook", 2);
     expect(axis.size() == 3, "axis: expected low, high and fraction");
@@ -185,8 +254,10 @@ std::unique_ptr<HeldLayer> hold_derived(const py::array& codes, const py::array&
     expect(codebook.shape(0) >= 1 && codebook.shape(0) <= lpkernel::INT16_CODES && width >= 1 && width <= 1 << 20,
            "codebook: expected 1 to 32768 rows of 1 to 2^20 channels");
     auto held = std::make_unique<HeldLayer>();
-    held->allowed = allowed_images(allowed, codes.shape(0));
+    const std::vector<std::int64_t> moves = read_shifts(shifts);
+    held->allowed = allowed_images(allowed, codes.shape(0) * static_cast<std::int64_t>(moves.size() / 2));
     held->shape = codes.attr("shape");
+    hold_views(*held, moves, codes.shape(0), side, false);
     held->derived = std::make_unique<lpkernel::Derived>();
     lpkernel::Derived& derived = *held->derived;
     derived.full = static_cast<int>(full);
@@ -197,14 +268,14 @@ std::unique_ptr<HeldLayer> hold_derived(const py::array& codes, const py::array&
     for (std::int64_t row = 0; row < derived.rows; ++row) {
         std::copy_n(book + row * width, width, derived.book.data() + row * derived.stride);
     }
-    derived.corners = corners_of(axis, full, side);
+    derived.corners = corners_of(axis, full, side, moves);
+    derived.cells = side * side;
     const lpkernel::Kernels& run = lpkernel::kernels(isa);
     lpkernel::LayerTuning tuning{};
-    tuning.kept = kept;
-    const Released free;
-    held->layer =
-        lpkernel::latent_layer({data, held->allowed.data(), &derived}, static_cast<std::int64_t>(held->allowed.size()),
-                               static_cast<int>(side), static_cast<int>(width), run, tuning);
+    tuning.kept = kept / static_cast<std::int64_t>(moves.size() / 2);
+    hold_layer(*held, data, [&](const lpkernel::Content& from, std::int64_t size) {
+        return lpkernel::latent_layer(from, size, static_cast<int>(side), static_cast<int>(width), run, tuning);
+    });
     return held;
 }
 
@@ -268,7 +339,7 @@ struct HeldIsolation {
 lpkernel::Content content_of(const HeldLayer& held, const py::array& content) {
     const auto* data = view<std::int16_t>(content, "content", held.layer->codes() || held.derived ? 3 : 4);
     expect(py::tuple(content.attr("shape")).equal(held.shape), "content: not what the layer was made from");
-    return {data, held.allowed.data(), held.derived.get()};
+    return held.content(data);
 }
 
 std::unique_ptr<HeldIsolation> hold_isolation(const HeldSteps& steps, const HeldLayer& held, const py::array& content,
@@ -489,15 +560,18 @@ PYBIND11_MODULE(_cpu, module) {
     py::class_<HeldLayer>(module, "Layer", "The allowed images of a bank at one side, laid out for scan().")
         .def(
             py::init(&hold), py::arg("content"), py::arg("table"), py::arg("allowed"), py::arg("isa"), py::arg("pairs"),
-            py::arg("summed"), py::arg("screened"), py::arg("coarse"),
+            py::arg("summed"), py::arg("screened"), py::arg("coarse"), py::arg("shifts") = py::none(),
             "content (B, m, m, C) int16 latents with any table, or (B, m, m) int16 codes and their (V, V) int32 table; "
             "allowed (A,) int64 increasing; isa as available() or ''; pairs: up to how many images pairs are kept, "
             "summed or, for steps that cut or carry, by cells; "
-            "screened: from how many images codes are screened by bounds; coarse: from how many latents are.")
+            "screened: from how many images codes are screened by bounds; coarse: from how many latents are; shifts: "
+            "None, or (S, 2) int64 of the views that `allowed` numbers, see lpkernel.views.")
         .def(py::init(&hold_derived), py::arg("codes"), py::arg("codebook"), py::arg("axis"), py::arg("allowed"),
-             py::arg("isa"), py::arg("kept"),
+             py::arg("isa"), py::arg("kept"), py::arg("shifts") = py::none(),
              "The latents of a level that is not kept: codes (B, M, M) int16; codebook (V, C) int16; axis: low, high "
-             "(m,) int64 and fraction (m,) float64 of the resize; kept: bytes of it, up to which some channels are.")
+             "(m,) int64 and fraction (m,) float64 of the resize; kept: bytes of it, up to which some channels are; "
+             "shifts "
+             "as above.")
         .def_property_readonly("size", [](const HeldLayer& held) { return held.layer->size(); })
         .def_property_readonly("bytes", [](const HeldLayer& held) { return held.layer->bytes(); });
     py::class_<HeldSteps>(module, "Steps", "The steps of a scale, read once for scan().")

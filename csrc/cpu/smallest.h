@@ -25,6 +25,9 @@ class Smallest {
         keys_.clear();
     }
 
+    // Indices that are pushed from now on count from here.
+    void count_from(std::int64_t first) { first_ = first; }
+
     // Distances above this are of no use.
     std::int32_t limit() const { return limit_; }
 
@@ -38,7 +41,7 @@ class Smallest {
 
     void push(std::int32_t distance, std::int64_t index) {
         const std::uint32_t above = static_cast<std::uint32_t>(distance) ^ SIGN;
-        push(std::uint64_t{above} << 32 | static_cast<std::uint64_t>(index));
+        push(std::uint64_t{above} << 32 | static_cast<std::uint64_t>(first_ + index));
     }
 
     void push(std::uint64_t key) {
@@ -69,6 +72,7 @@ class Smallest {
   private:
     std::vector<std::uint64_t> keys_;
     std::size_t need_ = 1;
+    std::int64_t first_ = 0;
     std::int32_t limit_ = ANY;
 };
 

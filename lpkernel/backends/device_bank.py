@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, TopkRequest
+from lpkernel.backends.base import Array, CodeBank, Codes, LatentBank, Level, ScanRequest, TopkRequest
 from lpkernel.backends.pytorch import TILE_BYTES, hubness_offsets, tensor
 from lpkernel.backends.store import Store
 from lpkernel.errors import BackendUnavailable, InputError
@@ -209,7 +209,7 @@ def _vectors(
     return codebook[(chosen.to(torch.int32) & 0xFFFF) >> bank.code_shift].transpose(0, 1).flatten(1)
 
 
-def _fill(layer: torch.Tensor, content: Array, allowed: Array, codes: int | None, shift: int) -> None:
+def _fill(layer: torch.Tensor, content: Codes | Level, allowed: Array, codes: int | None, shift: int) -> None:
     """Copies the allowed images of content (B, m, m[, C]) to a layer, a bounded piece at a time."""
     piece = max(1, UPLOAD // max(1, content[:1].nbytes))
     for begin in range(0, len(allowed), piece):

@@ -100,7 +100,7 @@ class _Layer:
     def __init__(self, request: ScanRequest, scale: Scale) -> None:
         self.scale, self.allowed = scale, request.candidates
         self.bank = request.bank_at(scale.side)
-        self.content = self.bank.codes if isinstance(self.bank, CodeBank) else self.bank.level(scale.side)
+        self.content = np.asarray(self.bank.codes if isinstance(self.bank, CodeBank) else self.bank.level(scale.side))
         chosen = self.content if len(self.allowed) == len(self.content) else self.content[self.allowed]
         self.cells = chosen.reshape(len(chosen), scale.side**2, *chosen.shape[3:])
         self.offsets = np.zeros((len(scale.positions), len(self.allowed)), np.int64)

@@ -27,6 +27,7 @@ from lpkernel.bank.file import save as write_file
 from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.levels import resize_level
 from lpkernel.limits import INT16_CODES
+from lpkernel.views import BankViews, places
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.protocol import Autoencoder
@@ -67,6 +68,7 @@ class Bank(BankFields):
     _levels: dict[int, np.ndarray] = field(default_factory=dict, init=False, compare=False)
     _table: np.ndarray | None = field(default=None, init=False, compare=False)
     _extent: Extent | None = field(default=None, init=False, compare=False)
+    _views: dict[int, BankViews] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
         check_bank(self)
@@ -293,6 +295,13 @@ class Bank(BankFields):
                 self._levels[m] = level
         return self._levels[m]
 
+    def views(self, radius: int) -> BankViews:
+        """The bank's images as seen from up to `radius` cells beside, for backends; kept (`lpkernel.views`)."""
+        if radius not in self._views:
+            cells = self.level(self.grid) if self.codes is None else self.codes
+            self._views[radius] = BankViews(radius, cells, self.fixed_codebook)
+        return self._views[radius]
+
     def fixed_values(self, images: slice) -> np.ndarray:
         """Fixed-point values (n, M, M, C) int16 of some images. Raises InputError as `level` does."""
         if self.codes is not None and self.fixed_codebook is not None:
@@ -345,10 +354,11 @@ class Bank(BankFields):
             raise InputError("latents to project hold NaN or infinity")
         return _fixed(self.pca.project(latents), self.scale, self.limit)
 
-    def gather(self, sources: np.ndarray) -> np.ndarray:
-        """Cell (y, x) of image n taken from bank image sources[n, y, x] at (y, x).
+    def gather(self, sources: np.ndarray, shifts: np.ndarray | None = None) -> np.ndarray:
+        """Cell (y, x) of image n taken from bank image sources[n, y, x] at (y, x), or beside it by shifts[n, y, x].
 
-        sources (N, M, M) integers in [0, B) -> codes (N, M, M) int64 or latents (N, M, M, L) float32.
+        sources (N, M, M) integers in [0, B), shifts (N, M, M, 2) integers or None -> codes (N, M, M) int64 or latents
+        (N, M, M, L) float32. What lies outside the grid is the nearest cell inside.
         Raises InputError for other shapes, types or values, and when a mapped file was cut short.
         """
         self.check_file()
@@ -361,8 +371,14 @@ class Bank(BankFields):
             raise InputError(f"sources run from {sources.min()} to {sources.max()}, expected 0 to {self.size - 1}")
         area = self.grid * self.grid
         flat = self.cells.reshape(self.size * area, *self.cells.shape[3:])
-        places = sources.reshape(-1, area).astype(np.int64) * area + np.arange(area)  # one index is faster than three
-        content = flat.take(places.reshape(sources.shape), axis=0)
+        within: np.ndarray = np.arange(area)
+        if shifts is not None:
+            if np.shape(shifts) != (*sources.shape, 2) or not np.issubdtype(np.asarray(shifts).dtype, np.integer):
+                raise InputError(f"shifts have shape {np.shape(shifts)}, expected integers {(*sources.shape, 2)}")
+            y, x = places(np.asarray(shifts))
+            within = (y * self.grid + x).reshape(-1, area)
+        chosen = sources.reshape(-1, area).astype(np.int64) * area + within  # one index is faster than three
+        content = flat.take(chosen.reshape(sources.shape), axis=0)
         if self.codebook is not None and content.size:
             check_codes(content, len(self.codebook))
         return content.astype(np.int64 if self.is_discrete else np.float32)

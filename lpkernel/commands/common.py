@@ -106,6 +106,13 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
         help="only bank images with these attributes or labels, as 'Eyeglasses & ~Male'; each one given makes a row",
     )
     parser.add_argument(
+        "--search-radius",
+        type=int,
+        default=0,
+        metavar="R",
+        help="0 to 4: patches come from up to so many cells beside their place in the bank images, too (default: 0)",
+    )
+    parser.add_argument(
         "--copy-limit",
         type=copy_limit,
         metavar="LIMIT",

@@ -40,7 +40,7 @@ TEXT = "lpkernel"  # the text chunk of a picture: JSON of what it was made with
 # What a result can be made again from; the same for every backend and every window of the seed's series.
 TEXT_SETTINGS = (
     *("mode", "kind", "patch", "stride", "scales", "start", "overlap", "mirror", "hubness", "k"),
-    *("strength", "donor", "copy_limit"),
+    *("strength", "donor", "search_radius", "copy_limit"),
 )
 NEIGHBOURS = 3  # that a mode draws from unless --k says otherwise
 
@@ -76,6 +76,7 @@ class Session:
             "seed": args.seed,
             "backend": args.backend,
             "device": args.device,
+            "search_radius": args.search_radius,
             "copy_limit": args.copy_limit,
         }
 
@@ -329,7 +330,8 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
         pictures, names = decoded[np.searchsorted(needed, shown)], [bank.names[i] for i in shown]
         session.save_of_image("map", index, render.source_map(sources, colours, len(image)), fast=True)
         session.save_of_image("overlay", index, render.overlay(image, sources, colours), fast=True)
-        sheet = render.provenance_sheet(image, sources, shown, pictures, names)
+        shifts = None if made.shifts is None else made.shifts[row]
+        sheet = render.provenance_sheet(image, sources, shown, pictures, names, shifts)
         session.save_of_image("provenance", index, sheet, fast=True)
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # packing and writing leave Python free
@@ -385,7 +387,7 @@ def _facts_of_images(session: Session, made: Synthesis, start: int) -> list[dict
     import numpy as np
 
     names, limited = made.bank.names, made.settings["copy_limit"] or {"try_kept": {}, "still_over": []}
-    title, facts = session.groups[start // session.args.n][0], []
+    title, facts = session.groups[start // session.args.n][0], list[dict[str, Any]]()
     for index, (one, area) in enumerate(
         zip(made.sources, made.largest_copies(), strict=True), session.args.first_image + start
     ):
@@ -404,5 +406,7 @@ def _facts_of_images(session: Session, made: Synthesis, start: int) -> list[dict
             {"name": names[numbers[j]], "index": int(numbers[j]), "share": round(int(cells[j]) / one.size, 6)}
             for j in np.lexsort((numbers, -cells))
         ]
+        if made.shifts is not None:
+            fact["shift_y"], fact["shift_x"] = np.moveaxis(made.shifts[len(facts)], -1, 0).tolist()
         facts.append(fact)
     return facts

@@ -16,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from lpkernel.errors import InputError, printable
 from lpkernel.files import atomic_path
+from lpkernel.views import copied_from
 
 Pixels = NDArray[np.uint8]
 
@@ -113,12 +114,15 @@ def provenance_sheet(
     shown: Sequence[int] | NDArray[np.integer],
     pictures: Pixels,
     names: Sequence[str],
+    shifts: NDArray[np.integer] | None = None,
 ) -> Pixels:
     """One result and where it comes from: itself, its map, the map over it; then sources with what they gave.
 
     image (S, S, 3) and its source map (M, M); the sources numbered `shown` as pictures (B', S, S, 3) with their
     names. Cells that a source gave are outlined in its colour and bright, the rest of it is pale; above it stand its
-    share of all cells and its name. The title tells of sources left out. Raises InputError if the counts differ.
+    share of all cells and its name. shifts (M, M, 2): how far beside its place each cell was copied from, if a search
+    radius let it; it is outlined where it was. The title tells of sources left out. Raises InputError if the counts
+    differ.
     """
     if not len(shown) == len(pictures) == len(names):
         raise InputError(f"{len(pictures)} pictures and {len(names)} names for {len(shown)} sources; expected as many")
@@ -129,6 +133,8 @@ def provenance_sheet(
     kept = np.count_nonzero(cells < 0) / cells.size
     given = np.unique(cells[cells >= 0])
     title = f"Result, its source map, the map over it{f'; {kept:.1%} kept from the input' if kept else ''}"
+    if shifts is not None:
+        title += f"; {np.count_nonzero(shifts.any(axis=-1)) / cells.size:.1%} from beside their place"
     if len(given) > len(shown):
         title += f"; {len(shown)} of {len(given)} sources shown"
     columns = max(len(top), min(4, len(shown)))
@@ -139,7 +145,9 @@ def provenance_sheet(
         shares = [np.count_nonzero(cells == shown[i]) / cells.size for i in row]
         captions = [_caption(share, names[i], size + gap) for share, i in zip(shares, row, strict=True)]
         strips = np.concatenate(captions, axis=1)
-        copied = np.stack([marked(pictures[i], cells == shown[i], colours[int(shown[i])]) for i in row])
+        places = [copied_from(int(shown[i]), cells, shifts) for i in row]
+        colour = [colours[int(shown[i])] for i in row]
+        copied = np.stack([marked(*one) for one in zip(pictures[row], places, colour, strict=True)])
         bands += [_padded(strips, width), _padded(grid(copied, columns, gap, PAGE), width)]
     return np.concatenate(bands)
 
