@@ -118,6 +118,16 @@ struct FloatBlock {
     float* scores;  // (queries, BLOCK), up to the first multiple of 16 from `lanes` on
 };
 
+// A block of rows for a FloatBlock: bank[i][b] = rows[b][i] - centre[i], each rounded once, and sums[b], the squared
+// norm of what is there, in float64 in any order.
+struct PackRows {
+    const float* const* rows;  // (BLOCK) rows of `width`
+    const float* centre;       // (width)
+    std::int64_t width;
+    float* bank;   // (width, BLOCK)
+    double* sums;  // (BLOCK)
+};
+
 // Squared distances of any number of queries to up to ROWS bank rows where they lie, lanes = channels:
 //   out[q][b] = sum over i of (bank[b][i] - query[q][i])^2 where mask[q] has all bits set (no mask: everywhere)
 // found[q]: bit b unless out[q][b] > limits[q], so NaN is found; lanes beyond `lanes` are 0. Queries and masks have
@@ -228,6 +238,10 @@ struct Kernels {
     // sum of (a - b)^2 over the entries where weight is not 0 (all, if it is nullptr), in float64. Sixteen partial
     // sums, added up in one order whatever the instruction set.
     double (*direct)(const float* a, const float* b, const float* weight, std::int64_t width);
+    void (*pack_rows)(const PackRows&);
+    // out[i] = -2 (values[i] - centre[i]), the difference rounded once; returns the squared norm of the differences, in
+    // float64 in any order.
+    double (*place_row)(const float* values, const float* centre, std::int64_t width, float* out);
 };
 
 // The table for `isa`: "avx512", "avx2", "baseline" (SSE2 on x86, NEON on aarch64), or "" for the best that this

@@ -559,46 +559,108 @@ void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t f
     run(top, low, fy, from, side, width, i0, i1, f, rows, out);
 }
 
-using EightFloats = float __attribute__((vector_size(32)));
-using EightDoubles = double __attribute__((vector_size(64)));
+// Sums in float64, of vectors that one register holds.
+constexpr int PER_SUM = LANES < 4 ? 2 : LANES / 2;
+using Singles = float __attribute__((vector_size(4 * PER_SUM)));
+using Doubles = double __attribute__((vector_size(8 * PER_SUM)));
 
-inline __attribute__((always_inline)) void widen(const float* p, EightDoubles& wide) {
-    EightFloats values;
+inline __attribute__((always_inline)) void read(const float* p, Singles& values) {
     __builtin_memcpy(&values, p, sizeof values);
-    wide = __builtin_convertvector(values, EightDoubles);
+}
+inline __attribute__((always_inline)) void widen(const float* p, Doubles& wide) {
+    Singles values;
+    read(p, values);
+    wide = __builtin_convertvector(values, Doubles);
+}
+
+template <bool WEIGHTED>
+double direct_sum(const float* a, const float* b, const float* weight, std::int64_t width) {
+    constexpr int SUMS = 16, U = SUMS / PER_SUM;
+    const Doubles none = {};
+    Doubles sums[U], left, right, used;
+    for (int u = 0; u < U; ++u) sums[u] = none;
+    std::int64_t i = 0;
+    for (; i + SUMS <= width; i += SUMS) {
+        for (int u = 0; u < U; ++u) {
+            widen(a + i + u * PER_SUM, left);
+            widen(b + i + u * PER_SUM, right);
+            Doubles apart = left - right;
+            if (WEIGHTED) {
+                widen(weight + i + u * PER_SUM, used);
+                apart = used != none ? apart : none;
+            }
+            sums[u] += apart * apart;
+        }
+    }
+    double each[SUMS], sum = 0.0;
+    __builtin_memcpy(each, sums, sizeof each);
+    for (int u = 0; i < width; ++i, ++u) {
+        const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+        if (!WEIGHTED || weight[i] != 0.0f) each[u] += apart * apart;
+    }
+    for (int u = 0; u < SUMS; ++u) sum += each[u];
+    return sum;
 }
 
 double direct(const float* a, const float* b, const float* weight, std::int64_t width) {
-    constexpr int SUMS = 16;
-    const EightDoubles none = {};
-    EightDoubles sums[2] = {none, none}, left, right, used;
-    std::int64_t i = 0;
-    if (width <= SUMS) {  // each sum is one square, so they are added up at once
-        double sum = 0.0;
-        for (; i < width; ++i) {
-            const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-            if (!weight || weight[i] != 0.0f) sum += apart * apart;
-        }
-        return sum;
-    }
-    for (; i + SUMS <= width; i += SUMS) {
-        for (int half = 0; half < 2; ++half) {
-            widen(a + i + 8 * half, left);
-            widen(b + i + 8 * half, right);
-            EightDoubles apart = left - right;
-            if (weight) {
-                widen(weight + i + 8 * half, used);
-                apart = used != none ? apart : none;
-            }
-            sums[half] += apart * apart;
-        }
-    }
-    for (int u = 0; i < width; ++i, ++u) {
+    if (width > 16) return weight ? direct_sum<true>(a, b, weight, width) : direct_sum<false>(a, b, weight, width);
+    double sum = 0.0;  // each of the sixteen sums is one square, so they are added up at once
+    for (std::int64_t i = 0; i < width; ++i) {
         const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-        if (!weight || weight[i] != 0.0f) sums[u / 8][u % 8] += apart * apart;
+        if (!weight || weight[i] != 0.0f) sum += apart * apart;
     }
+    return sum;
+}
+
+void pack_rows(const PackRows& a) {
+    constexpr std::int64_t COLUMNS = 16;  // one cache line of each row at a time
+    for (int lane = 0; lane < BLOCK; ++lane) a.sums[lane] = 0.0;
+    for (std::int64_t start = 0; start < a.width; start += COLUMNS) {
+        const std::int64_t stop = start + COLUMNS < a.width ? start + COLUMNS : a.width;
+        for (int lane = 0; lane < BLOCK; lane += 4) {
+            const float* const* rows = a.rows + lane;
+            std::int64_t i = start;
+            for (; i + 4 <= stop; i += 4) transpose_less(rows, i, a.centre + i, a.bank + i * BLOCK + lane, BLOCK);
+            for (; i < stop; ++i) {
+                for (int r = 0; r < 4; ++r) a.bank[i * BLOCK + lane + r] = rows[r][i] - a.centre[i];
+            }
+        }
+        for (int lane = 0; lane < BLOCK; lane += 2 * PER_SUM) {
+            Doubles sums[2], values;
+            __builtin_memcpy(sums, a.sums + lane, sizeof sums);
+            for (std::int64_t i = start; i < stop; ++i) {
+                for (int u = 0; u < 2; ++u) {
+                    widen(a.bank + i * BLOCK + lane + u * PER_SUM, values);
+                    sums[u] += values * values;
+                }
+            }
+            __builtin_memcpy(a.sums + lane, sums, sizeof sums);
+        }
+    }
+}
+
+double place_row(const float* values, const float* centre, std::int64_t width, float* out) {
+    Doubles sums[2] = {};
     double sum = 0.0;
-    for (int u = 0; u < SUMS; ++u) sum += sums[u / 8][u % 8];
+    std::int64_t i = 0;
+    for (; i + 2 * PER_SUM <= width; i += 2 * PER_SUM) {
+        for (int u = 0; u < 2; ++u) {
+            Singles value, middle;
+            read(values + i + u * PER_SUM, value);
+            read(centre + i + u * PER_SUM, middle);
+            value -= middle;
+            const Doubles wide = __builtin_convertvector(value, Doubles);
+            sums[u] += wide * wide;
+            value *= -2.0f;
+            __builtin_memcpy(out + i + u * PER_SUM, &value, sizeof value);
+        }
+    }
+    for (; i < width; ++i) {
+        const float value = values[i] - centre[i];
+        sum += static_cast<double>(value) * static_cast<double>(value);
+        out[i] = -2.0f * value;
+    }
+    for (int j = 0; j < PER_SUM; ++j) sum += sums[0][j] + sums[1][j];
     return sum;
 }
 
@@ -686,6 +748,8 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 norms,
                                 resize_row,
                                 words,
-                                direct};
+                                direct,
+                                pack_rows,
+                                place_row};
 
 }  // namespace lpkernel

@@ -26,6 +26,16 @@ const T* bank_row(const Topk<T>& job, std::int64_t a) {
     return job.bank + row_of(job, a) * job.width;
 }
 
+// Columns that enter, where all queries have the same.
+template <class T>
+std::vector<std::int64_t> marked_columns(const Topk<T>& job) {
+    std::vector<std::int64_t> list;
+    for (std::int64_t i = 0; i < job.width; ++i) {
+        if (!job.shared_mask || job.shared_mask[i]) list.push_back(i);
+    }
+    return list;
+}
+
 inline std::int32_t to_bits(float value) {
     std::int32_t bits;
     std::memcpy(&bits, &value, sizeof bits);

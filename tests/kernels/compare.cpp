@@ -783,6 +783,45 @@ bool direct(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+bool pack_rows(const Kernels& table, Random& random) {
+    Check check(table, "pack_rows");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const std::int64_t width = random.of(WIDTHS);
+        const auto values = random.floats(static_cast<std::size_t>(width * BLOCK) + 1, repeat % 3 ? 1.0f : 1e20f);
+        const auto centre = random.floats(static_cast<std::size_t>(width) + 1, 1.0f);
+        const float* rows[BLOCK];
+        for (const float*& row : rows) row = values.data() + random.between(0, BLOCK - 1) * width;
+        const auto of = [&](const Kernels& with, std::vector<double>& sums) {
+            std::vector<float> bank(static_cast<std::size_t>(width * BLOCK) + 1);
+            with.pack_rows({rows, centre.data(), width, bank.data(), sums.data()});
+            return bank;
+        };
+        std::vector<double> want(BLOCK), got(BLOCK);
+        const std::string sizes = sizes_of({{"width", width}, {"no.", repeat}});
+        check.same(sizes, of(ONE, want), of(table, got));
+        for (int b = 0; b < BLOCK; ++b) {
+            if (std::fabs(got[b] - want[b]) > 1e-12 * want[b]) check.wrong(sizes, "another norm");
+        }
+    }
+    return check.passed();
+}
+
+bool place_row(const Kernels& table, Random& random) {
+    Check check(table, "place_row");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const std::int64_t width = random.of(WIDTHS);
+        const auto values = random.floats(static_cast<std::size_t>(width), repeat % 3 ? 1.0f : 1e20f);
+        const auto centre = random.floats(static_cast<std::size_t>(width), 1.0f);
+        std::vector<float> want(static_cast<std::size_t>(width)), got = values;  // which may be the same as `values`
+        const double norm = ONE.place_row(values.data(), centre.data(), width, want.data());
+        const double own = table.place_row(got.data(), centre.data(), width, got.data());
+        const std::string sizes = sizes_of({{"width", width}, {"no.", repeat}});
+        check.same(sizes, want, got);
+        if (std::fabs(own - norm) > 1e-12 * norm) check.wrong(sizes, "another norm");
+    }
+    return check.passed();
+}
+
 bool passes(const Kernels& table) {
     Random random(7);
     const bool right[] = {
@@ -806,6 +845,8 @@ bool passes(const Kernels& table) {
         resize_row(table, random),
         words(table, random),
         direct(table, random),
+        pack_rows(table, random),
+        place_row(table, random),
     };
     static_assert(sizeof right * sizeof(void*) + sizeof(char*) == sizeof(Kernels), "every kernel is compared");
     bool all = true;
