@@ -46,11 +46,13 @@ class Smallest {
             if (key >= keys_.front()) return;
             std::pop_heap(keys_.begin(), keys_.end());
             keys_.back() = key;
+            std::push_heap(keys_.begin(), keys_.end());
         } else {
             keys_.push_back(key);
+            if (keys_.size() < need_) return;
+            std::make_heap(keys_.begin(), keys_.end());
         }
-        std::push_heap(keys_.begin(), keys_.end());
-        if (keys_.size() == need_) limit_ = std::min(limit_, distance(keys_.front()));
+        limit_ = std::min(limit_, distance(keys_.front()));
     }
 
     void merge(const Smallest& other) {
@@ -58,7 +60,7 @@ class Smallest {
     }
 
     std::int64_t top_index() const { return index(keys_.front()); }
-    const std::vector<std::uint64_t>& keys() const { return keys_; }  // a heap
+    const std::vector<std::uint64_t>& keys() const { return keys_; }  // a heap once there are `need`
     std::vector<std::uint64_t>& sorted() {                            // ascending; no push after this
         std::sort(keys_.begin(), keys_.end());
         return keys_;

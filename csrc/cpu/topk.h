@@ -30,4 +30,12 @@ struct Topk {
 void topk(const Topk<std::int16_t>& job, const Kernels& run, std::int32_t* distances, std::int64_t* indices);
 void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int64_t* indices);
 
+// Whether it takes some microseconds, so that another thread would not be awake before its end.
+template <class T>
+bool soon(const Topk<T>& job) {
+    constexpr double SOON = 1 << 18;  // values compared
+    return static_cast<double>(job.count) * static_cast<double>(job.allowed) * static_cast<double>(job.width + 4) <
+           SOON;
+}
+
 }  // namespace lpkernel

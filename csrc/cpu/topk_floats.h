@@ -88,6 +88,21 @@ class FloatBank {
         });
     }
 
+    // How many kept blocks without odd rows begin at a row, as many as a cache holds; 0 if that is too few to be worth
+    // making scores again.
+    std::int64_t together(std::int64_t row, std::int64_t last_row) const {
+        if (packed_.empty()) return 0;
+        constexpr std::int64_t NEAR_BY = 1 << 18, WORTH = 8;  // bytes; blocks
+        const std::int64_t most = std::clamp<std::int64_t>(NEAR_BY / (4 * BLOCK * (columns_ + 1)), 1, MOST_BLOCKS);
+        const std::int64_t first = row / BLOCK, last = std::min((last_row + BLOCK - 1) / BLOCK, first + most);
+        std::int64_t b = first;
+        while (b < last && !packed_[b].odd) ++b;
+        return b - first < WORTH ? 0 : b - first;
+    }
+
+    // FloatBlock::reach_more of rows whose norms are at most `largest`.
+    float more(float largest) const { return reach_of(largest) + static_cast<float>(2 * TINY); }
+
     // The block that begins at a multiple of BLOCK.
     PackedRows block(std::int64_t row, Room& room) const {
         return packed_.empty() ? pack(row, room.bank.data(), room.norms.data()) : packed_[row / BLOCK];
@@ -145,14 +160,16 @@ class FloatBank {
     // The rows less the centre and their squared norms; rows beyond `lanes` are zeros.
     void centred(std::int64_t row, int lanes, float* bank, double* sums) const {
         const float* rows[BLOCK];
-        for (int lane = 0; lane < BLOCK; ++lane) rows[lane] = bank_row(job_, row + std::min(lane, lanes - 1));
+        for (int lane = 0; lane < lanes; ++lane) rows[lane] = bank_row(job_, row + lane);
+        std::fill(rows + lanes, rows + BLOCK, rows[0]);
         std::vector<float> gathered(chosen_.empty() ? 0 : static_cast<std::size_t>(BLOCK * width_));
         for (int lane = 0; lane < BLOCK && !chosen_.empty(); ++lane) {
             float* const to = gathered.data() + lane * width_;
             for (std::int64_t i = 0; i < width_; ++i) to[i] = rows[lane][chosen_[i]];
             rows[lane] = to;
         }
-        run_.pack_rows({rows, centre_.data(), width_, bank, sums});
+        const bool dense = job_.rows.empty() && chosen_.empty() && lanes == BLOCK;
+        run_.pack_rows({rows, centre_.data(), width_, dense, bank, sums});
         if (lanes == BLOCK) return;
         std::fill(sums + lanes, sums + BLOCK, 0.0);
         for (std::int64_t i = 0; i < width_; ++i) std::fill(bank + i * BLOCK + lanes, bank + (i + 1) * BLOCK, 0.0f);
@@ -161,31 +178,41 @@ class FloatBank {
     PackedRows pack(std::int64_t row, float* bank, float* norms) const {
         PackedRows made{bank, norms, row, static_cast<int>(std::min<std::int64_t>(BLOCK, job_.allowed - row)), 0, 1, 0};
         double sums[BLOCK];
-        float weights[BLOCK];
         centred(row, made.lanes, bank, sums);
+        bool usual = true;
         for (int lane = 0; lane < BLOCK; ++lane) {
-            const double weight = lane < made.lanes ? weight_of(job_, row + lane) : 1.0;
+            usual &= sums[lane] < LARGE;
+            norms[lane] = static_cast<float>(sums[lane] * (1 - slack_));
+        }
+        if (!usual || job_.weights) weigh(made, sums, bank, norms);
+        for (int lane = 0; lane < made.lanes; ++lane) {
+            made.largest = norms[lane] > made.largest ? norms[lane] : made.largest;
+        }
+        std::fill(norms + made.lanes, norms + BLOCK, std::numeric_limits<float>::infinity());
+        return made;
+    }
+
+    // The weights of a block, and which of its rows are odd.
+    void weigh(PackedRows& made, const double* sums, float* bank, float* norms) const {
+        float weights[BLOCK];
+        for (int lane = 0; lane < BLOCK; ++lane) {
+            const double weight = lane < made.lanes ? weight_of(job_, made.row + lane) : 1.0;
             const bool usual = weight >= LIGHT && weight <= HEAVY && sums[lane] < LARGE && sums[lane] * weight < LARGE;
             weights[lane] = static_cast<float>(usual ? weight : 1.0);
             norms[lane] = static_cast<float>(sums[lane] * weight * (1 - slack_));
-            if (!usual) {
-                norms[lane] = -std::numeric_limits<float>::infinity();
-                made.odd |= std::uint64_t{1} << lane;
-            }
-            made.largest = std::max(made.largest, norms[lane]);
+            if (usual) continue;
+            norms[lane] = -std::numeric_limits<float>::infinity();
+            made.odd |= std::uint64_t{1} << lane;
         }
-        if (job_.weights) {
-            made.heaviest = *std::max_element(weights, weights + made.lanes);
-            std::copy_n(weights, BLOCK, bank + width_ * BLOCK);
-        }
-        std::fill(norms + made.lanes, norms + BLOCK, std::numeric_limits<float>::infinity());
-        for (std::int64_t i = 0; i < width_ && (job_.weights || made.odd); ++i) {
+        for (std::int64_t i = 0; i < width_; ++i) {
             for (int lane = 0; lane < BLOCK; ++lane) {
                 float& value = bank[i * BLOCK + lane];
                 value = made.odd >> lane & 1 ? 0.0f : value * weights[lane];
             }
         }
-        return made;
+        if (!job_.weights) return;
+        made.heaviest = *std::max_element(weights, weights + made.lanes);
+        std::copy_n(weights, BLOCK, bank + width_ * BLOCK);
     }
 
     const Topk<float>& job_;
@@ -295,39 +322,104 @@ class FloatQueries {
     // Offers the heaps (count) what may be nearest of some rows, of which the first begins a block.
     template <class Heap>
     void search(std::int64_t first_row, std::int64_t last_row, Heap* heaps, Scratch& scratch) const {
-        std::uint64_t found[TOGETHER];
-        FloatBlock block{};
-        block.width = bank_.columns();
-        block.found = found;
-        block.scores = scratch.scores.data();
         scratch.limits.resize(static_cast<std::size_t>(count_));
         for (std::int64_t q = 0; q < count_; ++q) scratch.limits[q] = limit(q, heaps[q]);
         Waiting<Heap> waiting(*this, heaps, scratch);
-        for (std::int64_t row = first_row; row < last_row; row += BLOCK) {
-            const PackedRows rows = bank_.block(row, scratch.room);
-            block.bank = rows.bank;
-            block.norms = rows.norms;
-            block.lanes = rows.lanes;
-            block.reach_scale = rows.heaviest;
-            block.reach_more = bank_.reach_of(rows.largest) + static_cast<float>(2 * TINY);
-            waiting.begin(block);
-            for (std::int64_t q = 0; q < count_; q += TOGETHER) {
-                block.queries = static_cast<int>(std::min<std::int64_t>(TOGETHER, count_ - q));
-                block.query = queries_.data() + q * bank_.columns();
-                block.limits = scratch.limits.data() + q;
-                block.reach = Waiting<Heap>::LOWERS && !rows.odd ? reach_.data() + q : nullptr;
-                bank_.run().float_block(block);
-                for (int i = 0; i < block.queries; ++i) {
-                    if (found[i]) waiting.add(q + i, rows, block.scores + i * BLOCK, found[i]);
-                }
+        std::int64_t blocks, done = 0;
+        for (std::int64_t row = first_row; row < last_row; row += blocks * BLOCK) {
+            blocks = bank_.together(row, last_row);
+            if (std::is_same_v<Heap, Nearest> && blocks > 0) {
+                compare_many(row, static_cast<int>(blocks), waiting, scratch);
+            } else {
+                blocks = 1;
+                compare(bank_.block(row, scratch.room), waiting, scratch);
             }
+            if ((done += count_ * blocks * BLOCK * (bank_.columns() + 1)) < PIECE) continue;
+            done = 0;
             poll();
         }
         for (std::int64_t q = 0; q < count_; ++q) waiting.end(q);
     }
 
   private:
+    static constexpr std::int64_t PIECE = 1 << 24;  // values compared between two looks at whether to go on
     static constexpr int TOGETHER = 48;  // queries that pass over a block at a time; their scores stay in a cache
+
+    // All queries with one block.
+    template <class Waits>
+    void compare(const PackedRows& rows, Waits& waiting, Scratch& scratch) const {
+        std::uint64_t found[TOGETHER];
+        FloatBlock block{};
+        block.bank = rows.bank;
+        block.norms = rows.norms;
+        block.width = bank_.columns();
+        block.lanes = rows.lanes;
+        block.found = found;
+        block.scores = scratch.scores.data();
+        block.reach_scale = rows.heaviest;
+        block.reach_more = bank_.more(rows.largest);
+        waiting.begin(block);
+        for (std::int64_t q = 0; q < count_; q += TOGETHER) {
+            block.queries = static_cast<int>(std::min<std::int64_t>(TOGETHER, count_ - q));
+            block.query = queries_.data() + q * bank_.columns();
+            block.limits = scratch.limits.data() + q;
+            block.reach = Waits::LOWERS && !rows.odd ? reach_.data() + q : nullptr;
+            bank_.run().float_block(block);
+            for (int i = 0; i < block.queries; ++i) {
+                if (found[i]) waiting.add(q + i, rows, block.scores + i * BLOCK, found[i]);
+            }
+        }
+    }
+
+    // All queries with some blocks that are kept. Scores are made again of the few blocks that may have the nearest.
+    template <class Waits>
+    void compare_many(std::int64_t row, int count, Waits& waiting, Scratch& scratch) const {
+        std::uint32_t found[TOGETHER];
+        const PackedRows first = bank_.block(row, scratch.room);
+        FloatBlocks blocks{};
+        blocks.bank = first.bank;
+        blocks.norms = first.norms;
+        blocks.width = bank_.columns();
+        blocks.count = count;
+        blocks.found = found;
+        float largest = 0.0f;
+        for (int b = 0; b < count; ++b) {
+            const PackedRows rows = bank_.block(row + b * BLOCK, scratch.room);
+            blocks.lanes = rows.lanes;
+            blocks.reach_scale = std::max(blocks.reach_scale, rows.heaviest);
+            largest = std::max(largest, rows.largest);
+        }
+        blocks.reach_more = bank_.more(largest);
+        for (std::int64_t q = 0; q < count_; q += TOGETHER) {
+            blocks.queries = static_cast<int>(std::min<std::int64_t>(TOGETHER, count_ - q));
+            blocks.query = queries_.data() + q * bank_.columns();
+            blocks.limits = scratch.limits.data() + q;
+            blocks.reach = reach_.data() + q;
+            bank_.run().float_blocks(blocks);
+            for (int i = 0; i < blocks.queries; ++i) {
+                for (std::uint32_t left = found[i]; left; left &= left - 1) {
+                    compare_one(q + i, bank_.block(row + __builtin_ctz(left) * BLOCK, scratch.room), waiting, scratch);
+                }
+            }
+        }
+    }
+
+    template <class Waits>
+    void compare_one(std::int64_t q, const PackedRows& rows, Waits& waiting, Scratch& scratch) const {
+        std::uint64_t found;
+        FloatBlock block{};
+        block.bank = rows.bank;
+        block.norms = rows.norms;
+        block.width = bank_.columns();
+        block.lanes = rows.lanes;
+        block.queries = 1;
+        block.query = queries_.data() + q * bank_.columns();
+        block.limits = scratch.limits.data() + q;
+        block.found = &found;
+        block.scores = scratch.scores.data();
+        bank_.run().float_block(block);
+        if (found) waiting.add(q, rows, block.scores, found);
+    }
 
     template <class Heap>
     float limit(std::int64_t q, const Heap& heap) const {
@@ -430,8 +522,7 @@ class FloatQueries::Waiting<Smallest> {
     }
 
     void measure(std::int64_t q) {
-        const std::int32_t* rows = lists_.rows(q);
-        for (std::int64_t i = 0; i < lists_.count(q); ++i) of_.exact_(of_.first_ + q, rows[i], heaps_[q]);
+        of_.exact_(of_.first_ + q, lists_.rows(q), lists_.count(q), heaps_[q]);
         lists_.clear(q);
         limits_[q] = std::min(limits_[q], of_.limit(q, heaps_[q]));
     }
