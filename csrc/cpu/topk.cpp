@@ -174,13 +174,13 @@ void measure_all(const Topk<float>& job, const Kernels& run, const Value& value,
     const Exact exact(job, run);
     for_queries(job.count, job.threads, [&](std::int64_t q) {
         std::uint64_t keys[MEASURED];
-        exact.all(q, keys);
+        exact.keys(q, nullptr, rows, keys);
         const std::int64_t first = q * job.k;
         for (int i = 0; i < rows; ++i) {
             std::int64_t before = 0;
             for (int j = 0; j < rows; ++j) before += keys[j] < keys[i];
             if (before >= job.k) continue;
-            value(first + before, static_cast<std::int32_t>(keys[i] >> 32));
+            value(first + before, Smallest::distance(keys[i]));
             indices[first + before] = row_of(job, Smallest::index(keys[i]));
         }
         if (q % 1024 == 0) poll();

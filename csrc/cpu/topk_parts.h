@@ -84,36 +84,34 @@ class Exact {
         heap.push(order_bits(static_cast<float>(sum * weight_of(job_, a))), a);
     }
 
-    // Of some rows.
-    template <class Heap>
-    void operator()(std::int64_t q, const std::int32_t* rows, std::int64_t count, Heap& heap) const {
-        constexpr std::int64_t AT_ONCE = 64;
-        const float* used = used_.empty() ? nullptr : used_.data() + (shared_ ? 0 : q * job_.width);
-        const float* from[AT_ONCE];
-        double sums[AT_ONCE];
+    // Of some rows, as Smallest::push takes them; none twice.
+    void operator()(std::int64_t q, const std::int32_t* rows, std::int64_t count, Smallest& heap) const {
+        std::uint64_t made[AT_ONCE];
         for (; count > 0; rows += AT_ONCE, count -= AT_ONCE) {
-            const auto some = static_cast<int>(std::min(AT_ONCE, count));
-            for (int i = 0; i < some; ++i) from[i] = bank_row(job_, rows[i]);
-            run_.direct_rows(job_.queries + q * job_.width, from, used, job_.width, some, sums);
-            for (int i = 0; i < some; ++i) {
-                heap.push(order_bits(static_cast<float>(sums[i] * weight_of(job_, rows[i]))), rows[i]);
+            const auto some = static_cast<int>(std::min<std::int64_t>(AT_ONCE, count));
+            keys(q, rows, some, made);
+            if (heap.empty()) {
+                heap.assign(made, some);
+            } else {
+                for (int i = 0; i < some; ++i) heap.push(made[i]);
             }
         }
     }
 
-    // Keys of all allowed rows, of no more than 64: distance << 32 | position.
-    void all(std::int64_t q, std::uint64_t* keys) const {
+    // Keys of up to AT_ONCE rows; rows: their positions, or nullptr for the first ones.
+    void keys(std::int64_t q, const std::int32_t* rows, int count, std::uint64_t* made) const {
         const float* used = used_.empty() ? nullptr : used_.data() + (shared_ ? 0 : q * job_.width);
-        const auto count = static_cast<int>(job_.allowed);
-        const float* from[64] = {};
-        double sums[64];
-        for (int a = 0; a < count; ++a) from[a] = bank_row(job_, a);
+        const float* from[AT_ONCE] = {};
+        double sums[AT_ONCE];
+        for (int i = 0; i < count; ++i) from[i] = bank_row(job_, rows ? rows[i] : i);
         run_.direct_rows(job_.queries + q * job_.width, from, used, job_.width, count, sums);
-        for (int a = 0; a < count; ++a) {
-            const std::int32_t bits = order_bits(static_cast<float>(sums[a] * weight_of(job_, a)));
-            keys[a] = std::uint64_t{static_cast<std::uint32_t>(bits)} << 32 | static_cast<std::uint64_t>(a);
+        for (int i = 0; i < count; ++i) {
+            const std::int64_t a = rows ? rows[i] : i;
+            made[i] = Smallest::key(order_bits(static_cast<float>(sums[i] * weight_of(job_, a))), a);
         }
     }
+
+    static constexpr int AT_ONCE = Smallest::MOST_AT_ONCE;
 
   private:
     const Topk<float>& job_;

@@ -54,7 +54,7 @@ class Tuning:
     kept: int = 1 << 30
     levels: int = 1 << 25
     some: int = 1 << 25
-    packed: int = 24
+    packed: int = 16
 
 
 class CppBackend:
