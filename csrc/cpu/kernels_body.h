@@ -748,7 +748,7 @@ void pack_narrow(const PackRows& a) {
 }
 
 void pack_rows(const PackRows& a) {
-    constexpr std::int64_t COLUMNS = 16;  // one cache line of each row at a time
+    constexpr std::int64_t COLUMNS = 64;  // a few cache lines of each row at a time
     if (a.dense && a.width == 2) return pack_narrow<2>(a);
     if (a.dense && a.width == 3) return pack_narrow<3>(a);
     if (a.dense && a.width == 4) return pack_narrow<4>(a);

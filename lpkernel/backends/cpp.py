@@ -23,6 +23,7 @@ from lpkernel.levels import level_axis
 from lpkernel.plan import Scale
 
 CODES = 32768  # codes are compared as int16
+LARGE = 1 << 22  # bytes of a bank above which packing it is bound by memory
 NARROWER = 8  # and below which packing it takes no longer than comparing it once
 NARROW = 32  # values of a row below which comparing it where it lies leaves lanes empty
 
@@ -40,9 +41,10 @@ class Tuning:
     kept: bytes of bank layouts that are kept for the next call; 1 GiB is two million images of 256 codes.
     levels: bytes of all levels of a plan, beyond which those of a bank of codes are not kept but made where needed.
     some: bytes of the channels of such a level that are compared first, up to which those are kept.
-    packed: queries from which masked_topk packs the bank; a quarter of them for rows of less than 32 values, one for
-        less than 8. Where rows lie / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with 8 queries, 1.3 with 16,
-        1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16: 1.0 with 4, 1.7 with 8.
+    packed: queries from which masked_topk packs the bank; twice as many above 4 MiB; a quarter for rows of less than 32
+        values, one for less than 8. Where rows lie / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with 8
+        queries, 1.3 with 16, 1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16:
+        1.0 with 4, 1.7 with 8.
     """
 
     group: int = 64
@@ -180,8 +182,10 @@ class CppBackend:
         return found
 
     def _packed_from(self, bank: Array) -> int:
-        width = bank.shape[1] if bank.ndim == 2 else 0
-        return self.tuning.packed if width >= NARROW else self.tuning.packed // 4 if width >= NARROWER else 1
+        width, packed = bank.shape[1] if bank.ndim == 2 else 0, self.tuning.packed
+        if width < NARROW:
+            return packed // 4 if width >= NARROWER else 1
+        return packed if bank.nbytes <= LARGE else 2 * packed
 
     def masked_topk(self, request: TopkRequest) -> TopK:
         arrays = (request.queries, request.bank, request.patch_mask, request.candidate_mask, request.weights)
