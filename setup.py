@@ -229,7 +229,7 @@ if NVCC is None and SWITCHES["cuda"] != "0":
 
 cpu = Pybind11Extension(
     "lpkernel._cpu",
-    ["csrc/bind_cpu.cpp", *(path.as_posix() for path in sorted(Path("csrc/cpu").glob("*.cpp")))],
+    ["csrc/bind/cpu.cpp", *(path.as_posix() for path in sorted(Path("csrc/cpu").glob("*.cpp")))],
     include_dirs=["csrc"],
     depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
     cxx_std=17,
@@ -237,7 +237,7 @@ cpu = Pybind11Extension(
     extra_link_args=["-pthread"],
 )
 cuda = Extension(
-    "lpkernel._cuda", ["csrc/bind_cuda.cpp", *(p.as_posix() for p in sorted(Path("csrc/cuda").glob("*.cu")))]
+    "lpkernel._cuda", ["csrc/bind/cuda.cpp", *(p.as_posix() for p in sorted(Path("csrc/cuda").glob("*.cu")))]
 )
 ParallelCompile("MAX_JOBS").install()
 setup(

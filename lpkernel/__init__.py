@@ -12,17 +12,17 @@ from lpkernel.info import info
 
 if TYPE_CHECKING:
     from lpkernel import plan
+    from lpkernel.alignment.align import Aligned, Framing, align
     from lpkernel.autoencoder import Autoencoder, load_autoencoder
     from lpkernel.bank import Bank
     from lpkernel.copies import CopyLimit
-    from lpkernel.index import IndexFlatL2, NearestNeighbors
-    from lpkernel.modes.aligning import Aligned, Framing, align
-    from lpkernel.modes.editing import edit
-    from lpkernel.modes.guided import reference
-    from lpkernel.modes.harmonizing import harmonize
-    from lpkernel.modes.inpainting import inpaint
-    from lpkernel.ops import masked_topk
-    from lpkernel.patches import normalised_nearest, patch_nearest
+    from lpkernel.modes.edit import edit
+    from lpkernel.modes.harmonize import harmonize
+    from lpkernel.modes.inpaint import inpaint
+    from lpkernel.modes.reference import reference
+    from lpkernel.search.index import IndexFlatL2, NearestNeighbors
+    from lpkernel.search.ops import masked_topk
+    from lpkernel.search.patches import normalised_nearest, patch_nearest
     from lpkernel.synthesis import Synthesis, generate
 
 __version__ = version("lpkernel")
@@ -56,25 +56,26 @@ __all__ = [
 
 # Names that are imported when they are first asked for, so that the command line answers before torch is there.
 _HOMES = {
-    "Aligned": "modes.aligning",
+    "Aligned": "alignment.align",
     "Autoencoder": "autoencoder",
     "Bank": "bank",
     "CopyLimit": "copies",
-    "Framing": "modes.aligning",
-    "IndexFlatL2": "index",
-    "NearestNeighbors": "index",
+    "Framing": "alignment.align",
+    "IndexFlatL2": "search.index",
+    "NearestNeighbors": "search.index",
     "Synthesis": "synthesis",
-    "align": "modes.aligning",
-    "edit": "modes.editing",
+    "align": "alignment.align",
+    "edit": "modes.edit",
     "generate": "synthesis",
-    "harmonize": "modes.harmonizing",
-    "inpaint": "modes.inpainting",
+    "harmonize": "modes.harmonize",
+    "inpaint": "modes.inpaint",
     "load_autoencoder": "autoencoder",
-    "masked_topk": "ops",
-    "normalised_nearest": "patches",
-    "patch_nearest": "patches",
-    "reference": "modes.guided",
+    "masked_topk": "search.ops",
+    "normalised_nearest": "search.patches",
+    "patch_nearest": "search.patches",
+    "reference": "modes.reference",
 }
+_ROOMS = {"render": "pictures.render"}  # modules that are known by a shorter name
 
 
 def __getattr__(name: str) -> Any:
@@ -85,7 +86,7 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     try:
-        return importlib.import_module(f"lpkernel.{name}")
+        return importlib.import_module(f"lpkernel.{_ROOMS.get(name, name)}")
     except ModuleNotFoundError as error:
         if error.name != f"lpkernel.{name}":
             raise
@@ -98,4 +99,4 @@ def __dir__() -> list[str]:
 
 if not _startup.is_command():
     # A program that imports lpkernel finds torch.ops.lpkernel.
-    importlib.import_module("lpkernel.ops")
+    importlib.import_module("lpkernel.search.ops")

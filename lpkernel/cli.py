@@ -33,8 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="lpkernel", description="Image generation by copying latent patches of a few examples.")
     parser.add_argument("--version", action="store_true", help="print the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
-    for module in (info, bank, autoencoder, align, generate, edit, evaluate, demo, bench, completion):
+    for module in (info, bank, autoencoder, align, generate, edit, evaluate, demo, bench):
         module.register(commands)
+    completion.register(commands, parser)
     return parser
 
 
@@ -73,7 +74,7 @@ def _begin(args: argparse.Namespace) -> None:
     if begins := getattr(args, "begins", None):
         if sys.stderr.isatty() and not getattr(args, "quiet", False):  # as progress
             print(printable(f"lpkernel: {begins(args)} ..."), file=sys.stderr, flush=True)
-        importlib.import_module("lpkernel.ops")  # torch, and what needs it
+        importlib.import_module("lpkernel.search.ops")  # torch, and what needs it
     _startup.imported()
 
 

@@ -88,25 +88,34 @@ def largest_areas(sources: NDArray[np.integer]) -> NDArray[np.int64]:
 
 
 def redraw(
-    limit: CopyLimit, sources: Maps, first_image: int, scan: Callable[[NDArray[np.int64], NDArray[np.int64]], Maps]
+    limit: CopyLimit,
+    sources: Maps,
+    first_image: int,
+    scan: Callable[[NDArray[np.int64], NDArray[np.int64]], Maps],
+    bank_images: int,
 ) -> tuple[Maps, dict[str, Any]]:
     """The maps with those over the limit drawn again, and what was done, ready for JSON.
 
-    scan(rows, images) makes the maps of `rows` of the call with the random counters `images`.
+    scan(rows, images) makes the maps of `rows` of the call with the random counters `images`. Numbers of bank_images
+    and beyond are those of an image's other views (`lpkernel.views`), which count as the image.
     """
+
+    def excess(maps: Maps) -> NDArray[np.float64]:
+        return limit.excess(np.where(maps < 0, maps, maps % bank_images))
+
     if first_image + len(sources) > TRY_OFFSET:
         last = first_image + len(sources) - 1
         raise InputError(f"first_image: image {last} with a copy limit, expected image numbers below {TRY_OFFSET}")
-    best, sources = limit.excess(sources), sources.copy()
+    best, sources = excess(sources), sources.copy()
     kept = np.zeros(len(sources), np.int64)
     for attempt in range(1, limit.tries + 1):
         rows = np.flatnonzero(best > 1)
         if not rows.size:
             break
         again = scan(rows, first_image + rows + attempt * TRY_OFFSET)
-        excess = limit.excess(again)
-        better = excess < best[rows]
-        sources[rows[better]], best[rows[better]], kept[rows[better]] = again[better], excess[better], attempt
+        over = excess(again)
+        better = over < best[rows]
+        sources[rows[better]], best[rows[better]], kept[rows[better]] = again[better], over[better], attempt
     return sources, {
         "share": limit.share,
         "area": limit.area,

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from lpkernel import checks, philox, presets
 from lpkernel import plan as plans
-from lpkernel.backends.reference import kept_by_cut, references, resize_canvas
+from lpkernel.backends.specification import kept_by_cut, references, resize_canvas
 from lpkernel.backends.store import Store
 from lpkernel.bank import Bank
-from lpkernel.bank_checks import check_codes
+from lpkernel.bank.checks import check_codes
 from lpkernel.errors import InputError
 from lpkernel.plan import Plan, Scale
 

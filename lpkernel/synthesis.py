@@ -13,19 +13,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from lpkernel import checks, presets
+from lpkernel import checks, presets, views
 from lpkernel import plan as plans
-from lpkernel.autoencoder.base import Autoencoder
-from lpkernel.autoencoder.embedded import of_bank
 from lpkernel.autoencoder.partial import Original
+from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.backends import registry
 from lpkernel.backends.base import Array, CodeBank, LatentBank, MixedBank, ScanRequest
-from lpkernel.bank import TABLE_ROWS, Bank, allowed_images, as_bank
-from lpkernel.composite import Composite, Whole
+from lpkernel.bank import TABLE_ROWS, Bank, allowed_images, as_bank, autoencoder_of
 from lpkernel.content import ByContent
 from lpkernel.copies import CopyLimit, largest_areas, redraw
 from lpkernel.errors import InputError
 from lpkernel.levels import resize_level
+from lpkernel.pictures.composite import Composite, Whole
 from lpkernel.plan import Plan
 
 DOMAINS = ("auto", "codes", "latents")
@@ -42,6 +41,8 @@ class Synthesis(ByContent):
     the embedded autoencoder.
 
     sources: (N, M, M) int32 bank indices; -1 where the starting canvas was kept.
+    shifts: (N, M, M, 2) int8: how many cells below and to the right of its place each cell was copied from, of a search
+        radius above 0; else None.
     codes: (N, M, M) int64, or None for a continuous bank, whose latents are (N, M, M, L) float32.
     settings: every choice made, resolved, ready for JSON.
     composite: what `decode` closes with, for an edit that keeps the outside; usually None.
@@ -55,6 +56,7 @@ class Synthesis(ByContent):
     plan: Plan = field(compare=False)
     bank: Bank
     settings: dict[str, Any] = field(compare=False)
+    shifts: NDArray[np.int8] | None = None
     composite: Composite | None = None
     whole: Whole | None = field(default=None, compare=False)
     original: Original | None = field(default=None, compare=False)
@@ -82,6 +84,7 @@ class Synthesis(ByContent):
         return replace(
             self,
             sources=self.sources[part],
+            shifts=None if self.shifts is None else self.shifts[part],
             codes=None if self.codes is None else self.codes[part],
             latents=None if self.latents is None else self.latents[part],
             settings=self.settings
@@ -93,7 +96,7 @@ class Synthesis(ByContent):
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the first images in rows; None where nothing says which autoencoder decodes them."""
-        from lpkernel import render
+        from lpkernel.pictures import render
 
         try:
             images = self[:NOTEBOOK_IMAGES].decode()
@@ -108,7 +111,7 @@ class Synthesis(ByContent):
 
         Raises InputError if the bank was made with another autoencoder.
         """
-        autoencoder = of_bank(self.bank, autoencoder)
+        autoencoder = autoencoder_of(self.bank, autoencoder)
         content = self.codes if self.codes is not None else self.latents
         assert content is not None
         if self.composite is None or self.original is None:
@@ -137,8 +140,16 @@ class Synthesis(ByContent):
             row += np.bincount(cells[cells >= 0], minlength=self.bank.size)
         return counts / flat.shape[1] if flat.size else counts
 
+    def origins(self) -> NDArray[np.int32]:
+        """(N, M, M, 3): bank image, y and x of the cell that each cell was copied from; -1 thrice where none was."""
+        moved = np.zeros((*self.sources.shape, 2), np.int8) if self.shifts is None else self.shifts
+        origins = np.stack([self.sources, *views.places(moved)], axis=-1).astype(np.int32)
+        origins[self.sources < 0] = -1
+        return origins
+
     def largest_copies(self) -> NDArray[np.int64]:
-        """(N,): cells of the largest 4-connected area of each result that was copied from one bank image."""
+        """(N,): cells of the largest 4-connected area of each result that was copied from one bank image, however
+        shifted."""
         return largest_areas(self.sources)
 
 
@@ -161,6 +172,7 @@ class Options(PlanOptions, total=False):
     backend: str
     device: str
     domain: str
+    search_radius: int
     copy_limit: CopyLimit | None
 
 
@@ -194,6 +206,7 @@ def generate(
     start: str | None = None,
     hubness: float | None = None,
     mirror: int | None = None,
+    search_radius: int = 0,
 ) -> Synthesis:
     """Make n images by the method of docs/method.md (Samuth et al. 2023, section 2).
 
@@ -215,10 +228,12 @@ def generate(
             (M, M, L) or (n, M, M, L) latents, as the bank's autoencoder encodes them.
         domain: compare "codes" (the full side, by table; plans of one scale or that carry), "latents", or "auto" for
             the faster of those possible. Both give the same integers.
+        search_radius: r, 0 to 4: patches are also copied from up to r cells beside their place in the bank images, for
+            banks that are not aligned well: (2 r + 1)^2 times as many to compare. See `lpkernel.views`.
         copy_limit: redraw images that copy too much of one source; see `lpkernel.copies`.
 
-    The source maps depend on nothing but bank, plan, k, hubness, seed, candidates, canvas, copy limit and image
-    number: not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
+    The source maps depend on nothing but bank, plan, k, hubness, seed, candidates, canvas, search radius, copy limit
+    and image number: not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
     """
     bank, defaults = as_bank(bank), presets.find(preset)
     if copy_limit is not None and not isinstance(copy_limit, CopyLimit):
@@ -236,16 +251,31 @@ def generate(
         )
         hubness = defaults.hubness if hubness is None else hubness
     asked = request(
-        bank, plan, n, k, seed, candidates, first_image, canvas, domain, 0.0 if hubness is None else hubness
+        bank,
+        plan,
+        n,
+        k,
+        seed,
+        candidates,
+        first_image,
+        canvas,
+        domain,
+        0.0 if hubness is None else hubness,
+        search_radius,
     )
     runner = registry.choose(backend, asked, device)
     started = time.perf_counter()
-    sources = runner.scan(asked, device)
+    maps = runner.scan(asked, device)
     limited = None
     if copy_limit is not None:
-        sources, limited = redraw(
-            copy_limit, sources, first_image, lambda rows, images: runner.scan(asked.part(rows, images), device)
+        maps, limited = redraw(
+            copy_limit,
+            maps,
+            first_image,
+            lambda rows, images: runner.scan(asked.part(rows, images), device),
+            bank.size,
         )
+    sources, shifts = views.taken_apart(maps, bank.size, search_radius) if search_radius else (maps, None)
     settings = {
         "kind": plan.kind,
         "n": n,
@@ -260,9 +290,10 @@ def generate(
         "k_used": min(k, len(asked.candidates)),
         "seed": seed,
         "first_image": first_image,
-        "candidates": len(asked.candidates),
+        "candidates": len(asked.candidates) // len(views.shifts(search_radius)),
         "bank_images": bank.size,
         "steps": plan.steps,
+        "search_radius": int(search_radius),
         "copy_limit": limited,
         "domain": "latents" if isinstance(asked.bank, LatentBank) else "codes",
         "backend": runner.name,
@@ -270,7 +301,7 @@ def generate(
         "device": device,
         "seconds": round(time.perf_counter() - started, 6),
     }
-    content = _content(bank, sources, None if canvas is None else canvas_array(bank, canvas, n))
+    content = _content(bank, sources, shifts, None if canvas is None else canvas_array(bank, canvas, n))
     return Synthesis(
         sources=sources,
         codes=content if bank.is_discrete else None,
@@ -278,6 +309,7 @@ def generate(
         plan=plan,
         bank=bank,
         settings=settings,
+        shifts=shifts,
     )
 
 
@@ -292,9 +324,11 @@ def request(
     canvas: ArrayLike | None = None,
     domain: str = "auto",
     hubness: float = 0.0,
+    search_radius: int = 0,
 ) -> ScanRequest:
     """What `generate` asks of a backend, checked. Arguments as there. Raises InputError."""
     _check(bank, plan, n, k, first_image)
+    radius = _radius(bank, search_radius)
     n, k, seed, first_image = int(n), int(k), checks.integer("seed", seed), int(first_image)
     allowed = allowed_images(bank, candidates)
     start = None if canvas is None else canvas_array(bank, canvas, n)
@@ -306,9 +340,9 @@ def request(
     in_codes = _in_codes(bank, plan, domain)
     return ScanRequest(
         plan=plan,
-        bank=_view(bank, plan, in_codes),
+        bank=_view(bank, plan, in_codes, radius),
         canvas=_canvases(bank, plan, start, in_codes),
-        candidates=allowed,
+        candidates=views.of_images(allowed, bank.size, radius) if radius else allowed,
         images=np.arange(first_image, first_image + n, dtype=np.int64),
         k=k,
         seed=seed,
@@ -327,6 +361,14 @@ def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
         raise InputError(f"first_image: got {first_image} with n = {n}, expected image numbers in [0, 2^32)")
     if plan.sides[-1] != bank.grid:
         raise InputError(f"plan: ends at side {plan.sides[-1]}, expected the bank's grid side {bank.grid}")
+
+
+def _radius(bank: Bank, radius: int) -> int:
+    if not 0 <= checks.integer("search_radius", radius) <= views.MAX_RADIUS:
+        raise InputError(f"search_radius: got {radius}, expected 0 to {views.MAX_RADIUS} cells")
+    if (count := len(views.shifts(int(radius))) * bank.size) >= 2**31:
+        raise InputError(f"search_radius: got {radius}: {count} views, expected fewer than 2^31; lower it")
+    return int(radius)
 
 
 def _check_distances(bank: Bank, plan: Plan, canvas: Array | None) -> None:
@@ -361,15 +403,16 @@ def _in_codes(bank: Bank, plan: Plan, domain: str) -> bool:
     return possible and domain != "latents"
 
 
-def _view(bank: Bank, plan: Plan, in_codes: bool) -> LatentBank | CodeBank | MixedBank:
-    """The bank as backends see it."""
+def _view(bank: Bank, plan: Plan, in_codes: bool, radius: int) -> LatentBank | CodeBank | MixedBank:
+    """The bank, or its views, as backends see it."""
     bank.check_file()
+    seen = bank.views(radius) if radius else bank
     small = bank.codes is not None and bank.codes.dtype == np.int16
-    latents = LatentBank(bank.level, bank.size, (bank.codes, bank.fixed_codebook) if small else None)  # type: ignore[arg-type]
+    latents = LatentBank(seen.level, seen.size, (seen.codes, bank.fixed_codebook) if small else None)  # type: ignore[arg-type]
     if not in_codes:
         return latents
-    assert bank.codes is not None and bank.fixed_codebook is not None
-    codes = CodeBank(bank.codes, bank.fixed_codebook, bank.table())
+    assert seen.codes is not None and bank.fixed_codebook is not None
+    codes = CodeBank(seen.codes, bank.fixed_codebook, bank.table())
     return codes if len(plan.scales) == 1 else MixedBank(latents, codes)
 
 
@@ -406,10 +449,10 @@ def _canvases(bank: Bank, plan: Plan, start: Array | None, in_codes: bool) -> tu
     return *lower, last
 
 
-def _content(bank: Bank, sources: NDArray[np.int32], start: Array | None) -> Any:
+def _content(bank: Bank, sources: NDArray[np.int32], shifts: NDArray[np.int8] | None, start: Array | None) -> Any:
     """Codes or latents of a source map; kept cells come from the canvas."""
     kept = sources < 0
-    content = bank.gather(np.where(kept, 0, sources))
+    content = bank.gather(np.where(kept, 0, sources), shifts)
     if start is not None and kept.any():
         content[kept] = np.broadcast_to(start, (len(sources), *start.shape[1:]))[kept]
     return content

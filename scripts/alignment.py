@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lpkernel import Bank, Framing, InputError, align, load_autoencoder
-from lpkernel.faces import find_faces
-from lpkernel.images import load_pixels
+from lpkernel.alignment.faces import find_faces
 from lpkernel.modes import likeness
 from lpkernel.modes.inputs import read_input
-from lpkernel.warp import Similarity, resample
+from lpkernel.pictures.images import load_pixels
+from lpkernel.pictures.warp import Similarity, resample
 
 PHOTOGRAPHS = range(0, 999, 10)
 SIZE, CANVAS = 256, 640

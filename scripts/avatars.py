@@ -21,7 +21,7 @@ import resvg_py
 from dicebear import Avatar, Style
 from PIL import Image
 
-from lpkernel.images import load_pixels
+from lpkernel.pictures.images import load_pixels
 
 STYLE = "open-peeps"
 SKINS = {"#ffdbb4": "Pale", "#edb98a": "Light", "#d08b5b": "Tan", "#ae5d29": "Brown", "#694d3d": "Dark"}

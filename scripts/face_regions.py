@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lpkernel.images import load_image
-from lpkernel.modes.regions import layouts
+from lpkernel.alignment.regions import layouts
+from lpkernel.pictures.images import load_image
 
 PACKAGE = "@vladmandic/face-api@1.7.15"
 ARCHIVE = "vladmandic-face-api-1.7.15.tgz"

@@ -23,12 +23,13 @@ import packages
 import table1
 from numpy.typing import NDArray
 
-from lpkernel import Autoencoder, Bank, LpkernelError, load_autoencoder, presets, render
+from lpkernel import Autoencoder, Bank, LpkernelError, load_autoencoder, presets
 from lpkernel.commands.common import EMBEDDED, file_hash, load_bank, write_json
 from lpkernel.files import atomic_path
 from lpkernel.metrics import distances, maps, sets
 from lpkernel.metrics.cache import Cache
 from lpkernel.metrics.extractors import POOLED
+from lpkernel.pictures import render
 
 SHOWN = 16  # pictures of a sheet
 PATCH = 6  # of the presets

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from lpkernel.images import opened
+from lpkernel.pictures.images import opened
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ("whole", "presets", "reference", "edit", "inpaint", "harmonize", "attributes", "provenance")

@@ -32,8 +32,8 @@ from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
 from lpkernel.autoencoder.embedded import load_compact
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
 from lpkernel.files import atomic_path
-from lpkernel.images import load_pixels
 from lpkernel.metrics.lpips import LPIPS
+from lpkernel.pictures.images import load_pixels
 
 TRAIN_FACES = 899
 AVATARS_SHARE = 0.25

@@ -24,7 +24,7 @@ NAMES = [
     if name not in ("cuda", "triton") or name in REQUIRED or not backend.unsupported(None)
 ]
 
-# Begun first: with pytest-xdist a worker takes a file at a time, and none shall wait for one of these at the end.
+# Begun first: with pytest-xdist a worker takes a file at a time, and none of these is to be waited for at the end.
 LONGEST = ["test_triton", "test_cuda_scan", "test_cuda_topk", "test_emulation", "test_cuda_sanitizers"]
 
 

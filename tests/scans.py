@@ -9,6 +9,7 @@ import numpy as np
 from lpkernel.backends.base import CodeBank, LatentBank, MixedBank, ScanRequest
 from lpkernel.levels import resize_level
 from lpkernel.plan import Plan
+from lpkernel.views import BankViews, of_images, shifts
 
 
 class World:
@@ -23,6 +24,7 @@ class World:
         self.table = np.square(wide[:, None] - wide[None]).sum(2).astype(np.int32)
         self.random = random
         self._levels: dict[int, np.ndarray] = {}
+        self._views: dict[int, BankViews] = {}
 
     def level(self, side: int) -> np.ndarray:
         if side not in self._levels:
@@ -36,6 +38,27 @@ class World:
     @property
     def code_bank(self) -> CodeBank:
         return CodeBank(self.codes, self.codebook, self.table)
+
+    def views(self, radius: int) -> BankViews:
+        if radius not in self._views:
+            self._views[radius] = BankViews(radius, self.codes, self.codebook)
+        return self._views[radius]
+
+    def latent_views(self, radius: int) -> BankViews:
+        """The same, as of a bank that has no codes."""
+        if -radius not in self._views:
+            self._views[-radius] = BankViews(radius, self.full)
+        return self._views[-radius]
+
+    def shifted(self, radius: int) -> World:
+        """A bank that holds all views of this one's images as images of its own, made by other means."""
+        wide = np.pad(self.codes, [(0, 0), (radius, radius), (radius, radius)], mode="edge")
+        side = self.codes.shape[1]
+        whole = World(1, side)
+        moved = [wide[:, radius + dy :][:, :side, radius + dx :][:, :, :side] for dy, dx in shifts(radius)]
+        whole.codes, whole.codebook, whole.table = np.concatenate(moved), self.codebook, self.table
+        whole.full = self.codebook[whole.codes]
+        return whole
 
     def start(self, count: int) -> np.ndarray:
         """Random code maps to start from."""
@@ -52,20 +75,33 @@ class World:
         candidates: np.ndarray | None = None,
         in_codes: bool = False,
         hubness: int = 0,
+        radius: int = 0,
+        of_latents: bool = False,
     ) -> ScanRequest:
-        """in_codes: the full side by codes; with several scales, of a plan that carries, those below by latents."""
+        """in_codes: the full side by codes; with several scales, of a plan that carries, those below by latents.
+
+        radius: that of the views that are searched; of_latents: as of a bank that has no codes.
+        """
         canvas: tuple[np.ndarray | None, ...] = (None,) * len(plan.scales)
         if start is not None:
             lower = [resize_level(self.codebook[start], side) for side in plan.sides]
             canvas = (*lower[:-1], start) if in_codes else tuple(lower)
-        bank: LatentBank | CodeBank | MixedBank = self.latents
+        allowed = np.arange(len(self.codes)) if candidates is None else candidates
+        latents, codes = self.latents, self.code_bank
+        if radius:
+            views = self.latent_views(radius) if of_latents else self.views(radius)
+            cells = None if views.codes is None else (views.codes, self.codebook)
+            latents = LatentBank(views.level, views.size, cells)
+            codes = CodeBank(self.codes if views.codes is None else views.codes, self.codebook, self.table)
+            allowed = of_images(allowed, len(self.codes), radius)
+        bank: LatentBank | CodeBank | MixedBank = latents
         if in_codes:
-            bank = self.code_bank if len(plan.scales) == 1 else MixedBank(self.latents, self.code_bank)
+            bank = codes if len(plan.scales) == 1 else MixedBank(latents, codes)
         return ScanRequest(
             plan=plan,
             bank=bank,
             canvas=canvas,
-            candidates=np.arange(len(self.codes)) if candidates is None else candidates,
+            candidates=allowed,
             images=np.asarray(images, dtype=np.int64),
             k=k,
             seed=seed,

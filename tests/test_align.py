@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 import lpkernel as lp
-from lpkernel import faces
+from lpkernel.alignment import faces
+from lpkernel.alignment.faces import Face, Finder
 from lpkernel.cli import main
-from lpkernel.faces import Face, Finder
-from lpkernel.images import load_image, load_pixels
-from lpkernel.warp import Similarity, resample
+from lpkernel.pictures.images import load_image, load_pixels
+from lpkernel.pictures.warp import Similarity, resample
 
 EYES = (0.3, 0.4, 0.7, 0.4)
 needs_dlib = pytest.mark.skipif(
@@ -77,7 +77,7 @@ def small_bank(**more: Any) -> lp.Bank:
 
 @pytest.mark.parametrize("degrees", [0, 17, -25, 90, 180])
 @pytest.mark.parametrize("distance", [16.0, 40.0, 300.0])
-def test_the_eyes_come_where_they_shall(degrees: float, distance: float) -> None:
+def test_the_eyes_come_where_they_belong(degrees: float, distance: float) -> None:
     step = distance * np.exp(1j * np.radians(degrees))
     middle = 460 + 450.5j
     left, right = middle - step / 2, middle + step / 2

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from fakes import FakeContinuous, FakeVQ
 
-from lpkernel import bank as bank_module
 from lpkernel.bank import Bank
-from lpkernel.bank_checks import fixed_limit
+from lpkernel.bank import bank as bank_module
+from lpkernel.bank.checks import fixed_limit
 from lpkernel.errors import InputError
 from lpkernel.levels import resize_level
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lpkernel import bank_file, generate, tensor_file
+from lpkernel import generate, tensor_file
 from lpkernel.bank import Bank
+from lpkernel.bank import file as bank_file
 from lpkernel.errors import InputError
 
 SCRIPT = """

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 import lpkernel
 from lpkernel import load_autoencoder, tensor_file
 from lpkernel.bank import Bank
-from lpkernel.bank_file import read_fields
+from lpkernel.bank.file import read_fields
 from lpkernel.errors import InputError
 
 ARRAYS = ("codes", "codebook", "fixed_codebook", "latents", "fixed_latents")

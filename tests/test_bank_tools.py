@@ -144,7 +144,7 @@ def test_progress_is_told_in_lines_where_there_is_no_terminal(
 
 
 def test_the_next_pictures_are_read_while_some_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lpkernel import ingest
+    from lpkernel.bank import ingest
 
     order: list[str] = []
     read, encode = ingest._Source.read, FakeVQ.encode

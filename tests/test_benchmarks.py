@@ -14,7 +14,7 @@ import pytest
 from lpkernel import Bank
 from lpkernel.backends import registry
 from lpkernel.backends.base import ScanRequest, TopK
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 from lpkernel.benchmarks import data, machine, measure, peers, plots, points, report, suite
 from lpkernel.benchmarks.checks import Truth, WrongAnswer, true_distances
 from lpkernel.benchmarks.points import Generation

@@ -15,7 +15,7 @@ from test_scan import SPECIFICATION, region
 
 import lpkernel as lp
 from lpkernel import plan, presets
-from lpkernel.backends import reference
+from lpkernel.backends import specification as reference
 from lpkernel.backends.base import Backend, ScanRequest
 from lpkernel.errors import InputError
 

@@ -111,7 +111,7 @@ def test_bank_build_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 def test_a_killed_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = save_images(tmp_path / "in", 6), tmp_path / "b.lpbank"
-    monkeypatch.setattr("lpkernel.ingest.SHARD", 2)
+    monkeypatch.setattr("lpkernel.bank.ingest.SHARD", 2)
     argv = ["bank", "build", str(folder), "-o", str(out), "--autoencoder", FAKE, "--channels", "3", "--quiet"]
     encode, calls = fakes.FakeVQ.encode, []
 

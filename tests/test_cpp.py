@@ -21,10 +21,10 @@ from test_scan import KINDS, make
 from lpkernel import _native, plan
 from lpkernel.backends.base import CodeBank, LatentBank, ScanRequest, TopkRequest
 from lpkernel.backends.cpp import CppBackend, Tuning
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 from lpkernel.errors import BackendUnavailable, InputError
 from lpkernel.levels import level_axis
-from lpkernel.ops import masked_topk
+from lpkernel.search.ops import masked_topk
 
 if _reasons := _native.cpu_reasons():
     pytest.skip(f"cpp: {_reasons[0]}", allow_module_level=True)
@@ -69,6 +69,12 @@ def cases() -> Iterator[ScanRequest]:
             yield world.request(two, images, k, seed=2**63)
             yield world.request(plan.reference(9, 5, scales=[7, 9]), images, k, start=start)
             yield world.request(plan.reference(9, 5), images, k, start=start, in_codes=True)
+            if size in (16, 65):  # as views, which are searched where the images are
+                carried = plan.random(9, 4, scales=[6, 9], start="carry", overlap="cut")
+                yield world.request(one, images, k, candidates=allowed, in_codes=True, radius=1)
+                yield world.request(one, images, k, candidates=allowed, radius=1, of_latents=True)
+                yield world.request(two, images, k, radius=1)
+                yield world.request(carried, images, k, candidates=allowed, in_codes=True, radius=1, hubness=64)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +118,7 @@ def hard_request(data: st.DataObject) -> ScanRequest:
 
     allowed = np.flatnonzero(world.random.random(size) < data.draw(st.sampled_from([0.6, 1.0]), "allowed"))
     by_codes = len(scales) == 1 or made.start == "carry"
+    radius = data.draw(st.sampled_from([0, 0, 1]), "radius") if size <= 17 else 0
     return world.request(
         replace(made, first_step=data.draw(st.sampled_from([0, 5]), "first step")),
         range(data.draw(st.sampled_from([1, 3, 7, 18]), "images")),
@@ -121,6 +128,7 @@ def hard_request(data: st.DataObject) -> ScanRequest:
         allowed if len(allowed) else None,
         in_codes=by_codes and data.draw(st.booleans(), "codes"),
         hubness=data.draw(st.sampled_from([0, 64, 255, 256]), "hubness"),
+        radius=radius,
     )
 
 
@@ -390,10 +398,13 @@ def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
     book, axis = np.arange(12, dtype=np.int16).reshape(4, 3), level_axis(6, 6)
     second = scale(1, (resize.i0, resize.i1, resize.f), latents)
     one = [*scale(1, None, codes)]
+    moves, twice = np.array([[0, 0], [-1, 2]]), np.concatenate([everything, everything + len(everything)])
     floats = np.zeros((3, 4), np.float32)
     return {
         "layer of codes": (module.Layer, [codes, table, everything, "", 32, True, 1, 1]),
         "layer of latents": (module.Layer, [latents, table, everything, "", 0, True, 1, 1]),
+        "layer of views": (module.Layer, [codes, table, twice, "", 32, True, 1, 1, moves]),
+        "layer of views made from codes": (module.Layer, [codes, book, axis, twice, "", 0, moves]),
         "layer made from codes": (module.Layer, [codes, book, axis, everything, "", 0]),
         "scan of levels made from codes": (made_from_codes, [codes, book, axis]),
         "isolation": (module.Isolation, [*one[:3], 1, ""]),

@@ -22,7 +22,7 @@ from lpkernel.backends.base import CodeBank, LatentBank
 from lpkernel.backends.cuda import CudaBackend, Tuning, _machine, _scratch_bytes, _work
 from lpkernel.backends.device_bank import bank_bytes, offset_bytes
 from lpkernel.backends.launch_table import Machine, Work
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 from lpkernel.errors import InputError
 
 SPECIFICATION = NumpyBackend()
@@ -75,6 +75,19 @@ def test_options_beyond_the_paper(cuda: CudaBackend, kind: str, options: dict[st
             request = world.request(made, [0, 1, 7], 3, 5, start, None, in_codes, hubness)
             tunings = [Tuning()] if len(scales) > 1 else ROWS if in_codes else SHAPES
             check(cuda, tunings[(BEYOND.index((options, hubness)) + KINDS.index(kind)) % len(tunings)], request)
+
+
+@pytest.mark.parametrize(("in_codes", "of_latents"), [(False, False), (False, True), (True, False)])
+def test_a_search_radius_equals_a_bank_of_shifted_copies(cuda: CudaBackend, in_codes: bool, of_latents: bool) -> None:
+    cuda.tuning = Tuning()
+    world, allowed = World(5, side=6, channels=3, codes=4), np.array([0, 2, 3])
+    made = make("edit-free", 6, 3, None, [4, 6], start="carry", overlap="cut")
+    given: dict[str, Any] = {"images": [0, 7], "k": 3, "start": world.start(2), "hubness": 64, "in_codes": in_codes}
+    found = world.request(made, candidates=allowed, radius=1, of_latents=of_latents, **given)
+    views = world.shifted(1).request(made, candidates=found.candidates, **given)
+    assert np.array_equal(cuda.scan(found), SPECIFICATION.scan(views))
+    for one, other in zip(stages.requests(found), stages.requests(views), strict=True):
+        assert bank_bytes(one) == bank_bytes(other)
 
 
 @pytest.mark.compiled

@@ -14,13 +14,20 @@ from hypothesis import strategies as st
 from test_masked_topk import integers, masks
 from test_topk_floats import requests
 
+from lpkernel import limits
 from lpkernel.backends import launch_table
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 
 SPECIFICATION = NumpyBackend()
 KINDS = [(dtype, mask) for dtype in ("float32", "int16") for mask in ("none", "shared", "own")]
+
+
+def test_limits_are_those_of_python() -> None:
+    names = ("FETCHERS", "MOST_CUT", "MOST_NEIGHBOURS", "MOST_ROW_CODES", "MOST_THREADS")
+    of_python = {name: getattr(launch_table, name) for name in names} | {"INT16_CODES": limits.INT16_CODES}
+    assert of_python == cuda_module().LIMITS
 
 
 @pytest.fixture(scope="module")

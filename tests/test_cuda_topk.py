@@ -15,7 +15,7 @@ from test_masked_topk import integers, masks, oracle
 from lpkernel.backends import device_bank, launch_table
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 
 SPECIFICATION = NumpyBackend()
 Launch = tuple[int, int, int, int, int]  # tile, query warps, bank warps, slabs; no screen

@@ -26,9 +26,9 @@ from lpkernel.cli import main
 from lpkernel.demo import guard, painting, provenance, serve
 from lpkernel.demo.engine import Engine, Result, Settings
 from lpkernel.errors import InputError, MissingExtra
-from lpkernel.images import Crop
 from lpkernel.modes import cells
 from lpkernel.modes.inputs import read_input
+from lpkernel.pictures.images import Crop
 from lpkernel.presets import PRESETS
 
 SIZE, GRID = 64, 8  # of FakeVQ

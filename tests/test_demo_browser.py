@@ -24,9 +24,9 @@ import pytest
 from PIL import Image
 
 import lpkernel as lp
+from lpkernel.alignment.regions import named_region
 from lpkernel.demo import painting
 from lpkernel.modes import cells
-from lpkernel.modes.regions import named_region
 
 CELLS = range(16)
 SECONDS = 60  # a page that does not answer by then fails

@@ -6,6 +6,7 @@ import ast
 import re
 from pathlib import Path
 
+import api_page
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +57,7 @@ def test_every_page_is_in_the_index() -> None:
     assert [
         page.name for page in ROOT.glob("docs/*.md") if page.name != "README.md" and f"({page.name})" not in index
     ] == []
+
+
+def test_the_page_of_the_library_is_that_of_its_docstrings() -> None:
+    assert api_page.PAGE.read_text(encoding="utf-8") == api_page.text(), "python scripts/api_page.py writes it anew"

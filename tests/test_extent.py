@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lpkernel as lp
-from lpkernel.backends.reference import resize_canvas
-from lpkernel.extent import Extent
+from lpkernel.backends.specification import resize_canvas
+from lpkernel.bank.extent import Extent
 from lpkernel.levels import resize_level
 from lpkernel.plan import Resize
 

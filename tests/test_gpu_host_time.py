@@ -22,7 +22,7 @@ from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend
 from lpkernel.bank import Bank
 from lpkernel.errors import BackendUnavailable
-from lpkernel.ops import masked_topk
+from lpkernel.search.ops import masked_topk
 from lpkernel.synthesis import generate
 
 

@@ -11,7 +11,7 @@ import pytest
 from hostile import pictures, sandbox
 from PIL import Image
 
-from lpkernel.images import FORMATS, load_pixels, opened
+from lpkernel.pictures.images import FORMATS, load_pixels, opened
 
 
 @pytest.mark.parametrize("name", pictures.CASES)

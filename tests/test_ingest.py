@@ -14,11 +14,10 @@ import pytest
 from fakes import FakeContinuous, FakeVQ
 from PIL import Image
 
-from lpkernel import ingest, shards
-from lpkernel.attributes import read_attributes
-from lpkernel.bank import Bank
+from lpkernel.bank import Bank, ingest, shards
+from lpkernel.bank.attributes import read_attributes
 from lpkernel.errors import InputError
-from lpkernel.images import find_images, load_image
+from lpkernel.pictures.images import find_images, load_image
 
 RANDOM = np.random.default_rng(0)
 

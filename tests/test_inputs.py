@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from test_masked_topk import integers, masks, oracle
 
 import lpkernel as lp
-from lpkernel import double
 from lpkernel.backends.base import Backend
 from lpkernel.errors import InputError
+from lpkernel.search import double
 
 
 def sorted_rows(numbers: np.ndarray, k: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lpkernel.backends.base import Backend
 from lpkernel.errors import BackendUnavailable, InputError
 from lpkernel.info import info
-from lpkernel.ops import masked_topk
+from lpkernel.search.ops import masked_topk
 
 INT32_MAX = np.iinfo(np.int32).max
 SHAPES = [

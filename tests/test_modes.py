@@ -13,13 +13,13 @@ from fakes import FakeContinuous, FakeVQ
 from PIL import Image
 
 import lpkernel as lp
+from lpkernel.alignment.regions import layouts, named_region
 from lpkernel.backends.base import Backend
-from lpkernel.composite import MOST_MOVED
 from lpkernel.errors import InputError
-from lpkernel.fill import fill_hole
 from lpkernel.modes import cells, likeness
 from lpkernel.modes.inputs import read_input
-from lpkernel.modes.regions import layouts, named_region
+from lpkernel.pictures.composite import MOST_MOVED
+from lpkernel.pictures.fill import fill_hole
 
 Make = Callable[..., lp.Synthesis]
 SIZE, GRID = 64, 8  # of the fake autoencoders
@@ -223,6 +223,14 @@ def test_harmonizing_frees_the_seam_and_guides_the_rest() -> None:
     assert first.compare[0].tolist() == [[True, False, False], [True, False, False], [True, False, True]]
     thin = lp.harmonize(bank, small_image(), autoencoder, square_of(SIZE, 20, 22, 20, 50), n=1, patch=3)
     assert thin.settings["guided_cells"] == 5
+
+
+@pytest.mark.parametrize("mode", [lp.edit, lp.inpaint, lp.harmonize])
+def test_the_embedded_autoencoder_need_not_be_given(mode: Callable[..., lp.Synthesis]) -> None:
+    bank, autoencoder = avatars()
+    told, left_out = (mode(bank, avatar(9), given, mask=FACE, n=1) for given in (autoencoder, None))
+    assert left_out.settings["keep_outside"] is not None
+    assert np.array_equal(told.decode(), left_out.decode())
 
 
 def test_keeping_the_outside() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from lpkernel import _native, philox
+from lpkernel import _native, limits, philox
 from lpkernel.errors import BackendUnavailable
 
 # Random123's published vectors for philox4x32, 10 rounds: counter, key, expected.
@@ -51,6 +51,10 @@ def fresh() -> Iterator[None]:
 @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
 def test_philox_gives_the_published_words(extension: ModuleType, counter: str, key: str, expected: str) -> None:
     assert extension.philox4x32_10(words(counter), words(key)) == words(expected)
+
+
+def test_limits_are_those_of_python(extension: ModuleType) -> None:
+    assert extension.LIMITS == {"INT16_CODES": limits.INT16_CODES}
 
 
 def test_philox_and_draw_agree_with_the_specification(extension: ModuleType) -> None:

@@ -188,7 +188,7 @@ def test_source_distribution_can_be_built_from(tree: Path, tmp_path: Path) -> No
     path = only_file(tmp_path / "out", build(tree, tmp_path / "out", "build_sdist"))
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    wanted = {*SOURCES, "csrc/bind_cpu.cpp", "csrc/common/philox.h", "csrc/cuda/scan.cu", "triton_kernels/__init__.py"}
+    wanted = {*SOURCES, "csrc/bind/cpu.cpp", "csrc/common/philox.h", "csrc/cuda/scan.cu", "triton_kernels/__init__.py"}
     tests = {f"tests/{test.name}" for test in (tree / "tests").glob("*.py")}
     assert wanted | tests <= names
     assert not {name for name in names if name.endswith((".so", ".pyc", "_build.json")) or ".cache" in name}

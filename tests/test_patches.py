@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lpkernel as lp
-from lpkernel import patches
 from lpkernel.errors import InputError
+from lpkernel.search import patches
 
 
 def unfolded(image: np.ndarray, side: int, stride: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpkernel import pca
+from lpkernel.bank import pca
 from lpkernel.errors import InputError
 
 

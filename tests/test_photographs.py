@@ -14,16 +14,16 @@ from fakes import FakeVQ
 from PIL import Image, ImageCms, ImageDraw
 
 import lpkernel as lp
-from lpkernel import faces
+from lpkernel.alignment import faces
+from lpkernel.alignment.faces import Face
+from lpkernel.alignment.framing import frame
 from lpkernel.bank import Bank
 from lpkernel.cli import main
-from lpkernel.composite import Composite, Whole
 from lpkernel.errors import InputError, MissingExtra
-from lpkernel.faces import Face
-from lpkernel.images import FORMATS, find_images, load_alpha, load_image, load_mask, load_pixels
-from lpkernel.modes.framing import frame
 from lpkernel.modes.inputs import read_input
-from lpkernel.warp import Similarity
+from lpkernel.pictures.composite import Composite, Whole
+from lpkernel.pictures.images import FORMATS, find_images, load_alpha, load_image, load_mask, load_pixels
+from lpkernel.pictures.warp import Similarity
 
 SIZE, GRID = 64, 8  # of FakeVQ
 CROP = (19, 40, 159, 180)
@@ -93,7 +93,7 @@ def test_how_a_picture_is_framed(bank: Bank, size: tuple[int, int], how: str, cr
 
 
 def load_cropped(pixels: np.ndarray, crop: Any) -> np.ndarray:
-    from lpkernel.images import square
+    from lpkernel.pictures.images import square
 
     return square(Image.fromarray(pixels), SIZE, crop)
 
@@ -232,7 +232,7 @@ def test_a_result_lies_where_it_belongs() -> None:
     for degrees, scale in ((0, 2.0), (31, 3.1), (90, 1.0), (180, 0.6)):
         where = Similarity(scale * np.exp(1j * np.radians(degrees)), complex(0, 0))
         where = Similarity(where.scale, complex(350, 250) - where(complex(64, 64)))
-        from lpkernel.warp import cut_out
+        from lpkernel.pictures.warp import cut_out
 
         framed = cut_out(photograph, where, (128, 128))
         inside = np.zeros((128, 128), bool)

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from lpkernel import InputError, MissingExtra
+from lpkernel.alignment.faces import Description, describe
 from lpkernel.cli import main
-from lpkernel.faces import Description, describe
 from lpkernel.metrics import portraits, sets
 from lpkernel.metrics.portraits import EYES, IDENTITY, POINTS, Portraits, eye_difference, numbers_of
 
@@ -77,7 +77,7 @@ def test_numbers_of_known_faces() -> None:
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "dlib", None)
-    monkeypatch.setattr("lpkernel.faces.find_spec", lambda name: None)
+    monkeypatch.setattr("lpkernel.alignment.faces.find_spec", lambda name: None)
     with pytest.raises(MissingExtra):
         Portraits()
     assert main(["evaluate", "--preset", "paper", "--faces", "--out", str(tmp_path)]) == 2

@@ -10,10 +10,10 @@ import pytest
 from fakes import FakeVQ
 
 import lpkernel as lp
-from lpkernel import render
 from lpkernel.backends.base import Backend
 from lpkernel.copies import TRY_OFFSET, CopyLimit, largest_areas, largest_shares, redraw
 from lpkernel.errors import InputError
+from lpkernel.pictures import render
 
 GRID = 8
 
@@ -129,7 +129,7 @@ def test_wrong_limits() -> None:
             CopyLimit(**wrong)
     maps = np.zeros((2, 3, 3), np.int32)
     with pytest.raises(InputError, match="below 268435456"):
-        redraw(CopyLimit(area=1), maps, TRY_OFFSET - 1, lambda rows, images: maps)
+        redraw(CopyLimit(area=1), maps, TRY_OFFSET - 1, lambda rows, images: maps, 1 << 20)
 
 
 def picture(colour: tuple[int, int, int]) -> np.ndarray:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lpkernel import render
 from lpkernel.errors import InputError
+from lpkernel.pictures import render
 
 
 @pytest.mark.parametrize("count", [1, 2, 16, 24])

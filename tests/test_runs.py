@@ -348,7 +348,7 @@ def test_an_unfinished_run_is_overwritten_when_asked(
 
 
 def test_two_processes_do_not_share_a_folder(command: list[str], tmp_path: Path) -> None:
-    from lpkernel.shards import owned
+    from lpkernel.bank.shards import owned
 
     with owned(tmp_path / "out"):
         assert main([*command, "-n", "1"]) == 2
@@ -434,7 +434,7 @@ def test_k_beyond_the_allowed_images_is_all_of_them(
 
 def test_a_sheet_says_how_many_it_shows(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     titles: list[str] = []
-    from lpkernel import render
+    from lpkernel.pictures import render
 
     contact = render.contact_sheet
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scans import World
 
 from lpkernel import philox, plan
-from lpkernel.backends import reference
+from lpkernel.backends import specification as reference
 from lpkernel.backends.base import Backend, LatentBank, ScanRequest
 from lpkernel.plan import Plan
 

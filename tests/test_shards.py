@@ -14,8 +14,7 @@ import pytest
 from fakes import FakeVQ
 from test_ingest import folder_of, picture
 
-from lpkernel import ingest, shards
-from lpkernel.bank import Bank
+from lpkernel.bank import Bank, ingest, shards
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp
 
@@ -55,7 +54,7 @@ BUILD = """
     import sys, time
     import numpy as np
     from fakes import FakeVQ
-    from lpkernel import ingest
+    from lpkernel.bank import ingest
     from lpkernel.bank import Bank
     ingest.SHARD = 2
     def wait(done, total):

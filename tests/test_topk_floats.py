@@ -16,8 +16,8 @@ from lpkernel import _native
 from lpkernel.backends.base import Backend, TopkRequest
 from lpkernel.backends.cpp import CppBackend, Tuning
 from lpkernel.backends.cuda import CudaBackend
-from lpkernel.backends.reference import NumpyBackend
-from lpkernel.ops import masked_topk
+from lpkernel.backends.specification import NumpyBackend
+from lpkernel.search.ops import masked_topk
 
 SPECIFICATION = NumpyBackend()
 ISAS = [] if _native.cpu_reasons() else _native.cpu().build_info()["isa"]

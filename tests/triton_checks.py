@@ -49,9 +49,9 @@ from lpkernel import plan
 from lpkernel.autoencoder.fused import group_norm
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, LatentBank, ScanRequest, TopkRequest
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 from lpkernel.backends.triton_lang import TritonBackend, Tuning
-from lpkernel.ops import masked_topk
+from lpkernel.search.ops import masked_topk
 
 SPECIFICATION = NumpyBackend()
 TRITON = TritonBackend("cpu")
@@ -153,6 +153,16 @@ def check(wanted: ScanRequest, tuning: Tuning) -> None:
 @pytest.mark.parametrize("case", COMPILED if PTX else ALL, ids=str)
 def test_scan(case: Case) -> None:
     check(request(case), Tuning(slabs=case.slabs, dot=case.dot))
+
+
+@pytest.mark.parametrize("in_codes", [False, True])
+def test_a_search_radius_equals_a_bank_of_shifted_copies(in_codes: bool) -> None:
+    world, allowed = World(5, 6, 4, codes=5), np.array([0, 2, 3])
+    made = make("random-cut", 6, 3, 3, [4, 6], start="carry")
+    found = world.request(made, [0, 7], 3, 1, None, allowed, in_codes, 64, 1, not in_codes)
+    views = world.shifted(1).request(made, [0, 7], 3, 1, None, found.candidates, in_codes, 64)
+    TRITON.tuning = Tuning()
+    assert np.array_equal(TRITON.scan(found), SPECIFICATION.scan(views))
 
 
 NORMS = [  # images, channels, groups, height, width

@@ -272,7 +272,7 @@ def boundary(
 ):  # fmt: skip
     """(PP,) int32: the column where an image's path runs, for each of `patch` rows of an overlap of `width` columns.
 
-    Cell (r, c) of the overlap is corner + r * down + c * across. As lpkernel.backends.reference._boundary.
+    Cell (r, c) of the overlap is corner + r * down + c * across. As lpkernel.backends.specification._boundary.
     """
     FAR: tl.constexpr = 0x7FFFFFFF
     r = tl.arange(0, PP)
@@ -317,7 +317,7 @@ def stitch(
     step, side, patch, corner, left, top, pitch_8, table_pitch, canvas_cells, source_cells,
     W: tl.constexpr, WP: tl.constexpr, PP: tl.constexpr, TC: tl.constexpr,
 ):  # fmt: skip
-    """The copy of a step with boundaries, as lpkernel.backends.reference.kept_by_cut: one program an image.
+    """The copy of a step with boundaries, as lpkernel.backends.specification.kept_by_cut: one program an image.
 
     Squared distances of canvas and new cells over the `left` columns and `top` rows of a patch (P <= PP) at `corner`
     are summed along paths that move by at most one a row; cells left of one path or above the other stay.

@@ -51,7 +51,7 @@ class CodeLayer final : public Layer {
             std::uint16_t* to = codes_.data() + part * cells_ * tile_;
             for (int lane = 0; lane < tile_; ++lane) {
                 const std::int64_t a = part * tile_ + lane;
-                const std::int16_t* from = a < size ? content.data + content.allowed[a] * cells_ : nullptr;
+                const std::int16_t* from = a < size ? content.image(a, cells_, 1, run) : nullptr;
                 for (std::int64_t cell = 0; cell < cells_; ++cell) {
                     const auto code = from ? static_cast<std::uint16_t>(from[cell]) : std::uint16_t{0};
                     if (code >= rows_) throw_changed();  // looked at as it is copied: the array may be a mapped file

@@ -63,7 +63,9 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
             positions[lane] = (first + lane) * size / total;
             images[lane] = content.allowed[positions[lane]];
         }
-        const auto references = layer.likewise({content.data, images, content.derived}, lanes, run);
+        Content chosen = content;
+        chosen.allowed = images;
+        const auto references = layer.likewise(chosen, lanes, run);
         const auto rows_of = [&](const std::int16_t* values, std::int32_t* out) {
             references->cell_rows(every.data(), static_cast<int>(cells), values, run, out);
         };
@@ -121,7 +123,7 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
     }
     ByStep found;
     found.stride = (size + BLOCK - 1) / BLOCK * BLOCK;
-    found.values.resize(static_cast<std::size_t>(steps * found.stride));
+    found.values.resize(static_cast<std::size_t>(steps * found.stride + BLOCK));  // rows of views are read from within
     found.most.resize(static_cast<std::size_t>(steps));
     for (std::int64_t a = 0; a < size; ++a) {
         const bool is_reference = (a * total + size - 1) / size * size / total == a;

@@ -130,7 +130,7 @@ class LatentLayer final : public Layer {
         order.resize(static_cast<std::size_t>(count));
         corners.resize(static_cast<std::size_t>(count));
         std::iota(order.begin(), order.end(), 0);
-        for (int i = 0; i < count; ++i) corners[i] = content.derived->corners[cells[i]];
+        for (int i = 0; i < count; ++i) corners[i] = content.corners()[cells[i]];
         content.derived->make(codes_of(content, a), corners.data(), count, width(), run, made.data());
         return run.apart(made.data(), order.data(), values, count, width());
     }
@@ -194,24 +194,23 @@ class LatentLayer final : public Layer {
         if (made.cells.empty()) {
             made.cells.resize(count);
             std::iota(made.cells.begin(), made.cells.end(), 0);
-            for (std::size_t i = 0; i < count; ++i) made.corners.push_back(content.derived->corners[compared.cells[i]]);
+            for (std::size_t i = 0; i < count; ++i) made.corners.push_back(content.corners()[compared.cells[i]]);
             made.bank.resize(CHUNK * block * coarse_.halves * 2);
             made.norms.resize(CHUNK * block);
         }
         for (std::int64_t part = first; part < last; ++part) {
             const std::size_t at = static_cast<std::size_t>(part - first) * block;
-            make_block(content, made.corners, part, run, made.bank.data() + at * coarse_.halves * 2,
-                       made.norms.data() + at);
+            make_block(content, made.corners.data(), compared.count, part, run,
+                       made.bank.data() + at * coarse_.halves * 2, made.norms.data() + at);
         }
     }
 
-    void make_block(const Content& content, const std::vector<Corners>& corners, std::int64_t part, const Kernels& run,
+    void make_block(const Content& content, const Corners* corners, int count, std::int64_t part, const Kernels& run,
                     std::int16_t* bank, std::int32_t* norms) const {
         const std::int16_t* images[BLOCK];
         for (int lane = 0; lane < lanes_of(part); ++lane) images[lane] = codes_of(content, part * BLOCK + lane);
-        if (!run.level_block({images, corners.data(), book_.data(), static_cast<int>(corners.size()),
-                              content.derived->rows, coarse_.halves, lanes_of(part), content.derived->mask, bank,
-                              norms})) {
+        if (!run.level_block({images, corners, book_.data(), count, content.derived->rows, coarse_.halves,
+                              lanes_of(part), content.derived->mask, bank, norms})) {
             throw std::invalid_argument(CODES_CHANGED);
         }
     }
@@ -361,7 +360,7 @@ class LatentLayer final : public Layer {
         room(coarse_);
         for (std::int64_t part = 0; part < blocks_; ++part) {
             poll();
-            make_block(content, content.derived->corners, part, run,
+            make_block(content, content.corners(), static_cast<int>(cells_), part, run,
                        coarse_.bank.data() + part * cells_ * halves * BLOCK * 2,
                        coarse_.norms.data() + part * cells_ * BLOCK);
         }

@@ -12,21 +12,30 @@ void Derived::make(const std::int16_t* codes, const Corners* at, int count, int 
     }
 }
 
-const std::int16_t* Content::made(std::int64_t a, const Corners* at, int count, int width, const Kernels& run) const {
+const std::int16_t* Content::made(std::int64_t a, std::int64_t first, int count, int width, const Kernels& run) const {
     thread_local std::vector<std::int16_t> room;
     room.resize(static_cast<std::size_t>(count) * width);
-    derived->make(data + allowed[a] * derived->full * derived->full, at, count, width, run, room.data());
+    if (derived) {
+        derived->make(data + image_of(a) * derived->full * derived->full,
+                      derived->corners.data() + shift_of(a) * derived->cells + first, count, width, run, room.data());
+        return room.data();
+    }
+    const std::int16_t* image = data + image_of(a) * views->cells * width;
+    const std::int32_t* places = views->places.data() + shift_of(a) * views->cells + first;
+    std::int16_t* to = room.data();
+    for (int i = 0; i < count; ++i) to = copy_cell(image + std::int64_t{places[i]} * width, width, to);
     return room.data();
 }
 
 const std::int16_t* Content::cell(std::int64_t a, std::int64_t cell, std::int64_t cells, int width,
                                   const Kernels& run) const {
-    if (derived) return made(a, derived->corners.data() + cell, 1, width, run);
-    return data + (allowed[a] * cells + cell) * width;
+    if (derived) return made(a, cell, 1, width, run);
+    const std::int64_t at = views ? views->places[shift_of(a) * views->cells + cell] : cell;
+    return data + (image_of(a) * cells + at) * width;
 }
 
 const std::int16_t* Content::image(std::int64_t a, std::int64_t cells, int width, const Kernels& run) const {
-    if (derived) return made(a, derived->corners.data(), static_cast<int>(cells), width, run);
+    if (derived || views) return made(a, 0, static_cast<int>(cells), width, run);
     return data + allowed[a] * cells * width;
 }
 

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <new>
 #include <vector>
@@ -67,7 +68,8 @@ struct Derived {
     int full = 0, rows = 0, stride = 0;  // side of the maps of codes, codes, values between two rows of `book`
     std::uint32_t mask = 0;              // the first power of two from `rows` on, less 1
     std::vector<float> book;             // (mask + 1, stride) fixed-point codebook, zero beyond the rows and channels
-    std::vector<Corners> corners;        // (cells of the level)
+    std::vector<Corners> corners;        // (shifts, cells of the level); but for views there is one shift
+    std::int64_t cells = 0;              // of the level
 
     // Cells of one image, (count, width), where codes are its map. Throws std::invalid_argument for a code out of
     // range.
@@ -75,22 +77,37 @@ struct Derived {
               std::int16_t* out) const;
 };
 
+// The images of a bank, moved: view v is image v % images by shift v / images.
+struct Views {
+    std::int64_t images = 0, cells = 0;
+    int shifts = 1;
+    std::vector<std::int32_t> places;  // (shifts, cells) where in an image each cell of a view is; empty if `derived`
+};
+
 // Where the bank's own array is: (B, side, side, width) int16, or (B, full, full) codes that a level is made from;
-// allowed[a] is the index of allowed image a.
+// allowed[a] is the index of allowed image a, or with `views` the number of allowed view a. shift: that of all images,
+// of a derived level without views.
 struct Content {
     const std::int16_t* data;
     const std::int64_t* allowed;
     const Derived* derived = nullptr;
+    const Views* views = nullptr;
+    int shift = 0;
 
     // Cell of allowed image a at a level of so many cells. A cell that is made stays where it is until this thread asks
     // for the next.
     const std::int16_t* cell(std::int64_t a, std::int64_t cell, std::int64_t cells, int width,
                              const Kernels& run) const;
-    // All its cells.
+    // All its cells; made ones likewise.
     const std::int16_t* image(std::int64_t a, std::int64_t cells, int width, const Kernels& run) const;
 
+    // Of a derived level, those of `shift`.
+    const Corners* corners() const { return derived->corners.data() + shift * derived->cells; }
+
   private:
-    const std::int16_t* made(std::int64_t a, const Corners* at, int count, int width, const Kernels& run) const;
+    std::int64_t image_of(std::int64_t a) const { return views ? allowed[a] % views->images : allowed[a]; }
+    std::int64_t shift_of(std::int64_t a) const { return views ? allowed[a] / views->images : shift; }
+    const std::int16_t* made(std::int64_t a, std::int64_t first, int count, int width, const Kernels& run) const;
 };
 
 // Copies the few values of a cell; a call of the library's copy takes longer.
@@ -169,6 +186,12 @@ struct LayerTuning {
     std::int64_t coarse = 0;    // images of latents, from which some channels are compared first
     std::int64_t kept = 0;      // bytes of those channels of a derived level, up to which they are kept; else made anew
 };
+
+// The layer of all views of some images: content.allowed lists those of the first shift, which moves nothing, then
+// those of the next, ..., `images` of each. make(content): a layer of the images; that serves all shifts, but of a
+// derived level, where there is one for each.
+using MakeLayer = std::function<std::unique_ptr<Layer>(const Content& content)>;
+std::unique_ptr<Layer> view_layer(const Content& content, std::int64_t images, const MakeLayer& make);
 
 // content: (B, side, side, channels) int16, or what they are derived from.
 std::unique_ptr<Layer> latent_layer(const Content& content, std::int64_t size, int side, int channels,

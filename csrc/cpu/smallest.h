@@ -25,6 +25,9 @@ class Smallest {
         keys_.clear();
     }
 
+    // Indices that are pushed from now on count from here.
+    void count_from(std::int64_t first) { first_ = first; }
+
     // Distances above this are of no use.
     std::int32_t limit() const { return limit_; }
 
@@ -41,7 +44,7 @@ class Smallest {
         return std::uint64_t{above} << 32 | static_cast<std::uint64_t>(index);
     }
 
-    void push(std::int32_t distance, std::int64_t index) { push(key(distance, index)); }
+    void push(std::int32_t distance, std::int64_t index) { push(key(distance, first_ + index)); }
 
     void push(std::uint64_t key) {
         if (keys_.size() == need_) {
@@ -89,6 +92,7 @@ class Smallest {
   private:
     std::vector<std::uint64_t> keys_;
     std::size_t need_ = 1;
+    std::int64_t first_ = 0;
     std::int32_t limit_ = ANY;
 };
 

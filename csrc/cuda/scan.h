@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "common/limits.h"
 #include "cuda/portable.cuh"
 
 namespace lpkernel::cuda {
@@ -11,10 +12,8 @@ namespace lpkernel::cuda {
 // How distances are found; see distance_codes.cuh and distance_latents.cuh.
 enum class Form : int { CodeRows = 0, CodeGather = 1, Latents = 2 };
 
-constexpr int MOST_NEIGHBOURS = 128;
 constexpr int MOST_THREADS = 384;     // leaves each 168 registers
 constexpr int FETCHERS = 64;          // threads of a block that bring table rows, in CodeRows
-constexpr int MOST_CODES = 32768;     // codes are 16 bits
 constexpr int MOST_ROW_CODES = 4096;  // those of CodeRows, 16 times as large
 constexpr int MOST_IMAGES = 1 << 30;
 constexpr int MOST_CUT = 32;    // patch side of a plan with boundaries: a lane a column

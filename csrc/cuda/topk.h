@@ -4,11 +4,11 @@
 
 #include <cstdint>
 
+#include "common/limits.h"
 #include "cuda/portable.cuh"
 
 namespace lpkernel::cuda {
 
-constexpr int MOST_TOPK = 128;    // K
 constexpr int ROWS_PER_LANE = 4;  // bank rows that a lane compares at a time
 constexpr int WARP_ROWS = 32 * ROWS_PER_LANE;
 constexpr int STAGE_COLUMNS = 32;   // of a row that are in shared memory at a time

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lpkernel.autoencoder.base import Autoencoder, TorchAutoencoder
+from lpkernel.autoencoder.base import TorchAutoencoder
 from lpkernel.autoencoder.load import load_autoencoder
+from lpkernel.autoencoder.protocol import Autoencoder
 
 __all__ = ["Autoencoder", "TorchAutoencoder", "load_autoencoder"]

@@ -1,4 +1,4 @@
-"""What an autoencoder is here, and the part that every torch network shares.
+"""The part that every torch network shares.
 
 A network works on float images (N, 3, H, W) in [-1, 1] and latents (N, L, M, M); the engine works on
 NumPy uint8 images (N, H, W, 3) and on codes (N, M, M) or latents (N, M, M, L). `TorchAutoencoder`
@@ -11,7 +11,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -25,29 +25,6 @@ from lpkernel.errors import InputError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PIXELS_ON_GPU = 1 << 20  # in one batch: 16 images of 256x256, enough to fill a GPU
-
-
-@runtime_checkable
-class Autoencoder(Protocol):
-    """What the engine asks of an autoencoder. H = W = `image_size`, M = `grid`.
-
-    `codebook` is (V, L) float32, or None for a continuous autoencoder; `fingerprint` is a hash of the
-    weights, stored in the banks made with them.
-    """
-
-    name: str
-    image_size: int
-    grid: int
-    codebook: np.ndarray | None
-    fingerprint: str
-
-    def encode(self, images: np.ndarray) -> np.ndarray:
-        """(N, H, W, 3) uint8 -> codes (N, M, M) int64, or latents (N, M, M, L) float32 if continuous."""
-        ...
-
-    def decode(self, latents: np.ndarray) -> np.ndarray:
-        """What `encode` gives -> (N, H, W, 3) uint8."""
-        ...
 
 
 def choose_device(device: str) -> torch.device:

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from lpkernel.autoencoder.base import Autoencoder, TorchAutoencoder
+from lpkernel.autoencoder.base import TorchAutoencoder
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
 from lpkernel.autoencoder.config_values import parse_json
 from lpkernel.autoencoder.partial import Stage, stages_of
 from lpkernel.autoencoder.weights import open_weights, read_floats, shapes
 from lpkernel.errors import InputError
-
-if TYPE_CHECKING:
-    from lpkernel.bank import Bank
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "data" / "autoencoder.safetensors"
 
@@ -60,17 +56,6 @@ class CompactAutoencoder(TorchAutoencoder):
 def embedded() -> CompactAutoencoder:
     """The one that comes with the package, loaded once."""
     return load_compact(DEFAULT_WEIGHTS, "default")
-
-
-def of_bank(bank: Bank, given: Autoencoder | None) -> Autoencoder:
-    """`given`, or the embedded autoencoder for a bank that was made with it. Raises InputError if it does not fit."""
-    if given is None:
-        if bank.autoencoder_name != "default":
-            made_by = repr(bank.autoencoder_name) if bank.autoencoder_name else "one that it does not name"
-            raise InputError(f"autoencoder: got None, but the bank was made with {made_by}; pass that one")
-        given = embedded()
-    bank.check_autoencoder(given)
-    return given
 
 
 def load_compact(path: Path, name: str, device: str = "auto", dtype: str = "auto") -> CompactAutoencoder:

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.autoencoder.embedded import DEFAULT_WEIGHTS, load_compact
 from lpkernel.autoencoder.folder import read_config
 from lpkernel.autoencoder.kl import KLAutoencoder, TinyAutoencoder
+from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.autoencoder.vqmodel import VQModelAutoencoder
 from lpkernel.errors import InputError, LpkernelError, short
 

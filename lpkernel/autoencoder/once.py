@@ -10,8 +10,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lpkernel.autoencoder.base import Autoencoder
 from lpkernel.autoencoder.partial import Box, Record
+from lpkernel.autoencoder.protocol import Autoencoder
 
 KEPT_BYTES = 1 << 27  # of pictures and codes
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lpkernel.autoencoder.layers import GroupNorm, Sums, watched
 
 if TYPE_CHECKING:
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 Box = tuple[int, int, int, int]  # top, left, bottom, right
 

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel.plan import Plan
+from lpkernel.views import Views
 
 Array = NDArray[Any]
+Codes = NDArray[np.int16] | NDArray[np.int32] | Views
+Level = NDArray[np.int16] | Views
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,13 @@ class LatentBank:
     """Latent domain: level(m) -> (B, m, m, C) int16; distances are sums of squared differences.
 
     cells: codes (B, M, M) int16 and their fixed-point vectors (V, C) int16, of which each level is the resize
-    (`lpkernel.bank.resize_level`), for backends that make what they need of it; None where there are none.
+    (`lpkernel.levels.resize_level`), for backends that make what they need of it; None where there are none.
+    Levels and codes of either domain may be `Views`, whose B images are made where they are read.
     """
 
-    level: Callable[[int], NDArray[np.int16]]
+    level: Callable[[int], Level]
     size: int
-    cells: tuple[NDArray[np.int16], NDArray[np.int16]] | None = None
+    cells: tuple[NDArray[np.int16] | Views, NDArray[np.int16]] | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class CodeBank:
     integers as in the latent domain.
     """
 
-    codes: NDArray[np.int16] | NDArray[np.int32]
+    codes: Codes
     vectors: NDArray[np.int16]
     table: NDArray[np.int32]
 

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpkernel import _native, philox
+from lpkernel import _native, philox, views
 from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
 from lpkernel.levels import level_axis
+from lpkernel.limits import INT16_CODES
 from lpkernel.plan import Scale
+from lpkernel.views import Views
 
-CODES = 32768  # codes are compared as int16
 LARGE = 1 << 22  # bytes of a bank above which packing it is bound by memory
 NARROWER = 8  # and below which packing it takes no longer than comparing it once
 NARROW = 32  # values of a row below which comparing it where it lies leaves lanes empty
@@ -40,7 +41,8 @@ class Tuning:
     coarse: images of latents from which a few channels are compared before all.
     kept: bytes of bank layouts that are kept for the next call; 1 GiB is two million images of 256 codes.
     levels: bytes of all levels of a plan, beyond which those of a bank of codes are not kept but made where needed.
-    some: bytes of the channels of such a level that are compared first, up to which those are kept.
+    some: bytes of the channels of such a level that are compared first, up to which those are kept; four times as many
+        where there is one for each shift of views.
     packed: queries from which masked_topk packs the bank; twice as many above 4 MiB; a quarter for rows of less than 32
         values, one for less than 8. Where rows lie / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with 8
         queries, 1.3 with 16, 1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16:
@@ -57,6 +59,17 @@ class Tuning:
     levels: int = 1 << 25
     some: int = 1 << 25
     packed: int = 16
+
+
+class Chosen(NamedTuple):
+    """The allowed images of an array or, with a radius, their views."""
+
+    candidates: Array
+    radius: int
+
+    @property
+    def shifts(self) -> Array | None:
+        return views.shifts(self.radius) if self.radius else None
 
 
 class CppBackend:
@@ -82,8 +95,8 @@ class CppBackend:
             return [f"LPKERNEL_ISA is {isa!r}, this machine runs {', '.join(known)}"]
         if isinstance(request, ScanRequest):
             bank = request.bank_at(request.plan.sides[-1])
-            if isinstance(bank, CodeBank) and len(bank.table) > CODES:
-                return [f"compares up to {CODES} codes by table, got {len(bank.table)}"]
+            if isinstance(bank, CodeBank) and len(bank.table) > INT16_CODES:
+                return [f"compares up to {INT16_CODES} codes by table, got {len(bank.table)}"]
         return []
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
@@ -103,17 +116,20 @@ class CppBackend:
             steps = self._native_steps(scale)
             made_from: tuple[Array, ...]  # content and, unless it is a level, what it is read by
             if isinstance(bank, CodeBank):
-                made_from = _dense(bank.codes), _dense(bank.table)
-                layer = self._layer(steps, *made_from, request.candidates, isa)
-            elif bank.cells is not None and _level_bytes(request) > tuning.levels:
-                made_from = _dense(bank.cells[0]), bank.cells[1]
-                layer = self._derived(scale.side, *made_from, request.candidates, isa)
+                codes, radius = _images(bank.codes)
+                made_from, chosen = (codes, _dense(bank.table)), Chosen(request.candidates, radius)
+                layer = self._layer(steps, *made_from, chosen, isa)
+            elif bank.cells is not None and (isinstance(bank.cells[0], Views) or _level_bytes(request) > tuning.levels):
+                codes, radius = _images(bank.cells[0])
+                made_from, chosen = (codes, bank.cells[1]), Chosen(request.candidates, radius)
+                layer = self._derived(scale.side, *made_from, chosen, isa)
             else:
-                made_from = (_dense(bank.level(scale.side)),)
-                layer = self._layer(steps, *made_from, None, request.candidates, isa)
+                level, radius = _images(bank.level(scale.side))
+                made_from, chosen = (level,), Chosen(request.candidates, radius)
+                layer = self._layer(steps, level, None, chosen, isa)
             isolation = None
             if request.hubness:
-                isolation = self._isolation(scale, steps, layer, made_from, request.candidates, isa)
+                isolation = self._isolation(scale, steps, layer, made_from, chosen, isa)
             first = None if start is None else _start(start, len(bank.table) if isinstance(bank, CodeBank) else None)
             scales.append((steps, layer, made_from[0], first, isolation))
         return _native.cpu().scan(
@@ -128,38 +144,38 @@ class CppBackend:
             (tuning.group, tuning.split, tuning.seeded),
         )
 
-    def _layer(self, steps: Any, content: Array, table: Array | None, candidates: Array, isa: str) -> Any:
+    def _layer(self, steps: Any, content: Array, table: Array | None, chosen: Chosen, isa: str) -> Any:
         """The bank laid out for search, kept as long as its arrays live. Banks are read-only."""
         entries, tuning = np.zeros((1, 1), np.int32) if table is None else table, self.tuning
-        summed = len(candidates) > tuning.pairs or not steps.by_cells  # what the steps need of a small bank
+        summed = len(chosen.candidates) > tuning.pairs or not steps.by_cells  # what the steps need of a small bank
         ways = (isa, tuning.pairs, summed, tuning.screened, tuning.coarse)
         arrays = (content,) if table is None else (content, table)
         return self._layers.get(
-            (*_key(arrays, candidates), *ways),
+            (*_key(arrays, chosen), *ways),
             arrays,
             tuning.kept,
             lambda layer: layer.bytes,
-            lambda: _native.cpu().Layer(content, entries, candidates, *ways),
+            lambda: _native.cpu().Layer(content, entries, chosen.candidates, *ways, chosen.shifts),
         )
 
-    def _derived(self, side: int, codes: Array, codebook: Array, candidates: Array, isa: str) -> Any:
+    def _derived(self, side: int, codes: Array, codebook: Array, chosen: Chosen, isa: str) -> Any:
         """A level of a bank of codes without the level."""
-        ways = (isa, self.tuning.some)
+        ways = (isa, self.tuning.some * (4 if chosen.radius else 1))
         axis = level_axis(codes.shape[1], side)
         return self._layers.get(
-            (*_key((codes, codebook), candidates), side, *ways),
+            (*_key((codes, codebook), chosen), side, *ways),
             (codes, codebook),
             self.tuning.kept,
             lambda layer: layer.bytes,
-            lambda: _native.cpu().Layer(codes, codebook, axis, candidates, *ways),
+            lambda: _native.cpu().Layer(codes, codebook, axis, chosen.candidates, *ways, chosen.shifts),
         )
 
     def _isolation(
-        self, scale: Scale, steps: Any, layer: Any, made_from: tuple[Array, ...], candidates: Array, isa: str
+        self, scale: Scale, steps: Any, layer: Any, made_from: tuple[Array, ...], chosen: Chosen, isa: str
     ) -> Any:
         """How far the allowed images are from each other at the steps of a scale, kept as long as all of these live."""
         return self._isolations.get(
-            (id(scale), *_key(made_from, candidates)),
+            (id(scale), *_key(made_from, chosen)),
             (scale, *made_from),
             self.tuning.kept,
             lambda isolation: isolation.bytes,
@@ -212,9 +228,10 @@ def _steps(scale: Scale) -> Any:
     return _native.cpu().Steps(scale.side, scale.positions, counts, compared, scale.write, scale.overlap, enter)
 
 
-def _key(arrays: tuple[Array, ...], candidates: Array) -> tuple[Any, ...]:
+def _key(arrays: tuple[Array, ...], chosen: Chosen) -> tuple[Any, ...]:
     """What something made from the allowed images of these arrays is found by."""
-    return *map(id, arrays), None if len(candidates) == len(arrays[0]) else candidates.tobytes()
+    every = len(chosen.candidates) == len(arrays[0]) * (1 if chosen.shifts is None else len(chosen.shifts))
+    return *map(id, arrays), chosen.radius, None if every else chosen.candidates.tobytes()
 
 
 def _level_bytes(request: ScanRequest) -> int:
@@ -223,6 +240,18 @@ def _level_bytes(request: ScanRequest) -> int:
     cells = sum(side * side for side, bank in banks.items() if isinstance(bank, LatentBank))
     vectors = next((bank.cells[1] for bank in banks.values() if isinstance(bank, LatentBank) and bank.cells), None)
     return 0 if vectors is None else request.bank.size * cells * vectors.shape[1] * vectors.itemsize
+
+
+def _images(content: Array | Views) -> tuple[Array, int]:
+    """The images that the native code reads, and the radius of the views that it makes of them itself.
+
+    Views of a smaller side are parts of a cell apart; without codes that make them they are laid out as images.
+    """
+    if not isinstance(content, Views):
+        return _dense(content), 0
+    if content.side == content.full and content.vectors is None:
+        return _dense(content.cells), content.radius
+    return content.whole, 0
 
 
 def _dense(array: Array) -> Array:

@@ -29,6 +29,7 @@ from lpkernel.backends.device_bank import (
 )
 from lpkernel.backends.launch_table import Launch, Machine, Work
 from lpkernel.backends.pytorch import tensor
+from lpkernel.limits import INT16_CODES
 
 CAPABILITY = 80  # the kernels use what 8.0 has
 MOST_SIDE = 4096
@@ -128,8 +129,8 @@ class CudaBackend:
         return self._store.memory.reasons(search_bytes(request, search.scratch), target)
 
     def _scan_reasons(self, request: ScanRequest, target: torch.device) -> list[str]:
-        if isinstance(request.bank, CodeBank) and len(request.bank.table) > launch_table.MOST_CODES:
-            return [f"compares up to {launch_table.MOST_CODES} codes by table, got {len(request.bank.table)}"]
+        if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
+            return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
         work = _work(request)
         width = work.width
         if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:

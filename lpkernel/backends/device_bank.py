@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, TopkRequest
+from lpkernel.backends.base import Array, CodeBank, Codes, LatentBank, Level, ScanRequest, TopkRequest
 from lpkernel.backends.pytorch import TILE_BYTES, hubness_offsets, tensor
 from lpkernel.backends.store import Store
 from lpkernel.errors import BackendUnavailable, InputError
@@ -98,7 +98,7 @@ def search_bytes(request: TopkRequest, scratch: int, apart: bool = False) -> int
 
 
 def free_bytes(device: torch.device, enough: int) -> int | None:
-    """What may still be allocated on a GPU, or at least `enough`; None for the CPU, where nobody counts."""
+    """What may still be allocated on a GPU, or at least `enough`; None for the CPU, which has no such limit."""
     if device.type != "cuda":
         return None
     free = int(torch.cuda.mem_get_info(device)[0])
@@ -209,7 +209,7 @@ def _vectors(
     return codebook[(chosen.to(torch.int32) & 0xFFFF) >> bank.code_shift].transpose(0, 1).flatten(1)
 
 
-def _fill(layer: torch.Tensor, content: Array, allowed: Array, codes: int | None, shift: int) -> None:
+def _fill(layer: torch.Tensor, content: Codes | Level, allowed: Array, codes: int | None, shift: int) -> None:
     """Copies the allowed images of content (B, m, m[, C]) to a layer, a bounded piece at a time."""
     piece = max(1, UPLOAD // max(1, content[:1].nbytes))
     for begin in range(0, len(allowed), piece):

@@ -23,7 +23,6 @@ ROWS, GATHER, LATENTS = "rows", "gather", "latents"
 TILES = {ROWS: (1, 4), GATHER: (1,), LATENTS: (1, 4)}  # the kernels that exist
 MOST_THREADS = 384
 MOST_NEIGHBOURS = 128
-MOST_CODES = 32768
 MOST_CUT = 32  # patch side of a plan with boundaries
 MOST_ROW_CODES = 4096  # whose offsets of 16 bytes fit 16 bits
 CODE_SHIFT = 4  # so they are stored

@@ -19,11 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpkernel import philox
-from lpkernel.backends import reference, stages
+from lpkernel.backends import specification as reference
+from lpkernel.backends import stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.errors import InputError
 from lpkernel.plan import Resize, Scale
 from lpkernel.tensor_file import is_mapped
+from lpkernel.views import Views
 
 TILE_BYTES = 16 << 20  # of float64 bank rows held at a time
 LOW_WORD = (1 << 32) - 1
@@ -164,10 +166,13 @@ class _Scan:
         """The allowed bank images: (A, m, m, C) int16 latents, or (A, M, M) codes."""
         bank = self.request.bank_at(side)
         cells = bank.codes if isinstance(bank, CodeBank) else bank.level(side)
+        every = len(self.candidates) == bank.size
+        if isinstance(cells, Views):
+            cells, every = cells[self.request.candidates], True
         content = tensor(np.array(cells) if is_mapped(cells) else cells).to(self.device)
         if isinstance(bank, CodeBank) and not 0 <= int(content.min()) <= int(content.max()) < len(bank.table):
             raise InputError(f"codes: outside the codebook of {len(bank.table)}; the bank is damaged or has changed")
-        return content if len(self.candidates) == bank.size else content[self.candidates]
+        return content if every else content[self.candidates]
 
     def _vectors(self, cells: Tensor) -> Tensor:
         """Cells of latents or codes as float64 vectors (..., C)."""

@@ -13,7 +13,7 @@ from lpkernel.backends.base import Backend, ScanRequest, TopkRequest
 from lpkernel.backends.cpp import CppBackend
 from lpkernel.backends.cuda import CudaBackend
 from lpkernel.backends.pytorch import TorchBackend
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 from lpkernel.backends.triton_lang import TritonBackend
 from lpkernel.errors import BackendUnavailable, InputError
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lpkernel.backends.base import Array, CodeBank, ScanRequest
+from lpkernel.backends.base import Array, CodeBank, Codes, Level, ScanRequest
 from lpkernel.plan import Scale
 
 
@@ -61,7 +61,7 @@ def _carried(stage: ScanRequest, scale: Scale, sources: NDArray[np.int32]) -> Ar
     return canvas
 
 
-def _content(stage: ScanRequest) -> Array:
+def _content(stage: ScanRequest) -> Codes | Level:
     """The bank's codes or latents at the one side of a stage."""
     (side,) = stage.plan.sides
     bank = stage.bank_at(side)

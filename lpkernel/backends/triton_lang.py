@@ -40,13 +40,12 @@ from lpkernel.backends.device_bank import (
 )
 from lpkernel.backends.pytorch import tensor
 from lpkernel.backends.store import Store
+from lpkernel.limits import INT16_CODES
 from lpkernel.triton_kernels import configs
 from lpkernel.triton_kernels.configs import Launch
 
 if TYPE_CHECKING:
     from types import ModuleType
-
-MOST_CODES = 32768  # codes are int16
 
 
 @dataclass
@@ -111,8 +110,8 @@ class TritonBackend:
         return self._store.memory.reasons(search_bytes(request, keys, apart=True), target)
 
     def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
-        if isinstance(request.bank, CodeBank) and len(request.bank.table) > MOST_CODES:
-            return [f"compares up to {MOST_CODES} codes by table, got {len(request.bank.table)}"]
+        if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
+            return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
         if request.plan.cuts and request.plan.patch > configs.MOST_CUT:
             return [f"cuts patches of up to {configs.MOST_CUT} cells, got {request.plan.patch}"]
         target = self._device(device)

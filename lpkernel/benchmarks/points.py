@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpkernel import ops, philox, presets, synthesis
+from lpkernel import philox, presets, synthesis
 from lpkernel import plan as plans
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, CodeBank, LatentBank, ScanRequest, TopkRequest
@@ -22,6 +22,7 @@ from lpkernel.benchmarks.machine import Limits
 from lpkernel.benchmarks.peers import Peer, Search, Variants
 from lpkernel.benchmarks.torch_float32 import TorchFloat32
 from lpkernel.plan import Plan
+from lpkernel.search import ops
 
 QUERIES_A_POINT = 64  # few queries a call: several batches in turn, so that no single query decides
 MOST_BATCHES = 8

@@ -131,7 +131,7 @@ class Results:
 
 
 class Suite:
-    """Runs points one after the other. `said(line)` is told what goes on."""
+    """Runs points one after the other. `said(line)` is called with each line of progress."""
 
     def __init__(self, options: Options, bank: Bank, said: Callable[[str], None] = lambda line: None) -> None:
         options.check()

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from lpkernel.clock import Clock
 from lpkernel.commands.common import (
     EMBEDDED,
-    Clock,
     Progress,
     add_autoencoder,
     add_output,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lpkernel import Framing
-    from lpkernel.images import Found
+    from lpkernel.pictures.images import Found
 
 RECORD = "lpkernel align"  # the text of a written picture that says what it was made from
 
@@ -49,7 +49,7 @@ def register(commands: Any) -> None:
         "--eyes",
         type=fractions,
         metavar="LX,LY,RX,RY",
-        help="where the eyes shall be, in fractions of the side (default: as in the bank's images)",
+        help="where the eyes are to be, in fractions of the side (default: as in the bank's images)",
     )
     parser.add_argument("--size", type=int, metavar="S", help="pixels of the side (default: as the bank's images)")
     parser.add_argument("--faces", default="largest", help="largest: one of each photograph; all: every face")
@@ -60,7 +60,7 @@ def register(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from lpkernel import Framing, __version__, load_autoencoder
-    from lpkernel.modes.regions import known_eyes
+    from lpkernel.alignment.regions import known_eyes
 
     if args.faces not in ("largest", "all"):
         raise InputError(f"--faces: got {args.faces!r}, expected largest or all")
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _photographs(given: Path, out: Path) -> tuple[Path, Found]:
     """The folder and what lies in it, without what lies in `out`."""
-    from lpkernel.images import Found, find_images
+    from lpkernel.pictures.images import Found, find_images
 
     single = given.is_file()
     folder = given.parent if single else given
@@ -192,7 +192,7 @@ class Target:
 
     def record(self, name: str) -> dict[str, Any] | None:
         """What a file that is there was made from; None if there is none. Raises InputError for another's file."""
-        from lpkernel.images import opened
+        from lpkernel.pictures.images import opened
 
         path = self.folder / name
         if not path.exists():

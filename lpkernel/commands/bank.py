@@ -179,7 +179,7 @@ def _cache(args: argparse.Namespace) -> Path:
 
 
 def _write(args: argparse.Namespace, bank: Bank) -> None:
-    from lpkernel.shards import discard_cache
+    from lpkernel.bank.shards import discard_cache
 
     bank.save(args.out)
     discard_cache(_cache(args))

@@ -9,13 +9,12 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lpkernel.alignment import FRAMINGS
 from lpkernel.errors import InputError, printable
 from lpkernel.files import atomic_path
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from lpkernel import Bank, CopyLimit
 
 EMBEDDED = "default"
-FRAMINGS = ("auto", "as-is", "crop", "align")  # of `modes.framing`, which is not imported for --help
 SKIPPED_SHOWN = 20
 LEFT_OUT_SHOWN = 8
 EVERY = 20.0  # seconds between two lines of progress where there is no terminal
@@ -106,6 +104,13 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
         action="append",
         metavar="EXPR",
         help="only bank images with these attributes or labels, as 'Eyeglasses & ~Male'; each one given makes a row",
+    )
+    parser.add_argument(
+        "--search-radius",
+        type=int,
+        default=0,
+        metavar="R",
+        help="0 to 4: patches come from up to so many cells beside their place in the bank images, too (default: 0)",
     )
     parser.add_argument(
         "--copy-limit",
@@ -196,19 +201,6 @@ def copy_limit(text: str) -> CopyLimit:
         except (KeyError, ValueError):
             raise argparse.ArgumentTypeError(f"got {text!r}, expected such as share=0.5,area=60,tries=8") from None
     return CopyLimit(**values)
-
-
-@dataclass
-class Clock:
-    """Seconds spent in each stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 4)
 
 
 def load_bank(name: str) -> Bank:

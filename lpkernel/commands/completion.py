@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,22 @@ SHELLS = {
 }
 
 
-def register(commands: Any) -> None:
+def register(commands: Any, whole: argparse.ArgumentParser) -> None:
+    """whole: the parser of all commands."""
     parser = commands.add_parser(
         "completion",
         help="print a script that completes lpkernel's arguments in a shell",
         description="Print a script that completes lpkernel's arguments. Where it goes: " + "; ".join(SHELLS.values()),
     )
     parser.add_argument("shell", choices=tuple(SHELLS), help="the shell")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(run, whole))
 
 
-def run(args: argparse.Namespace) -> None:
+def run(whole: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     import shtab
 
-    from lpkernel.cli import build_parser
-
-    parser = build_parser()
-    _mark_files(parser, shtab)
-    print(shtab.complete(parser, args.shell))
+    _mark_files(whole, shtab)
+    print(shtab.complete(whole, args.shell))
 
 
 def _mark_files(parser: argparse.ArgumentParser, shtab: Any) -> None:

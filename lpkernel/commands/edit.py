@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from lpkernel import Bank, Synthesis
     from lpkernel.commands.results import Pictures, Session
-    from lpkernel.images import Crop
     from lpkernel.modes.inputs import Input
+    from lpkernel.pictures.images import Crop
 
 VARIANTS = 4
 
@@ -168,8 +168,8 @@ def _given(start: Input) -> list[Pictures]:
 
 def _donors(session: Session) -> Bank | None:
     """The bank of a donors' folder; None for images of the bank itself, which then are the only ones allowed."""
-    from lpkernel.images import find_images
     from lpkernel.modes.inputs import read_input
+    from lpkernel.pictures.images import find_images
 
     args, bank = session.args, session.bank
     folder = Path(args.donors)

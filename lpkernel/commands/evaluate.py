@@ -45,6 +45,7 @@ OPTIONS: dict[str, Callable[[str], Any]] = {
     "start": str,
     "hubness": float,
     "mirror": int,
+    "search_radius": int,
 }
 
 
@@ -61,7 +62,10 @@ def preset(text: str) -> tuple[str, dict[str, Any]]:
                 raise ValueError
             options[key] = OPTIONS[key](value)
         except (KeyError, ValueError):
-            known = "patch=6, stride=2, k=3, scales=8/16, overlap=cut, start=carry, hubness=0.25 or mirror=1"
+            known = (
+                "patch=6, stride=2, k=3, scales=8/16, overlap=cut, start=carry, hubness=0.25, mirror=1 or "
+                "search_radius=1"
+            )
             raise argparse.ArgumentTypeError(f"got {part!r} in {text!r}, expected such as {known}") from None
     return text, options
 

@@ -126,8 +126,8 @@ def _guided(session: Session) -> tuple[Any, list[Pictures], list[str], list[str]
 
 def _baseline(session: Session, n: int) -> Section:
     """The first n images again with every cell from a random source, also written as a picture of their own."""
-    from lpkernel import render
     from lpkernel.commands.results import BASELINE
+    from lpkernel.pictures import render
 
     args, bank, autoencoder = session.args, session.bank, session.autoencoder
     assert autoencoder is not None

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import Clock, Progress, check_folder, file_hash, json_text, load_bank, report
+from lpkernel.clock import Clock
+from lpkernel.commands.common import Progress, check_folder, file_hash, json_text, load_bank, report
 from lpkernel.commands.runs import FACTS, SOURCES, Folder, Stream, identity, of_image
 from lpkernel.errors import InputError, printable
 
@@ -39,7 +40,7 @@ TEXT = "lpkernel"  # the text chunk of a picture: JSON of what it was made with
 # What a result can be made again from; the same for every backend and every window of the seed's series.
 TEXT_SETTINGS = (
     *("mode", "kind", "patch", "stride", "scales", "start", "overlap", "mirror", "hubness", "k"),
-    *("strength", "donor", "copy_limit"),
+    *("strength", "donor", "search_radius", "copy_limit"),
 )
 NEIGHBOURS = 3  # that a mode draws from unless --k says otherwise
 
@@ -77,19 +78,20 @@ class Session:
             "seed": args.seed,
             "backend": args.backend,
             "device": args.device,
+            "search_radius": args.search_radius,
             "copy_limit": args.copy_limit,
         }
 
     def save_picture(self, name: str, picture: NDArray[np.uint8]) -> None:
         """A picture of the whole run, such as its sheet."""
-        from lpkernel import render
+        from lpkernel.pictures import render
 
         render.save_png(self.args.out / name, picture, {TEXT: json_text(self.text, indent=None)})
         self.files.append(name)
 
     def save_of_image(self, kind: str, index: int, picture: NDArray[np.uint8], fast: bool = False) -> None:
         """A picture of an image, of a kind that `Folder.files_per_image` lists."""
-        from lpkernel import render
+        from lpkernel.pictures import render
 
         where = self.groups[(index - self.args.first_image) // self.args.n][0]
         said = self.text | {"picture": kind, "image": index} | ({"where": where} if where else {})
@@ -337,7 +339,7 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
     """The source map, the map over the image, and the provenance sheet of each image."""
     import numpy as np
 
-    from lpkernel import render
+    from lpkernel.pictures import render
 
     assert session.autoencoder is not None
     bank, colours = made.bank, render.source_colours(made.bank.size)
@@ -350,7 +352,8 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
         pictures, names = decoded[np.searchsorted(needed, shown)], [bank.names[i] for i in shown]
         session.save_of_image("map", index, render.source_map(sources, colours, len(image)), fast=True)
         session.save_of_image("overlay", index, render.overlay(image, sources, colours), fast=True)
-        sheet = render.provenance_sheet(image, sources, shown, pictures, names)
+        shifts = None if made.shifts is None else made.shifts[row]
+        sheet = render.provenance_sheet(image, sources, shown, pictures, names, shifts)
         session.save_of_image("provenance", index, sheet, fast=True)
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # packing and writing leave Python free
@@ -367,8 +370,8 @@ def _write_sheet(
     """The contact sheet of the first images of each group, from what was written of them."""
     import numpy as np
 
-    from lpkernel import render
-    from lpkernel.images import load_pixels
+    from lpkernel.pictures import render
+    from lpkernel.pictures.images import load_pixels
 
     args, groups = session.args, session.groups
     shown = min(args.n, SHEET_IMAGES if len(groups) == 1 else render.COLUMNS)
@@ -412,7 +415,7 @@ def _facts_of_images(session: Session, made: Synthesis, start: int) -> list[dict
     import numpy as np
 
     names, limited = made.bank.names, made.settings["copy_limit"] or {"try_kept": {}, "still_over": []}
-    title, facts = session.groups[start // session.args.n][0], []
+    title, facts = session.groups[start // session.args.n][0], list[dict[str, Any]]()
     for index, (one, area) in enumerate(
         zip(made.sources, made.largest_copies(), strict=True), session.args.first_image + start
     ):
@@ -431,5 +434,7 @@ def _facts_of_images(session: Session, made: Synthesis, start: int) -> list[dict
             {"name": names[numbers[j]], "index": int(numbers[j]), "share": round(int(cells[j]) / one.size, 6)}
             for j in np.lexsort((numbers, -cells))
         ]
+        if made.shifts is not None:
+            fact["shift_y"], fact["shift_x"] = np.moveaxis(made.shifts[len(facts)], -1, 0).tolist()
         facts.append(fact)
     return facts

@@ -179,7 +179,7 @@ class Folder:
 
     def alone(self) -> AbstractContextManager[int]:
         """Make the folder, and be the only process that writes a run in it. Raises InputError if there is another."""
-        from lpkernel.shards import owned
+        from lpkernel.bank.shards import owned
 
         return owned(self.path, "another run")
 

@@ -10,17 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpkernel import edit, faces, generate, harmonize, inpaint, plan, reference, render
-from lpkernel.autoencoder.base import Autoencoder
+from lpkernel import edit, generate, harmonize, inpaint, plan, reference
+from lpkernel.alignment import faces
+from lpkernel.alignment.framing import Framed, frame
+from lpkernel.alignment.regions import layout_of, named_region
+from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.bank import Bank
-from lpkernel.commands.common import Clock
-from lpkernel.composite import Composite, Whole, feather
+from lpkernel.clock import Clock
 from lpkernel.errors import InputError
-from lpkernel.images import load_pixels
 from lpkernel.modes import cells, likeness
-from lpkernel.modes.framing import Framed, frame
 from lpkernel.modes.inputs import read_input
-from lpkernel.modes.regions import layout_of, named_region
+from lpkernel.pictures import render
+from lpkernel.pictures.composite import Composite, Whole, feather
+from lpkernel.pictures.images import load_pixels
 from lpkernel.presets import DEFAULT_PRESET
 from lpkernel.synthesis import Synthesis
 

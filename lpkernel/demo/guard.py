@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
-from lpkernel.commands.common import FRAMINGS
+from lpkernel.alignment import FRAMINGS
 from lpkernel.errors import InputError, LpkernelError, short
 
 Message = MutableMapping[str, Any]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lpkernel.errors import InputError
-from lpkernel.images import EXTENSIONS, MASK_LEVEL, opened
+from lpkernel.pictures.images import EXTENSIONS, MASK_LEVEL, opened
 
 PREFIX = "data:image/png;base64,"
 LONGEST = 16 * 2**20  # characters of a picture or a mask; a page sends some kilobytes

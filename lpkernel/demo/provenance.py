@@ -8,9 +8,9 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from lpkernel import render
 from lpkernel.demo.engine import Engine, Result
 from lpkernel.demo.painting import data_url
+from lpkernel.pictures import render
 
 KEPT = -1
 

@@ -15,6 +15,7 @@ from lpkernel.metrics.cache import Cache
 from lpkernel.metrics.extractors import Extractor, Spread, mean_of_pairs
 from lpkernel.metrics.portraits import Portraits
 from lpkernel.metrics.sets import ImageSet
+from lpkernel.views import places
 
 SHARD = 64  # pictures between two looks at the cache
 
@@ -270,8 +271,13 @@ def by_maps(images: ImageSet) -> Numbers:
 def _seams(images: ImageSet) -> float | None:
     assert images.bank is not None and images.maps is not None
     level = images.bank.level(images.bank.grid)
-    y, x = np.indices(images.maps.shape[1:])
-    return maps.seam_energy(images.maps, level[images.maps, y, x])
+    if images.shifts is None:
+        y, x = np.indices(images.maps.shape[1:])
+        return maps.seam_energy(images.maps, level[images.maps, y, x])
+    # a seam is also where one image goes on from another place
+    views = np.concatenate([images.maps[..., None], images.shifts], axis=-1).reshape(-1, 3)
+    one_piece = np.unique(views, axis=0, return_inverse=True)[1].reshape(images.maps.shape)
+    return maps.seam_energy(one_piece, level[images.maps, *places(images.shifts)])
 
 
 def by_pairs(real: ImageSet, images: ImageSet, found: NDArray[np.float64], spread: Spread | None) -> Numbers:

@@ -37,7 +37,7 @@ _AT_ONCE = 16  # images in a network at once
 
 
 class Extractor(Protocol):
-    """hash: of all that the numbers depend on but the pictures. facts: what a reader is told, ready for JSON.
+    """hash: of all that the numbers depend on but the pictures. facts: what the record says, ready for JSON.
 
     summed: what it gives for several shards is to be added up; else its rows belong to the pictures.
     """

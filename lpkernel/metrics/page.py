@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lpkernel import render
 from lpkernel.metrics.compare import Metric
+from lpkernel.pictures import render
 
 Pixels = NDArray[np.uint8]
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpkernel.alignment.faces import DESCRIBED_SIDE, LEAST_SCORE, Description, describe, model_files
 from lpkernel.errors import InputError
-from lpkernel.faces import DESCRIBED_SIDE, LEAST_SCORE, Description, describe, model_files
 from lpkernel.metrics import distances
 from lpkernel.metrics.pixels import LUMA
-from lpkernel.warp import Similarity, resample
+from lpkernel.pictures.warp import Similarity, resample
 
 Pixels = NDArray[np.uint8]
 Rows = NDArray[np.float64]

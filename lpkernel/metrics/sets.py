@@ -16,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lpkernel.autoencoder.base import Autoencoder
+from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.errors import InputError
-from lpkernel.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
 from lpkernel.metrics.cache import Cache
+from lpkernel.pictures.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
 from lpkernel.synthesis import generate
 
 Pixels = NDArray[np.uint8]
 Maps = NDArray[np.int32]
+Shifts = NDArray[np.int8]
 Numbers = Sequence[int] | NDArray[np.integer]
 
 SYNTHESIS_BATCH = 256  # images made at once; also what is kept of them between two looks at the cache
@@ -34,8 +35,8 @@ SYNTHESIS_BATCH = 256  # images made at once; also what is kept of them between 
 class ImageSet:
     """`size` pictures. read(numbers) gives some as (n, S, S, 3) uint8; stamp(numbers) changes when they do.
 
-    facts: what a reader is told of it, ready for JSON. maps: source maps (N, M, M) where there are any, of a bank with
-    `bank_images` images, which is `bank` itself if that is at hand.
+    facts: what the record says of it, ready for JSON. maps: source maps (N, M, M) where there are any, of a bank with
+    `bank_images` images, which is `bank` itself if that is at hand. shifts: (N, M, M, 2) of a search radius, or None.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ImageSet:
     maps: Maps | None = None
     bank: Bank | None = None
     bank_images: int = 0
+    shifts: Shifts | None = None
 
 
 def of_folder(
@@ -113,6 +115,8 @@ def _record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / "generate.json").read_text())
         chosen = {name: int(record["settings"][name]) for name in ("candidates", "seed")}
+        if record["settings"].get("search_radius"):
+            return chosen  # the maps alone do not tell which cells of the bank were copied
         return {**chosen, "bank": str(record["bank"]["sha256"])}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
@@ -156,22 +160,38 @@ def of_preset(
         if maps is None:
             made = generate(bank, count, seed=seed, first_image=start, backend=backend, device=device, **options)
             maps = made.sources
+            if made.shifts is not None:
+                maps = np.concatenate([maps[..., None], made.shifts], axis=-1, dtype=np.int32)
             cache.put(key, maps)
         parts.append(maps)
         if progress is not None:
             progress(len(maps))
-    return of_maps(bank, np.concatenate(parts), facts, name, autoencoder, side)
+    found = np.concatenate(parts)
+    shifts = None
+    if options.get("search_radius"):
+        found, shifts = found[..., 0], found[..., 1:].astype(np.int8)
+    return of_maps(bank, found, facts, name, autoencoder, side, shifts)
 
 
-def of_maps(bank: Bank, maps: Maps, facts: dict[str, Any], name: str, autoencoder: Autoencoder, side: int) -> ImageSet:
-    """The pictures of source maps (N, M, M), decoded. facts: what determines the maps, the bank's hash among it."""
+def of_maps(
+    bank: Bank,
+    maps: Maps,
+    facts: dict[str, Any],
+    name: str,
+    autoencoder: Autoencoder,
+    side: int,
+    shifts: Shifts | None = None,
+) -> ImageSet:
+    """The pictures of source maps (N, M, M) and their shifts, decoded. facts: what determines the maps, the bank's hash
+    among it."""
     bank.check_autoencoder(autoencoder)
 
     def read(numbers: Numbers) -> Pixels:
-        return _sized(autoencoder.decode(bank.gather(maps[np.asarray(numbers)])), side)
+        chosen = np.asarray(numbers)
+        return _sized(autoencoder.decode(bank.gather(maps[chosen], None if shifts is None else shifts[chosen])), side)
 
     facts = {**facts, **_decoder(autoencoder), "side": side}
-    return ImageSet(name, len(maps), read, _numbered(facts), facts, maps, bank, bank.size)
+    return ImageSet(name, len(maps), read, _numbered(facts), facts, maps, bank, bank.size, shifts)
 
 
 def reconstructed(real: ImageSet, autoencoder: Autoencoder, through: Bank | None = None) -> ImageSet:

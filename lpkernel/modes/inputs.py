@@ -12,19 +12,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from lpkernel import checks, faces
-from lpkernel.autoencoder.embedded import of_bank
+from lpkernel import checks
+from lpkernel.alignment import faces
+from lpkernel.alignment.framing import Framed, frame
 from lpkernel.autoencoder.partial import Original
-from lpkernel.bank import TABLE_ROWS, Bank, allowed_images
-from lpkernel.composite import Composite, Whole, feather
+from lpkernel.bank import TABLE_ROWS, Bank, allowed_images, autoencoder_of
 from lpkernel.errors import InputError
-from lpkernel.fill import fill_hole
-from lpkernel.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
-from lpkernel.modes.framing import Framed, frame
-from lpkernel.synthesis import Synthesis, canvas_array
+from lpkernel.pictures.composite import Composite, Whole, feather
+from lpkernel.pictures.fill import fill_hole
+from lpkernel.pictures.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
+from lpkernel.plan import Plan
+from lpkernel.synthesis import Options, Synthesis, canvas_array, generate
 
 if TYPE_CHECKING:
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
 
 Bools = NDArray[np.bool_]
 MaskLike = str | Path | NDArray[Any]
@@ -105,7 +106,7 @@ def read_input(
         side = bank.image_size or bank.grid
         canvas = canvas_array(bank, given, 1)[0]
         return Input(canvas, _mask(mask, box, (side, side), invert_mask), marked=_marked(mask, box))
-    autoencoder = of_bank(bank, autoencoder)
+    autoencoder = autoencoder_of(bank, autoencoder)
     what, pixels, own = _pixels(given, alpha and mask is None and box is None)
     whole = own if own is not None and not invert_mask else _mask(mask, box, pixels.shape[:2], invert_mask)
     read = _encoded(bank, what, pixels, whole, autoencoder, crop, framing, fill)
@@ -206,7 +207,7 @@ def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int], inver
     return given
 
 
-def without_itself(bank: Bank, start: Input, known: Bools, candidates: ArrayLike | None) -> tuple[Any, list[str]]:
+def _without_itself(bank: Bank, start: Input, known: Bools, candidates: ArrayLike | None) -> tuple[Any, list[str]]:
     """The allowed bank images but the input itself, and the names of those left out.
 
     known: (M, M) bool, the cells of the canvas that are compared; without any, nothing is left out. Raises
@@ -236,7 +237,28 @@ def _distances(bank: Bank, canvas: NDArray[Any], known: Bools) -> NDArray[np.int
     return np.array([np.square(one[known] - target).sum() for one in level], np.int64)
 
 
-def finished(
+def written(
+    bank: Bank,
+    start: Input,
+    plan: Plan,
+    known: Bools,
+    n: int,
+    options: Options,
+    facts: dict[str, Any],
+    inside: Bools | None = None,
+    keep_outside: bool | None = None,
+) -> Synthesis:
+    """What a mode makes of its input: n results of the plan from its canvas, the input itself left out of the bank.
+
+    known: (M, M) bool, the cells by which the input is found there. facts: for the settings. inside, keep_outside: as
+    in `_finished`. options: of `generate`. Raises InputError.
+    """
+    options["candidates"], excluded = _without_itself(bank, start, known, options.get("candidates"))
+    made = generate(bank, n, plan=plan, canvas=start.canvas, **options)
+    return _finished(made, start, excluded, facts, inside, keep_outside)
+
+
+def _finished(
     made: Synthesis,
     start: Input,
     excluded: list[str],

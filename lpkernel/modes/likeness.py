@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lpkernel.modes.inputs import SAME, Input
 
 if TYPE_CHECKING:
-    from lpkernel.autoencoder.base import Autoencoder
+    from lpkernel.autoencoder.protocol import Autoencoder
     from lpkernel.bank import Bank
 
 SAMPLE = 256  # bank images that the input is held against

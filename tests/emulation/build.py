@@ -1,4 +1,4 @@
-"""The CUDA extension built for the CPU: the same csrc/bind_cuda.cpp, host code and kernels, on host memory.
+"""The CUDA extension built for the CPU: the same csrc/bind/cuda.cpp, host code and kernels, on host memory.
 
 cuda_module() compiles the kernels' source with the test runtime; cuda_module(ptx_arch=80) has nvcc compile them,
 translates its PTX and makes the same host code start that.
@@ -45,7 +45,7 @@ def module_file(sanitize: str = "") -> Path:
     import pybind11
 
     cpp = sorted((CSRC / "cuda").rglob("*.cpp"))
-    sources: dict[str, str | Path] = {p.name: p for p in (CSRC / "bind_cuda.cpp", *cpp, *kernel_sources())}
+    sources: dict[str, str | Path] = {p.name: p for p in (CSRC / "bind/cuda.cpp", *cpp, *kernel_sources())}
     python = [f"-isystem{folder}" for folder in (pybind11.get_include(), sysconfig.get_paths()["include"])]
     return library("_cuda", sources, (*FLAGS, *python), sanitize=sanitize)
 

@@ -83,17 +83,24 @@ def library(
     flags: Sequence[str],
     include: Sequence[Path] = (),
     sanitize: str = "",
+    header: Path | None = None,
 ) -> Path:
     """Compiles C++ sources (name -> text or file) to <name>.so in the cache; its path.
 
     `include` are folders searched for headers, beside those of the test runtime and csrc; a change of any header in
-    them makes a new library. `sanitize` is what -fsanitize= takes.
+    them makes a new library. `sanitize` is what -fsanitize= takes. `header`, which all sources include first, is
+    compiled once for all of them.
     """
     checks = (f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1", "-O1") if sanitize else ()
     folders = [*include, SIMT, CSRC]
     headers = digest(*map(_folder_digest, folders))
     options = [*BASE_FLAGS, *flags, *checks]
     common = [compiler(), *options, *(f"-I{folder}" for folder in folders)]
+    if header is not None:
+        key = digest(_version(compiler()), *options, headers, header.name)
+        ready = CACHE / "headers" / key / f"{header.name}.gch"
+        _make(ready, [*common, "-x", "c++-header", str(header), "-o"])
+        common.insert(1, f"-I{ready.parent}")  # other compilers than g++ find the header itself in the next folder
 
     with tempfile.TemporaryDirectory() as scratch:
 

@@ -21,7 +21,7 @@ from lpkernel import plan
 from lpkernel.backends import launch_table
 from lpkernel.backends.base import ScanRequest, TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
-from lpkernel.backends.reference import NumpyBackend
+from lpkernel.backends.specification import NumpyBackend
 
 from .build import cuda_module
 

@@ -21,7 +21,7 @@ from PIL import EpsImagePlugin, Image, ImageCms
 from hostile.sandbox import Case
 from lpkernel.bank import Bank
 from lpkernel.errors import InputError
-from lpkernel.images import FORMATS, load_image, load_mask, load_pixels
+from lpkernel.pictures.images import FORMATS, load_image, load_mask, load_pixels
 
 Bytes = Callable[[], bytes]
 FLIPS = 25  # damaged files of a case

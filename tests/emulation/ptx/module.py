@@ -56,7 +56,7 @@ class Module:
             raise NotImplementedError(f"{len(translator.counted)} counters; there are {MOST_COUNTERS}")
         self.kernels = translator.kernels
         files: dict[str, str | Path] = {f"kernel{k}.cpp": text for k, text in enumerate(sources)}
-        self.path = library("ptx", files, FLAGS, [HERE])
+        self.path = library("ptx", files, FLAGS, [HERE], header=HERE / "runtime.h")
         self._counted = translator.counted
         self._library = ctypes.CDLL(str(self.path))
 

@@ -1,0 +1,5 @@
+"""Limits that several rooms share. The compiled modules export theirs as LIMITS; tests compare them."""
+
+from __future__ import annotations
+
+INT16_CODES = 32768  # codebooks up to this size have int16 codes, which is what kernels compare

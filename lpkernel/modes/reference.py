@@ -1,0 +1,53 @@
+"""Generation guided by a reference image (the paper's figure 1 d)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lpkernel import checks
+from lpkernel import plan as plans
+from lpkernel.bank import Bank, as_bank
+from lpkernel.errors import InputError
+from lpkernel.modes.inputs import ImageLike, read_input, written
+from lpkernel.pictures.images import Crop
+from lpkernel.synthesis import Options, Synthesis, taken_by_plan
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from lpkernel.autoencoder.protocol import Autoencoder
+
+
+def reference(
+    bank: Bank | str | Path,
+    image: ImageLike,
+    autoencoder: Autoencoder | None = None,
+    n: int = 16,
+    strength: int = 1,
+    patch: int = 6,
+    stride: int | None = None,
+    scales: Sequence[int] | None = None,
+    crop: Crop | None = None,
+    framing: str = "auto",
+    **options: Unpack[Options],
+) -> Synthesis:
+    """New images that follow a reference: the canvas starts as the encoded image, and all of it is known.
+
+    bank: one, or the path of one. image: a path, (H, W, 3) uint8, a PIL image, codes (M, M) or latents (M, M, L), or
+    what `modes.inputs.read_input` made of one; `crop` and `framing` as in `modes.framing.frame`.
+    strength: raster passes, 1 to 100. Each starts from what the last one left and draws anew (the random counter
+    goes on), so each moves further from the reference. One scale by default; with more, each is passed `strength`
+    times. The reference itself is left out of the allowed images when it is in the bank. `options` are those of
+    `generate`. Source maps are the same on every backend and for every n. Raises InputError.
+    """
+    bank = as_bank(bank)
+    if not 1 <= checks.integer("strength", strength) <= plans.MAX_PASSES:
+        raise InputError(f"strength: got {strength}, expected 1 to {plans.MAX_PASSES} raster passes")
+    steps = plans.reference(bank.grid, patch, stride, scales, strength, **taken_by_plan(options))
+    start = read_input(bank, image, autoencoder, crop, framing=framing)
+    everything = np.ones((bank.grid, bank.grid), bool)
+    return written(bank, start, steps, everything, n, options, {"mode": "reference", "strength": strength})

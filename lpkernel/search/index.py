@@ -1,0 +1,244 @@
+"""Searches as objects, with the methods of those that people have: a flat index, and neighbours of a fitted set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpkernel import checks, tensor_file
+from lpkernel.backends.base import TopK
+from lpkernel.errors import InputError, unknown_name
+from lpkernel.files import atomic_path
+from lpkernel.search.ops import masked_topk, plain_topk
+
+FORMAT = "lpkernel index"
+VERSION = "1"
+
+
+class IndexFlatL2:
+    """Rows that are searched by squared L2, with the methods of faiss's index of that name.
+
+    It lives where its first rows do: on the CPU, or on the GPU of a tensor. Answers come in the queries' kind of array
+    and on their device. What differs from faiss: ties go to the lowest index, distances are the float32 rounding of a
+    direct sum in float64, slots beyond `ntotal` hold (+inf, -1), and files are safetensors that nothing executes.
+
+    Args:
+        d: D, the width of its rows.
+        backend: "auto" or a name of `lpkernel.info()`.
+    """
+
+    is_trained = True
+
+    def __init__(self, d: int, backend: str = "auto") -> None:
+        self.d = checks.integer("d", d)
+        if self.d < 1:
+            raise InputError(f"d: got {d}, expected at least 1")
+        self.backend = backend
+        self._parts: list[Tensor] = []
+
+    @property
+    def ntotal(self) -> int:
+        """B, the rows in it."""
+        return sum(map(len, self._parts))
+
+    def train(self, x: Any) -> None:
+        """Nothing: there is nothing to learn."""
+
+    def add(self, x: Any) -> None:
+        """Copies rows (n, D) into it, as float32. Raises InputError for others."""
+        rows = self._rows("x", x)
+        device = self._parts[0].device if self._parts else rows.device
+        self._parts.append(rows.to(device, copy=True))
+
+    def reset(self) -> None:
+        """Forgets all rows."""
+        self._parts = []
+
+    def search(self, x: Any, k: int) -> TopK:
+        """(distances, indices), each (Q, k), of the k nearest rows to each of x (Q, D); see `lpkernel.masked_topk`."""
+        if (found := self._search_here(x, k)) is not None:
+            return found
+        wanted, queries = checks.integer("k", k), self._rows("x", x)
+        if wanted < 1:
+            raise InputError(f"k: got {k}, expected at least 1")
+        bank, home = self._bank(queries.device), queries.device
+        count = min(wanted, len(bank))
+        if count == wanted:
+            distances, indices = masked_topk(queries.to(bank.device), bank, count, backend=self.backend)
+        else:
+            distances = torch.full((len(queries), wanted), torch.inf)
+            indices = torch.full((len(queries), wanted), -1)
+            if count:
+                found = masked_topk(queries.to(bank.device), bank, count, backend=self.backend)
+                distances[:, :count], indices[:, :count] = found
+        if isinstance(x, Tensor):
+            return TopK(distances.to(home), indices.to(home))
+        return TopK(distances.numpy(force=True), indices.numpy(force=True))
+
+    def _search_here(self, x: Any, k: Any) -> TopK | None:
+        """The search with little around it, where rows on the CPU and queries are ready for it; or None."""
+        if len(self._parts) != 1 or self._parts[0].device.type != "cpu":
+            return None
+        rows = self._parts[0].numpy()
+        if type(x) is np.ndarray:
+            return plain_topk(x, rows, k, self.backend, here=True)
+        if (
+            type(x) is Tensor
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and not torch.compiler.is_compiling()
+        ):
+            found = plain_topk(x.detach().numpy(), rows, k, self.backend, here=True)
+            return found and TopK(torch.from_numpy(found.distances), torch.from_numpy(found.indices))
+        return None
+
+    def reconstruct(self, key: int) -> np.ndarray:
+        """(D,) float32: the row of an index. Raises InputError where there is none."""
+        return self.reconstruct_n(key, 1)[0]
+
+    def reconstruct_n(self, n0: int = 0, ni: int = -1) -> np.ndarray:
+        """(ni, D) float32: rows n0, n0 + 1, ...; all from n0 on if ni is -1."""
+        first, count = checks.integer("n0", n0), checks.integer("ni", ni)
+        count = self.ntotal - first if count == -1 else count
+        if first < 0 or count < 0 or first + count > self.ntotal:
+            raise InputError(f"rows: got {first} to {first + count}, expected 0 to {self.ntotal}")
+        return self._bank()[first : first + count].numpy(force=True).copy()
+
+    def write(self, path: str | Path) -> None:
+        """Writes it to a file, whole or not at all. Raises OSError as the system reports it."""
+        tensors = {"rows": self._bank().numpy(force=True)} if self.ntotal else {}
+        with atomic_path(Path(path)) as partial:
+            tensor_file.write(partial, tensors, {"format": FORMAT, "version": VERSION, "d": str(self.d)})
+
+    @classmethod
+    def read(cls, path: str | Path, backend: str = "auto") -> Self:
+        """The index of a file that `write` made. Raises InputError, one line, for any other."""
+        tensors, metadata = tensor_file.read(Path(path))
+        width = metadata.get("d", "")
+        if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or not width.isdecimal():
+            raise InputError(f"{path}: no index that this lpkernel wrote")
+        if set(tensors) - {"rows"} or len(width) > 9:
+            raise InputError(f"{path}: damaged index: its tensors are not those of one; write it again")
+        index = cls(int(width), backend)
+        for rows in tensors.values():
+            if rows.dtype != np.float32:
+                raise InputError(f"{path}: damaged index: rows of {rows.dtype}, expected float32; write it again")
+            index.add(rows)
+        return index
+
+    def _rows(self, name: str, x: Any) -> Tensor:
+        rows = x.detach() if isinstance(x, Tensor) else _numbers(name, x)
+        if isinstance(rows, np.ndarray):
+            rows = torch.from_numpy(np.require(rows, np.float32, ["C", "W"]))
+        if rows.ndim != 2 or rows.shape[1] != self.d:
+            raise InputError(f"{name}: got {tuple(rows.shape)}, expected (n, {self.d})")
+        return rows.float().contiguous()
+
+    def _bank(self, device: torch.device | None = None) -> Tensor:
+        """(B, D) in one piece, which it stays; where the index is empty, on the device."""
+        if len(self._parts) > 1:
+            self._parts = [torch.cat(self._parts)]
+        return self._parts[0] if self._parts else torch.empty((0, self.d), device=device)
+
+
+class NearestNeighbors:
+    """Neighbours of a fitted set of rows, with the methods and results of scikit-learn's class of that name.
+
+    float32 rows are searched as such, anything else as float64. A DataFrame is taken by its `to_numpy()`.
+
+    Args:
+        n_neighbors: k where `kneighbors` is not told one.
+        metric: "euclidean" (also "minkowski", "l2"), "sqeuclidean" or "cosine".
+        backend: "auto" or a name of `lpkernel.info()`.
+    """
+
+    _METRICS = {  # noqa: RUF012  (never changed)
+        "euclidean": "sqrt",
+        "minkowski": "sqrt",
+        "l2": "sqrt",
+        "sqeuclidean": "l2",
+        "cosine": "cosine",
+    }
+
+    def __init__(self, n_neighbors: int = 5, *, metric: str = "euclidean", backend: str = "auto") -> None:
+        self.n_neighbors, self.metric, self.backend = n_neighbors, metric, backend
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Its arguments, as scikit-learn's `clone` asks for them."""
+        return {"n_neighbors": self.n_neighbors, "metric": self.metric, "backend": self.backend}
+
+    def set_params(self, **params: Any) -> Self:
+        """Changes arguments. Raises InputError for an unknown one."""
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise unknown_name("parameter", name, self.get_params())
+            setattr(self, name, value)
+        return self
+
+    def fit(self, X: Any, y: object = None) -> Self:  # noqa: N803  (scikit-learn's letter)
+        """Keeps the rows X (B, D) that are searched. Raises InputError for what are none, or not finite."""
+        if self.metric not in self._METRICS:
+            raise unknown_name("metric", str(self.metric), self._METRICS)
+        rows = _finite("X", X)
+        if not len(rows):
+            raise InputError("X: got 0 rows, expected at least 1")
+        self._fit_X, self.n_samples_fit_, self.n_features_in_ = rows, *rows.shape
+        return self
+
+    def kneighbors(
+        self,
+        X: Any = None,  # noqa: N803
+        n_neighbors: int | None = None,
+        return_distance: bool = True,
+    ) -> Any:
+        """(distances, indices), each (Q, k), of the fitted rows nearest to X (Q, D); indices alone if so asked.
+
+        X = None: of each fitted row, itself left out. Raises InputError before `fit`, and for k beyond what there is.
+        """
+        if not hasattr(self, "_fit_X"):
+            raise InputError("kneighbors: this NearestNeighbors is not fitted; call fit(X) first")
+        k = checks.integer("n_neighbors", self.n_neighbors if n_neighbors is None else n_neighbors)
+        most = self.n_samples_fit_ - (X is None)
+        if not 1 <= k <= most:
+            raise InputError(f"n_neighbors: got {k}, expected 1 to {most}, the rows to choose from")
+        queries = self._fit_X if X is None else _finite("X", X)
+        if queries.shape[1] != self.n_features_in_:
+            raise InputError(f"X: got {queries.shape[1]} columns, expected {self.n_features_in_} as fitted")
+        wide = np.result_type(queries, self._fit_X)
+        queries, bank = queries.astype(wide, copy=False), self._fit_X.astype(wide, copy=False)
+        metric = self._METRICS[self.metric]
+        distances, indices = masked_topk(queries, bank, k + (X is None), backend=self.backend, metric=metric)
+        if X is None:
+            distances, indices = _others(distances, indices)
+        return (distances, indices) if return_distance else indices
+
+
+def _others(distances: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Without each row itself; without the last where enough of its equals come before it."""
+    own = indices == np.arange(len(indices))[:, None]
+    own[~own.any(axis=1), -1] = True
+    shape = len(indices), indices.shape[1] - 1
+    return distances[~own].reshape(shape), indices[~own].reshape(shape)
+
+
+def _numbers(name: str, rows: Any) -> np.ndarray:
+    """Any table of numbers as an array."""
+    array = np.asarray(rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{name}: got {array.dtype}, expected numbers alone; select the columns that hold them")
+    return array
+
+
+def _finite(name: str, rows: Any) -> np.ndarray:
+    """(n, D) float32 or float64."""
+    array = _numbers(name, rows.numpy(force=True) if isinstance(rows, Tensor) else rows)
+    array = array if array.dtype == np.float32 else array.astype(np.float64)
+    if array.ndim != 2:
+        raise InputError(f"{name}: got {array.shape}, expected (rows, columns)")
+    if not np.isfinite(array).all():
+        raise InputError(f"{name}: got NaN or infinity, expected finite numbers; fill or drop these rows")
+    return array

@@ -1,0 +1,318 @@
+"""`masked_topk`: the drop-in nearest-neighbour search, for the inputs that people have."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpkernel.backends import registry
+from lpkernel.backends.base import TopK
+from lpkernel.backends.pytorch import tensor
+from lpkernel.errors import InputError, unknown_name
+from lpkernel.search import double, measured, topk_op
+from lpkernel.search.topk_op import cast, dtype_name
+
+METRICS = ("l2", "sqrt", "cosine", "ip")
+_WIDER = {"float16": "float32", "bfloat16": "float32", "uint8": "int16", "int8": "int16"}
+_TAKEN = ("float32", "float64", "int16", *_WIDER)
+
+
+def masked_topk(
+    queries: Any,
+    bank: Any,
+    k: int,
+    patch_mask: Any = None,
+    candidate_mask: Any = None,
+    backend: str = "auto",
+    bank_weights: Any = None,
+    return_weighted: bool = False,
+    column_weights: Any = None,
+    metric: str = "l2",
+) -> TopK:
+    """The k bank rows nearest to each query over the entries that the mask marks.
+
+    Args:
+        queries: (Q, D), or N sets of them (N, Q, D); a NumPy array, a torch tensor, or anything with `__dlpack__`.
+            float32, float64, float16, bfloat16, int16, int8 or uint8.
+        bank: (B, D), or one for each set (N, B, D); of the same kind and dtype (and device).
+        k: slots a row, 1 <= k <= B.
+        patch_mask: None, (D,), (Q, D) or (N, Q, D) bool; True entries are compared.
+        candidate_mask: None, (B,) or (Q, B) bool, or for each set (N, Q, B); True rows are allowed. Queries with the
+            same rows are searched together, so many different masks cost a search each.
+        backend: "auto" or a name of `lpkernel.info()`.
+        bank_weights: None or (B,) float32 or float64, finite and above 0: rows are ranked by weight times distance.
+        return_weighted: whether distances come back times their weights; they are float32 then, float64 of float64.
+        column_weights: None or (D,) float32 or float64, finite and at least 0: factors of the squared differences.
+        metric: "l2", squared; "sqrt", its root; "cosine", 1 less the cosine, 1 where a row is 0; "ip", the inner
+            product, largest first. "cosine" and "ip" take a patch_mask of all queries only.
+
+    Returns:
+        (distances, indices), each (Q, k) or (N, Q, k), in the caller's kind of array. Distances are squared L2 (or of
+        the metric), ascending: float32, float64 of float64 inputs, or int32 (exact) of integers by "l2"; indices are
+        int64. Ties go to the lowest index. Slots beyond the allowed rows come last and hold (+inf or INT32_MAX, -1),
+        by "ip" (-inf, -1).
+
+    float32 distances are the float32 rounding of the direct sum in float64, float64 ones that sum; integer ones are
+    exact; so the same on every backend and device. float16 and bfloat16 are searched as float32, which holds them.
+    Infinities and NaN are values like others: a sum beyond float32 is +inf, inf - inf is NaN. Equal after rounding is
+    a tie, except that sums which underflow or overflow float32 are still ranked by their float64 values. NaN distances
+    come after +inf, ties by index, and are all the one NaN of `numpy.nan`, so a query with a NaN that no mask hides
+    gets the lowest allowed indices at distance NaN; empty slots come after all. `torch.ops.lpkernel.masked_topk` is
+    the same search of float32 and int16 rows that never looks at what it found, nor waits for a GPU to do so: there,
+    sums that underflow or overflow tie.
+
+    With bank_weights w the number that is ranked is the float32 rounding of w * d, a product in float64 of the weight
+    and the direct sum d in float64 (of integers the exact one). By "sqrt" it is w^2 * d, and what comes back is its
+    root. Distances come in that order, so without return_weighted they need not rise.
+
+    float64 inputs, column_weights, "cosine" and "ip" are searched in float32 and measured again in float64
+    (`lpkernel.search.double`), which takes a float64 copy of both arrays. By "cosine" the number is half the squared
+    distance of the normalised rows, in float64.
+
+    Not differentiable: tensors that require a gradient are taken without it, and none comes back.
+
+    Raises:
+        InputError: wrong shapes, dtypes, weights, metric or k; int16 inputs whose D * (max - min)^2 reaches 2^31.
+        BackendUnavailable: the named backend cannot run here.
+    """
+    arrays = (queries, bank, patch_mask, candidate_mask, bank_weights, column_weights)
+    plain = patch_mask is None and candidate_mask is None and bank_weights is None and column_weights is None
+    plain = plain and metric == "l2" and type(queries) is type(bank) is np.ndarray
+    if plain and (found := plain_topk(queries, bank, k, backend)) is not None:
+        return found
+    back: Callable[[Any], Any] = _as_it_is
+    if isinstance(queries, np.ndarray):
+        given: list[Any] = [None if array is None else np.asarray(array) for array in arrays]
+    elif isinstance(queries, Tensor) or hasattr(queries, "__dlpack__"):
+        if not isinstance(queries, Tensor):
+            back = _from_dlpack(queries)
+        given = [array if array is None or isinstance(array, Tensor) else torch.from_dlpack(array) for array in arrays]
+    else:
+        kind = type(queries).__name__
+        raise InputError(f"queries: got {kind}, expected a NumPy array, a torch tensor or a DLPack array")
+    q, b, patch, allowed, weights, columns = given
+    distances, indices = _sets(_Search(q, b, patch, allowed, weights, columns, k, backend, return_weighted, metric))
+    return TopK(back(distances), back(indices))
+
+
+def plain_topk(queries: np.ndarray, bank: np.ndarray, k: Any, backend: str, here: bool = False) -> TopK | None:
+    """The search of float32 rows alone, where it needs no more than a call; None where masked_topk has to look closer.
+
+    here: "auto" may not take a GPU, since the rows are of tensors on the CPU.
+    """
+    if (
+        type(k) is not int
+        or queries.dtype != np.float32
+        or (found := registry.plain_topk(backend, queries, bank, k, here)) is None
+    ):
+        return None
+    distances, indices, odd = found
+    if odd:
+        _mend(_Search(queries, bank, None, None, None, None, k, backend, False, "l2"), distances, indices)
+    return TopK(distances, indices)
+
+
+def _as_it_is(array: Any) -> Any:
+    return array
+
+
+def _from_dlpack(queries: Any) -> Callable[[Any], Any]:
+    owner = sys.modules[type(queries).__module__.partition(".")[0]]
+    if not hasattr(owner, "from_dlpack"):
+        raise InputError(f"queries: {owner.__name__} has no from_dlpack to return its kind with; pass NumPy or torch")
+    convert: Callable[[Any], Any] = owner.from_dlpack
+    return convert
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The arguments of masked_topk, all NumPy arrays or all tensors."""
+
+    queries: Any
+    bank: Any
+    patch_mask: Any
+    candidate_mask: Any
+    bank_weights: Any
+    column_weights: Any
+    k: int
+    backend: str
+    return_weighted: bool
+    metric: str
+
+
+def _sets(search: _Search) -> tuple[Any, Any]:
+    """N sets of queries, or one."""
+    queries, bank = search.queries, search.bank
+    if queries.ndim != 3:
+        if bank.ndim != 2 or queries.ndim != 2:
+            shapes = f"queries {tuple(queries.shape)} and bank {tuple(bank.shape)}"
+            raise InputError(f"{shapes}: expected (Q, D) and (B, D), or queries (N, Q, D) and (B, D) or (N, B, D)")
+        return _by_candidates(search)
+    own = {name for name in ("bank", "patch_mask", "candidate_mask") if getattr(getattr(search, name), "ndim", 0) == 3}
+    for name in own:
+        if len(getattr(search, name)) != len(queries):
+            got, front = tuple(getattr(search, name).shape), tuple(queries.shape)
+            raise InputError(f"{name}: got {got}, expected {len(queries)} in front as in queries {front}")
+    return _set_by_set(search, own) if own & {"bank", "candidate_mask"} else _all_sets(search)
+
+
+def _set_by_set(search: _Search, own: set[str]) -> tuple[Any, Any]:
+    """Each set apart. own: what has a part for each."""
+    queries = search.queries
+    if not len(queries):  # of the right types
+        alone: dict[str, Any] = {"patch_mask": None, "candidate_mask": None, "bank_weights": None}
+        return _all_sets(replace(search, bank=_rows(queries, search.k), **alone))
+    parts = [
+        _by_candidates(replace(search, queries=one, **{name: getattr(search, name)[i] for name in own}))
+        for i, one in enumerate(queries)
+    ]
+    stack = np.stack if isinstance(queries, np.ndarray) else torch.stack
+    return stack([part[0] for part in parts]), stack([part[1] for part in parts])
+
+
+def _all_sets(search: _Search) -> tuple[Any, Any]:
+    """Sets that are compared with the same rows, as one; what each query of a set has is repeated for all sets."""
+    count, size, width = search.queries.shape
+    masks = {"patch_mask": search.patch_mask, "candidate_mask": search.candidate_mask}
+    for name, mask in masks.items():
+        if mask is not None and mask.ndim == 3:
+            masks[name] = mask.reshape(count * size, mask.shape[2])
+        elif mask is not None and mask.ndim == 2:
+            masks[name] = np.tile(mask, (count, 1)) if isinstance(mask, np.ndarray) else mask.repeat(count, 1)
+    flat = replace(search, queries=search.queries.reshape(count * size, width), **masks)
+    distances, indices = _by_candidates(flat)
+    return distances.reshape(count, size, search.k), indices.reshape(count, size, search.k)
+
+
+def _rows(queries: Any, count: int) -> Any:
+    """As many rows of zeros, of the queries' kind, type and width."""
+    shape = (count, queries.shape[-1])
+    return np.zeros(shape, queries.dtype) if isinstance(queries, np.ndarray) else queries.new_zeros(shape)
+
+
+def _by_candidates(search: _Search) -> tuple[Any, Any]:
+    """Queries that may take the same rows together."""
+    allowed, queries = search.candidate_mask, search.queries
+    if allowed is None or allowed.ndim != 2:
+        return _search(search)
+    if tuple(allowed.shape) != (len(queries), len(search.bank)) or dtype_name(allowed) != "bool":
+        raise InputError(
+            f"candidate_mask: got {tuple(allowed.shape)} {dtype_name(allowed)}, expected ({len(search.bank)},) or "
+            f"{(len(queries), len(search.bank))} bool"
+        )
+    bits = np.packbits(allowed if isinstance(allowed, np.ndarray) else allowed.cpu().numpy(), axis=1)
+    _, first, group = np.unique(bits, axis=0, return_index=True, return_inverse=True)
+    if not len(first):
+        return _search(replace(search, candidate_mask=None))
+    order, groups = np.argsort(group.ravel(), kind="stable"), np.bincount(group.ravel())
+    parts = []
+    for i, members in zip(first, np.split(order, np.cumsum(groups)[:-1]), strict=True):
+        patch, chosen = search.patch_mask, _positions(members, queries)
+        if patch is not None and patch.ndim == 2:
+            patch = patch[chosen]
+        parts.append(_search(replace(search, queries=queries[chosen], patch_mask=patch, candidate_mask=allowed[i])))
+    together = np.concatenate if isinstance(queries, np.ndarray) else torch.cat
+    back = _positions(np.argsort(order, kind="stable"), queries)
+    return together([part[0] for part in parts])[back], together([part[1] for part in parts])[back]
+
+
+def _positions(positions: Any, like: Any) -> Any:
+    return positions if isinstance(like, np.ndarray) else torch.from_numpy(positions).to(like.device)
+
+
+def _search(search: _Search) -> tuple[Any, Any]:
+    """One set, rows allowed for all queries: as the op takes it, or in float64."""
+    if search.metric not in METRICS:
+        raise unknown_name("metric", str(search.metric), METRICS)
+    names = [dtype_name(array) for array in (search.queries, search.bank)]
+    if names[0] != names[1] or names[0] not in _TAKEN:
+        raise InputError(f"queries {names[0]} and bank {names[1]}: expected both of one of {', '.join(_TAKEN)}")
+    wider = _WIDER.get(names[0], names[0])
+    if wider == "int16" and (search.metric != "l2" or search.column_weights is not None):
+        wider = "float32"
+    queries, bank = (topk_op.detached(cast(array, wider)) for array in (search.queries, search.bank))
+    if search.metric == "sqrt" and search.bank_weights is not None:
+        weights = cast(topk_op.checked_weights(bank, search.bank_weights), "float64")
+        search = replace(search, bank_weights=weights * weights)
+    search = replace(search, queries=queries, bank=bank)
+    special = wider == "float64" or search.column_weights is not None or search.metric in ("cosine", "ip")
+    distances, indices = _wide(search) if special else _narrow(search)
+    if search.metric == "sqrt":
+        distances = measured.root(distances)
+    return distances, indices
+
+
+def _narrow(search: _Search) -> tuple[Any, Any]:
+    """float32 and int16 rows; what float32 cannot rank is searched again, in float64."""
+    queries, bank, patch, weights = search.queries, search.bank, search.patch_mask, search.bank_weights
+    run = topk_op.run if isinstance(queries, np.ndarray) else torch.ops.lpkernel.masked_topk
+    arguments = (queries, bank, search.k, patch, search.candidate_mask, search.backend, weights)
+    if torch.compiler.is_compiling():
+        return TopK(*run(*arguments, search.return_weighted))
+    distances, indices = run(*arguments, search.return_weighted or weights is not None)
+    if dtype_name(bank) == "float32":
+        _mend(search, distances, indices)
+    if weights is not None and not search.return_weighted:
+        distances = measured.distances(queries, bank, indices, patch)
+    return distances, indices
+
+
+def _mend(search: _Search, distances: Any, indices: Any) -> None:
+    """Searches the queries again that float32 cannot rank, in float64."""
+    again = _out_of_range(search, distances, indices)
+    if not len(again):
+        return
+    patch = search.patch_mask
+    patch = patch[again] if patch is not None and patch.ndim == 2 else patch
+    part = replace(search, queries=search.queries[again], patch_mask=patch, return_weighted=True)
+    distances[again], indices[again] = _wide(part, double.to_float32_in_range)
+
+
+def _out_of_range(search: _Search, distances: Any, indices: Any) -> Any:
+    """Positions of the queries with a neighbour whose number underflows or overflows float32."""
+    odd = ((distances < double.NORMAL) | (distances == np.inf)) & (indices >= 0)
+    rows = np.flatnonzero(odd.any(1)) if isinstance(odd, np.ndarray) else odd.any(1).nonzero()[:, 0]
+    if not len(rows):
+        return rows
+    patch = search.patch_mask
+    if patch is not None and patch.ndim == 2:
+        patch = patch[rows]
+    exact = measured.exact(search.queries[rows], search.bank, indices[rows], patch, search.bank_weights)
+    beyond = ((exact > 0) & (exact < double.NORMAL)) | ((exact >= double.BEYOND) & (exact < np.inf))
+    return rows[(beyond & (indices[rows] >= 0)).any(1)]
+
+
+def _wide(search: _Search, rounded: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Any]:
+    """In float64 (see `lpkernel.search.double`), and back in the kind and type of the rows."""
+    topk_op.check_shapes(search.queries, search.bank, search.k, search.patch_mask, search.candidate_mask)
+    weights, columns = search.bank_weights, search.column_weights
+    if weights is not None:
+        weights = topk_op.checked_weights(search.bank, weights)
+    if columns is not None:
+        columns = topk_op.checked_columns(search.bank, columns)
+    q, b, patch, allowed, weights, columns = (
+        tensor(array) if isinstance(array, np.ndarray) else array
+        for array in (search.queries, search.bank, search.patch_mask, search.candidate_mask, weights, columns)
+    )
+    if patch is not None and patch.ndim == 1:
+        q, b, columns, patch = q[:, patch], b[:, patch], None if columns is None else columns[patch], None
+    narrow = dtype_name(search.bank) == "float32"
+    rows = double.Rows(q.double(), b.double(), patch, allowed, columns)
+    with torch.no_grad():
+        problem = double.problem(
+            search.metric, rows, weights, rounded or (double.to_float32 if narrow else double.same)
+        )
+        numbers, indices = double.search(problem, search.k, search.backend)
+        if weights is not None and not search.return_weighted:
+            numbers = double.problem(search.metric, rows, None, problem.rounded).numbers(indices)
+        if search.metric == "ip":
+            numbers = -numbers
+        distances = numbers.float() if narrow else numbers
+        distances[distances.isnan()] = torch.nan
+    return (distances.numpy(), indices.numpy()) if isinstance(search.queries, np.ndarray) else (distances, indices)

@@ -1,0 +1,238 @@
+"""Nearest neighbours as patch-based image synthesis asks for them: normalised distances, patches of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpkernel import checks
+from lpkernel.backends.base import TopK
+from lpkernel.backends.pytorch import tensor
+from lpkernel.errors import InputError
+from lpkernel.search import measured
+from lpkernel.search.ops import masked_topk
+
+ROWS_BYTES = 8 << 20  # of rows of patches that are written at a time, of the image and of the source
+
+
+def normalised_nearest(
+    X: Any,  # noqa: N803  (the letters of the papers)
+    Y: Any,  # noqa: N803
+    alpha: float,
+    rooted: bool = False,
+    k: int = 1,
+    backend: str = "auto",
+) -> TopK:
+    """The k rows of Y of the least normalised distance to each row of X (Granot et al. 2022, "Drop the GAN").
+
+        score(x, y) = |x - y|^2 / D / (alpha + min over x' of |x' - y|^2 / D)
+        score(x, y) = |x - y| / (alpha + min over x' of |x' - y|)                  if rooted
+
+    A row of Y that is near some row of X is dear to all others, so that every part of Y is used. Both passes are
+    searches; no (X, Y) matrix exists.
+
+    Args:
+        X: (Q, D) float32, the queries; a NumPy array or a torch tensor. At least one row.
+        Y: (B, D), of the same kind.
+        alpha: above 0, finite; small for completeness, large for the plain nearest.
+        k: slots a row, 1 <= k <= B.
+        backend: "auto" or a name of `lpkernel.info()`; with a GPU tensor, "torch" ranks by weights.
+
+    Returns:
+        (scores, indices), each (Q, k): scores float32, ascending; indices into Y, int64. Ties of scores (of their
+        squares, if rooted) after float32 rounding go to the lowest index; see `masked_topk` and its bank_weights.
+
+    Raises:
+        InputError: wrong shapes, dtypes, k or alpha; values of which no distance is finite.
+    """
+    scale = checks.real("alpha", alpha)
+    if scale <= 0:
+        raise InputError(f"alpha: got {alpha}, expected above 0")
+    nearest = masked_topk(Y, X, 1, backend=backend).distances[:, 0]
+    nearest = nearest.double() if isinstance(nearest, Tensor) else nearest.astype(np.float64)
+    weights = 1 / (scale + measured.root(nearest)) ** 2 if rooted else 1 / (scale * X.shape[1] + nearest)
+    scores, indices = masked_topk(X, Y, k, backend=backend, bank_weights=weights, return_weighted=True)
+    return TopK(measured.root(scores) if rooted else scores, indices)
+
+
+def patch_nearest(
+    image: Any,
+    source: Any,
+    patch: int,
+    k: int = 1,
+    alpha: float | None = None,
+    stride: int = 1,
+    search_radius: int | None = None,
+    backend: str = "auto",
+) -> TopK:
+    """The k patches of a source image nearest to each patch of an image, without the rows of all patches.
+
+    Patches begin at every `stride`-th pixel from 0 on, on both axes of both images, and lie inside. An index counts the
+    source's patches in raster order: divmod(index, columns), columns = (source width - patch) // stride + 1.
+
+    Args:
+        image: (C, H, W), a NumPy array or a torch tensor, of a dtype that `masked_topk` takes.
+        source: (C, H', W'), of the same kind and dtype.
+        patch: the side of a patch, in pixels.
+        k: slots a patch, at most the source's patches.
+        alpha: None, or as in `normalised_nearest`: d / D / (alpha + least d / D over the image's patches) is ranked.
+        stride: in pixels.
+        search_radius: None, or source patches that begin within so many pixels of where the image's patch begins, on
+            both axes; slots beyond them hold (+inf or INT32_MAX, -1). With alpha, the least is over all patches.
+        backend: "auto" or a name of `lpkernel.info()`; not used with search_radius.
+
+    Returns:
+        (distances, indices), each (rows, columns, k): as `masked_topk` and `normalised_nearest` of all patches give
+        them, bit for bit; ties to the lowest index.
+
+    Memory: the results, and at any time up to ROWS_BYTES of patches of each image, twice that again inside a search.
+    With search_radius a few float64 copies of the image, and the time is that of comparing the images at every shift.
+
+    Raises:
+        InputError: shapes, dtypes, sizes or k that do not fit.
+    """
+    side, step, count = (checks.integer(*pair) for pair in (("patch", patch), ("stride", stride), ("k", k)))
+    of_numpy = isinstance(image, np.ndarray)
+    pair = [tensor(array) if isinstance(array, np.ndarray) else array for array in (image, source)]
+    for name, array in zip(("image", "source"), pair, strict=True):
+        if not isinstance(array, Tensor) or array.ndim != 3 or array.shape[0] != pair[0].shape[0]:
+            got = tuple(array.shape) if isinstance(array, Tensor) else type(array).__name__
+            raise InputError(f"{name}: got {got}, expected (C, H, W), C as in the image")
+        if not 1 <= side <= min(array.shape[1:]) or step < 1:
+            raise InputError(
+                f"patch {side} and stride {step}: expected at least 1, the patch within {name} {array.shape}"
+            )
+    ours, theirs = (_Patches(array.detach(), side, step) for array in pair)
+    if not 1 <= count <= len(theirs):
+        raise InputError(f"k: got {k}, expected 1 to the {len(theirs)} patches of the source")
+    weights = None if alpha is None else _weights(ours, theirs, alpha, backend)
+    if search_radius is None:
+        found = _of_all(ours, theirs, count, weights, backend)
+    else:
+        radius = checks.integer("search_radius", search_radius)
+        if radius < 0:
+            raise InputError(f"search_radius: got {radius}, expected at least 0")
+        found = _near(ours, theirs, count, weights, radius)
+    distances, indices = (array.reshape(ours.rows, ours.columns, count) for array in found)
+    return TopK(distances.numpy(), indices.numpy()) if of_numpy else TopK(distances, indices)
+
+
+@dataclass(frozen=True)
+class _Patches:
+    """All patches of an image (C, H, W), in raster order."""
+
+    image: Tensor
+    side: int
+    stride: int
+
+    @property
+    def rows(self) -> int:
+        return (self.image.shape[1] - self.side) // self.stride + 1
+
+    @property
+    def columns(self) -> int:
+        return (self.image.shape[2] - self.side) // self.stride + 1
+
+    @property
+    def width(self) -> int:
+        return self.image.shape[0] * self.side**2
+
+    def __len__(self) -> int:
+        return self.rows * self.columns
+
+    def parts(self) -> Iterator[tuple[slice, Tensor]]:
+        """Positions and rows (n, C * side * side) of some whole lines of patches, at least one, at a time."""
+        view = self.image.unfold(1, self.side, self.stride).unfold(2, self.side, self.stride).permute(1, 2, 0, 3, 4)
+        lines = max(1, ROWS_BYTES // (4 * self.width * self.columns))
+        for first in range(0, self.rows, lines):
+            rows = view[first : first + lines].reshape(-1, self.width)
+            yield slice(first * self.columns, first * self.columns + len(rows)), rows
+
+
+def _of_all(ours: _Patches, theirs: _Patches, k: int, weights: Tensor | None, backend: str) -> tuple[Tensor, Tensor]:
+    """(Q, k) of all source patches."""
+    found = [_of_rows(rows, theirs, k, weights, backend) for _, rows in ours.parts()]
+    return torch.cat([part[0] for part in found]), torch.cat([part[1] for part in found])
+
+
+def _of_rows(rows: Tensor, theirs: _Patches, k: int, weights: Tensor | None, backend: str) -> tuple[Tensor, Tensor]:
+    """The neighbours of some rows, kept over the parts of the source; a stable sort leaves ties to the earlier part."""
+    best: tuple[Tensor, Tensor] | None = None
+    for at, bank in theirs.parts():
+        own = None if weights is None else weights[at]
+        distances, indices = masked_topk(
+            rows, bank, min(k, len(bank)), backend=backend, bank_weights=own, return_weighted=own is not None
+        )
+        indices += at.start
+        if best is not None:
+            distances, indices = torch.cat([best[0], distances], 1), torch.cat([best[1], indices], 1)
+            distances, order = distances.sort(dim=1, stable=True)
+            distances, indices = distances[:, :k], indices.gather(1, order)[:, :k]
+        best = distances, indices
+    assert best is not None
+    return best
+
+
+def _weights(ours: _Patches, theirs: _Patches, alpha: float, backend: str) -> Tensor:
+    """(B,) float64 of the source's patches, as `normalised_nearest` has them."""
+    scale = checks.real("alpha", alpha)
+    if scale <= 0:
+        raise InputError(f"alpha: got {alpha}, expected above 0")
+    least = _of_all(theirs, ours, 1, None, backend)[0][:, 0].double()
+    return 1 / (scale * ours.width + least)
+
+
+def _near(ours: _Patches, theirs: _Patches, k: int, weights: Tensor | None, radius: int) -> tuple[Tensor, Tensor]:
+    """(Q, k) of the source patches within a radius: one shift of the images after another, in the order of indices."""
+    reach, integers = radius // ours.stride, not ours.image.dtype.is_floating_point
+    best = torch.full((ours.rows, ours.columns, k), torch.inf, dtype=torch.float64, device=ours.image.device)
+    indices = torch.full(best.shape, -1, dtype=torch.int64, device=best.device)
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            rows = slice(max(0, -down), min(ours.rows, theirs.rows - down))
+            columns = slice(max(0, -right), min(ours.columns, theirs.columns - right))
+            if rows.start >= rows.stop or columns.start >= columns.stop:
+                continue
+            sums = _shifted_sums(ours, theirs, down, right, rows, columns)
+            index = torch.arange(len(theirs), device=best.device).view(theirs.rows, theirs.columns)
+            index = index[rows.start + down : rows.stop + down, columns.start + right : columns.stop + right]
+            if weights is not None:
+                sums = sums * weights[index]
+            if not integers or weights is not None:
+                sums = sums.float().double() if ours.image.dtype != torch.float64 else sums
+            # NaN after +inf, both before empty slots
+            numbers = sums.nan_to_num(2.0 * _LAST, _LAST).clamp(max=2.0 * _LAST)[..., None]
+            both = torch.cat([best[rows, columns], numbers], 2)
+            which = torch.cat([indices[rows, columns], index[..., None]], 2)
+            both, order = both.sort(dim=2, stable=True)
+            best[rows, columns], indices[rows, columns] = both[..., :k], which.gather(2, order)[..., :k]
+    return _distances(best, indices, ours.image.dtype, weights is not None), indices
+
+
+_LAST = 2.0**1000  # stands for infinity, before NaN and empty slots
+
+
+def _distances(best: Tensor, indices: Tensor, dtype: torch.dtype, weighted: bool) -> Tensor:
+    """The numbers of `_near` as masked_topk returns them."""
+    if not dtype.is_floating_point and not weighted:
+        return torch.where(indices < 0, torch.iinfo(torch.int32).max, best.clamp(max=2.0**31 - 1)).to(torch.int32)
+    found = torch.where(best == _LAST, torch.inf, torch.where(best == 2.0 * _LAST, torch.nan, best))
+    return found if dtype == torch.float64 else found.float()
+
+
+def _shifted_sums(ours: _Patches, theirs: _Patches, down: int, right: int, rows: slice, columns: slice) -> Tensor:
+    """Squared distances, float64, of our patches at some lines and columns to theirs, so many patches further."""
+    step, side = ours.stride, ours.side
+
+    def window(image: Tensor, first: int, last: int, left: int, end: int) -> Tensor:
+        return image[:, first * step : (last - 1) * step + side, left * step : (end - 1) * step + side].double()
+
+    mine = window(ours.image, rows.start, rows.stop, columns.start, columns.stop)
+    other = window(theirs.image, rows.start + down, rows.stop + down, columns.start + right, columns.stop + right)
+    squares = (mine - other).square_().sum(0)
+    return squares.unfold(0, side, step).sum(2).unfold(1, side, step).sum(2)

@@ -1,0 +1,188 @@
+"""`torch.ops.lpkernel.masked_topk`: the op on float32 and int16 rows; checks, dispatch and its registration with torch.
+
+`lpkernel.masked_topk` takes more kinds of input and brings them to this one.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpkernel.backends import registry
+from lpkernel.backends.base import TopK, TopkRequest
+from lpkernel.errors import InputError
+from lpkernel.search import measured
+
+_library = torch.library.Library("lpkernel", "DEF")
+_library.define(
+    "masked_topk(Tensor queries, Tensor bank, int k, Tensor? patch_mask=None, Tensor? candidate_mask=None, "
+    'str backend="auto", Tensor? bank_weights=None, bool return_weighted=False) -> (Tensor, Tensor)'
+)
+
+
+def run(
+    queries: Any,
+    bank: Any,
+    k: int,
+    patch_mask: Any,
+    candidate_mask: Any,
+    backend: str,
+    bank_weights: Any,
+    return_weighted: bool,
+) -> TopK:
+    """The op on arrays of one kind, after its checks."""
+    check_shapes(queries, bank, k, patch_mask, candidate_mask)
+    _check_types(queries, bank)
+    _check_range(queries, bank)
+    if bank_weights is None:
+        request = TopkRequest(queries, bank, k, patch_mask, candidate_mask)
+        found = registry.choose(backend, request).masked_topk(request)
+        return TopK(_floats(found.distances), found.indices) if return_weighted else found
+    # float32 holds every int16, and float64 their exact distances.
+    weights = checked_weights(bank, bank_weights)
+    request = TopkRequest(cast(queries, "float32"), cast(bank, "float32"), k, patch_mask, candidate_mask, weights)
+    found = registry.choose(backend, request).masked_topk(request)
+    if return_weighted:
+        return found
+    return TopK(measured.distances(queries, bank, found.indices, patch_mask), found.indices)
+
+
+def _floats(distances: Any) -> Any:
+    """Distances as float32; int32 ones have +inf where slots are empty."""
+    if dtype_name(distances) == "float32":
+        return distances
+    empty = distances == np.iinfo(np.int32).max
+    floats = cast(distances, "float32")
+    floats[empty] = np.inf
+    return floats
+
+
+def cast(array: Any, dtype: str) -> Any:
+    """The array with another dtype, by its name."""
+    if isinstance(array, Tensor):
+        return array.to(getattr(torch, dtype))
+    return array.astype(dtype, copy=False)
+
+
+def detached(array: Any) -> Any:
+    """A tensor without its gradient; other arrays as they are."""
+    return array.detach() if isinstance(array, Tensor) and array.requires_grad else array
+
+
+def checked_weights(bank: Any, weights: Any) -> Any:
+    """(B,) float64 of masked_topk's bank_weights."""
+    if tuple(weights.shape) != bank.shape[:1] or dtype_name(weights) not in ("float32", "float64"):
+        got = f"{tuple(weights.shape)} {dtype_name(weights)}"
+        raise InputError(f"bank_weights: got {got}, expected ({len(bank)},) float32 or float64")
+    if isinstance(weights, Tensor) and weights.device != bank.device:
+        raise InputError(f"bank_weights: got a tensor on {weights.device}, expected {bank.device} as the bank")
+    if not bool(((weights > 0) & (weights < np.inf)).all()):
+        raise InputError("bank_weights: got values that are not, expected all finite and above 0")
+    return cast(detached(weights), "float64")
+
+
+def checked_columns(bank: Any, columns: Any) -> Any:
+    """(D,) float64 of masked_topk's column_weights."""
+    if tuple(columns.shape) != bank.shape[1:] or dtype_name(columns) not in ("float32", "float64"):
+        got = f"{tuple(columns.shape)} {dtype_name(columns)}"
+        raise InputError(f"column_weights: got {got}, expected ({bank.shape[1]},) float32 or float64")
+    if not bool(((columns >= 0) & (columns < np.inf)).all()):
+        raise InputError("column_weights: got values that are not, expected all finite and at least 0")
+    return cast(detached(columns), "float64")
+
+
+def dtype_name(array: Any) -> str:
+    """The same name for NumPy's and torch's dtype."""
+    return _name(array.dtype)
+
+
+@cache
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def check_shapes(queries: Any, bank: Any, k: int, patch_mask: Any, candidate_mask: Any) -> None:
+    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
+        raise InputError(f"queries {tuple(queries.shape)} and bank {tuple(bank.shape)}: expected (Q, D) and (B, D)")
+    if not 1 <= k <= bank.shape[0]:
+        raise InputError(f"k: got {k}, expected 1 to the {bank.shape[0]} bank rows")
+    for name, mask, shapes in (
+        ("patch_mask", patch_mask, ((queries.shape[1],), tuple(queries.shape))),
+        ("candidate_mask", candidate_mask, ((bank.shape[0],),)),
+    ):
+        if mask is None:
+            continue
+        if dtype_name(mask) != "bool" or tuple(mask.shape) not in shapes:
+            expected = " or ".join(map(str, shapes))
+            raise InputError(f"{name}: got {tuple(mask.shape)} {mask.dtype}, expected {expected} bool")
+    if isinstance(bank, Tensor):
+        devices = {str(a.device) for a in (queries, bank, patch_mask, candidate_mask) if a is not None}
+        if len(devices) > 1:
+            raise InputError(f"devices: got {', '.join(sorted(devices))}, expected all arrays on one")
+
+
+def _check_types(queries: Any, bank: Any) -> None:
+    names = [dtype_name(array) for array in (queries, bank)]
+    if names[0] != names[1] or names[0] not in ("float32", "int16"):
+        raise InputError(f"queries {names[0]} and bank {names[1]}: expected both float32 or both int16")
+
+
+def _check_range(queries: Any, bank: Any) -> None:
+    """int16 distances must fit int32."""
+    if dtype_name(bank) != "int16" or bank.shape[1] == 0 or queries.shape[0] == 0:
+        return
+    spread = _spread(queries, bank)
+    if bank.shape[1] * spread**2 >= 2**31:
+        raise InputError(
+            f"int16 values span {spread} over D = {bank.shape[1]}: D * span^2 reaches 2^31 and would overflow; "
+            "scale them down"
+        )
+
+
+def _spread(queries: Any, bank: Any) -> int:
+    """The largest of all values less the smallest. A GPU is waited for once."""
+    if isinstance(bank, Tensor):
+        ends = torch.stack([*queries.aminmax(), *bank.aminmax()]).tolist()
+        return int(max(ends) - min(ends))
+    return max(int(queries.max()), int(bank.max())) - min(int(queries.min()), int(bank.min()))
+
+
+def _dense(
+    queries: Tensor,
+    bank: Tensor,
+    k: int,
+    patch_mask: Tensor | None = None,
+    candidate_mask: Tensor | None = None,
+    backend: str = "auto",
+    bank_weights: Tensor | None = None,
+    return_weighted: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """The op on tensors. Backends that speak NumPy get CPU tensors as arrays, and give tensors back."""
+    queries, bank = (detached(array) for array in (queries, bank))
+    distances, indices = run(queries, bank, k, patch_mask, candidate_mask, backend, bank_weights, return_weighted)
+    return torch.as_tensor(distances), torch.as_tensor(indices)
+
+
+def _fake(
+    queries: Tensor,
+    bank: Tensor,
+    k: int,
+    patch_mask: Tensor | None = None,
+    candidate_mask: Tensor | None = None,
+    backend: str = "auto",
+    bank_weights: Tensor | None = None,
+    return_weighted: bool = False,
+) -> tuple[Tensor, Tensor]:
+    distance = torch.int32 if bank.dtype == torch.int16 and not return_weighted else torch.float32
+    shape = (queries.shape[0], k)
+    return bank.new_empty(shape, dtype=distance), bank.new_empty(shape, dtype=torch.int64)
+
+
+_library.impl("masked_topk", torch.library.fallthrough_kernel, "Autograd")  # results have no gradient
+_library.impl("masked_topk", _dense, "CPU")
+_library.impl("masked_topk", _dense, "CUDA")
+torch.library.register_fake("lpkernel::masked_topk", _fake, lib=_library)
