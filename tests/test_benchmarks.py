@@ -18,7 +18,7 @@ from lpkernel import Bank
 from lpkernel.backends import registry
 from lpkernel.backends.base import ScanRequest, TopK
 from lpkernel.backends.specification import NumpyBackend
-from lpkernel.benchmarks import data, decoding, machine, measure, peers, plots, points, report, suite, sweep
+from lpkernel.benchmarks import data, decoding, machine, measure, peers, plots, points, report, suite
 from lpkernel.benchmarks.checks import Truth, WrongAnswer, true_distances
 from lpkernel.benchmarks.points import Generation
 from lpkernel.benchmarks.suite import Options, Suite
@@ -334,17 +334,6 @@ def test_peak_extra_sees_a_large_array() -> None:
     assert 12 << 20 < peak < 64 << 20
 
 
-def test_the_sweep_compares_answers_and_lists_what_is_lost() -> None:
-    """Few tiny points; a provider that answers wrongly ends it."""
-    few = [sweep.Point(1, 16, 2, 1), sweep.Point(20, 50, 3, 10)]
-    lines = list(sweep.report(iter(few), sweep.providers(), rounds=1))
-    assert lines[2].startswith("| 1 | 16 | 2 | 1 |") and f"of {len(few)}" in "".join(lines)
-    assert len(list(sweep.points(quick=True))) > 8 and all(p.k <= p.rows for p in sweep.points(quick=False))
-    wrong = {**sweep.providers(), "torch": lambda queries, bank, k: sweep.ours(queries, bank, k) + 1}
-    with pytest.raises(ValueError, match="torch"):
-        list(sweep.report(iter(few), wrong, rounds=1))
-
-
 @pytest.fixture
 def _small_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "PEAK_SIDE", {"cpu": 64})
@@ -454,3 +443,44 @@ def test_a_gpu_is_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == ["event", "call", "event", "wait"]
     assert measure.repeat(lambda _: None, 1, 0.7, "cuda") == [0.25] * 3
     assert measure.best_of(lambda: None, 1.0, device="cuda") == 0.25
+
+
+def test_the_sweep_over_widths_compares_answers_and_tells_the_mean(
+    tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--backend", "cpp,numpy", "--peers", "matmul,cdist", "--b", "16,70", "--d", "2,33", "--n", "3", "--k", "4")
+    arguments = [
+        "bench",
+        "sweep",
+        "--bank",
+        str(bank_path),
+        "--out",
+        str(tmp_path),
+        "--threads",
+        "1",
+        "--budget",
+        "0.01",
+    ]
+    assert main([*arguments, *given]) == 0
+    found = json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))
+    assert not found["refused"] and {record["provider"] for record in found["records"]} == {
+        "lpkernel cpp",
+        "torch matmul+topk",
+    }
+    assert {(x["N"], x["B"], x["D"], x["K"]) for x in (entry["x"] for entry in found["verdicts"])} == {
+        (3, b, d, 4) for b in (16, 70) for d in (2, 33)
+    }
+    assert "sweep: geometric mean" in capsys.readouterr().out
+
+
+def test_points_of_the_sweep() -> None:
+    full, short = (suite.swept_points(Options(full=full)) for full in (True, False))
+    assert set(short) < set(full) and len(short) < len(full) / 3 and len(set(full)) == len(full)
+    assert {b for _, b, _, _ in full} == set(suite.SWEPT_BS) and {d for _, _, d, _ in full} == set(suite.SWEPT_DS)
+    assert all(k <= b and b * d <= suite.SWEPT_MOST_VALUES and n <= suite.SWEPT_MOST_N for n, b, d, k in full)
+
+
+def test_losses_are_told_with_the_worst() -> None:
+    verdicts = [{"ratio": ratio, "x": {"N": i}} for i, ratio in enumerate((4.0, 0.5, 0.25))]
+    assert report.losses(verdicts) == "geometric mean 0.79, 2 of 3 points lost, the worst 0.25 at N=2"
+    assert report.losses(verdicts[:1]) == "geometric mean 4.00, 0 of 1 points lost"

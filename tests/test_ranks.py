@@ -16,7 +16,7 @@ import fakes
 import numpy as np
 import pytest
 from test_cli import FAKE
-from test_runs import content
+from test_runs import content, members
 
 from lpkernel import Bank, distributed, generate
 from lpkernel.cli import main
@@ -76,6 +76,21 @@ def test_files_are_the_same_whatever_the_number_of_processes(world: int, command
     assert [code for code, _, _ in done] == [0] * world, done
     assert json.loads(done[0][1])["count"] == 40 and [out for _, out, _ in done[1:]] == [""] * (world - 1)
     assert content(tmp_path / "many") == content(tmp_path / "one")
+
+
+def test_each_process_writes_a_shard(command: list[str], tmp_path: Path) -> None:
+    command = [*command, "--shards", "tar"]
+    assert main([*command, "--quiet", "--out", str(tmp_path / "one")]) == 0
+    done = ended(start(2, [*command, "--out", str(tmp_path / "two")]))
+    assert [code for code, _, _ in done] == [0, 0], done
+    one, two = content(tmp_path / "one"), content(tmp_path / "two")
+    assert set(two) == {*one, "images-000001.tar"}
+    assert all(one[name] == two[name] for name in ("images.jsonl", "sources.npy", "sheet.png"))
+    held = [members(tmp_path / "two" / f"images-{number:06d}.tar") for number in (0, 1)]
+    assert [len(part) for part in held] == [60, 60]
+    assert held[0] | held[1] == members(tmp_path / "one" / "images-000000.tar")
+    record = json.loads(two["generate.json"])
+    assert {"images-000000.tar", "images-000001.tar"} < set(record["files"])
 
 
 def test_a_dead_process_ends_the_job_and_what_was_written_stays(command: list[str], tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,70 @@ def test_a_killed_run_goes_on_and_gives_the_same_files(
     assert content(out) == content(whole)
     done = {"runs.Stream.append": call - 1, "results._facts_of_images": call - 1, "results._write_images": call - 1}
     assert made[0] == [0, 2, 4, 5, 7, 9][min(done.get(place, 5), 5)]
+
+
+def members(path: Path) -> dict[str, bytes]:
+    """What a tar file holds, in its order."""
+    with tarfile.open(path) as tar:
+        return {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("extra", [[], ["--no-decode"], ["--provenance", "--where", "Male", "--where", "~Male"]])
+def test_a_shard_holds_what_the_folder_would(extra: list[str], command: list[str], tmp_path: Path) -> None:
+    plain, argv = tmp_path / "plain", [*command, "-n", "3", "--first-image", "5", *extra]
+    assert main([*argv, "--out", str(plain)]) == 0
+    assert main([*argv, "--shards", "tar"]) == 0
+    out = tmp_path / "out"
+    found, files, maps = members(out / "images-000000.tar"), content(plain), np.load(out / "sources.npy")
+    kinds = {"image": "png", "map": "map.png", "overlay": "overlay.png", "provenance": "provenance.png"}
+    lines = files["images.jsonl"].splitlines(keepends=True)
+    for number, (line, one) in enumerate(zip(lines, maps, strict=True)):
+        key = f"{5 + number:06d}"
+        for kind, ending in kinds.items():
+            assert found.get(f"{key}.{ending}") == files.get(f"{kind}-{key}.png")
+        assert found[f"{key}.json"] == line and (np.load(io.BytesIO(found[f"{key}.npy"])) == one).all()
+    assert [name.split(".")[0] for name in found] == sorted(name.split(".")[0] for name in found)
+    assert len(found) == len(lines) * (
+        2 + sum(name.startswith(f"{kind}-00") for kind in kinds for name in files) / len(lines)
+    )
+    for name in ("images.jsonl", "sources.npy", "sheet.png"):
+        assert (out / name).exists() == (name in files)
+        assert name == "sheet.png" or (out / name).read_bytes() == files[name]
+    assert main([*argv, "--shards", "tar"]) == 0  # nothing is made twice
+    assert main(argv) == 2  # another run
+
+
+@pytest.mark.parametrize("cut", [0, 1, 511, 513, 700, 5000, -1, -513])
+def test_a_cut_shard_is_gone_on_with_after_its_last_whole_image(
+    cut: int, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "DECODE_BATCH", 2)
+    argv = [*command, "-n", "7", "--shards", "tar"]
+    assert main([*argv, "--out", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        killed_at(patch, "runs.Stream.append", 4)
+        with pytest.raises(Killed):
+            main(argv)
+    growing = tmp_path / "out" / "images-000000.tar.part"
+    length = growing.stat().st_size
+    os.truncate(growing, cut if cut >= 0 else length + cut)
+    assert main(argv) == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("place", "call"), [*((("runs.Stream.append", call)) for call in (1, 3)), *PLACES[-3:]])
+def test_a_killed_run_with_a_shard_goes_on(
+    place: str, call: int, command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, "DECODE_BATCH", 2)
+    argv = [*command, "-n", "5", "--shards", "tar", "--provenance"]
+    assert main([*argv, "--out", str(tmp_path / "whole")]) == 0
+    with monkeypatch.context() as patch:
+        killed_at(patch, place, call)
+        with pytest.raises(Killed):
+            main(argv)
+    assert main(argv) == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 def test_a_cut_line_and_a_lost_picture_are_made_again(

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -545,6 +546,67 @@ py::object group_norm(const py::array& pixels, py::array& out, std::int64_t bloc
     return py::make_tuple(py::array_t<double>(groups, own.mean.data()), sums, squares);
 }
 
+// Whether float32 could not tell a found distance from others: it is below the normal numbers, or infinite.
+bool out_of_range(const float* distances, const std::int64_t* indices, std::int64_t count) {
+    bool any = false;
+    for (std::int64_t i = 0; i < count; ++i) {
+        const bool odd = (distances[i] < std::numeric_limits<float>::min()) |
+                         (distances[i] == std::numeric_limits<float>::infinity());
+        any |= odd & (indices[i] >= 0);
+    }
+    return any;
+}
+
+// The value of an environment variable; os.environ sets the same ones.
+std::string environment(const char* name) {
+    const char* value = std::getenv(name);
+    return value ? value : "";
+}
+
+// masked_topk of float32 rows where nothing is special, with little work around it; None for anything else.
+py::object plain_topk(const py::object& queries, const py::object& bank, std::int64_t k, int threads,
+                      std::int64_t packed_from, bool by_auto) {
+    using Rows = py::array_t<float, py::array::c_style>;
+    if (!Rows::check_(queries) || !Rows::check_(bank) || threads < 1 || threads > 4096) return py::none();
+    const auto q = py::reinterpret_borrow<py::array>(queries), b = py::reinterpret_borrow<py::array>(bank);
+    if (q.ndim() != 2 || b.ndim() != 2 || q.shape(1) != b.shape(1) || k < 1 || k > b.shape(0)) return py::none();
+    if (b.shape(0) > MOST || b.shape(1) > MOST / 4) return py::none();
+    const auto *from = static_cast<const float*>(q.data()), *rows = static_cast<const float*>(b.data());
+    if ((reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(rows)) % alignof(float)) {
+        return py::none();
+    }
+    if (by_auto && !environment("LPKERNEL_BACKEND").empty()) return py::none();
+    const std::string isa = environment("LPKERNEL_ISA");
+    const auto known = lpkernel::available();
+    if (!isa.empty() && std::find(known.begin(), known.end(), isa) == known.end()) return py::none();
+    lpkernel::Topk<float> job{};
+    job.queries = from;
+    job.bank = rows;
+    job.count = q.shape(0);
+    job.width = q.shape(1);
+    job.k = k;
+    job.threads = threads;
+    job.packed_from = packed_from;
+    job.allowed = b.shape(0);
+    py::array_t<float> distances({job.count, k});
+    py::array_t<std::int64_t> indices({job.count, k});
+    float* to = distances.mutable_data();
+    std::int64_t* found = indices.mutable_data();
+    const lpkernel::Kernels& run = lpkernel::kernels(isa);
+    bool odd;
+    const auto search = [&] {
+        lpkernel::topk(job, run, to, found);
+        odd = out_of_range(to, found, job.count * k);
+    };
+    if (lpkernel::soon(job)) {
+        search();
+    } else {
+        const Released free;
+        search();
+    }
+    return py::make_tuple(distances, indices, odd);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
@@ -592,6 +654,10 @@ PYBIND11_MODULE(_cpu, module) {
         py::arg("hubness"), py::arg("threads"), py::arg("isa"), py::arg("tuning"),
         "Source map (n, M, M) int32. scales: (steps, layer, content, start or None, isolation or None) each; hubness: "
         "256ths of it that are taken off; tuning: (group, split, seeded).");
+    module.def("plain_topk", &plain_topk, py::arg("queries"), py::arg("bank"), py::arg("k"), py::arg("threads"),
+               py::arg("packed_from"), py::arg("by_auto"),
+               "(distances, indices, whether any distance is out of float32's range), or None where the arrays are not "
+               "float32 (Q, D) and (B, D) as they are searched, or the environment asks for what does not run here.");
     module.def("masked_topk", &any_topk, py::arg("queries"), py::arg("bank"), py::arg("k"), py::arg("patch_mask"),
                py::arg("candidate_mask"), py::arg("weights"), py::arg("threads"), py::arg("isa"),
                py::arg("packed_from"),

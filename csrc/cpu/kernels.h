@@ -12,7 +12,8 @@
 
 namespace lpkernel {
 
-constexpr int BLOCK = 64;     // bank images of a block; masks of a block are 64 bits
+constexpr int BLOCK = 64;  // bank images of a block; masks of a block are 64 bits
+constexpr int MOST_BLOCKS = 32;
 constexpr int GROUP = 4;      // queries that share one reading of a block
 constexpr int NEAR = 16;      // images whose distances are summed together by LeastSums
 constexpr int COARSE = 6;     // channels that a coarse comparison takes
@@ -118,6 +119,31 @@ struct FloatBlock {
     float* scores;  // (queries, BLOCK), up to the first multiple of 16 from `lanes` on
 };
 
+// The same for one neighbour of packed blocks that lie one after the other: found[q]: bit b if any score of block b is
+// within the query's limit, lowered as with `reach` by the least score of all blocks. Scores as there, none of -inf.
+struct FloatBlocks {
+    const float* bank;   // (count, width, BLOCK)
+    const float* norms;  // (count, BLOCK)
+    std::int64_t width;
+    int count, lanes, queries;  // up to MOST_BLOCKS, the last of `lanes` lanes
+    const float* query;         // (queries, width)
+    float* limits;              // (queries)
+    std::uint32_t* found;       // (queries)
+    const float* reach;         // (queries)
+    float reach_scale, reach_more;
+};
+
+// A block of rows for a FloatBlock: bank[i][b] = rows[b][i] - centre[i], each rounded once, and sums[b], the squared
+// norm of what is there, in float64 in any order.
+struct PackRows {
+    const float* const* rows;  // (BLOCK) rows of `width`
+    const float* centre;       // (width)
+    std::int64_t width;
+    bool dense;    // whether the rows are one after the other
+    float* bank;   // (width, BLOCK)
+    double* sums;  // (BLOCK)
+};
+
 // Squared distances of any number of queries to up to ROWS bank rows where they lie, lanes = channels:
 //   out[q][b] = sum over i of (bank[b][i] - query[q][i])^2 where mask[q] has all bits set (no mask: everywhere)
 // found[q]: bit b unless out[q][b] > limits[q], so NaN is found; lanes beyond `lanes` are 0. Queries and masks have
@@ -212,6 +238,7 @@ struct Kernels {
     const char* name;
     void (*latent_block)(const LatentBlock&);
     void (*float_block)(const FloatBlock&);
+    void (*float_blocks)(const FloatBlocks&);
     void (*float_rows)(const FloatRows&);
     void (*integer_rows)(const IntegerRows&);
     void (*cell_rows)(const CellRows&);
@@ -253,6 +280,13 @@ struct Kernels {
     double (*direct)(const float* a, const float* b, const float* weight, std::int64_t width);
     void (*block_sums)(const BlockSums&);
     void (*scaled)(const Scaled&);
+    // The same of one `a` to `count` rows: out[i] = direct(a, rows[i], weight, width).
+    void (*direct_rows)(const float* a, const float* const* rows, const float* weight, std::int64_t width, int count,
+                        double* out);
+    void (*pack_rows)(const PackRows&);
+    // out[i] = -2 (values[i] - centre[i]), the difference rounded once; returns the squared norm of the differences, in
+    // float64 in any order.
+    double (*place_row)(const float* values, const float* centre, std::int64_t width, float* out);
 };
 
 // The table for `isa`: "avx512", "avx2", "baseline" (SSE2 on x86, NEON on aarch64), or "" for the best that this

@@ -135,72 +135,127 @@ float least_lane(Floats values) {
     return lane[0];
 }
 
-// WIDTH: the number of columns where it is known, or 0.
+// Scores of Q queries, and SCORE_STEP rows of a block from `bank` and `norms` on. WIDTH: the number of columns where it
+// is known, or 0.
+template <int Q, int WIDTH>
+inline __attribute__((always_inline)) void score(const float* bank, const float* norms, const float* const* wanted,
+                                                 std::int64_t columns, Floats (&sum)[Q][SCORE_VECTORS]) {
+    constexpr int U = SCORE_VECTORS;
+    const std::int64_t width = WIDTH ? WIDTH : columns;
+    for (int u = 0; u < U; ++u) {
+        const Floats norm = load(norms + u * LANES);
+        for (int q = 0; q < Q; ++q) sum[q][u] = norm;
+    }
+    for (std::int64_t i = 0; i < width; ++i) {
+        Floats values[U];
+        for (int u = 0; u < U; ++u) values[u] = load(bank + i * BLOCK + u * LANES);
+        for (int q = 0; q < Q; ++q) {
+            const Floats own = fill(wanted[q][i]);
+            for (int u = 0; u < U; ++u) sum[q][u] = add_product(sum[q][u], values[u], own);
+        }
+    }
+}
+
+// What a query's limit is lowered to by a least score.
+template <class Blocks>
+void lower(const Blocks& a, int query, Floats least) {
+    const float lower = least_lane(least) + (a.reach[query] * a.reach_scale + a.reach_more);
+    a.limits[query] = lower < a.limits[query] ? lower : a.limits[query];
+}
+
 template <int Q, int WIDTH>
 void float_queries(const FloatBlock& a, int query) {
-    constexpr int U = SCORE_VECTORS;
-    const std::int64_t width = WIDTH ? WIDTH : a.width;
     const float* wanted[Q];
     Floats least[Q];
     for (int q = 0; q < Q; ++q) {
-        wanted[q] = a.query + (query + q) * width;
+        wanted[q] = a.query + (query + q) * a.width;
         least[q] = fill(__builtin_inff());
     }
     for (int first = 0; first < a.lanes; first += SCORE_STEP) {
-        Floats sum[Q][U];
+        Floats sum[Q][SCORE_VECTORS];
+        score<Q, WIDTH>(a.bank + first, a.norms + first, wanted, a.width, sum);
         for (int q = 0; q < Q; ++q) {
-            for (int u = 0; u < U; ++u) sum[q][u] = fill(0.0f);
-        }
-        const float* bank = a.bank + first;
-        for (std::int64_t i = 0; i < width; ++i) {
-            Floats values[U];
-            for (int u = 0; u < U; ++u) values[u] = load(bank + i * BLOCK + u * LANES);
-            for (int q = 0; q < Q; ++q) {
-                const Floats own = fill(wanted[q][i]);
-                for (int u = 0; u < U; ++u) sum[q][u] = add_product(sum[q][u], values[u], own);
-            }
-        }
-        for (int u = 0; u < U; ++u) {
-            const Floats norms = load(a.norms + first + u * LANES);
-            for (int q = 0; q < Q; ++q) {
-                const Floats score = add(sum[q][u], norms);
-                store(a.scores + (query + q) * BLOCK + first + u * LANES, score);
-                least[q] = lesser(least[q], score);
+            for (int u = 0; u < SCORE_VECTORS; ++u) {
+                store(a.scores + (query + q) * BLOCK + first + u * LANES, sum[q][u]);
+                least[q] = lesser(least[q], sum[q][u]);
             }
         }
     }
     for (int q = 0; q < Q; ++q) {
-        float& limit = a.limits[query + q];
         a.found[query + q] = 0;
-        if (!not_above(least[q], fill(limit))) continue;
-        if (a.reach) {
-            const float lower = least_lane(least[q]) + (a.reach[query + q] * a.reach_scale + a.reach_more);
-            limit = lower < limit ? lower : limit;
+        if (!not_above(least[q], fill(a.limits[query + q]))) continue;
+        if (a.reach) lower(a, query + q, least[q]);
+        a.found[query + q] = scores_within(a.scores + (query + q) * BLOCK, a.lanes, a.limits[query + q]);
+    }
+}
+
+template <int Q, int WIDTH>
+void blocks_queries(const FloatBlocks& a, int query) {
+    const float* wanted[Q];
+    Floats least[Q];
+    float each[Q][MOST_BLOCKS * LANES];  // of each block
+    for (int q = 0; q < Q; ++q) {
+        wanted[q] = a.query + (query + q) * a.width;
+        least[q] = fill(__builtin_inff());
+    }
+    const float *bank = a.bank, *norms = a.norms;
+    for (int b = 0; b < a.count; ++b, bank += a.width * BLOCK, norms += BLOCK) {
+        const int lanes = b + 1 < a.count ? BLOCK : a.lanes;
+        Floats own[Q];
+        for (int q = 0; q < Q; ++q) own[q] = fill(__builtin_inff());
+        for (int first = 0; first < lanes; first += SCORE_STEP) {
+            Floats sum[Q][SCORE_VECTORS];
+            score<Q, WIDTH>(bank + first, norms + first, wanted, a.width, sum);
+            for (int q = 0; q < Q; ++q) {
+                for (int u = 0; u < SCORE_VECTORS; ++u) own[q] = lesser(own[q], sum[q][u]);
+            }
         }
-        a.found[query + q] = scores_within(a.scores + (query + q) * BLOCK, a.lanes, limit);
+        for (int q = 0; q < Q; ++q) {
+            store(each[q] + b * LANES, own[q]);
+            least[q] = lesser(least[q], own[q]);
+        }
+    }
+    for (int q = 0; q < Q; ++q) {
+        a.found[query + q] = 0;
+        if (!not_above(least[q], fill(a.limits[query + q]))) continue;
+        lower(a, query + q, least[q]);
+        const Floats limit = fill(a.limits[query + q]);
+        for (int b = 0; b < a.count; ++b) {
+            const std::uint32_t any = not_above(load(each[q] + b * LANES), limit);
+            a.found[query + q] |= std::uint32_t{any != 0} << b;
+        }
     }
 }
 
 template <int WIDTH>
-void float_columns(const FloatBlock& a) {
+void columns_of(const FloatBlock& a) {
     int q = 0;
     for (; q + SCORED <= a.queries; q += SCORED) float_queries<SCORED, WIDTH>(a, q);
     for (; q + 2 <= a.queries; q += 2) float_queries<2, 0>(a, q);
     if (q < a.queries) float_queries<1, 0>(a, q);
 }
 
-void float_block(const FloatBlock& a) {
+template <int WIDTH>
+void columns_of(const FloatBlocks& a) {
+    int q = 0;
+    for (; q + SCORED <= a.queries; q += SCORED) blocks_queries<SCORED, WIDTH>(a, q);
+    for (; q + 2 <= a.queries; q += 2) blocks_queries<2, 0>(a, q);
+    if (q < a.queries) blocks_queries<1, 0>(a, q);
+}
+
+template <class Blocks>
+void by_width(const Blocks& a) {
     switch (a.width) {
         case 2:
-            return float_columns<2>(a);
+            return columns_of<2>(a);
         case 3:
-            return float_columns<3>(a);
+            return columns_of<3>(a);
         case 4:
-            return float_columns<4>(a);
+            return columns_of<4>(a);
         case 16:
-            return float_columns<16>(a);
+            return columns_of<16>(a);
         default:
-            return float_columns<0>(a);
+            return columns_of<0>(a);
     }
 }
 
@@ -559,46 +614,192 @@ void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t f
     run(top, low, fy, from, side, width, i0, i1, f, rows, out);
 }
 
-using EightFloats = float __attribute__((vector_size(32)));
-using EightDoubles = double __attribute__((vector_size(64)));
+// Sums in float64, of vectors that one register holds.
+constexpr int PER_SUM = LANES < 4 ? 2 : LANES / 2;
+using Singles = float __attribute__((vector_size(4 * PER_SUM)));
+using Doubles = double __attribute__((vector_size(8 * PER_SUM)));
 
-inline __attribute__((always_inline)) void widen(const float* p, EightDoubles& wide) {
-    EightFloats values;
+inline __attribute__((always_inline)) void read(const float* p, Singles& values) {
     __builtin_memcpy(&values, p, sizeof values);
-    wide = __builtin_convertvector(values, EightDoubles);
+}
+// By the one instruction where there is one, which compilers do not always find.
+inline __attribute__((always_inline)) void widen(Singles values, Doubles& wide) {
+#if defined(LPKERNEL_AVX512)
+    wide = reinterpret_cast<Doubles>(_mm512_cvtps_pd(reinterpret_cast<__m256>(values)));
+#elif defined(LPKERNEL_AVX2)
+    wide = reinterpret_cast<Doubles>(_mm256_cvtps_pd(reinterpret_cast<__m128>(values)));
+#else
+    wide = __builtin_convertvector(values, Doubles);
+#endif
+}
+inline __attribute__((always_inline)) void widen(const float* p, Doubles& wide) {
+    Singles values;
+    read(p, values);
+    widen(values, wide);
+}
+
+template <bool WEIGHTED>
+double direct_sum(const float* a, const float* b, const float* weight, std::int64_t width) {
+    constexpr int SUMS = 16, U = SUMS / PER_SUM;
+    const Doubles none = {};
+    Doubles sums[U], left, right, used;
+    for (int u = 0; u < U; ++u) sums[u] = none;
+    std::int64_t i = 0;
+    for (; i + SUMS <= width; i += SUMS) {
+        for (int u = 0; u < U; ++u) {
+            widen(a + i + u * PER_SUM, left);
+            widen(b + i + u * PER_SUM, right);
+            Doubles apart = left - right;
+            if (WEIGHTED) {
+                widen(weight + i + u * PER_SUM, used);
+                apart = used != none ? apart : none;
+            }
+            sums[u] += apart * apart;
+        }
+    }
+    double each[SUMS], sum = 0.0;
+    __builtin_memcpy(each, sums, sizeof each);
+    for (int u = 0; i < width; ++i, ++u) {
+        const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+        if (!WEIGHTED || weight[i] != 0.0f) each[u] += apart * apart;
+    }
+    for (int u = 0; u < SUMS; ++u) sum += each[u];
+    return sum;
 }
 
 double direct(const float* a, const float* b, const float* weight, std::int64_t width) {
-    constexpr int SUMS = 16;
-    const EightDoubles none = {};
-    EightDoubles sums[2] = {none, none}, left, right, used;
-    std::int64_t i = 0;
-    if (width <= SUMS) {  // each sum is one square, so they are added up at once
-        double sum = 0.0;
-        for (; i < width; ++i) {
-            const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-            if (!weight || weight[i] != 0.0f) sum += apart * apart;
-        }
-        return sum;
-    }
-    for (; i + SUMS <= width; i += SUMS) {
-        for (int half = 0; half < 2; ++half) {
-            widen(a + i + 8 * half, left);
-            widen(b + i + 8 * half, right);
-            EightDoubles apart = left - right;
-            if (weight) {
-                widen(weight + i + 8 * half, used);
-                apart = used != none ? apart : none;
-            }
-            sums[half] += apart * apart;
-        }
-    }
-    for (int u = 0; i < width; ++i, ++u) {
+    if (width > 16) return weight ? direct_sum<true>(a, b, weight, width) : direct_sum<false>(a, b, weight, width);
+    double sum = 0.0;  // each of the sixteen sums is one square, so they are added up at once
+    for (std::int64_t i = 0; i < width; ++i) {
         const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
-        if (!weight || weight[i] != 0.0f) sums[u / 8][u % 8] += apart * apart;
+        if (!weight || weight[i] != 0.0f) sum += apart * apart;
     }
+    return sum;
+}
+
+// direct() of two rows; wide: `a` in float64.
+void direct_two(const double* wide, const float* const* rows, std::int64_t width, double* out) {
+    constexpr int SUMS = 16, U = SUMS / PER_SUM;
+    Doubles sums[2][U], left, right;
+    for (int r = 0; r < 2; ++r) {
+        for (int u = 0; u < U; ++u) sums[r][u] = Doubles{};
+    }
+    std::int64_t i = 0;
+    for (; i + SUMS <= width; i += SUMS) {
+        for (int u = 0; u < U; ++u) {
+            __builtin_memcpy(&left, wide + i + u * PER_SUM, sizeof left);
+            for (int r = 0; r < 2; ++r) {
+                widen(rows[r] + i + u * PER_SUM, right);
+                const Doubles apart = left - right;
+                sums[r][u] += apart * apart;
+            }
+        }
+    }
+    double each[2][SUMS];
+    __builtin_memcpy(each, sums, sizeof each);
+    for (int r = 0; r < 2; ++r) {
+        for (std::int64_t j = i; j < width; ++j) {
+            const double apart = wide[j] - static_cast<double>(rows[r][j]);
+            each[r][j - i] += apart * apart;
+        }
+    }
+    out[0] = out[1] = 0.0;
+    for (int u = 0; u < SUMS; ++u) {
+        out[0] += each[0][u];
+        out[1] += each[1][u];
+    }
+}
+
+void direct_rows(const float* a, const float* const* rows, const float* weight, std::int64_t width, int count,
+                 double* out) {
+    constexpr std::int64_t MOST = 2048;
+    int i = 0;
+    if (count > 1 && !weight && width > 16 && width <= MOST) {
+        double wide[MOST];
+        Doubles values;
+        std::int64_t j = 0;
+        for (; j + PER_SUM <= width; j += PER_SUM) {
+            widen(a + j, values);
+            __builtin_memcpy(wide + j, &values, sizeof values);
+        }
+        for (; j < width; ++j) wide[j] = static_cast<double>(a[j]);
+        for (; i + 2 <= count; i += 2) direct_two(wide, rows + i, width, out + i);
+    }
+    for (; i < count; ++i) out[i] = direct(a, rows[i], weight, width);
+}
+
+// A few columns of rows that are one after the other.
+template <int WIDTH>
+void pack_narrow(const PackRows& a) {
+    const float* values = a.rows[0];
+    float centre[WIDTH];
+    for (int i = 0; i < WIDTH; ++i) centre[i] = a.centre[i];
+    for (int i = 0; i < WIDTH; ++i) {
+        for (int lane = 0; lane < BLOCK; ++lane) a.bank[i * BLOCK + lane] = values[lane * WIDTH + i] - centre[i];
+    }
+    for (int lane = 0; lane < BLOCK; lane += PER_SUM) {
+        Doubles sum = {}, wide;
+        for (int i = 0; i < WIDTH; ++i) {
+            widen(a.bank + i * BLOCK + lane, wide);
+            sum += wide * wide;
+        }
+        __builtin_memcpy(a.sums + lane, &sum, sizeof sum);
+    }
+}
+
+void pack_rows(const PackRows& a) {
+    constexpr std::int64_t COLUMNS = 64;  // a few cache lines of each row at a time
+    if (a.dense && a.width == 2) return pack_narrow<2>(a);
+    if (a.dense && a.width == 3) return pack_narrow<3>(a);
+    if (a.dense && a.width == 4) return pack_narrow<4>(a);
+    for (int lane = 0; lane < BLOCK; ++lane) a.sums[lane] = 0.0;
+    for (std::int64_t start = 0; start < a.width; start += COLUMNS) {
+        const std::int64_t stop = start + COLUMNS < a.width ? start + COLUMNS : a.width;
+        for (int lane = 0; lane < BLOCK; lane += 4) {
+            const float* const* rows = a.rows + lane;
+            std::int64_t i = start;
+            for (; i + 4 <= stop; i += 4) transpose_less(rows, i, a.centre + i, a.bank + i * BLOCK + lane, BLOCK);
+            for (; i < stop; ++i) {
+                for (int r = 0; r < 4; ++r) a.bank[i * BLOCK + lane + r] = rows[r][i] - a.centre[i];
+            }
+        }
+        for (int lane = 0; lane < BLOCK; lane += 2 * PER_SUM) {
+            Doubles sums[2], values;
+            __builtin_memcpy(sums, a.sums + lane, sizeof sums);
+            for (std::int64_t i = start; i < stop; ++i) {
+                for (int u = 0; u < 2; ++u) {
+                    widen(a.bank + i * BLOCK + lane + u * PER_SUM, values);
+                    sums[u] += values * values;
+                }
+            }
+            __builtin_memcpy(a.sums + lane, sums, sizeof sums);
+        }
+    }
+}
+
+double place_row(const float* values, const float* centre, std::int64_t width, float* out) {
+    Doubles sums[2] = {};
     double sum = 0.0;
-    for (int u = 0; u < SUMS; ++u) sum += sums[u / 8][u % 8];
+    std::int64_t i = 0;
+    for (; i + 2 * PER_SUM <= width; i += 2 * PER_SUM) {
+        for (int u = 0; u < 2; ++u) {
+            Singles value, middle;
+            read(values + i + u * PER_SUM, value);
+            read(centre + i + u * PER_SUM, middle);
+            value -= middle;
+            Doubles wide;
+            widen(value, wide);
+            sums[u] += wide * wide;
+            value *= -2.0f;
+            __builtin_memcpy(out + i + u * PER_SUM, &value, sizeof value);
+        }
+    }
+    for (; i < width; ++i) {
+        const float value = values[i] - centre[i];
+        sum += static_cast<double>(value) * static_cast<double>(value);
+        out[i] = -2.0f * value;
+    }
+    for (int j = 0; j < PER_SUM; ++j) sum += sums[0][j] + sums[1][j];
     return sum;
 }
 
@@ -717,7 +918,8 @@ namespace lpkernel {
 extern const Kernels LPKERNEL_TABLE;
 const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 latent_block,
-                                float_block,
+                                by_width<FloatBlock>,
+                                by_width<FloatBlocks>,
                                 rows<float, float>,
                                 rows<std::int16_t, std::int32_t>,
                                 cell_rows,
@@ -737,6 +939,9 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 words,
                                 direct,
                                 block_sums,
-                                scaled};
+                                scaled,
+                                direct_rows,
+                                pack_rows,
+                                place_row};
 
 }  // namespace lpkernel

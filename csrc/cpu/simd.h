@@ -443,6 +443,28 @@ inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
 
 #endif
 
+// Four rows' values from `first` on less those of `centre`, columns first: out[i * stride + r].
+#if defined(LPKERNEL_AVX512) || defined(LPKERNEL_AVX2) || defined(LPKERNEL_SSE2)
+inline void transpose_less(const float* const* rows, std::int64_t first, const float* centre, float* out,
+                           std::int64_t stride) {
+    const __m128 middle = _mm_loadu_ps(centre);
+    __m128 a = _mm_sub_ps(_mm_loadu_ps(rows[0] + first), middle), b = _mm_sub_ps(_mm_loadu_ps(rows[1] + first), middle);
+    __m128 c = _mm_sub_ps(_mm_loadu_ps(rows[2] + first), middle), d = _mm_sub_ps(_mm_loadu_ps(rows[3] + first), middle);
+    _MM_TRANSPOSE4_PS(a, b, c, d);
+    _mm_storeu_ps(out, a);
+    _mm_storeu_ps(out + stride, b);
+    _mm_storeu_ps(out + 2 * stride, c);
+    _mm_storeu_ps(out + 3 * stride, d);
+}
+#else
+inline void transpose_less(const float* const* rows, std::int64_t first, const float* centre, float* out,
+                           std::int64_t stride) {
+    for (int i = 0; i < 4; ++i) {
+        for (int r = 0; r < 4; ++r) out[i * stride + r] = rows[r][first + i] - centre[i];
+    }
+}
+#endif
+
 #if defined(LPKERNEL_AVX512) || defined(LPKERNEL_AVX2) || defined(LPKERNEL_SSE2) || defined(LPKERNEL_NEON)
 #define LPKERNEL_BYTES
 

@@ -39,29 +39,49 @@ class Smallest {
 
     static std::int64_t index(std::uint64_t key) { return static_cast<std::int64_t>(key & 0xFFFFFFFFu); }
 
-    void push(std::int32_t distance, std::int64_t index) {
+    static std::uint64_t key(std::int32_t distance, std::int64_t index) {
         const std::uint32_t above = static_cast<std::uint32_t>(distance) ^ SIGN;
-        push(std::uint64_t{above} << 32 | static_cast<std::uint64_t>(first_ + index));
+        return std::uint64_t{above} << 32 | static_cast<std::uint64_t>(index);
     }
+
+    void push(std::int32_t distance, std::int64_t index) { push(key(distance, first_ + index)); }
 
     void push(std::uint64_t key) {
         if (keys_.size() == need_) {
             if (key >= keys_.front()) return;
             std::pop_heap(keys_.begin(), keys_.end());
             keys_.back() = key;
+            std::push_heap(keys_.begin(), keys_.end());
         } else {
             keys_.push_back(key);
+            if (keys_.size() < need_) return;
+            std::make_heap(keys_.begin(), keys_.end());
         }
-        std::push_heap(keys_.begin(), keys_.end());
-        if (keys_.size() == need_) limit_ = std::min(limit_, distance(keys_.front()));
+        limit_ = std::min(limit_, distance(keys_.front()));
     }
+
+    // As if these were pushed, into one that holds none: up to MOST_AT_ONCE, each placed by how many come before it,
+    // which no branch depends on.
+    static constexpr int MOST_AT_ONCE = 64;
+    void assign(const std::uint64_t* keys, int count) {
+        const auto kept = std::min(need_, static_cast<std::size_t>(count));
+        keys_.resize(kept);
+        for (int i = 0; i < count; ++i) {
+            std::size_t before = 0;
+            for (int j = 0; j < count; ++j) before += keys[j] < keys[i];
+            if (before < kept) keys_[kept - 1 - before] = keys[i];  // the largest first: a heap
+        }
+        if (kept == need_) limit_ = std::min(limit_, distance(keys_.front()));
+    }
+
+    bool empty() const { return keys_.empty(); }
 
     void merge(const Smallest& other) {
         for (const std::uint64_t key : other.keys_) push(key);
     }
 
     std::int64_t top_index() const { return index(keys_.front()); }
-    const std::vector<std::uint64_t>& keys() const { return keys_; }  // a heap
+    const std::vector<std::uint64_t>& keys() const { return keys_; }  // a heap once there are `need`
     std::vector<std::uint64_t>& sorted() {                            // ascending; no push after this
         std::sort(keys_.begin(), keys_.end());
         return keys_;
@@ -87,10 +107,7 @@ class Nearest {
     std::int32_t limit() const { return limit_; }
     std::int64_t need() const { return 1; }
 
-    void push(std::int32_t distance, std::int64_t index) {
-        const std::uint32_t above = static_cast<std::uint32_t>(distance) ^ Smallest::SIGN;
-        push(std::uint64_t{above} << 32 | static_cast<std::uint64_t>(index));
-    }
+    void push(std::int32_t distance, std::int64_t index) { push(Smallest::key(distance, index)); }
 
     void push(std::uint64_t key) {
         if (key >= key_[0]) return;

@@ -1,11 +1,13 @@
 // How masked_topk runs. The bank's allowed rows are cut into blocks of BLOCK rows, the threads take runs of blocks (and
 // of queries, when there are too few blocks), and each query has a heap for each run; they merge at the end. (Q, B)
 // never exists. Few queries are compared with the rows where they lie (topk_rows.h), many with packed blocks
-// (topk_packed.h), for which the cost of packing is shared by all of them.
+// (topk_packed.h, topk_floats.h), for which the cost of packing is shared by all of them. A small bank of float32 is
+// packed once for all, and the threads take queries.
 
 #include "cpu/topk.h"
 
 #include "cpu/parallel.h"
+#include "cpu/topk_floats.h"
 #include "cpu/topk_packed.h"
 #include "cpu/topk_rows.h"
 
@@ -15,6 +17,11 @@ namespace {
 
 constexpr std::int64_t QUERIES = 1 << 13;  // searched at a time with packed blocks: what bounds the memory of heaps
 constexpr std::int64_t PIECE = 1 << 26;    // values compared between two looks at whether to go on
+constexpr std::int64_t ENTRIES = 1 << 22;  // of the lists of queries that are searched at a time
+constexpr std::int64_t KEPT = 1 << 22;     // bytes of a bank up to which it is packed once
+constexpr std::int64_t FEW = 48;           // queries of a thread below which packing it costs more than it saves
+constexpr std::int64_t MEASURED = 32;      // rows up to which all may be measured
+constexpr std::int64_t NEAR_BY = 1 << 18;  // bytes of queries that pass over a block, from a cache
 
 // search() on all of it, piece by piece. Queries are cut only where one block of rows with all of them is much.
 template <class T, class Search, class Heap>
@@ -30,6 +37,34 @@ void in_pieces(const Topk<T>& job, const Search& search, std::int64_t first_row,
             poll();
         }
     }
+}
+
+// Calls each(q) for the queries, some at a time on a thread.
+template <class Each>
+void for_queries(std::int64_t count, int threads, const Each& each) {
+    constexpr std::int64_t AT_ONCE = 64;
+    parallel((count + AT_ONCE - 1) / AT_ONCE, threads, [&](std::int64_t task) {
+        for (std::int64_t q = task * AT_ONCE; q < std::min(count, (task + 1) * AT_ONCE); ++q) each(q);
+    });
+}
+
+// What is in a query's heap, as its slots.
+template <class T, class Heap, class Value>
+void write(const Topk<T>& job, std::int64_t q, Heap& heap, const Value& value, std::int64_t* indices) {
+    std::int64_t at = q * job.k;
+    for (const std::uint64_t key : heap.sorted()) {
+        value(at, Smallest::distance(key));
+        indices[at++] = row_of(job, Smallest::index(key));
+    }
+}
+
+// The heaps (runs, Q) of all runs, as slots.
+template <class T, class Heap, class Value>
+void merge(const Topk<T>& job, std::int64_t runs, Heap* heaps, const Value& value, std::int64_t* indices) {
+    for_queries(job.count, job.threads, [&](std::int64_t q) {
+        for (std::int64_t r = 1; r < runs; ++r) heaps[q].merge(heaps[r * job.count + q]);
+        write(job, q, heaps[q], value, indices);
+    });
 }
 
 // Runs search(first row, last row, first query, last query, heaps) over the threads, and merges. value(at, bits): the
@@ -49,14 +84,7 @@ void divide(const Topk<T>& job, const Search& search, const Value& value, std::i
         in_pieces(job, search, blocks * r / runs * BLOCK, std::min(allowed, blocks * (r + 1) / runs * BLOCK), first,
                   last, heaps.data() + r * job.count + first);
     });
-    parallel(job.count, job.threads, [&](std::int64_t q) {
-        for (std::int64_t r = 1; r < runs; ++r) heaps[q].merge(heaps[r * job.count + q]);
-        std::int64_t at = q * job.k;
-        for (const std::uint64_t key : heaps[q].sorted()) {
-            value(at, Smallest::distance(key));
-            indices[at++] = row_of(job, Smallest::index(key));
-        }
-    });
+    merge(job, runs, heaps.data(), value, indices);
 }
 
 template <class T, class Search, class Value>
@@ -70,25 +98,104 @@ void divide(const Topk<T>& job, const Search& search, const Value& value, std::i
     }
 }
 
-// divide() with a Packed search, of QUERIES queries at a time.
-template <class Packed, class Heap, class T, class Value>
-void divide_packed(const Topk<T>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
-    Topk<T> part = job;
+// divide() with packed int16, of QUERIES queries at a time.
+template <class Heap, class Value>
+void packed_integers(const Topk<std::int16_t>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+    Topk<std::int16_t> part = job;
     std::vector<Heap> heaps;
     for (std::int64_t first = 0; first < job.count; first += QUERIES) {
         part.queries = job.queries + first * job.width;
         part.count = std::min(QUERIES, job.count - first);
         const std::int64_t begin = first * job.k;
         const auto place = [&](std::int64_t at, std::int32_t bits) { value(begin + at, bits); };
-        divide(part, Packed(part, run), place, indices + begin, heaps);
+        divide(part, PackedIntegers(part, run), place, indices + begin, heaps);
     }
 }
 
-template <class Packed, class T, class Value>
-void divide_packed(const Topk<T>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
-    const auto divided =
-        job.k == 1 ? divide_packed<Packed, Nearest, T, Value> : divide_packed<Packed, Smallest, T, Value>;
-    divided(job, run, value, indices);
+// The threads take queries, so many at a time as a cache holds.
+template <class Heap, class Value>
+void packed_by_queries(const FloatBank& bank, const Value& value, std::int64_t* indices) {
+    const Topk<float>& job = bank.job();
+    const std::int64_t shares = job.threads * (job.count < std::int64_t{512} * job.threads ? 1 : 4);
+    const std::int64_t tile = std::clamp<std::int64_t>(NEAR_BY / 4 / (bank.columns() + 1), 48, 1008) / 48 * 48;
+    parallel(shares, job.threads, [&](std::int64_t share) {
+        const std::int64_t last = job.count * (share + 1) / shares;
+        FloatQueries queries(bank);
+        FloatQueries::Scratch scratch;
+        std::vector<Heap> heaps;
+        for (std::int64_t first = job.count * share / shares; first < last; first += tile) {
+            const std::int64_t count = std::min(tile, last - first);
+            queries.place(first, count, 1);
+            heaps.resize(static_cast<std::size_t>(count));
+            for (Heap& heap : heaps) heap.reset(std::min(job.k, job.allowed));
+            queries.search(0, job.allowed, heaps.data(), scratch);
+            for (std::int64_t q = 0; q < count; ++q) write(job, first + q, heaps[q], value, indices);
+        }
+    });
+}
+
+// The threads take rows.
+template <class Heap, class Value>
+void packed_by_rows(const FloatBank& bank, const Value& value, std::int64_t* indices) {
+    const Topk<float>& job = bank.job();
+    const std::int64_t runs = std::min<std::int64_t>(bank.blocks(), job.threads);
+    const std::int64_t tile = std::clamp<std::int64_t>(ENTRIES / (2 * job.k + BLOCK), 48, QUERIES);
+    FloatQueries queries(bank);
+    std::vector<Heap> heaps;
+    std::vector<FloatQueries::Scratch> scratch(static_cast<std::size_t>(runs));
+    for (FloatQueries::Scratch& own : scratch) own.room = bank.room();
+    for (std::int64_t first = 0; first < job.count; first += tile) {
+        Topk<float> part = job;
+        part.count = std::min(tile, job.count - first);
+        queries.place(first, part.count, job.threads);
+        heaps.resize(static_cast<std::size_t>(runs * part.count));
+        for (Heap& heap : heaps) heap.reset(std::min(job.k, job.allowed));
+        parallel(runs, job.threads, [&](std::int64_t r) {
+            const std::int64_t from = bank.blocks() * r / runs * BLOCK;
+            const std::int64_t to = std::min(job.allowed, bank.blocks() * (r + 1) / runs * BLOCK);
+            queries.search(from, to, heaps.data() + r * part.count, scratch[r]);
+        });
+        const std::int64_t begin = first * job.k;
+        const auto place = [&](std::int64_t at, std::int32_t bits) { value(begin + at, bits); };
+        merge(part, runs, heaps.data(), place, indices + begin);
+    }
+}
+
+// Whether so many of the few rows are wanted that to look for them first is no gain. Screened / so, ten of 16 rows, two
+// threads: 1.4 with 250,000 queries of 2 values, 1.2 with 64, 1.0 with 16,384 of 1,024.
+bool wants_most(const Topk<float>& job) {
+    return job.allowed <= MEASURED && job.allowed <= 3 * job.k;
+}
+
+// Measures all rows, and places each by how many come before it.
+template <class Value>
+void measure_all(const Topk<float>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+    const auto rows = static_cast<int>(job.allowed);
+    const Exact exact(job, run);
+    for_queries(job.count, job.threads, [&](std::int64_t q) {
+        std::uint64_t keys[MEASURED];
+        exact.keys(q, nullptr, rows, keys);
+        const std::int64_t first = q * job.k;
+        for (int i = 0; i < rows; ++i) {
+            std::int64_t before = 0;
+            for (int j = 0; j < rows; ++j) before += keys[j] < keys[i];
+            if (before >= job.k) continue;
+            value(first + before, Smallest::distance(keys[i]));
+            indices[first + before] = row_of(job, Smallest::index(keys[i]));
+        }
+        if (q % 1024 == 0) poll();
+    });
+}
+
+template <class Heap, class Value>
+void packed_floats(const Topk<float>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+    FloatBank bank(job, run);
+    const bool many = job.count >= std::int64_t{FEW} * job.threads || bank.blocks() < job.threads;
+    if (!many || (bank.packed_bytes() > KEPT && bank.blocks() >= job.threads)) {
+        return packed_by_rows<Heap>(bank, value, indices);
+    }
+    bank.keep();
+    packed_by_queries<Heap>(bank, value, indices);
 }
 
 // Fills every slot with `empty`; whether there is anything to find.
@@ -105,7 +212,9 @@ std::int32_t square(std::int32_t a) {
 
 }  // namespace
 
-void topk(const Topk<std::int16_t>& job, const Kernels& run, std::int32_t* distances, std::int64_t* indices) {
+void topk(const Topk<std::int16_t>& asked, const Kernels& run, std::int32_t* distances, std::int64_t* indices) {
+    Topk<std::int16_t> job = asked;
+    if (soon(job)) job.threads = 1;
     if (!begin(job, Smallest::ANY, distances, indices)) return;
     const auto value = [&](std::int64_t at, std::int32_t bits) { distances[at] = bits; };
     if (job.width == 1) {  // the only width at which differences may leave int16
@@ -122,14 +231,20 @@ void topk(const Topk<std::int16_t>& job, const Kernels& run, std::int32_t* dista
     } else if (job.own_mask || job.count < job.packed_from) {
         divide(job, integer_rows(job, run), value, indices);
     } else {
-        divide_packed<PackedIntegers>(job, run, value, indices);
+        const auto search =
+            job.k == 1 ? packed_integers<Nearest, decltype(value)> : packed_integers<Smallest, decltype(value)>;
+        search(job, run, value, indices);
     }
 }
 
-void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int64_t* indices) {
+void topk(const Topk<float>& asked, const Kernels& run, float* distances, std::int64_t* indices) {
+    Topk<float> job = asked;
+    if (soon(job)) job.threads = 1;
     if (!begin(job, std::numeric_limits<float>::infinity(), distances, indices)) return;
     const auto value = [&](std::int64_t at, std::int32_t bits) { distances[at] = from_bits(bits); };
-    if (job.width >= WIDEST) {  // no screen is proven
+    if (wants_most(job)) {
+        measure_all(job, run, value, indices);
+    } else if (job.width >= WIDEST) {  // no screen is proven
         const Exact exact(job, run);
         const auto each = [&](std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
                               auto* heaps) {
@@ -141,7 +256,9 @@ void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int
     } else if (job.own_mask || job.count < job.packed_from) {
         divide(job, float_rows(job, run), value, indices);
     } else {
-        divide_packed<PackedFloats>(job, run, value, indices);
+        const auto search =
+            job.k == 1 ? packed_floats<Nearest, decltype(value)> : packed_floats<Smallest, decltype(value)>;
+        search(job, run, value, indices);
     }
 }
 

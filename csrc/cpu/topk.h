@@ -30,4 +30,12 @@ struct Topk {
 void topk(const Topk<std::int16_t>& job, const Kernels& run, std::int32_t* distances, std::int64_t* indices);
 void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int64_t* indices);
 
+// Whether it takes some microseconds, so that another thread would not be awake before its end.
+template <class T>
+bool soon(const Topk<T>& job) {
+    constexpr double SOON = 1 << 18, CHOICE = 1 << 10;  // values compared, and as many as choosing among rows takes
+    const double of_query = static_cast<double>(job.allowed) * static_cast<double>(job.width + 4);
+    return static_cast<double>(job.count) * (of_query + (job.k > 1 ? CHOICE : 0)) < SOON;
+}
+
 }  // namespace lpkernel

@@ -26,6 +26,16 @@ const T* bank_row(const Topk<T>& job, std::int64_t a) {
     return job.bank + row_of(job, a) * job.width;
 }
 
+// Columns that enter, where all queries have the same.
+template <class T>
+std::vector<std::int64_t> marked_columns(const Topk<T>& job) {
+    std::vector<std::int64_t> list;
+    for (std::int64_t i = 0; i < job.width; ++i) {
+        if (!job.shared_mask || job.shared_mask[i]) list.push_back(i);
+    }
+    return list;
+}
+
 inline std::int32_t to_bits(float value) {
     std::int32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
@@ -73,6 +83,35 @@ class Exact {
         const double sum = run_.direct(job_.queries + q * job_.width, bank_row(job_, a), used, job_.width);
         heap.push(order_bits(static_cast<float>(sum * weight_of(job_, a))), a);
     }
+
+    // Of some rows, as Smallest::push takes them; none twice.
+    void operator()(std::int64_t q, const std::int32_t* rows, std::int64_t count, Smallest& heap) const {
+        std::uint64_t made[AT_ONCE];
+        for (; count > 0; rows += AT_ONCE, count -= AT_ONCE) {
+            const auto some = static_cast<int>(std::min<std::int64_t>(AT_ONCE, count));
+            keys(q, rows, some, made);
+            if (heap.empty()) {
+                heap.assign(made, some);
+            } else {
+                for (int i = 0; i < some; ++i) heap.push(made[i]);
+            }
+        }
+    }
+
+    // Keys of up to AT_ONCE rows; rows: their positions, or nullptr for the first ones.
+    void keys(std::int64_t q, const std::int32_t* rows, int count, std::uint64_t* made) const {
+        const float* used = used_.empty() ? nullptr : used_.data() + (shared_ ? 0 : q * job_.width);
+        const float* from[AT_ONCE] = {};
+        double sums[AT_ONCE];
+        for (int i = 0; i < count; ++i) from[i] = bank_row(job_, rows ? rows[i] : i);
+        run_.direct_rows(job_.queries + q * job_.width, from, used, job_.width, count, sums);
+        for (int i = 0; i < count; ++i) {
+            const std::int64_t a = rows ? rows[i] : i;
+            made[i] = Smallest::key(order_bits(static_cast<float>(sums[i] * weight_of(job_, a))), a);
+        }
+    }
+
+    static constexpr int AT_ONCE = Smallest::MOST_AT_ONCE;
 
   private:
     const Topk<float>& job_;

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import cache
+from typing import Any
+
+import torch
 
 from lpkernel.backends.base import Backend, ScanRequest, TopkRequest
 from lpkernel.backends.cpp import CppBackend
@@ -54,6 +58,25 @@ def choose(name: str, request: ScanRequest | TopkRequest | None = None, device: 
             return backend
         refused.append(f"{backend.name}: {'; '.join(reasons)}")
     raise BackendUnavailable(f"no backend can run this. {' | '.join(refused)}")
+
+
+def plain_topk(name: str, queries: Any, bank: Any, k: int, here: bool) -> tuple[Any, Any, bool] | None:
+    """What `choose(name)` finds for float32 NumPy rows without masks or weights, if that is `cpp` and the choice has
+    been made before: a search of one query takes less time than `choose`. See `CppBackend.plain_topk`; None: choose.
+
+    here: "auto" may not take a GPU, since the rows are of tensors on the CPU.
+    """
+    cpp = BACKENDS.get("cpp")
+    by_auto = name == "auto" and "cpp" in _said and (here or _no_gpu())
+    if not isinstance(cpp, CppBackend) or not (by_auto or name == "cpp"):
+        return None
+    return cpp.plain_topk(queries, bank, k, by_auto)
+
+
+@cache
+def _no_gpu() -> bool:
+    """Which stays so as long as the process lives."""
+    return not torch.cuda.is_available()
 
 
 def against_auto(backend: Backend, request: ScanRequest | TopkRequest | None = None, device: str = "auto") -> list[str]:

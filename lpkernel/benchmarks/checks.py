@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from lpkernel.backends.base import TopK
 from lpkernel.errors import LpkernelError
 
-ROWS = 64  # queries of a point measured against the truth, spread evenly
+ROWS = 64  # queries of a point measured against the truth, spread evenly; fewer of a large bank,
+MOST_DISTANCES = 1 << 24  # for so many distances
 RTOL_DIRECT = 1e-5  # of the distance: float32 rounding
 RTOL_EXPANDED = 2e-5  # of |q|^2 + |b|^2: what |q|^2 + |b|^2 - 2 q.b loses in float32
 TILE_BYTES = 32 << 20
@@ -46,12 +47,13 @@ class Truth:
 
     def __init__(self, batches: list[NDArray[Any]], bank: NDArray[Any], k: int) -> None:
         self.k, self.bank, self.shape = k, bank, (len(batches[0]), k)
-        self.rows = spread(len(batches[0]), max(1, ROWS // len(batches)))
+        rows = min(ROWS, MOST_DISTANCES // len(bank))
+        self.rows = spread(len(batches[0]), max(1, rows // len(batches)))
         self.queries = [batch[self.rows].astype(np.float64) for batch in batches]
         distances = true_distances(np.concatenate(self.queries), bank)
         self.order = np.argsort(distances, axis=1, kind="stable")[:, :k].reshape(len(batches), -1, k)
         self.nearest = np.take_along_axis(distances, self.order.reshape(-1, k), 1).reshape(self.order.shape)
-        self.largest = max(float(np.square(row.astype(np.float64)).sum()) for row in bank)
+        self.largest = float(np.einsum("bd,bd->b", bank, bank, dtype=np.float64).max())
 
     def _check_shape(self, answer: TopK) -> None:
         got = np.shape(answer.distances), np.shape(answer.indices)

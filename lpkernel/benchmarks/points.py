@@ -86,17 +86,26 @@ def _peer_entrant(peer: Peer, search: Search, truth: Truth) -> Entrant:
 
 
 def topk(
-    dtype: str, n: int, b: int, k: int, ours: Sequence[str], others: Sequence[Peer], bounds: Limits, seed: int
+    dtype: str,
+    n: int,
+    b: int,
+    k: int,
+    ours: Sequence[str],
+    others: Sequence[Peer],
+    bounds: Limits,
+    seed: int,
+    case: str = "topk",
+    width: int = TOPK_WIDTH,
 ) -> Point:
-    """`lpkernel.masked_topk` on normally distributed float32 rows, or on uniform int16 ones; D = 512.
+    """`lpkernel.masked_topk` on normally distributed float32 rows, or on uniform int16 ones.
 
     The peers search int16 rows as float32.
     """
     random = np.random.default_rng((seed, 4))
     batches = batch_count(n)
-    shape = (b + n * batches, TOPK_WIDTH)
+    shape = (b + n * batches, width)
     if dtype == "int16":
-        limit = int(np.sqrt((2**31 - 1) / TOPK_WIDTH) / 2)
+        limit = int(np.sqrt((2**31 - 1) / width) / 2)
         rows: NDArray[Any] = random.integers(-limit, limit + 1, shape, np.int16)
     else:
         rows = random.standard_normal(shape, np.float32)
@@ -118,13 +127,13 @@ def topk(
         return Entrant(f"lpkernel {backend.name}", True, prepare, check, _reason(backend, request))
 
     return Point(
-        "topk",
+        case,
         dtype,
-        {"N": n, "B": b, "D": TOPK_WIDTH, "K": k},
-        float(n * b * TOPK_WIDTH),
+        {"N": n, "B": b, "D": width, "K": k},
+        float(n * b * width),
         batches,
         [*map(entrant, backends(ours)), *(_peer_entrant(peer, search, truth) for peer in others)],
-        bounds.vectors(n, b, TOPK_WIDTH),
+        bounds.vectors(n, b, width),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -100,6 +101,14 @@ def verdicts(results: Results) -> list[dict[str, Any]]:
     return found
 
 
+def losses(compared: list[dict[str, Any]]) -> str:
+    """The geometric mean of some verdicts, how many are lost, and the worst."""
+    mean = math.exp(sum(math.log(entry["ratio"]) for entry in compared) / len(compared))
+    lost = sorted((entry for entry in compared if entry["ratio"] < 1), key=lambda entry: entry["ratio"])
+    worst = f", the worst {lost[0]['ratio']:.2f} at {place(lost[0]['x'])}" if lost else ""
+    return f"geometric mean {mean:.2f}, {len(lost)} of {len(compared)} points lost{worst}"
+
+
 def summary(results: Results) -> list[str]:
     """The whole run: fastest of ours beside the fastest peer at each point, memory, losses, and who was absent."""
     lines = []
@@ -110,9 +119,8 @@ def summary(results: Results) -> list[str]:
         mark = "" if entry["ratio"] >= 1 else f"  {LOST}"
         where = f"{entry['case']} {entry['data']} {place(entry['x'])}"
         lines.append(f"  {entry['ratio']:8.2f}  {where}: {entry['ours']} against {entry['peer']}{mark}")
-    lost = sum(entry["ratio"] < 1 for entry in compared)
-    if compared:
-        lines.append(f"  {lost} of {len(compared)} points lost")
+    for case in dict.fromkeys(entry["case"] for entry in compared):
+        lines.append(f"  {case}: {losses([entry for entry in compared if entry['case'] == case])}")
     memory = [record for record in results.records if record.case == "memory"]
     if memory:
         lines.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import subprocess
 import sys
@@ -23,12 +24,20 @@ from lpkernel.benchmarks.points import Entrant, Generation, Point
 from lpkernel.benchmarks.resident import ONE_SCALE
 from lpkernel.errors import InputError, LpkernelError
 
-CASES = ("topk", "step", "generate", "memory", "decode")
+USUAL = ("topk", "step", "generate", "memory", "decode")
+CASES = (*USUAL, "sweep")
 NS = (1, 4, 16, 64, 256, 1024, 4096)
 BS = (16, 256, 1000, 10_000, 30_000, 100_000)
 PS = (2, 3, 4, 5, 6, 7, 8)
 KS = (1, 3, 10, 32)
 MANY = 30_000
+SWEPT_BS = (16, 128, 1024, 10_000, 100_000, 1_000_000)  # the short sweep has every second one, and of these, too:
+SWEPT_DS = (2, 3, 16, 64, 256, 1024)
+SWEPT_NS = (1, 16, 256)  # and as many as make SWEPT_WORK multiply-adds
+SWEPT_KS = (1, 10)
+SWEPT_WORK = 1 << 28
+SWEPT_MOST_N, SWEPT_MOST_VALUES = 250_000, 1 << 27  # queries; values of a bank
+SWEPT_BACKENDS, SWEPT_PEERS = ("cpp",), ("matmul", "faiss")
 PRESETS_OF_MEMORY = ("paper", "balanced")
 GENERATION_PEER = "torch-float32"
 ALL_PEERS = (*PEERS, GENERATION_PEER, *decoding.PEERS)
@@ -55,7 +64,7 @@ LOOK_IMAGES = 250  # run next, to tell which way is faster
 class Options:
     """What the command line sets. The lists None: the short sweep, or the full one."""
 
-    cases: tuple[str, ...] = CASES
+    cases: tuple[str, ...] = USUAL
     data: tuple[str, ...] = data.DATA
     n: tuple[int, ...] | None = None
     b: tuple[int, ...] | None = None
@@ -70,6 +79,7 @@ class Options:
     budget: float = 0.5
     longest: float | None = None
     seed: int = 0
+    d: tuple[int, ...] | None = None
 
     def check(self) -> None:
         for what, given, known in (
@@ -81,7 +91,7 @@ class Options:
             for name in given:
                 if name not in known:
                     raise InputError(f"{what}: got {name!r}, expected of {', '.join(known)}")
-        for what, values in (("--n", self.n), ("--b", self.b), ("--p", self.p), ("--k", self.k)):
+        for what, values in (("--n", self.n), ("--b", self.b), ("--d", self.d), ("--p", self.p), ("--k", self.k)):
             if values is not None and min(values) < 1:
                 raise InputError(f"{what}: got {min(values)}, expected numbers of at least 1")
         if self.threads < 1 or self.budget <= 0 or (self.longest is not None and self.longest <= 0):
@@ -165,6 +175,11 @@ class Suite:
         if "topk" in options.cases:
             for dtype, n, b, k in topk_sweep(options):
                 yield partial(points.topk, dtype, n, b, k, ours, others, bounds, seed)
+        if "sweep" in options.cases:
+            swept = tuple(name for name in ours if name in SWEPT_BACKENDS)
+            rivals = [PEERS[name] for name in SWEPT_PEERS if name in options.peers]
+            for n, b, d, k in swept_points(options):
+                yield partial(points.topk, "float32", n, b, k, swept, rivals, bounds, seed, "sweep", d)
         if "step" in options.cases:
             for kind in options.data:
                 for n, b, p, k in step_sweep(options, kind):
@@ -343,6 +358,21 @@ def topk_sweep(options: Options) -> list[tuple[str, int, int, int]]:
     found += [("int16", n, MANY, 10) for n in (NS if options.full else (1, 64, 1024))]
     if options.full:
         found += [("float32", 64, MANY, k) for k in KS if k != 10]
+    return found
+
+
+def swept_points(options: Options) -> list[tuple[int, int, int, int]]:
+    """(N, B, D, K) of the sweep over sizes of bank and widths; N as given, or some and as many as SWEPT_WORK allows."""
+    bs = options.b or (SWEPT_BS if options.full else SWEPT_BS[::2])
+    ds = options.d or (SWEPT_DS if options.full else SWEPT_DS[::3] + SWEPT_DS[2::3])
+    found = []
+    for b, d, k in itertools.product(bs, sorted(ds), options.k or SWEPT_KS):
+        if b * d > SWEPT_MOST_VALUES or k > b:
+            continue
+        most = max(1, min(SWEPT_MOST_N, SWEPT_WORK // (b * d)))
+        few = SWEPT_NS if options.full else SWEPT_NS[:1]
+        ns = options.n or sorted({most, *(n for n in few if n < most)})
+        found += [(n, b, d, k) for n in ns]
     return found
 
 

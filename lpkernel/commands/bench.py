@@ -18,10 +18,18 @@ def words(text: str) -> tuple[str, ...]:
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("bench", help="time every backend beside other libraries")
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="topk, step, generate, memory, decode (default: all)")
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help="topk, step, generate, memory, decode (default: these), sweep"
+    )
     parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank of codes (default: the avatars)")
     parser.add_argument("--data", type=words, metavar="D1,...", help="codes of the step: bank, random (default: both)")
-    for letter, meaning in (("n", "queries or images"), ("b", "bank sizes"), ("p", "patch sides"), ("k", "neighbours")):
+    for letter, meaning in (
+        ("n", "queries or images"),
+        ("b", "bank sizes"),
+        ("d", "widths of the sweep"),
+        ("p", "patch sides"),
+        ("k", "neighbours"),
+    ):
         parser.add_argument(f"--{letter}", type=integers(), metavar=f"{letter.upper()}1,...", help=meaning)
     parser.add_argument("--backend", type=words, metavar="B1,...", help="of lpkernel's backends (default: all)")
     parser.add_argument(
@@ -59,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
 
     lists = {"cases": tuple(args.cases), "data": args.data, "backends": args.backend, "peers": args.peers}
     given = {name: value for name, value in lists.items() if value is not None and (value or name == "peers")}
-    numbers = {name: getattr(args, name) for name in ("n", "b", "p", "k")}
+    numbers = {name: getattr(args, name) for name in ("n", "b", "d", "p", "k")}
     options = Options(
         **given,
         **numbers,

@@ -36,6 +36,11 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--provenance", action="store_true", help="also each image's source map, overlay and provenance sheet"
     )
+    parser.add_argument(
+        "--shards",
+        choices=("tar",),
+        help="write images, facts and source maps into a tar file of each process, as WebDataset reads them",
+    )
     parser.set_defaults(run=run, begins=lambda args: begins("making", args))
 
 
@@ -48,11 +53,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace, share: bool, shards: Sequence[Path]) -> None:
     """The run, or a share of its images; `ranks.run` says what shards are."""
-    from lpkernel.commands import results
+    from lpkernel.commands import ranks, results
     from lpkernel.commands.results import PROVENANCE
 
     kinds = ["image", *(PROVENANCE if args.provenance else [])]
-    session = results.prepare(args, "generate", kinds, not args.no_decode, args.sources)
+    tars = [] if args.shards is None else ranks.tar_files(args.out, shards)
+    session = results.prepare(args, "generate", kinds, not args.no_decode, args.sources, tars, bool(shards))
     if session is None:
         return
     session.share, session.shards = share, shards

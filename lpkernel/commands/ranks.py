@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lpkernel.commands.runs import FACTS, PART, SOURCES
+from lpkernel.commands.tar_shard import shard_name
 from lpkernel.errors import InputError, LpkernelError
 
 USAGE_ERROR = 2
@@ -121,6 +122,12 @@ def _whole(args: argparse.Namespace, shards: Sequence[Path], make: Callable[...,
                 (shard / name).unlink(missing_ok=True)
         if not _names(shard):
             shard.rmdir()
+
+
+def tar_files(out: Path, shards: Sequence[Path]) -> list[str]:
+    """The tar files of a run in `out`, which is a share of one process or has those of `shards`."""
+    numbers = [_SHARD.fullmatch(folder.name) for folder in shards or [out]]
+    return [shard_name(int(match[1]) if match else 0) for match in numbers]
 
 
 def _names(folder: Path) -> list[str]:

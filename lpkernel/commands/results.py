@@ -63,6 +63,8 @@ class Session:
     text: dict[str, Any] = field(default_factory=dict)  # what each picture says of the run
     share: bool = False  # whether another process puts this run's images together with others
     shards: Sequence[Path] = ()  # folders of such shares, in order
+    tars: Sequence[str] = ()  # files that hold the images
+    pictures: dict[int, dict[str, bytes]] = field(default_factory=dict)  # of a batch, that go into a tar file
 
     def options(self, n: int, first_image: int, candidates: NDArray[np.int64] | None) -> dict[str, Any]:
         """The arguments that every mode takes, for one batch of one group."""
@@ -93,8 +95,22 @@ class Session:
 
         where = self.groups[(index - self.args.first_image) // self.args.n][0]
         said = self.text | {"picture": kind, "image": index} | ({"where": where} if where else {})
-        path = self.args.out / of_image(kind).format(index=index)
-        render.save_png(path, picture, {TEXT: json_text(said, indent=None)}, fast)
+        text = {TEXT: json_text(said, indent=None)}
+        if self.folder.endings:
+            self.pictures.setdefault(index, {})[ending(kind)] = render.png(picture, text, fast)
+        else:
+            render.save_png(self.args.out / of_image(kind).format(index=index), picture, text, fast)
+
+    def take_pictures(self) -> list[dict[str, bytes]]:
+        """What was saved of each image since the last call, for a tar file."""
+        taken = [self.pictures[index] for index in sorted(self.pictures)]
+        self.pictures.clear()
+        return taken
+
+
+def ending(kind: str) -> str:
+    """What the name of a picture ends in, after the image's number, in a tar file."""
+    return "png" if kind == "image" else f"{kind}.png"
 
 
 def prepare(
@@ -103,10 +119,14 @@ def prepare(
     kinds: Sequence[str] = ("image",),
     decode: bool = True,
     sources: int | None = None,
+    tars: Sequence[str] = (),
+    grown: bool = False,
 ) -> Session | None:
     """Load what a run needs, or report it and give None when --out holds all of this very run already.
 
     name: the command. kinds: of pictures that each image has. sources: allow only the first so many bank images.
+    tars: files that hold the images instead of single ones. grown: whether they are complete already, by other
+    processes; else there is one, which grows.
     Wrong settings are found before the autoencoder, which may be large, is loaded. Raises InputError.
     """
     import numpy as np
@@ -139,8 +159,10 @@ def prepare(
         args.n,
         DECODE_BATCH if decode else SYNTHESIS_BATCH,
         args.overwrite,
-        [SOURCES, FACTS, *([SHEET, BASELINE] if decode else [])],
-        [of_image(kind) for kind in kinds] if decode else [],
+        [SOURCES, FACTS, *([SHEET, BASELINE] if decode else []), *tars],
+        [of_image(kind) for kind in kinds] if decode and not tars else [],
+        tars[0] if tars and not grown else None,
+        [*(ending(kind) for kind in kinds if decode), "json", "npy"] if tars else [],
     )
     if (record := folder.finished()) is not None:
         report(args, record, [f"all of this run is in {args.out} already; --overwrite makes it anew"])
@@ -150,7 +172,7 @@ def prepare(
         with clock.stage("load autoencoder"):
             autoencoder = Once(load_autoencoder(args.autoencoder, args.device, args.dtype))
         bank.check_autoencoder(autoencoder)
-    return Session(args, bank, autoencoder, groups, clock, folder, digest)
+    return Session(args, bank, autoencoder, groups, clock, folder, digest, tars=tars)
 
 
 def _allowed(bank: Bank, expression: str, first: NDArray[np.int64] | None) -> NDArray[np.int64]:
@@ -214,7 +236,7 @@ def run(
                 if session.autoencoder is not None:
                     with session.clock.stage("decode and write"):
                         _write_images(session, made, args.first_image + start, provenance)
-                stream.append(made.sources, _facts_of_images(session, made, start))
+                stream.append(made.sources, _facts_of_images(session, made, start), session.take_pictures())
                 progress.add(count)
         if session.share:
             return
@@ -240,7 +262,7 @@ def run(
             "images": FACTS,
             "warnings": list(warnings),
             "told": list(told),
-            "files": [*session.files, SOURCES, FACTS, f"{folder.name}.json"],
+            "files": [*session.files, *session.tars, SOURCES, FACTS, f"{folder.name}.json"],
             "files_per_image": folder.files_per_image,
             "seconds": session.clock.seconds,
         }
@@ -360,8 +382,7 @@ def _write_sheet(
         if shown < args.n:
             text += f": first {shown} of {args.n} shown"
         start = number * args.n
-        files = [args.out / of_image("image").format(index=args.first_image + start + i) for i in range(shown)]
-        images = np.stack([load_pixels(file) for file in files])
+        images = np.stack([load_pixels(_picture(session, stream, start + i)) for i in range(shown)])
         sections.append((text, images, stream.maps(slice(start, start + shown))))
     maps = np.concatenate([maps for _, _, maps in sections if maps is not None])
     every = np.unique(np.concatenate([np.arange(bank.size) if group is None else group for _, group in groups]))
@@ -372,6 +393,13 @@ def _write_sheet(
     assert session.autoencoder is not None
     pictures = session.autoencoder.decode(bank.whole(sources))
     session.save_picture(SHEET, render.contact_sheet(pictures, sources, sections))
+
+
+def _picture(session: Session, stream: Stream, number: int) -> Path | bytes:
+    """The picture of an image, or where it is, counted from the run's first."""
+    if session.folder.endings:
+        return stream.picture(number)
+    return session.args.out / of_image("image").format(index=session.args.first_image + number)
 
 
 def _autoencoder_facts(session: Session) -> dict[str, Any] | None:

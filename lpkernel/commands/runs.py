@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpkernel.commands.common import json_text, write_json
+from lpkernel.commands.tar_shard import TarShard
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp, open_regular
 
@@ -144,6 +145,8 @@ class Folder:
     overwrite: bool
     files: list[str] = field(default_factory=list)
     files_per_image: list[str] = field(default_factory=list)
+    shard: str | None = None  # the tar file that pictures, facts and maps are appended to
+    endings: Sequence[str] = ()  # of the members that each image has in it
 
     @property
     def unfinished(self) -> str:
@@ -188,7 +191,7 @@ class Folder:
         same = [record for record in records if record.data.get("run") == self.identity]
         go_on = bool(same) and not same[0].finished and not self.overwrite
         listed = {name for record in records for name in (*record.listed(), record.file)}
-        ours = Record(self.path, "", self._facts([*self.files, *_parts()]))
+        ours = Record(self.path, "", self._facts([*self.files, *self._parts()]))
         if others := [name for name in ours.listed() if name not in listed]:
             raise InputError(
                 f"{self.path / others[0]} is there and no record of a run lists it; move it, or give another --out"
@@ -196,7 +199,7 @@ class Folder:
         if not go_on:
             for name in sorted(listed, key=lambda name: name.endswith(".json")):  # the records last
                 (self.path / name).unlink(missing_ok=True)
-            write_json(self.path / self.unfinished, self._facts([*self.files, *_parts()]))
+            write_json(self.path / self.unfinished, self._facts([*self.files, *self._parts()]))
         return Stream(self, grid)
 
     def _facts(self, files: Sequence[str]) -> dict[str, Any]:
@@ -223,17 +226,17 @@ class Folder:
                 return number
         return self.count
 
+    def _parts(self) -> list[str]:
+        return [name + PART for name in (FACTS, SOURCES, *([self.shard] if self.shard else []))]
+
     def finish(self, record: dict[str, Any]) -> None:
         write_json(self.path / f"{self.name}.json", record)
         (self.path / self.unfinished).unlink()
 
 
-def _parts() -> list[str]:
-    return [FACTS + PART, SOURCES + PART]
-
-
 class Stream:
-    """The source maps (count, M, M) int32 and the facts of a run, appended batch by batch; a context manager.
+    """The source maps (count, M, M) int32 and the facts of a run, and its shard if it has one, appended batch by batch;
+    a context manager.
 
     done: the images that an earlier process finished.
     """
@@ -250,7 +253,14 @@ class Stream:
         self._maps, self._facts = (_appendable(folder.path, name) for name in (SOURCES, FACTS))
         ends = list(_line_ends(self._facts))
         rows = (self._maps.seek(0, os.SEEK_END) - self._start) // self._row
-        self.done = folder.whole_batches(max(0, min(rows, len(ends), folder.pictures() if rows > 0 else 0)))
+        there = min(rows, len(ends), folder.pictures() if rows > 0 else 0)
+        self._shards: list[TarShard] = []  # in the order of their images
+        if folder.shard:
+            self._shards = [TarShard(_appendable(folder.path, folder.shard), folder.first_image, folder.endings)]
+            there = min(there, len(self._shards[0]))
+        self.done = folder.whole_batches(max(0, there))
+        for shard in self._shards:
+            shard.cut(self.done)
         self._facts.truncate(ends[self.done - 1] if self.done else 0)
         self._maps.truncate(self._start + self.done * self._row if self.done else 0)
         if not self.done:
@@ -259,8 +269,19 @@ class Stream:
         for file in (self._maps, self._facts):
             file.seek(0, os.SEEK_END)
 
-    def append(self, maps: NDArray[np.int32], facts: Sequence[dict[str, Any]]) -> None:
-        """A batch whose pictures are written."""
+    def append(
+        self, maps: NDArray[np.int32], facts: Sequence[dict[str, Any]], pictures: Sequence[dict[str, bytes]] = ()
+    ) -> None:
+        """A batch whose pictures are written, or with a shard the pictures, by ending, of each image."""
+        import numpy as np
+
+        if self._folder.shard:
+            for one, fact, members in zip(maps, facts, pictures or [{}] * len(maps), strict=True):
+                array = io.BytesIO()
+                np.save(array, one.astype("<i4"))
+                text = (json_text(fact, indent=None) + "\n").encode()
+                self._shards[0].append({**members, "json": text, "npy": array.getvalue()})
+            self._shards[0].flush()
         self._maps.write(maps.astype("<i4").tobytes())
         self._facts.write("".join(json_text(one, indent=None) + "\n" for one in facts).encode())
         for file in (self._maps, self._facts):
@@ -275,8 +296,9 @@ class Stream:
 
         if not shards:
             return
-        most, row = self._folder.whole_batches(self._folder.count), 0
+        most, row, tars = self._folder.whole_batches(self._folder.count), 0, []
         for shard in shards:
+            tars += [(shard, path.name, self._folder.first_image + row) for path in sorted(shard.glob("*.tar" + PART))]
             maps = np.load(shard / (SOURCES + PART), mmap_mode="r")
             with (shard / (FACTS + PART)).open("rb") as facts:
                 for one, line in zip(maps, facts, strict=True):
@@ -291,6 +313,20 @@ class Stream:
         if row != self._folder.count or self._folder.pictures() != row:
             raise InputError(f"--out {self._folder.path}: {row} of {self._folder.count} images are there; run it again")
         self.done = max(self.done, most)
+        for shard, name, first in tars:
+            tar = TarShard(_appendable(shard, name.removesuffix(PART)), first, self._folder.endings)
+            tar.finish()
+            tar.flush()
+            os.replace(shard / name, self._folder.path / name.removesuffix(PART))
+            self._shards.append(tar)
+
+    def picture(self, number: int) -> bytes:
+        """The PNG of an image that is in a shard, counted from the run's first."""
+        for shard in self._shards:
+            if number < len(shard):
+                return shard.read(number)
+            number -= len(shard)
+        raise IndexError(number)
 
     def maps(self, rows: slice) -> NDArray[np.int32]:
         """Source maps that were appended."""
@@ -302,11 +338,13 @@ class Stream:
 
     def finish(self) -> None:
         """Give the files their names."""
+        if self._folder.shard:
+            self._shards[0].finish()
+            self._shards[0].close()
+            _whole(self._folder.path, self._folder.shard)
         for name, file in ((SOURCES, self._maps), (FACTS, self._facts)):
-            file.flush()
-            os.fsync(file.fileno())
             file.close()
-            os.replace(self._folder.path / (name + PART), self._folder.path / name)
+            _whole(self._folder.path, name)
 
     def __enter__(self) -> Stream:
         return self
@@ -314,6 +352,15 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self._maps.close()
         self._facts.close()
+        for shard in self._shards:
+            shard.close()
+
+
+def _whole(folder: Path, name: str) -> None:
+    """Give a file that has grown its name, when it is on disk."""
+    with (folder / (name + PART)).open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(folder / (name + PART), folder / name)
 
 
 def _appendable(folder: Path, name: str) -> io.BufferedRandom:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -274,8 +275,14 @@ def save_png(path: Path, image: Pixels, text: Mapping[str, str] | None = None, f
 
     text: chunks by keyword, Latin-1. fast: a larger file in less time.
     """
-    chunks = PngInfo()
+    with atomic_path(path) as partial:
+        partial.write_bytes(png(image, text, fast))
+
+
+def png(image: Pixels, text: Mapping[str, str] | None = None, fast: bool = False) -> bytes:
+    """What `save_png` writes."""
+    chunks, file = PngInfo(), BytesIO()
     for keyword, value in (text or {}).items():
         chunks.add_text(keyword, value)
-    with atomic_path(path) as partial:
-        Image.fromarray(image).save(partial, format="PNG", pnginfo=chunks, compress_level=1 if fast else 6)
+    Image.fromarray(image).save(file, format="PNG", pnginfo=chunks, compress_level=1 if fast else 6)
+    return file.getvalue()

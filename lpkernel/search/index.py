@@ -13,7 +13,7 @@ from lpkernel import checks, tensor_file
 from lpkernel.backends.base import TopK
 from lpkernel.errors import InputError, unknown_name
 from lpkernel.files import atomic_path
-from lpkernel.search.ops import masked_topk
+from lpkernel.search.ops import masked_topk, plain_topk
 
 FORMAT = "lpkernel index"
 VERSION = "1"
@@ -60,21 +60,41 @@ class IndexFlatL2:
 
     def search(self, x: Any, k: int) -> TopK:
         """(distances, indices), each (Q, k), of the k nearest rows to each of x (Q, D); see `lpkernel.masked_topk`."""
+        if (found := self._search_here(x, k)) is not None:
+            return found
         wanted, queries = checks.integer("k", k), self._rows("x", x)
         if wanted < 1:
             raise InputError(f"k: got {k}, expected at least 1")
         bank, home = self._bank(queries.device), queries.device
-        distances = torch.full((len(queries), wanted), torch.inf)
-        indices = torch.full((len(queries), wanted), -1)
-        if count := min(wanted, len(bank)):
-            found = masked_topk(queries.to(bank.device), bank, count, backend=self.backend)
-            if count == wanted:
-                distances, indices = found
-            else:
+        count = min(wanted, len(bank))
+        if count == wanted:
+            distances, indices = masked_topk(queries.to(bank.device), bank, count, backend=self.backend)
+        else:
+            distances = torch.full((len(queries), wanted), torch.inf)
+            indices = torch.full((len(queries), wanted), -1)
+            if count:
+                found = masked_topk(queries.to(bank.device), bank, count, backend=self.backend)
                 distances[:, :count], indices[:, :count] = found
         if isinstance(x, Tensor):
             return TopK(distances.to(home), indices.to(home))
         return TopK(distances.numpy(force=True), indices.numpy(force=True))
+
+    def _search_here(self, x: Any, k: Any) -> TopK | None:
+        """The search with little around it, where rows on the CPU and queries are ready for it; or None."""
+        if len(self._parts) != 1 or self._parts[0].device.type != "cpu":
+            return None
+        rows = self._parts[0].numpy()
+        if type(x) is np.ndarray:
+            return plain_topk(x, rows, k, self.backend, here=True)
+        if (
+            type(x) is Tensor
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and not torch.compiler.is_compiling()
+        ):
+            found = plain_topk(x.detach().numpy(), rows, k, self.backend, here=True)
+            return found and TopK(torch.from_numpy(found.distances), torch.from_numpy(found.indices))
+        return None
 
     def reconstruct(self, key: int) -> np.ndarray:
         """(D,) float32: the row of an index. Raises InputError where there is none."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lpkernel.backends import registry
 from lpkernel.backends.base import TopK
 from lpkernel.backends.pytorch import tensor
 from lpkernel.errors import InputError, unknown_name
@@ -81,6 +82,10 @@ def masked_topk(
         BackendUnavailable: the named backend cannot run here.
     """
     arrays = (queries, bank, patch_mask, candidate_mask, bank_weights, column_weights)
+    plain = patch_mask is None and candidate_mask is None and bank_weights is None and column_weights is None
+    plain = plain and metric == "l2" and type(queries) is type(bank) is np.ndarray
+    if plain and (found := plain_topk(queries, bank, k, backend)) is not None:
+        return found
     back: Callable[[Any], Any] = _as_it_is
     if isinstance(queries, np.ndarray):
         given: list[Any] = [None if array is None else np.asarray(array) for array in arrays]
@@ -94,6 +99,23 @@ def masked_topk(
     q, b, patch, allowed, weights, columns = given
     distances, indices = _sets(_Search(q, b, patch, allowed, weights, columns, k, backend, return_weighted, metric))
     return TopK(back(distances), back(indices))
+
+
+def plain_topk(queries: np.ndarray, bank: np.ndarray, k: Any, backend: str, here: bool = False) -> TopK | None:
+    """The search of float32 rows alone, where it needs no more than a call; None where masked_topk has to look closer.
+
+    here: "auto" may not take a GPU, since the rows are of tensors on the CPU.
+    """
+    if (
+        type(k) is not int
+        or queries.dtype != np.float32
+        or (found := registry.plain_topk(backend, queries, bank, k, here)) is None
+    ):
+        return None
+    distances, indices, odd = found
+    if odd:
+        _mend(_Search(queries, bank, None, None, None, None, k, backend, False, "l2"), distances, indices)
+    return TopK(distances, indices)
 
 
 def _as_it_is(array: Any) -> Any:
@@ -234,13 +256,22 @@ def _narrow(search: _Search) -> tuple[Any, Any]:
     if torch.compiler.is_compiling():
         return TopK(*run(*arguments, search.return_weighted))
     distances, indices = run(*arguments, search.return_weighted or weights is not None)
-    if dtype_name(bank) == "float32" and len(again := _out_of_range(search, distances, indices)):
-        patch_again = patch[again] if patch is not None and patch.ndim == 2 else patch
-        part = replace(search, queries=queries[again], patch_mask=patch_again, return_weighted=True)
-        distances[again], indices[again] = _wide(part, double.to_float32_in_range)
+    if dtype_name(bank) == "float32":
+        _mend(search, distances, indices)
     if weights is not None and not search.return_weighted:
         distances = measured.distances(queries, bank, indices, patch)
     return distances, indices
+
+
+def _mend(search: _Search, distances: Any, indices: Any) -> None:
+    """Searches the queries again that float32 cannot rank, in float64."""
+    again = _out_of_range(search, distances, indices)
+    if not len(again):
+        return
+    patch = search.patch_mask
+    patch = patch[again] if patch is not None and patch.ndim == 2 else patch
+    part = replace(search, queries=search.queries[again], patch_mask=patch, return_weighted=True)
+    distances[again], indices[again] = _wide(part, double.to_float32_in_range)
 
 
 def _out_of_range(search: _Search, distances: Any, indices: Any) -> Any:

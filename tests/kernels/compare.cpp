@@ -824,11 +824,121 @@ bool scaled(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+bool direct_rows(const Kernels& table, Random& random) {
+    Check check(table, "direct_rows");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const std::int64_t width = repeat % 20 ? random.of(WIDTHS) : 2049;
+        const int count = random.between(0, 7);
+        const auto a = random.floats(static_cast<std::size_t>(width), 1.0f);
+        const auto b = random.floats(static_cast<std::size_t>(width * count), 1.0f);
+        auto weight = random.floats(static_cast<std::size_t>(width), 1.0f);
+        for (auto& one : weight) one = random.between(0, 1) ? 0.0f : one;
+        std::vector<const float*> rows(static_cast<std::size_t>(count));
+        for (int i = 0; i < count; ++i) rows[i] = b.data() + i * width;
+        for (const float* used : {static_cast<const float*>(nullptr), static_cast<const float*>(weight.data())}) {
+            std::vector<double> want(rows.size()), got(rows.size());
+            for (int i = 0; i < count; ++i) want[i] = ONE.direct(a.data(), rows[i], used, width);
+            table.direct_rows(a.data(), rows.data(), used, width, count, got.data());
+            check.same(sizes_of({{"width", width}, {"count", count}, {"no.", repeat}}), want, got);
+        }
+    }
+    return check.passed();
+}
+
+// As float_block finds in each of the blocks, the limits of which are the last that it lowers.
+bool float_blocks(const Kernels& table, Random& random) {
+    Check check(table, "float_blocks");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const std::int64_t width = random.of(WIDTHS);
+        const int lanes = random.of(LANE_COUNTS), queries = random.between(1, 15),
+                  count = random.between(1, MOST_BLOCKS);
+        const auto bank = random.floats(static_cast<std::size_t>(count * width * BLOCK) + 1, 1.0f);
+        auto norms = random.floats(static_cast<std::size_t>(count) * BLOCK, 2.0f);
+        std::fill(norms.end() - BLOCK + lanes, norms.end(), INF);
+        const auto values = random.floats(static_cast<std::size_t>(queries * width) + 1, 1.0f);
+        const std::vector<float> reach(queries, repeat % 3 ? 0.1f : INF);
+        const std::vector<float> before(queries, repeat % 4 ? INF : random.floats(1, 3.0f)[0]);
+        std::vector<float> limits = before, want = before, scores(queries * BLOCK);
+        std::vector<std::uint32_t> found(queries, ~0u);
+        std::vector<std::uint64_t> lanes_found(queries);
+        FloatBlock block{};
+        block.width = width;
+        block.queries = queries;
+        block.query = values.data();
+        block.limits = want.data();
+        block.found = lanes_found.data();
+        block.scores = scores.data();
+        block.reach_scale = 0.5f;
+        block.reach_more = 0.25f;
+        const auto at = [&](int b) {
+            block.bank = bank.data() + b * width * BLOCK;
+            block.norms = norms.data() + b * BLOCK;
+            block.lanes = b + 1 < count ? BLOCK : lanes;
+            table.float_block(block);
+        };
+        block.reach = reach.data();
+        for (int b = 0; b < count; ++b) at(b);
+        table.float_blocks({bank.data(), norms.data(), width, count, lanes, queries, values.data(), limits.data(),
+                            found.data(), reach.data(), block.reach_scale, block.reach_more});
+        const std::string sizes = sizes_of({{"width", width}, {"count", count}, {"queries", queries}, {"no.", repeat}});
+        check.same(sizes, want, limits);
+        block.reach = nullptr;
+        for (int b = 0; b < count; ++b) {
+            at(b);
+            for (int q = 0; q < queries; ++q) {
+                if (has(found[q], b) != (lanes_found[q] != 0)) check.wrong(sizes, "block " + std::to_string(b));
+            }
+        }
+    }
+    return check.passed();
+}
+
+bool pack_rows(const Kernels& table, Random& random) {
+    Check check(table, "pack_rows");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const std::int64_t width = random.of(WIDTHS);
+        const auto values = random.floats(static_cast<std::size_t>(width * BLOCK) + 1, repeat % 3 ? 1.0f : 1e20f);
+        const auto centre = random.floats(static_cast<std::size_t>(width) + 1, 1.0f);
+        const float* rows[BLOCK];
+        const bool dense = repeat % 2 == 0;
+        for (int b = 0; b < BLOCK; ++b) rows[b] = values.data() + (dense ? b : random.between(0, BLOCK - 1)) * width;
+        const auto of = [&](const Kernels& with, std::vector<double>& sums) {
+            std::vector<float> bank(static_cast<std::size_t>(width * BLOCK) + 1);
+            with.pack_rows({rows, centre.data(), width, dense, bank.data(), sums.data()});
+            return bank;
+        };
+        std::vector<double> want(BLOCK), got(BLOCK);
+        const std::string sizes = sizes_of({{"width", width}, {"no.", repeat}});
+        check.same(sizes, of(ONE, want), of(table, got));
+        for (int b = 0; b < BLOCK; ++b) {
+            if (std::fabs(got[b] - want[b]) > 1e-12 * want[b]) check.wrong(sizes, "another norm");
+        }
+    }
+    return check.passed();
+}
+
+bool place_row(const Kernels& table, Random& random) {
+    Check check(table, "place_row");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const std::int64_t width = random.of(WIDTHS);
+        const auto values = random.floats(static_cast<std::size_t>(width), repeat % 3 ? 1.0f : 1e20f);
+        const auto centre = random.floats(static_cast<std::size_t>(width), 1.0f);
+        std::vector<float> want(static_cast<std::size_t>(width)), got = values;  // which may be the same as `values`
+        const double norm = ONE.place_row(values.data(), centre.data(), width, want.data());
+        const double own = table.place_row(got.data(), centre.data(), width, got.data());
+        const std::string sizes = sizes_of({{"width", width}, {"no.", repeat}});
+        check.same(sizes, want, got);
+        if (std::fabs(own - norm) > 1e-12 * norm) check.wrong(sizes, "another norm");
+    }
+    return check.passed();
+}
+
 bool passes(const Kernels& table) {
     Random random(7);
     const bool right[] = {
         latent_block(table, random),
         float_block(table, random),
+        float_blocks(table, random),
         rows<float, float>(table, random, "float_rows", &Kernels::float_rows),
         rows<std::int16_t, std::int32_t>(table, random, "integer_rows", &Kernels::integer_rows),
         cell_rows(table, random),
@@ -849,6 +959,9 @@ bool passes(const Kernels& table) {
         direct(table, random),
         block_sums(table, random),
         scaled(table, random),
+        direct_rows(table, random),
+        pack_rows(table, random),
+        place_row(table, random),
     };
     static_assert(sizeof right * sizeof(void*) + sizeof(char*) == sizeof(Kernels), "every kernel is compared");
     bool all = true;

@@ -1,0 +1,537 @@
+// masked_topk of float32 for many queries: a block of BLOCK bank rows is packed with the rows as lanes, and all queries
+// pass over it. A shared mask only leaves out columns when packing. No masks of single queries.
+//
+// Blocks are packed as b' = b - c, with c near the bank's mean, and screened in float32; what may be among the k
+// nearest is measured exactly. |.|^2 over the marked entries, q' = q - c: rounding q', b', the norms and D products
+// moves |q'|^2
+// + |b'|^2 - 2 q'.b' by less than slack(D) (|q'|^2 + |b'|^2). Rows are passed over only if beyond the k-th distance by
+// more than that and by float32's rounding of it. Rows and queries of norms near overflow, or NaN, are always measured
+// exactly.
+//
+// Nothing is measured while a search goes on: the k-th least score so far, with the room above, is the limit, and rows
+// within it wait in a list of each query, which is cut to the limit when it is full (Shortlists). So a query measures
+// little more than k rows whatever the bank. For k = 1 the list is the last block with anything nearer, and the kernel
+// itself lowers the limit.
+//
+// With weights w a row is packed as w b', its norm is w |b'|^2, and a last column holds w against |q'|^2 of the query,
+// so that a score is w times the distance; the few more roundings are in slack(D + 8). Rows of extreme weights are
+// always measured exactly.
+//
+// Traffic: a block of 256 D bytes is read once for each TOGETHER queries, 4 D bytes of a query once for each block.
+
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/parallel.h"
+#include "cpu/topk_parts.h"
+
+namespace lpkernel {
+
+// Rows of a block as FloatBlock reads them.
+struct PackedRows {
+    const float* bank;   // (columns, BLOCK)
+    const float* norms;  // (BLOCK) the least that |b'|^2 can be, times the weight; -inf, and a row of zeros, for rows
+                         // to measure anyway; +inf beyond the last
+    std::int64_t row;
+    int lanes;
+    std::uint64_t odd;        // the rows to measure anyway
+    float heaviest, largest;  // at least the weights and the norms of the others
+};
+
+// The bank of a call, packed block by block where it is read, or once.
+class FloatBank {
+  public:
+    // Room for one block.
+    struct Room {
+        Aligned<float> bank, norms;
+    };
+
+    FloatBank(const Topk<float>& job, const Kernels& run)
+        : job_(job),
+          run_(run),
+          exact_(job, run),
+          chosen_(columns_of(job)),
+          width_(job.shared_mask ? static_cast<std::int64_t>(chosen_.size()) : job.width),
+          columns_(width_ + (job.weights ? 1 : 0)),
+          slack_(slack(job.weights ? width_ + 8 : width_)),
+          centre_(static_cast<std::size_t>(width_), 0.0f) {
+        place_centre();
+        for (std::int64_t a = 0; job.weights && a < job.allowed; ++a) {
+            const double weight = weight_of(job, a);
+            if (weight <= HEAVY) heaviest_ = std::max(heaviest_, weight);
+        }
+    }
+
+    const Topk<float>& job() const { return job_; }
+    const Kernels& run() const { return run_; }
+    const Exact& exact() const { return exact_; }
+    std::int64_t columns() const { return columns_; }
+    std::int64_t blocks() const { return (job_.allowed + BLOCK - 1) / BLOCK; }
+    std::int64_t packed_bytes() const { return blocks() * BLOCK * columns_ * std::int64_t{sizeof(float)}; }
+
+    // What the bound allows for, of a sum of magnitudes: 3 slack instead of 2.5 pays for the rounding of
+    // score + reach + reach and of the distance, see limit_by().
+    float reach_of(double norm) const { return static_cast<float>(3 * slack_ * norm); }
+
+    Room room() const {
+        return {Aligned<float>(static_cast<std::size_t>(columns_ * BLOCK + 1)), Aligned<float>(BLOCK)};
+    }
+
+    // Packs all of it, once.
+    void keep() {
+        kept_ = Aligned<float>(static_cast<std::size_t>(packed_bytes()) / sizeof(float) + 1);
+        norms_ = Aligned<float>(static_cast<std::size_t>(blocks() * BLOCK));
+        packed_.resize(static_cast<std::size_t>(blocks()));
+        parallel(blocks(), job_.threads, [&](std::int64_t b) {
+            packed_[b] = pack(b * BLOCK, kept_.data() + b * BLOCK * columns_, norms_.data() + b * BLOCK);
+        });
+    }
+
+    // How many kept blocks without odd rows begin at a row, as many as a cache holds; 0 if that is too few to be worth
+    // making scores again.
+    std::int64_t together(std::int64_t row, std::int64_t last_row) const {
+        if (packed_.empty()) return 0;
+        constexpr std::int64_t NEAR_BY = 1 << 18, WORTH = 8;  // bytes; blocks
+        const std::int64_t most = std::clamp<std::int64_t>(NEAR_BY / (4 * BLOCK * (columns_ + 1)), 1, MOST_BLOCKS);
+        const std::int64_t first = row / BLOCK, last = std::min((last_row + BLOCK - 1) / BLOCK, first + most);
+        std::int64_t b = first;
+        while (b < last && !packed_[b].odd) ++b;
+        return b - first < WORTH ? 0 : b - first;
+    }
+
+    // FloatBlock::reach_more of rows whose norms are at most `largest`.
+    float more(float largest) const { return reach_of(largest) + static_cast<float>(2 * TINY); }
+
+    // The block that begins at a multiple of BLOCK.
+    PackedRows block(std::int64_t row, Room& room) const {
+        return packed_.empty() ? pack(row, room.bank.data(), room.norms.data()) : packed_[row / BLOCK];
+    }
+
+    // -2 q', and with weights the least that |q'|^2 can be, which is returned; NaN, and zeros, for a query that is to
+    // be measured against all rows: its scores tell nothing, but are no NaN.
+    double place(const float* query, float* to) const {
+        double norm;
+        if (chosen_.empty()) {
+            norm = run_.place_row(query, centre_.data(), width_, to);
+        } else {
+            for (std::int64_t i = 0; i < width_; ++i) to[i] = query[chosen_[i]];
+            norm = run_.place_row(to, centre_.data(), width_, to);
+        }
+        const bool usual = norm * heaviest_ < LARGE;
+        const double own = usual ? norm * (1 - slack_) : std::numeric_limits<double>::quiet_NaN();
+        if (job_.weights) to[width_] = usual ? static_cast<float>(own) : 0.0f;
+        if (!usual) std::fill_n(to, width_, 0.0f);
+        return own;
+    }
+
+    // Scores above this cannot be among the nearest of a query whose least |q'|^2 is `own`, if k of them are no further
+    // than `kth`: that less the query's own norm, if scores are without it.
+    float limit(double own, double kth) const {
+        if (!(kth < LARGE) || std::isnan(own)) return std::numeric_limits<float>::infinity();
+        const double exact = kth * (1 + 0x1p-22) + TINY - (job_.weights ? 0.0 : own);
+        return std::nextafter(static_cast<float>(exact), std::numeric_limits<float>::infinity());
+    }
+
+  private:
+    static constexpr float LARGE = 1e36f;     // beyond this, norms are not to be trusted
+    static constexpr double HEAVY = 0x1p+30;  // beyond this, or below
+    static constexpr double LIGHT = 0x1p-60;  // this, weights are not
+
+    // Columns that enter, where there is a mask; one of none, if it marks none.
+    static std::vector<std::int64_t> columns_of(const Topk<float>& job) {
+        return job.shared_mask ? marked_columns(job) : std::vector<std::int64_t>();
+    }
+
+    void place_centre() {
+        constexpr std::int64_t SAMPLE = 64;
+        const std::int64_t allowed = job_.allowed, sampled = std::min(SAMPLE, allowed);
+        std::vector<double> sums(static_cast<std::size_t>(width_), 0.0);
+        for (std::int64_t s = 0; s < sampled; ++s) {
+            const float* row = bank_row(job_, s * allowed / sampled);
+            for (std::int64_t i = 0; i < width_; ++i) sums[i] += row[chosen_.empty() ? i : chosen_[i]];
+        }
+        for (std::int64_t i = 0; i < width_; ++i) {
+            const auto mean = static_cast<float>(sums[i] / static_cast<double>(sampled));
+            centre_[i] = std::isfinite(mean) ? mean : 0.0f;
+        }
+    }
+
+    // The rows less the centre and their squared norms; rows beyond `lanes` are zeros.
+    void centred(std::int64_t row, int lanes, float* bank, double* sums) const {
+        const float* rows[BLOCK];
+        for (int lane = 0; lane < lanes; ++lane) rows[lane] = bank_row(job_, row + lane);
+        std::fill(rows + lanes, rows + BLOCK, rows[0]);
+        std::vector<float> gathered(chosen_.empty() ? 0 : static_cast<std::size_t>(BLOCK * width_));
+        for (int lane = 0; lane < BLOCK && !chosen_.empty(); ++lane) {
+            float* const to = gathered.data() + lane * width_;
+            for (std::int64_t i = 0; i < width_; ++i) to[i] = rows[lane][chosen_[i]];
+            rows[lane] = to;
+        }
+        const bool dense = job_.rows.empty() && chosen_.empty() && lanes == BLOCK;
+        run_.pack_rows({rows, centre_.data(), width_, dense, bank, sums});
+        if (lanes == BLOCK) return;
+        std::fill(sums + lanes, sums + BLOCK, 0.0);
+        for (std::int64_t i = 0; i < width_; ++i) std::fill(bank + i * BLOCK + lanes, bank + (i + 1) * BLOCK, 0.0f);
+    }
+
+    PackedRows pack(std::int64_t row, float* bank, float* norms) const {
+        PackedRows made{bank, norms, row, static_cast<int>(std::min<std::int64_t>(BLOCK, job_.allowed - row)), 0, 1, 0};
+        double sums[BLOCK];
+        centred(row, made.lanes, bank, sums);
+        bool usual = true;
+        for (int lane = 0; lane < BLOCK; ++lane) {
+            usual &= sums[lane] < LARGE;
+            norms[lane] = static_cast<float>(sums[lane] * (1 - slack_));
+        }
+        if (!usual || job_.weights) weigh(made, sums, bank, norms);
+        for (int lane = 0; lane < made.lanes; ++lane) {
+            made.largest = norms[lane] > made.largest ? norms[lane] : made.largest;
+        }
+        std::fill(norms + made.lanes, norms + BLOCK, std::numeric_limits<float>::infinity());
+        return made;
+    }
+
+    // The weights of a block, and which of its rows are odd.
+    void weigh(PackedRows& made, const double* sums, float* bank, float* norms) const {
+        float weights[BLOCK];
+        for (int lane = 0; lane < BLOCK; ++lane) {
+            const double weight = lane < made.lanes ? weight_of(job_, made.row + lane) : 1.0;
+            const bool usual = weight >= LIGHT && weight <= HEAVY && sums[lane] < LARGE && sums[lane] * weight < LARGE;
+            weights[lane] = static_cast<float>(usual ? weight : 1.0);
+            norms[lane] = static_cast<float>(sums[lane] * weight * (1 - slack_));
+            if (usual) continue;
+            norms[lane] = -std::numeric_limits<float>::infinity();
+            made.odd |= std::uint64_t{1} << lane;
+        }
+        for (std::int64_t i = 0; i < width_; ++i) {
+            for (int lane = 0; lane < BLOCK; ++lane) {
+                float& value = bank[i * BLOCK + lane];
+                value = made.odd >> lane & 1 ? 0.0f : value * weights[lane];
+            }
+        }
+        if (!job_.weights) return;
+        made.heaviest = *std::max_element(weights, weights + made.lanes);
+        std::copy_n(weights, BLOCK, bank + width_ * BLOCK);
+    }
+
+    const Topk<float>& job_;
+    const Kernels& run_;
+    Exact exact_;
+    std::vector<std::int64_t> chosen_;
+    std::int64_t width_, columns_;  // columns_: of a packed row, its weight included
+    double slack_, heaviest_ = 1.0;
+    std::vector<float> centre_;
+    Aligned<float> kept_, norms_;
+    std::vector<PackedRows> packed_;  // of all blocks, or empty
+};
+
+// Rows that wait, with their scores, a list for each query.
+class Shortlists {
+  public:
+    void reset(std::size_t queries, std::int64_t need) {
+        full_ = static_cast<std::size_t>(need + std::max<std::int64_t>(16, need / 2));
+        stride_ = full_ + BLOCK;
+        counts_.assign(queries, 0);
+        scores_.resize(queries * stride_);
+        rows_.resize(queries * stride_);
+    }
+
+    // Whether the list is full now, and to be made shorter before more is added.
+    bool add(std::size_t q, const float* scores, std::uint64_t lanes, std::int64_t row) {
+        std::size_t at = q * stride_ + counts_[q];
+        for (; lanes; lanes &= lanes - 1, ++at) {
+            const int lane = __builtin_ctzll(lanes);
+            scores_[at] = scores[lane];
+            rows_[at] = static_cast<std::int32_t>(row + lane);
+        }
+        counts_[q] = at - q * stride_;
+        return full(q);
+    }
+
+    bool full(std::size_t q) const { return counts_[q] > full_; }
+    std::int64_t count(std::size_t q) const { return static_cast<std::int64_t>(counts_[q]); }
+    const std::int32_t* rows(std::size_t q) const { return rows_.data() + q * stride_; }
+    void clear(std::size_t q) { counts_[q] = 0; }
+
+    // The need-th least score of at least `need`.
+    float last(std::size_t q, std::int64_t need, const Kernels& run) {
+        const float* scores = scores_.data() + q * stride_;
+        const std::size_t count = counts_[q];
+        if (count > BLOCK) {
+            sorted_.assign(scores, scores + count);
+            std::nth_element(sorted_.begin(), sorted_.begin() + (need - 1), sorted_.end());
+            return sorted_[need - 1];
+        }
+        std::int32_t order[BLOCK];  // of numbers, as integers
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::int32_t bits = to_bits(scores[i]);
+            order[i] = bits ^ ((bits >> 31) & 0x7FFFFFFF);
+        }
+        for (std::size_t i = count; i % 16; ++i) order[i] = 0;
+        return scores[run.ranked(order, static_cast<int>(count), static_cast<int>(need - 1))];
+    }
+
+    void cut(std::size_t q, float limit) {
+        const std::size_t first = q * stride_;
+        std::size_t left = 0;
+        for (std::size_t i = 0; i < counts_[q]; ++i) {
+            scores_[first + left] = scores_[first + i];
+            rows_[first + left] = rows_[first + i];
+            left += !(scores_[first + i] > limit);
+        }
+        counts_[q] = left;
+    }
+
+  private:
+    std::size_t full_ = 0, stride_ = 0;
+    std::vector<std::size_t> counts_;
+    std::vector<float> scores_, sorted_;
+    std::vector<std::int32_t> rows_;
+};
+
+// Some queries, as they are compared with packed rows. Threads may search() at once, each with its own Scratch.
+class FloatQueries {
+  public:
+    struct Scratch {
+        FloatBank::Room room;
+        Aligned<float> scores{static_cast<std::size_t>(TOGETHER) * BLOCK};
+        std::vector<float> limits;
+        Shortlists lists;
+    };
+
+    explicit FloatQueries(const FloatBank& bank) : bank_(bank), job_(bank.job()), exact_(bank.exact()) {}
+
+    void place(std::int64_t first, std::int64_t count, int threads) {
+        first_ = first;
+        count_ = count;
+        const std::int64_t columns = bank_.columns();
+        queries_.resize(static_cast<std::size_t>(count * columns));
+        reach_.resize(static_cast<std::size_t>(count));
+        own_.resize(static_cast<std::size_t>(count));
+        constexpr std::int64_t AT_ONCE = 256;
+        parallel((count + AT_ONCE - 1) / AT_ONCE, threads, [&](std::int64_t task) {
+            for (std::int64_t q = task * AT_ONCE; q < std::min(count, (task + 1) * AT_ONCE); ++q) {
+                own_[q] = bank_.place(job_.queries + (first + q) * job_.width, queries_.data() + q * columns);
+                reach_[q] =
+                    std::isnan(own_[q]) ? std::numeric_limits<float>::infinity() : bank_.reach_of(1.1 * own_[q]);
+            }
+        });
+    }
+
+    // Offers the heaps (count) what may be nearest of some rows, of which the first begins a block.
+    template <class Heap>
+    void search(std::int64_t first_row, std::int64_t last_row, Heap* heaps, Scratch& scratch) const {
+        scratch.limits.resize(static_cast<std::size_t>(count_));
+        for (std::int64_t q = 0; q < count_; ++q) scratch.limits[q] = limit(q, heaps[q]);
+        Waiting<Heap> waiting(*this, heaps, scratch);
+        std::int64_t blocks, done = 0;
+        for (std::int64_t row = first_row; row < last_row; row += blocks * BLOCK) {
+            blocks = bank_.together(row, last_row);
+            if (std::is_same_v<Heap, Nearest> && blocks > 0) {
+                compare_many(row, static_cast<int>(blocks), waiting, scratch);
+            } else {
+                blocks = 1;
+                compare(bank_.block(row, scratch.room), waiting, scratch);
+            }
+            if ((done += count_ * blocks * BLOCK * (bank_.columns() + 1)) < PIECE) continue;
+            done = 0;
+            poll();
+        }
+        for (std::int64_t q = 0; q < count_; ++q) waiting.end(q);
+    }
+
+  private:
+    static constexpr std::int64_t PIECE = 1 << 24;  // values compared between two looks at whether to go on
+    static constexpr int TOGETHER = 48;  // queries that pass over a block at a time; their scores stay in a cache
+
+    // All queries with one block.
+    template <class Waits>
+    void compare(const PackedRows& rows, Waits& waiting, Scratch& scratch) const {
+        std::uint64_t found[TOGETHER];
+        FloatBlock block{};
+        block.bank = rows.bank;
+        block.norms = rows.norms;
+        block.width = bank_.columns();
+        block.lanes = rows.lanes;
+        block.found = found;
+        block.scores = scratch.scores.data();
+        block.reach_scale = rows.heaviest;
+        block.reach_more = bank_.more(rows.largest);
+        waiting.begin(block);
+        for (std::int64_t q = 0; q < count_; q += TOGETHER) {
+            block.queries = static_cast<int>(std::min<std::int64_t>(TOGETHER, count_ - q));
+            block.query = queries_.data() + q * bank_.columns();
+            block.limits = scratch.limits.data() + q;
+            block.reach = Waits::LOWERS && !rows.odd ? reach_.data() + q : nullptr;
+            bank_.run().float_block(block);
+            for (int i = 0; i < block.queries; ++i) {
+                if (found[i]) waiting.add(q + i, rows, block.scores + i * BLOCK, found[i]);
+            }
+        }
+    }
+
+    // All queries with some blocks that are kept. Scores are made again of the few blocks that may have the nearest.
+    template <class Waits>
+    void compare_many(std::int64_t row, int count, Waits& waiting, Scratch& scratch) const {
+        std::uint32_t found[TOGETHER];
+        const PackedRows first = bank_.block(row, scratch.room);
+        FloatBlocks blocks{};
+        blocks.bank = first.bank;
+        blocks.norms = first.norms;
+        blocks.width = bank_.columns();
+        blocks.count = count;
+        blocks.found = found;
+        float largest = 0.0f;
+        for (int b = 0; b < count; ++b) {
+            const PackedRows rows = bank_.block(row + b * BLOCK, scratch.room);
+            blocks.lanes = rows.lanes;
+            blocks.reach_scale = std::max(blocks.reach_scale, rows.heaviest);
+            largest = std::max(largest, rows.largest);
+        }
+        blocks.reach_more = bank_.more(largest);
+        for (std::int64_t q = 0; q < count_; q += TOGETHER) {
+            blocks.queries = static_cast<int>(std::min<std::int64_t>(TOGETHER, count_ - q));
+            blocks.query = queries_.data() + q * bank_.columns();
+            blocks.limits = scratch.limits.data() + q;
+            blocks.reach = reach_.data() + q;
+            bank_.run().float_blocks(blocks);
+            for (int i = 0; i < blocks.queries; ++i) {
+                for (std::uint32_t left = found[i]; left; left &= left - 1) {
+                    compare_one(q + i, bank_.block(row + __builtin_ctz(left) * BLOCK, scratch.room), waiting, scratch);
+                }
+            }
+        }
+    }
+
+    template <class Waits>
+    void compare_one(std::int64_t q, const PackedRows& rows, Waits& waiting, Scratch& scratch) const {
+        std::uint64_t found;
+        FloatBlock block{};
+        block.bank = rows.bank;
+        block.norms = rows.norms;
+        block.width = bank_.columns();
+        block.lanes = rows.lanes;
+        block.queries = 1;
+        block.query = queries_.data() + q * bank_.columns();
+        block.limits = scratch.limits.data() + q;
+        block.found = &found;
+        block.scores = scratch.scores.data();
+        bank_.run().float_block(block);
+        if (found) waiting.add(q, rows, block.scores, found);
+    }
+
+    template <class Heap>
+    float limit(std::int64_t q, const Heap& heap) const {
+        return bank_.limit(own_[q], from_bits(heap.limit()));
+    }
+
+    template <class Heap>
+    void measure(std::int64_t q, std::int64_t row, std::uint64_t lanes, Heap& heap, float& limit_of) const {
+        for (; lanes; lanes &= lanes - 1) exact_(first_ + q, row + __builtin_ctzll(lanes), heap);
+        limit_of = std::min(limit_of, limit(q, heap));
+    }
+
+    // What may be nearest, and has not been measured: for one neighbour rows of one block. When anything is found
+    // later, that is mostly nearer by more than the bound, and those that wait need not be measured.
+    template <class Heap>
+    class Waiting {
+      public:
+        static constexpr bool LOWERS = true;
+
+        Waiting(const FloatQueries& of, Heap* heaps, Scratch& scratch)
+            : of_(of), heaps_(heaps), limits_(scratch.limits.data()), found_(static_cast<std::size_t>(of.count_)) {}
+
+        void begin(const FloatBlock&) {}
+
+        void add(std::int64_t q, const PackedRows& rows, const float* scores, std::uint64_t lanes) {
+            Found& waits = found_[q];
+            if (waits.lanes && !(waits.score > limits_[q])) end(q);
+            waits = {rows.row, lanes, least_of(scores, lanes)};
+        }
+
+        void end(std::int64_t q) { of_.measure(q, found_[q].row, found_[q].lanes, heaps_[q], limits_[q]); }
+
+      private:
+        struct Found {
+            std::int64_t row = 0;
+            std::uint64_t lanes = 0;
+            float score = 0.0f;  // the least
+        };
+
+        static float least_of(const float* scores, std::uint64_t lanes) {
+            float least = scores[__builtin_ctzll(lanes)];
+            for (lanes &= lanes - 1; lanes; lanes &= lanes - 1) {
+                least = std::min(least, scores[__builtin_ctzll(lanes)]);
+            }
+            return least;
+        }
+
+        const FloatQueries& of_;
+        Heap* heaps_;
+        float* limits_;
+        std::vector<Found> found_;
+    };
+
+    const FloatBank& bank_;
+    const Topk<float>& job_;
+    const Exact& exact_;
+    std::int64_t first_ = 0, count_ = 0;
+    std::vector<float> queries_, reach_;
+    std::vector<double> own_;  // the least that |q'|^2 can be; NaN: not to be trusted
+};
+
+// For more neighbours: a list.
+template <>
+class FloatQueries::Waiting<Smallest> {
+  public:
+    static constexpr bool LOWERS = false;
+
+    Waiting(const FloatQueries& of, Smallest* heaps, Scratch& scratch)
+        : of_(of), heaps_(heaps), limits_(scratch.limits.data()), lists_(scratch.lists) {
+        lists_.reset(static_cast<std::size_t>(of.count_), of.count_ ? heaps[0].need() : 1);
+    }
+
+    void begin(const FloatBlock& block) {
+        scale_ = std::max(scale_, block.reach_scale);
+        more_ = std::max(more_, block.reach_more);
+    }
+
+    void add(std::int64_t q, const PackedRows& rows, const float* scores, std::uint64_t lanes) {
+        const std::uint64_t scored = std::isnan(of_.own_[q]) ? 0 : lanes & ~rows.odd;
+        if (lanes != scored) of_.measure(q, rows.row, lanes & ~scored, heaps_[q], limits_[q]);
+        if (!lists_.add(q, scores, scored, rows.row)) return;
+        shorten(q);
+        if (lists_.full(q)) measure(q);  // too many are too near to each other
+    }
+
+    void end(std::int64_t q) {
+        shorten(q);
+        measure(q);
+    }
+
+  private:
+    // The need-th least score m of rows of all blocks so far: the need-th distance has a limit of at most m + the
+    // query's reach + the rows' (kernels.h, FloatBlock).
+    void shorten(std::int64_t q) {
+        const std::int64_t need = heaps_[q].need();
+        if (lists_.count(q) < need) return;
+        const float lower = lists_.last(q, need, of_.bank_.run()) + (of_.reach_[q] * scale_ + more_);
+        limits_[q] = std::min(limits_[q], lower);
+        lists_.cut(q, limits_[q]);
+    }
+
+    void measure(std::int64_t q) {
+        of_.exact_(of_.first_ + q, lists_.rows(q), lists_.count(q), heaps_[q]);
+        lists_.clear(q);
+        limits_[q] = std::min(limits_[q], of_.limit(q, heaps_[q]));
+    }
+
+    const FloatQueries& of_;
+    Smallest* heaps_;
+    float* limits_;
+    Shortlists& lists_;
+    float scale_ = 1.0f, more_ = 0.0f;
+};
+
+}  // namespace lpkernel
