@@ -239,78 +239,78 @@ def generate(
     if copy_limit is not None and not isinstance(copy_limit, CopyLimit):
         raise InputError(f"copy_limit: got {copy_limit!r}, expected a CopyLimit")
     if plan is None:
-        patch = checks.integer("patch", patch)
-        plan = plans.random(
-            bank.grid,
-            patch,
-            stride,
-            defaults.scales(bank.grid, patch) if scales is None else scales,
-            defaults.overlap if overlap is None else overlap,
-            defaults.start if start is None else start,
-            defaults.mirror if mirror is None else mirror,
-        )
+        plan = _plan_of(bank, defaults, patch, stride, scales, overlap, start, mirror)
         hubness = defaults.hubness if hubness is None else hubness
-    asked = request(
-        bank,
-        plan,
-        n,
-        k,
-        seed,
-        candidates,
-        first_image,
-        canvas,
-        domain,
-        0.0 if hubness is None else hubness,
-        search_radius,
-    )
+    pull = 0.0 if hubness is None else hubness
+    asked = request(bank, plan, n, k, seed, candidates, first_image, canvas, domain, pull, search_radius)
     runner = registry.choose(backend, asked, device)
     started = time.perf_counter()
     maps = runner.scan(asked, device)
     limited = None
     if copy_limit is not None:
-        maps, limited = redraw(
-            copy_limit,
-            maps,
-            first_image,
-            lambda rows, images: runner.scan(asked.part(rows, images), device),
-            bank.size,
-        )
+
+        def again(rows: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.int32]:
+            return runner.scan(asked.part(rows, images), device)
+
+        maps, limited = redraw(copy_limit, maps, first_image, again, bank.size)
     sources, shifts = views.taken_apart(maps, bank.size, search_radius) if search_radius else (maps, None)
-    settings = {
-        "kind": plan.kind,
+    settings = _settings(plan, asked, len(views.shifts(search_radius))) | {
         "n": n,
-        "patch": plan.patch,
-        "stride": plan.stride,
-        "scales": list(plan.sides),
-        "start": plan.start,
-        "overlap": plan.overlap,
-        "mirror": plan.mirror,
-        "hubness": asked.hubness / HUBNESS_PARTS,
         "k": k,
-        "k_used": min(k, len(asked.candidates)),
         "seed": seed,
         "first_image": first_image,
-        "candidates": len(asked.candidates) // len(views.shifts(search_radius)),
         "bank_images": bank.size,
-        "steps": plan.steps,
         "search_radius": int(search_radius),
         "copy_limit": limited,
-        "domain": "latents" if isinstance(asked.bank, LatentBank) else "codes",
         "backend": runner.name,
         "backend_asked": backend,
         "device": device,
         "seconds": round(time.perf_counter() - started, 6),
     }
     content = _content(bank, sources, shifts, None if canvas is None else canvas_array(bank, canvas, n))
-    return Synthesis(
-        sources=sources,
-        codes=content if bank.is_discrete else None,
-        latents=None if bank.is_discrete else content,
-        plan=plan,
-        bank=bank,
-        settings=settings,
-        shifts=shifts,
+    codes, latents = (content, None) if bank.is_discrete else (None, content)
+    return Synthesis(sources, codes, latents, plan, bank, settings, shifts=shifts)
+
+
+def _plan_of(
+    bank: Bank,
+    defaults: presets.Preset,
+    patch: int,
+    stride: int | None,
+    scales: Sequence[int] | None,
+    overlap: str | None,
+    start: str | None,
+    mirror: int | None,
+) -> Plan:
+    """Random generation by a preset, or what is given instead."""
+    patch = checks.integer("patch", patch)
+    return plans.random(
+        bank.grid,
+        patch,
+        stride,
+        defaults.scales(bank.grid, patch) if scales is None else scales,
+        defaults.overlap if overlap is None else overlap,
+        defaults.start if start is None else start,
+        defaults.mirror if mirror is None else mirror,
     )
+
+
+def _settings(plan: Plan, asked: ScanRequest, views_of_an_image: int) -> dict[str, Any]:
+    """What a plan and a request say of themselves, ready for JSON."""
+    return {
+        "kind": plan.kind,
+        "patch": plan.patch,
+        "stride": plan.stride,
+        "scales": list(plan.sides),
+        "start": plan.start,
+        "overlap": plan.overlap,
+        "mirror": plan.mirror,
+        "steps": plan.steps,
+        "hubness": asked.hubness / HUBNESS_PARTS,
+        "k_used": min(asked.k, len(asked.candidates)),
+        "candidates": len(asked.candidates) // views_of_an_image,
+        "domain": "latents" if isinstance(asked.bank, LatentBank) else "codes",
+    }
 
 
 def request(

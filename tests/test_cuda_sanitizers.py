@@ -13,7 +13,8 @@ from emulation.build import module_file
 from emulation.compile import ROOT
 from emulation.needs import need_compiler, sanitizer_libraries
 
-ORDERS = ("fwd", "rev", "1", "2", "3")
+# A race is seen whatever the order in which threads run; a wrong address or answer may depend on it.
+ORDERS = {"address,undefined": ("fwd", "rev", "1", "2", "3"), "thread": ("fwd", "1")}
 LIBRARIES = {
     "address,undefined": ("libasan.so", "libstdc++.so"),  # the second, too: exceptions are found through it
     "thread": ("libtsan.so",),
@@ -31,14 +32,14 @@ def test_kernels_are_clean(sanitizer: str) -> None:
         "LD_PRELOAD": preloaded,
         "ASAN_OPTIONS": "detect_leaks=0",
     }
-    command = [sys.executable, "-m", "emulation.run_sanitized", sanitizer, *ORDERS]
+    command = [sys.executable, "-m", "emulation.run_sanitized", sanitizer, *ORDERS[sanitizer]]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parent
     )
     assert done.returncode == 0, done.stderr[-10000:]
     assert "Sanitizer" not in done.stderr, done.stderr[-10000:]
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == list(ORDERS)
+    assert [line.split()[0] for line in lines] == list(ORDERS[sanitizer])
     for line in lines:
         right, total = re.findall(r"\d+", line.partition(" ")[2])
         assert right == total and int(total) > 0, done.stdout

@@ -203,26 +203,14 @@ def run(
     and the provenance sheet of each image. warnings: of the input, and what was done to it (told), said on stderr
     unless quiet, and in the record.
     """
-    from lpkernel import __version__
-    from lpkernel.info import why_chosen
-
     args, folder = session.args, session.folder
     for line in [] if args.quiet else told:
         print(f"lpkernel: the input: {printable(line)}", file=sys.stderr)
     # before anything is touched, so that wrong arguments are found here
     with session.clock.stage("synthesis"):
         made = make(session.options(min(folder.batch, args.n), args.first_image, session.groups[0][1]))
-    settings = {key: value for key, value in made.settings.items() if key != "seconds"} | {"n": args.n}
-    if settings["copy_limit"] is not None:
-        settings["copy_limit"] = {key: settings["copy_limit"][key] for key in ("share", "area", "tries")}
-    session.text = {
-        "lpkernel": __version__,
-        "command": folder.name,
-        "seed": args.seed,
-        "settings": {key: settings[key] for key in TEXT_SETTINGS if key in settings},
-        "bank_sha256": session.bank_hash,
-        "autoencoder": None if session.autoencoder is None else session.autoencoder.fingerprint,
-    }
+    settings = _of_the_run(made.settings, args.n)
+    session.text = _text_of_pictures(session, settings)
     warnings = [*warnings, *_few_allowed(session, settings["k"])]
     with folder.alone(), folder.start(made.bank.grid) as stream:
         stream.take(session.shards)
@@ -244,28 +232,7 @@ def run(
             with session.clock.stage("decode and write"):
                 _write_sheet(session, made.bank, stream, given, baseline)
         stream.finish()
-        result = {
-            "lpkernel": __version__,
-            "command": folder.name,
-            "run": folder.identity,
-            "bank": {
-                "path": args.bank,
-                "sha256": session.bank_hash,
-                "images": session.bank.size,
-                "made_with": session.bank.autoencoder_name,
-            },
-            "autoencoder": _autoencoder_facts(session),
-            "settings": settings | {"backend_why": why_chosen(args.backend, args.device)},
-            "groups": _grouped(session, made.bank),
-            "first_image": args.first_image,
-            "count": folder.count,
-            "images": FACTS,
-            "warnings": list(warnings),
-            "told": list(told),
-            "files": [*session.files, *session.tars, SOURCES, FACTS, f"{folder.name}.json"],
-            "files_per_image": folder.files_per_image,
-            "seconds": session.clock.seconds,
-        }
+        result = _record(session, made.bank, settings) | {"warnings": list(warnings), "told": list(told)}
         folder.finish(result)
     for warning in [] if args.quiet else warnings:
         print(printable(f"lpkernel: warning: {warning}"), file=sys.stderr)
@@ -276,6 +243,56 @@ def run(
         result,
         [f"{folder.count} {what} in {args.out} (seed {args.seed}; backend {settings['backend']}; {speed})"],
     )
+
+
+def _of_the_run(settings: dict[str, Any], n: int) -> dict[str, Any]:
+    """The settings of the first batch, less what is that batch's alone."""
+    common = {key: value for key, value in settings.items() if key != "seconds"} | {"n": n}
+    if common["copy_limit"] is not None:
+        common["copy_limit"] = {key: common["copy_limit"][key] for key in ("share", "area", "tries")}
+    return common
+
+
+def _text_of_pictures(session: Session, settings: dict[str, Any]) -> dict[str, Any]:
+    """What every picture says of itself."""
+    from lpkernel import __version__
+
+    return {
+        "lpkernel": __version__,
+        "command": session.folder.name,
+        "seed": session.args.seed,
+        "settings": {key: settings[key] for key in TEXT_SETTINGS if key in settings},
+        "bank_sha256": session.bank_hash,
+        "autoencoder": None if session.autoencoder is None else session.autoencoder.fingerprint,
+    }
+
+
+def _record(session: Session, bank: Bank, settings: dict[str, Any]) -> dict[str, Any]:
+    """NAME.json, but for the warnings. bank: the one that was copied from."""
+    from lpkernel import __version__
+    from lpkernel.info import why_chosen
+
+    args, folder = session.args, session.folder
+    return {
+        "lpkernel": __version__,
+        "command": folder.name,
+        "run": folder.identity,
+        "bank": {
+            "path": args.bank,
+            "sha256": session.bank_hash,
+            "images": session.bank.size,
+            "made_with": session.bank.autoencoder_name,
+        },
+        "autoencoder": _autoencoder_facts(session),
+        "settings": settings | {"backend_why": why_chosen(args.backend, args.device)},
+        "groups": _grouped(session, bank),
+        "first_image": args.first_image,
+        "count": folder.count,
+        "images": FACTS,
+        "files": [*session.files, *session.tars, SOURCES, FACTS, f"{folder.name}.json"],
+        "files_per_image": folder.files_per_image,
+        "seconds": session.clock.seconds,
+    }
 
 
 def _batches(session: Session, done: int) -> Iterator[tuple[int, int, NDArray[np.int64] | None]]:
