@@ -2,7 +2,7 @@
 
 Compiles the CUDA kernels for sm_80, 90 and 100 and the Triton kernels for these and gfx942 (registers, spills, shared
 memory, occupancy), runs the cases below through the compiled PTX of sm_80 on the CPU (instructions, bytes), and sets
-both against the peaks of an H100. Writes docs/kernel-report.md and out/kernel-report.json. Nothing of it is measured
+both against the peaks of an H100. Writes out/kernel-report.md and .json. Nothing of it is measured
 on hardware: times are what no launch can beat, not what one takes.
 
 tests/emulation/budgets.json holds what is allowed: more, or any spill, is an error. --write-budgets renews it.
@@ -480,8 +480,8 @@ def main() -> None:
     if options.write_budgets:
         BUDGETS.write_text(json.dumps(renewed(found, made), indent=1) + "\n", encoding="utf-8")
     text = markdown(found, made, code_loops())
-    (ROOT / "docs" / "kernel-report.md").write_text(text, encoding="utf-8")
     (ROOT / "out").mkdir(exist_ok=True)
+    (ROOT / "out" / "kernel-report.md").write_text(text, encoding="utf-8")
     record = {
         "kernels": {name: {t: asdict(one) for t, one in targets.items()} for name, targets in found.items()},
         "cases": [asdict(one) | {"seconds": one.seconds} for one in made],
