@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpkernel import checks
+from lpkernel import checks, views
 from lpkernel.errors import InputError
 
 Maps = NDArray[np.int32]
@@ -101,7 +101,7 @@ def redraw(
     """
 
     def excess(maps: Maps) -> NDArray[np.float64]:
-        return limit.excess(np.where(maps < 0, maps, maps % bank_images))
+        return limit.excess(views.images_of(maps, bank_images))
 
     if first_image + len(sources) > TRY_OFFSET:
         last = first_image + len(sources) - 1

@@ -39,11 +39,16 @@ def of_images(images: NDArray[np.int64], bank_images: int, radius: int) -> NDArr
     return (np.arange(len(shifts(radius)))[:, None] * bank_images + images).ravel()
 
 
+def images_of(maps: NDArray[np.integer], bank_images: int) -> NDArray[np.int32]:
+    """The bank images that a map of views has copied; -1 stays."""
+    return np.where(maps < 0, maps, maps % bank_images).astype(np.int32)
+
+
 def taken_apart(maps: NDArray[np.int32], bank_images: int, radius: int) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
     """Images, and their shifts (..., 2), of a map of views; -1 stays, and is not shifted."""
     views = np.maximum(maps, 0)
     moved = shifts(radius)[views // bank_images] * (maps >= 0)[..., None]
-    return np.where(maps < 0, maps, views % bank_images).astype(np.int32), moved.astype(np.int8)
+    return images_of(maps, bank_images), moved.astype(np.int8)
 
 
 def places(moved: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
