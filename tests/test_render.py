@@ -166,3 +166,19 @@ def test_png_carries_text(tmp_path: Path) -> None:
         with Image.open(tmp_path / "a.png") as opened:
             assert opened.info == {"lpkernel": '{"seed": 3}'}
             np.testing.assert_array_equal(np.asarray(opened), image)
+
+
+def test_titles_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longest there is, on a small page: in lines that fit, no word lost."""
+    said: list[str] = []
+    line = render._line
+    monkeypatch.setattr(render, "_line", lambda text, *size: said.append(text) or line(text, *size))  # type: ignore[func-returns-value]
+    sources = np.arange(16).reshape(4, 4)
+    shifts = np.ones((4, 4, 2), np.int8)
+    pictures = np.zeros((8, 128, 128, 3), np.uint8)
+    sheet = render.provenance_sheet(pictures[0], sources, range(8), pictures, ["a"] * 8, shifts)
+    lines = [one for one in said if "%" not in one.split()[0]]
+    assert " ".join(lines) == (
+        "Result, its source map, the map over it; 100.0% from beside their place; 8 of 16 sources shown"
+    )
+    assert len(lines) > 1 and all(render._font().getlength(one) <= sheet.shape[1] - 8 for one in lines)

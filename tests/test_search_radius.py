@@ -207,13 +207,13 @@ def test_provenance_marks_what_was_copied() -> None:
     moved[0, 0] = 1, 1
     assert views.copied_from(0, sources, moved).tolist() == [[False, False], [False, True]]
     assert views.copied_from(0, sources, None).tolist() == [[True, False], [False, False]]
-    picture = np.zeros((64, 64, 3), np.uint8)
+    picture = np.zeros((256, 256, 3), np.uint8)  # on whose page each title is one line
     sheets = [
         render.provenance_sheet(picture, sources, [0], picture[None], ["a"], shifts)
         for shifts in (None, 0 * moved, moved)
     ]
     assert sheets[0].shape == sheets[1].shape == sheets[2].shape
-    below = [sheet[-66:] for sheet in sheets]  # the source
+    below = [sheet[-264:] for sheet in sheets]  # the source
     assert (below[0] == below[1]).all() and (below[1] != below[2]).any()
 
 

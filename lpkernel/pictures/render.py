@@ -211,7 +211,19 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(FONT_SIZE)
 
 
-def heading(text: str, width: int, height: int = 22) -> Pixels:
+def heading(text: str, width: int) -> Pixels:
+    """(H, width, 3): small text on page, in as many lines as it takes."""
+    font, lines = _font(), [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(printable(longer)) > width - 8:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return np.concatenate([_line(line, width) for line in lines])
+
+
+def _line(text: str, width: int, height: int = 22) -> Pixels:
     """A (height, width, 3) strip of page with a small line of text at its left."""
     strip = Image.new("RGB", (width, height), PAGE)
     ImageDraw.Draw(strip).text((6, 4), printable(text), fill=(60, 60, 60), font=_font())
@@ -219,11 +231,11 @@ def heading(text: str, width: int, height: int = 22) -> Pixels:
 
 
 def _caption(share: float, name: str, width: int) -> Pixels:
-    """A heading with a share and the name of a source; of a name that is too long, its end."""
+    """A line with a share and the name of a source; of a name that is too long, its end."""
     font, shown = _font(), printable(name)
     while len(shown) > 1 and font.getlength(f"{share:.1%} {shown}") > width - 8:
         shown = "…" + shown.removeprefix("…")[1:]
-    return heading(f"{share:.1%} {shown}", width)
+    return _line(f"{share:.1%} {shown}", width)
 
 
 def with_maps(images: Pixels, maps: NDArray[np.integer], colours: Pixels) -> Pixels:
