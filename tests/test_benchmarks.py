@@ -18,6 +18,7 @@ from emulation.needs import need_compiler
 from fakes import FakeVQ
 
 from lpkernel import Bank
+from lpkernel.autoencoder import device_decoder
 from lpkernel.backends import registry
 from lpkernel.backends.base import ScanRequest, TopK
 from lpkernel.backends.cuda import CudaBackend
@@ -412,7 +413,7 @@ def test_other_pixels_are_refused(bank_path: Path, tmp_path: Path, monkeypatch: 
 
 def test_a_plug_in_has_no_network_to_compare_with(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeVQ()
-    monkeypatch.setattr(decoding, "load_autoencoder", lambda *_: fake)
+    monkeypatch.setattr(decoding, "load_autoencoder", lambda *_, **__: fake)
     case = decoding.Decoding("fake", "cpu", bank, decoding.PEERS, 0)
     assert case.reason
     point = case.decode(3)
@@ -426,9 +427,9 @@ def test_a_plug_in_has_no_network_to_compare_with(bank: Bank, monkeypatch: pytes
 
 def test_who_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "no-such-compiler is not there" in peers.no_compiler("cpu")
+    assert "no-such-compiler is not there" in device_decoder.no_compiler("cpu")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "triton" in peers.no_compiler("cuda")
+    assert "triton" in device_decoder.no_compiler("cuda")
 
 
 @pytest.fixture

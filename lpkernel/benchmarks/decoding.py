@@ -19,12 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lpkernel import synthesis
 from lpkernel.autoencoder import TorchAutoencoder, load_autoencoder
+from lpkernel.autoencoder.device_decoder import no_compiler
 from lpkernel.autoencoder.layers import unsettle
 from lpkernel.bank import Bank
 from lpkernel.bank.ingest import latent_width
 from lpkernel.benchmarks import machine, measure
 from lpkernel.benchmarks.checks import WrongAnswer
-from lpkernel.benchmarks.peers import Variants, missing, no_compiler
+from lpkernel.benchmarks.peers import Variants, missing
 from lpkernel.benchmarks.points import Entrant, Point
 from lpkernel.errors import InputError
 
@@ -130,7 +131,7 @@ class Module:
 
     def missing(self, device: str) -> str:
         """Why it cannot run on a device here; "" if it can."""
-        return no_compiler(device) if self.compiled else missing(device, self.tf32, False)
+        return no_compiler(torch.device(device).type) if self.compiled else missing(device, self.tf32, False)
 
 
 def random_bank(autoencoder: Any, size: int, seed: int) -> Bank:
@@ -142,12 +143,22 @@ def random_bank(autoencoder: Any, size: int, seed: int) -> Bank:
     return Bank.from_latents(random.standard_normal((*shape, latent_width(autoencoder)), np.float32))
 
 
+def _check_alone(autoencoder: Any, content: Content, images: Images) -> None:
+    """First and last image have the bits that they have alone."""
+    for i in {0, len(content) - 1}:
+        if not np.array_equal(autoencoder.decode(content[i : i + 1])[0], images[i]):
+            raise WrongAnswer(f"image {i} decoded with {len(content) - 1} others is not the one decoded alone")
+
+
 class Decoding:
     """The points of the case: decoding N images, and making and decoding them."""
 
     def __init__(self, source: str, device: str, bank: Bank, others: Sequence[str], seed: int) -> None:
         self.source, self.device, self.others, self.seed = source, device, others, seed
-        self.autoencoder: Any = load_autoencoder(source, device)
+        self.autoencoder: Any = load_autoencoder(source, device, compile="never")
+        self.ours = {"lpkernel": self.autoencoder}
+        if measure.on_gpu(device) and isinstance(self.autoencoder, TorchAutoencoder):
+            self.ours["lpkernel by torch.compile"] = load_autoencoder(source, device, compile="always")
         self.dtype: torch.dtype = getattr(self.autoencoder, "dtype", torch.float32)
         self.reason = ""  # why the bank's images are not what is decoded
         try:
@@ -166,23 +177,25 @@ class Decoding:
         content = self.content(n)
         compared, config = self._truth(content[:CHECKED_IMAGES])
 
-        def entrant(peer: Module | None, prepare: Callable[[], Variants], reason: str) -> Entrant:
+        def entrant(name: str, ours: Any, peer: Module | None, prepare: Callable[[], Variants], reason: str) -> Entrant:
             facts = {**config, "dtype": str(self.dtype if peer is None else peer.dtype).removeprefix("torch.")}
-            tolerance = TOLERANCES[self.dtype] if peer is None else peer.tolerance
-            check = compared.checker(tolerance, facts)
-            if peer is not None:
-                return Entrant(peer.name, False, prepare, check, reason, facts=facts)
+            within = compared.checker(TOLERANCES[self.dtype] if peer is None else peer.tolerance, facts)
 
-            def ours(images: Images, batch: int) -> None:
-                check(images, batch)
-                self._check_alone(content, images)
+            def check(images: Images, batch: int) -> None:
+                within(images, batch)
+                if ours is not None:
+                    _check_alone(ours, content, images)
 
-            return Entrant("lpkernel", True, prepare, ours, reason, facts=facts)
+            return Entrant(name, ours is not None, prepare, check, reason, facts=facts)
 
-        entrants = [entrant(None, lambda: {"": lambda _: self.autoencoder.decode(content)}, "")]
+        def way(ours: Any) -> Callable[[], Variants]:
+            return lambda: {"": lambda _: ours.decode(content)}
+
+        entrants = [entrant(name, ours, None, way(ours), "") for name, ours in self.ours.items()]
         unknown = "" if config else f"the network of {self.source} is not known, it is no TorchAutoencoder"
         for peer in self._peers():
-            entrants.append(entrant(peer, partial(self._ways, content, peer), unknown or peer.missing(self.device)))
+            reason = unknown or peer.missing(self.device)
+            entrants.append(entrant(peer.name, None, peer, partial(self._ways, content, peer), reason))
         bounds = {}
         if config:
             rates = machine.peaks(self.device, self.dtype)
@@ -204,23 +217,21 @@ class Decoding:
             return {"": call}
 
         compared, _ = self._truth(self._made(min(n, CHECKED_IMAGES)))
-        facts: list[dict[str, Any]] = [{}, {}]
-        entrants = [
-            Entrant(
-                *("lpkernel", True, lambda: making(self.autoencoder.decode, facts[0])),
-                compared.checker(TOLERANCES[self.dtype], facts[0]),
-                by_images=True,
-                facts=facts[0],
-            )
-        ]
+        entrants = []
+        for name, ours in self.ours.items():
+            facts: dict[str, Any] = {}
+            prepare = partial(making, ours.decode, facts)
+            check = compared.checker(TOLERANCES[self.dtype], facts)
+            entrants.append(Entrant(name, True, prepare, check, by_images=True, facts=facts))
         if "module" in self.others and isinstance(self.autoencoder, TorchAutoencoder):
+            told: dict[str, Any] = {}
 
             def module() -> Variants:
                 plain = Plain(self.source, self.device, torch.float32)
-                return making(lambda content: plain.decode(content, self._most(len(content))), facts[1])
+                return making(lambda content: plain.decode(content, self._most(len(content))), told)
 
-            check = compared.checker(TOLERANCES[torch.float32], facts[1])
-            entrants.append(Entrant("module float32", False, module, check, by_images=True, facts=facts[1]))
+            check = compared.checker(TOLERANCES[torch.float32], told)
+            entrants.append(Entrant("module float32", False, module, check, by_images=True, facts=told))
         return self._point(f"{self.autoencoder.name}, made and decoded", n, entrants, {})
 
     def _point(self, data: str, n: int, entrants: list[Entrant], bounds: dict[str, float]) -> Point:
@@ -241,12 +252,6 @@ class Decoding:
         plain = Plain(self.source, self.device, torch.float32)
         config = {"flop": plain.flops(content), "peak": max(machine.peaks(self.device, self.dtype).values())}
         return Difference(plain.decode(content, 1)), config
-
-    def _check_alone(self, content: Content, images: Images) -> None:
-        """First and last image have the bits that they have alone."""
-        for i in {0, len(content) - 1}:
-            if not np.array_equal(self.autoencoder.decode(content[i : i + 1])[0], images[i]):
-                raise WrongAnswer(f"image {i} decoded with {len(content) - 1} others is not the one decoded alone")
 
     def _peers(self) -> list[Module]:
         found = []

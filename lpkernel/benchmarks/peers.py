@@ -7,9 +7,6 @@ returned into squared distances and indices in NumPy, not timed either.
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -22,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lpkernel.autoencoder.device_decoder import no_compiler
 from lpkernel.backends.base import TopK
 from lpkernel.benchmarks import machine, measure
 
@@ -85,21 +83,13 @@ def compiled_nearest() -> Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, 
     return torch.compile(nearest, dynamic=True)
 
 
-def no_compiler(device: str) -> str:
-    """Why torch.compile cannot be tried; "" if it can."""
-    if measure.on_gpu(device):
-        return "" if importlib.util.find_spec("triton") else "torch.compile needs the package triton"
-    compiler = os.environ.get("CXX", "g++")
-    return "" if shutil.which(compiler) else f"torch.compile needs a C++ compiler, {compiler} is not there"
-
-
 def missing(device: str, tf32: bool, compiled: bool) -> str:
     """Why products in TF32, or by torch.compile, are not tried on a device; "" if they are."""
     if not measure.on_gpu(device):
         if tf32:
             return "a CPU has no TF32"
         return "on a CPU product and topk are the library's, compiled or not" if compiled else ""
-    return no_compiler(device) if compiled else ""
+    return no_compiler(torch.device(device).type) if compiled else ""
 
 
 class TorchMatmul:
