@@ -9,7 +9,7 @@ became of the one before; what a part has said when its time is up is kept:
     decoding     the same of the embedded autoencoder and a VQ-GAN with random weights; out/bench-gpu-*
     profile      Nsight Compute's, of scripts/gpu_problems.py, in out/gpu-check.ncu-rep; where ncu is present
 
-    python scripts/gpu_check.py speed decoding     # some parts alone
+    python scripts/gpu_check.py speed decoding     # some parts alone; all of them take up to twelve minutes
 
 Nothing of lpkernel is imported here: it may not be built yet.
 """
@@ -168,7 +168,7 @@ PARTS: dict[Callable[[float], str], float] = {  # seconds that each may take
     build: 60,
     tests: 120,
     sanitizers: 90,
-    speed: 180,
+    speed: 240,
     decoding: 150,
     profile: 40,
 }

@@ -540,6 +540,23 @@ def test_the_table_names_the_card_and_what_is_not_exact(bank: Bank) -> None:
     assert any("limits (measured): float32 multiply-adds" in line and "float16" in line for line in lines)
 
 
+@pytest.mark.usefixtures("card", "_small_peaks")
+def test_decoders_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours as it is and by torch.compile, both with an image's bits those that it has alone."""
+    monkeypatch.setattr(device_decoder, "no_compiler", lambda kind: "")
+    options = Options(("decode",), n=(2,), peers=("module-tf32", "module-compiled"), budget=0.001)
+    run = Suite(options, Bank.default())
+    lines = [line for point in run.run() for line in report.table(point, run.results)]
+    assert not run.results.refused and not run.results.skipped
+    ours = {"lpkernel", "lpkernel by torch.compile"}
+    taken = {(record.data, record.provider) for record in run.results.records}
+    assert taken == {
+        *(("default", name) for name in (*ours, "module float32 in TF32, not exact", "torch.compile float32")),
+        *(("default, made and decoded", name) for name in ours),
+    }
+    assert sum("on A card" in line for line in lines) == 2 and any("of the peak" in line for line in lines)
+
+
 def test_faiss_on_a_card_takes_tensors(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
     faiss: Any = ModuleType("faiss")
     inner: list[torch.Tensor] = []

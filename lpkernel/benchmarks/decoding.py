@@ -31,6 +31,7 @@ from lpkernel.errors import InputError
 
 PEERS = ("module", "module-tf32", "module-bfloat16", "module-compiled")
 CHECKED_IMAGES = 4
+PATCH = 6  # of what is made and decoded
 # The largest and the mean difference of a pixel from float32's, in levels of 256; in float32 that of another rounding.
 TOLERANCES = {torch.float32: (1, 0.01), torch.bfloat16: (64, 2.0), torch.float16: (16, 0.5)}
 TF32_TOLERANCE = TOLERANCES[torch.float16]  # which has as many bits
@@ -66,7 +67,7 @@ class Plain:
         self.book = None if inner.codebook is None else torch.from_numpy(inner.codebook).to(device)
         self.run: Callable[[Tensor], Tensor] = inner.decode_tensor
         if compiled:
-            self.run = torch.compile(inner.decode_tensor)
+            self.run = torch.compile(inner.decode_tensor, dynamic=False)
 
     @torch.inference_mode()
     def decode(self, content: Content, batch: int) -> Images:
@@ -240,7 +241,7 @@ class Decoding:
         )
 
     def _made(self, n: int) -> Content:
-        made = synthesis.generate(self.bank, n, seed=self.seed, device=self.device)
+        made = synthesis.generate(self.bank, n, PATCH, seed=self.seed, device=self.device)
         content = made.codes if made.codes is not None else made.latents
         assert content is not None
         return content

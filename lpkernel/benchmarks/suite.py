@@ -217,6 +217,10 @@ class Suite:
             self.said(f"{options.autoencoder} decodes a bank of its own random content: {decodings.reason}")
         for n in options.n or (DECODED_ON_GPU if options.on_gpu else DECODED):
             yield partial(decodings.decode, n)
+        if (grid := decodings.autoencoder.grid) < decoding.PATCH:
+            reason = f"its grid of {grid} is smaller than a patch of {decoding.PATCH}"
+            self.results.miss(f"made and decoded by {options.autoencoder}", reason)
+            return
         for n in options.n or (*MADE_AND_DECODED, *((MOST_DECODED,) if options.full or options.on_gpu else ())):
             yield partial(decodings.whole, n)
 
