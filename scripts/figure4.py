@@ -124,7 +124,9 @@ def draw(path: Path, points: list[Point], x: str | None, y: str, title: str) -> 
             across = [point.numbers[x] if x else place for place, point in enumerate(line)]
             axes.plot(across, [point.numbers[y] for point in line], "o-", markersize=4, label=preset)
             for place, point in zip(across, line, strict=True):
-                axes.annotate(f"{point.value}", (place, point.numbers[y]), fontsize=8, textcoords="offset points")
+                axes.annotate(
+                    f"{point.value}", (place, point.numbers[y]), xytext=(4, 4), fontsize=8, textcoords="offset points"
+                )
         axes.set(title=option, xlabel=x or option, ylabel=y)
         axes.grid(True, alpha=0.2)
         if x is None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lpkernel.autoencoder import device_decoder, load_autoencoder
+from lpkernel.autoencoder.base import full_precision
 from lpkernel.autoencoder.described import described
 from lpkernel.autoencoder.device_decoder import COMPILED_FROM, Pipeline, choose
 from lpkernel.errors import InputError
@@ -105,6 +106,16 @@ def test_copies_are_waited_for_before_memory_is_used_again(monkeypatch: pytest.M
         [f"{made} on main", f"side waits for {made}", f"{copied} on side"] for made, copied in ("ab", "cd")
     )
     assert said == [*first, *second, "host waits for b", *first, "host waits for b", "host waits for d"]
+
+
+def test_encoders_do_not_round_to_tf32() -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled
+    assert before == (True, True)  # torch's own settings
+    with full_precision(CUDA):
+        assert not torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.enabled
+    with full_precision(CPU):
+        assert torch.backends.cudnn.allow_tf32
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.enabled) == before
 
 
 def test_a_step_that_is_no_graph_is_launched_kernel_by_kernel() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -63,6 +64,13 @@ def _fast_bfloat16(device: torch.device) -> bool:
     # These two are private and may move; without them float32 is the safe answer.
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(check is not None and check() for check in checks)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Within it float32 convolutions are of float32: cuDNN rounds their operands to TF32 unless told not to."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 def fingerprint(state: dict[str, Tensor]) -> str:
@@ -196,7 +204,8 @@ class TorchAutoencoder(ABC):
     def _encoded(self, images: np.ndarray) -> np.ndarray:
         part = torch.from_numpy(images).to(self.device)
         pixels = part.permute(0, 3, 1, 2).float() / 127.5 - 1  # the strides are channels-last already
-        latents = self._finite(self.encode_tensor(pixels.to(self.encoder_dtype))).permute(0, 2, 3, 1)
+        with full_precision(self.device):
+            latents = self._finite(self.encode_tensor(pixels.to(self.encoder_dtype))).permute(0, 2, 3, 1)
         if latents.shape[1:] != (self.grid, self.grid, self.width):
             raise InputError(
                 f"autoencoder {self.name}: its network gives latents of shape {tuple(latents.shape[1:])}, "
