@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from lpkernel import checks, philox, presets
+from lpkernel import checks, philox, presets, views
 from lpkernel import plan as plans
 from lpkernel.backends.specification import kept_by_cut, references, resize_canvas
 from lpkernel.backends.store import Store
@@ -36,10 +36,12 @@ _ISOLATIONS: Store[torch.Tensor] = Store()
 @dataclass(frozen=True)
 class Made:
     """Images of a divided bank: sources (N, M, M) int32 among all its images, and codes (N, M, M) int64 or latents
-    (N, M, M, L) float32, ready for the autoencoder's decode. Every process has all of it."""
+    (N, M, M, L) float32, ready for the autoencoder's decode; with a search radius shifts (N, M, M, 2) int8, as of
+    `lpkernel.Synthesis`. Every process has all of it."""
 
     sources: NDArray[np.int32]
     content: NDArray[Any]
+    shifts: NDArray[np.int8] | None = None
 
 
 class _Wire:
@@ -74,54 +76,71 @@ class _Wire:
 
 
 class _Part:
-    """This process's images, from `first` of `total` on."""
+    """This process's images, from `first` of `images` on, and their `size` views of the `total` of all images.
 
-    def __init__(self, bank: Bank, wire: _Wire) -> None:
+    Views are numbered as `lpkernel.views` does: a process's own among its images, and all among all images.
+    """
+
+    def __init__(self, bank: Bank, wire: _Wire, radius: int) -> None:
         sizes = wire.told((bank.size, _number_system(bank)))
         if any(system != sizes[0][1] for _, system in sizes):
             raise InputError("the processes hold images of different banks; divide one, as by bank.subset")
         self.bank, self.wire = bank, wire
         self.first = sum(size for size, _ in sizes[: wire.rank])
-        self.total = sum(size for size, _ in sizes)
+        self.images = sum(size for size, _ in sizes)
+        self.radius = views.checked_radius(radius, self.images)
+        self.seen = bank.views(self.radius) if self.radius else bank
+        self.size, self.total = (count * len(views.shifts(self.radius)) for count in (bank.size, self.images))
 
     def pieces(self) -> list[slice]:
-        """Its images, some at a time."""
-        return [slice(i, min(i + AT_ONCE, self.bank.size)) for i in range(0, self.bank.size, AT_ONCE)]
+        """Its views, some at a time."""
+        return [slice(i, min(i + AT_ONCE, self.size)) for i in range(0, self.size, AT_ONCE)]
 
-    def vectors(self, side: int, images: slice, cells: NDArray[np.int64]) -> torch.Tensor:
-        """(b, D) float64: the fixed-point values of some cells of some images."""
-        if self.bank.codes is not None and self.bank.fixed_codebook is not None and side == self.bank.grid:
-            codes = self.bank.codes[images].reshape(-1, side * side)[:, cells]
+    def numbers(self, some: slice) -> torch.Tensor:
+        """(b,) int64: the numbers of some of its views among those of all images."""
+        own = torch.arange(some.start, some.stop)
+        return own // self.bank.size * self.images + self.first + own % self.bank.size
+
+    def own(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Views of all images as its own, and which of them are."""
+        shift, image = np.divmod(numbers, self.images)
+        image = image - self.first
+        return shift * self.bank.size + image, (numbers >= 0) & (image >= 0) & (image < self.bank.size)
+
+    def vectors(self, side: int, some: slice, cells: NDArray[np.int64]) -> torch.Tensor:
+        """(b, D) float64: the fixed-point values of some cells of some views."""
+        if self.seen.codes is not None and self.bank.fixed_codebook is not None and side == self.bank.grid:
+            codes = self.seen.codes[some].reshape(-1, side * side)[:, cells]
             check_codes(codes, len(self.bank.fixed_codebook))
             chosen = self.bank.fixed_codebook[codes]
         else:
-            chosen = self.bank.level(side)[images].reshape(-1, side * side, self.bank.channels)[:, cells]
+            chosen = self.seen.level(side)[some].reshape(-1, side * side, self.bank.channels)[:, cells]
         return torch.from_numpy(chosen.reshape(len(chosen), -1)).double()
 
     def cells(self, side: int, sources: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.int16]:
-        """Fixed-point values (n, c, C) of cells `places` (c,) or (n, c) of the images `sources` (n, 1) or (n, c)."""
+        """Fixed-point values (n, c, C) of cells `places` (c,) or (n, c) of the views `sources` (n, 1) or (n, c)."""
         sources, places = np.broadcast_arrays(sources, places)
-        local = sources - self.first
-        mine = (local >= 0) & (local < self.bank.size)
-        if self.bank.codes is not None and side == self.bank.grid:
+        local, mine = self.own(sources)
+        at = local[mine], *np.divmod(places[mine], side)
+        if self.seen.codes is not None and side == self.bank.grid:
             codes = np.zeros(sources.shape, np.int32)
-            codes[mine] = self.bank.codes.reshape(self.bank.size, -1)[local[mine], places[mine]]
+            codes[mine] = self.seen.codes[at]
             assert self.bank.fixed_codebook is not None
             if codes.size:
                 check_codes(codes, len(self.bank.fixed_codebook))
             return self.bank.fixed_codebook[self.wire.summed(codes)]
         values = np.zeros((*sources.shape, self.bank.channels), np.int32)
-        level = self.bank.level(side).reshape(self.bank.size, side * side, -1)
-        values[mine] = level[local[mine], places[mine]]
+        values[mine] = self.seen.level(side)[at]
         return self.wire.summed(values).astype(np.int16)
 
-    def content(self, sources: NDArray[np.int32]) -> NDArray[Any]:
-        """What the owners have at the sources: codes (n, M, M) int64 or latents (n, M, M, L) float32."""
+    def made(self, maps: NDArray[np.int32]) -> Made:
+        """Of maps of views: images, shifts, and what the owners have there."""
+        sources, moved = views.taken_apart(maps, self.images, self.radius) if self.radius else (maps, None)
         local = sources.astype(np.int64) - self.first
         mine = (local >= 0) & (local < self.bank.size)
-        found = self.bank.gather(np.where(mine, local, 0))
+        found = self.bank.gather(np.where(mine, local, 0), moved)
         found[~mine] = 0
-        return self.wire.summed(found)
+        return Made(sources, self.wire.summed(found), moved)
 
 
 def _number_system(bank: Bank) -> str:
@@ -141,6 +160,7 @@ def generate(
     seed: int = 0,
     first_image: int = 0,
     preset: str = presets.DEFAULT_PRESET,
+    search_radius: int = 0,
 ) -> Made:
     """`lpkernel.generate` from the images that all processes hold together; called by all with the same arguments.
 
@@ -162,9 +182,9 @@ def generate(
         raise InputError(f"n: got {n}, k: got {k}, expected at least 1")
     if plan.most_compared * part.largest_cell_distance(resizes=len(plan.scales)) >= 2**31:
         raise InputError(f"patch: got {plan.patch}: distances may reach 2^31; use a smaller one")
-    walk = _Walk(plan, _Part(part, _Wire()), np.arange(first_image, first_image + n), k, seed)
-    sources = walk.run(round(PARTS * defaults.hubness))
-    return Made(sources, walk.part.content(sources))
+    held = _Part(part, _Wire(), search_radius)
+    walk = _Walk(plan, held, np.arange(first_image, first_image + n), k, seed)
+    return held.made(walk.run(round(PARTS * defaults.hubness)))
 
 
 class _Walk:
@@ -198,39 +218,39 @@ class _Walk:
     def _chosen(
         self, scale: Scale, i: int, canvas: NDArray[np.int16], step: int, offsets: torch.Tensor | None
     ) -> NDArray[np.int64]:
-        """The image (n,) that each image copies at a step. offsets: (B,) of this process's images."""
+        """The view (n,) that each image copies at a step. offsets: (B,) of this process's views."""
         cells, n = scale.compared[i], len(canvas)
         words = philox.draws(self.seed, self.images, step)
         if not len(cells):
             return np.asarray(philox.pick(words, self.part.total), np.int64)
         ours = torch.from_numpy(canvas[:, cells].reshape(n, -1)).double()
         best = torch.full((n, self.k), FAR)
-        for images in self.part.pieces():
-            ranked = _distances(ours, self.part.vectors(scale.side, images, cells))
+        for some in self.part.pieces():
+            ranked = _distances(ours, self.part.vectors(scale.side, some, cells))
             if offsets is not None:
-                ranked = ranked - offsets[images]
-            keys = (ranked << 32) | (self.part.first + images.start + torch.arange(ranked.shape[1]))
+                ranked = ranked - offsets[some]
+            keys = (ranked << 32) | self.part.numbers(some)
             best = torch.cat([best, keys], dim=1).topk(self.k, dim=1, largest=False).values
         every = self.part.wire.gathered(best).sort(dim=1).values[:, : self.k]
         drawn = torch.from_numpy(np.asarray(philox.pick(words, self.k), np.int64))
         return (every.gather(1, drawn[:, None])[:, 0] & 0xFFFFFFFF).numpy()
 
     def _isolation(self, scale: Scale) -> torch.Tensor:
-        """(steps, B) int64: `reference.isolation` of this process's images; kept as long as bank and plan live."""
+        """(steps, B) int64: `reference.isolation` of this process's views; kept as long as bank and plan live."""
         chosen, _ = references(self.part.total)
         isolated = self.part.cells(scale.side, chosen[:, None], np.arange(scale.side**2))  # all processes take part
 
         def make() -> torch.Tensor:
-            found = torch.zeros((len(scale.positions), self.part.bank.size), dtype=torch.int64)
+            found = torch.zeros((len(scale.positions), self.part.size), dtype=torch.int64)
             for row, cells in zip(found, scale.compared, strict=True):
                 if len(cells):
                     theirs = torch.from_numpy(isolated[:, cells].reshape(len(isolated), -1)).double()
-                    for images in self.part.pieces():
-                        numbers = self.part.first + images.start + torch.arange(len(row[images]))
-                        row[images] = self._isolation_of(self.part.vectors(scale.side, images, cells), theirs, numbers)
+                    for some in self.part.pieces():
+                        vectors = self.part.vectors(scale.side, some, cells)
+                        row[some] = self._isolation_of(vectors, theirs, self.part.numbers(some))
             return found
 
-        key = (id(self.part.bank), id(scale), self.part.first, self.part.total)
+        key = (id(self.part.bank), id(scale), self.part.first, self.part.total, self.part.radius)
         return _ISOLATIONS.get(key, (self.part.bank, scale), KEPT, lambda kept: kept.nbytes, make)
 
     def _isolation_of(self, vectors: torch.Tensor, theirs: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:

@@ -328,7 +328,7 @@ def request(
 ) -> ScanRequest:
     """What `generate` asks of a backend, checked. Arguments as there. Raises InputError."""
     _check(bank, plan, n, k, first_image)
-    radius = _radius(bank, search_radius)
+    radius = views.checked_radius(search_radius, bank.size)
     n, k, seed, first_image = int(n), int(k), checks.integer("seed", seed), int(first_image)
     allowed = allowed_images(bank, candidates)
     start = None if canvas is None else canvas_array(bank, canvas, n)
@@ -361,14 +361,6 @@ def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
         raise InputError(f"first_image: got {first_image} with n = {n}, expected image numbers in [0, 2^32)")
     if plan.sides[-1] != bank.grid:
         raise InputError(f"plan: ends at side {plan.sides[-1]}, expected the bank's grid side {bank.grid}")
-
-
-def _radius(bank: Bank, radius: int) -> int:
-    if not 0 <= checks.integer("search_radius", radius) <= views.MAX_RADIUS:
-        raise InputError(f"search_radius: got {radius}, expected 0 to {views.MAX_RADIUS} cells")
-    if (count := len(views.shifts(int(radius))) * bank.size) >= 2**31:
-        raise InputError(f"search_radius: got {radius}: {count} views, expected fewer than 2^31; lower it")
-    return int(radius)
 
 
 def _check_distances(bank: Bank, plan: Plan, canvas: Array | None) -> None:

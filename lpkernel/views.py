@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpkernel import checks
 from lpkernel.errors import InputError
 from lpkernel.levels import level_axis
 
@@ -32,6 +33,15 @@ def shifts(radius: int) -> NDArray[np.int64]:
     found = np.array(sorted(((dy, dx) for dy in reach for dx in reach), key=lambda shift: shift != (0, 0)), np.int64)
     found.flags.writeable = False
     return found
+
+
+def checked_radius(radius: int, bank_images: int) -> int:
+    """A search_radius that so many images may have. Raises InputError."""
+    if not 0 <= checks.integer("search_radius", radius) <= MAX_RADIUS:
+        raise InputError(f"search_radius: got {radius}, expected 0 to {MAX_RADIUS} cells")
+    if (count := len(shifts(int(radius))) * bank_images) >= 2**31:
+        raise InputError(f"search_radius: got {radius}: {count} views, expected fewer than 2^31; lower it")
+    return int(radius)
 
 
 def of_images(images: NDArray[np.int64], bank_images: int, radius: int) -> NDArray[np.int64]:

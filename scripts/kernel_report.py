@@ -152,7 +152,7 @@ def screen_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -
 
     return Case(
         name=f"search {np.dtype(dtype).name}, Q={queries:,}, B={bank:,}, D={width}",
-        kernel="screen_kernel<false, false>",
+        kernel="screen_kernel<false, false, false>",
         threads=SCREEN_TILE,
         shared=4 * 2 * SCREEN_TILE * 64,
         blocks=-(-queries // SCREEN_TILE) * -(-bank // SCREEN_TILE),

@@ -10,14 +10,17 @@ import torch
 from conftest import home
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cuda_screen import survivors
 from test_masked_topk import SHAPES, integers, masks
 from test_topk_floats import ISAS, SPECIFICATION, check, requests
 
 import lpkernel as lp
 from lpkernel.backends.base import Backend, TopkRequest
 from lpkernel.backends.cpp import CppBackend, Tuning
+from lpkernel.backends.cuda import CudaBackend
+from lpkernel.backends.cuda import Tuning as CudaTuning
 from lpkernel.backends.registry import BACKENDS
-from lpkernel.errors import BackendUnavailable, InputError
+from lpkernel.errors import InputError
 
 EXTREME = [1e-300, 1e-40, 1e-20, 1e-3, 1, 1, 2, 3, 1e3, 1e9, 1e20, 3e38, 1e300]
 
@@ -151,15 +154,6 @@ def test_wrong_weights(weights: np.ndarray) -> None:
         lp.masked_topk(queries, bank, 4, bank_weights=weights)
 
 
-def test_a_backend_that_cannot_says_so() -> None:
-    queries, bank = integers("float32", 3, 20, 8)
-    request = TopkRequest(queries, bank, 4, None, None, np.ones(20))
-    for name in ("cuda", "triton"):
-        assert BACKENDS[name].unsupported(request)
-        with pytest.raises(BackendUnavailable, match=name):
-            lp.masked_topk(queries, bank, 4, backend=name, bank_weights=np.ones(20))
-
-
 @pytest.mark.parametrize("rooted", [False, True])
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("alpha", [1e-3, 0.5])
@@ -176,6 +170,68 @@ def test_normalised_nearest(rooted: bool, k: int, alpha: float) -> None:
     np.testing.assert_allclose(scores, np.take_along_axis(want, order, 1), rtol=1e-6)
     there = lp.normalised_nearest(torch.from_numpy(X), torch.from_numpy(Y), alpha, rooted, k)
     assert np.array_equal(there.indices, indices) and np.array_equal(there.distances, scores)
+
+
+LAUNCHES = [(8, 1, 1, 2, 0), (2, 1, 2, 3, 0), (8, 2, 1, 1, 2)]  # direct, and with a screen
+
+
+def many(kind: str, spread: float, k: int) -> TopkRequest:
+    """Rows that occur twice with other weights, near ones of near weights, and so many weights of each magnitude."""
+    random = np.random.default_rng(int(spread) + k)
+    bank = random.standard_normal((300, 40)).astype(np.float32)
+    bank[100:200] = bank[:100]
+    bank[200:] = bank[:100] + random.standard_normal((100, 40)).astype(np.float32) * np.float32(1e-4)
+    weights = 10 ** random.uniform(-spread, spread, 300)
+    weights[200:250] = weights[:50] * (1 + 1e-6)
+    weights[250:] = weights[50:100]
+    queries = bank[:9] + np.float32(0.1) * random.standard_normal((9, 40)).astype(np.float32)
+    allowed = None if kind == "shared" else random.random(300) < 0.7
+    return TopkRequest(queries, bank, k, masks(kind, 9, 40), allowed, weights)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("launch", LAUNCHES)
+@pytest.mark.parametrize("kind", ["none", "shared", "own"])
+def test_cuda_at_all_magnitudes(cuda: CudaBackend, kind: str, launch: tuple[int, int, int, int, int]) -> None:
+    """Weights from 1e-30 to 1e30, for which the screen has room, and beyond."""
+    cuda.tuning = CudaTuning(search=launch)
+    for spread, k in ((0, 10), (3, 1), (30, 10), (100, 128)):
+        check(cuda, many(kind, spread, k))
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_special_values_in_cuda(cuda: CudaBackend, launch: tuple[int, int, int, int, int]) -> None:
+    cuda.tuning = CudaTuning(search=launch)
+
+    @settings(max_examples=20, deadline=None)
+    @given(request=weighted())
+    def any_request(request: TopkRequest) -> None:
+        check(cuda, request)
+
+    any_request()
+
+
+def test_the_screen_of_cuda_leaves_few_rows(cuda: CudaBackend) -> None:
+    """And is not there with a mask for each query."""
+    random = np.random.default_rng(3)
+    queries, bank = (random.standard_normal((n, 64)).astype(np.float32) for n in (20, 512))
+    request = TopkRequest(queries, bank, 3, None, None, 10 ** random.uniform(-1, 1, 512))
+    left = survivors(cuda, request, 4)
+    assert left.min() >= 3 and left.mean() < 60, left
+    scratch = cuda._native().masked_topk_scratch
+    assert scratch(20, 512, 64, 3, False, True, (8, 1, 1, 1, 4)) > 512 * 64 * 2
+    assert scratch(20, 512, 64, 3, True, True, (8, 1, 1, 1, 4)) == 0
+
+
+def test_normalised_nearest_in_cuda(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKENDS, "cuda", cuda)
+    cuda.tuning = CudaTuning()
+    random = np.random.default_rng(10)
+    X, Y = (random.standard_normal((n, 12)).astype(np.float32) for n in (40, 1100))
+    for rooted in (False, True):
+        want = lp.normalised_nearest(X, Y, 1e-3, rooted, 3, backend="numpy")
+        got = lp.normalised_nearest(X, Y, 1e-3, rooted, 3, backend="cuda")
+        assert np.array_equal(got.indices, want.indices) and np.array_equal(got.distances, want.distances)
 
 
 @pytest.mark.parametrize("alpha", [0, -1.0, np.nan, "a"])

@@ -51,7 +51,8 @@ def survivors(cuda: CudaBackend, request: TopkRequest, stride: int = 2) -> np.nd
     (count, width), rows, k = request.queries.shape, len(request.bank), request.k
     integer, own = request.bank.dtype == np.int16, request.patch_mask is not None and request.patch_mask.ndim == 2
     native, launch = cuda._native(), (8, 2, 1, 1, stride)
-    size = native.masked_topk_scratch(count, rows, width, k, own, launch)
+    weighted = request.weights is not None
+    size = native.masked_topk_scratch(count, rows, width, k, own, weighted, launch)
     room = torch.zeros(size // 8 + 2 * count * k + 2, dtype=torch.int64)
     start = -room.data_ptr() % 16
     at, results = room.data_ptr() + start, room.data_ptr() + start + size
@@ -61,6 +62,7 @@ def survivors(cuda: CudaBackend, request: TopkRequest, stride: int = 2) -> np.nd
 
     native.masked_topk(
         *(span(request.queries), span(request.bank), span(request.patch_mask), own, span(request.candidate_mask)),
+        span(request.weights),
         *(count, rows, width, k, integer, (results, 4 * count * k), (results + 8 * count * k, 8 * count * k)),
         *((at, size), 0, 0, launch),
     )
@@ -176,11 +178,11 @@ def test_all_of_int16(cuda: CudaBackend) -> None:
 def test_widths_without_a_screen(cuda: CudaBackend) -> None:
     for width, own in ((0, False), (8193, False), (4097, True)):
         native = cuda._native()
-        direct, screened = (native.masked_topk_scratch(3, 50, width, 2, own, (8, 1, 1, 1, n)) for n in (0, 2))
+        direct, screened = (native.masked_topk_scratch(3, 50, width, 2, own, False, (8, 1, 1, 1, n)) for n in (0, 2))
         assert direct == screened == 0
         queries, bank = integers("int16", 3, 50, width)
         check(cuda, TopkRequest(queries, bank, 2, masks("own", 3, width) if own else None, None))
-    assert native.masked_topk_scratch(3, 50, 8192, 2, False, (8, 1, 1, 1, 2)) > 2 * 256 * 8192
+    assert native.masked_topk_scratch(3, 50, 8192, 2, False, False, (8, 1, 1, 1, 2)) > 2 * 256 * 8192
 
 
 @pytest.mark.parametrize("order", ["rev", "1", "2"])

@@ -123,8 +123,12 @@ DIVIDED = """
         ends = [0, *sorted(np.random.default_rng(world).choice(np.arange(1, bank.size), world - 1, False)), bank.size]
         part = bank.subset(np.arange(ends[rank], ends[rank + 1]))
         for number, (preset, k) in enumerate(itertools.product(("paper", "balanced"), (1, 5, 99))):
-            made = distributed.generate(part, 4, patch=3, k=k, seed=number, first_image=2, preset=preset)
-            np.savez(f"{sys.argv[1]}/{path.rpartition('/')[2]}-{number}-{rank}.npz", a=made.sources, b=made.content)
+            radius = number % 3 if bank.size < 99 else 0
+            made = distributed.generate(
+                part, 4, patch=3, k=k, seed=number, first_image=2, preset=preset, search_radius=radius)
+            moved = np.zeros(0) if made.shifts is None else made.shifts
+            file = f"{sys.argv[1]}/{path.rpartition('/')[2]}-{number}-{rank}.npz"
+            np.savez(file, a=made.sources, b=made.content, c=moved)
     dist.destroy_process_group()
 """
 
@@ -143,10 +147,13 @@ def assert_as_whole(folder: Path, paths: list[Path], ranks: range) -> None:
     for path in paths:
         for number, (preset, k) in enumerate(itertools.product(("paper", "balanced"), (1, 5, 99))):
             options: dict[str, Any] = {"patch": 3, "k": k, "seed": number, "first_image": 2, "preset": preset}
-            whole = generate(Bank.load(path), 4, **options)
+            bank = Bank.load(path)
+            radius = number % 3 if bank.size < 99 else 0
+            whole = generate(bank, 4, search_radius=radius, **options)
             for rank in ranks:
                 made = np.load(folder / f"{path.name}-{number}-{rank}.npz")
                 assert np.array_equal(made["a"], whole.sources) and made["a"].dtype == np.int32
+                assert np.array_equal(made["c"], np.zeros(0) if whole.shifts is None else whole.shifts)
                 content = whole.codes if whole.codes is not None else whole.latents
                 assert content is not None and np.array_equal(made["b"], content)
 
@@ -161,14 +168,16 @@ def test_a_divided_bank_gives_the_source_maps_of_the_whole(world: int, tmp_path:
 
 def test_one_process_holds_all_of_it(tmp_path: Path) -> None:
     for path in divided_banks(tmp_path):
-        for preset in ("paper", "balanced"):
-            made = distributed.generate(Bank.load(path), 4, patch=3, k=5, preset=preset)
-            assert np.array_equal(made.sources, generate(path, 4, patch=3, k=5, preset=preset).sources)
+        for preset, radius in (("paper", 0), ("balanced", 0), ("balanced", 1)):
+            options: dict[str, Any] = {"patch": 3, "k": 5, "preset": preset, "search_radius": radius}
+            made, whole = distributed.generate(Bank.load(path), 4, **options), generate(path, 4, **options)
+            assert np.array_equal(made.sources, whole.sources) and (made.shifts is None) == (radius == 0)
 
 
 def test_what_a_divided_bank_refuses(tmp_path: Path) -> None:
     bank = Bank.from_codes(np.zeros((3, 8, 8), int), np.eye(3), 2)
     cases: list[dict[str, Any]] = [{"n": 0}, {"k": 0}, {"patch": 9}, {"preset": "other"}, {"seed": -1}]
+    cases += [{"search_radius": 5}, {"search_radius": -1}]
     for options in cases:
         with pytest.raises(InputError):
             distributed.generate(bank, **{"patch": 3, **options})

@@ -318,3 +318,23 @@ def test_topk_of_any_shape(q: int, b: int, d: int, own: bool, data: st.DataObjec
 @given(wanted=requests(most=100))
 def test_topk_of_special_values(wanted: TopkRequest) -> None:
     check_floats(TRITON, wanted)
+
+
+@pytest.mark.parametrize("kind", ["none", "own"])
+@pytest.mark.parametrize(("spread", "k"), [(1, 10), (30, 3)])
+def test_topk_with_weights(spread: float, k: int, kind: str) -> None:
+    """Rows that occur twice with other weights; of 1e-30 to 1e30, sums are taken in float64 again."""
+    random = np.random.default_rng(k)
+    bank = random.standard_normal((140, 20)).astype(np.float32)
+    bank[70:] = bank[:70]
+    queries = bank[:4] + np.float32(0.1) * random.standard_normal((4, 20)).astype(np.float32)
+    weights = 10 ** random.uniform(-spread, spread, 140)
+    check_floats(TRITON, TopkRequest(queries, bank, k, masks(kind, 4, 20), random.random(140) < 0.7, weights))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(wanted=requests(most=100), data=st.data())
+def test_topk_with_weights_of_special_values(wanted: TopkRequest, data: st.DataObject) -> None:
+    few = data.draw(st.sampled_from([[1e-300, 1e-40, 1e-3, 1, 1, 3, 1e20, 3e38, 1e300], [1.0, 2.0, 4.0], [1.0]]))
+    weights = np.random.default_rng(len(wanted.bank)).choice(np.array(few), len(wanted.bank))
+    check_floats(TRITON, replace(wanted, weights=weights))

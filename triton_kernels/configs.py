@@ -9,6 +9,7 @@ is smaller than a tile gets the small tile. The results do not depend on any of 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -207,10 +208,13 @@ def _topk_kernels(family: str) -> Iterator[Shipped]:
     for (of, slots), tile in TOPK.items():
         for integer in (False, True) if of == family else ():
             for masked in (False, True):
-                for redo in (False,) if integer else (False, True):
-                    kind = f"{'int16' if integer else 'float32'}{'-masked' if masked else ''}-k{slots}"
-                    kind += "-redo" if redo else ""
-                    base = {"KP": slots, "INTEGER": integer, "MASKED": masked, "REDO": redo}
+                # With weights the masked ones alone, which take no fewer registers.
+                for weighted, redo in itertools.product((False, True), repeat=2):
+                    if (weighted and not masked) or (integer and (weighted or redo)):
+                        continue
+                    kind = f"{'int16' if integer else 'float32'}{'-masked' if masked else ''}"
+                    kind += f"{'-weighted' if weighted else ''}-k{slots}{'-redo' if redo else ''}"
+                    base = {"KP": slots, "INTEGER": integer, "MASKED": masked, "WEIGHTED": weighted, "REDO": redo}
                     shape = {"TQ": tile.queries, "TB": tile.rows, "TD": tile.columns, "CANDIDATES": True}
                     yield _entry(f"topk-{kind}", topk.search, base | shape, tile.warps, tile.stages)
                     for merged in MERGED:
@@ -269,6 +273,8 @@ POINTERS = {
     "mask_ptr": "*u8",
     "allowed_ptr": "*u8",
     "flags_ptr": "*u8",
+    "row_weights_ptr": "*fp64",
+    "range_ptr": "*fp64",
 }
 
 

@@ -3,7 +3,8 @@
     distance(q, b) = sum over d with mask[q, d] of (queries[q, d] - bank[b, d])^2
 
 Shapes: queries (Q, D), bank (B, D) float32 or int16, rows `*_stride` apart, columns adjacent; mask (Q or 1, D) uint8,
-mask_stride 0 when shared; allowed (B,) uint8; distances (Q, K) float32 or int32 and indices (Q, K) int64.
+mask_stride 0 when shared; allowed (B,) uint8; weights (B,) float64 and range (2,) float64, the least and the largest of
+them (WEIGHTED, float32 alone); distances (Q, K) float32 or int32 and indices (Q, K) int64.
 
 Tiling: a program of `search` owns TQ queries and a slab of the bank, streams it in tiles of TB rows and TD columns, and
 leaves the slab's KP smallest keys in keys (Q, slabs, KP). `merge` owns one query. No (Q, B) matrix exists; traffic is
@@ -20,6 +21,10 @@ Small distances: a square that underflows is off by 2^-150 at most, so 5e-7 hold
 query whose KP-th distance is below twice that, and both kernels run once more (REDO), for flagged queries alone, with
 differences times 2^90: the least that float32 has, 2^-149, then has a square, and what overflows is far behind the KP
 nearest. Without a flag these two launches end at once; nothing is read back to decide.
+
+Weights: what is ranked is the float32 rounding of weight times sum, a product in float64. A row whose sum underflows or
+overflows float32 may then be anywhere below the largest weight * D * 2^-126 or above the least * 2^126; a query whose
+KP-th is there is flagged, too, and its second run squares in float64.
 
 Limits: K <= 128, B < 2^31.
 """
@@ -42,15 +47,16 @@ from .keys import (
 INTEGERS = ["queries", "bank", "width", "mask_stride", "slab", "slabs", "k"]
 UP = tl.constexpr(2.0**90)
 DOWN = tl.constexpr(2.0**-180)
+OVERFLOW = tl.constexpr(2.0**126)
 UNDERFLOW = tl.constexpr(2.0**-126)  # a column's part of the distance below which a query is done once more
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def search(
-    queries_ptr, bank_ptr, mask_ptr, allowed_ptr, keys_ptr, flags_ptr,
+    queries_ptr, bank_ptr, mask_ptr, allowed_ptr, row_weights_ptr, keys_ptr, flags_ptr,
     queries, bank, width, query_stride, bank_stride, mask_stride, slab, slabs,
     TQ: tl.constexpr, TB: tl.constexpr, TD: tl.constexpr, KP: tl.constexpr,
-    INTEGER: tl.constexpr, MASKED: tl.constexpr, CANDIDATES: tl.constexpr, REDO: tl.constexpr,
+    INTEGER: tl.constexpr, MASKED: tl.constexpr, CANDIDATES: tl.constexpr, WEIGHTED: tl.constexpr, REDO: tl.constexpr,
 ):  # fmt: skip
     """The KP smallest keys of slab program_id(1) for the TQ queries of program_id(0)."""
     rows = tl.program_id(0) * TQ + tl.arange(0, TQ)
@@ -82,18 +88,24 @@ def search(
             if INTEGER:
                 ours = ours.to(tl.int32)
                 theirs = theirs.to(tl.int32)
+            if WEIGHTED and REDO:
+                ours = ours.to(tl.float64)
+                theirs = theirs.to(tl.float64)
             difference = ours[:, :, None] - theirs[:, None, :]
             if MASKED:
                 counts = tl.load(weights_ptr + column[:, None], mask=live[None, :] & within, other=0) != 0
                 difference = tl.where(counts[:, :, None], difference, 0)
-            if REDO:
+            if REDO and not WEIGHTED:
                 difference = difference * UP
             # Columns first: then a thread holds all columns of a pair, and sums over them need no exchange.
             total += tl.sum(difference * difference, axis=0).to(total.dtype)
         if INTEGER:
             keys = pack_integers(total, cols[None, :])
         else:
-            if REDO:
+            if WEIGHTED:
+                factor = tl.load(row_weights_ptr + cols, mask=inside, other=0.0)
+                total = total * factor[None, :]
+            elif REDO:
                 total = total * DOWN
             keys = pack_floats(total.to(tl.float32), cols[None, :])
         best = keep_smallest(best, tl.where(inside[None, :], keys, EMPTY_KEY))
@@ -103,10 +115,10 @@ def search(
 
 @triton.jit(do_not_specialize=INTEGERS)
 def merge(
-    queries_ptr, bank_ptr, mask_ptr, keys_ptr, flags_ptr, distances_ptr, indices_ptr,
+    queries_ptr, bank_ptr, mask_ptr, row_weights_ptr, range_ptr, keys_ptr, flags_ptr, distances_ptr, indices_ptr,
     width, query_stride, bank_stride, mask_stride, slabs, k,
     KP: tl.constexpr, SLOTS: tl.constexpr, TD: tl.constexpr, INTEGER: tl.constexpr, MASKED: tl.constexpr,
-    REDO: tl.constexpr,
+    WEIGHTED: tl.constexpr, REDO: tl.constexpr,
 ):  # fmt: skip
     """The k smallest of one query's slabs * KP <= SLOTS keys, in order."""
     row = tl.program_id(0).to(tl.int64)
@@ -124,7 +136,14 @@ def merge(
     if not INTEGER:
         if not REDO:
             worst = key_distance(tl.max(best, axis=0)).to(tl.float32, bitcast=True)
-            tl.store(flags_ptr + row, (worst < width.to(tl.float32) * UNDERFLOW).to(tl.uint8))
+            low = width.to(tl.float32) * UNDERFLOW
+            if WEIGHTED:
+                apart = worst.to(tl.float64)
+                lost = low.to(tl.float64) * tl.maximum(tl.load(range_ptr + 1), 1.0)
+                told = (apart >= lost) & (apart <= tl.load(range_ptr) * OVERFLOW)
+                tl.store(flags_ptr + row, (told == 0).to(tl.uint8))
+            else:
+                tl.store(flags_ptr + row, (worst < low).to(tl.uint8))
         found = index >= 0
         theirs_ptr = bank_ptr + tl.where(found, index, 0).to(tl.int64)[:, None] * bank_stride
         total = tl.zeros((KP,), tl.float64)
@@ -139,6 +158,8 @@ def merge(
                 difference = tl.where(counts[None, :], difference, 0.0)
             difference = tl.where(within[None, :], difference, 0.0)
             total += tl.sum(difference * difference, axis=1)
+        if WEIGHTED:
+            total = total * tl.load(row_weights_ptr + tl.where(found, index, 0), mask=found, other=0.0)
         best = tl.where(found, pack_floats(total.to(tl.float32), index), best)
     # Keys are all different, so the number of smaller ones is the place in the order.
     rank = tl.sum((best[None, :] < best[:, None]).to(tl.int32), axis=1)

@@ -4,10 +4,10 @@
 // that they live until the stream is through, is the caller's word. Streams are the integers that torch calls
 // cuda_stream. Errors of CUDA raise RuntimeError with their name.
 //
-//   masked_topk(queries, bank, patch_mask | None, per_query: bool, candidate_mask | None, Q, B, D, K, is_int16: bool,
-//               distances, indices, scratch, device: int, stream: int,
+//   masked_topk(queries, bank, patch_mask | None, per_query: bool, candidate_mask | None, weights | None, Q, B, D, K,
+//               is_int16: bool, distances, indices, scratch, device: int, stream: int,
 //               launch: (tile, query_warps, bank_warps, slabs, stride))
-//   masked_topk_scratch(Q, B, D, K, per_query, launch) -> bytes of `scratch`, 16-byte aligned
+//   masked_topk_scratch(Q, B, D, K, per_query, weighted: bool, launch) -> bytes of `scratch`, 16-byte aligned
 //     stride: tensor cores screen the bank, of which every so many-th row is a sample; 0 to compare all directly
 //   masked_topk_blocks(K, is_int16, per_query, launch, device) -> blocks that a multiprocessor holds at once
 //   scan, scan_blocks: bind/cuda_scan.h
@@ -110,8 +110,7 @@ ScreenArgs screen_args(const TopkArgs& args, const py::tuple& launch, std::int64
     expect(stride >= 0 && stride <= 1024, "launch: stride is 0 to 1024");
     ScreenArgs screened{};
     screened.topk = args;
-    screened.plan =
-        lpkernel::cuda::plan_screen(args.query_count, args.bank_count, args.width, args.k, args.own_mask, stride);
+    screened.plan = lpkernel::cuda::plan_screen(args, stride);
     if (scratch && screened.plan.stride) lpkernel::cuda::place_screen(screened, scratch + partial_keys(args));
     return screened;
 }
@@ -122,9 +121,11 @@ std::int64_t scratch_bytes(const TopkArgs& args, const py::tuple& launch) {
 }
 
 std::int64_t masked_topk_scratch(std::int64_t q, std::int64_t b, std::int64_t d, std::int64_t k, bool per_query,
-                                 const py::tuple& launch) {
+                                 bool weighted, const py::tuple& launch) {
+    static constexpr double ANY_WEIGHTS = 1.0;  // that there are some is all that sizes depend on
     TopkArgs args = topk_args(q, b, d, k, launch);
     args.own_mask = per_query && d > 0;
+    args.weights = weighted ? &ANY_WEIGHTS : nullptr;
     lpkernel::cuda::plan_topk(args);
     return scratch_bytes(args, launch);
 }
@@ -149,9 +150,9 @@ void take_buffers(TopkArgs& args, const py::handle& queries, const py::handle& b
 }
 
 void masked_topk(const py::object& queries, const py::object& bank, const py::object& patch_mask, bool per_query,
-                 const py::object& candidate_mask, std::int64_t q, std::int64_t b, std::int64_t d, std::int64_t k,
-                 bool is_int16, const py::object& distances, const py::object& indices, const py::object& scratch,
-                 int device, std::uintptr_t stream, const py::tuple& launch) {
+                 const py::object& candidate_mask, const py::object& weights, std::int64_t q, std::int64_t b,
+                 std::int64_t d, std::int64_t k, bool is_int16, const py::object& distances, const py::object& indices,
+                 const py::object& scratch, int device, std::uintptr_t stream, const py::tuple& launch) {
     TopkArgs args = topk_args(q, b, d, k, launch);
     KnownBuffers known;
     args.integers = is_int16;
@@ -166,6 +167,10 @@ void masked_topk(const py::object& queries, const py::object& bank, const py::ob
     }
     if (!candidate_mask.is_none()) {
         args.candidate_mask = span<const std::uint8_t>(candidate_mask, "candidate_mask", b, known);
+    }
+    if (!weights.is_none()) {
+        expect(!is_int16, "weights: of float32 rows alone");
+        args.weights = span<const double>(weights, "weights", b, known);
     }
     args.indices = span<std::int64_t>(indices, "indices", q * k, known);
     lpkernel::cuda::plan_topk(args);
@@ -188,13 +193,14 @@ PYBIND11_MODULE(_cuda, module) {
                "How this file was compiled: runtime (version of the CUDA runtime in it), cxx_standard, emulated.");
     module.def("device_count", &device_count, "CUDA devices that can be used; 0 where there is no driver.");
     module.def("masked_topk_scratch", &masked_topk_scratch, py::arg("Q"), py::arg("B"), py::arg("D"), py::arg("K"),
-               py::arg("per_query"), py::arg("launch"), "Bytes of scratch that masked_topk needs.");
+               py::arg("per_query"), py::arg("weighted"), py::arg("launch"),
+               "Bytes of scratch that masked_topk needs.");
     module.def("masked_topk_blocks", &masked_topk_blocks, py::arg("K"), py::arg("is_int16"), py::arg("per_query"),
                py::arg("launch"), py::arg("device"), "Blocks of a launch that a multiprocessor holds at once.");
     module.def("masked_topk", &masked_topk, py::arg("queries"), py::arg("bank"), py::arg("patch_mask"),
-               py::arg("per_query"), py::arg("candidate_mask"), py::arg("Q"), py::arg("B"), py::arg("D"), py::arg("K"),
-               py::arg("is_int16"), py::arg("distances"), py::arg("indices"), py::arg("scratch"), py::arg("device"),
-               py::arg("stream"), py::arg("launch"),
+               py::arg("per_query"), py::arg("candidate_mask"), py::arg("weights"), py::arg("Q"), py::arg("B"),
+               py::arg("D"), py::arg("K"), py::arg("is_int16"), py::arg("distances"), py::arg("indices"),
+               py::arg("scratch"), py::arg("device"), py::arg("stream"), py::arg("launch"),
                "Starts a search; see the top of csrc/bind/cuda.cpp and lpkernel.masked_topk.");
     lpkernel::cuda::bind_scan(module);
 }

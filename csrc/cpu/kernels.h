@@ -18,6 +18,7 @@ constexpr int GROUP = 4;      // queries that share one reading of a block
 constexpr int NEAR = 16;      // images whose distances are summed together by LeastSums
 constexpr int COARSE = 6;     // channels that a coarse comparison takes
 constexpr int ROWS = 16;      // bank rows compared together where they lie
+constexpr int NARROW = 16;    // columns of rows whose squares are added up one by one
 constexpr int ROW_STEP = 32;  // values of the widest vector
 
 alignas(64) constexpr std::int32_t NOTHING[BLOCK] = {};  // to be taken off distances
@@ -136,10 +137,11 @@ struct FloatBlocks {
 // A block of rows for a FloatBlock: bank[i][b] = rows[b][i] - centre[i], each rounded once, and sums[b], the squared
 // norm of what is there, in float64 in any order.
 struct PackRows {
-    const float* const* rows;  // (BLOCK) rows of `width`
+    const float* const* rows;  // (BLOCK) rows of `width`, those beyond `lanes` any
     const float* centre;       // (width)
     std::int64_t width;
-    bool dense;    // whether the rows are one after the other
+    int lanes;     // rows that there are: beyond, sums are 0, and so is the bank as far as a FloatBlock reads it
+    bool dense;    // whether they are BLOCK, one after the other
     float* bank;   // (width, BLOCK)
     double* sums;  // (BLOCK)
 };
@@ -248,6 +250,8 @@ struct Kernels {
     // Index of the value that has `rank` others before it in the order (value, index), rank < count <= BLOCK; `values`
     // is readable up to the next multiple of 16.
     int (*ranked)(const std::int32_t* values, int count, int rank);
+    // out[i] = how many values are before the i-th in that order; both have room up to the next multiple of 16.
+    void (*ranks)(const std::int32_t* values, int count, std::int32_t* out);
     // Bits of scores as float_block leaves them that are <= limit.
     std::uint64_t (*scores_within)(const float* scores, int lanes, float limit);
     // Bit b if values[b] <= limit; values: (BLOCK).
@@ -283,6 +287,8 @@ struct Kernels {
     // The same of one `a` to `count` rows: out[i] = direct(a, rows[i], weight, width).
     void (*direct_rows)(const float* a, const float* const* rows, const float* weight, std::int64_t width, int count,
                         double* out);
+    // The same to rows that are lanes, (width, padded) in float64, width up to NARROW; padded: a multiple of 8.
+    void (*direct_narrow)(const float* a, const double* rows, int width, int padded, double* out);
     void (*pack_rows)(const PackRows&);
     // out[i] = -2 (values[i] - centre[i]), the difference rounded once; returns the squared norm of the differences, in
     // float64 in any order.

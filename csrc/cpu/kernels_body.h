@@ -231,6 +231,7 @@ template <int WIDTH>
 void columns_of(const FloatBlock& a) {
     int q = 0;
     for (; q + SCORED <= a.queries; q += SCORED) float_queries<SCORED, WIDTH>(a, q);
+    for (; q + 4 <= a.queries; q += 4) float_queries<4, 0>(a, q);
     for (; q + 2 <= a.queries; q += 2) float_queries<2, 0>(a, q);
     if (q < a.queries) float_queries<1, 0>(a, q);
 }
@@ -239,6 +240,7 @@ template <int WIDTH>
 void columns_of(const FloatBlocks& a) {
     int q = 0;
     for (; q + SCORED <= a.queries; q += SCORED) blocks_queries<SCORED, WIDTH>(a, q);
+    for (; q + 4 <= a.queries; q += 4) blocks_queries<4, 0>(a, q);
     for (; q + 2 <= a.queries; q += 2) blocks_queries<2, 0>(a, q);
     if (q < a.queries) blocks_queries<1, 0>(a, q);
 }
@@ -486,6 +488,22 @@ int ranked(const std::int32_t* values, int count, int rank) {
     return found ? __builtin_ctzll(found) : ranked_among_ties(values, count, rank);
 }
 
+void ranks(const std::int32_t* values, int count, std::int32_t* out) {
+    std::int32_t total = 0;
+    for (int first = 0; first < count; first += LANES) {
+        const Ints mine = load(values + first);
+        Ints below = zero();
+#pragma GCC unroll 4
+        for (int j = 0; j < count; ++j) below = count_less(below, fill(values[j]), mine);
+        store(out + first, below);
+    }
+    for (int i = 0; i < count; ++i) total += out[i];
+    if (total == count * (count - 1) / 2) return;
+    for (int i = 0; i < count; ++i) {  // equal ones are there
+        for (int j = 0; j < i; ++j) out[i] += values[j] == values[i];
+    }
+}
+
 void words(std::uint64_t seed, std::uint32_t image, std::uint32_t first, int count, std::uint32_t* out) {
     for (int i = 0; i < count; ++i) out[i] = draw(seed, image, first + static_cast<std::uint32_t>(i));
 }
@@ -668,7 +686,7 @@ double direct_sum(const float* a, const float* b, const float* weight, std::int6
 }
 
 double direct(const float* a, const float* b, const float* weight, std::int64_t width) {
-    if (width > 16) return weight ? direct_sum<true>(a, b, weight, width) : direct_sum<false>(a, b, weight, width);
+    if (width > NARROW) return weight ? direct_sum<true>(a, b, weight, width) : direct_sum<false>(a, b, weight, width);
     double sum = 0.0;  // each of the sixteen sums is one square, so they are added up at once
     for (std::int64_t i = 0; i < width; ++i) {
         const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
@@ -714,7 +732,7 @@ void direct_rows(const float* a, const float* const* rows, const float* weight, 
                  double* out) {
     constexpr std::int64_t MOST = 2048;
     int i = 0;
-    if (count > 1 && !weight && width > 16 && width <= MOST) {
+    if (count > 1 && !weight && width > NARROW && width <= MOST) {
         double wide[MOST];
         Doubles values;
         std::int64_t j = 0;
@@ -726,6 +744,22 @@ void direct_rows(const float* a, const float* const* rows, const float* weight, 
         for (; i + 2 <= count; i += 2) direct_two(wide, rows + i, width, out + i);
     }
     for (; i < count; ++i) out[i] = direct(a, rows[i], weight, width);
+}
+
+void direct_narrow(const float* a, const double* rows, int width, int padded, double* out) {
+    for (int first = 0; first < padded; first += PER_SUM) {
+        Doubles sum = {}, theirs;
+        for (int i = 0; i < width; ++i) {
+            __builtin_memcpy(&theirs, rows + i * padded + first, sizeof theirs);
+            const Doubles apart = static_cast<double>(a[i]) - theirs;
+            sum += apart * apart;
+        }
+        __builtin_memcpy(out + first, &sum, sizeof sum);
+    }
+}
+
+int least_multiple(int number, int of) {
+    return (number + of - 1) / of * of;
 }
 
 // A few columns of rows that are one after the other.
@@ -752,10 +786,11 @@ void pack_rows(const PackRows& a) {
     if (a.dense && a.width == 2) return pack_narrow<2>(a);
     if (a.dense && a.width == 3) return pack_narrow<3>(a);
     if (a.dense && a.width == 4) return pack_narrow<4>(a);
+    const int packed = (a.lanes + 3) / 4 * 4, read = least_multiple(packed, SCORE_STEP);  // by float_block
     for (int lane = 0; lane < BLOCK; ++lane) a.sums[lane] = 0.0;
     for (std::int64_t start = 0; start < a.width; start += COLUMNS) {
         const std::int64_t stop = start + COLUMNS < a.width ? start + COLUMNS : a.width;
-        for (int lane = 0; lane < BLOCK; lane += 4) {
+        for (int lane = 0; lane < packed; lane += 4) {
             const float* const* rows = a.rows + lane;
             std::int64_t i = start;
             for (; i + 4 <= stop; i += 4) transpose_less(rows, i, a.centre + i, a.bank + i * BLOCK + lane, BLOCK);
@@ -763,7 +798,10 @@ void pack_rows(const PackRows& a) {
                 for (int r = 0; r < 4; ++r) a.bank[i * BLOCK + lane + r] = rows[r][i] - a.centre[i];
             }
         }
-        for (int lane = 0; lane < BLOCK; lane += 2 * PER_SUM) {
+        for (std::int64_t i = start; i < stop; ++i) {
+            for (int lane = a.lanes; lane < read; ++lane) a.bank[i * BLOCK + lane] = 0.0f;
+        }
+        for (int lane = 0; lane < read; lane += 2 * PER_SUM) {
             Doubles sums[2], values;
             __builtin_memcpy(sums, a.sums + lane, sizeof sums);
             for (std::int64_t i = start; i < stop; ++i) {
@@ -927,6 +965,7 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 row_sums,
                                 least_sums,
                                 ranked,
+                                ranks,
                                 scores_within,
                                 at_most_of,
                                 image_apart,
@@ -941,6 +980,7 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 block_sums,
                                 scaled,
                                 direct_rows,
+                                direct_narrow,
                                 pack_rows,
                                 place_row};
 

@@ -60,15 +60,12 @@ class Smallest {
         limit_ = std::min(limit_, distance(keys_.front()));
     }
 
-    // As if these were pushed, into one that holds none: up to MOST_AT_ONCE, each placed by how many come before it,
-    // which no branch depends on.
-    static constexpr int MOST_AT_ONCE = 64;
-    void assign(const std::uint64_t* keys, int count) {
+    // As if these were pushed, into one that holds none: each placed by how many come before it.
+    void assign(const std::uint64_t* keys, const std::int32_t* ranks, int count) {
         const auto kept = std::min(need_, static_cast<std::size_t>(count));
         keys_.resize(kept);
         for (int i = 0; i < count; ++i) {
-            std::size_t before = 0;
-            for (int j = 0; j < count; ++j) before += keys[j] < keys[i];
+            const auto before = static_cast<std::size_t>(ranks[i]);
             if (before < kept) keys_[kept - 1 - before] = keys[i];  // the largest first: a heap
         }
         if (kept == need_) limit_ = std::min(limit_, distance(keys_.front()));
@@ -83,7 +80,11 @@ class Smallest {
     std::int64_t top_index() const { return index(keys_.front()); }
     const std::vector<std::uint64_t>& keys() const { return keys_; }  // a heap once there are `need`
     std::vector<std::uint64_t>& sorted() {                            // ascending; no push after this
-        std::sort(keys_.begin(), keys_.end());
+        if (std::is_sorted(keys_.rbegin(), keys_.rend())) {
+            std::reverse(keys_.begin(), keys_.end());
+        } else {
+            std::sort(keys_.begin(), keys_.end());
+        }
         return keys_;
     }
 

@@ -19,8 +19,10 @@ constexpr std::int64_t QUERIES = 1 << 13;  // searched at a time with packed blo
 constexpr std::int64_t PIECE = 1 << 26;    // values compared between two looks at whether to go on
 constexpr std::int64_t ENTRIES = 1 << 22;  // of the lists of queries that are searched at a time
 constexpr std::int64_t KEPT = 1 << 22;     // bytes of a bank up to which it is packed once
-constexpr std::int64_t FEW = 48;           // queries of a thread below which packing it costs more than it saves
+constexpr std::int64_t FEW = 48;           // queries of a thread below which packing it costs more than it saves,
+constexpr std::int64_t SMALL = 1 << 18;    // unless it takes so many bytes: then k rows a query are measured once
 constexpr std::int64_t MEASURED = 32;      // rows up to which all may be measured
+constexpr std::int64_t FEW_VALUES = 128;   // of all rows, up to which they are for one neighbour
 constexpr std::int64_t NEAR_BY = 1 << 18;  // bytes of queries that pass over a block, from a cache
 
 // search() on all of it, piece by piece. Queries are cut only where one block of rows with all of them is much.
@@ -161,24 +163,35 @@ void packed_by_rows(const FloatBank& bank, const Value& value, std::int64_t* ind
     }
 }
 
-// Whether so many of the few rows are wanted that to look for them first is no gain. Screened / so, ten of 16 rows, two
-// threads: 1.4 with 250,000 queries of 2 values, 1.2 with 64, 1.0 with 16,384 of 1,024.
+// Whether so many of the few rows are wanted, or rows are so narrow, that to look for the nearest first is no gain.
+// Screened / so, ten of 16 rows, two threads: 1.4 with 250,000 queries of 2 values, 1.2 with 64, 1.0 with 16,384 of
+// 1,024.
 bool wants_most(const Topk<float>& job) {
-    return job.allowed <= MEASURED && job.allowed <= 3 * job.k;
+    const bool narrow = !job.own_mask && !job.shared_mask && job.width <= NARROW;
+    const bool soon_done = narrow && (job.k > 1 || job.allowed * job.width <= FEW_VALUES);
+    return job.allowed <= MEASURED && (job.allowed <= 3 * job.k || soon_done);
 }
 
 // Measures all rows, and places each by how many come before it.
 template <class Value>
 void measure_all(const Topk<float>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
     const auto rows = static_cast<int>(job.allowed);
-    const Exact exact(job, run);
+    Exact exact(job, run);
+    exact.keep_first(rows);
     for_queries(job.count, job.threads, [&](std::int64_t q) {
         std::uint64_t keys[MEASURED];
+        std::int32_t ranks[MEASURED];
         exact.keys(q, nullptr, rows, keys);
         const std::int64_t first = q * job.k;
+        if (job.k == 1) {
+            const std::uint64_t least = *std::min_element(keys, keys + rows);
+            value(first, Smallest::distance(least));
+            indices[first] = row_of(job, Smallest::index(least));
+            return;
+        }
+        exact.rank(keys, rows, ranks);
         for (int i = 0; i < rows; ++i) {
-            std::int64_t before = 0;
-            for (int j = 0; j < rows; ++j) before += keys[j] < keys[i];
+            const std::int64_t before = ranks[i];
             if (before >= job.k) continue;
             value(first + before, Smallest::distance(keys[i]));
             indices[first + before] = row_of(job, Smallest::index(keys[i]));
@@ -190,7 +203,8 @@ void measure_all(const Topk<float>& job, const Kernels& run, const Value& value,
 template <class Heap, class Value>
 void packed_floats(const Topk<float>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
     FloatBank bank(job, run);
-    const bool many = job.count >= std::int64_t{FEW} * job.threads || bank.blocks() < job.threads;
+    const bool few = job.count < FEW * job.threads && (job.k == 1 || bank.packed_bytes() > SMALL);
+    const bool many = !few || bank.blocks() < job.threads;
     if (!many || (bank.packed_bytes() > KEPT && bank.blocks() >= job.threads)) {
         return packed_by_rows<Heap>(bank, value, indices);
     }

@@ -112,7 +112,14 @@ class FloatBank {
     // be measured against all rows: its scores tell nothing, but are no NaN.
     double place(const float* query, float* to) const {
         double norm;
-        if (chosen_.empty()) {
+        if (chosen_.empty() && width_ <= 4) {  // to call for it takes longer
+            norm = 0.0;
+            for (std::int64_t i = 0; i < width_; ++i) {
+                const float value = query[i] - centre_[i];
+                norm += static_cast<double>(value) * static_cast<double>(value);
+                to[i] = -2.0f * value;
+            }
+        } else if (chosen_.empty()) {
             norm = run_.place_row(query, centre_.data(), width_, to);
         } else {
             for (std::int64_t i = 0; i < width_; ++i) to[i] = query[chosen_[i]];
@@ -130,7 +137,7 @@ class FloatBank {
     float limit(double own, double kth) const {
         if (!(kth < LARGE) || std::isnan(own)) return std::numeric_limits<float>::infinity();
         const double exact = kth * (1 + 0x1p-22) + TINY - (job_.weights ? 0.0 : own);
-        return std::nextafter(static_cast<float>(exact), std::numeric_limits<float>::infinity());
+        return next_above(static_cast<float>(exact));
     }
 
   private:
@@ -144,35 +151,36 @@ class FloatBank {
     }
 
     void place_centre() {
-        constexpr std::int64_t SAMPLE = 64;
+        constexpr std::int64_t SAMPLE = 16;
         const std::int64_t allowed = job_.allowed, sampled = std::min(SAMPLE, allowed);
-        std::vector<double> sums(static_cast<std::size_t>(width_), 0.0);
+        float* const sums = centre_.data();
         for (std::int64_t s = 0; s < sampled; ++s) {
-            const float* row = bank_row(job_, s * allowed / sampled);
-            for (std::int64_t i = 0; i < width_; ++i) sums[i] += row[chosen_.empty() ? i : chosen_[i]];
+            const float* const row = bank_row(job_, s * allowed / sampled);
+            if (chosen_.empty()) {
+                for (std::int64_t i = 0; i < width_; ++i) sums[i] += row[i];
+            } else {
+                for (std::int64_t i = 0; i < width_; ++i) sums[i] += row[chosen_[i]];
+            }
         }
         for (std::int64_t i = 0; i < width_; ++i) {
-            const auto mean = static_cast<float>(sums[i] / static_cast<double>(sampled));
-            centre_[i] = std::isfinite(mean) ? mean : 0.0f;
+            const float mean = sums[i] / static_cast<float>(sampled);
+            sums[i] = std::isfinite(mean) ? mean : 0.0f;
         }
     }
 
-    // The rows less the centre and their squared norms; rows beyond `lanes` are zeros.
+    // The rows less the centre and their squared norms; see PackRows.
     void centred(std::int64_t row, int lanes, float* bank, double* sums) const {
         const float* rows[BLOCK];
         for (int lane = 0; lane < lanes; ++lane) rows[lane] = bank_row(job_, row + lane);
-        std::fill(rows + lanes, rows + BLOCK, rows[0]);
-        std::vector<float> gathered(chosen_.empty() ? 0 : static_cast<std::size_t>(BLOCK * width_));
-        for (int lane = 0; lane < BLOCK && !chosen_.empty(); ++lane) {
+        std::vector<float> gathered(chosen_.empty() ? 0 : static_cast<std::size_t>(lanes * width_));
+        for (int lane = 0; lane < lanes && !chosen_.empty(); ++lane) {
             float* const to = gathered.data() + lane * width_;
             for (std::int64_t i = 0; i < width_; ++i) to[i] = rows[lane][chosen_[i]];
             rows[lane] = to;
         }
         const bool dense = job_.rows.empty() && chosen_.empty() && lanes == BLOCK;
-        run_.pack_rows({rows, centre_.data(), width_, dense, bank, sums});
-        if (lanes == BLOCK) return;
-        std::fill(sums + lanes, sums + BLOCK, 0.0);
-        for (std::int64_t i = 0; i < width_; ++i) std::fill(bank + i * BLOCK + lanes, bank + (i + 1) * BLOCK, 0.0f);
+        std::fill(rows + lanes, rows + BLOCK, rows[0]);
+        run_.pack_rows({rows, centre_.data(), width_, lanes, dense, bank, sums});
     }
 
     PackedRows pack(std::int64_t row, float* bank, float* norms) const {
@@ -205,7 +213,7 @@ class FloatBank {
             made.odd |= std::uint64_t{1} << lane;
         }
         for (std::int64_t i = 0; i < width_; ++i) {
-            for (int lane = 0; lane < BLOCK; ++lane) {
+            for (int lane = 0; lane < made.lanes; ++lane) {
                 float& value = bank[i * BLOCK + lane];
                 value = made.odd >> lane & 1 ? 0.0f : value * weights[lane];
             }
@@ -265,11 +273,29 @@ class Shortlists {
         }
         std::int32_t order[BLOCK];  // of numbers, as integers
         for (std::size_t i = 0; i < count; ++i) {
-            const std::int32_t bits = to_bits(scores[i]);
-            order[i] = bits ^ ((bits >> 31) & 0x7FFFFFFF);
+            order[i] = ordered(scores[i]);
         }
         for (std::size_t i = count; i % 16; ++i) order[i] = 0;
         return scores[run.ranked(order, static_cast<int>(count), static_cast<int>(need - 1))];
+    }
+
+    // At least the need-th least of BLOCK scores, or +inf: the need-th of the least of some each, which is soon found
+    // and seldom much more.
+    static float reached(const float* scores, std::int64_t need, const Kernels& run) {
+        constexpr std::int64_t FEW = 12, MOST = 24;
+        if (need > MOST) return std::numeric_limits<float>::infinity();
+        const int groups = need <= FEW ? 16 : 32;
+        float least[32];
+        std::copy_n(scores, groups, least);
+        for (int first = groups; first < BLOCK; first += groups) {
+            for (int i = 0; i < groups; ++i) {
+                const float one = scores[first + i], other = least[i];
+                least[i] = one < other ? one : other;  // of values, not of places: no branch
+            }
+        }
+        std::int32_t order[32];
+        for (int i = 0; i < groups; ++i) order[i] = ordered(least[i]);
+        return least[run.ranked(order, groups, static_cast<int>(need - 1))];
     }
 
     void cut(std::size_t q, float limit) {
@@ -284,6 +310,12 @@ class Shortlists {
     }
 
   private:
+    // Bits in the order of numbers.
+    static std::int32_t ordered(float number) {
+        const std::int32_t bits = to_bits(number);
+        return bits ^ ((bits >> 31) & 0x7FFFFFFF);
+    }
+
     std::size_t full_ = 0, stride_ = 0;
     std::vector<std::size_t> counts_;
     std::vector<float> scores_, sorted_;
@@ -498,7 +530,11 @@ class FloatQueries::Waiting<Smallest> {
     }
 
     void add(std::int64_t q, const PackedRows& rows, const float* scores, std::uint64_t lanes) {
-        const std::uint64_t scored = std::isnan(of_.own_[q]) ? 0 : lanes & ~rows.odd;
+        std::uint64_t scored = std::isnan(of_.own_[q]) ? 0 : lanes & ~rows.odd;
+        if (scored == ~std::uint64_t{0} && limits_[q] == std::numeric_limits<float>::infinity()) {
+            limits_[q] = above(q, Shortlists::reached(scores, heaps_[q].need(), of_.bank_.run()));
+            scored = lanes = of_.bank_.run().scores_within(scores, BLOCK, limits_[q]);
+        }
         if (lanes != scored) of_.measure(q, rows.row, lanes & ~scored, heaps_[q], limits_[q]);
         if (!lists_.add(q, scores, scored, rows.row)) return;
         shorten(q);
@@ -516,10 +552,12 @@ class FloatQueries::Waiting<Smallest> {
     void shorten(std::int64_t q) {
         const std::int64_t need = heaps_[q].need();
         if (lists_.count(q) < need) return;
-        const float lower = lists_.last(q, need, of_.bank_.run()) + (of_.reach_[q] * scale_ + more_);
-        limits_[q] = std::min(limits_[q], lower);
+        limits_[q] = std::min(limits_[q], above(q, lists_.last(q, need, of_.bank_.run())));
         lists_.cut(q, limits_[q]);
     }
+
+    // What a query's scores of the nearest do not exceed, if those of so many rows do not exceed `score`.
+    float above(std::int64_t q, float score) const { return score + (of_.reach_[q] * scale_ + more_); }
 
     void measure(std::int64_t q) {
         of_.exact_(of_.first_ + q, lists_.rows(q), lists_.count(q), heaps_[q]);

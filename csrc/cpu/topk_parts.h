@@ -53,6 +53,13 @@ inline float from_bits(std::int32_t bits) {
     return distance;
 }
 
+// The float after a number; +inf and NaN as they are.
+inline float next_above(float number) {
+    if (!(number < std::numeric_limits<float>::infinity())) return number;
+    const std::int32_t bits = to_bits(number + 0.0f);  // -0 is 0
+    return from_bits(bits >= 0 ? bits + 1 : bits - 1);
+}
+
 // What float32 screens allow for, with u = 2^-24: a sum of `width` products that float32 rounds, each product and
 // partial sum once, is wrong by less than slack(width) of the sum of their magnitudes, for width < WIDEST; products
 // below float32's normal range add far less than TINY.
@@ -84,14 +91,16 @@ class Exact {
         heap.push(order_bits(static_cast<float>(sum * weight_of(job_, a))), a);
     }
 
-    // Of some rows, as Smallest::push takes them; none twice.
+    // Of some rows, ascending, as Smallest::push takes them; none twice.
     void operator()(std::int64_t q, const std::int32_t* rows, std::int64_t count, Smallest& heap) const {
         std::uint64_t made[AT_ONCE];
+        std::int32_t ranks[AT_ONCE];
         for (; count > 0; rows += AT_ONCE, count -= AT_ONCE) {
             const auto some = static_cast<int>(std::min<std::int64_t>(AT_ONCE, count));
             keys(q, rows, some, made);
             if (heap.empty()) {
-                heap.assign(made, some);
+                rank(made, some, ranks);
+                heap.assign(made, ranks, some);
             } else {
                 for (int i = 0; i < some; ++i) heap.push(made[i]);
             }
@@ -101,23 +110,50 @@ class Exact {
     // Keys of up to AT_ONCE rows; rows: their positions, or nullptr for the first ones.
     void keys(std::int64_t q, const std::int32_t* rows, int count, std::uint64_t* made) const {
         const float* used = used_.empty() ? nullptr : used_.data() + (shared_ ? 0 : q * job_.width);
-        const float* from[AT_ONCE] = {};
+        const float* from[AT_ONCE];
         double sums[AT_ONCE];
-        for (int i = 0; i < count; ++i) from[i] = bank_row(job_, rows ? rows[i] : i);
-        run_.direct_rows(job_.queries + q * job_.width, from, used, job_.width, count, sums);
+        const float* const query = job_.queries + q * job_.width;
+        if (!rows && kept_for_ == count) {
+            run_.direct_narrow(query, kept_.data(), static_cast<int>(job_.width), padded(count), sums);
+        } else {
+            for (int i = 0; i < count; ++i) from[i] = bank_row(job_, rows ? rows[i] : i);
+            run_.direct_rows(query, from, used, job_.width, count, sums);
+        }
         for (int i = 0; i < count; ++i) {
             const std::int64_t a = rows ? rows[i] : i;
             made[i] = Smallest::key(order_bits(static_cast<float>(sums[i] * weight_of(job_, a))), a);
         }
     }
 
-    static constexpr int AT_ONCE = Smallest::MOST_AT_ONCE;
+    static constexpr int AT_ONCE = 64;
+
+    // keys() of the first `count` rows take less time from now on, where rows are narrow.
+    void keep_first(int count) {
+        if (!used_.empty() || job_.width > NARROW) return;
+        kept_for_ = count;
+        kept_.assign(static_cast<std::size_t>(padded(count) * job_.width), 0.0);
+        for (int a = 0; a < count; ++a) {
+            for (std::int64_t i = 0; i < job_.width; ++i) kept_[i * padded(count) + a] = bank_row(job_, a)[i];
+        }
+    }
+
+    // ranks[i]: how many keys come before the i-th, of up to AT_ONCE whose indices ascend.
+    void rank(const std::uint64_t* keys, int count, std::int32_t* ranks) const {
+        std::int32_t order[AT_ONCE];
+        for (int i = 0; i < count; ++i) order[i] = Smallest::distance(keys[i]);
+        for (int i = count; i % 16; ++i) order[i] = 0;
+        run_.ranks(order, count, ranks);
+    }
 
   private:
+    static int padded(int count) { return (count + 7) / 8 * 8; }
+
     const Topk<float>& job_;
     const Kernels& run_;
     bool shared_;
     std::vector<float> used_;
+    std::vector<double> kept_;  // (width, padded(kept_for_))
+    int kept_for_ = 0;
 };
 
 }  // namespace lpkernel

@@ -95,7 +95,7 @@ inline auto float_rows(const Topk<float>& job, const Kernels& run) {
     const double room = (1 + 0x1p-22) * (1 + slack(job.width));
     const auto beyond = [room](const auto& heap, double weight) {
         const double kth = from_bits(heap.limit());  // NaN: every row is to be measured
-        return std::nextafter(static_cast<float>(kth * room / weight + TINY), std::numeric_limits<float>::infinity());
+        return next_above(static_cast<float>(kth * room / weight + TINY));
     };
     const auto limit = [&job, beyond](const auto& heap, std::int64_t row, int rows) {
         double least = weight_of(job, row);

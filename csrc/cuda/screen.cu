@@ -18,30 +18,32 @@ struct Kernels {
     Kernel centre, prepare, sample, screen, recheck;
 };
 
-template <class Rows, bool OWN>
+template <class Rows, bool OWN, bool WEIGHTED = false>
 Kernels kernels() {
-    return {centre_kernel<Rows>, prepare_kernel<Rows, OWN>, screen_kernel<OWN, true>, screen_kernel<OWN, false>,
-            recheck_kernel<Rows, OWN>};
+    return {centre_kernel<Rows>, prepare_kernel<Rows, OWN>, screen_kernel<OWN, true, WEIGHTED>,
+            screen_kernel<OWN, false, WEIGHTED>, recheck_kernel<Rows, OWN>};
 }
 
 Kernels kernels_of(const TopkArgs& args) {
     if (args.integers) return args.own_mask ? kernels<Int16Rows, true>() : kernels<Int16Rows, false>();
+    if (args.weights) return kernels<FloatRows, false, true>();
     return args.own_mask ? kernels<FloatRows, true>() : kernels<FloatRows, false>();
 }
 
 }  // namespace
 
-ScreenPlan plan_screen(int queries, int rows, int width, int k, bool own_mask, int stride) {
+ScreenPlan plan_screen(const TopkArgs& args, int stride) {
     ScreenPlan plan;
-    const int columns = rounded(width, SCREEN_COLUMNS) * (own_mask ? 2 : 1);
-    if (columns == 0 || columns > MOST_SCREEN_WIDTH || stride < 1) {
+    const int rows = args.bank_count, k = args.k;
+    const int columns = rounded(args.width, SCREEN_COLUMNS) * (args.own_mask ? 2 : 1);
+    if (columns == 0 || columns > MOST_SCREEN_WIDTH || stride < 1 || (args.own_mask && args.weights)) {
         plan.stride = 0;
         return plan;
     }
     plan.stride = stride;
     plan.class_rows = rounded((rows - 1) / stride + 1, SCREEN_TILE);
     plan.positions = stride * plan.class_rows;
-    plan.query_rows = rounded(queries, SCREEN_TILE);
+    plan.query_rows = rounded(args.query_count, SCREEN_TILE);
     plan.stages = columns / SCREEN_COLUMNS;
     const int lanes = plan.class_rows / SCREEN_TILE * 8;  // groups, were there one a lane
     while (plan.parts < 8 && lanes * plan.parts < 8 * k) plan.parts *= 2;
@@ -66,7 +68,7 @@ std::int64_t place_screen(ScreenArgs& args, void* scratch) {
     take(args.query_terms, query_rows);
     take(args.query_squares, query_rows);
     take(args.row_terms, positions);
-    take(args.row_scales, args.topk.own_mask ? positions : 0);
+    take(args.row_scales, args.topk.own_mask || args.topk.weights ? positions : 0);
     take(args.minima, query_rows * plan.groups);
     take(args.survivors, queries * plan.most);
     take(args.redone, queries);
@@ -94,6 +96,7 @@ cudaError_t screen(const ScreenArgs& args, cudaStream_t stream) {
     const std::int64_t query_tiles = plan.query_rows / SCREEN_TILE;
     start(all.centre, (args.topk.width + 31) / 32, 256, 8 * 64 * sizeof(float));
     start(all.prepare, (static_cast<std::int64_t>(plan.positions) + plan.query_rows + 7) / 8, 256, 0);
+    if (args.topk.weights) start(factor_kernel, (plan.positions + 255) / 256, 256, 0);
     start(all.sample, query_tiles * (plan.class_rows / SCREEN_TILE), SCREEN_THREADS, tile_bytes);
     const int limits = plan.groups <= 2048 ? 4 : 1;  // queries of a block, whose minima fit 32 KiB
     start(limit_kernel, (queries + limits - 1) / limits, 32 * limits, sizeof(unsigned) * limits * plan.groups);

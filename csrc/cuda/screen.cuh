@@ -29,6 +29,11 @@
 // float16 (exact) and b'^2 scaled by a power of two of its own; the accumulators are rescaled in between. What float16
 // loses of b'^2 is measured as a sum w, and w + 2 G |b'|^2 stands for the E |b'|^2 above.
 //
+// With weights w the limit is one of w d: the sample's bounds of d are multiplied by w, and a row is ruled out where
+// the lower bound of d is above limit / w. So |q'|^2 cannot stay on one side of the comparison: it is taken 4 E smaller
+// for lower bounds and 4 E larger for upper ones, which pays for the few more roundings, too. Rows of extreme weights
+// (row_factor) are neither sampled nor ruled out.
+//
 // Tiling. A block takes 128 queries and 128 bank rows, a warp 64 x 64 of them: 128 accumulators a lane. Operands come
 // by cp.async, 32 columns at a time, four stages in flight. They lie in memory as the block reads them: 64 bytes a row,
 // rows of a stage side by side, so a copy is one run of 8 KiB; and since the order of columns in a product is free, a
@@ -201,6 +206,15 @@ __global__ void __launch_bounds__(256, 4)  // 4: up to 64 registers, where ptxas
     if (OWN) args.row_scales[place] = power_of_two(own_shift - 14);
 }
 
+// The weights of the bank's positions as float32; 1 where there is no row that is allowed, which is ruled out as FAR.
+__global__ void __launch_bounds__(256) factor_kernel(const __grid_constant__ ScreenArgs args) {
+    const int place = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+    if (place >= args.plan.positions) return;
+    const std::int64_t index = row_at(args.plan, place);
+    const bool real = index < args.topk.bank_count && (!args.topk.candidate_mask || args.topk.candidate_mask[index]);
+    args.row_scales[place] = real ? row_factor(args.topk.weights[index]) : 1.f;
+}
+
 // Brings a stage of 32 columns of the block's rows to a buffer.
 __device__ __forceinline__ void fetch_stage(const ScreenArgs& args, uint4* shared, int stage, int first_query,
                                             int first_row) {
@@ -253,7 +267,7 @@ __device__ __forceinline__ void list_survivor(const ScreenArgs& args, int query,
 // Bounds of the distances of 128 queries and 128 positions. With SAMPLE upper ones, whose minima go to args.minima;
 // else lower ones, and rows that are not above the query's threshold go to its list.
 // Shared memory: SCREEN_STAGES * 16 KiB.
-template <bool OWN, bool SAMPLE>
+template <bool OWN, bool SAMPLE, bool WEIGHTED>
 __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_constant__ ScreenArgs args) {
     const ScreenPlan& plan = args.plan;
     const int lane = lane_id(), warp = static_cast<int>(threadIdx.x) / 32, g = lane / 4, t = lane % 4;
@@ -300,15 +314,20 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
     }
 
     float4 query[4][2];
-    float least[4][2];
-    unsigned within[4];  // bit h 16 + j 2 + e: the pair of row h 8 + g and column 8 j + 2 t + e
+    float least[4][2], own[4][2];  // own: |q'|^2 of the query, as much larger or smaller as bounds of w d want it
+    unsigned within[4];            // bit h 16 + j 2 + e: the pair of row h 8 + g and column 8 j + 2 t + e
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
         within[m] = 0;
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-            query[m][h] = args.query_terms[first_query + warp_query + m * 16 + h * 8 + g];
+            const int q = first_query + warp_query + m * 16 + h * 8 + g;
+            query[m][h] = args.query_terms[q];
             least[m][h] = INFINITY;
+            if constexpr (WEIGHTED) {
+                own[m][h] = __fmaf_rn(SAMPLE ? 4.f * EDGE : -4.f * EDGE, args.query_squares[q], args.query_squares[q]);
+                own[m][h] += SAMPLE ? TINY : -TINY;
+            }
         }
     }
 #pragma unroll
@@ -318,6 +337,7 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
             const int position = first_row + warp_row + j * 8 + 2 * t + e;
             const float4 row = args.row_terms[position];
             const float scale = OWN ? args.row_scales[position] : row.w;
+            const float weight = WEIGHTED ? args.row_scales[position] : 1.f, inverse = 1.f / weight;
             const float constant = OWN ? (SAMPLE ? row.x : -row.x) : __fmaf_rn(SAMPLE ? EDGE : -EDGE, row.x, row.x);
 #pragma unroll
             for (int m = 0; m < 4; ++m) {
@@ -327,10 +347,16 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
                     const float score = OWN ? product + constant : __fmaf_rn(query[m][h].w, product, constant);
                     const float rounding = __fmaf_rn(query[m][h].y, row.y, query[m][h].z * row.z);
                     if constexpr (SAMPLE) {
-                        const float bound = score + rounding;
-                        if (fabsf(bound) < FAR) least[m][h] = fminf(least[m][h], bound);
+                        float bound = score + rounding;
+                        if constexpr (WEIGHTED) bound += own[m][h];
+                        if (fabsf(bound) < FAR && weight > 0.f) {
+                            if constexpr (WEIGHTED) bound = fmaxf(bound, 0.f) * weight;
+                            least[m][h] = fminf(least[m][h], bound);
+                        }
                     } else {
-                        const bool above = score > query[m][h].x + rounding && score < FAR_SCORE;
+                        float limit = query[m][h].x;
+                        if constexpr (WEIGHTED) limit = __fmaf_rn(limit, inverse, -own[m][h]);
+                        const bool above = score > limit + rounding && score < FAR_SCORE;
                         within[m] |= static_cast<unsigned>(!above) << (h * 16 + j * 2 + e);
                     }
                 }
@@ -375,8 +401,8 @@ __device__ __forceinline__ float unordered(unsigned bits) {
     return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
 
-// The threshold of each query, a warp each: its K-th minimum, found bit by bit, less its squared length.
-// Shared memory: (warps, groups) words.
+// The threshold of each query, a warp each: its K-th minimum, found bit by bit, less its squared length without
+// weights. Shared memory: (warps, groups) words.
 __global__ void __launch_bounds__(128) limit_kernel(const __grid_constant__ ScreenArgs args) {
     const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
     const int q = static_cast<int>(blockIdx.x) * warps + warp, groups = args.plan.groups;
@@ -393,6 +419,12 @@ __global__ void __launch_bounds__(128) limit_kernel(const __grid_constant__ Scre
         if (__reduce_add_sync(WARP, below) < args.topk.k) found = above;
     }
     if (lane_id() != 0) return;
+    if (args.topk.weights) {
+        const float bound = unordered(found);
+        const bool known = args.topk.k <= groups && bound < FAR;
+        args.query_terms[q].x = known ? __fmaf_rn(bound, 1.f + 4.f * EDGE, args.topk.tiny) : INFINITY;
+        return;
+    }
     const double square = args.query_squares[q], bound = static_cast<double>(unordered(found)) + square;
     // what rounds to the same float32 is not above it, and below 1e-30 float32 has little to say
     const double limit = max(bound, 0.0) * (1.0 + 2.0 * EDGE) + 4.0 * EDGE * square + 1e-30;
@@ -442,7 +474,7 @@ __global__ void __launch_bounds__(MERGE_THREADS) recheck_kernel(const __grid_con
             if constexpr (sizeof(typename Rows::Stored) == 2) {
                 distance = measure_integers<OWN>(search, q, own);
             } else {
-                distance = measure<OWN>(search, q, own);
+                distance = measure<OWN, !OWN>(search, q, own);
             }
             if (lane_id() == i) key = make_key(distance, static_cast<unsigned>(own));
         }

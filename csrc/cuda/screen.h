@@ -39,7 +39,7 @@ struct ScreenArgs {
     float4* query_terms;     // (R): threshold, two factors of the rounding, factor of the product
     float* query_squares;    // (R): squared length
     float4* row_terms;       // (P): constant, two factors of the rounding, factor of the product
-    float* row_scales;       // (P) with a mask for each query: factor of the sum
+    float* row_scales;       // (P) with a mask for each query: factor of the sum; with weights these, as `row_factor`
     float* minima;           // (R, groups)
     unsigned* counts;        // (Q) survivors; zero
     int* survivors;          // (Q, most)
@@ -47,8 +47,9 @@ struct ScreenArgs {
     unsigned* redone_count;  // zero; behind `counts`
 };
 
-// A screened search of these sizes; a stride of 0 in the result where there is none: D is too large or 0.
-ScreenPlan plan_screen(int queries, int rows, int width, int k, bool own_mask, int stride);
+// The screened search of `args`; a stride of 0 in the result where there is none: D is too large or 0, or both weights
+// and a mask for each query, for which a block has no registers left.
+ScreenPlan plan_screen(const TopkArgs& args, int stride);
 
 // Takes the buffers of `args` from a scratch of this many bytes, which begins at a multiple of 256 (nullptr to
 // measure).

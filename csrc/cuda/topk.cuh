@@ -22,6 +22,11 @@
 // The others, about K ln(B / K) rows a query, are measured again in float64 by the whole warp; only those sums enter
 // the list. Cancellation plays no part, and float64 arithmetic for the others is saved.
 //
+// Weights, float32 alone: what is ranked is the float32 rounding of w d, w and d in float64. A float32 sum less TINY,
+// times the weight as float32, stands for the sum above: TINY is more than what squares lose below float32's normal
+// range, and is taken off before a large weight could make much of it. Rows whose weight leaves LEAST_WEIGHT ...
+// MOST_WEIGHT, or whose sum overflows float32, stand as 0: they are always measured.
+//
 // Masks. Hidden entries may be NaN or infinite: they are blanked as bits, in query and bank row for a mask of all
 // queries, in the difference for a mask of each, never multiplied by 0.
 //
@@ -39,6 +44,8 @@ namespace lpkernel::cuda {
 constexpr int NO_ROW = INT32_MAX;     // the distance of a row that is not to be taken
 constexpr int ANY = INT32_MAX - 1;    // every distance is at most this
 constexpr int NAN_BITS = 0x7fc00000;  // above +inf
+constexpr float TINY = 1e-30f;        // more than what D squares lose below float32's normal range
+constexpr double LEAST_WEIGHT = 0x1p-100, MOST_WEIGHT = 0x1p+100;  // that float32 multiplies well
 
 // How values are stored, compared and summed. Value is what a lane computes with, 32 bits.
 struct FloatRows {
@@ -227,13 +234,15 @@ __device__ __forceinline__ void add_columns(const unsigned char* bank, int row_b
     }
 }
 
-// The float32 rounding of the sum in float64, by the whole warp, as bits; the same in all lanes.
-template <bool OWN>
+// The float32 rounding of the sum in float64, times the row's weight, by the whole warp, as bits; the same in all
+// lanes. WEIGHTS: whether there may be any.
+template <bool OWN, bool WEIGHTS = true>
 __device__ __forceinline__ int measure(const TopkArgs& args, int query, int row) {
     const auto* q = static_cast<const float*>(args.queries) + static_cast<std::int64_t>(query) * args.width;
     const auto* b = static_cast<const float*>(args.bank) + static_cast<std::int64_t>(row) * args.width;
     const std::uint8_t* mask = args.patch_mask;
     if (OWN) mask += static_cast<std::int64_t>(query) * args.width;
+    const double weight = WEIGHTS && args.weights ? args.weights[row] : 1.0;
     double sum = 0.0;
     for (int d = lane_id(); d < args.width; d += 32) {
         const double difference = static_cast<double>(q[d]) - static_cast<double>(b[d]);
@@ -241,14 +250,23 @@ __device__ __forceinline__ int measure(const TopkArgs& args, int query, int row)
     }
 #pragma unroll
     for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(WARP, sum, lanes);
-    return FloatRows::bits(static_cast<float>(sum));
+    return FloatRows::bits(static_cast<float>(sum * weight));
+}
+
+// A row's weight as float32; 0 for one that float32 does not multiply well.
+__device__ __forceinline__ float row_factor(double weight) {
+    return weight >= LEAST_WEIGHT && weight <= MOST_WEIGHT ? static_cast<float>(weight) : 0.f;
+}
+
+// What a weighted distance is at least, within `slack`.
+__device__ __forceinline__ float weigh(float sum, float factor) {
+    return sum < INFINITY ? fmaxf(sum - TINY, 0.f) * factor : sum != sum ? sum : 0.f;
 }
 
 // A float32 sum that may stand for `distance` is at most this.
-__device__ __forceinline__ int widen(int distance, float slack) {
-    constexpr float TINY = 1e-30f;  // more than what D squares lose below float32's normal range
+__device__ __forceinline__ int widen(const TopkArgs& args, int distance) {
     if (distance >= NAN_BITS) return distance;
-    return __float_as_int(__int_as_float(distance) * slack + TINY);
+    return __float_as_int(__int_as_float(distance) * args.slack + args.tiny);
 }
 
 // Sums that may still enter a list whose last key is `last`. Rows come in ascending order, so ties with it are late.
@@ -257,7 +275,7 @@ __device__ __forceinline__ int bound(const TopkArgs& args, Key last) {
     if (last == EMPTY) return ANY;
     const int distance = key_distance(last);
     if (sizeof(typename Rows::Stored) == 2 || distance >= NAN_BITS) return distance - 1;
-    return widen(distance, args.slack);
+    return widen(args, distance);
 }
 
 // Takes the 32 sums of a warp, of rows `first` + lane, into a query's list; limit: those above it cannot enter.
@@ -372,6 +390,12 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
         for (int j = 0; j < ROWS_PER_LANE; ++j) {
             const int row = own_row + 32 * j;
             valid[j] = row < end && (!args.candidate_mask || args.candidate_mask[row]);
+            if constexpr (sizeof(typename Rows::Stored) == 4) {
+                if (!args.weights || !valid[j]) continue;
+                const float factor = row_factor(args.weights[row]);
+#pragma unroll
+                for (int i = 0; i < TQ; ++i) sum[i][j] = weigh(sum[i][j], factor);
+            }
         }
         unsigned passing = 0;  // queries that some row may enter
         int bits[TQ][ROWS_PER_LANE];
@@ -399,12 +423,14 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
             const int slot = query_warp * TQ + chosen;
             const int query = query_at(args, first_query + slot);
             Key* list = list_of(slot, bank_warp);
-            if (own_limit == ANY && k <= 32) {  // K rows within what K lanes reach: the list begins with a limit
+            // K rows within what K lanes reach: the list begins with a limit. What stands for a weighted distance is no
+            // measure of how far a row may be.
+            if (own_limit == ANY && k <= 32 && !args.weights) {
                 const int reach = reached_by(min(min(own[0], own[1]), min(own[2], own[3])), k);
                 if constexpr (sizeof(typename Rows::Stored) == 2) {
                     own_limit = min(own_limit, reach);
                 } else {
-                    if (reach < NAN_BITS) own_limit = widen(widen(reach, args.slack), args.slack);
+                    if (reach < NAN_BITS) own_limit = widen(args, widen(args, reach));
                 }
             }
             for (int j = 0; j < ROWS_PER_LANE; ++j) {

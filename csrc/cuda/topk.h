@@ -53,6 +53,7 @@ struct TopkArgs {
     const void* bank;                    // (B, D), the same type
     const std::uint8_t* patch_mask;      // (D) or (Q, D), or nullptr
     const std::uint8_t* candidate_mask;  // (B), or nullptr
+    const double* weights;               // (B) finite and above 0, or nullptr; of float alone
     void* distances;                     // (Q, K) float or int32
     std::int64_t* indices;               // (Q, K)
     std::int64_t* partial;               // (Q, slabs, K) keys; unused when slabs is 1
@@ -63,7 +64,8 @@ struct TopkArgs {
     int unit;       // bytes that bank rows are read by: 16 or 4 (asynchronously), or 2
     bool own_mask;  // patch_mask is (Q, D)
     bool integers;  // int16
-    float slack;    // see topk.cuh; unused for integers
+    float slack;    // see topk.cuh; unused for integers, as is `tiny`
+    float tiny;
     TopkShape shape;
     TopkMap shared;
 };

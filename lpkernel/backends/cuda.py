@@ -123,8 +123,6 @@ class CudaBackend:
             return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
             return stages.reasons(request, lambda stage: self._scan_reasons(stage, target))
-        if request.weights is not None:
-            return ["does not rank by bank_weights; cpp, torch and numpy do"]
         search = self._search_of(request, target)
         return self._store.memory.reasons(search_bytes(request, search.scratch), target)
 
@@ -216,8 +214,9 @@ class CudaBackend:
 
     def _masked_topk(self, request: TopkRequest, target: torch.device, search: Search) -> TopK:
         queries, bank = _on_device(request.queries, target), _on_device(request.bank, target)
-        patch_mask, candidate_mask = (
-            None if mask is None else _on_device(mask, target) for mask in (request.patch_mask, request.candidate_mask)
+        patch_mask, candidate_mask, weights = (
+            None if array is None else _on_device(array, target)
+            for array in (request.patch_mask, request.candidate_mask, request.weights)
         )
         integers, (count, width), k = bank.dtype == torch.int16, queries.shape, request.k
         indices = torch.empty((count, k), dtype=torch.int64, device=target)
@@ -230,6 +229,7 @@ class CudaBackend:
                 None if patch_mask is None else _span(patch_mask),
                 _own_mask(request),
                 None if candidate_mask is None else _span(candidate_mask),
+                None if weights is None else _span(weights),
                 *(count, bank.shape[0], width, k, integers),
                 *(_span(distances), _span(indices), _span(scratch)),
                 *(target.index or 0, _stream(target), search.launch),
@@ -241,7 +241,8 @@ class CudaBackend:
     def _search_of(self, request: TopkRequest, target: torch.device) -> Search:
         """The launch of a search; one without a screen where that takes more memory than there is."""
         integers = request.bank.dtype in (np.int16, torch.int16)
-        shape = *request.queries.shape, request.bank.shape[0], request.k, integers, _own_mask(request)
+        kind = integers, _own_mask(request), request.weights is not None
+        shape = *request.queries.shape, request.bank.shape[0], request.k, *kind
         search = self._search(*shape, target, self.tuning.search)
         if search.launch[-1] and self._store.memory.reasons(search_bytes(request, search.scratch), target):
             return self._search(*shape, target, (*search.launch[:-1], 0))
@@ -255,6 +256,7 @@ class CudaBackend:
         k: int,
         integers: bool,
         own_mask: bool,
+        weighted: bool,
         device: torch.device,
         given: tuple[int, int, int, int, int] | None,
     ) -> Search:
@@ -267,7 +269,7 @@ class CudaBackend:
             resident = native.masked_topk_blocks(k, integers, own_mask, (*tile, 1, 0), device.index or 0)
             slabs = launch_table.choose_slabs(count, rows, tile, resident * machine.multiprocessors)
             launch = (*tile, slabs, launch_table.choose_stride(count, rows, k))
-        return Search(launch, native.masked_topk_scratch(count, rows, width, k, own_mask, launch))
+        return Search(launch, native.masked_topk_scratch(count, rows, width, k, own_mask, weighted, launch))
 
     def _find_resident(
         self, launch: Launch, k: int, codes: int, width: int, cut: int, device: torch.device

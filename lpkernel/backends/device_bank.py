@@ -89,6 +89,7 @@ def search_bytes(request: TopkRequest, scratch: int, apart: bool = False) -> int
         (request.bank, apart),
         (request.patch_mask, False),
         (request.candidate_mask, False),
+        (request.weights, False),
     ):
         if array is None:
             continue

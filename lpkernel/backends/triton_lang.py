@@ -102,8 +102,6 @@ class TritonBackend:
             return [f"finds up to {configs.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
             return stages.reasons(request, lambda stage: self._scan_reasons(stage, device))
-        if request.weights is not None:
-            return ["does not rank by bank_weights; cpp, torch and numpy do"]
         target = self._search_device(request)
         slabs = _slabs(len(request.queries), len(request.bank), request.k, target)
         keys = len(request.queries) * slabs * configs.slots_for(request.k) * 8
@@ -178,17 +176,17 @@ class TritonBackend:
         return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8 + 4) + start_bytes(request, width)
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        given = (request.queries, request.bank, request.patch_mask, request.candidate_mask)
+        given = (request.queries, request.bank, request.patch_mask, request.candidate_mask, request.weights)
         of_numpy = isinstance(request.bank, np.ndarray)
         target = self._search_device(request)
         with _on(target):
-            queries, bank, patch_mask, candidate_mask = (
+            queries, bank, patch_mask, candidate_mask, weights = (
                 tensor(array).to(target) if isinstance(array, np.ndarray) else array for array in given
             )
             assert queries is not None and bank is not None
             if self.interpreted:  # it keeps one copy an address, whatever the sizes of the arrays that begin there
                 queries = queries.clone()
-            found = _topk(queries, bank, request.k, patch_mask, candidate_mask)
+            found = _topk(queries, bank, request.k, patch_mask, candidate_mask, weights)
             return TopK(*(array.cpu().numpy() for array in found)) if of_numpy else found
 
     def _search_device(self, request: TopkRequest) -> torch.device:
@@ -382,7 +380,14 @@ class _Run:
         return {**shape, "DOT": self.launch.dot, "UNROLL": tile.unroll}
 
 
-def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, candidate_mask: Tensor | None) -> TopK:
+def _topk(
+    queries: Tensor,
+    bank: Tensor,
+    k: int,
+    patch_mask: Tensor | None,
+    candidate_mask: Tensor | None,
+    weights: Tensor | None,
+) -> TopK:
     """masked_topk on tensors of one device."""
     kernels, device = _kernels("topk"), bank.device
     integer = bank.dtype == torch.int16
@@ -390,6 +395,8 @@ def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, cand
     none = torch.empty(0, dtype=torch.uint8, device=device)
     mask = none if patch_mask is None else patch_mask.contiguous().view(torch.uint8)
     allowed = none if candidate_mask is None else candidate_mask.contiguous().view(torch.uint8)
+    row_weights = none.double() if weights is None else weights.contiguous()
+    least_and_largest = none.double() if weights is None else torch.stack(torch.aminmax(weights))
     count, rows, width = len(queries), len(bank), bank.shape[1]
     distances = torch.empty((count, k), dtype=torch.int32 if integer else torch.float32, device=device)
     indices = torch.empty((count, k), dtype=torch.int64, device=device)
@@ -406,9 +413,10 @@ def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, cand
     flags = torch.empty(0 if integer else count, dtype=torch.uint8, device=device)
     merged = configs.merged_for(slabs * slots)
     for redo in (False,) if integer else (False, True):
-        shape = {"KP": slots, "INTEGER": integer, "MASKED": patch_mask is not None, "REDO": redo}
+        kind = {"INTEGER": integer, "MASKED": patch_mask is not None, "WEIGHTED": weights is not None, "REDO": redo}
+        shape = {"KP": slots, **kind}
         kernels.search[(tiles, slabs)](
-            *(queries, bank, mask, allowed, keys, flags, count, rows, width, *strides, slab, slabs),
+            *(queries, bank, mask, allowed, row_weights, keys, flags, count, rows, width, *strides, slab, slabs),
             **shape,
             TQ=tile.queries,
             TB=tile.rows,
@@ -417,7 +425,8 @@ def _topk(queries: Tensor, bank: Tensor, k: int, patch_mask: Tensor | None, cand
             **_options(tile.warps, tile.stages),
         )
         kernels.merge[(count,)](
-            *(queries, bank, mask, keys, flags, distances, indices, width, *strides, slabs, k),
+            *(queries, bank, mask, row_weights, least_and_largest, keys, flags, distances, indices, width, *strides),
+            *(slabs, k),
             **shape,
             SLOTS=merged,
             TD=configs.MERGE_COLUMNS,

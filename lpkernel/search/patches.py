@@ -41,7 +41,7 @@ def normalised_nearest(
         Y: (B, D), of the same kind.
         alpha: above 0, finite; small for completeness, large for the plain nearest.
         k: slots a row, 1 <= k <= B.
-        backend: "auto" or a name of `lpkernel.info()`; with a GPU tensor, "torch" ranks by weights.
+        backend: "auto" or a name of `lpkernel.info()`.
 
     Returns:
         (scores, indices), each (Q, k): scores float32, ascending; indices into Y, int64. Ties of scores (of their

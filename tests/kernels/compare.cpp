@@ -520,6 +520,22 @@ bool ranked(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+bool ranks(const Kernels& table, Random& random) {
+    Check check(table, "ranks");
+    for (int repeat = 0; repeat < 1000; ++repeat) {
+        const int count = random.between(0, BLOCK);
+        const auto values = repeat % 2 ? random.integers(BLOCK, -2, 3) : random.words(BLOCK);
+        std::vector<std::int32_t> want(static_cast<std::size_t>(count)), got(BLOCK);
+        for (int i = 0; i < count; ++i) {
+            for (int j = 0; j < count; ++j) want[i] += values[j] < values[i] || (values[j] == values[i] && j < i);
+        }
+        table.ranks(values.data(), count, got.data());
+        got.resize(want.size());
+        check.same(sizes_of({{"count", count}, {"no.", repeat}}), want, got);
+    }
+    return check.passed();
+}
+
 bool at_most(const Kernels& table, Random& random) {
     Check check(table, "at_most");
     for (int repeat = 0; repeat < 2000; ++repeat) {
@@ -845,6 +861,23 @@ bool direct_rows(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+bool direct_narrow(const Kernels& table, Random& random) {
+    Check check(table, "direct_narrow");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const int width = random.between(0, NARROW), padded = 8 * random.between(1, 4);
+        const auto a = random.floats(static_cast<std::size_t>(width) + 1, 1.0f);
+        const auto b = random.floats(static_cast<std::size_t>(width * padded) + 1, 1.0f);
+        std::vector<double> lanes(b.size()), want(static_cast<std::size_t>(padded)), got(want.size());
+        for (int r = 0; r < padded; ++r) {
+            for (int i = 0; i < width; ++i) lanes[i * padded + r] = static_cast<double>(b[r * width + i]);
+            want[r] = ONE.direct(a.data(), b.data() + r * width, nullptr, width);
+        }
+        table.direct_narrow(a.data(), lanes.data(), width, padded, got.data());
+        check.same(sizes_of({{"width", width}, {"padded", padded}, {"no.", repeat}}), want, got);
+    }
+    return check.passed();
+}
+
 // As float_block finds in each of the blocks, the limits of which are the last that it lowers.
 bool float_blocks(const Kernels& table, Random& random) {
     Check check(table, "float_blocks");
@@ -901,10 +934,16 @@ bool pack_rows(const Kernels& table, Random& random) {
         const auto centre = random.floats(static_cast<std::size_t>(width) + 1, 1.0f);
         const float* rows[BLOCK];
         const bool dense = repeat % 2 == 0;
+        const int lanes = dense ? BLOCK : random.of(LANE_COUNTS);
         for (int b = 0; b < BLOCK; ++b) rows[b] = values.data() + (dense ? b : random.between(0, BLOCK - 1)) * width;
         const auto of = [&](const Kernels& with, std::vector<double>& sums) {
             std::vector<float> bank(static_cast<std::size_t>(width * BLOCK) + 1);
-            with.pack_rows({rows, centre.data(), width, dense, bank.data(), sums.data()});
+            with.pack_rows({rows, centre.data(), width, lanes, dense, bank.data(), sums.data()});
+            for (std::int64_t i = 0; i < width; ++i) {
+                for (int b = lanes; b < BLOCK; ++b) {
+                    if (bank[i * BLOCK + b] != 0.0f) check.wrong("beyond the rows", std::to_string(lanes));
+                }
+            }
             return bank;
         };
         std::vector<double> want(BLOCK), got(BLOCK);
@@ -946,6 +985,7 @@ bool passes(const Kernels& table) {
         row_sums(table, random),
         least_sums(table, random),
         ranked(table, random),
+        ranks(table, random),
         scores_within(table, random),
         at_most(table, random),
         apart(table, random),
@@ -960,6 +1000,7 @@ bool passes(const Kernels& table) {
         block_sums(table, random),
         scaled(table, random),
         direct_rows(table, random),
+        direct_narrow(table, random),
         pack_rows(table, random),
         place_row(table, random),
     };
