@@ -1,9 +1,9 @@
 """What the shipped GPU kernels take and what they would cost, found without a GPU: `make kernel-report`.
 
-Compiles the CUDA kernels for sm_80, 90 and 100 and the Triton kernels for these and gfx942 (registers, spills, shared
-memory, occupancy), runs the cases below through the compiled PTX of sm_80 on the CPU (instructions, bytes), and sets
-both against the peaks of an H100. Writes out/kernel-report.md and .json. Nothing of it is measured
-on hardware: times are what no launch can beat, not what one takes.
+Looks at the CUDA kernels for sm_80, 90 and 100, in the built extension where that has them, compiles the Triton kernels
+for these and gfx942 (registers, spills, shared memory, occupancy), runs the cases below through the compiled PTX of
+sm_80 on the CPU (instructions, bytes), and sets both against the peaks of an H100. Writes out/kernel-report.md and
+.json. Nothing of it is measured on hardware: times are what no launch can beat, not what one takes.
 
 tests/emulation/budgets.json holds what is allowed: more, or any spill, is an error. --write-budgets renews it.
 """
@@ -26,9 +26,10 @@ from typing import Any
 
 import numpy as np
 from emulation.build import cuda_module, kernel_sources, translated_kernels
-from emulation.compile import CSRC, compile_cubin
+from emulation.compile import CSRC
 from emulation.resources import ARCHITECTURES, Resources, TritonKernel, blocks_per_multiprocessor, cuda_resources
 from emulation.sass import inner_loop, listing
+from emulation.shipped import cubin
 from numpy.typing import DTypeLike
 from scans import World
 
@@ -293,13 +294,11 @@ class Estimate:
 
 def estimate(case: Case) -> Estimate:
     """Runs a case and sets its instructions against the peaks."""
-    module = translated_kernels(80, counts=True)
-    native = cuda_module(ptx_arch=80, counts=True)
+    module = translated_kernels(80)
+    native = cuda_module(ptx_arch=80)
     before = module.counts()
     case.run(native)
     counts = {opcode: count - before[opcode] for opcode, count in module.counts().items() if count > before[opcode]}
-    if not counts:
-        raise RuntimeError(f"{case.name}: nothing was counted; this process had loaded the kernels uncounted before")
     total, moved = sum(counts.values()), traffic(counts)
     integer = sum(count for opcode, count in counts.items() if _INTEGER.match(opcode))
     waves = -(-case.blocks // H100.multiprocessors)  # blocks that share the busiest multiprocessor
@@ -338,7 +337,7 @@ def cuda_kernels() -> dict[str, dict[str, Resources]]:
 
 
 def estimates() -> list[Estimate]:
-    """Of all cases. For a process that has loaded no kernels before: counting ones would not replace them."""
+    """Of all cases."""
     return [estimate(case) for case in cases()]
 
 
@@ -347,8 +346,8 @@ ENTRIES = 16  # loads of four table entries that an iteration of `CodeRows<4>` d
 
 def code_loops() -> dict[str, Counter[str]]:
     """Target -> machine instructions of an iteration over cells, of the code kernel with tiles of four images."""
-    cubins = {f"sm_{arch}": compile_cubin(CSRC / "cuda" / "scan.cu", arch) for arch in ARCHITECTURES}
-    return {target: inner_loop(listing(cubin), "CodeRowsILi4E", "LDS.128", ENTRIES) for target, cubin in cubins.items()}
+    cubins = {f"sm_{arch}": cubin(CSRC / "cuda" / "scan.cu", arch) for arch in ARCHITECTURES}
+    return {target: inner_loop(listing(code), "CodeRowsILi4E", "LDS.128", ENTRIES) for target, code in cubins.items()}
 
 
 def problems(found: dict[str, dict[str, Resources]], estimates: list[Estimate], budgets: dict[str, Any]) -> list[str]:

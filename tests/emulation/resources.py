@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,17 @@ from typing import Any
 from lpkernel.files import atomic_path
 
 from .compile import CACHE, HERE, digest, nvcc_library, ptxas_report
+from .shipped import shipped_cubins, tool
 
 ARCHITECTURES = (80, 90, 100)
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one kernel for one target. Registers a thread, the rest in bytes; spilled: stored and loaded."""
+    """Of one kernel for one target. Registers a thread, the rest in bytes.
+
+    spilled: stored and loaded; of machine code without ptxas's words, the stack, on which all that is spilled lies.
+    """
 
     registers: int
     spilled: int
@@ -54,9 +58,31 @@ def parse_ptxas(report: str) -> dict[str, Resources]:
     return found
 
 
-def cuda_resources(source: Path, arch: int, include: Sequence[Path] = ()) -> dict[str, Resources]:
-    """Demangled kernel -> resources, of a .cu file as nvcc compiles it for sm_<arch>."""
-    return {demangle(name): r for name, r in parse_ptxas(ptxas_report(source, arch, include)).items()}
+def parse_usage(listing: str) -> dict[str, Resources]:
+    """Kernel -> resources, from the words of cuobjdump -res-usage."""
+    found: dict[str, Resources] = {}
+    for name, words in re.findall(r"Function ([^:\n]+):\s*\n\s*(REG:.*)", listing):
+        values = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", words)}
+        spilled = values["STACK"] + values["LOCAL"]
+        found[name] = Resources(values["REG"], spilled, values["STACK"], values["SHARED"])
+    if not found:
+        raise ValueError(f"cuobjdump said something unexpected: {listing[:200]}")
+    return found
+
+
+def machine_code_resources(cubin: Path) -> dict[str, Resources]:
+    """Mangled kernel -> resources, of machine code. Raises FileNotFoundError without cuobjdump."""
+    command = tool("cuobjdump")
+    if command is None:
+        raise FileNotFoundError("there is no cuobjdump")
+    return parse_usage(subprocess.run([command, "-res-usage", str(cubin)], capture_output=True, text=True).stdout)
+
+
+def cuda_resources(source: Path, arch: int) -> dict[str, Resources]:
+    """Demangled kernel -> resources, of a .cu file of csrc/cuda: the extension's, or as nvcc compiles it now."""
+    shipped = shipped_cubins().get((source.stem, arch))
+    found = parse_ptxas(ptxas_report(source, arch)) if shipped is None else machine_code_resources(shipped)
+    return {demangle(name): resources for name, resources in found.items()}
 
 
 @functools.cache
