@@ -34,10 +34,10 @@ from numpy.typing import DTypeLike
 from scans import World
 
 from lpkernel import plan as plans
-from lpkernel.backends import launch_table
+from lpkernel.backends import cuda_launches
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
-from lpkernel.backends.launch_table import Launch, Machine, Work
+from lpkernel.backends.cuda_launches import Launch, Machine, Work
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = ROOT / "tests" / "emulation" / "budgets.json"
@@ -99,14 +99,14 @@ def _work(images: int, bank: int, plan: plans.Plan, k: int, codes: int, width: i
 
 
 def _kernel_name(launch: Launch) -> str:
-    names = {launch_table.ROWS: f"CodeRows<{launch.tile}>", launch_table.GATHER: "CodeGather"}
+    names = {cuda_launches.CODE_ROWS: f"CodeRows<{launch.tile}>", cuda_launches.CODE_GATHER: "CodeGather"}
     return f"scan_kernel<{names.get(launch.form, f'Latents<{launch.tile}>')}>"
 
 
 def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes: int, channels: int) -> Case:
     """A scan as the launch table would start it on an H100; codes > 0: in the code domain."""
     work = _work(images, bank, plan, k, codes, 1 if codes else channels)
-    launch = launch_table.choose(work, MACHINE)
+    launch = cuda_launches.choose(work, MACHINE)
     slab = -(-bank // launch.group)
     part = slab if codes else min(slab, SLAB)
     compared = int(plan.flat.steps[:, 1].sum())
@@ -128,7 +128,7 @@ def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes
         name=name,
         kernel=_kernel_name(launch),
         threads=launch.threads,
-        shared=launch_table.shared_bytes(launch, work),
+        shared=cuda_launches.shared_bytes(launch, work),
         blocks=blocks,
         steps=steps,
         pairs=launch.tile * part * steps,
@@ -169,11 +169,11 @@ def screen_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -
 
 def search_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -> Case:
     """A masked_topk without masks, as the launch table would start it on an H100; its "step" is the search."""
-    if launch_table.choose_stride(queries, bank, k):
+    if cuda_launches.choose_stride(queries, bank, k):
         return screen_case(queries, bank, width, k, dtype)
     size = np.dtype(dtype).itemsize
-    tile = launch_table.choose_topk(queries, bank, k, MACHINE.shared)
-    slabs = launch_table.choose_slabs(queries, bank, tile, SEARCH_BLOCKS * H100.multiprocessors)
+    tile = cuda_launches.choose_topk(queries, bank, k, MACHINE.shared)
+    slabs = cuda_launches.choose_slabs(queries, bank, tile, SEARCH_BLOCKS * H100.multiprocessors)
     here, slab = min(queries, tile[0] * tile[1]), -(-bank // slabs)
 
     def run(native: ModuleType) -> None:

@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native, philox
-from lpkernel.backends import launch_table, stages
+from lpkernel.backends import cuda_launches, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
+from lpkernel.backends.cuda_launches import Launch, Machine, Work
 from lpkernel.backends.device_bank import (
     DeviceStore,
     carve,
@@ -27,7 +28,6 @@ from lpkernel.backends.device_bank import (
     upload,
     wrong_device,
 )
-from lpkernel.backends.launch_table import Launch, Machine, Work
 from lpkernel.backends.pytorch import tensor
 from lpkernel.limits import INT16_CODES
 
@@ -86,6 +86,7 @@ class CudaBackend:
     """
 
     name = "cuda"
+    checks_only = False
 
     def __init__(self, native: ModuleType | None = None, device_type: str = "cuda") -> None:
         self.tuning = Tuning()
@@ -119,8 +120,8 @@ class CudaBackend:
         if request is None:
             return []
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
-        if (k := min(request.k, count)) > launch_table.MOST_NEIGHBOURS:
-            return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {k}"]
+        if (k := min(request.k, count)) > cuda_launches.MOST_NEIGHBOURS:
+            return [f"finds up to {cuda_launches.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
             return stages.reasons(request, lambda stage: self._scan_reasons(stage, target))
         if request.weights is not None:
@@ -135,10 +136,10 @@ class CudaBackend:
         width = work.width
         if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
             return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
-        if request.plan.cuts and request.plan.patch > launch_table.MOST_CUT:
-            return [f"cuts patches of up to {launch_table.MOST_CUT} cells, got {request.plan.patch}"]
+        if request.plan.cuts and request.plan.patch > cuda_launches.MOST_CUT:
+            return [f"cuts patches of up to {cuda_launches.MOST_CUT} cells, got {request.plan.patch}"]
         try:
-            launch = launch_table.choose(work, _machine(target), **self.tuning.fixed)
+            launch = cuda_launches.choose(work, _machine(target), **self.tuning.fixed)
         except ValueError as error:
             return [str(error)]
         scratch = _scratch_bytes(request, work, launch, _machine(target).multiprocessors)
@@ -153,7 +154,7 @@ class CudaBackend:
         if not len(request.images):
             return np.empty((0, *2 * request.plan.sides[-1:]), np.int32)
         work = _work(request)
-        launch = launch_table.choose(work, _machine(target), **self.tuning.fixed)
+        launch = cuda_launches.choose(work, _machine(target), **self.tuning.fixed)
         with self._store.memory.on(target, _scratch_bytes(request, work, launch, _machine(target).multiprocessors)):
             return self._run(request, target, work, launch)
 
@@ -200,7 +201,7 @@ class CudaBackend:
             "start_cells": len(start),
             "seed": request.seed,
             "first_step": plan.first_step,
-            "shared": launch_table.shared_bytes(launch, work),
+            "shared": cuda_launches.shared_bytes(launch, work),
         }
         self._native().scan(resident.shape, numbers, buffers, target.index or 0, _stream(target))
         found = room[room_at[2] : room_at[2] + sizes[2]].cpu().numpy()
@@ -263,10 +264,10 @@ class CudaBackend:
         native, machine = self._native(), _machine(device)
         launch = given
         if launch is None:
-            tile = launch_table.choose_topk(count, rows, k, machine.shared)
+            tile = cuda_launches.choose_topk(count, rows, k, machine.shared)
             resident = native.masked_topk_blocks(k, integers, own_mask, (*tile, 1, 0), device.index or 0)
-            slabs = launch_table.choose_slabs(count, rows, tile, resident * machine.multiprocessors)
-            launch = (*tile, slabs, launch_table.choose_stride(count, rows, k))
+            slabs = cuda_launches.choose_slabs(count, rows, tile, resident * machine.multiprocessors)
+            launch = (*tile, slabs, cuda_launches.choose_stride(count, rows, k))
         return Search(launch, native.masked_topk_scratch(count, rows, width, k, own_mask, launch))
 
     def _find_resident(
@@ -336,8 +337,8 @@ def _work(request: ScanRequest) -> Work:
 
 def _code_shift(request: ScanRequest) -> int:
     """How the kernels want the codes of this bank."""
-    few = isinstance(request.bank, CodeBank) and len(request.bank.table) <= launch_table.MOST_ROW_CODES
-    return launch_table.CODE_SHIFT if few else 0
+    few = isinstance(request.bank, CodeBank) and len(request.bank.table) <= cuda_launches.MOST_ROW_CODES
+    return cuda_launches.CODE_SHIFT if few else 0
 
 
 def _scratch_bytes(request: ScanRequest, work: Work, launch: Launch, multiprocessors: int) -> int:
