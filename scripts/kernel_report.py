@@ -5,7 +5,8 @@ for these and gfx942 (registers, spills, shared memory, occupancy), runs the cas
 sm_80 on the CPU (instructions, bytes), and sets both against the peaks of an H100. Writes out/kernel-report.md and
 .json. Nothing of it is measured on hardware: times are what no launch can beat, not what one takes.
 
-tests/emulation/budgets.json holds what is allowed: more, or any spill, is an error. --write-budgets renews it.
+tests/emulation/budgets.json holds what is allowed: more, or any spill, is an error. --write-budgets renews it, and
+triton_resources.json beside it, which keeps what Triton kernels that have not changed since took when compiled.
 """
 
 from __future__ import annotations
@@ -27,7 +28,14 @@ from typing import Any
 import numpy as np
 from emulation.build import cuda_module, kernel_sources, translated_kernels
 from emulation.compile import CSRC
-from emulation.resources import ARCHITECTURES, Resources, TritonKernel, blocks_per_multiprocessor, cuda_resources
+from emulation.resources import (
+    ARCHITECTURES,
+    Resources,
+    TritonKernel,
+    blocks_per_multiprocessor,
+    cuda_resources,
+    record_resources,
+)
 from emulation.sass import inner_loop, listing
 from emulation.shipped import cubin
 from numpy.typing import DTypeLike
@@ -224,8 +232,8 @@ TARGETS = (*ARCHITECTURES, AMD)
 def triton_kernels() -> dict[str, dict[str, Resources]]:
     """Kernel -> target -> resources, of all that lpkernel.triton_kernels.configs ships, for `TARGETS`."""
     found: dict[str, dict[str, Resources]] = {}
-    wanted = _triton_wanted()
-    if any(not kernel.kept.exists() for _, _, kernel in wanted):
+    wanted = triton_wanted()
+    if not all(kernel.known for _, _, kernel in wanted):
         # processes, since Triton compiles one kernel at a time; each takes every n-th of them
         with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:
             list(pool.map(_compile_triton, range(CORES)))
@@ -234,7 +242,7 @@ def triton_kernels() -> dict[str, dict[str, Resources]]:
     return found
 
 
-def _triton_wanted() -> list[tuple[str, str, TritonKernel]]:
+def triton_wanted() -> list[tuple[str, str, TritonKernel]]:
     """(name, target's name, kernel) of all."""
     from lpkernel.triton_kernels.configs import shipped
 
@@ -247,7 +255,7 @@ def _triton_wanted() -> list[tuple[str, str, TritonKernel]]:
 
 
 def _compile_triton(first: int) -> None:
-    for _, _, kernel in _triton_wanted()[first::CORES]:
+    for _, _, kernel in triton_wanted()[first::CORES]:
         kernel.resources()
 
 
@@ -472,12 +480,13 @@ table rows and selection.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--write-budgets", action="store_true", help="renew tests/emulation/budgets.json")
+    parser.add_argument("--write-budgets", action="store_true", help="renew budgets.json and triton_resources.json")
     options = parser.parse_args()
     found = {**cuda_kernels(), **triton_kernels()}
     made = estimates()
     if options.write_budgets:
         BUDGETS.write_text(json.dumps(renewed(found, made), indent=1) + "\n", encoding="utf-8")
+        record_resources(kernel for _, _, kernel in triton_wanted())
     text = markdown(found, made, code_loops())
     (ROOT / "out").mkdir(exist_ok=True)
     (ROOT / "out" / "kernel-report.md").write_text(text, encoding="utf-8")

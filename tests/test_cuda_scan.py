@@ -23,7 +23,7 @@ from lpkernel.backends.cuda import CudaBackend, Tuning, _machine, _scratch_bytes
 from lpkernel.backends.cuda_launches import Machine, Work
 from lpkernel.backends.device_bank import bank_bytes, offset_bytes
 from lpkernel.backends.specification import NumpyBackend
-from lpkernel.errors import InputError
+from lpkernel.errors import BackendUnavailable, InputError
 
 SPECIFICATION = NumpyBackend()
 # What the launch table would not choose for banks this small: tile edges, groups of blocks, slabs without images,
@@ -271,3 +271,5 @@ def test_a_canvas_of_too_many_values_is_refused(cuda: CudaBackend) -> None:
     deep = np.broadcast_to(np.int16(0), (1, 64, 64, 2**17 - 7))
     latents = replace(request, bank=LatentBank(lambda side: deep, 1))
     assert cuda.unsupported(latents) == ["canvas of side 64 with 131072 channels is too large"]
+    with pytest.raises(BackendUnavailable, match="backend cuda cannot run this: canvas of side 64"):
+        cuda.scan(latents)

@@ -29,6 +29,7 @@ from lpkernel.backends.device_bank import (
     wrong_device,
 )
 from lpkernel.backends.pytorch import tensor
+from lpkernel.errors import BackendUnavailable
 from lpkernel.limits import INT16_CODES
 
 CAPABILITY = 80  # the kernels use what 8.0 has
@@ -63,6 +64,14 @@ class Tuning:
 
 
 _LAUNCH_FIELDS = [field.name for field in fields(Launch)]
+
+
+class Scan(NamedTuple):
+    """One stage ready to run: what there is to do, how it is launched, and bytes that it takes beside the bank."""
+
+    work: Work
+    launch: Launch
+    scratch: int
 
 
 class Resident(NamedTuple):
@@ -130,6 +139,14 @@ class CudaBackend:
         return self._store.memory.reasons(search_bytes(request, search.scratch), target)
 
     def _scan_reasons(self, request: ScanRequest, target: torch.device) -> list[str]:
+        prepared = self._prepare(request, target)
+        if isinstance(prepared, list):
+            return prepared
+        need = self._store.need(request, target, prepared.scratch, _code_shift(request))
+        return self._store.memory.reasons(need, target)
+
+    def _prepare(self, request: ScanRequest, target: torch.device) -> Scan | list[str]:
+        """A stage with its launch, or the reasons why no kernel takes it."""
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
             return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
         work = _work(request)
@@ -142,8 +159,7 @@ class CudaBackend:
             launch = cuda_launches.choose(work, _machine(target), **self.tuning.fixed)
         except ValueError as error:
             return [str(error)]
-        scratch = _scratch_bytes(request, work, launch, _machine(target).multiprocessors)
-        return self._store.memory.reasons(self._store.need(request, target, scratch, _code_shift(request)), target)
+        return Scan(work, launch, _scratch_bytes(request, work, launch, _machine(target).multiprocessors))
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         philox.check_seed(request.seed)
@@ -153,10 +169,11 @@ class CudaBackend:
     def _scan_stage(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
         if not len(request.images):
             return np.empty((0, *2 * request.plan.sides[-1:]), np.int32)
-        work = _work(request)
-        launch = cuda_launches.choose(work, _machine(target), **self.tuning.fixed)
-        with self._store.memory.on(target, _scratch_bytes(request, work, launch, _machine(target).multiprocessors)):
-            return self._run(request, target, work, launch)
+        prepared = self._prepare(request, target)
+        if isinstance(prepared, list):
+            raise BackendUnavailable(f"backend {self.name} cannot run this: {'; '.join(prepared)}")
+        with self._store.memory.on(target, prepared.scratch):
+            return self._run(request, target, prepared.work, prepared.launch)
 
     def _run(self, request: ScanRequest, target: torch.device, work: Work, launch: Launch) -> NDArray[np.int32]:
         plan, count, side = request.plan, len(request.images), request.plan.sides[-1]

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from .compile import CACHE, HERE, digest, nvcc_library, ptxas_report
 from .shipped import shipped_cubins, tool
 
 ARCHITECTURES = (80, 90, 100)
+# What the Triton kernels took when they were compiled, under hashes of all that it depends on: 492 compilations take
+# minutes, and only what has changed since is compiled again. scripts/kernel_report.py --write-budgets renews it.
+RECORD = HERE / "triton_resources.json"
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,21 @@ def blocks_per_multiprocessor(arch: int, registers: int, static: int, dynamic: i
     return int(blocks)
 
 
+@functools.cache
+def recorded() -> dict[str, Resources]:
+    """`TritonKernel.key` -> resources, of `RECORD`."""
+    return {key: Resources(*numbers) for key, numbers in json.loads(RECORD.read_text(encoding="utf-8")).items()}
+
+
+def record_resources(kernels: Iterable[TritonKernel]) -> None:
+    """Writes `RECORD` anew, of these kernels alone."""
+    rows = {kernel.key: list(asdict(kernel.resources()).values()) for kernel in kernels}
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(rows[key])}" for key in sorted(rows))
+    with atomic_path(RECORD) as path:
+        path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    recorded.cache_clear()
+
+
 @dataclass(frozen=True)
 class TritonKernel:
     """A @triton.jit kernel for one target.
@@ -127,22 +145,33 @@ class TritonKernel:
         return ASTSource(self.kernel, dict(self.signature), constexprs=dict(self.constexprs), attrs=attributes)
 
     @functools.cached_property
-    def kept(self) -> Path:
-        """The file of the answer, under a hash of source, options and Triton's version."""
+    def key(self) -> str:
+        """A hash of source, options, target and Triton's version, which brings the compilers."""
         import triton
 
-        key = digest(self._source.hash(), triton.__version__, str(self.target), str(sorted(self._options.items())))
-        return CACHE / "triton" / f"{key}.json"
+        return digest(self._source.hash(), triton.__version__, str(self.target), str(sorted(self._options.items())))
+
+    @property
+    def _kept(self) -> Path:
+        return CACHE / "triton" / f"{self.key}.json"
+
+    @property
+    def known(self) -> bool:
+        """Whether nothing need be compiled to tell."""
+        return self.key in recorded() or self._kept.exists()
 
     def resources(self) -> Resources:
         """What the kernel takes, compiled if that is not known yet."""
-        if not self.kept.exists():
-            self.kept.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self.kept) as path:
-                path.write_text(json.dumps(asdict(self._compiled())), encoding="utf-8")
-        return Resources(**json.loads(self.kept.read_text(encoding="utf-8")))
+        if self.key in recorded():
+            return recorded()[self.key]
+        if not self._kept.exists():
+            self._kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self._kept) as path:
+                path.write_text(json.dumps(asdict(self.compiled())), encoding="utf-8")
+        return Resources(**json.loads(self._kept.read_text(encoding="utf-8")))
 
-    def _compiled(self) -> Resources:
+    def compiled(self) -> Resources:
+        """As `resources`, of the kernel compiled now."""
         import triton
         from triton.backends.compiler import GPUTarget
 
