@@ -59,9 +59,9 @@ sanitize: .venv/.installed-test
 	    tests/test_topk_floats.py)
 	$(call SANITIZED,thread,tsan,tests/test_cpp.py tests/test_scan.py)
 
-# What only a GPU can tell; elsewhere it says what was not run, and fails.
+# What only a GPU can tell; elsewhere it says what was not run, and fails. Some parts alone: make gpu-check PARTS='speed'.
 gpu-check:
-	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/gpu_check.py
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/gpu_check.py $(PARTS)
 
 # Registers, occupancy, instructions and roofline estimates of the GPU kernels, without a GPU; needs nvcc
 # and Triton.

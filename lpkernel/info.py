@@ -12,9 +12,11 @@ PACKAGES = ("numpy", "torch", "triton", "pillow", "safetensors", "diffusers")
 DATA = {"autoencoder": "autoencoder.safetensors", "bank": "avatars.lpbank"}
 
 
-def info(autoencoder: str = "default", device: str = "auto", dtype: str = "auto") -> dict[str, Any]:
+def info(
+    autoencoder: str = "default", device: str = "auto", dtype: str = "auto", compile: str = "auto"
+) -> dict[str, Any]:
     """A JSON-ready report. Loads the backends and an autoencoder to ask them; changes nothing and never raises for what
-    is missing. autoencoder, device, dtype: as `load_autoencoder` takes them.
+    is missing. autoencoder, device, dtype, compile: as `load_autoencoder` takes them.
 
     Keys: lpkernel, python, platform (str); packages (name -> version or None); cpu (model, cores, usable_cores);
     gpus (names); backends (name -> {usable, reasons}) in the order "auto" tries them; auto ({backend, reason}: what
@@ -35,14 +37,14 @@ def info(autoencoder: str = "default", device: str = "auto", dtype: str = "auto"
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "cpu": {"model": _cpu_model(), "cores": os.cpu_count(), "usable_cores": len(os.sched_getaffinity(0))},
+        "cpu": {"model": cpu_model(), "cores": os.cpu_count(), "usable_cores": len(os.sched_getaffinity(0))},
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "backends": {
             name: {"usable": not reasons, "reasons": reasons}
             for name, reasons in ((name, backend.unsupported(None)) for name, backend in registry.BACKENDS.items())
         },
         "auto": _auto(),
-        "autoencoder": _autoencoder(autoencoder, device, dtype),
+        "autoencoder": _autoencoder(autoencoder, device, dtype, compile),
         "build": {name: record[name] for name in ("cpp", "cuda")},
         "data": {name: (data / file).is_file() for name, file in DATA.items()},
     }
@@ -59,13 +61,13 @@ def _auto() -> dict[str, str | None]:
         return {"backend": None, "reason": str(error)}
 
 
-def _autoencoder(source: str, device: str, dtype: str) -> dict[str, Any]:
+def _autoencoder(source: str, device: str, dtype: str, compile: str) -> dict[str, Any]:
     from lpkernel.autoencoder import load_autoencoder
     from lpkernel.autoencoder.described import described
     from lpkernel.errors import LpkernelError
 
     try:
-        return {"source": source, "layers": described(load_autoencoder(source, device, dtype))}
+        return {"source": source, "layers": described(load_autoencoder(source, device, dtype, compile))}
     except LpkernelError as error:
         return {"source": source, "reason": str(error)}
 
@@ -93,7 +95,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

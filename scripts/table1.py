@@ -157,19 +157,21 @@ class Table:
 
 
 def first_images(bank: Bank, count: int) -> Bank:
-    """A bank of the first images, with a PCA of its own, as if built from them alone."""
+    """A bank of the first images, with their mirror images if it has any and a PCA of its own, as if built of them."""
+    chosen = np.arange(bank.size) < count
+    chosen |= bank.flips_of(chosen)
     if bank.codes is not None and bank.codebook is not None:
-        return Bank.from_codes(bank.codes[:count], bank.codebook, bank.channels, bank.max_patch)
+        return Bank.from_codes(bank.codes[chosen], bank.codebook, bank.channels, bank.max_patch)
     assert bank.latents is not None
-    return Bank.from_latents(bank.latents[:count], bank.channels, bank.max_patch)
+    return Bank.from_latents(bank.latents[chosen], bank.channels, bank.max_patch)
 
 
-def bank_of_faces(autoencoder: Autoencoder, folder: Path) -> Bank:
-    """The bank of all photographs; it is kept in the folder."""
-    path = folder / f"{autoencoder.fingerprint[:16]}.lpbank"
+def bank_of_faces(autoencoder: Autoencoder, folder: Path, flip: bool = False) -> Bank:
+    """The bank of all photographs, and of their mirror images; it is kept in the folder."""
+    path = folder / f"{autoencoder.fingerprint[:16]}{'-flip' if flip else ''}.lpbank"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        Bank.build(packages.face_files(), autoencoder, crop=packages.FACE_CROP).save(path)
+        Bank.build(packages.face_files(), autoencoder, crop=packages.FACE_CROP, flip=flip).save(path)
     return Bank.load(path)
 
 
@@ -177,13 +179,15 @@ def jobs(table: Table, autoencoder: Autoencoder) -> Iterator[tuple[int, int, Job
     """The sets of one autoencoder, each with its seed and the place of its bank among --banks."""
     args, side = table.args, table.side
     name = autoencoder.name
-    everything = bank_of_faces(autoencoder, args.out)
+    everything = bank_of_faces(autoencoder, args.out, args.flip)
+    photographs = everything.size // (1 + args.flip)
     some = sets.of_folder(packages.face_files()[0].parent, side, packages.FACE_CROP, args.n)
     yield 0, 0, Job(Row(name, 0, RECONSTRUCTION), lambda: sets.reconstructed(some, autoencoder))
     by_pca = Row(name, 0, "reconstruction + PCA")
     yield 0, 0, Job(by_pca, lambda: sets.reconstructed(some, autoencoder, everything))
     for place, count in enumerate(args.banks):
-        for row, images in bank_jobs(table, autoencoder, first_images(everything, min(count, everything.size))):
+        bank = first_images(everything, min(count, photographs))
+        for row, images in bank_jobs(table, autoencoder, bank):
             for seed in range(args.seeds):
                 yield seed, place, Job(row, lambda images=images, seed=seed: images(seed))  # type: ignore[misc]
 
@@ -193,7 +197,8 @@ def bank_jobs(
 ) -> Iterator[tuple[Row, Callable[[int], sets.ImageSet]]]:
     """The rows of one bank, with what makes their pictures of a seed."""
     args, side = table.args, table.side
-    facts = f"faces {packages.PACKAGES['faces'].sha256} {autoencoder.fingerprint} first {bank.size}"
+    of = f"first {bank.size}{', flipped' if args.flip else ''}"
+    facts = f"faces {packages.PACKAGES['faces'].sha256} {autoencoder.fingerprint} {of}"
 
     def searched(method: str, options: dict[str, Any]) -> Callable[[int], sets.ImageSet]:
         return lambda seed: sets.of_preset(
@@ -224,6 +229,7 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=500, help="images of each row (default: 500)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each row that has any (default: 3)")
     parser.add_argument("--banks", type=integers(), default=(999, 100, 16), metavar="B1,...", help="bank sizes")
+    parser.add_argument("--flip", action="store_true", help="banks of the photographs and their mirror images")
     parser.add_argument("--autoencoder", action="append", metavar="SRC", help="one or several (default: the embedded)")
     parser.add_argument("--features", type=features, default=["latents", "inception"], metavar="A,B")
     parser.add_argument("--backend", default="auto")

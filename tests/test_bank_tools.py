@@ -110,6 +110,9 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert made["images"] == 2 and made["first_names"] == ["1.png", "3.png"]
     alone = ("bank", "build", more, "-o", tmp_path / "b.lpbank", "--channels", 3, "--autoencoder", FAKE)
     run(capsys, *alone)
+    both = run(capsys, *alone, "--overwrite", "--flip")
+    assert both["images"] == 6 and both["first_names"][3] == "more-0.png (flipped)"
+    run(capsys, *alone, "--overwrite")
     run(capsys, "bank", "merge", tmp_path / "a.lpbank", tmp_path / "b.lpbank", "-o", tmp_path / "m.lpbank")
     assert Bank.load(tmp_path / "m.lpbank") == Bank.load(out)
     assert main(["bank", "merge", str(out), "-o", str(out)]) == 2

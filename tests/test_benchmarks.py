@@ -7,24 +7,31 @@ import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from emulation.build import cuda_module
+from emulation.needs import need_compiler
 from fakes import FakeVQ
 
 from lpkernel import Bank
+from lpkernel.autoencoder import device_decoder
 from lpkernel.backends import registry
 from lpkernel.backends.base import ScanRequest, TopK
+from lpkernel.backends.cuda import CudaBackend
 from lpkernel.backends.specification import NumpyBackend
-from lpkernel.benchmarks import data, decoding, machine, measure, peers, plots, points, report, suite
+from lpkernel.benchmarks import data, decoding, machine, measure, peers, plots, points, report, suite, torch_float32
 from lpkernel.benchmarks.checks import Truth, WrongAnswer, true_distances
 from lpkernel.benchmarks.points import Generation
 from lpkernel.benchmarks.suite import Options, Suite
 from lpkernel.benchmarks.torch_float32 import TorchFloat32
 from lpkernel.cli import main
 from lpkernel.errors import InputError
+from lpkernel.info import cpu_model
+from lpkernel.search import ops
 
 TINY = ["--n", "1,3", "--b", "40", "--k", "4", "--budget", "0.001", "--backend", "numpy,torch", "--quiet"]
 KEYS = {"case", "data", "provider", "ours", "metric", "unit", "x", "p20", "p50", "p80", "config"}
@@ -33,8 +40,7 @@ KEYS = {"case", "data", "provider", "ours", "metric", "unit", "x", "p20", "p50",
 @pytest.fixture(autouse=True)
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The measured copy is small, and the thread settings of before come back."""
-    measured = machine.limits
-    monkeypatch.setattr(machine, "limits", lambda count: measured(count, 1 << 16))
+    monkeypatch.setattr(machine, "COPIED", {"cpu": 1 << 16})
     with machine.threads(1):
         yield
 
@@ -62,7 +68,8 @@ def test_a_tiny_sweep_writes_well_formed_json(bank_path: Path, tmp_path: Path) -
     assert found["refused"] == found["skipped"] == []
     assert found["machine"]["threads"] == 1
     assert found["versions"]["numpy"] == np.__version__
-    assert found["machine"]["limits"]["bytes_per_second"] > 0
+    assert found["machine"]["limits"]["bandwidth"] > 0
+    assert found["machine"]["device"] == found["machine"]["cpu"] == cpu_model() and not found["machine"]["gpu"]
     times = [record for record in found["records"] if record["metric"] == "time"]
     for record in found["records"]:
         assert set(record) == KEYS
@@ -87,7 +94,7 @@ def test_a_tiny_sweep_writes_well_formed_json(bank_path: Path, tmp_path: Path) -
 @pytest.mark.parametrize("name", ["faiss", "sklearn"])
 def test_other_libraries_find_the_same_neighbours(name: str) -> None:
     peer = peers.PEERS[name]
-    if reason := peer.missing():
+    if reason := peer.missing("cpu"):
         pytest.skip(reason)
     random = np.random.default_rng(1)
     batches = [random.standard_normal((5, 24), np.float32) for _ in range(2)]
@@ -256,7 +263,7 @@ def test_the_float_path_makes_the_same_images_either_way(bank: Bank, keep: bool)
     sources = path.run(3, seed=5)
     assert sources.shape == (3, 16, 16) and sources.min() >= 0 and sources.max() < 60
     assert np.array_equal(sources, TorchFloat32(bank, plan, 3, not keep).run(3, seed=5))
-    points._GenerationCheck(bank, made, 0).neighbours(path)
+    points._GenerationCheck(bank, made, 0).neighbours(path, points.Share({}))
 
 
 def test_a_float_path_that_takes_the_farthest_is_refused(bank: Bank) -> None:
@@ -264,7 +271,8 @@ def test_a_float_path_that_takes_the_farthest_is_refused(bank: Bank) -> None:
     path = TorchFloat32(bank, made.plan(16), 3, False)
     path.k = 60
     check = points._GenerationCheck(bank, made, 0)
-    check.neighbours(path)  # anybody is among the 60 nearest
+    share = points.Share({})
+    check.neighbours(path, share)  # anybody is among the 60 nearest
     honest = TorchFloat32.run
 
     def claims_three(self: TorchFloat32, *args: Any) -> Any:
@@ -279,7 +287,10 @@ def test_a_float_path_that_takes_the_farthest_is_refused(bank: Bank) -> None:
 
     path.run = claims_three.__get__(path)  # type: ignore[method-assign]
     with pytest.raises(WrongAnswer, match="not among the 3 nearest"):
-        check.neighbours(path)
+        check.neighbours(path, share)
+    path.exact = False  # as in TF32: told, not refused
+    check.neighbours(path, share)
+    assert 0 < share.facts["right"] < 1
 
 
 @pytest.mark.parametrize(
@@ -336,26 +347,27 @@ def test_peak_extra_sees_a_large_array() -> None:
 
 @pytest.fixture
 def _small_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "PEAK_SIDE", {"cpu": 64})
-    monkeypatch.setattr(decoding, "PEAK_IMAGES", {"cpu": 1})
-    decoding.peaks.cache_clear()
+    monkeypatch.setattr(machine, "PEAK_SIDE", {"cpu": 64})
+    monkeypatch.setattr(machine, "PEAK_IMAGES", {"cpu": 1})
+    machine.peaks.cache_clear()
 
 
 @pytest.mark.usefixtures("_small_peaks")
 def test_decoding_is_timed_beside_the_network_itself(
     bank_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = bench(tmp_path, bank_path, "decode", "--peers", "module")
+    found = bench(tmp_path, bank_path, "decode", "--n", "3", "--peers", "module")
     assert found["refused"] == found["skipped"] == []
-    assert found["decoded"] == {"autoencoder": "default", "device": "cpu"}
-    times = {(r["provider"], r["x"]["N"]): r for r in found["records"] if r["metric"] == "time"}
-    assert set(times) == {(name, n) for name in ("lpkernel", "module float32") for n in (1, 3)}
-    for record in times.values():
+    assert found["decoded"] == {"autoencoder": "default", "device": cpu_model()}
+    decoded = [r for r in found["records"] if r["metric"] == "time"]
+    times = {(r["provider"], r["x"]["N"], r["data"]): r for r in decoded}
+    # the bank was made with another autoencoder, so what is made and decoded comes from one of random codes
+    kinds = ("default", "default, made and decoded")
+    assert set(times) == {(name, 3, kind) for name in ("lpkernel", "module float32") for kind in kinds}
+    for record in [record for (_, _, kind), record in times.items() if kind == "default"]:
         config = record["config"]
         assert record["case"] == "decode" and record["x"]["S"] == 128 and config["flop"] == 3_599_237_120
-        assert config["largest_difference"] <= 1 and config["peak"] > 0 and "within" in config["pixels"]
-    (absent,) = (entry for entry in found["absent"] if "made and decoded" in entry["provider"])
-    assert "codebook" in absent["reason"]
+        assert config["largest_difference"] <= 1 and config["peak"] > 0 and "100.00% within 1" in config["pixels"]
     assert {"at the rate of a matrix product", "at the rate of a convolution"} == set(found["bounds"][0]["seconds"])
 
 
@@ -401,11 +413,11 @@ def test_other_pixels_are_refused(bank_path: Path, tmp_path: Path, monkeypatch: 
 
 def test_a_plug_in_has_no_network_to_compare_with(bank: Bank, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeVQ()
-    monkeypatch.setattr(decoding, "load_autoencoder", lambda *_: fake)
+    monkeypatch.setattr(decoding, "load_autoencoder", lambda *_, **__: fake)
     case = decoding.Decoding("fake", "cpu", bank, decoding.PEERS, 0)
     assert case.reason
     point = case.decode(3)
-    assert [not entrant.reason for entrant in point.entrants] == [True, False, False, False, False]
+    assert [not entrant.reason for entrant in point.entrants] == [True, False, False, False, False, False]
     assert "the network of fake is not known" in point.entrants[-1].reason and not point.bounds
     images = point.entrants[0].prepare()[""](0)
     point.entrants[0].check(images, 0)
@@ -415,12 +427,14 @@ def test_a_plug_in_has_no_network_to_compare_with(bank: Bank, monkeypatch: pytes
 
 def test_who_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "no-such-compiler is not there" in decoding.no_compiler("cpu")
+    assert "no-such-compiler is not there" in device_decoder.no_compiler("cpu")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "triton" in decoding.no_compiler("cuda")
+    assert "triton" in device_decoder.no_compiler("cuda")
 
 
-def test_a_gpu_is_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def said_by_card(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of a card that is not there: events 250 ms apart, a cache of 1 KiB, and a flush of that."""
     said: list[str] = []
 
     class Event:
@@ -437,12 +451,164 @@ def test_a_gpu_is_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
         def elapsed_time(self, other: Event) -> float:
             return 250.0
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    class Properties:
+        L2_cache_size, major, minor, multi_processor_count, total_memory = 1 << 10, 9, 0, 132, 1 << 36
+
+    for name, value in {
+        "Event": Event,
+        "device": lambda device: nullcontext(),
+        "synchronize": lambda device: said.append("flushed"),
+        "get_device_properties": lambda device: Properties,
+        "get_device_name": lambda device: "A card",
+        "memory_allocated": lambda device: 1000,
+        "max_memory_allocated": lambda device: 1500,
+        "reset_peak_memory_stats": lambda device: said.append("from here"),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    return said
+
+
+def test_a_gpu_is_timed_by_events(said_by_card: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    said = said_by_card
+    monkeypatch.setattr(measure, "_scratch", lambda device: torch.ones(4))
     assert measure.timed(lambda: said.append("call"), "cuda:0") == (0.25, None)
     assert said == ["event", "call", "event", "wait"]
-    assert measure.repeat(lambda _: None, 1, 0.7, "cuda") == [0.25] * 3
+    said.clear()
+    assert measure.repeat(lambda _: said.append("call"), 1, 0.7, "cuda") == [0.25] * 3
+    assert said == ["flushed", "event", "call", "event", "wait"] * 3
     assert measure.best_of(lambda: None, 1.0, device="cuda") == 0.25
+    said.clear()
+    assert measure.peak_extra(lambda: None, "cuda") == (500, 0.25) and measure.resident("cuda") == 1000
+    assert said == ["flushed", "from here", "event", "event", "wait"]
+
+
+@pytest.fixture
+def card(said_by_card: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The CPU taken for a card by the harness: what is for GPUs runs, on tensors of the CPU."""
+    monkeypatch.setattr(measure, "on_gpu", lambda device: True)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    kept = (machine.device_name, machine.peaks, measure._scratch, peers.compiled_nearest, torch_float32._compiled)
+    for function in kept:
+        function.cache_clear()
+    yield
+    for function in kept:
+        function.cache_clear()
+
+
+@pytest.mark.usefixtures("card", "_small_peaks")
+def test_everybody_is_timed_on_a_card(
+    bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The CUDA kernels in their emulation; rows are tensors on the device before."""
+    need_compiler()
+    monkeypatch.setitem(registry.BACKENDS, "cuda", CudaBackend(cuda_module(None), "cpu"))
+    arguments = ["topk", "step", "generate", "memory", "--backend", "cuda,cpp", "--n", "2", "--data", "bank"]
+    kinds: set[type] = set()
+    searched = ops.masked_topk
+
+    def noted(queries: Any, bank: Any, *others: Any, **named: Any) -> Any:
+        kinds.update((type(queries), type(bank)))
+        return searched(queries, bank, *others, **named)
+
+    monkeypatch.setattr(ops, "masked_topk", noted)
+    found = bench(tmp_path, bank_path, *arguments)
+    assert kinds == {torch.Tensor}
+    assert found["machine"]["device"] == "A card" and found["machine"]["gpu"]["multiprocessors"] == 132
+    assert found["machine"]["cpu"] == cpu_model() and set(found["machine"]["limits"]) >= {"float16", "bandwidth"}
+    taken: dict[str, set[str]] = {}
+    for record in found["records"]:
+        taken.setdefault(record["case"], set()).add(record["provider"])
+        assert (record["metric"], record["p50"]) in {("time", 0.25), ("resident", 0.0), ("peak", 500.0)}
+        inexact = "TF32" in record["provider"]
+        assert not inexact or (record["config"]["exact"] is False and record["config"]["right"] == 1)
+    searchers = {f"{own} matmul+topk{kind}" for own in ("torch", "torch.compile") for kind in ("", " TF32, not exact")}
+    ours = {"lpkernel cuda", "lpkernel cpp"}
+    assert taken["topk"] == taken["step"] == ours | searchers | {"torch cdist+topk"}
+    assert taken["generate"] == ours | {path.name for path in torch_float32.PATHS.values()}
+    absent = {entry["provider"]: entry["reason"] for entry in found["absent"]}
+    assert absent["scikit-learn ArgKmin"] == "runs on the CPU only" and "faiss" in absent["faiss IndexFlatL2"]
+    assert "measures a process on the CPU" in absent["memory"]
+
+
+@pytest.mark.usefixtures("card", "_small_peaks")
+def test_the_table_names_the_card_and_what_is_not_exact(bank: Bank) -> None:
+    options = Options(("topk",), n=(2,), b=(40,), k=(4,), backends=("torch",), peers=("matmul-tf32",), budget=0.001)
+    run = Suite(options, bank)
+    lines = [line for point in run.run() for line in report.table(point, run.results)]
+    assert lines[0].startswith("topk, float32 data, on A card: N=2")
+    assert any("TF32, not exact" in line and "100.00% of the answers right" in line for line in lines)
+    assert any("limits (measured): float32 multiply-adds" in line and "float16" in line for line in lines)
+
+
+@pytest.mark.usefixtures("card", "_small_peaks")
+def test_decoders_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours as it is and by torch.compile, both with an image's bits those that it has alone."""
+    monkeypatch.setattr(device_decoder, "no_compiler", lambda kind: "")
+    options = Options(("decode",), n=(2,), peers=("module-tf32", "module-compiled"), budget=0.001)
+    run = Suite(options, Bank.default())
+    lines = [line for point in run.run() for line in report.table(point, run.results)]
+    assert not run.results.refused and not run.results.skipped
+    ours = {"lpkernel", "lpkernel by torch.compile"}
+    taken = {(record.data, record.provider) for record in run.results.records}
+    assert taken == {
+        *(("default", name) for name in (*ours, "module float32 in TF32, not exact", "torch.compile float32")),
+        *(("default, made and decoded", name) for name in ours),
+    }
+    assert sum("on A card" in line for line in lines) == 2 and any("of the peak" in line for line in lines)
+
+
+def test_faiss_on_a_card_takes_tensors(card: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss: Any = ModuleType("faiss")
+    inner: list[torch.Tensor] = []
+
+    class Index:
+        def __init__(self, resources: Any, width: int, options: Any) -> None:
+            assert (resources, width, options.device) == ("resources", 24, 0)
+
+        def add(self, rows: torch.Tensor) -> None:
+            inner.append(rows)
+
+        def search(self, queries: torch.Tensor, k: int) -> Any:
+            return torch.topk(torch.cdist(queries, inner[0]).square(), k, largest=False)
+
+    faiss.StandardGpuResources, faiss.GpuIndexFlatL2 = lambda: "resources", Index
+    faiss.GpuIndexFlatConfig = type("Configuration", (), {})
+    faiss.contrib = ModuleType("faiss.contrib")
+    for name, module in (("faiss", faiss), ("faiss.contrib", faiss.contrib), ("faiss.contrib.torch_utils", faiss)):
+        monkeypatch.setitem(sys.modules, name, module)
+    peer = peers.PEERS["faiss"]
+    assert peer.missing("cuda") == ""
+    random = np.random.default_rng(1)
+    search = peers.Search(
+        random.standard_normal((300, 24), np.float32), [random.standard_normal((5, 24), np.float32)], 6
+    )
+    (call,) = peer.prepare(search).values()
+    Truth(search.queries, search.bank, 6).close(peer.answer(call(0)), 0, expanded=True)
+
+
+def test_who_is_left_out_on_a_cpu() -> None:
+    assert peers.PEERS["matmul-tf32"].missing("cpu") == "a CPU has no TF32"
+    assert "compiled or not" in peers.PEERS["matmul-compiled"].missing("cpu")
+    assert torch_float32.PATHS["torch-tf32"].missing("cpu") == "a CPU has no TF32"
+
+
+def test_precision_is_as_before_a_call_in_tf32() -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    for wanted in (True, False):
+        with machine.tf32(wanted):
+            assert torch.get_float32_matmul_precision() == ("high" if wanted else "highest")
+            assert torch.backends.cudnn.allow_tf32 is wanted
+    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+
+
+def test_shares_of_right_answers() -> None:
+    random = np.random.default_rng(3)
+    queries, bank = random.standard_normal((4, 8)), random.standard_normal((30, 8))
+    truth = Truth([queries], bank, 3)
+    indices = truth.order[0].copy()
+    assert truth.right(TopK(truth.nearest[0], indices[:, ::-1]), 0) == (4, 4)  # in any order
+    indices[1, 0] = next(row for row in range(30) if row not in indices[1])
+    assert truth.right(TopK(truth.nearest[0], indices), 0) == (3, 4)
 
 
 def test_the_sweep_over_widths_compares_answers_and_tells_the_mean(

@@ -129,6 +129,25 @@ def test_a_killed_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert calls == [2, 2, 2, 2]  # the two finished shards were not encoded again
 
 
+@pytest.mark.parametrize(("kind", "batches"), [("cpu", [32, 8]), ("cuda", [40])])
+def test_a_gpu_decodes_more_at_once(
+    kind: str, batches: list[int], tmp_path: Path, bank_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose batches of a fixed size would otherwise be half empty."""
+    decode, calls = fakes.FakeVQ.decode, []
+
+    def noted(self: fakes.FakeVQ, latents: np.ndarray) -> np.ndarray:
+        calls.append(len(latents))
+        return decode(self, latents)
+
+    monkeypatch.setattr("lpkernel.autoencoder.base.choose_device", lambda name: torch.device(kind))
+    monkeypatch.setattr("lpkernel.load_autoencoder", lambda *_: fakes.FakeVQ())
+    monkeypatch.setattr("lpkernel.autoencoder.once.Once", lambda inner: inner)
+    monkeypatch.setattr(fakes.FakeVQ, "decode", noted)
+    argv = ["generate", "--bank", bank_path, *SMALL, "-n", 40, "--quiet", "--out", tmp_path]
+    assert main([str(word) for word in argv]) == 0 and calls[:-1] == batches  # and the sheet
+
+
 def test_generate_writes_everything(tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "deep" / "out"
     result = run_json(capsys, "generate", "--bank", bank_path, *SMALL, "--sources", 16, "--baseline", "--out", out)

@@ -239,6 +239,10 @@ def test_table1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     )
     assert f"B = 5, LatentPatch, balanced: {(high - own) / (high - low):.0%} (FD, latents)" in text
     assert rows["reconstruction"]["values"] == rows["reconstruction + PCA"]["values"]  # codes stay what they are
+    monkeypatch.setattr("sys.argv", [*argv, "--seeds", "1", "--flip", "--out", str(tmp_path / "flip")])
+    assert table1.main() == 0
+    rows = json.loads((tmp_path / "flip" / "table1.json").read_text())["rows"]
+    assert [row["bank"] for row in rows[2:]] == [10] * 5
 
 
 def test_figure4(

@@ -130,9 +130,18 @@ def test_memory_is_asked_for_when_more_is_needed(monkeypatch: pytest.MonkeyPatch
     assert budget.reasons(900, device) == [] and asked == [900, 1001, 900]
 
 
-def test_tensors_must_be_on_the_device() -> None:
+def test_tensors_must_be_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy arrays are copied over; tensors that are elsewhere are refused, with what to do."""
     backend = CudaBackend(Instant(), "cuda")  # type: ignore[arg-type]
     queries: Any = torch.zeros(1, 2)
     (reason,) = backend.unsupported(TopkRequest(queries, queries, 1, None, None))
     assert "not on cpu: move the tensors (.to('cuda')), or pass NumPy arrays" in reason
+    monkeypatch.setitem(registry.BACKENDS, "cuda", backend)
+    with pytest.raises(BackendUnavailable, match=r"cuda cannot run this: .* move the tensors \(\.to\('cuda'\)\)"):
+        masked_topk(queries, queries, 1, backend="cuda")
+
+
+def test_numpy_rows_are_copied_over(instant: Instant) -> None:
+    rows = np.zeros((300, 8), np.int16)
+    found = masked_topk(rows[:16], rows, 10, backend="cuda")
+    assert instant.calls["masked_topk"] == 1 and isinstance(found.indices, np.ndarray)

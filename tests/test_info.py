@@ -62,7 +62,9 @@ def test_why_a_named_backend() -> None:
 def test_the_autoencoder_s_layers_say_what_runs_them(monkeypatch: pytest.MonkeyPatch) -> None:
     found = info()["autoencoder"]
     assert found["source"] == "default"
-    assert list(found["layers"]) == ["dtype", "images", "convolutions", "GroupNorm", "SiLU"]
+    assert list(found["layers"]) == [
+        *("dtype", "images", "convolutions", "GroupNorm", "SiLU", "decoder", "torch.compile")
+    ]
     assert found["layers"]["dtype"].endswith("; channels-last") and found["layers"]["SiLU"].startswith("24 by torch")
     assert info("nowhere")["autoencoder"]["reason"].startswith("nowhere: no such autoencoder")
     half = info(dtype="bfloat16", device="cpu")["autoencoder"]["layers"]

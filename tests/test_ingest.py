@@ -320,6 +320,36 @@ def test_arrays_are_cached_by_content(tmp_path: Path) -> None:
     assert ae.encoded == 4
 
 
+@pytest.mark.parametrize("make", [FakeVQ, FakeContinuous])
+def test_flip_adds_the_mirror_images(make: type, tmp_path: Path) -> None:
+    images = RANDOM.integers(0, 256, (4, 64, 80, 3), dtype=np.uint8)
+    crop = (0, 0, 40, 40)  # in the image as it is, not in its mirror image
+    framed = images[:, :40, :40]
+    attributes = {"Hat": np.array([True, False, False, True])}
+    bank = Bank.build(images, make(), 3, crop=crop, attributes=attributes, flip=True)
+    by_hand = Bank.build(np.concatenate([framed, framed[:, :, ::-1]]), make(), 3)
+    assert np.array_equal(bank.cells, by_hand.cells)
+    assert bank.names[4:] == [f"{name} (flipped)" for name in bank.names[:4]]
+    assert bank.attributes["Hat"].tolist() == [True, False, False, True] * 2
+    Bank.build(images, make(), 3, crop=crop, cache=tmp_path / "c")
+    later = make()
+    assert np.array_equal(Bank.build(images, later, 3, crop=crop, cache=tmp_path / "c", flip=True).cells, bank.cells)
+    assert later.encoded == 4  # those that are new
+
+
+def test_flip_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    for name in ("a/0.png", "a/1.png", "b/2.png"):
+        picture(folder / name, int(name[2]))
+    (folder / "a" / "1.png").write_text("broken")
+    bank = Bank.build(folder, FakeVQ(), 3, flip=True, limit=3)
+    assert bank.names == ["a/0.png", "b/2.png", "a/0.png (flipped)", "b/2.png (flipped)"]
+    assert bank.labels == ["a", "b"] * 2 and [name for name, _ in bank.skipped] == ["a/1.png"]
+    assert bank.flips_of(np.array([True, False, False, False])).tolist() == [False, False, True, False]
+    assert bank.flips_of(np.array([False, False, True, True])).tolist() == [True, True, False, False]
+    assert not Bank.build(folder, FakeVQ(), 3).flips_of(np.array([True, True])).any()
+
+
 def test_discard_removes_only_what_it_made(tmp_path: Path) -> None:
     cache = tmp_path / "c"
     Bank.build(folder_of(tmp_path / "in", 3), FakeVQ(), 3, cache=cache)

@@ -157,6 +157,15 @@ def test_the_input_is_not_copied_from() -> None:
         lp.reference(bank, avatar(9), autoencoder, candidates=[9])
 
 
+def test_the_mirror_image_of_the_input_is_not_copied_from() -> None:
+    autoencoder = lp.load_autoencoder("default", "cpu")
+    bank = lp.Bank.build(np.stack([avatar(i) for i in range(12)]), autoencoder, flip=True)
+    for picture in (avatar(9), avatar(9)[:, ::-1]):
+        made = lp.reference(bank, picture, autoencoder, n=2, k=1)
+        assert sorted(made.settings["left_out_as_the_input"]) == ["image-000009", "image-000009 (flipped)"]
+        assert not np.isin(made.sources, (9, 21)).any()
+
+
 def test_nothing_of_what_was_in_the_hole_is_left() -> None:
     bank, autoencoder = avatars()
     other = np.where(FACE[..., None], np.random.default_rng(1).integers(0, 256, (128, 128, 3), np.uint8), avatar(9))

@@ -87,7 +87,7 @@ def test_the_reach_of_a_stage_is_the_network_s(autoencoder: TorchAutoencoder) ->
     try:
         for layer in layers:
             layer.__class__ = _Still
-        x = torch.zeros_like(autoencoder._vectors(_content(autoencoder, 1)))
+        x = torch.zeros_like(autoencoder._vectors(autoencoder._sent(_content(autoencoder, 1))))
         for stage in stages:
             with torch.inference_mode():
                 spoilt, place, side = x.clone(), x.shape[-1] // 2, x.shape[-1] * stage.factor

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lpkernel.autoencoder.device_decoder import NOT_ASKED, Choice, Graph, Pipeline, Step, choose, compiled
 from lpkernel.autoencoder.fused import fuse
 from lpkernel.autoencoder.layers import settle
 from lpkernel.autoencoder.partial import Box, Parts, Record, Stage
@@ -74,6 +75,11 @@ def fingerprint(state: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def levels(pixels: Tensor) -> Tensor:
+    """(n, 3, h, w) float32 in [-1, 1] -> (n, h, w, 3) uint8."""
+    return (pixels.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
 class TorchAutoencoder(ABC):
     """An `Autoencoder` on a torch network; a subclass says how the network encodes and decodes tensors.
 
@@ -81,9 +87,9 @@ class TorchAutoencoder(ABC):
     dtype and channels-last layout. `width` is L. `codebook` (V, L) makes it discrete.
 
     An image's result is the same whatever others it comes with: a CPU works on each image by itself, as many side by
-    side as torch has threads; other devices on batches of one fixed size, the last of them filled up. Across devices
-    and dtypes the last bits of a convolution differ, so a vector that lies between two rows may change its code; with
-    dtype "auto" encoders are float32 everywhere, to make that rare.
+    side as torch has threads; other devices on batches of one fixed size, the last of them filled up. Across devices,
+    dtypes and decoders compiled or not the last bits of a convolution differ, so a vector that lies between two rows
+    may change its code; with dtype "auto" encoders are float32 everywhere, to make that rare.
     """
 
     # The children of the network that only `encode_tensor` uses: float32 with dtype "auto".
@@ -124,6 +130,7 @@ class TorchAutoencoder(ABC):
             fuse(network)
         self.batch = max(1, PIXELS_ON_GPU // image_size**2) if self.device.type == "cuda" else 1
         self._together = max(1, PIXELS_ON_CPU // image_size**2) if self.device.type == "cpu" else 1
+        self.compiling: Choice = NOT_ASKED
 
     @abstractmethod
     def encode_tensor(self, images: Tensor) -> Tensor:
@@ -136,6 +143,33 @@ class TorchAutoencoder(ABC):
     def stages(self) -> list[Stage] | None:
         """`decode_tensor`, taken apart so that parts of an image can be decoded; None where it cannot be."""
         return None
+
+    def compile_decoder(self, asked: str, images: int | None = None) -> None:
+        """Settle whether torch.compile takes the decoder, before the first image: "auto", "never" or "always".
+
+        images: how many will be decoded, for "auto". Raises InputError for other words, and where "always" cannot be.
+        """
+        self.compiling = choose(asked, self.device, images, self.image_size)
+
+    def _bytes(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes or latents on the device -> bytes there, and whether all numbers were finite."""
+        pixels = self.decode_tensor(self._vectors(values)).float()
+        return levels(pixels), pixels.isfinite().all()
+
+    @cached_property
+    def _compiled(self) -> Step:
+        return compiled(self._bytes)
+
+    @property
+    def _step(self) -> Step:
+        return self._compiled if self.compiling.compiled else self._bytes
+
+    @cached_property
+    def pipeline(self) -> Pipeline | None:
+        """What decodes on a GPU; None on a CPU."""
+        if self.device.type != "cuda":
+            return None
+        return Pipeline(self._step, self.device, None if self.codebook is None else len(self.codebook), Graph)
 
     @property
     def at_a_time(self) -> int:
@@ -180,8 +214,16 @@ class TorchAutoencoder(ABC):
         """
         self._check_latents(latents)
         out = np.empty((len(latents), self.image_size, self.image_size, 3), np.uint8)
-        self._each(latents, lambda part: self._levels(self.decode_tensor(self._vectors(part))), out)
+        if self.pipeline is not None:
+            self._check_finite(self.pipeline.run(latents, self.batch, out))
+        else:
+            self._each(latents, self._decoded, out)
         return out
+
+    def _decoded(self, latents: np.ndarray) -> np.ndarray:
+        found, finite = self._step(self._sent(latents))
+        self._check_finite(bool(finite))
+        return found.cpu().numpy()
 
     @torch.inference_mode()
     def decode_recorded(self, latents: np.ndarray) -> tuple[np.ndarray, Record | None]:
@@ -192,7 +234,7 @@ class TorchAutoencoder(ABC):
         if self._parts is None:
             return self.decode(latents[None])[0], None
         self._check_latents(latents[None])
-        pixels, record = self._parts.record(self._vectors(latents[None]))
+        pixels, record = self._parts.record(self._vectors(self._sent(latents[None])))
         return self._levels(pixels)[0], record
 
     @torch.inference_mode()
@@ -206,21 +248,22 @@ class TorchAutoencoder(ABC):
         parts, cell = self._parts, self.image_size // self.grid
         assert parts is not None
         out = np.empty((len(latents), (cells[2] - cells[0]) * cell, (cells[3] - cells[1]) * cell, 3), np.uint8)
-        self._each(latents, lambda one: self._levels(parts.window(self._vectors(one), record, cells)), out)
+        self._each(latents, lambda one: self._levels(parts.window(self._vectors(self._sent(one)), record, cells)), out)
         return out
 
-    def _vectors(self, latents: np.ndarray) -> Tensor:
-        """Codes or latents (n, M, M ...) -> (n, L, M, M) for `decode_tensor`."""
-        if self._codebook is not None:
-            vectors = self._codebook[torch.from_numpy(latents.astype(np.int64)).to(self.device)]
-        else:
-            vectors = torch.from_numpy(latents.astype(np.float32)).to(self.device)
+    def _sent(self, latents: np.ndarray) -> Tensor:
+        """Codes as int64, or latents as float32, on the device."""
+        kind = np.int64 if self._codebook is not None else np.float32
+        return torch.from_numpy(latents.astype(kind)).to(self.device)
+
+    def _vectors(self, values: Tensor) -> Tensor:
+        """Codes or latents (n, M, M ...) on the device -> (n, L, M, M) for `decode_tensor`."""
+        vectors = values if self._codebook is None else self._codebook[values.long()]
         return vectors.permute(0, 3, 1, 2).to(self.dtype)
 
     def _levels(self, pixels: Tensor) -> np.ndarray:
         """(n, 3, h, w) in [-1, 1] -> (n, h, w, 3) uint8."""
-        levels = (self._finite(pixels).clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
-        return levels.permute(0, 2, 3, 1).cpu().numpy()
+        return levels(self._finite(pixels)).cpu().numpy()
 
     def _each(self, values: np.ndarray, work: Callable[[np.ndarray], np.ndarray], out: np.ndarray) -> None:
         """What `work` makes of batches of always `batch` values, to `out`; the last is filled up with its own last."""
@@ -259,7 +302,10 @@ class TorchAutoencoder(ABC):
 
     def _finite(self, values: Tensor) -> Tensor:
         values = values.float()
-        if not bool(values.isfinite().all()):
+        self._check_finite(bool(values.isfinite().all()))
+        return values
+
+    def _check_finite(self, finite: bool) -> None:
+        if not finite:
             fix = "check its weights" if self.dtype == torch.float32 else 'load it with dtype="float32"'
             raise InputError(f"autoencoder {self.name} gave infinite or undefined values in {self.dtype}; {fix}")
-        return values

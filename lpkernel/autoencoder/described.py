@@ -11,11 +11,15 @@ from torch import nn
 from lpkernel.autoencoder import layers, moments
 from lpkernel.autoencoder.base import TorchAutoencoder
 from lpkernel.autoencoder.fused import KINDS, NormSiLU
+from lpkernel.limits import INT16_CODES
 from lpkernel.triton_kernels import configs
 
 
 def described(autoencoder: Any) -> dict[str, str]:
-    """A line each: dtype, images (at a time), convolutions, GroupNorm, SiLU. Of a plug-in of another kind one line."""
+    """A line each: dtype, images (at a time), convolutions, GroupNorm, SiLU, decoder, torch.compile.
+
+    Of a plug-in of another kind one line.
+    """
     if not isinstance(autoencoder, TorchAutoencoder):
         return {"layers": f"not known: {type(autoencoder).__name__} is no TorchAutoencoder"}
     network: nn.Module = autoencoder.network
@@ -28,7 +32,21 @@ def described(autoencoder: Any) -> dict[str, str]:
         "convolutions": _convolutions(network, on_cpu),
         "GroupNorm": _norms(network, on_cpu, autoencoder.dtype),
         "SiLU": _activations(network, on_cpu),
+        "decoder": _decoder(autoencoder),
+        "torch.compile": f"{'yes' if autoencoder.compiling.compiled else 'no'}: {autoencoder.compiling.reason}",
     }
+
+
+def _decoder(autoencoder: TorchAutoencoder) -> str:
+    pipeline = autoencoder.pipeline
+    if pipeline is None:
+        return "layer by layer"
+    graph = (
+        f"launched kernel by kernel ({pipeline.why_no_graph})" if pipeline.why_no_graph else "one CUDA graph a batch"
+    )
+    book = autoencoder.codebook
+    sent = "latents as float32" if book is None else f"codes as int{16 if len(book) <= INT16_CODES else 32}"
+    return f"{graph}; {sent} there, bytes back through pinned memory beside the next batch"
 
 
 def _of(network: nn.Module, *kinds: type[nn.Module]) -> list[Any]:

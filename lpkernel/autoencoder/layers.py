@@ -49,12 +49,17 @@ def watched(watch: Watch) -> Iterator[None]:
         _WATCH.reset(token)
 
 
+def _by_torch(x: Tensor) -> bool:
+    """Whether torch's own layer is wanted: on other devices, and where torch.compile makes its own."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., I) times weight (O, I), plus bias: (..., O). On a CPU float32 by oneDNN, as a 1x1 convolution.
 
     torch's own product of small matrices has other bits with other numbers of threads.
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if _by_torch(x) or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return nn.functional.linear(x, weight, bias)
     column = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     product = torch.mkldnn_convolution(column, weight[:, :, None, None], bias, (0, 0), (1, 1), (1, 1), 1)
@@ -79,7 +84,7 @@ class Convolution(nn.Conv2d):
     _packed: tuple[tuple[int, int], Tensor] | None = None  # which weights, and these in order
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or x.dtype != torch.float32:
+        if _by_torch(x) or x.dtype != torch.float32:
             return super().forward(x)
         poll()
         how = cast(tuple[int, ...], self.padding), self.stride, self.dilation, self.groups
@@ -105,7 +110,7 @@ class SiLU(nn.SiLU):
     """A SiLU in which each thread's share is whole vectors, so that all but the very last numbers go one way."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
+        if _by_torch(x):
             return super().forward(x)
         if not x.is_contiguous(memory_format=torch.channels_last) if x.ndim == 4 else not x.is_contiguous():
             x = x.contiguous()
@@ -142,7 +147,7 @@ class GroupNorm(nn.GroupNorm):
     grid: int
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
+        if _by_torch(x):
             return super().forward(x)
         pixels = x.flatten(2).transpose(1, 2)  # (n, pixels, C), which channels-last tensors are already
         width = x.shape[-1]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lpkernel.autoencoder.base import TorchAutoencoder
 from lpkernel.autoencoder.embedded import DEFAULT_WEIGHTS, load_compact
 from lpkernel.autoencoder.folder import read_config
 from lpkernel.autoencoder.kl import KLAutoencoder, TinyAutoencoder
@@ -32,7 +33,13 @@ ACCEPTED = (
 )
 
 
-def load_autoencoder(source: str | Path = "default", device: str = "auto", dtype: str = "auto") -> Autoencoder:
+def load_autoencoder(
+    source: str | Path = "default",
+    device: str = "auto",
+    dtype: str = "auto",
+    compile: str = "auto",
+    images: int | None = None,
+) -> Autoencoder:
     """The autoencoder that `source` names.
 
     "default" is the embedded one; a .safetensors file is another of its format; a folder is a diffusers
@@ -41,8 +48,22 @@ def load_autoencoder(source: str | Path = "default", device: str = "auto", dtype
     a folder, anything (as strings) for a plug-in. `device` is "auto" or a torch device, `dtype` is
     "auto", "float32", "bfloat16" or "float16"; a plug-in gets the two if it accepts them.
 
+    `compile` is "always" (the decoder by torch.compile, when the first image is decoded), "never", or "auto": on a CUDA
+    device where `images`, how many will be decoded, are so many that it pays. An image's last bits are others then.
+
     Raises InputError on anything else, MissingExtra without the package that a source needs.
     """
+    autoencoder = _load(source, device, dtype)
+    if isinstance(autoencoder, TorchAutoencoder):
+        autoencoder.compile_decoder(compile, images)
+    elif compile == "always":
+        raise InputError(
+            f'{source}: compile="always" is for a TorchAutoencoder, this is a {type(autoencoder).__name__}'
+        )
+    return autoencoder
+
+
+def _load(source: str | Path, device: str, dtype: str) -> Autoencoder:
     name, arguments = _split(str(source))
     path = Path(name)
     if name == "default":

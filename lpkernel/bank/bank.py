@@ -21,7 +21,7 @@ from lpkernel import checks
 from lpkernel.bank import pca as pca_module
 from lpkernel.bank.checks import check_bank, check_codes, fixed_limit, within_limit
 from lpkernel.bank.extent import Extent
-from lpkernel.bank.fields import BankFields, default_names
+from lpkernel.bank.fields import FLIPPED, BankFields, default_names
 from lpkernel.bank.file import read_fields
 from lpkernel.bank.file import save as write_file
 from lpkernel.errors import InputError, short, unknown_name
@@ -89,6 +89,7 @@ class Bank(BankFields):
         cache: str | Path | None = None,
         mapping: str | Path | None = None,
         missing_attributes: str = "refuse",
+        flip: bool = False,
     ) -> Bank:
         """Encode a folder (recursive, naturally sorted), a list of files, or images.
 
@@ -102,14 +103,27 @@ class Bank(BankFields):
         without a row for an image, or "skip" the image. `batch` images are encoded at once, while the next are read;
         `progress(done, total)` is called after each batch. `cache`: a folder for what is encoded so far, so that a
         killed build continues and only files that are new or have changed are encoded (`shards.discard_cache` removes
-        it). A second build that is given it meanwhile raises InputError.
+        it). A second build that is given it meanwhile raises InputError. `flip`: after all images come their mirror
+        images, left and right exchanged after crop and resize, with " (flipped)" after the name and the attributes
+        and label of the image: twice as many examples where both sides are alike, as those of faces are.
         """
         from lpkernel.bank.ingest import encode_images, latent_width
 
         check_type(autoencoder)
         channels = check_options(channels, max_patch, lambda: latent_width(autoencoder))
         found = encode_images(
-            images, autoencoder, crop, strict, limit, attributes, batch, progress, cache, mapping, missing_attributes
+            images,
+            autoencoder,
+            crop,
+            strict,
+            limit,
+            attributes,
+            batch,
+            progress,
+            cache,
+            mapping,
+            missing_attributes,
+            flip,
         )
         if autoencoder.codebook is not None:
             bank = cls.from_codes(
@@ -414,6 +428,12 @@ class Bank(BankFields):
             fix = "widen it" if count == 0 else "widen it or lower k"
             raise InputError(f"where: {short(expression)!r}: {left} left, expected at least {at_least}; {fix}")
         return found
+
+    def flips_of(self, images: np.ndarray) -> np.ndarray:
+        """The mirror images of some images, by the names that `build` with `flip` gives: (B,) bool, of both."""
+        wanted = {self.names[i] for i in np.flatnonzero(images)}
+        wanted = {name.removesuffix(FLIPPED) if name.endswith(FLIPPED) else name + FLIPPED for name in wanted}
+        return np.array([name in wanted for name in self.names])
 
     def with_images(self, values: np.ndarray, names: Sequence[str]) -> Bank:
         """A bank of other images in this one's number system: codes (B, M, M) or latents (B, M, M, L).

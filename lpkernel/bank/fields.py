@@ -10,6 +10,8 @@ from lpkernel import tensor_file
 from lpkernel.bank.pca import PCA
 from lpkernel.content import ByContent
 
+FLIPPED = " (flipped)"  # what the name of a mirror image has after that of its image
+
 
 @dataclass(eq=False, repr=False)
 class BankFields(ByContent):

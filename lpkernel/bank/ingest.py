@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +23,7 @@ from PIL import Image
 
 from lpkernel import checks
 from lpkernel.bank.attributes import attribute_rows, missing_rows
-from lpkernel.bank.fields import default_names
+from lpkernel.bank.fields import FLIPPED, default_names
 from lpkernel.bank.shards import Problem, owned, read_shards, write_shard
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp
@@ -66,20 +66,26 @@ class Encoded:
 
 @dataclass(frozen=True)
 class _Source:
-    """One image to encode."""
+    """One image to encode, or its mirror image."""
 
     name: str
     bytes: int
     content: Path | np.ndarray
+    flipped: bool = False
+
+    def mirrored(self) -> _Source:
+        return replace(self, name=self.name + FLIPPED, flipped=True)
 
     def stamp(self) -> str:
         """What changes when the content does."""
         if isinstance(self.content, np.ndarray):
-            return hashlib.sha256(self.content.tobytes()).hexdigest()
-        try:
-            return content_stamp(self.content)
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
+            content = hashlib.sha256(self.content.tobytes()).hexdigest()
+        else:
+            try:
+                content = content_stamp(self.content)
+            except OSError as error:
+                content = f"cannot be read: {error.strerror}"
+        return f"{content} flipped" if self.flipped else content
 
     def size(self) -> tuple[int, int] | None:
         """Width and height; None if it cannot be read."""
@@ -93,8 +99,10 @@ class _Source:
     def read(self, size: int, crop: Crop | None) -> np.ndarray | Problem:
         try:
             if isinstance(self.content, Path):
-                return load_image(self.content, size, crop)
-            return square(Image.fromarray(self.content), size, crop)
+                picture = load_image(self.content, size, crop)
+            else:
+                picture = square(Image.fromarray(self.content), size, crop)
+            return np.ascontiguousarray(picture[:, ::-1]) if self.flipped else picture
         except InputError as error:
             return self.name, str(error)
 
@@ -209,6 +217,7 @@ def encode_images(
     cache: str | Path | None = None,
     mapping: str | Path | None = None,
     missing_attributes: str = "refuse",
+    flip: bool = False,
 ) -> Encoded:
     """Encode a folder, a list of files or images; options as in `Bank.build`.
 
@@ -234,6 +243,10 @@ def encode_images(
         kept = [i for i, source in enumerate(sources) if source.name not in without]
         sources, labels = [sources[i] for i in kept], None if labels is None else [labels[i] for i in kept]
         table = {name: values[kept] for name, values in table.items()}
+    if flip:
+        sources = [*sources, *(source.mirrored() for source in sources)]
+        labels = None if labels is None else labels * 2
+        table = {name: np.tile(values, 2) for name, values in table.items()}
     folder = None if cache is None else Path(cache)
     work = _Work(autoencoder, crop, strict, batch, folder)
     values: list[np.ndarray] = []
@@ -249,6 +262,7 @@ def encode_images(
         raise InputError(f"none of the {len(sources)} images can be used{reason}")
     left_out = {name for name, _ in skipped}
     used = [i for i, source in enumerate(sources) if source.name not in left_out]
+    skipped = [(name, reason) for name, reason in skipped if not (flip and name.endswith(FLIPPED))]  # said once
     lines = "".join(f"{sources[i].name}\t{sources[i].bytes}\n" for i in used)
     return Encoded(
         np.stack(values),

@@ -67,6 +67,12 @@ class Truth:
             if not (np.array_equal(answer.indices[row], order) and np.array_equal(answer.distances[row], nearest)):
                 raise WrongAnswer(f"query {row}: indices {np.asarray(answer.indices[row])}, expected {order}")
 
+    def right(self, answer: TopK, batch: int) -> tuple[int, int]:
+        """Of how many checked queries the K indices are the true ones, in any order, and of how many queries."""
+        self._check_shape(answer)
+        found = np.sort(answer.indices[self.rows], axis=1) == np.sort(self.order[batch], axis=1)
+        return int(found.all(axis=1).sum()), len(found)
+
     def close(self, answer: TopK, batch: int, expanded: bool) -> None:
         """Right up to the float32 rounding of a direct sum, or of the expansion if `expanded`."""
         self._check_shape(answer)

@@ -6,12 +6,9 @@ compared with those of the network in float32.
 
 from __future__ import annotations
 
-import importlib.util
-import math
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,21 +19,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lpkernel import synthesis
 from lpkernel.autoencoder import TorchAutoencoder, load_autoencoder
+from lpkernel.autoencoder.device_decoder import no_compiler
 from lpkernel.autoencoder.layers import unsettle
 from lpkernel.bank import Bank
-from lpkernel.benchmarks import measure
+from lpkernel.bank.ingest import latent_width
+from lpkernel.benchmarks import machine, measure
 from lpkernel.benchmarks.checks import WrongAnswer
-from lpkernel.benchmarks.peers import Variants
+from lpkernel.benchmarks.peers import Variants, missing
 from lpkernel.benchmarks.points import Entrant, Point
 from lpkernel.errors import InputError
 
-PEERS = ("module", "module-bfloat16", "module-compiled")
+PEERS = ("module", "module-tf32", "module-bfloat16", "module-compiled")
 CHECKED_IMAGES = 4
+PATCH = 6  # of what is made and decoded
 # The largest and the mean difference of a pixel from float32's, in levels of 256; in float32 that of another rounding.
 TOLERANCES = {torch.float32: (1, 0.01), torch.bfloat16: (64, 2.0), torch.float16: (16, 0.5)}
+TF32_TOLERANCE = TOLERANCES[torch.float16]  # which has as many bits
 PIXELS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 21}  # of the peers' batches: 8 and 32 images of 256x256
-PEAK_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
-PEAK_IMAGES = {"cpu": 4, "cuda": 64}  # of 64x64 and 256 channels
 
 Content = NDArray[Any]
 Images = NDArray[np.uint8]
@@ -49,7 +48,13 @@ class Plain:
     """
 
     def __init__(
-        self, source: str, device: str, dtype: torch.dtype, channels_last: bool = False, compiled: bool = False
+        self,
+        source: str,
+        device: str,
+        dtype: torch.dtype,
+        channels_last: bool = False,
+        compiled: bool = False,
+        tf32: bool = False,
     ) -> None:
         inner = load_autoencoder(source, "cpu", "float32")
         if not isinstance(inner, TorchAutoencoder):
@@ -58,18 +63,21 @@ class Plain:
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         nn.Module.to(inner.network, torch.device(device), dtype)
         nn.Module.to(inner.network, memory_format=self.layout)  # type: ignore[call-overload]
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.tf32 = device, dtype, tf32
         self.book = None if inner.codebook is None else torch.from_numpy(inner.codebook).to(device)
         self.run: Callable[[Tensor], Tensor] = inner.decode_tensor
         if compiled:
-            self.run = torch.compile(inner.decode_tensor)
+            self.run = torch.compile(inner.decode_tensor, dynamic=False)
 
     @torch.inference_mode()
     def decode(self, content: Content, batch: int) -> Images:
         """Codes (N, M, M) or latents (N, M, M, L) -> (N, H, W, 3), `batch` at a time."""
-        parts = [self.run(self.vectors(content[i : i + batch])) for i in range(0, len(content), batch)]
-        levels = [(part.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8) for part in parts]
+        with machine.tf32(self.tf32):
+            levels = [self._levels(content[i : i + batch]) for i in range(0, len(content), batch)]
         return torch.cat(levels).permute(0, 2, 3, 1).cpu().numpy()
+
+    def _levels(self, content: Content) -> Tensor:
+        return (self.run(self.vectors(content)).float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
 
     def vectors(self, content: Content) -> Tensor:
         """What the decoder takes, (n, L, M, M)."""
@@ -90,8 +98,8 @@ class Difference:
     def __init__(self, want: Images) -> None:
         self.want = want
 
-    def checker(self, dtype: torch.dtype, facts: dict[str, Any]) -> Callable[[Images, int], None]:
-        most, mean_most = TOLERANCES[dtype]
+    def checker(self, tolerance: tuple[float, float], facts: dict[str, Any]) -> Callable[[Images, int], None]:
+        most, mean_most = tolerance
 
         def check(images: Images, batch: int) -> None:
             count = min(len(images), len(self.want))
@@ -101,76 +109,97 @@ class Difference:
                 raise WrongAnswer(
                     f"pixels differ by up to {largest}, {mean:.3g} on average; allowed {most}, {mean_most}"
                 )
-            facts.update(largest_difference=largest, mean_difference=mean)
-            facts["pixels"] = f"pixels within {largest}, mean {mean:.2g}"
+            near = float((apart <= 1).mean())
+            facts.update(largest_difference=largest, mean_difference=mean, within_one_level=near)
+            facts["pixels"] = f"pixels within {largest}, mean {mean:.2g}, {near:.2%} within 1"
 
         return check
 
 
-@cache
-def peaks(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """Floating-point operations a second of a large matrix product and of a 3x3 convolution: the best of five."""
-    kind = torch.device(device).type
-    side, images = PEAK_SIDE[kind], PEAK_IMAGES[kind]
-    with torch.inference_mode():
-        square = torch.randn(side, side, device=device).to(dtype)
-        x = torch.randn(images, 256, 64, 64, device=device).to(dtype, memory_format=torch.channels_last)
-        weight = torch.randn(256, 256, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
-        work: dict[str, tuple[float, Callable[[], Tensor]]] = {
-            "matrix product": (2.0 * side**3, lambda: square @ square),
-            "convolution": (2.0 * x.numel() * 256 * 9, lambda: nn.functional.conv2d(x, weight, padding=1)),
-        }
-        return {name: flops / measure.best_of(call, math.inf, 5, device) for name, (flops, call) in work.items()}
+@dataclass(frozen=True)
+class Module:
+    """A way to run the network itself. layouts: whether channels-last; the faster counts."""
+
+    name: str
+    dtype: torch.dtype
+    layouts: tuple[bool, ...]
+    compiled: bool = False
+    tf32: bool = False
+
+    @property
+    def tolerance(self) -> tuple[float, float]:
+        return TF32_TOLERANCE if self.tf32 else TOLERANCES[self.dtype]
+
+    def missing(self, device: str) -> str:
+        """Why it cannot run on a device here; "" if it can."""
+        return no_compiler(torch.device(device).type) if self.compiled else missing(device, self.tf32, False)
 
 
-def no_compiler(device: str) -> str:
-    """Why torch.compile cannot be tried; "" if it can."""
-    if torch.device(device).type == "cuda":
-        return "" if importlib.util.find_spec("triton") else "torch.compile needs the package triton"
-    compiler = os.environ.get("CXX", "g++")
-    return "" if shutil.which(compiler) else f"torch.compile needs a C++ compiler, {compiler} is not there"
+def random_bank(autoencoder: Any, size: int, seed: int) -> Bank:
+    """Random codes or latents of an autoencoder."""
+    random, book = np.random.default_rng((seed, 5)), autoencoder.codebook
+    shape = (size, autoencoder.grid, autoencoder.grid)
+    if book is not None:
+        return Bank.from_codes(random.integers(0, len(book), shape), book)
+    return Bank.from_latents(random.standard_normal((*shape, latent_width(autoencoder)), np.float32))
+
+
+def _check_alone(autoencoder: Any, content: Content, images: Images) -> None:
+    """First and last image have the bits that they have alone."""
+    for i in {0, len(content) - 1}:
+        if not np.array_equal(autoencoder.decode(content[i : i + 1])[0], images[i]):
+            raise WrongAnswer(f"image {i} decoded with {len(content) - 1} others is not the one decoded alone")
 
 
 class Decoding:
     """The points of the case: decoding N images, and making and decoding them."""
 
     def __init__(self, source: str, device: str, bank: Bank, others: Sequence[str], seed: int) -> None:
-        self.source, self.device, self.bank, self.others, self.seed = source, device, bank, others, seed
-        self.autoencoder: Any = load_autoencoder(source, device)
+        self.source, self.device, self.others, self.seed = source, device, others, seed
+        self.autoencoder: Any = load_autoencoder(source, device, compile="never")
+        self.ours = {"lpkernel": self.autoencoder}
+        if measure.on_gpu(device) and isinstance(self.autoencoder, TorchAutoencoder):
+            self.ours["lpkernel by torch.compile"] = load_autoencoder(source, device, compile="always")
         self.dtype: torch.dtype = getattr(self.autoencoder, "dtype", torch.float32)
         self.reason = ""  # why the bank's images are not what is decoded
         try:
             bank.check_autoencoder(self.autoencoder)
         except InputError as error:
             self.reason = str(error)
+            bank = random_bank(self.autoencoder, bank.size, seed)
+        self.bank = bank
 
     def content(self, n: int) -> Content:
-        """Of n images: the bank's, over and over, or random numbers if they are not this autoencoder's."""
-        if not self.reason:
-            return self.bank.whole(np.arange(n) % self.bank.size)
-        random, book, side = np.random.default_rng((self.seed, 5)), self.autoencoder.codebook, self.autoencoder.grid
-        if book is not None:
-            return random.integers(0, len(book), (n, side, side))
-        return random.standard_normal((n, side, side, self.autoencoder.width), np.float32)
+        """Of n images: the bank's, over and over."""
+        return self.bank.whole(np.arange(n) % self.bank.size)
 
     def decode(self, n: int) -> Point:
         """`decode` of N images."""
         content = self.content(n)
         compared, config = self._truth(content[:CHECKED_IMAGES])
 
-        def entrant(name: str, ours: bool, dtype: torch.dtype, prepare: Callable[[], Variants], reason: str) -> Entrant:
-            facts = {**config, "dtype": str(dtype).removeprefix("torch.")}
-            return Entrant(name, ours, prepare, compared.checker(dtype, facts), reason, facts=facts)
+        def entrant(name: str, ours: Any, peer: Module | None, prepare: Callable[[], Variants], reason: str) -> Entrant:
+            facts = {**config, "dtype": str(self.dtype if peer is None else peer.dtype).removeprefix("torch.")}
+            within = compared.checker(TOLERANCES[self.dtype] if peer is None else peer.tolerance, facts)
 
-        entrants = [entrant("lpkernel", True, self.dtype, lambda: {"": lambda _: self.autoencoder.decode(content)}, "")]
+            def check(images: Images, batch: int) -> None:
+                within(images, batch)
+                if ours is not None:
+                    _check_alone(ours, content, images)
+
+            return Entrant(name, ours is not None, prepare, check, reason, facts=facts)
+
+        def way(ours: Any) -> Callable[[], Variants]:
+            return lambda: {"": lambda _: ours.decode(content)}
+
+        entrants = [entrant(name, ours, None, way(ours), "") for name, ours in self.ours.items()]
         unknown = "" if config else f"the network of {self.source} is not known, it is no TorchAutoencoder"
-        for name, dtype, layouts, compiled in self._peers():
-            ways = partial(self._ways, content, dtype, layouts, compiled)
-            reason = unknown or (no_compiler(self.device) if compiled else "")
-            entrants.append(entrant(name, False, dtype, ways, reason))
+        for peer in self._peers():
+            reason = unknown or peer.missing(self.device)
+            entrants.append(entrant(peer.name, None, peer, partial(self._ways, content, peer), reason))
         bounds = {}
         if config:
-            rates = peaks(self.device, self.dtype)
+            rates = machine.peaks(self.device, self.dtype)
             bounds = {f"at the rate of a {name}": n * config["flop"] / rate for name, rate in rates.items()}
         return self._point(self.autoencoder.name, n, entrants, bounds)
 
@@ -189,23 +218,21 @@ class Decoding:
             return {"": call}
 
         compared, _ = self._truth(self._made(min(n, CHECKED_IMAGES)))
-        facts: list[dict[str, Any]] = [{}, {}]
-        entrants = [
-            Entrant(
-                *("lpkernel", True, lambda: making(self.autoencoder.decode, facts[0])),
-                compared.checker(self.dtype, facts[0]),
-                by_images=True,
-                facts=facts[0],
-            )
-        ]
+        entrants = []
+        for name, ours in self.ours.items():
+            facts: dict[str, Any] = {}
+            prepare = partial(making, ours.decode, facts)
+            check = compared.checker(TOLERANCES[self.dtype], facts)
+            entrants.append(Entrant(name, True, prepare, check, by_images=True, facts=facts))
         if "module" in self.others and isinstance(self.autoencoder, TorchAutoencoder):
+            told: dict[str, Any] = {}
 
             def module() -> Variants:
                 plain = Plain(self.source, self.device, torch.float32)
-                return making(lambda content: plain.decode(content, self._most(len(content))), facts[1])
+                return making(lambda content: plain.decode(content, self._most(len(content))), told)
 
-            check = compared.checker(torch.float32, facts[1])
-            entrants.append(Entrant("module float32", False, module, check, by_images=True, facts=facts[1]))
+            check = compared.checker(TOLERANCES[torch.float32], told)
+            entrants.append(Entrant("module float32", False, module, check, by_images=True, facts=told))
         return self._point(f"{self.autoencoder.name}, made and decoded", n, entrants, {})
 
     def _point(self, data: str, n: int, entrants: list[Entrant], bounds: dict[str, float]) -> Point:
@@ -214,7 +241,7 @@ class Decoding:
         )
 
     def _made(self, n: int) -> Content:
-        made = synthesis.generate(self.bank, n, seed=self.seed, device=self.device)
+        made = synthesis.generate(self.bank, n, PATCH, seed=self.seed, device=self.device)
         content = made.codes if made.codes is not None else made.latents
         assert content is not None
         return content
@@ -224,33 +251,35 @@ class Decoding:
         if not isinstance(self.autoencoder, TorchAutoencoder):
             return Difference(self.autoencoder.decode(content)), {}
         plain = Plain(self.source, self.device, torch.float32)
-        config = {"flop": plain.flops(content), "peak": max(peaks(self.device, self.dtype).values())}
+        config = {"flop": plain.flops(content), "peak": max(machine.peaks(self.device, self.dtype).values())}
         return Difference(plain.decode(content, 1)), config
 
-    def _peers(self) -> list[tuple[str, torch.dtype, tuple[bool, ...], bool]]:
-        """Name, dtype, layouts (whether channels-last) and whether compiled."""
-        found: list[tuple[str, torch.dtype, tuple[bool, ...], bool]] = []
+    def _peers(self) -> list[Module]:
+        found = []
         if "module" in self.others:
-            found.append(("module float32", torch.float32, (False, True), False))
+            found.append(Module("module float32", torch.float32, (False, True)))
+        if "module-tf32" in self.others:
+            found.append(Module("module float32 in TF32, not exact", torch.float32, (False, True), tf32=True))
         if "module-bfloat16" in self.others:
             found += [
-                ("module bfloat16", torch.bfloat16, (False,), False),
-                ("module bfloat16 channels-last", torch.bfloat16, (True,), False),
+                Module("module bfloat16", torch.bfloat16, (False,)),
+                Module("module bfloat16 channels-last", torch.bfloat16, (True,)),
             ]
         if "module-compiled" in self.others:
-            found.append((f"torch.compile {str(self.dtype).removeprefix('torch.')}", self.dtype, (True,), True))
+            name = f"torch.compile {str(self.dtype).removeprefix('torch.')}"
+            found.append(Module(name, self.dtype, (True,), compiled=True))
         return found
 
-    def _ways(self, content: Content, dtype: torch.dtype, layouts: tuple[bool, ...], compiled: bool) -> Variants:
+    def _ways(self, content: Content, peer: Module) -> Variants:
         """By layout, one image or many at a time; a compiled network only with one batch size."""
 
         def way(plain: Plain, batch: int) -> Callable[[int], Images]:
             return lambda _: plain.decode(content, batch)
 
         many, ways = self._most(len(content)), {}
-        for channels_last in layouts:
-            plain = Plain(self.source, self.device, dtype, channels_last, compiled)
-            for batch in sorted({many} if compiled else {1, many}):
+        for channels_last in peer.layouts:
+            plain = Plain(self.source, self.device, peer.dtype, channels_last, peer.compiled, peer.tf32)
+            for batch in sorted({many} if peer.compiled else {1, many}):
                 name = f"{'channels-last' if channels_last else 'contiguous'}, {batch} at a time"
                 ways[name] = way(plain, batch)
         return ways

@@ -1,30 +1,40 @@
-"""The machine: threads for everybody, facts for the record, and estimates of what it could do at most."""
+"""The machine: threads for everybody, facts for the record, and what it could do at most, estimated or measured."""
 
 from __future__ import annotations
 
+import math
 import platform
 import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor, nn
+
+from lpkernel.benchmarks import measure
+from lpkernel.info import cpu_model, info
 
 PACKAGES = (
     "lpkernel",
     "numpy",
     "torch",
+    "triton",
     "faiss-cpu",
+    "faiss-gpu-cu12",
     "scikit-learn",
     "pykeops",
     "threadpoolctl",
     "matplotlib",
     "diffusers",
 )
+PEAK_SIDE = {"cpu": 2048, "cuda": 8192}  # of the matrices
+PEAK_IMAGES = {"cpu": 4, "cuda": 64}  # of 64x64 and 256 channels
+COPIED = {"cpu": 128 << 20, "cuda": 1 << 30}  # bytes, for the bandwidth
 ADDS_A_CYCLE = 32  # table entries added by a core in a cycle: 16-bit lanes of one 512-bit register
 
 
@@ -57,8 +67,18 @@ def threads_missing() -> str:
     return ""
 
 
+class Limits(Protocol):
+    """Seconds below which a search cannot go, by name."""
+
+    def step(self, queries: int, bank: int, cells: int, width: int) -> dict[str, float]:
+        """Of codes (cells of 2 bytes) or float32 vectors (`width`)."""
+        ...
+
+    def vectors(self, queries: int, bank: int, width: int) -> dict[str, float]: ...
+
+
 @dataclass(frozen=True)
-class Limits:
+class CpuLimits:
     """Estimates, not measurements, except for the bandwidth: for all threads together."""
 
     hertz: float
@@ -67,7 +87,6 @@ class Limits:
     bandwidth: float  # bytes a second
 
     def step(self, queries: int, bank: int, cells: int, width: int) -> dict[str, float]:
-        """Seconds below which a search of codes (cells of 2 bytes) or float32 vectors (`width`) cannot go."""
         return {
             "table adds": queries * bank * cells / self.adds,
             "codes read once": bank * cells * 2 / self.bandwidth,
@@ -77,6 +96,25 @@ class Limits:
     def vectors(self, queries: int, bank: int, width: int) -> dict[str, float]:
         return {
             "float32 multiply-adds": queries * bank * width / self.multiply_adds,
+            "float32 vectors read once": bank * width * 4 / self.bandwidth,
+        }
+
+
+@dataclass(frozen=True)
+class GpuLimits:
+    """Measured on the card: large matrix products, and a copy."""
+
+    float32: float  # multiply-adds a second, without TF32
+    float16: float  # the same by tensor cores
+    bandwidth: float  # bytes a second
+
+    def step(self, queries: int, bank: int, cells: int, width: int) -> dict[str, float]:
+        return {"codes read once": bank * cells * 2 / self.bandwidth, **self.vectors(queries, bank, width)}
+
+    def vectors(self, queries: int, bank: int, width: int) -> dict[str, float]:
+        return {
+            "float32 multiply-adds": queries * bank * width / self.float32,
+            "float16 multiply-adds": queries * bank * width / self.float16,
             "float32 vectors read once": bank * width * 4 / self.bandwidth,
         }
 
@@ -105,24 +143,52 @@ def vector_lanes() -> int:
     return 16 if "avx512f" in flags else 8 if "avx2" in flags else 4
 
 
-def bandwidth(size: int = 128 << 20) -> float:
-    """Bytes read and written a second by the best of five copies of `size` bytes, with torch's threads."""
-    source = torch.ones(size // 4)
+def bandwidth(device: str) -> float:
+    """Bytes read and written a second by the best of six large copies, with torch's threads."""
+    size = COPIED[torch.device(device).type]
+    source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(6):
-        started = time.perf_counter()
-        target.copy_(source)
-        best = min(best, time.perf_counter() - started)
-    return 2 * size / best
+    return 2 * size / measure.best_of(lambda: target.copy_(source), math.inf, 6, device)
 
 
-def limits(count: int, size: int = 128 << 20) -> Limits:
-    """Two vector multiply-adds a cycle and core; ADDS_A_CYCLE table adds, scaled down for narrower vectors."""
+@cache
+def peaks(device: str, dtype: torch.dtype) -> dict[str, float]:
+    """Floating-point operations a second of a large matrix product and of a 3x3 convolution: the best of five."""
+    kind = torch.device(device).type
+    side, images = PEAK_SIDE[kind], PEAK_IMAGES[kind]
+    with torch.inference_mode(), tf32(False):
+        square = torch.randn(side, side, device=device).to(dtype)
+        x = torch.randn(images, 256, 64, 64, device=device).to(dtype, memory_format=torch.channels_last)
+        weight = torch.randn(256, 256, 3, 3, device=device).to(dtype, memory_format=torch.channels_last)
+        work: dict[str, tuple[float, Callable[[], Tensor]]] = {
+            "matrix product": (2.0 * side**3, lambda: square @ square),
+            "convolution": (2.0 * x.numel() * 256 * 9, lambda: nn.functional.conv2d(x, weight, padding=1)),
+        }
+        return {name: flops / measure.best_of(call, math.inf, 5, device) for name, (flops, call) in work.items()}
+
+
+@contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """With float32 products and convolutions on a GPU by TF32, which keeps 10 bits of each factor, or not."""
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = wanted
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def limits(count: int, device: str = "cpu") -> CpuLimits | GpuLimits:
+    """Of a CPU two vector multiply-adds a cycle and core, and ADDS_A_CYCLE table adds, fewer with narrower vectors."""
+    if measure.on_gpu(device):
+        float32, float16 = (peaks(device, kind)["matrix product"] / 2 for kind in (torch.float32, torch.float16))
+        return GpuLimits(float32, float16, bandwidth(device))
     frequency, lanes = hertz(), vector_lanes()
     with threads(count):
-        measured = bandwidth(size)
-    return Limits(frequency, ADDS_A_CYCLE * lanes / 16 * frequency * count, 2 * lanes * frequency * count, measured)
+        measured = bandwidth(device)
+    return CpuLimits(frequency, ADDS_A_CYCLE * lanes / 16 * frequency * count, 2 * lanes * frequency * count, measured)
 
 
 def versions() -> dict[str, str | None]:
@@ -150,27 +216,36 @@ def commit() -> str | None:
     return head.strip() + ("+" if changes.strip() else "")
 
 
+@cache
 def device_name(device: str) -> str:
-    """As its maker calls it; "cpu" for a CPU, which `facts` names."""
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+    """As its maker calls it."""
+    return torch.cuda.get_device_name(device) if measure.on_gpu(device) else cpu_model()
 
 
-def facts(count: int, bounds: Limits) -> dict[str, Any]:
-    """The machine, for the record."""
-    from lpkernel.info import info
-
-    found = info()
+def card(device: str) -> dict[str, Any]:
+    """A GPU, for the record."""
+    found = torch.cuda.get_device_properties(device)
     return {
-        "device": found["cpu"]["model"],
+        "capability": f"{found.major}.{found.minor}",
+        "multiprocessors": found.multi_processor_count,
+        "memory_bytes": found.total_memory,
+        "cache_bytes": found.L2_cache_size,
+        "cuda": torch.version.cuda,
+    }
+
+
+def facts(count: int, bounds: CpuLimits | GpuLimits, device: str = "cpu") -> dict[str, Any]:
+    """The machine, for the record. device: the card where there is one, else the CPU."""
+    found = info()
+    gpu = measure.on_gpu(device)
+    what = "measured" if gpu else "estimates from the frequency that the system reports; the bandwidth is a copy's"
+    return {
+        "device": device_name(device),
+        "cpu": found["cpu"]["model"],
+        "gpu": card(device) if gpu else None,
         "platform": found["platform"],
         "usable_cores": found["cpu"]["usable_cores"],
         "threads": count,
         "build": found["build"],
-        "limits": {
-            "what": "estimates from the frequency that the system reports; the bandwidth is that of a measured copy",
-            "hertz": bounds.hertz,
-            "table_adds_per_second": bounds.adds,
-            "multiply_adds_per_second": bounds.multiply_adds,
-            "bytes_per_second": bounds.bandwidth,
-        },
+        "limits": {"what": f"{what}; a second, multiply-adds and bytes", **asdict(bounds)},
     }

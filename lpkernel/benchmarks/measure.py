@@ -1,4 +1,4 @@
-"""Time and memory of a call."""
+"""Time and memory of a call, on the CPU or a CUDA device."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gc
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ MOST_RUNS = 200
 LEAST_RUNS = 3
 
 
+def on_gpu(device: str) -> bool:
+    """Whether calls are timed by events, and memory is a card's."""
+    return torch.device(device).type == "cuda"
+
+
 def timed(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
     """Seconds, and what the call returned. On a CUDA device between two events of its current stream."""
-    if torch.device(device).type == "cuda":
+    if on_gpu(device):
         with torch.cuda.device(device):
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             before.record()
@@ -32,6 +38,25 @@ def timed(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
+@cache
+def _scratch(device: str) -> torch.Tensor:
+    """Twice what the card's second-level cache holds."""
+    size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
+    with torch.inference_mode(False):  # which may be on where this is first called, and off later
+        return torch.empty(size, dtype=torch.uint8, device=device)
+
+
+def cold(device: str) -> None:
+    """Take what a call will read out of a GPU's cache, and wait until the stream is empty.
+
+    So a small case is read from memory, as a large one is, and a call's own time on the host counts in full. The CPU's
+    caches stay as they are: there batches of queries in turn do this.
+    """
+    if on_gpu(device):
+        _scratch(device).zero_()
+        torch.cuda.synchronize(device)
+
+
 def repeat(call: Callable[[int], Any], batches: int, budget: float, device: str = "cpu") -> list[float]:
     """Seconds of each run: query batches in turn, until `budget` seconds are spent but at least LEAST_RUNS runs.
 
@@ -41,6 +66,7 @@ def repeat(call: Callable[[int], Any], batches: int, budget: float, device: str 
     gc.disable()
     try:
         while len(times) < MOST_RUNS:
+            cold(device)
             times.append(timed(lambda: call(len(times) % batches), device)[0])
             if sum(times) >= budget and (len(times) >= LEAST_RUNS or times[0] > budget):
                 break
@@ -53,6 +79,7 @@ def best_of(call: Callable[[], Any], budget: float, runs: int = 3, device: str =
     """Seconds of the fastest of some runs, fewer once `budget` seconds are spent."""
     times: list[float] = []
     while len(times) < runs and sum(times) < budget:
+        cold(device)
         times.append(timed(call, device)[0])
     return min(times)
 
@@ -72,19 +99,28 @@ def _status(name: str) -> int | None:
     return None
 
 
-def resident() -> int | None:
-    """Resident bytes of this process, after what is free has been given back to the system."""
+def resident(device: str = "cpu") -> int | None:
+    """Resident bytes of this process, after what is free has been given back to the system; on a GPU those that are
+    allocated by torch."""
+    if on_gpu(device):
+        return torch.cuda.memory_allocated(device)
     with suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
     return _status("VmRSS")
 
 
 def peak_extra(call: Callable[[], Any], device: str = "cpu") -> tuple[int | None, float]:
-    """Bytes by which the resident memory rises while `call` runs, and its seconds.
+    """Bytes by which `resident` rises while `call` runs, and its seconds.
 
-    The kernel's high-water mark is reset before. The result counts; memory that a library keeps between calls
-    does not: that is in `resident`. None where /proc/self/clear_refs cannot be written.
+    The kernel's high-water mark is reset before, or torch's. The result counts; memory that a library keeps between
+    calls does not: that is in `resident`. None where /proc/self/clear_refs cannot be written.
     """
+    cold(device)
+    if on_gpu(device):
+        torch.cuda.reset_peak_memory_stats(device)
+        allocated = torch.cuda.memory_allocated(device)
+        seconds, _ = timed(call, device)
+        return torch.cuda.max_memory_allocated(device) - allocated, seconds
     before = resident()
     reset = True
     try:

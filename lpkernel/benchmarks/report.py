@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from lpkernel.benchmarks import machine, measure
 from lpkernel.benchmarks.points import Point
 from lpkernel.benchmarks.suite import Record, Results
 
@@ -47,18 +48,19 @@ def _rate(record: Record) -> list[str]:
     if "flop" not in record.config:
         return []
     rate = record.config["flop"] * record.x["N"] / record.p50
-    return [f"{rate / 1e9:,.0f} GFLOP/s, {rate / record.config['peak']:.0%} of the peak"]
+    shown = f"{rate / 1e12:,.1f} TFLOP/s" if rate >= 1e12 else f"{rate / 1e9:,.0f} GFLOP/s"
+    return [f"{shown}, {rate / record.config['peak']:.0%} of the peak"]
 
 
 def table(point: Point, results: Results) -> list[str]:
     """One point: a line for each provider, fastest first; what was refused or skipped below."""
     records = of_point(results.records, point.case, point.data, point.x)
     peer = fastest_peer(records)
-    lines = [f"{point.case}, {point.data} data: {place(point.x)}"]
+    lines = [f"{point.case}, {point.data} data, on {machine.device_name(point.device)}: {place(point.x)}"]
     rows: list[tuple[str, ...]] = [("provider", "median", "p20 - p80", "x fastest peer", "kept MB", "extra MB", "")]
     for record in times(records):
         ratio = "-" if peer is None else f"{peer / record.p50:.2f}"
-        told = ("variant", "pixels", "parts", "note")
+        told = ("variant", "answers", "pixels", "parts", "note")
         notes = [str(record.config[name]) for name in told if record.config.get(name)] + _rate(record)
         if record.ours and peer is not None and record.p50 > peer:
             notes.insert(0, LOST)
@@ -73,7 +75,7 @@ def table(point: Point, results: Results) -> list[str]:
         ]
         lines.append(f"  {'  '.join(cells)}  {row[-1]}".rstrip())
     if point.bounds:
-        kind = "measured" if point.case == "decode" else "estimates"
+        kind = "measured" if point.case == "decode" or measure.on_gpu(point.device) else "estimates"
         lines.append(f"  limits ({kind}): " + ", ".join(f"{name} {duration(s)}" for name, s in point.bounds.items()))
     for what, entries in (("REFUSED", results.refused), ("not run", results.skipped)):
         for entry in entries:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lpkernel import presets
+from lpkernel.autoencoder.base import choose_device
 from lpkernel.backends import registry
 from lpkernel.bank import Bank
 from lpkernel.benchmarks import data, decoding, machine, measure, points
@@ -22,6 +23,7 @@ from lpkernel.benchmarks.checks import WrongAnswer
 from lpkernel.benchmarks.peers import PEERS, Peer
 from lpkernel.benchmarks.points import Entrant, Generation, Point
 from lpkernel.benchmarks.resident import ONE_SCALE
+from lpkernel.benchmarks.torch_float32 import PATHS
 from lpkernel.errors import InputError, LpkernelError
 
 USUAL = ("topk", "step", "generate", "memory", "decode")
@@ -37,10 +39,9 @@ SWEPT_NS = (1, 16, 256)  # and as many as make SWEPT_WORK multiply-adds
 SWEPT_KS = (1, 10)
 SWEPT_WORK = 1 << 28
 SWEPT_MOST_N, SWEPT_MOST_VALUES = 250_000, 1 << 27  # queries; values of a bank
-SWEPT_BACKENDS, SWEPT_PEERS = ("cpp",), ("matmul", "faiss")
+SWEPT_BACKENDS, SWEPT_PEERS = ("cpp", "cuda", "triton"), ("matmul", "matmul-tf32", "faiss")
 PRESETS_OF_MEMORY = ("paper", "balanced")
-GENERATION_PEER = "torch-float32"
-ALL_PEERS = (*PEERS, GENERATION_PEER, *decoding.PEERS)
+ALL_PEERS = (*PEERS, *PATHS, *decoding.PEERS)
 GENERATIONS = (
     Generation(16, 16, 6, 2, 3),
     Generation(16, 16, 6, 2, 3, preset="balanced"),
@@ -52,9 +53,17 @@ GENERATIONS = (
     Generation(10_000, MANY, 6, 2, 10, one_scale=True),
     Generation(10_000, MANY, 6, 2, 10, preset="balanced"),
 )
-DECODED = (1, 16)  # images of a call, decoded
-MADE_AND_DECODED = (16, 256)  # images
-PEER_IMAGES = 1000  # what a provider of a large generation is extrapolated from at most, unless it is lpkernel's
+GENERATIONS_ON_GPU = (
+    *(Generation(n, MANY, 6, 2, 10, one_scale=True) for n in (1, 16, 64, 256, 1024, 4096, 10_000)),
+    *(Generation(n, 16, 6, 2, 3) for n in (16, 4096)),
+    *(Generation(n, 999, 6, 2, 3) for n in (16, 256, 4096)),
+    *(Generation(16, b, 6, 2, 3, preset="balanced") for b in (16, 999)),
+    *(Generation(n, MANY, 6, 2, 10, preset="balanced") for n in (16, 10_000)),
+)
+DECODED, DECODED_ON_GPU = (1, 16), (1, 16, 64, 256)  # images of a call, decoded
+MADE_AND_DECODED = (16, 256)  # images; on a GPU, and of the whole sweep, also
+MOST_DECODED = 10_000
+PEER_IMAGES = 1000  # what others' large generations on a CPU are extrapolated from at most
 LONGEST_SEARCH, LONGEST_GENERATION = 10.0, 60.0  # seconds of a call
 FIRST_IMAGES = 16  # run first, to tell how many are affordable
 LOOK_IMAGES = 250  # run next, to tell which way is faster
@@ -72,7 +81,7 @@ class Options:
     k: tuple[int, ...] | None = None
     backends: tuple[str, ...] = tuple(registry.BACKENDS)
     peers: tuple[str, ...] = ALL_PEERS
-    autoencoder: str = "default"  # of the case decode, and its device
+    autoencoder: str = "default"  # of the case decode
     device: str = "cpu"
     full: bool = False
     threads: int = 1
@@ -96,6 +105,11 @@ class Options:
                 raise InputError(f"{what}: got {min(values)}, expected numbers of at least 1")
         if self.threads < 1 or self.budget <= 0 or (self.longest is not None and self.longest <= 0):
             raise InputError("--threads, --budget and --longest: expected more than 0")
+        choose_device(self.device)
+
+    @property
+    def on_gpu(self) -> bool:
+        return measure.on_gpu(self.device)
 
 
 @dataclass
@@ -148,7 +162,7 @@ class Suite:
                 f"--p: got {largest}, but this bank's fixed point is exact up to {bank.max_patch}; give less"
             )
         self.results = Results()
-        self.bounds = machine.limits(options.threads)
+        self.bounds = machine.limits(options.threads, options.device)
         self._speed: dict[tuple[str, str, str], tuple[float, float]] = {}  # (case, data, provider) -> work, seconds
         if reason := machine.threads_missing():
             self.results.miss("threadpoolctl", reason)
@@ -166,27 +180,32 @@ class Suite:
             self.said(f"{point.case} {point.data} " + " ".join(f"{name}={value}" for name, value in point.x.items()))
             self._run_point(point)
             yield point
-        if "memory" in self.options.cases:
+        if "memory" in self.options.cases and self.options.on_gpu:
+            self.results.miss(
+                "memory", "measures a process on the CPU; the other cases tell what they take of a card's"
+            )
+        elif "memory" in self.options.cases:
             self._memory()
 
     def _points(self) -> Iterator[Callable[[], Point]]:
         options, others = self.options, self.search_peers
-        ours, bounds, seed = options.backends, self.bounds, options.seed
+        ours, bounds, seed, device = options.backends, self.bounds, options.seed, options.device
         if "topk" in options.cases:
             for dtype, n, b, k in topk_sweep(options):
-                yield partial(points.topk, dtype, n, b, k, ours, others, bounds, seed)
+                yield partial(points.topk, dtype, n, b, k, ours, others, bounds, seed, device)
         if "sweep" in options.cases:
             swept = tuple(name for name in ours if name in SWEPT_BACKENDS)
             rivals = [PEERS[name] for name in SWEPT_PEERS if name in options.peers]
             for n, b, d, k in swept_points(options):
-                yield partial(points.topk, "float32", n, b, k, swept, rivals, bounds, seed, "sweep", d)
+                yield partial(points.topk, "float32", n, b, k, swept, rivals, bounds, seed, device, "sweep", d)
         if "step" in options.cases:
             for kind in options.data:
                 for n, b, p, k in step_sweep(options, kind):
-                    yield partial(points.step, self.maps, kind, n, b, p, k, ours, others, bounds, seed)
+                    yield partial(points.step, self.maps, kind, n, b, p, k, ours, others, bounds, seed, device)
         if "generate" in options.cases:
             for made in generations(options):
-                yield partial(points.generate, self.maps, made, ours, GENERATION_PEER in options.peers, seed)
+                paths = [name for name in PATHS if name in options.peers]
+                yield partial(points.generate, self.maps, made, ours, paths, seed, device)
         if "decode" in options.cases:
             yield from self._decodings()
 
@@ -194,12 +213,15 @@ class Suite:
         options, bank = self.options, self.maps.source
         with machine.threads(options.threads):
             decodings = decoding.Decoding(options.autoencoder, options.device, bank, options.peers, options.seed)
-        for n in options.n or DECODED:
-            yield partial(decodings.decode, n)
         if decodings.reason:
-            self.results.miss(f"made and decoded by {options.autoencoder}", decodings.reason)
+            self.said(f"{options.autoencoder} decodes a bank of its own random content: {decodings.reason}")
+        for n in options.n or (DECODED_ON_GPU if options.on_gpu else DECODED):
+            yield partial(decodings.decode, n)
+        if (grid := decodings.autoencoder.grid) < decoding.PATCH:
+            reason = f"its grid of {grid} is smaller than a patch of {decoding.PATCH}"
+            self.results.miss(f"made and decoded by {options.autoencoder}", reason)
             return
-        for n in options.n or (*MADE_AND_DECODED, *((10_000,) if options.full else ())):
+        for n in options.n or (*MADE_AND_DECODED, *((MOST_DECODED,) if options.full or options.on_gpu else ())):
             yield partial(decodings.whole, n)
 
     def _run_point(self, point: Point) -> None:
@@ -234,7 +256,7 @@ class Suite:
         return seconds * point.work / work if work else 0.0
 
     def _search(self, point: Point, entrant: Entrant) -> list[Record]:
-        before = measure.resident()
+        before = measure.resident(point.device)
         variants = entrant.prepare()
         seconds = {}
         for name, call in variants.items():
@@ -246,7 +268,7 @@ class Suite:
         best = min(seconds, key=lambda name: seconds[name])
         call = variants[best]
         variants.clear()
-        kept = measure.resident()
+        kept = measure.resident(point.device)
         for batch in range(1, point.batches):
             entrant.check(call(batch), batch)
         peak, first = measure.peak_extra(partial(call, 0), point.device)
@@ -261,7 +283,7 @@ class Suite:
         """A generation of point.x["N"] images, or of fewer, scaled up, where that would take too long."""
         n = point.x["N"]
         longest = self.options.longest or LONGEST_GENERATION
-        before = measure.resident()
+        before = measure.resident(point.device)
         variants = entrant.prepare()
         first = min(n, FIRST_IMAGES)
         seconds = {}
@@ -270,7 +292,7 @@ class Suite:
             seconds[name], answer = measure.timed(partial(call, first), point.device)
             entrant.check(answer, 0)
             del answer
-        most = n if entrant.ours else min(n, PEER_IMAGES)
+        most = n if entrant.ours or measure.on_gpu(point.device) else min(n, PEER_IMAGES)
         # look again with more images, if that is short: the time grows less than they do, and another way may win
         for look in (first, min(most, LOOK_IMAGES)):
             if min(seconds.values()) * look / first <= longest:
@@ -283,7 +305,7 @@ class Suite:
         best = min(seconds, key=lambda name: seconds[name])
         call = variants[best]
         variants.clear()
-        kept = measure.resident()
+        kept = measure.resident(point.device)
         peak, long = measure.peak_extra(partial(call, made), point.device)
         budget = self.options.budget
         times = [long] if long > budget else measure.repeat(lambda _: call(made), 1, budget, point.device)
@@ -355,7 +377,7 @@ def topk_sweep(options: Options) -> list[tuple[str, int, int, int]]:
     found = [("float32", 16, b, 10) for b in sizes if b < MANY]
     found += [("float32", n, MANY, 10) for n in ns]
     found += [("float32", 16, b, 10) for b in sizes if b > MANY]
-    found += [("int16", n, MANY, 10) for n in (NS if options.full else (1, 64, 1024))]
+    found += [("int16", n, MANY, 10) for n in (NS if options.full else ns if options.on_gpu else (1, 64, 1024))]
     if options.full:
         found += [("float32", 64, MANY, k) for k in KS if k != 10]
     return found
@@ -396,6 +418,6 @@ def step_sweep(options: Options, kind: str) -> list[tuple[int, int, int, int]]:
 def generations(options: Options) -> list[Generation]:
     """Those of GENERATIONS, or of the N and B given: the paper's five scales and the default, P = 6, w = 2, K = 3."""
     if options.n is None and options.b is None:
-        return list(GENERATIONS)
+        return list(GENERATIONS_ON_GPU if options.on_gpu else GENERATIONS)
     sizes = [(n, b) for b in options.b or (16,) for n in options.n or (16,)]
     return [Generation(n, b, 6, 2, 3, preset=preset) for n, b in sizes for preset in ("paper", "balanced")]

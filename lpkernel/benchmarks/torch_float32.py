@@ -1,24 +1,59 @@
 """Generation as a user of torch would write it: float32 matrix products and topk, all images at once.
 
-The plan's steps, the bank's fixed-point values as float32, no tie rule, no exactness, torch's own random numbers.
-A peer to measure against, not a backend: its images depend on the machine.
+The plan's steps, the bank's fixed-point values as float32, no tie rule, no exactness, torch's own random numbers. On a
+GPU also in TF32, and with the search of a step by torch.compile. A peer to measure against, not a backend: its images
+depend on the machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lpkernel.bank import Bank
+from lpkernel.benchmarks import machine
+from lpkernel.benchmarks.peers import missing
 from lpkernel.plan import Plan
 
-BLOCK_BYTES = 64 << 20  # of distances at a time
+BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # of distances at a time
 # step (over all scales), queries (N, D), bank image chosen by each (N,)
 Observer = Callable[[int, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to run the path."""
+
+    name: str
+    tf32: bool = False
+    compiled: bool = False
+
+    def missing(self, device: str) -> str:
+        """Why it cannot run on a device; "" if it can."""
+        return missing(device, self.tf32, self.compiled)
+
+
+FLOAT32 = Kind("torch-float32")
+PATHS = {
+    "torch-float32": FLOAT32,
+    "torch-tf32": Kind("torch-float32 in TF32, not exact", tf32=True),
+    "torch-compiled": Kind("torch-float32 by torch.compile", compiled=True),
+}
+
+
+def _nearest(queries: Tensor, norms: Tensor, vectors: Tensor, k: int) -> Tensor:
+    """(n, D), (B,), (B, D) -> indices (n, k)."""
+    return torch.topk(torch.addmm(norms, queries, vectors.T, alpha=-2), k, largest=False).indices
+
+
+@cache
+def _compiled() -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
+    return torch.compile(_nearest, dynamic=True)
 
 
 @dataclass(frozen=True)
@@ -32,9 +67,14 @@ class _Step:
 class TorchFloat32:
     """`keep_patches` copies each step's bank vectors beforehand: steps x B x D x 4 bytes for less work a step."""
 
-    def __init__(self, bank: Bank, plan: Plan, k: int, keep_patches: bool) -> None:
+    def __init__(
+        self, bank: Bank, plan: Plan, k: int, keep_patches: bool, device: str = "cpu", kind: Kind = FLOAT32
+    ) -> None:
         self.plan, self.k, self.size = plan, min(k, bank.size), bank.size
-        self.levels = [torch.from_numpy(bank.level(side).astype(np.float32)) for side in plan.sides]
+        self.device, self.exact = device, not kind.tf32
+        self.nearest = _compiled() if kind.compiled else _nearest
+        self.rows = max(1, BLOCK_BYTES[torch.device(device).type] // (4 * self.size))
+        self.levels = [torch.from_numpy(bank.level(side).astype(np.float32)).to(device) for side in plan.sides]
         self.steps: list[list[_Step]] = []
         for level, scale in zip(self.levels, plan.scales, strict=True):
             if not scale.write.all():
@@ -42,7 +82,7 @@ class TorchFloat32:
             steps = []
             for (y, x), compare in zip(scale.positions.tolist(), scale.compare, strict=True):
                 window = (slice(y, y + plan.patch), slice(x, x + plan.patch))
-                known = torch.from_numpy(np.flatnonzero(compare))
+                known = torch.from_numpy(np.flatnonzero(compare)).to(device)
                 vectors = self._vectors(level, window, known) if keep_patches and len(known) else None
                 steps.append(_Step(window, known, vectors, None if vectors is None else vectors.square().sum(1)))
             self.steps.append(steps)
@@ -59,20 +99,25 @@ class TorchFloat32:
 
     @torch.inference_mode()
     def run(self, n: int, seed: int = 0, observe: Observer | None = None) -> Tensor:
-        """Source maps (n, M, M) int64."""
-        random = torch.Generator().manual_seed(seed)
+        """Source maps (n, M, M) int64, on the CPU."""
+        with machine.tf32(not self.exact):
+            return self._run(n, seed, observe).cpu()
+
+    def _run(self, n: int, seed: int, observe: Observer | None) -> Tensor:
+        device = self.device
+        random = torch.Generator(device).manual_seed(seed)
         canvas = sources = torch.empty(0)
         count = 0
         for level, steps in zip(self.levels, self.steps, strict=True):
             side, channels = level.shape[1], level.shape[3]
             if count == 0:
-                canvas = torch.zeros(n, side, side, channels)
+                canvas = torch.zeros(n, side, side, channels, device=device)
             else:
                 canvas = torch.nn.functional.interpolate(
                     canvas.permute(0, 3, 1, 2), size=(side, side), mode="bilinear", align_corners=False
                 ).permute(0, 2, 3, 1)
                 canvas = canvas.contiguous()
-            sources = torch.zeros(n, side, side, dtype=torch.int64)
+            sources = torch.zeros(n, side, side, dtype=torch.int64, device=device)
             for step in steps:
                 rows, columns = step.window
                 if len(step.known):
@@ -81,7 +126,7 @@ class TorchFloat32:
                     if observe is not None:
                         observe(count, query, chosen)
                 else:
-                    chosen = torch.randint(self.size, (n,), generator=random)
+                    chosen = torch.randint(self.size, (n,), generator=random, device=device)
                 canvas[:, rows, columns] = level[chosen, rows, columns]
                 sources[:, rows, columns] = chosen[:, None, None]
                 count += 1
@@ -92,9 +137,6 @@ class TorchFloat32:
         if vectors is None or norms is None:
             vectors = self._vectors(level, step.window, step.known)
             norms = vectors.square().sum(1)
-        drawn = torch.randint(self.k, (len(query), 1), generator=random)
-        nearest = [
-            torch.topk(torch.addmm(norms, part, vectors.T, alpha=-2), self.k, largest=False).indices
-            for part in query.split(max(1, BLOCK_BYTES // (4 * self.size)))
-        ]
+        drawn = torch.randint(self.k, (len(query), 1), generator=random, device=self.device)
+        nearest = [self.nearest(part, norms, vectors, self.k) for part in query.split(self.rows)]
         return torch.cat(nearest).gather(1, drawn)[:, 0]

@@ -90,6 +90,7 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         help="where the table has no row for an image: stop, or leave the image out (default: refuse)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--flip", action="store_true", help="the mirror images, too: twice as many examples")
     parser.add_argument("--batch", type=int, default=32, help="images encoded at once (default: 32)")
     parser.add_argument(
         "--strict", action="store_true", help="stop at a file that cannot be used instead of skipping it"
@@ -167,6 +168,7 @@ def _encoded(
             attributes=args.attributes,
             mapping=args.mapping,
             missing_attributes=args.missing_attributes,
+            flip=args.flip,
             batch=args.batch,
             progress=progress.reach,
             cache=_cache(args),

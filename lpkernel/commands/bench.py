@@ -36,11 +36,12 @@ def register(commands: Any) -> None:
         "--peers",
         type=words,
         metavar="P1,...",
-        help="matmul, cdist, faiss, sklearn, keops, torch-float32, module, module-bfloat16, module-compiled, or none "
-        "(default: all)",
+        help="of searches matmul, matmul-tf32, matmul-compiled, matmul-compiled-tf32, cdist, faiss, sklearn, keops; of "
+        "generations torch-float32, torch-tf32, torch-compiled; of decoders module, module-tf32, module-bfloat16, "
+        "module-compiled; or none (default: all)",
     )
     parser.add_argument("--autoencoder", default="default", metavar="SRC", help="what decode decodes with")
-    parser.add_argument("--device", default="cpu", help="where decode runs: cpu, cuda, cuda:1, ... (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="where everybody runs: cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--full", action="store_true", help="the whole sweep: hours, not minutes")
     parser.add_argument("--threads", type=int, help="for everybody (default: torch's)")
     parser.add_argument("--budget", type=float, default=0.5, metavar="S", help="seconds of runs each (default: 0.5)")
@@ -82,21 +83,25 @@ def run(args: argparse.Namespace) -> None:
     bank = load_bank(args.bank)
     suite = Suite(options, bank, _teller(args.quiet))
     show = not (args.json or args.quiet)
-    for point in suite.run():
-        if show:
-            print("\n".join([*reports.table(point, suite.results), ""]), flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
-    result = {
-        "machine": machine.facts(options.threads, suite.bounds),
+    facts = {
+        "machine": machine.facts(options.threads, suite.bounds, options.device),
         "versions": machine.versions(),
         "commit": machine.commit(),
         "bank": {"path": Path(args.bank).name, "images": bank.size, "channels": bank.channels},
         "options": {"budget": options.budget, "longest": options.longest, "seed": options.seed, "full": options.full},
         "decoded": {"autoencoder": options.autoencoder, "device": machine.device_name(options.device)},
-        **suite.results.json(),
-        "verdicts": reports.verdicts(suite.results),
-        "files": ["bench.json"],
     }
+
+    def found() -> dict[str, Any]:
+        verdicts = reports.verdicts(suite.results)
+        return {**facts, **suite.results.json(), "verdicts": verdicts, "files": ["bench.json"]}
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    for point in suite.run():
+        if show:
+            print("\n".join([*reports.table(point, suite.results), ""]), flush=True)
+        write_json(args.out / "bench.json", found())  # what there is, should the run be cut off
+    result = found()
     device = f"{result['machine']['device']}, {options.threads} threads"
     try:
         from lpkernel.benchmarks import plots

@@ -78,10 +78,20 @@ def add_autoencoder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="of the autoencoder: auto, float32, bfloat16 or float16")
 
 
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile",
+        choices=("auto", "never", "always"),
+        default="auto",
+        help="the decoder by torch.compile; auto: on a GPU, for so many images that it pays (default: auto)",
+    )
+
+
 def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     """What every command that makes images takes. scales: what the default is."""
     parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
     add_autoencoder(parser)
+    add_compile(parser)
     parser.add_argument("-n", type=int, default=n, help=f"images to make, for each --where (default: {n})")
     parser.add_argument("--k", type=int, help="neighbours to draw from (default: 3; 12 where one donor gives a region)")
     parser.add_argument("--patch", type=int, default=6, help="patch side P in cells (default: 6)")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lpkernel.commands.common import add_autoencoder, add_output, report
+from lpkernel.commands.common import add_autoencoder, add_compile, add_output, report
 
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("info", help="versions, hardware, and each backend: usable or the reasons why not")
     add_autoencoder(parser)
+    add_compile(parser)
     add_output(parser)
     parser.set_defaults(run=run, begins=lambda _: "looking at this machine")
 
@@ -18,7 +19,7 @@ def register(commands: Any) -> None:
 def run(args: argparse.Namespace) -> None:
     from lpkernel.info import info
 
-    found = info(args.autoencoder, args.device, args.dtype)
+    found = info(args.autoencoder, args.device, args.dtype, args.compile)
     report(args, found, _lines(found))
 
 

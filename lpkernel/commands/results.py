@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lpkernel.modes.inputs import Input
 
 SYNTHESIS_BATCH = 256  # images made at once: enough to fill the backends, little enough to show progress
-DECODE_BATCH = 32  # images made at once when they are decoded, which then takes most of the time
+DECODE_BATCH = 32  # images made at once when a CPU decodes them, which then takes most of the time
 SHEET_IMAGES = 32
 LARGE_PICTURE = 6_000_000  # numbers; larger ones are compressed less, in a third of the time
 PROVENANCE_SOURCES = 8
@@ -132,6 +132,7 @@ def prepare(
     import numpy as np
 
     from lpkernel import __version__, load_autoencoder, plan
+    from lpkernel.autoencoder.base import choose_device
     from lpkernel.autoencoder.once import Once
 
     check_folder(args.out)
@@ -157,7 +158,7 @@ def prepare(
         args.first_image,
         args.n * len(groups),
         args.n,
-        DECODE_BATCH if decode else SYNTHESIS_BATCH,
+        DECODE_BATCH if decode and choose_device(args.device).type == "cpu" else SYNTHESIS_BATCH,
         args.overwrite,
         [SOURCES, FACTS, *([SHEET, BASELINE] if decode else []), *tars],
         [of_image(kind) for kind in kinds] if decode and not tars else [],
@@ -170,7 +171,8 @@ def prepare(
     autoencoder = None
     if decode:
         with clock.stage("load autoencoder"):
-            autoencoder = Once(load_autoencoder(args.autoencoder, args.device, args.dtype))
+            count = args.n * len(groups)
+            autoencoder = Once(load_autoencoder(args.autoencoder, args.device, args.dtype, args.compile, count))
         bank.check_autoencoder(autoencoder)
     return Session(args, bank, autoencoder, groups, clock, folder, digest, tars=tars)
 

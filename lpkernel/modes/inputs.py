@@ -208,7 +208,7 @@ def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int], inver
 
 
 def _without_itself(bank: Bank, start: Input, known: Bools, candidates: ArrayLike | None) -> tuple[Any, list[str]]:
-    """The allowed bank images but the input itself, and the names of those left out.
+    """The allowed bank images but the input itself and its mirror image, and the names of those left out.
 
     known: (M, M) bool, the cells of the canvas that are compared; without any, nothing is left out. Raises
     InputError when no image is left.
@@ -218,6 +218,7 @@ def _without_itself(bank: Bank, start: Input, known: Bools, candidates: ArrayLik
         return allowed, []
     distances = _distances(bank, start.canvas, known)
     same = distances < SAME * np.median(distances)
+    same |= bank.flips_of(same)
     left = allowed[~same[allowed]]
     if not left.size:
         raise InputError("candidates: no bank image is left beside the input itself; allow others")

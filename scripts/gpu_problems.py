@@ -1,0 +1,83 @@
+"""Every kind of GPU kernel once, on problems small enough for compute-sanitizer, against the specification.
+
+python scripts/gpu_problems.py     # on a GPU; scripts/gpu_check.py runs it under the sanitizers and the profiler
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+
+import lpkernel
+from lpkernel import plan
+from lpkernel.backends import registry
+from lpkernel.backends.base import Backend, CodeBank, LatentBank, ScanRequest
+from lpkernel.levels import resize_level
+
+GPU_BACKENDS = ("cuda", "triton")
+PROBLEMS = ((5, 3, False), (70, 9, False), (3000, 5, True), (40, 2, True))  # bank, images, of codes or latents
+SIDE, PATCH, NEIGHBOURS = 8, 4, 3
+
+
+def request(size: int, images: int, in_codes: bool) -> ScanRequest:
+    random = np.random.default_rng(0)
+    bank: CodeBank | LatentBank
+    if in_codes:
+        codebook = random.integers(-700, 701, (64, 16)).astype(np.int16)
+        wide = codebook.astype(np.float64)
+        norms = np.square(wide).sum(1)
+        table = (norms[:, None] + norms[None] - 2 * wide @ wide.T).astype(np.int32)
+        bank = CodeBank(random.integers(0, 64, (size, SIDE, SIDE)).astype(np.int16), codebook, table)
+    else:
+        full = random.integers(-500, 501, (size, SIDE, SIDE, 5)).astype(np.int16)
+        bank = LatentBank({SIDE: full, 5: resize_level(full, 5)}.__getitem__, size)
+    scales = [SIDE] if in_codes else [5, SIDE]
+    return ScanRequest(
+        plan=plan.random(SIDE, PATCH, scales=scales),
+        bank=bank,
+        canvas=(None,) * len(scales),
+        candidates=np.arange(size),
+        images=np.arange(images),
+        k=NEIGHBOURS,
+        seed=0,
+    )
+
+
+def check(backends: list[Backend], device: str) -> None:
+    """Raises SystemExit where an answer is wrong."""
+    reference = registry.BACKENDS["numpy"]
+    random = np.random.default_rng(0)
+    for backend in backends:
+        for problem in PROBLEMS:
+            asked = request(*problem)
+            if not np.array_equal(backend.scan(asked, device), reference.scan(asked)):
+                raise SystemExit(f"{backend.name}: source maps differ from the specification's")
+        for dtype in (np.int16, np.float32):
+            queries = torch.from_numpy(random.integers(-8, 9, (17, 37)).astype(dtype)).to(device)
+            rows = torch.from_numpy(random.integers(-8, 9, (300, 37)).astype(dtype)).to(device)
+            many = queries.repeat(3, 1), rows.repeat(15, 1)  # what tensor cores search
+            for asked_rows, held in ((queries, rows), many):
+                found = lpkernel.masked_topk(asked_rows, held, 10, backend=backend.name)
+                expected = lpkernel.masked_topk(asked_rows.cpu().numpy(), held.cpu().numpy(), 10, backend="numpy")
+                if not np.array_equal(found[1].cpu().numpy(), expected[1]):
+                    raise SystemExit(f"{backend.name}: masked_topk differs from the specification")
+
+
+def usable() -> tuple[list[Backend], list[str]]:
+    """The GPU backends that can run, and the reasons of the others."""
+    reasons = {name: registry.BACKENDS[name].unsupported(None, "cuda") for name in GPU_BACKENDS}
+    backends = [registry.BACKENDS[name] for name, why in reasons.items() if not why]
+    return backends, [f"{name}: {'; '.join(why)}" for name, why in reasons.items() if why]
+
+
+def main() -> int:
+    backends, reasons = usable()
+    print("\n".join([*(f"not run: {why}" for why in reasons), *(f"run: {backend.name}" for backend in backends)]))
+    check(backends, "cuda")
+    return 0 if backends else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
