@@ -1,11 +1,12 @@
 """What the shipped GPU kernels take and what they would cost, found without a GPU: `make kernel-report`.
 
-Compiles the CUDA kernels for sm_80, 90 and 100 and the Triton kernels for these and gfx942 (registers, spills, shared
-memory, occupancy), runs the cases below through the compiled PTX of sm_80 on the CPU (instructions, bytes), and sets
-both against the peaks of an H100. Writes out/kernel-report.md and .json. Nothing of it is measured
-on hardware: times are what no launch can beat, not what one takes.
+Looks at the CUDA kernels for sm_80, 90 and 100, in the built extension where that has them, compiles the Triton kernels
+for these and gfx942 (registers, spills, shared memory, occupancy), runs the cases below through the compiled PTX of
+sm_80 on the CPU (instructions, bytes), and sets both against the peaks of an H100. Writes out/kernel-report.md and
+.json. Nothing of it is measured on hardware: times are what no launch can beat, not what one takes.
 
-tests/emulation/budgets.json holds what is allowed: more, or any spill, is an error. --write-budgets renews it.
+tests/emulation/budgets.json holds what is allowed: more, or any spill, is an error. --write-budgets renews it, and
+triton_resources.json beside it, which keeps what Triton kernels that have not changed since took when compiled.
 """
 
 from __future__ import annotations
@@ -26,17 +27,25 @@ from typing import Any
 
 import numpy as np
 from emulation.build import cuda_module, kernel_sources, translated_kernels
-from emulation.compile import CSRC, compile_cubin
-from emulation.resources import ARCHITECTURES, Resources, TritonKernel, blocks_per_multiprocessor, cuda_resources
+from emulation.compile import CSRC
+from emulation.resources import (
+    ARCHITECTURES,
+    Resources,
+    TritonKernel,
+    blocks_per_multiprocessor,
+    cuda_resources,
+    record_resources,
+)
 from emulation.sass import inner_loop, listing
+from emulation.shipped import cubin
 from numpy.typing import DTypeLike
 from scans import World
 
 from lpkernel import plan as plans
-from lpkernel.backends import launch_table
+from lpkernel.backends import cuda_launches
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
-from lpkernel.backends.launch_table import Launch, Machine, Work
+from lpkernel.backends.cuda_launches import Launch, Machine, Work
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = ROOT / "tests" / "emulation" / "budgets.json"
@@ -98,14 +107,14 @@ def _work(images: int, bank: int, plan: plans.Plan, k: int, codes: int, width: i
 
 
 def _kernel_name(launch: Launch) -> str:
-    names = {launch_table.ROWS: f"CodeRows<{launch.tile}>", launch_table.GATHER: "CodeGather"}
+    names = {cuda_launches.CODE_ROWS: f"CodeRows<{launch.tile}>", cuda_launches.CODE_GATHER: "CodeGather"}
     return f"scan_kernel<{names.get(launch.form, f'Latents<{launch.tile}>')}>"
 
 
 def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes: int, channels: int) -> Case:
     """A scan as the launch table would start it on an H100; codes > 0: in the code domain."""
     work = _work(images, bank, plan, k, codes, 1 if codes else channels)
-    launch = launch_table.choose(work, MACHINE)
+    launch = cuda_launches.choose(work, MACHINE)
     slab = -(-bank // launch.group)
     part = slab if codes else min(slab, SLAB)
     compared = int(plan.flat.steps[:, 1].sum())
@@ -127,7 +136,7 @@ def scan_case(name: str, images: int, bank: int, plan: plans.Plan, k: int, codes
         name=name,
         kernel=_kernel_name(launch),
         threads=launch.threads,
-        shared=launch_table.shared_bytes(launch, work),
+        shared=cuda_launches.shared_bytes(launch, work),
         blocks=blocks,
         steps=steps,
         pairs=launch.tile * part * steps,
@@ -168,11 +177,11 @@ def screen_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -
 
 def search_case(queries: int, bank: int, width: int, k: int, dtype: DTypeLike) -> Case:
     """A masked_topk without masks, as the launch table would start it on an H100; its "step" is the search."""
-    if launch_table.choose_stride(queries, bank, k):
+    if cuda_launches.choose_stride(queries, bank, k):
         return screen_case(queries, bank, width, k, dtype)
     size = np.dtype(dtype).itemsize
-    tile = launch_table.choose_topk(queries, bank, k, MACHINE.shared)
-    slabs = launch_table.choose_slabs(queries, bank, tile, SEARCH_BLOCKS * H100.multiprocessors)
+    tile = cuda_launches.choose_topk(queries, bank, k, MACHINE.shared)
+    slabs = cuda_launches.choose_slabs(queries, bank, tile, SEARCH_BLOCKS * H100.multiprocessors)
     here, slab = min(queries, tile[0] * tile[1]), -(-bank // slabs)
 
     def run(native: ModuleType) -> None:
@@ -223,8 +232,8 @@ TARGETS = (*ARCHITECTURES, AMD)
 def triton_kernels() -> dict[str, dict[str, Resources]]:
     """Kernel -> target -> resources, of all that lpkernel.triton_kernels.configs ships, for `TARGETS`."""
     found: dict[str, dict[str, Resources]] = {}
-    wanted = _triton_wanted()
-    if any(not kernel.kept.exists() for _, _, kernel in wanted):
+    wanted = triton_wanted()
+    if not all(kernel.known for _, _, kernel in wanted):
         # processes, since Triton compiles one kernel at a time; each takes every n-th of them
         with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:
             list(pool.map(_compile_triton, range(CORES)))
@@ -233,7 +242,7 @@ def triton_kernels() -> dict[str, dict[str, Resources]]:
     return found
 
 
-def _triton_wanted() -> list[tuple[str, str, TritonKernel]]:
+def triton_wanted() -> list[tuple[str, str, TritonKernel]]:
     """(name, target's name, kernel) of all."""
     from lpkernel.triton_kernels.configs import shipped
 
@@ -246,7 +255,7 @@ def _triton_wanted() -> list[tuple[str, str, TritonKernel]]:
 
 
 def _compile_triton(first: int) -> None:
-    for _, _, kernel in _triton_wanted()[first::CORES]:
+    for _, _, kernel in triton_wanted()[first::CORES]:
         kernel.resources()
 
 
@@ -293,13 +302,11 @@ class Estimate:
 
 def estimate(case: Case) -> Estimate:
     """Runs a case and sets its instructions against the peaks."""
-    module = translated_kernels(80, counts=True)
-    native = cuda_module(ptx_arch=80, counts=True)
+    module = translated_kernels(80)
+    native = cuda_module(ptx_arch=80)
     before = module.counts()
     case.run(native)
     counts = {opcode: count - before[opcode] for opcode, count in module.counts().items() if count > before[opcode]}
-    if not counts:
-        raise RuntimeError(f"{case.name}: nothing was counted; this process had loaded the kernels uncounted before")
     total, moved = sum(counts.values()), traffic(counts)
     integer = sum(count for opcode, count in counts.items() if _INTEGER.match(opcode))
     waves = -(-case.blocks // H100.multiprocessors)  # blocks that share the busiest multiprocessor
@@ -338,7 +345,7 @@ def cuda_kernels() -> dict[str, dict[str, Resources]]:
 
 
 def estimates() -> list[Estimate]:
-    """Of all cases. For a process that has loaded no kernels before: counting ones would not replace them."""
+    """Of all cases."""
     return [estimate(case) for case in cases()]
 
 
@@ -347,8 +354,8 @@ ENTRIES = 16  # loads of four table entries that an iteration of `CodeRows<4>` d
 
 def code_loops() -> dict[str, Counter[str]]:
     """Target -> machine instructions of an iteration over cells, of the code kernel with tiles of four images."""
-    cubins = {f"sm_{arch}": compile_cubin(CSRC / "cuda" / "scan.cu", arch) for arch in ARCHITECTURES}
-    return {target: inner_loop(listing(cubin), "CodeRowsILi4E", "LDS.128", ENTRIES) for target, cubin in cubins.items()}
+    cubins = {f"sm_{arch}": cubin(CSRC / "cuda" / "scan.cu", arch) for arch in ARCHITECTURES}
+    return {target: inner_loop(listing(code), "CodeRowsILi4E", "LDS.128", ENTRIES) for target, code in cubins.items()}
 
 
 def problems(found: dict[str, dict[str, Resources]], estimates: list[Estimate], budgets: dict[str, Any]) -> list[str]:
@@ -473,12 +480,13 @@ table rows and selection.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--write-budgets", action="store_true", help="renew tests/emulation/budgets.json")
+    parser.add_argument("--write-budgets", action="store_true", help="renew budgets.json and triton_resources.json")
     options = parser.parse_args()
     found = {**cuda_kernels(), **triton_kernels()}
     made = estimates()
     if options.write_budgets:
         BUDGETS.write_text(json.dumps(renewed(found, made), indent=1) + "\n", encoding="utf-8")
+        record_resources(kernel for _, _, kernel in triton_wanted())
     text = markdown(found, made, code_loops())
     (ROOT / "out").mkdir(exist_ok=True)
     (ROOT / "out" / "kernel-report.md").write_text(text, encoding="utf-8")

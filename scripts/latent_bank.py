@@ -23,7 +23,7 @@ from lpkernel import Bank
 from lpkernel.benchmarks.data import shift
 
 SHAPE = (16, 16, 8)
-ROWS = 1024
+CODEBOOK_ROWS = 1024
 
 
 def latents() -> tuple[np.ndarray, list[str]]:
@@ -44,7 +44,7 @@ def quantise(vectors: np.ndarray, rows: int, seed: int) -> tuple[np.ndarray, np.
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="FILE")
-    parser.add_argument("--rows", type=int, default=ROWS, help="codebook rows (default: 1024)")
+    parser.add_argument("--rows", type=int, default=CODEBOOK_ROWS, help="codebook rows (default: 1024)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if not args.out.parent.is_dir():

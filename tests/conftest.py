@@ -25,7 +25,10 @@ NAMES = [
 ]
 
 # Begun first: with pytest-xdist a worker takes a file at a time, and none of these is to be waited for at the end.
-LONGEST = ["test_triton", "test_cuda_scan", "test_cuda_topk", "test_emulation", "test_cuda_sanitizers"]
+LONGEST = [
+    *("test_triton", "test_kernel_budgets", "test_cuda_scan", "test_cuda_topk"),
+    *("test_cuda_sanitizers", "test_emulation", "test_packaging", "test_kernel_tables"),
+]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

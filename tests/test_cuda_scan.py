@@ -17,13 +17,13 @@ from scans import World
 from test_scan import BEYOND, KINDS, any_request, make
 
 from lpkernel import plan
-from lpkernel.backends import device_bank, launch_table, stages
+from lpkernel.backends import cuda_launches, device_bank, stages
 from lpkernel.backends.base import CodeBank, LatentBank
 from lpkernel.backends.cuda import CudaBackend, Tuning, _machine, _scratch_bytes, _work
+from lpkernel.backends.cuda_launches import Machine, Work
 from lpkernel.backends.device_bank import bank_bytes, offset_bytes
-from lpkernel.backends.launch_table import Machine, Work
 from lpkernel.backends.specification import NumpyBackend
-from lpkernel.errors import InputError
+from lpkernel.errors import BackendUnavailable, InputError
 
 SPECIFICATION = NumpyBackend()
 # What the launch table would not choose for banks this small: tile edges, groups of blocks, slabs without images,
@@ -192,9 +192,9 @@ def test_banks_stay_on_the_device(cuda: CudaBackend) -> None:
     world = World(30, side=6)
     request = world.request(plan.random(6, 3, scales=[6]), range(2), 3, in_codes=True)
     cuda.scan(request)
-    kept = cuda._store.bank(request, torch.device("cpu"), 1 << 30, launch_table.CODE_SHIFT)
-    assert kept is cuda._store.bank(request, torch.device("cpu"), 1 << 30, launch_table.CODE_SHIFT)
-    assert kept is cuda._store.held(request, torch.device("cpu"), launch_table.CODE_SHIFT)
+    kept = cuda._store.bank(request, torch.device("cpu"), 1 << 30, cuda_launches.CODE_SHIFT)
+    assert kept is cuda._store.bank(request, torch.device("cpu"), 1 << 30, cuda_launches.CODE_SHIFT)
+    assert kept is cuda._store.held(request, torch.device("cpu"), cuda_launches.CODE_SHIFT)
 
 
 def test_no_images_and_wrong_requests(cuda: CudaBackend) -> None:
@@ -225,14 +225,14 @@ def test_no_images_and_wrong_requests(cuda: CudaBackend) -> None:
     ],
 )
 def test_launch_table(work: Work, form: str, tile: int, group: int) -> None:
-    launch = launch_table.choose(work, Machine(132, 227 << 10, 90))
+    launch = cuda_launches.choose(work, Machine(132, 227 << 10, 90))
     assert (launch.form, launch.tile, launch.group) == (form, tile, group)
 
 
 @pytest.mark.parametrize(("codes", "width"), [(1024, 1), (0, 16)])
 def test_few_images_and_a_large_bank_fill_the_device(codes: int, width: int) -> None:
     for images in (1, 4, 16):
-        launch = launch_table.choose(Work(images, 30_000, 30, 36, 3, codes, width), Machine(132, 227 << 10, 90))
+        launch = cuda_launches.choose(Work(images, 30_000, 30, 36, 3, codes, width), Machine(132, 227 << 10, 90))
         assert 48 <= -(-images // launch.tile) * launch.group <= 264
 
 
@@ -251,7 +251,7 @@ def test_a_scan_beyond_the_free_memory_is_refused(cuda: CudaBackend, monkeypatch
     for in_codes, channels, start_values in ((True, 3, 1), (False, 3, 8), (False, 9, 16)):
         world = World(40, side=8, channels=channels)
         request = world.request(plan.reference(8, 4), range(50), 3, start=world.start(50), in_codes=in_codes)
-        launch = launch_table.choose(_work(request), _machine(torch.device("cpu")))
+        launch = cuda_launches.choose(_work(request), _machine(torch.device("cpu")))
         tiles = -(-50 // launch.tile) * launch.group
         starts, canvases = 50 * 64 * start_values * 2, tiles * 2 * launch.tile * 64 * start_values * 2
         need = _scratch_bytes(request, _work(request), launch, 4)
@@ -271,3 +271,5 @@ def test_a_canvas_of_too_many_values_is_refused(cuda: CudaBackend) -> None:
     deep = np.broadcast_to(np.int16(0), (1, 64, 64, 2**17 - 7))
     latents = replace(request, bank=LatentBank(lambda side: deep, 1))
     assert cuda.unsupported(latents) == ["canvas of side 64 with 131072 channels is too large"]
+    with pytest.raises(BackendUnavailable, match="backend cuda cannot run this: canvas of side 64"):
+        cuda.scan(latents)

@@ -15,7 +15,7 @@ from test_masked_topk import integers, masks
 from test_topk_floats import requests
 
 from lpkernel import limits
-from lpkernel.backends import launch_table
+from lpkernel.backends import cuda_launches
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.backends.specification import NumpyBackend
@@ -26,7 +26,7 @@ KINDS = [(dtype, mask) for dtype in ("float32", "int16") for mask in ("none", "s
 
 def test_limits_are_those_of_python() -> None:
     names = ("FETCHERS", "MOST_CUT", "MOST_NEIGHBOURS", "MOST_ROW_CODES", "MOST_THREADS")
-    of_python = {name: getattr(launch_table, name) for name in names} | {"INT16_CODES": limits.INT16_CODES}
+    of_python = {name: getattr(cuda_launches, name) for name in names} | {"INT16_CODES": limits.INT16_CODES}
     assert of_python == cuda_module().LIMITS
 
 
@@ -201,9 +201,9 @@ def test_special_values(source: CudaBackend, request: TopkRequest, stride: int) 
 
 def test_the_screen_is_chosen_for_many_queries(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """And left out where its copies would not fit."""
-    assert launch_table.choose_stride(4096, 30_000, 10) == launch_table.SCREEN_STRIDE
-    assert launch_table.choose_stride(31, 30_000, 10) == launch_table.choose_stride(4096, 1000, 10) == 0
-    assert 30_000 // launch_table.choose_stride(64, 30_000, 128) >= 8 * 128
+    assert cuda_launches.choose_stride(4096, 30_000, 10) == cuda_launches.SCREEN_STRIDE
+    assert cuda_launches.choose_stride(31, 30_000, 10) == cuda_launches.choose_stride(4096, 1000, 10) == 0
+    assert 30_000 // cuda_launches.choose_stride(64, 30_000, 128) >= 8 * 128
     cuda.tuning = Tuning()
     queries, bank = integers("float32", 40, 5000, 4)
     request, device = TopkRequest(queries, bank, 3, None, None), torch.device("cpu")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_masked_topk import integers, masks, oracle
 
-from lpkernel.backends import device_bank, launch_table
+from lpkernel.backends import cuda_launches, device_bank
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.backends.specification import NumpyBackend
@@ -189,11 +189,11 @@ def test_any_request(cuda: CudaBackend, data: st.DataObject) -> None:
 @pytest.mark.parametrize("k", [1, 16, 128])
 def test_launches_fit_and_fill_the_device(shared: int, k: int) -> None:
     for count, rows in itertools.product((1, 2, 3, 16, 17, 64, 10_000), (1, 128, 129, 30_000)):
-        tile = launch_table.choose_topk(count, rows, k, shared)
-        assert launch_table.topk_bytes(*tile, k) <= shared and tile[1] * tile[2] <= 8
-        slabs = launch_table.choose_slabs(count, rows, tile, 264)
+        tile = cuda_launches.choose_topk(count, rows, k, shared)
+        assert cuda_launches.topk_bytes(*tile, k) <= shared and tile[1] * tile[2] <= 8
+        slabs = cuda_launches.choose_slabs(count, rows, tile, 264)
         assert slabs == 1 or (slabs - 1) * 128 * tile[2] < rows
-    assert launch_table.choose_slabs(1, 30_000, launch_table.choose_topk(1, 30_000, k, shared), 264) >= 117
+    assert cuda_launches.choose_slabs(1, 30_000, cuda_launches.choose_topk(1, 30_000, k, shared), 264) >= 117
 
 
 def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:

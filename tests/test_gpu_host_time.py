@@ -17,7 +17,7 @@ import torch
 from scans import World
 
 from lpkernel import plan
-from lpkernel.backends import device_bank, launch_table, registry
+from lpkernel.backends import cuda_launches, device_bank, registry
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend
 from lpkernel.bank import Bank
@@ -102,12 +102,12 @@ def test_a_generation(instant: Instant, preset: str, most: int, scans: int) -> N
 
 def test_launches_are_chosen_once(instant: Instant, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a shape, whatever the bank and the values."""
-    monkeypatch.setattr(launch_table, "seconds", lambda *_: 1.0)
-    launch_table.choose.cache_clear()
+    monkeypatch.setattr(cuda_launches, "seconds", lambda *_: 1.0)
+    cuda_launches.choose.cache_clear()
     for seed in (1, 2):
         registry.BACKENDS["cuda"].scan(World(41, seed=seed).request(plan.random(scales=[16]), range(3), 3, seed))
-    assert launch_table.choose.cache_info().misses == 1
-    launch_table.choose.cache_clear()
+    assert cuda_launches.choose.cache_info().misses == 1
+    cuda_launches.choose.cache_clear()
 
 
 def test_memory_is_asked_for_when_more_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

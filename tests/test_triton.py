@@ -159,7 +159,7 @@ def test_auto_passes_the_interpreter_by(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("LPKERNEL_BACKEND", raising=False)
     assert registry.choose("triton").name == "triton"
     assert registry.choose("auto").name not in ("cuda", "triton")
-    assert "triton (Triton's interpreter is for checks, by name only)" in str(info()["auto"]["reason"])
+    assert "triton (is here to be checked, by name only)" in str(info()["auto"]["reason"])
 
 
 def test_importing_lpkernel_leaves_triton_alone() -> None:

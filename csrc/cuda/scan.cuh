@@ -14,7 +14,7 @@
 //
 // Three shapes of one kernel: a small bank runs with TQ = 1 and one block a tile; few images with a large bank take
 // groups of blocks, in a cooperative launch; many images with a large bank take TQ = 4 and one block a tile, so that
-// each code or latent that comes from L2 serves four images. lpkernel/backends/launch_table.py chooses and says why.
+// each code or latent that comes from L2 serves four images. lpkernel/backends/cuda_launches.py chooses and says why.
 //
 // Ties: keys are distance << 32 | position among the allowed images, the minimum wins.
 // Limits: K <= 128, distances and offsets below 2^31, TQ * M * M * W below 2^31, P <= 32 where there are boundaries.

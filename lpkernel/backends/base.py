@@ -121,6 +121,11 @@ class Backend(Protocol):
 
     name: str
 
+    @property
+    def checks_only(self) -> bool:
+        """Whether it is here to be checked: too slow for use, so that only its name takes it, never "auto"."""
+        ...
+
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
         """Reasons against `request`, or against any request at all if it is None."""
         ...

@@ -76,6 +76,7 @@ class CppBackend:
     """Scans and searches on the CPU."""
 
     name = "cpp"
+    checks_only = False
 
     def __init__(self) -> None:
         self.tuning = Tuning()

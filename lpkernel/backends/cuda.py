@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native, philox
-from lpkernel.backends import launch_table, stages
+from lpkernel.backends import cuda_launches, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
+from lpkernel.backends.cuda_launches import Launch, Machine, Work
 from lpkernel.backends.device_bank import (
     DeviceStore,
     carve,
@@ -27,8 +28,8 @@ from lpkernel.backends.device_bank import (
     upload,
     wrong_device,
 )
-from lpkernel.backends.launch_table import Launch, Machine, Work
 from lpkernel.backends.pytorch import tensor
+from lpkernel.errors import BackendUnavailable
 from lpkernel.limits import INT16_CODES
 
 CAPABILITY = 80  # the kernels use what 8.0 has
@@ -65,6 +66,14 @@ class Tuning:
 _LAUNCH_FIELDS = [field.name for field in fields(Launch)]
 
 
+class Scan(NamedTuple):
+    """One stage ready to run: what there is to do, how it is launched, and bytes that it takes beside the bank."""
+
+    work: Work
+    launch: Launch
+    scratch: int
+
+
 class Resident(NamedTuple):
     """A launch as the native code takes it, and the blocks of it that the device holds at once."""
 
@@ -86,6 +95,7 @@ class CudaBackend:
     """
 
     name = "cuda"
+    checks_only = False
 
     def __init__(self, native: ModuleType | None = None, device_type: str = "cuda") -> None:
         self.tuning = Tuning()
@@ -119,28 +129,35 @@ class CudaBackend:
         if request is None:
             return []
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
-        if (k := min(request.k, count)) > launch_table.MOST_NEIGHBOURS:
-            return [f"finds up to {launch_table.MOST_NEIGHBOURS} neighbours, got k = {k}"]
+        if (k := min(request.k, count)) > cuda_launches.MOST_NEIGHBOURS:
+            return [f"finds up to {cuda_launches.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
             return stages.reasons(request, lambda stage: self._scan_reasons(stage, target))
         search = self._search_of(request, target)
         return self._store.memory.reasons(search_bytes(request, search.scratch), target)
 
     def _scan_reasons(self, request: ScanRequest, target: torch.device) -> list[str]:
+        prepared = self._prepare(request, target)
+        if isinstance(prepared, list):
+            return prepared
+        need = self._store.need(request, target, prepared.scratch, _code_shift(request))
+        return self._store.memory.reasons(need, target)
+
+    def _prepare(self, request: ScanRequest, target: torch.device) -> Scan | list[str]:
+        """A stage with its launch, or the reasons why no kernel takes it."""
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
             return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
         work = _work(request)
         width = work.width
         if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
             return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
-        if request.plan.cuts and request.plan.patch > launch_table.MOST_CUT:
-            return [f"cuts patches of up to {launch_table.MOST_CUT} cells, got {request.plan.patch}"]
+        if request.plan.cuts and request.plan.patch > cuda_launches.MOST_CUT:
+            return [f"cuts patches of up to {cuda_launches.MOST_CUT} cells, got {request.plan.patch}"]
         try:
-            launch = launch_table.choose(work, _machine(target), **self.tuning.fixed)
+            launch = cuda_launches.choose(work, _machine(target), **self.tuning.fixed)
         except ValueError as error:
             return [str(error)]
-        scratch = _scratch_bytes(request, work, launch, _machine(target).multiprocessors)
-        return self._store.memory.reasons(self._store.need(request, target, scratch, _code_shift(request)), target)
+        return Scan(work, launch, _scratch_bytes(request, work, launch, _machine(target).multiprocessors))
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         philox.check_seed(request.seed)
@@ -150,10 +167,11 @@ class CudaBackend:
     def _scan_stage(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
         if not len(request.images):
             return np.empty((0, *2 * request.plan.sides[-1:]), np.int32)
-        work = _work(request)
-        launch = launch_table.choose(work, _machine(target), **self.tuning.fixed)
-        with self._store.memory.on(target, _scratch_bytes(request, work, launch, _machine(target).multiprocessors)):
-            return self._run(request, target, work, launch)
+        prepared = self._prepare(request, target)
+        if isinstance(prepared, list):
+            raise BackendUnavailable(f"backend {self.name} cannot run this: {'; '.join(prepared)}")
+        with self._store.memory.on(target, prepared.scratch):
+            return self._run(request, target, prepared.work, prepared.launch)
 
     def _run(self, request: ScanRequest, target: torch.device, work: Work, launch: Launch) -> NDArray[np.int32]:
         plan, count, side = request.plan, len(request.images), request.plan.sides[-1]
@@ -198,7 +216,7 @@ class CudaBackend:
             "start_cells": len(start),
             "seed": request.seed,
             "first_step": plan.first_step,
-            "shared": launch_table.shared_bytes(launch, work),
+            "shared": cuda_launches.shared_bytes(launch, work),
         }
         self._native().scan(resident.shape, numbers, buffers, target.index or 0, _stream(target))
         found = room[room_at[2] : room_at[2] + sizes[2]].cpu().numpy()
@@ -265,10 +283,10 @@ class CudaBackend:
         native, machine = self._native(), _machine(device)
         launch = given
         if launch is None:
-            tile = launch_table.choose_topk(count, rows, k, machine.shared)
+            tile = cuda_launches.choose_topk(count, rows, k, machine.shared)
             resident = native.masked_topk_blocks(k, integers, own_mask, (*tile, 1, 0), device.index or 0)
-            slabs = launch_table.choose_slabs(count, rows, tile, resident * machine.multiprocessors)
-            launch = (*tile, slabs, launch_table.choose_stride(count, rows, k))
+            slabs = cuda_launches.choose_slabs(count, rows, tile, resident * machine.multiprocessors)
+            launch = (*tile, slabs, cuda_launches.choose_stride(count, rows, k))
         return Search(launch, native.masked_topk_scratch(count, rows, width, k, own_mask, weighted, launch))
 
     def _find_resident(
@@ -338,8 +356,8 @@ def _work(request: ScanRequest) -> Work:
 
 def _code_shift(request: ScanRequest) -> int:
     """How the kernels want the codes of this bank."""
-    few = isinstance(request.bank, CodeBank) and len(request.bank.table) <= launch_table.MOST_ROW_CODES
-    return launch_table.CODE_SHIFT if few else 0
+    few = isinstance(request.bank, CodeBank) and len(request.bank.table) <= cuda_launches.MOST_ROW_CODES
+    return cuda_launches.CODE_SHIFT if few else 0
 
 
 def _scratch_bytes(request: ScanRequest, work: Work, launch: Launch, multiprocessors: int) -> int:

@@ -70,6 +70,7 @@ class TorchBackend:
     """Vectorised over the images; no loop but the plan's own steps and the bank's tiles."""
 
     name = "torch"
+    checks_only = False
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
         if device == "auto":

@@ -83,5 +83,4 @@ def against_auto(backend: Backend, request: ScanRequest | TopkRequest | None = N
     """Reasons why "auto" passes a backend by: what it cannot do, or that it is here only to be checked."""
     if reasons := backend.unsupported(request, device):
         return reasons
-    interpreted = isinstance(backend, TritonBackend) and backend.interpreted
-    return ["Triton's interpreter is for checks, by name only"] if interpreted else []
+    return ["is here to be checked, by name only"] if backend.checks_only else []

@@ -154,6 +154,7 @@ class NumpyBackend:
     """The method of docs/method.md, exactly; no attempt at speed."""
 
     name = "numpy"
+    checks_only = False
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
         if isinstance(request, TopkRequest):

@@ -82,6 +82,10 @@ class TritonBackend:
         """Whether Triton's interpreter runs the kernels."""
         return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
+    @property
+    def checks_only(self) -> bool:
+        return self.interpreted
+
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
         if not _installed():
             return ["the package triton is not installed: pip install 'lpkernel[triton]'"]

@@ -34,7 +34,7 @@ UPLOADS = 8  # picture files that may come in at once, one from each address
 OPEN = 64  # requests that an address may have open, event streams among them
 PATIENCE = 60  # seconds for a posted body; a picture has five times as long
 SETTLED = 60  # seconds after which results that nobody fetches are dropped
-MOST = 2**53  # of a number, either way: what a browser counts exactly
+LARGEST_NUMBER = 2**53  # in either direction: what a browser counts exactly
 SESSION = "[a-z0-9]{4,32}"
 FILES = re.compile(r"/|/theme\.css|/favicon\.ico|/manifest\.json|/(?:assets|static)(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
 HEARTBEAT = re.compile(f"/gradio_api/heartbeat/{SESSION}")
@@ -59,7 +59,9 @@ def without_folders(text: str) -> str:
 
 def number(value: object) -> bool:
     """A finite number that a browser can hold, or an empty field."""
-    return value is None or (isinstance(value, int | float) and type(value) is not bool and -MOST <= value <= MOST)
+    return value is None or (
+        isinstance(value, int | float) and type(value) is not bool and -LARGEST_NUMBER <= value <= LARGEST_NUMBER
+    )
 
 
 def text(longest: int | None) -> Check:

@@ -35,9 +35,9 @@ def _load(path: Path) -> ModuleType:
 
 
 @functools.cache
-def translated_kernels(ptx_arch: int, counts: bool = False) -> Module:
-    """nvcc's PTX of all kernels, translated; its counts() are those of cuda_module(ptx_arch, counts=True)."""
-    return Module([compile_ptx(source, ptx_arch) for source in kernel_sources()], counts)
+def translated_kernels(ptx_arch: int) -> Module:
+    """nvcc's PTX of all kernels, translated; its counts() are those of cuda_module(ptx_arch)."""
+    return Module([compile_ptx(source, ptx_arch) for source in kernel_sources()], counts=True)
 
 
 def module_file(sanitize: str = "") -> Path:
@@ -51,12 +51,11 @@ def module_file(sanitize: str = "") -> Path:
 
 
 @functools.cache
-def cuda_module(ptx_arch: int | None = None, sanitize: str = "", counts: bool = False) -> ModuleType:
+def cuda_module(ptx_arch: int | None = None, sanitize: str = "") -> ModuleType:
     """lpkernel._cuda on host memory, compiled when its sources changed.
 
     ptx_arch: run nvcc's PTX for compute_<ptx_arch> instead of the C++ functions. sanitize: what -fsanitize= takes
     (address,undefined or thread); the process must then have been started with the sanitizer's library preloaded.
-    counts: count the instructions of the PTX, see translated_kernels.
     Raises compile.BuildFailed where g++ or nvcc refuses or is missing, NotImplementedError for PTX that the
     translator does not know.
     """
@@ -64,7 +63,7 @@ def cuda_module(ptx_arch: int | None = None, sanitize: str = "", counts: bool = 
     if ptx_arch is None:
         return _load(path)
 
-    translated = translated_kernels(ptx_arch, counts)
+    translated = translated_kernels(ptx_arch)
     # a file of its own, since one file is one module with one choice of kernels
     copy = CACHE / translated.path.parent.name / path.parent.name / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from .compile import compiler, nvcc
+from .shipped import shipped_cubins
 
 REQUIRED = os.environ.get("LPKERNEL_REQUIRE_GPU_CHECKS") == "1"
 
@@ -36,6 +37,10 @@ def sanitizer_libraries(*names: str) -> str:
 def need_nvcc() -> None:
     need_compiler()
     _need(nvcc() is not None, "nvcc")
+
+
+def need_extension() -> None:
+    _need(bool(shipped_cubins()), "lpkernel._cuda built from these sources, or no cuobjdump to look into it")
 
 
 def need_triton() -> None:

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,20 @@ from typing import Any
 from lpkernel.files import atomic_path
 
 from .compile import CACHE, HERE, digest, nvcc_library, ptxas_report
+from .shipped import shipped_cubins, tool
 
 ARCHITECTURES = (80, 90, 100)
+# What the Triton kernels took when they were compiled, under hashes of all that it depends on: 492 compilations take
+# minutes, and only what has changed since is compiled again. scripts/kernel_report.py --write-budgets renews it.
+RECORD = HERE / "triton_resources.json"
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one kernel for one target. Registers a thread, the rest in bytes; spilled: stored and loaded."""
+    """Of one kernel for one target. Registers a thread, the rest in bytes.
+
+    spilled: stored and loaded; of machine code without ptxas's words, the stack, on which all that is spilled lies.
+    """
 
     registers: int
     spilled: int
@@ -54,9 +61,31 @@ def parse_ptxas(report: str) -> dict[str, Resources]:
     return found
 
 
-def cuda_resources(source: Path, arch: int, include: Sequence[Path] = ()) -> dict[str, Resources]:
-    """Demangled kernel -> resources, of a .cu file as nvcc compiles it for sm_<arch>."""
-    return {demangle(name): r for name, r in parse_ptxas(ptxas_report(source, arch, include)).items()}
+def parse_usage(listing: str) -> dict[str, Resources]:
+    """Kernel -> resources, from the words of cuobjdump -res-usage."""
+    found: dict[str, Resources] = {}
+    for name, words in re.findall(r"Function ([^:\n]+):\s*\n\s*(REG:.*)", listing):
+        values = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", words)}
+        spilled = values["STACK"] + values["LOCAL"]
+        found[name] = Resources(values["REG"], spilled, values["STACK"], values["SHARED"])
+    if not found:
+        raise ValueError(f"cuobjdump said something unexpected: {listing[:200]}")
+    return found
+
+
+def machine_code_resources(cubin: Path) -> dict[str, Resources]:
+    """Mangled kernel -> resources, of machine code. Raises FileNotFoundError without cuobjdump."""
+    command = tool("cuobjdump")
+    if command is None:
+        raise FileNotFoundError("there is no cuobjdump")
+    return parse_usage(subprocess.run([command, "-res-usage", str(cubin)], capture_output=True, text=True).stdout)
+
+
+def cuda_resources(source: Path, arch: int) -> dict[str, Resources]:
+    """Demangled kernel -> resources, of a .cu file of csrc/cuda: the extension's, or as nvcc compiles it now."""
+    shipped = shipped_cubins().get((source.stem, arch))
+    found = parse_ptxas(ptxas_report(source, arch)) if shipped is None else machine_code_resources(shipped)
+    return {demangle(name): resources for name, resources in found.items()}
 
 
 @functools.cache
@@ -71,6 +100,21 @@ def blocks_per_multiprocessor(arch: int, registers: int, static: int, dynamic: i
     if blocks < 0:
         raise ValueError(f"no such launch: {registers} registers, {static}+{dynamic} bytes, {threads} threads")
     return int(blocks)
+
+
+@functools.cache
+def recorded() -> dict[str, Resources]:
+    """`TritonKernel.key` -> resources, of `RECORD`."""
+    return {key: Resources(*numbers) for key, numbers in json.loads(RECORD.read_text(encoding="utf-8")).items()}
+
+
+def record_resources(kernels: Iterable[TritonKernel]) -> None:
+    """Writes `RECORD` anew, of these kernels alone."""
+    rows = {kernel.key: list(asdict(kernel.resources()).values()) for kernel in kernels}
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(rows[key])}" for key in sorted(rows))
+    with atomic_path(RECORD) as path:
+        path.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+    recorded.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -101,22 +145,33 @@ class TritonKernel:
         return ASTSource(self.kernel, dict(self.signature), constexprs=dict(self.constexprs), attrs=attributes)
 
     @functools.cached_property
-    def kept(self) -> Path:
-        """The file of the answer, under a hash of source, options and Triton's version."""
+    def key(self) -> str:
+        """A hash of source, options, target and Triton's version, which brings the compilers."""
         import triton
 
-        key = digest(self._source.hash(), triton.__version__, str(self.target), str(sorted(self._options.items())))
-        return CACHE / "triton" / f"{key}.json"
+        return digest(self._source.hash(), triton.__version__, str(self.target), str(sorted(self._options.items())))
+
+    @property
+    def _kept(self) -> Path:
+        return CACHE / "triton" / f"{self.key}.json"
+
+    @property
+    def known(self) -> bool:
+        """Whether nothing need be compiled to tell."""
+        return self.key in recorded() or self._kept.exists()
 
     def resources(self) -> Resources:
         """What the kernel takes, compiled if that is not known yet."""
-        if not self.kept.exists():
-            self.kept.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(self.kept) as path:
-                path.write_text(json.dumps(asdict(self._compiled())), encoding="utf-8")
-        return Resources(**json.loads(self.kept.read_text(encoding="utf-8")))
+        if self.key in recorded():
+            return recorded()[self.key]
+        if not self._kept.exists():
+            self._kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(self._kept) as path:
+                path.write_text(json.dumps(asdict(self.compiled())), encoding="utf-8")
+        return Resources(**json.loads(self._kept.read_text(encoding="utf-8")))
 
-    def _compiled(self) -> Resources:
+    def compiled(self) -> Resources:
+        """As `resources`, of the kernel compiled now."""
         import triton
         from triton.backends.compiler import GPUTarget
 

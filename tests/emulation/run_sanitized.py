@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scans import World
 
 from lpkernel import plan
-from lpkernel.backends import launch_table
+from lpkernel.backends import cuda_launches
 from lpkernel.backends.base import ScanRequest, TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.backends.specification import NumpyBackend
@@ -56,7 +56,7 @@ def scans() -> Iterator[tuple[Tuning, ScanRequest]]:
         yield grouped, world.request(stitched, range(3), 3, hubness=200, in_codes=in_codes)
         yield grouped, world.request(guided, range(2), 8, 7, world.start(2), candidates, in_codes)
     # more codes than rows of distances are kept for
-    many = World(20, side=4, codes=launch_table.MOST_ROW_CODES + 1, channels=2)
+    many = World(20, side=4, codes=cuda_launches.MOST_ROW_CODES + 1, channels=2)
     yield CODES[2], many.request(plan.reference(4, 2, None, [4]), range(2), 2, start=many.start(1), in_codes=True)
 
 

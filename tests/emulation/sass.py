@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
+
+from .shipped import tool
 
 _LABEL = re.compile(r"^(\.L_\w+):")
 _INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*?);")
 _BACK = re.compile(r"`\((\.L_\w+)\)")
 
 
-def nvdisasm() -> str | None:
-    """Path of the disassembler, of the CUDA toolkit or of Triton's wheel; None where there is none."""
-    found = shutil.which("nvdisasm")
-    spec = importlib.util.find_spec("triton")
-    if found is None and spec is not None and spec.origin is not None:
-        file = Path(spec.origin).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
-        found = str(file) if file.exists() else None
-    return found
-
-
 def listing(cubin: Path) -> str:
     """The machine code of all kernels of a file, with labels. Raises FileNotFoundError without nvdisasm."""
-    command = nvdisasm()
+    command = tool("nvdisasm")
     if command is None:
         raise FileNotFoundError("there is no nvdisasm")
     return subprocess.run([command, "-c", str(cubin)], capture_output=True, text=True, check=True).stdout

@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-ROWS, GATHER, LATENTS = "rows", "gather", "latents"
-TILES = {ROWS: (1, 4), GATHER: (1,), LATENTS: (1, 4)}  # the kernels that exist
+CODE_ROWS, CODE_GATHER, LATENTS = "rows", "gather", "latents"
+TILES = {CODE_ROWS: (1, 4), CODE_GATHER: (1,), LATENTS: (1, 4)}  # the kernels that exist
 MOST_THREADS = 384
 MOST_NEIGHBOURS = 128
 MOST_CUT = 32  # patch side of a plan with boundaries
@@ -33,7 +33,7 @@ FETCHERS = 64  # threads of a block that only bring table rows
 # written once as float16, against 2 instructions a column and pair.
 SCREEN_QUERIES, SCREEN_ROWS = 32, 4096
 SCREEN_STRIDE = 8
-CHUNK = {(ROWS, 1): 32, (ROWS, 4): 16}  # bank images that each of the others owns at a time
+CHUNK = {(CODE_ROWS, 1): 32, (CODE_ROWS, 4): 16}  # bank images that each of the others owns at a time
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Rates:
     multiplies: float = 64.0
 
 
-_LOOKUPS = {(ROWS, 4): 12.0, (ROWS, 1): 9.0, (GATHER, 1): 4.0}
+_LOOKUPS = {(CODE_ROWS, 4): 12.0, (CODE_ROWS, 1): 9.0, (CODE_GATHER, 1): 4.0}
 RATES = {
     80: Rates(1.41e9, 4.0e12, 1.9e12, _LOOKUPS),
     90: Rates(1.75e9, 5.5e12, 3.3e12, _LOOKUPS),
@@ -104,7 +104,7 @@ class Launch:
 def shared_bytes(launch: Launch, work: Work) -> int:
     """Shared memory of a block: `shared_map` of csrc/cuda/scan.h, which refuses a launch that says otherwise."""
     parts = (
-        2 * launch.depth * work.codes * launch.tile * 4 if launch.form == ROWS else 0,
+        2 * launch.depth * work.codes * launch.tile * 4 if launch.form == CODE_ROWS else 0,
         launch.span * launch.tile * (work.width if launch.form == LATENTS else 1) * 4,
         launch.span * 8,
         launch.tile * (launch.threads // 32) * (work.k | 1) * 8,
@@ -184,8 +184,9 @@ def seconds(launch: Launch, work: Work, machine: Machine) -> float:
         row_bytes = 0.0
     else:
         arithmetic = pairs / rates.lookups[launch.form, launch.tile]
-        chunks = -(-slab // ((launch.threads - FETCHERS) * CHUNK[ROWS, launch.tile])) if launch.form == ROWS else 1
-        row = work.codes if launch.form == ROWS else min(slab * 8, work.codes)
+        chunks, row = 1, min(slab * 8, work.codes)
+        if launch.form == CODE_ROWS:
+            chunks, row = -(-slab // ((launch.threads - FETCHERS) * CHUNK[CODE_ROWS, launch.tile])), work.codes
         row_bytes = row * 4.0 * launch.tile * work.compared * chunks
     bank_bytes = slab * work.compared * work.width * 2
     beside = -(-blocks // machine.multiprocessors)  # blocks that share a multiprocessor
@@ -201,7 +202,7 @@ def _resident(launch: Launch, work: Work, machine: Machine) -> int:
 
 
 def _launches(work: Work, machine: Machine, wanted: dict[str, int | str]) -> Iterator[Launch]:
-    coded = (ROWS, GATHER) if work.codes <= MOST_ROW_CODES else (GATHER,)
+    coded = (CODE_ROWS, CODE_GATHER) if work.codes <= MOST_ROW_CODES else (CODE_GATHER,)
     for form in coded if work.codes else (LATENTS,):
         for tile in TILES[form]:
             tiles = -(-work.images // tile)
@@ -211,7 +212,7 @@ def _launches(work: Work, machine: Machine, wanted: dict[str, int | str]) -> Ite
                 if "group" not in wanted and (group > machine.multiprocessors or group > -(-work.allowed // 32)):
                     continue
                 launch = _fill_in(form, tile, group, work, wanted)
-                fetches = form != ROWS or launch.threads > FETCHERS
+                fetches = form != CODE_ROWS or launch.threads > FETCHERS
                 if fetches and all(getattr(launch, name) == value for name, value in wanted.items()):
                     yield launch
 
@@ -221,16 +222,16 @@ def _fill_in(form: str, tile: int, group: int, work: Work, wanted: dict[str, int
     slab = -(-work.allowed // group)
     if "threads" in wanted:
         threads = int(wanted["threads"])
-    elif form == ROWS:
+    elif form == CODE_ROWS:
         chunks = -(-slab // ((MOST_THREADS - FETCHERS) * CHUNK[form, tile]))
         threads = FETCHERS + -(-slab // (chunks * CHUNK[form, tile] * 32)) * 32
     else:
         threads = 128 if slab <= 512 else 256
-    split = 1 if form == ROWS else max(1, min(32, _power(threads // slab + 1) // 2 if slab <= threads else 1))
+    split = 1 if form == CODE_ROWS else max(1, min(32, _power(threads // slab + 1) // 2 if slab <= threads else 1))
     per_cell = tile * 4 * (work.width if form == LATENTS else 1)
     span = max(1, min(work.most, SPAN_BYTES // per_cell))
-    depth = max(1, min(work.most, ROW_BYTES // (2 * work.codes * tile * 4))) if form == ROWS else 0
-    if form == ROWS:
+    depth = max(1, min(work.most, ROW_BYTES // (2 * work.codes * tile * 4))) if form == CODE_ROWS else 0
+    if form == CODE_ROWS:
         return Launch(form, tile, group, threads, 1, _given(wanted, "span", span), _given(wanted, "depth", depth))
     return Launch(form, tile, group, threads, _given(wanted, "split", split), _given(wanted, "span", span), 0)
 
