@@ -82,6 +82,17 @@ def test_generate_equals_the_library(engine: Engine, preset: str) -> None:
     np.testing.assert_array_equal(result.images, made.decode(engine.autoencoder))
 
 
+def test_a_search_radius_moves_what_is_marked_of_a_source(engine: Engine) -> None:
+    settings = Settings(n=2, k=2, patch=3, search_radius=1, seed=11, backend="numpy")
+    _, result = last(engine.generate(settings))
+    made = lp.generate(engine.bank, n=2, k=2, patch=3, search_radius=1, seed=11, backend="numpy")
+    np.testing.assert_array_equal(result.made.sources, made.sources)
+    assert made.shifts is not None
+    moved = int(np.flatnonzero(made.shifts.any(axis=(1, 2, 3)))[0])
+    still = replace(result, made=replace(made, shifts=None))
+    assert provenance.sheet(engine, result, moved) != provenance.sheet(engine, still, moved)
+
+
 @pytest.mark.parametrize("scales", [1, 2, 8])
 def test_scales_end_at_the_grid(engine: Engine, scales: int) -> None:
     sides = engine.sides(Settings(patch=3, scales=scales))
@@ -142,6 +153,7 @@ def test_the_parts_of_a_face_are_those_of_the_bank(engine: Engine) -> None:
         (Settings(patch=3, k=0), "k"),
         (Settings(patch=9), "patch"),
         (Settings(patch=3, stride=99), "stride"),
+        (Settings(patch=3, search_radius=3), "search_radius: got 3"),
         (Settings(patch=3, seed=-1), "seed"),
         (Settings(patch=3, backend="abacus"), "abacus"),
         (Settings(patch=3, where="Even &"), "where"),

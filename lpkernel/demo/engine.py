@@ -36,19 +36,22 @@ WORDS = {
 }
 MAX_IMAGES = 32
 MAX_SCALES = 8
+MAX_RADIUS = 2  # cells; 25 times as many views to search as images
 
 
 @dataclass(frozen=True)
 class Settings:
     """The controls of a tab. stride 0: P/3 rounded; where: "" allows all images.
 
-    preset, mirror: of new images; mirror -1: the preset's. scales: how many grid sides an edit has.
+    preset, mirror: of new images; mirror -1: the preset's. scales: how many grid sides an edit has. search_radius: 0 to
+    `MAX_RADIUS`.
     """
 
     n: int = 8
     k: int = 3
     patch: int = 6
     stride: int = 0
+    search_radius: int = 0
     seed: int = 0
     backend: str = "auto"
     where: str = ""
@@ -241,6 +244,8 @@ class Engine:
     def _staged(self, settings: Settings, make: Any) -> Iterator[str | Result]:
         if not 1 <= settings.n <= MAX_IMAGES:
             raise InputError(f"n: got {settings.n}, expected 1 to {MAX_IMAGES} images")
+        if not 0 <= settings.search_radius <= MAX_RADIUS:
+            raise InputError(f"search_radius: got {settings.search_radius}, expected 0 to {MAX_RADIUS} cells")
         clock = Clock()
         with clock.stage("preparing"):
             where = settings.where.strip()
@@ -266,6 +271,7 @@ class Engine:
             "n": settings.n,
             "k": settings.k,
             "seed": settings.seed,
+            "search_radius": settings.search_radius,
             "backend": settings.backend,
             "device": self.device,
             "candidates": allowed,

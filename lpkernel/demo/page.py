@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lpkernel.backends import registry
 from lpkernel.bank import Bank
 from lpkernel.demo import guard, painting, provenance
-from lpkernel.demo.engine import MAX_IMAGES, MAX_SCALES, Engine, Result, Settings
+from lpkernel.demo.engine import MAX_IMAGES, MAX_RADIUS, MAX_SCALES, Engine, Result, Settings
 from lpkernel.demo.guard import Refused
 from lpkernel.errors import InputError, LpkernelError
 from lpkernel.presets import DEFAULT_PRESET, PRESETS
@@ -217,6 +217,14 @@ def _more(engine: Engine, prefix: str) -> list[Any]:
         ),
         gr.Slider(1, top, min(6, top), step=1, label="patch", info="side of a piece, in cells: larger copies more"),
         gr.Slider(0, top, 0, step=1, label="stride", info="cells from one piece to the next; 0: a third of the patch"),
+        gr.Slider(
+            0,
+            MAX_RADIUS,
+            0,
+            step=1,
+            label="search radius",
+            info="cells beside its place that a piece may come from: slower, for pictures that are not well aligned",
+        ),
         gr.Radio(
             list(registry.NAMES),
             value=engine.backend,
@@ -229,7 +237,7 @@ def _more(engine: Engine, prefix: str) -> list[Any]:
 
 def _settings(values: tuple[Any, ...], *own: str) -> Settings:
     """Controls as settings, the tab's own by their names; a cleared number counts as 0."""
-    names = ("n", "seed", "where", "k", "patch", "stride", "backend", *own)
+    names = ("n", "seed", "where", "k", "patch", "stride", "search_radius", "backend", *own)
     numbers_and_words: dict[str, Any] = {
         name: value if isinstance(value, str) else int(value or 0) for name, value in zip(names, values, strict=True)
     }

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lpkernel.demo.engine import Engine, Result
 from lpkernel.demo.painting import data_url
 from lpkernel.pictures import render
+from lpkernel.views import copied_from
 
 KEPT = -1
 
@@ -24,7 +25,9 @@ def shares(sources: NDArray[np.integer]) -> list[tuple[int, int]]:
 
 def sheet(engine: Engine, result: Result, index: int) -> str:
     """Result `index` with its map beside it, and a hidden card for each source: its picture, name and share."""
-    sources, image, bank = result.made.sources[index], result.images[index], result.made.bank
+    made = result.made
+    sources, image, bank = made.sources[index], result.images[index], made.bank
+    shifts = None if made.shifts is None else made.shifts[index]
     given = shares(sources)
     numbers = np.array([number for number, _ in given if number != KEPT], np.int64)
     colours = render.source_colours(bank.size)
@@ -39,7 +42,7 @@ def sheet(engine: Engine, result: Result, index: int) -> str:
                 "</figcaption></figure>"
             )
             continue
-        marked = render.marked(pictures[number], sources == number, colours[number])
+        marked = render.marked(pictures[number], copied_from(number, sources, shifts), colours[number])
         cards.append(
             f'<figure class="lpk-card" data-source="{number}">'
             f'<img src="{data_url(marked)}" alt="bank image {number}, what it gave is bright">'
