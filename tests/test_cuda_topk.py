@@ -205,7 +205,7 @@ def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:
     def call(**changes: Any) -> None:
         arguments = {
             **{"queries": room, "bank": room, "patch_mask": None, "per_query": False, "candidate_mask": None},
-            **{"Q": 1, "B": 4, "D": 3, "K": 2, "is_int16": False, "distances": room, "indices": room},
+            **{"weights": None, "Q": 1, "B": 4, "D": 3, "K": 2, "is_int16": False, "distances": room, "indices": room},
             **{"scratch": room, "device": 0, "stream": 0, "launch": (8, 1, 1, 1, 0)},
         }
         native.masked_topk(**{**arguments, **changes})
@@ -218,6 +218,8 @@ def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:
         ({"patch_mask": (room[0], 2)}, "patch_mask"),
         ({"patch_mask": (room[0], 3), "per_query": True, "Q": 2}, "patch_mask"),
         ({"candidate_mask": (room[0], 3)}, "candidate_mask"),
+        ({"weights": (room[0], 31)}, "weights"),
+        ({"weights": room, "is_int16": True}, "weights: of float32"),
         ({"indices": (room[0], 15)}, "indices"),
         ({"B": 1000, "bank": (room[0], 12_000), "scratch": (room[0], 8), "launch": (8, 1, 1, 2, 0)}, "scratch"),
         ({"K": 129}, "K"),
