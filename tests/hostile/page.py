@@ -32,10 +32,10 @@ class Ask:
 
 # What the page itself sends for each of its functions.
 HONEST: dict[int, list[Any]] = {
-    0: [2, 0, "", 3, 3, 0, "numpy", "paper", 0],
+    0: [2, 0, "", 3, 3, 0, 0, "numpy", "paper", 0],
     1: ["1 notes.png: not an image", None],
     2: [0, None],
-    3: [None, "", [], "edit", "free", False, 2, 0, "", 3, 3, 0, "numpy", 1],
+    3: [None, "", [], "edit", "free", False, 2, 0, "", 3, 3, 0, 0, "numpy", 1],
     4: [None, ""],
     5: [None, None],
 }
@@ -178,7 +178,7 @@ def _bodies() -> dict[str, Ask]:
         (4, None),
         (5, 1),
         (5, None),
-        (12, "sh"),
+        (13, "sh"),
     ):
         data = [*HONEST[3][:place], choice, *HONEST[3][place + 1 :]]
         found[f"job with choice {place} {choice!r}"] = Ask(job(3, data))
@@ -226,7 +226,7 @@ def _taken() -> dict[str, Ask]:
     ]
     found = {}
     for count in range(24):
-        count_seed, patches = ([draw.choice(numbers) for _ in range(some)] for some in (2, 3))
+        count_seed, patches = ([draw.choice(numbers) for _ in range(some)] for some in (2, 4))
         data = [*count_seed, draw.choice(texts), *patches, "numpy", "paper", draw.choice(numbers)]
         if data[0] == 33:
             data[0] = 2
