@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lpkernel import checks, views
+from lpkernel import checks
 from lpkernel.errors import InputError
 
 Maps = NDArray[np.int32]
@@ -27,6 +27,8 @@ MAX_TRIES = 15  # 16 * 2^28 = 2^32, the image numbers there are
 @dataclass(frozen=True)
 class CopyLimit:
     """At most `share` (0 to 1) of an image's copied cells from one source, and at most `area` 4-connected cells.
+
+    A bank image and its mirror image (`Bank.build` with `flip`) are one source.
 
     None leaves a cap out; one is needed. An image over the limit is redrawn up to `tries` (0 to 15) times; if
     all are over it, the one that is least over is kept, the earliest of equals. Raises InputError.
@@ -46,7 +48,7 @@ class CopyLimit:
         if not 0 <= checks.integer("copy limit: tries", self.tries) <= MAX_TRIES:
             raise InputError(f"copy limit: tries is {self.tries}, expected 0 to {MAX_TRIES}")
 
-    def excess(self, sources: Maps) -> NDArray[np.float64]:
+    def excess(self, sources: NDArray[np.integer]) -> NDArray[np.float64]:
         """(N,): what each map copies as a multiple of the limit; over it when above 1."""
         over = np.zeros(len(sources))
         if self.share is not None:
@@ -92,16 +94,16 @@ def redraw(
     sources: Maps,
     first_image: int,
     scan: Callable[[NDArray[np.int64], NDArray[np.int64]], Maps],
-    bank_images: int,
+    examples: Callable[[Maps], NDArray[np.integer]],
 ) -> tuple[Maps, dict[str, Any]]:
     """The maps with those over the limit drawn again, and what was done, ready for JSON.
 
-    scan(rows, images) makes the maps of `rows` of the call with the random counters `images`. Numbers of bank_images
-    and beyond are those of an image's other views (`lpkernel.views`), which count as the image.
+    scan(rows, images) makes the maps of `rows` of the call with the random counters `images`. examples(maps) is what
+    counts as one source: an image with its other views (`lpkernel.views`) and its mirror image.
     """
 
     def excess(maps: Maps) -> NDArray[np.float64]:
-        return limit.excess(views.images_of(maps, bank_images))
+        return limit.excess(examples(maps))
 
     if first_image + len(sources) > TRY_OFFSET:
         last = first_image + len(sources) - 1

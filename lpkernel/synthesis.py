@@ -149,8 +149,8 @@ class Synthesis(ByContent):
 
     def largest_copies(self) -> NDArray[np.int64]:
         """(N,): cells of the largest 4-connected area of each result that was copied from one bank image, however
-        shifted."""
-        return largest_areas(self.sources)
+        shifted, or from its mirror image."""
+        return largest_areas(self.bank.examples_of(self.sources))
 
 
 class PlanOptions(TypedDict, total=False):
@@ -252,7 +252,10 @@ def generate(
         def again(rows: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.int32]:
             return runner.scan(asked.part(rows, images), device)
 
-        maps, limited = redraw(copy_limit, maps, first_image, again, bank.size)
+        def examples(maps: NDArray[np.int32]) -> NDArray[np.integer]:
+            return bank.examples_of(views.images_of(maps, bank.size))
+
+        maps, limited = redraw(copy_limit, maps, first_image, again, examples)
     sources, shifts = views.taken_apart(maps, bank.size, search_radius) if search_radius else (maps, None)
     settings = _settings(plan, asked, len(views.shifts(search_radius))) | {
         "n": n,

@@ -3,8 +3,8 @@
     make demo            # or: python scripts/demo.py
 
 Fetches 999 aligned photographs (their licence is printed), encodes them with the embedded autoencoder
-and generates from 16 of them and from all and their mirror images, beside the baseline of cells drawn at random. Every
-step is a command that can be typed as it is printed.
+and generates from 16 of them and from all, beside the baseline of cells drawn at random. Every step
+is a command that can be typed as it is printed.
 """
 
 from __future__ import annotations
@@ -38,11 +38,9 @@ def main() -> int:
         return 2
     Path("out").mkdir(exist_ok=True)
     seconds: dict[str, float] = {}
-    build = f"bank build {shlex.quote(str(_short(photographs)))} --crop {CROP} --overwrite"
-    run(f"{build} -o out/faces.lpbank", seconds)
+    run(f"bank build {shlex.quote(str(_short(photographs)))} --crop {CROP} -o out/faces.lpbank --overwrite", seconds)
     run("generate --bank out/faces.lpbank --sources 16 -n 16 --baseline --out out/faces-16 --overwrite", seconds)
-    run(f"{build} --flip -o out/faces-flip.lpbank", seconds)
-    run("generate --bank out/faces-flip.lpbank -n 16 --baseline --out out/faces-all --overwrite", seconds)
+    run("generate --bank out/faces.lpbank -n 16 --baseline --out out/faces-all --overwrite", seconds)
     run("generate -n 16 --baseline --out out/avatars --overwrite", seconds)
     print("\nSeconds a command:")
     for command, spent in seconds.items():

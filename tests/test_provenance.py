@@ -13,6 +13,7 @@ import lpkernel as lp
 from lpkernel.backends.base import Backend
 from lpkernel.copies import TRY_OFFSET, CopyLimit, largest_areas, largest_shares, redraw
 from lpkernel.errors import InputError
+from lpkernel.metrics import compare, sets
 from lpkernel.pictures import render
 
 GRID = 8
@@ -69,6 +70,25 @@ def test_shares_count_copied_cells_only() -> None:
 def test_synthesis_measures_itself(bank: lp.Bank) -> None:
     made = lp.generate(bank, n=5, patch=4)
     assert made.largest_copies().tolist() == [flooded(one) for one in made.sources]
+
+
+def test_an_image_and_its_mirror_image_are_one_source() -> None:
+    random = np.random.default_rng(3)
+    images = random.integers(0, 256, (4, GRID, GRID, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    bank = lp.Bank.build(images, FakeVQ(GRID), channels=3, flip=True)
+    assert bank.examples_of(np.array([[0, 5], [7, -1]])).tolist() == [[0, 1], [3, -1]]
+    made = lp.generate(bank, n=12, k=2, patch=4, scales=[8])
+    by_example = made.sources % 4
+    assert made.largest_copies().tolist() == [flooded(one) for one in by_example]
+    assert made.largest_copies().sum() > largest_areas(made.sources).sum()
+    found = sets.of_maps(bank, made.sources, {}, "made", FakeVQ(GRID), 64)
+    assert compare.by_maps(found)["copied_area"]["value"] == made.largest_copies().mean() / GRID**2
+    assert compare.by_maps(found)["distinct_sources"]["value"] == np.mean([len(np.unique(one)) for one in by_example])
+    cap = int(np.median(made.largest_copies()))
+    limited = lp.generate(bank, n=12, k=2, patch=4, scales=[8], copy_limit=CopyLimit(area=cap, tries=15))
+    over = limited.settings["copy_limit"]["still_over"]
+    assert (limited.largest_copies() > cap).nonzero()[0].tolist() == over
+    assert (limited.largest_copies() <= cap).sum() > (made.largest_copies() <= cap).sum()
 
 
 def test_images_over_the_limit_are_redrawn(bank: lp.Bank, backend: Backend) -> None:
@@ -129,7 +149,7 @@ def test_wrong_limits() -> None:
             CopyLimit(**wrong)
     maps = np.zeros((2, 3, 3), np.int32)
     with pytest.raises(InputError, match="below 268435456"):
-        redraw(CopyLimit(area=1), maps, TRY_OFFSET - 1, lambda rows, images: maps, 1 << 20)
+        redraw(CopyLimit(area=1), maps, TRY_OFFSET - 1, lambda rows, images: maps, lambda found: found)
 
 
 def picture(colour: tuple[int, int, int]) -> np.ndarray:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -429,11 +430,20 @@ class Bank(BankFields):
             raise InputError(f"where: {short(expression)!r}: {left} left, expected at least {at_least}; {fix}")
         return found
 
+    @cached_property
+    def _examples(self) -> np.ndarray:
+        """(B,) int64: of each image the one that it is the mirror image of, by its name, or else itself."""
+        places = {name: i for i, name in enumerate(self.names)}
+        names = enumerate(self.names)
+        return np.array([places.get(name.removesuffix(FLIPPED), i) for i, name in names], np.int64)
+
+    def examples_of(self, sources: np.ndarray) -> np.ndarray:
+        """Bank images (...) with a mirror image of `build` with `flip` as the image that it is of; -1 stays."""
+        return np.where(np.asarray(sources) < 0, -1, self._examples[sources])
+
     def flips_of(self, images: np.ndarray) -> np.ndarray:
         """The mirror images of some images, by the names that `build` with `flip` gives: (B,) bool, of both."""
-        wanted = {self.names[i] for i in np.flatnonzero(images)}
-        wanted = {name.removesuffix(FLIPPED) if name.endswith(FLIPPED) else name + FLIPPED for name in wanted}
-        return np.array([name in wanted for name in self.names])
+        return np.isin(self._examples, self._examples[images]) & ~np.asarray(images)
 
     def with_images(self, values: np.ndarray, names: Sequence[str]) -> Bank:
         """A bank of other images in this one's number system: codes (B, M, M) or latents (B, M, M, L).

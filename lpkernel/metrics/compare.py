@@ -80,12 +80,12 @@ LPIPS_METRIC = Metric(
     "diversity_lpips", "diversity, LPIPS", "near 1", "Mean LPIPS of all pairs over that of real ones, as in the paper."
 )
 MAP_METRICS = [
-    Metric("distinct_sources", "distinct sources", "", "Bank images that a picture is made of, on average."),
+    Metric("distinct_sources", "distinct sources", "", "Examples that a picture is made of, on average."),
     Metric(
         "copied_area",
         "largest copied area",
         "lower",
-        "Largest connected part of a picture that comes from one bank image, as a share of it, on average.",
+        "Largest connected part that comes from one example, be it mirrored, as a share of the picture, on average.",
     ),
     Metric(
         "hub_share", "share of hubs", "lower", "Share of all cells that the most used images gave (2 % of the bank)."
@@ -256,10 +256,11 @@ def by_maps(images: ImageSet) -> Numbers:
     if images.maps is None:
         return {}
     share, hubs = maps.hub_share(images.maps, images.bank_images)
-    areas = maps.copied_areas(images.maps)
+    examples = images.maps if images.bank is None else images.bank.examples_of(images.maps)
+    areas = maps.copied_areas(examples)
     context = {"n": len(images.maps), "bank_images": images.bank_images, "seed": images.facts.get("seed")}
     values: Numbers = {
-        "distinct_sources": {"value": float(maps.distinct_sources(images.maps).mean())},
+        "distinct_sources": {"value": float(maps.distinct_sources(examples).mean())},
         "copied_area": {"value": float(areas.mean()), "largest_of_all": float(areas.max())},
         "hub_share": {"value": share, "hubs": hubs},
     }
