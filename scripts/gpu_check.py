@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +78,29 @@ def tests(seconds: float) -> str:
     return words(run(seconds, *command, LPKERNEL_REQUIRE_BACKENDS=",".join(required)), 40)
 
 
-def sanitizers(seconds: float) -> str:
-    started = {
-        tool: run(seconds, "compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *PROBLEMS) for tool in TOOLS
-    }
+def one_by_one(jobs: Mapping[str, Callable[[], str]]) -> str:
+    """What some jobs say, by their names. Raises SystemExit with all of it, after the last, where one failed."""
     said, failed = [], False
-    for tool, process in started.items():
+    for name, job in jobs.items():
         try:
-            said.append(f"{tool}: {words(process, 3)}")
+            said.append(job())
         except SystemExit as error:
-            said.append(f"{tool} FAILED: {error}")
+            said.append(f"{name} FAILED: {error}")
             failed = True
     if failed:
         raise SystemExit("\n".join(said))
     return "\n".join(said)
+
+
+def sanitizers(seconds: float) -> str:
+    started = {
+        tool: run(seconds, "compute-sanitizer", "--tool", tool, "--error-exitcode", "1", *PROBLEMS) for tool in TOOLS
+    }
+
+    def outcome(tool: str) -> str:
+        return f"{tool}: {words(started[tool], 3)}"
+
+    return one_by_one({tool: partial(outcome, tool) for tool in TOOLS})
 
 
 def bench(seconds: float, folder: str, *arguments: str) -> str:
@@ -100,16 +110,8 @@ def bench(seconds: float, folder: str, *arguments: str) -> str:
 
 def each(seconds: float, benches: Mapping[str, tuple[str, ...]]) -> str:
     """Some benchmarks by the names of their folders, each with its share of the time. SystemExit where one failed."""
-    said, failed = [], False
-    for folder, arguments in benches.items():
-        try:
-            said.append(bench(seconds / len(benches), folder, *arguments))
-        except SystemExit as error:
-            said.append(f"{folder} FAILED: {error}")
-            failed = True
-    if failed:
-        raise SystemExit("\n".join(said))
-    return "\n".join(said)
+    share = seconds / len(benches)
+    return one_by_one({folder: partial(bench, share, folder, *arguments) for folder, arguments in benches.items()})
 
 
 def speed(seconds: float) -> str:
