@@ -82,10 +82,11 @@ def test_without_triton_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None
 def test_tiles(channels: int, groups: int) -> None:
     tile = configs.norm(channels, groups)
     assert tile is not None
-    assert tile.groups >= groups and tile.own * groups >= channels and tile.pixels * tile.groups * tile.own <= 4096
+    assert tile.columns >= channels and tile.own * groups >= channels and tile.slabs * tile.own <= 4096
+    assert tile.pixels * tile.columns <= 4096 and configs.pixel_tile(tile.columns) * tile.columns <= 4096
     for pixels in (1, 7, 256, 65_536, 100_000):
-        slab, slabs = configs.norm_slabs(pixels, tile.pixels)
-        assert slab % tile.pixels == 0 and slabs <= configs.NORM_SLABS
+        slab, slabs = configs.norm_slabs(pixels, tile)
+        assert slab % tile.pixels == 0 and slab % configs.pixel_tile(tile.columns) == 0 and slabs <= tile.slabs
         assert (slabs - 1) * slab < pixels <= slabs * slab
 
 

@@ -35,6 +35,7 @@ from test_masked_topk import (  # noqa: F401  collected here, with the fixtures 
     test_what_a_mask_hides_does_not_count,
 )
 from test_modes_backends import test_every_mode_is_the_same  # noqa: F401
+from test_same_bits import _vq
 from test_scan import KINDS, make
 from test_topk_floats import check as check_floats
 from test_topk_floats import (  # noqa: F401
@@ -46,7 +47,10 @@ from test_topk_floats import (  # noqa: F401
 )
 
 from lpkernel import plan
-from lpkernel.autoencoder.fused import group_norm
+from lpkernel.autoencoder import fused
+from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
+from lpkernel.autoencoder.fused import group_norm, moments, upsample
+from lpkernel.autoencoder.layers import settle
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, LatentBank, ScanRequest, TopkRequest
 from lpkernel.backends.specification import NumpyBackend
@@ -54,6 +58,7 @@ from lpkernel.backends.triton_lang import TritonBackend, Tuning
 from lpkernel.search.ops import masked_topk
 
 SPECIFICATION = NumpyBackend()
+SMALL = CompactConfig(32, 16, 8, (16, 16), (16, 16, 8), (1, 1), (1, 1, 1))
 TRITON = TritonBackend("cpu")
 registry.BACKENDS["triton"] = TRITON
 
@@ -166,10 +171,13 @@ def test_a_search_radius_equals_a_bank_of_shifted_copies(in_codes: bool) -> None
 
 
 NORMS = [  # images, channels, groups, height, width
-    (7, 64, 32, 3, 2),
+    (7, 64, 4, 3, 2),
+    (1, 32, 32, 5, 1),
     (2, 48, 8, 11, 3),
     (1, 512, 32, 4, 3),
+    (2, 128, 8, 17, 9),
     (1, 256, 32, 9, 31),
+    (2, 256, 2, 6, 31),
 ]
 
 
@@ -189,6 +197,75 @@ def test_group_norm(shape: tuple[int, ...], silu: bool) -> None:
         assert found.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(found.double(), expected, atol=3e-5, rtol=1e-5)
         assert torch.equal(group_norm(x[-1:].clone(), groups, w, b, 1e-6, silu), found[-1:])
+    if silu:
+        return
+    before = torch.randn(channels, generator=random) * 9
+    expected = torch.nn.functional.group_norm((x + before[:, None, None]).double(), groups, eps=1e-6)
+    found = group_norm(x, groups, None, None, 1e-6, before=before)
+    torch.testing.assert_close(found.double(), expected, atol=3e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("biases", [0, 1, 2])
+@pytest.mark.parametrize("with_residual", [True, False], ids=["residual", "none"])
+@pytest.mark.parametrize("shape", [(3, 64, 4, 9, 15), (2, 48, 8, 5, 31)], ids=str)
+def test_sums_and_their_moments(shape: tuple[int, ...], with_residual: bool, biases: int, dtype: torch.dtype) -> None:
+    """What is added is rounded once, and known by what came of it: the bits of a norm that looks for itself."""
+    images, channels, groups, height, width = shape
+    random = torch.Generator().manual_seed(2)
+
+    def numbers(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=random).to(dtype)
+
+    x, residual = (
+        (numbers(images, channels, height, width) + 7).contiguous(memory_format=torch.channels_last) for _ in range(2)
+    )
+    vectors = [numbers(channels) for _ in range(biases)]
+    added = sum((vector.float() for vector in vectors), torch.zeros(channels))
+    expected = x.float() + added[:, None, None] + (residual.float() if with_residual else 0)
+    alone, found = x[-1:].clone(memory_format=torch.channels_last), x.clone(memory_format=torch.channels_last)
+    parts = moments(found, groups, tuple(vectors), residual if with_residual else None)
+    torch.testing.assert_close(found, expected.to(dtype), atol=0, rtol=0 if dtype == torch.float16 else 1e-6)
+    assert torch.equal(moments(alone, groups, tuple(vectors), residual[-1:] if with_residual else None), parts[-1:])
+    assert torch.equal(alone, found[-1:])
+    normed = group_norm(found, groups, None, None, 1e-6, known=parts)
+    assert torch.equal(normed, group_norm(found, groups, None, None, 1e-6))
+
+
+@pytest.mark.parametrize("shape", [(2, 64, 3, 5), (1, 48, 11, 4), (3, 512, 2, 3), (1, 32, 1, 140)], ids=str)
+def test_upsampling(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(3)).half()
+    found = upsample(x)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found, torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+@pytest.mark.parametrize("kind", ["diffusers", "embedded"])
+def test_a_decoder_by_the_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pixels are those of torch's layers, and moments that a block found on its way are used."""
+    torch.manual_seed(0)
+    widths = {"norm_num_groups": 4, "layers_per_block": 1, "sample_size": 8}
+    made: Any = _vq((16, 32), True, **widths).decoder if kind == "diffusers" else CompactVQ(SMALL).decoder
+    network = made.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    for parameter in network.parameters():
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    settle(network, 4)
+    x = torch.randn(2, 8, 4, 4)
+    looked, inner = list[bool](), fused.moments
+
+    def look(given: torch.Tensor, groups: int, biases: Any = None, residual: Any = None) -> torch.Tensor:
+        looked.append(biases is None)
+        return inner(given, groups, biases or (), residual)
+
+    with torch.inference_mode():
+        expected = network(x)
+        fused.fuse(network)
+        torch.testing.assert_close(network(x), expected, atol=1e-4, rtol=1e-4)
+        monkeypatch.setattr(fused, "moments", look)
+        monkeypatch.setattr(fused, "by_triton", lambda given: True)
+        torch.testing.assert_close(network(x), expected, atol=1e-4, rtol=1e-4)
+    # by itself each norm but those after a residual block or an upsampling; in the embedded one none knows its place
+    assert (sum(looked), len(looked)) == ((9, 17) if kind == "diffusers" else (4, 7))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

@@ -69,30 +69,41 @@ ENTER_CELLS = 32
 FINISH_CELLS = 64
 CUT = {8: 1, 16: 4}  # patch side that `stitch` holds -> warps: at most 64 values a thread of 8 channels
 MOST_CUT = max(CUT)
-NORM_VALUES, NORM_WARPS = 4096, 4  # of GroupNorm: 32 float32 a thread, twice
-NORM_SLABS = 64  # of an image at most: with a few images enough programs for a GPU
-NORM_COLUMNS = 4096  # channels at most, as powers of two of groups and of a group's channels
+NORM_VALUES, NORM_WARPS = 2048, 4  # of a tile of `moments`: 16 numbers a thread, as many means and squares
+PIXEL_VALUES = 2 * NORM_VALUES  # of a tile of `normalise` and `upsample`: four loads of 16 bytes in flight, of 16 bits
+NORM_SLABS = 256  # of an image at most: with a few images enough programs for a GPU
+MERGED_VALUES = 4096  # slabs by channels of a group, as powers of two, that `affine` holds
+NORM_COLUMNS = 4096  # channels at most, as a power of two
 # (channels, groups) that are compiled ahead of time: of the VQ-GANs and KL autoencoders in use, and of the embedded one
 NORMS = ((128, 32), (256, 32), (512, 32), (48, 8), (112, 8))
 
 
 class Norm(NamedTuple):
-    """Of a GroupNorm: pixels of a tile, groups and channels of a group as powers of two."""
+    """Of a GroupNorm: channels, and those of a group, as powers of two; pixels of a tile; most slabs."""
 
-    pixels: int
-    groups: int
+    columns: int
     own: int
+    pixels: int
+    slabs: int
 
 
 def norm(channels: int, groups: int) -> Norm | None:
-    """The tile of a GroupNorm; None where a pixel does not fit in one."""
-    rows, own = power(groups), power(channels // groups)
-    return Norm(max(1, NORM_VALUES // (rows * own)), rows, own) if rows * own <= NORM_COLUMNS else None
+    """The tiles of a GroupNorm; None where a pixel does not fit in one."""
+    columns, own = power(channels), power(channels // groups)
+    if columns > NORM_COLUMNS:
+        return None
+    return Norm(columns, own, max(1, NORM_VALUES // columns), min(NORM_SLABS, MERGED_VALUES // own))
 
 
-def norm_slabs(pixels: int, tile: int) -> tuple[int, int]:
-    """Pixels of a slab, whole tiles, and slabs of an image, none empty."""
-    slab = -(-pixels // (tile * NORM_SLABS)) * tile
+def pixel_tile(columns: int) -> int:
+    """Pixels of a tile of `normalise` and `upsample`."""
+    return max(1, PIXEL_VALUES // columns)
+
+
+def norm_slabs(pixels: int, tile: Norm) -> tuple[int, int]:
+    """Pixels of a slab, whole tiles of either size, and slabs of an image, none empty."""
+    least = max(tile.pixels, pixel_tile(tile.columns))
+    slab = -(-pixels // (least * tile.slabs)) * least
     return slab, -(-pixels // slab)
 
 
@@ -229,19 +240,28 @@ def _norm_kernels() -> Iterator[Shipped]:
     for channels, groups in NORMS:
         tile = norm(channels, groups)
         assert tile is not None
-        shape = {"CHANNELS": channels, "GROUPS": groups, "TP": tile.pixels, "GP": tile.groups, "JP": tile.own}
-        whole = {"SP": NORM_SLABS, "AFFINE": True, "SILU": True}
-        for kernel, constexprs in ((kernels.moments, shape), (kernels.normalise, shape | whole)):
+        shape = {"CHANNELS": channels, "CP": tile.columns}
+        small, large = shape | {"TP": tile.pixels}, shape | {"TP": pixel_tile(tile.columns)}
+        merge = {"CHANNELS": channels, "GROUPS": groups, "JP": tile.own, "SP": tile.slabs}
+        for label, kernel, constexprs in (
+            ("moments", kernels.moments, small | {"RESIDUAL": False, "BIASES": 0}),
+            ("moments-biased", kernels.moments, small | {"RESIDUAL": False, "BIASES": 1}),
+            ("moments-residual", kernels.moments, small | {"RESIDUAL": True, "BIASES": 2}),
+            ("affine", kernels.affine, merge | {"AFFINE": True, "BEFORE": True}),
+            ("normalise", kernels.normalise, large | {"SILU": True}),
+            ("upsample", kernels.upsample, large),
+        ):
             signature = {
                 name: "constexpr" if name in constexprs else NORM_TYPES.get(name, "i32") for name in kernel.arg_names
             }
-            name = f"norm-{kernel.__name__}-{channels}-{groups}"
-            yield name, kernel, signature, constexprs, NORM_WARPS, 1
+            yield f"norm-{label}-{channels}-{groups}", kernel, signature, constexprs, NORM_WARPS, 1
 
 
 NORM_TYPES = {
-    **dict.fromkeys(("x_ptr", "y_ptr", "weight_ptr", "bias_ptr"), "*bf16"),
-    "parts_ptr": "*fp32",
+    **dict.fromkeys(
+        ("x_ptr", "y_ptr", "residual_ptr", "first_ptr", "second_ptr", "weight_ptr", "bias_ptr", "before_ptr"), "*bf16"
+    ),
+    **dict.fromkeys(("parts_ptr", "affine_ptr"), "*fp32"),
     "eps": "fp32",
 }
 

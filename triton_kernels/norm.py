@@ -1,22 +1,30 @@
-"""GroupNorm and SiLU of channels-last images in Triton, for the decoders.
+"""What a decoder does between its convolutions, for channels-last images, in Triton.
 
-    mean, variance over the pixels and the C / G channels of a group, for each image
-    y[n, p, c] = f((x[n, p, c] - mean) / sqrt(variance + eps) * weight[c] + bias[c]),  f(z) = z or z / (1 + exp(-z))
+GroupNorm and SiLU, with the bias of the convolution before it:
 
-Shapes: x, y (N, P, C) float32, float16 or bfloat16, contiguous: a channels-last tensor (N, C, H, W) with P = H W.
-weight, bias (C,) of the same kind. parts (N, slabs, G, 2) float32: each slab's means, and sums of squares about them.
+    z = x[n, p, c] + before[c];  mean, variance of z over the pixels and the C / G channels of a group, for each image
+    y[n, p, c] = f((z - mean) / sqrt(variance + eps) * weight[c] + bias[c]),  f(z) = z or z / (1 + exp(-z))
 
-Tiling: the pixels of an image are cut into at most 64 slabs. A program of `moments` owns one slab of one image and
-reads it in tiles of TP pixels and all channels, laid out as (pixel, group GP, channel JP), both powers of two; it
-merges the tiles' means and squares one after another (Chan et al. 1979), so no digits are lost where the mean is far
-from 0. A program of `normalise` owns TP pixels: it merges the slabs of its image, all at once, and writes its pixels.
+The end of a residual block, y = x + first[c] + second[c] + residual, rounded once; and nearest upsampling by two.
 
-Traffic: x is read twice and y written once, 6 N P C bytes for 16-bit numbers; parts are 8 N slabs G bytes. Separate
-GroupNorm and SiLU read three times and write twice. Of an image below some 16 MB the second read is from L2.
+Shapes: x, y, residual (N, P, C) float32, float16 or bfloat16, contiguous: a channels-last tensor (N, C, H, W) with
+P = H W. Channel vectors (C,) of the same kind. float32: parts (N, slabs, 2, C), each slab's means and sums of squares
+about them; affine (N, 2, C), what a channel is multiplied by and what is added.
+
+Tiling: the pixels of an image are cut into slabs. A program of `moments` owns one slab and reads it in tiles of TP
+pixels by all channels (CP columns, a power of two), the next tile while it works on one. Every number of the tile has
+a mean and squares of its own, updated by the one in its place in the next tile (Welford 1962), so there is no exchange
+between threads and no digits are lost where the mean is far from 0; at the end the TP rows become one (Chan et al.
+1979). `moments` may first add biases and a residual, and write what comes of it. `affine` merges the slabs of one group
+of one image, all at once; a bias before it moves the means and nothing else. `normalise` is one multiply and add.
+
+Traffic: x is read twice and y written once, 6 N P C bytes for 16-bit numbers; where `moments` ends a residual block,
+the first of these reads is its own. Images are read backwards in `moments` and forwards in `normalise`, so that each
+begins with what the one before left in L2.
 
 Numbers: float32 within; what is merged when depends on P, C and G alone, so an image has the same bits in any batch.
 
-Limits: N P C < 2^63 with P C < 2^31 an image; GP JP <= 4096. Two launches; nothing is read back.
+Limits: P C < 2^31 an image, 2^29 for `upsample`; CP <= 4096. Nothing is read back.
 """
 
 from __future__ import annotations
@@ -27,89 +35,151 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["pixels", "slab"])
 def moments(
-    x_ptr, parts_ptr,
+    x_ptr, residual_ptr, first_ptr, second_ptr, parts_ptr,
     pixels, slab,
-    CHANNELS: tl.constexpr, GROUPS: tl.constexpr, TP: tl.constexpr, GP: tl.constexpr, JP: tl.constexpr,
+    CHANNELS: tl.constexpr, CP: tl.constexpr, TP: tl.constexpr,
+    RESIDUAL: tl.constexpr, BIASES: tl.constexpr,
 ):  # fmt: skip
-    """Mean and squares of the groups over slab program_id(1) of image program_id(0)."""
-    image, number = tl.program_id(0), tl.program_id(1)
-    columns, within = _columns(CHANNELS, GROUPS, GP, JP)
-    image_ptr = x_ptr + image.to(tl.int64) * pixels * CHANNELS
+    """Means and squares of the channels over a slab of an image; x becomes x + first + second + residual before that.
+
+    BIASES: 0, 1 or 2 of first and second. x is written if there is anything to add.
+    """
+    image = tl.num_programs(1) - 1 - tl.program_id(1)
+    number = tl.num_programs(0) - 1 - tl.program_id(0)
+    start = image.to(tl.int64) * pixels * CHANNELS
     begin = number * slab
     end = tl.minimum(begin + slab, pixels)
-    mean = tl.zeros((GP,), tl.float32)
-    squares = tl.zeros((GP,), tl.float32)
+    row, column = tl.arange(0, TP), tl.arange(0, CP)
+    added = tl.zeros((CP,), tl.float32)
+    if BIASES > 0:
+        added += tl.load(first_ptr + column, mask=column < CHANNELS, other=0).to(tl.float32)
+    if BIASES > 1:
+        added += tl.load(second_ptr + column, mask=column < CHANNELS, other=0).to(tl.float32)
+    mean = tl.zeros((TP, CP), tl.float32)
+    squares = tl.zeros((TP, CP), tl.float32)
     count = 0.0
+    x = _load(x_ptr + start, begin + row, end, CHANNELS, CP)
+    if RESIDUAL:
+        residual = _load(residual_ptr + start, begin + row, end, CHANNELS, CP)
     for p0 in range(begin, end, TP):
-        rows = p0 + tl.arange(0, TP)
-        live = (rows < end)[:, None] & within[None, :]
-        x = tl.load(image_ptr + rows[:, None] * CHANNELS + columns[None, :], mask=live, other=0).to(tl.float32)
-        more = tl.minimum(end - p0, TP).to(tl.float32) * (CHANNELS // GROUPS)
-        here = _groups(x, GP, JP) / more
-        apart = tl.where(live, x - _spread(here, GP, JP)[None, :], 0.0)
-        total = count + more
-        moved = here - mean
-        squares += _groups(apart * apart, GP, JP) + moved * moved * (count * (more / total))
-        mean += moved * (more / total)
-        count = total
-    group = tl.arange(0, GP)
-    at = ((image.to(tl.int64) * tl.num_programs(1) + number) * GROUPS + group) * 2
-    tl.store(parts_ptr + at, mean, mask=group < GROUPS)
-    tl.store(parts_ptr + at + 1, squares, mask=group < GROUPS)
+        value = x.to(tl.float32)
+        x = _load(x_ptr + start, p0 + TP + row, end, CHANNELS, CP)
+        if BIASES > 0:
+            value += added[None, :]
+        if RESIDUAL:
+            value += residual.to(tl.float32)
+            residual = _load(residual_ptr + start, p0 + TP + row, end, CHANNELS, CP)
+        if RESIDUAL or BIASES > 0:
+            rounded = value.to(x_ptr.dtype.element_ty)
+            _store(x_ptr + start, rounded, p0 + row, end, CHANNELS, CP)
+            value = rounded.to(tl.float32)
+        count += 1.0
+        apart = tl.where((p0 + row < end)[:, None], value - mean, 0.0)
+        mean += apart * (1.0 / count)
+        squares += apart * (value - mean)
+    of_row = tl.maximum((end - begin - row + TP - 1) // TP, 0).to(tl.float32)[:, None]
+    centre = tl.sum(mean * of_row, axis=0) / (end - begin)
+    moved = mean - centre[None, :]
+    total = tl.sum(squares + moved * moved * of_row, axis=0)
+    at = (image.to(tl.int64) * tl.num_programs(0) + number) * 2 * CHANNELS + column
+    tl.store(parts_ptr + at, centre, mask=column < CHANNELS)
+    tl.store(parts_ptr + at + CHANNELS, total, mask=column < CHANNELS)
 
 
 @triton.jit(do_not_specialize=["pixels", "slab", "slabs"])
-def normalise(
-    x_ptr, y_ptr, weight_ptr, bias_ptr, parts_ptr,
+def affine(
+    parts_ptr, affine_ptr, weight_ptr, bias_ptr, before_ptr,
     pixels, slab, slabs, eps,
-    CHANNELS: tl.constexpr, GROUPS: tl.constexpr, TP: tl.constexpr, GP: tl.constexpr, JP: tl.constexpr,
-    SP: tl.constexpr, AFFINE: tl.constexpr, SILU: tl.constexpr,
+    CHANNELS: tl.constexpr, GROUPS: tl.constexpr, JP: tl.constexpr, SP: tl.constexpr,
+    AFFINE: tl.constexpr, BEFORE: tl.constexpr,
 ):  # fmt: skip
-    """TP pixels from program_id(1) * TP on of image program_id(0)."""
-    image = tl.program_id(0)
-    columns, within = _columns(CHANNELS, GROUPS, GP, JP)
-    each, group = tl.arange(0, SP), tl.arange(0, GP)
-    there = (each < slabs)[:, None] & (group < GROUPS)[None, :]
-    at = ((image.to(tl.int64) * slabs + each[:, None]) * GROUPS + group[None, :]) * 2
+    """What the channels of group program_id(0) of image program_id(1) are multiplied by, and what is added."""
+    group, image = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    each, own = tl.arange(0, SP), tl.arange(0, JP)
+    channel, within = group * (CHANNELS // GROUPS) + own, own < CHANNELS // GROUPS
+    there = (each < slabs)[:, None] & within[None, :]
+    at = (image * slabs + each[:, None]) * 2 * CHANNELS + channel[None, :]
     means = tl.load(parts_ptr + at, mask=there, other=0.0)
-    squares = tl.load(parts_ptr + at + 1, mask=there, other=0.0)
+    squares = tl.load(parts_ptr + at + CHANNELS, mask=there, other=0.0)
+    before = tl.zeros((JP,), tl.float32)
+    if BEFORE:
+        before += tl.load(before_ptr + channel, mask=within, other=0).to(tl.float32)
+        means += before[None, :]
     # the last slab may be shorter
     count = tl.maximum(tl.minimum(pixels - each * slab, slab), 0).to(tl.float32)[:, None]
-    mean = tl.sum(means * count, axis=0) / pixels
-    moved = tl.where(there, means - mean[None, :], 0.0)
-    variance = tl.sum(squares / (CHANNELS // GROUPS) + moved * moved * count, axis=0) / pixels
-    scale, shift = _spread(1 / tl.sqrt(variance + eps), GP, JP), _spread(mean, GP, JP)
-    rows = tl.program_id(1) * TP + tl.arange(0, TP)
-    live = (rows < pixels)[:, None] & within[None, :]
-    place = image.to(tl.int64) * pixels * CHANNELS + rows[:, None] * CHANNELS + columns[None, :]
-    x = tl.load(x_ptr + place, mask=live, other=0).to(tl.float32)
-    y = (x - shift[None, :]) * scale[None, :]
+    numbers = pixels.to(tl.float32) * (CHANNELS // GROUPS)
+    mean = tl.sum(tl.sum(means * count, axis=0), axis=0) / numbers
+    moved = tl.where(there, means - mean, 0.0)
+    variance = tl.sum(tl.sum(squares + moved * moved * count, axis=0), axis=0) / numbers
+    scale = tl.zeros((JP,), tl.float32) + 1 / tl.sqrt(variance + eps)
+    shift = before - mean
     if AFFINE:
-        weight = tl.load(weight_ptr + columns, mask=within, other=0).to(tl.float32)
-        bias = tl.load(bias_ptr + columns, mask=within, other=0).to(tl.float32)
-        y = y * weight[None, :] + bias[None, :]
-    if SILU:
-        y = y / (1 + tl.exp(-y))
-    tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), mask=live)
+        scale *= tl.load(weight_ptr + channel, mask=within, other=0).to(tl.float32)
+        shift = shift * scale + tl.load(bias_ptr + channel, mask=within, other=0).to(tl.float32)
+    else:
+        shift *= scale
+    tl.store(affine_ptr + image * 2 * CHANNELS + channel, scale, mask=within)
+    tl.store(affine_ptr + image * 2 * CHANNELS + CHANNELS + channel, shift, mask=within)
+
+
+@triton.jit(do_not_specialize=["pixels", "slab"])
+def normalise(
+    x_ptr, y_ptr, affine_ptr,
+    pixels, slab,
+    CHANNELS: tl.constexpr, CP: tl.constexpr, TP: tl.constexpr, SILU: tl.constexpr,
+):  # fmt: skip
+    """y = f(x scale + shift) for slab program_id(0) of image program_id(1)."""
+    image = tl.program_id(1).to(tl.int64)
+    start = image * pixels * CHANNELS
+    row, column = tl.arange(0, TP), tl.arange(0, CP)
+    at = image * 2 * CHANNELS + column
+    scale = tl.load(affine_ptr + at, mask=column < CHANNELS, other=0.0)
+    shift = tl.load(affine_ptr + at + CHANNELS, mask=column < CHANNELS, other=0.0)
+    begin = tl.program_id(0) * slab
+    end = tl.minimum(begin + slab, pixels)
+    for p0 in range(begin, end, TP):
+        y = _load(x_ptr + start, p0 + row, end, CHANNELS, CP).to(tl.float32) * scale[None, :] + shift[None, :]
+        if SILU:
+            y = y / (1 + tl.exp(-y))
+        _store(y_ptr + start, y.to(y_ptr.dtype.element_ty), p0 + row, end, CHANNELS, CP)
+
+
+@triton.jit(do_not_specialize=["pixels", "width"])
+def upsample(
+    x_ptr, y_ptr,
+    pixels, width,
+    CHANNELS: tl.constexpr, CP: tl.constexpr, TP: tl.constexpr,
+):  # fmt: skip
+    """Each of TP pixels of image program_id(1), rows of `width`, to four: (N, H W, C) -> (N, 4 H W, C)."""
+    image = tl.program_id(1).to(tl.int64)
+    place = tl.program_id(0) * TP + tl.arange(0, TP)
+    x = _load(x_ptr + image * pixels * CHANNELS, place, pixels, CHANNELS, CP)
+    y_ptr += image * pixels * 4 * CHANNELS
+    column = tl.arange(0, CP)[None, :]
+    corner = (place // width * 4 * width + place % width * 2)[:, None]
+    live = (place < pixels)[:, None]
+    if CP != CHANNELS:
+        live = live & (column < CHANNELS)
+    for down in tl.static_range(2):
+        for right in tl.static_range(2):
+            tl.store(y_ptr + (corner + (down * 2 * width + right)) * CHANNELS + column, x, mask=live)
 
 
 @triton.jit
-def _columns(CHANNELS: tl.constexpr, GROUPS: tl.constexpr, GP: tl.constexpr, JP: tl.constexpr):
-    """The channel of each of the GP * JP columns, and whether there is one."""
-    column = tl.arange(0, GP * JP)
-    if GP * JP == CHANNELS:  # said in so many words, so that loads are wide
-        return column, column < CHANNELS
-    group, own = column // JP, column % JP
-    return group * (CHANNELS // GROUPS) + own, (group < GROUPS) & (own < CHANNELS // GROUPS)
+def _load(x_ptr, pixel, end, CHANNELS: tl.constexpr, CP: tl.constexpr):
+    """All channels of some pixels, 0 from `end` on."""
+    column = tl.arange(0, CP)[None, :]
+    live = (pixel < end)[:, None]
+    if CP != CHANNELS:  # a mask by columns would make loads narrow
+        live = live & (column < CHANNELS)
+    return tl.load(x_ptr + pixel[:, None] * CHANNELS + column, mask=live, other=0)
 
 
 @triton.jit
-def _groups(values, GP: tl.constexpr, JP: tl.constexpr):
-    """(TP, GP * JP) -> the sums of each group (GP,)."""
-    return tl.sum(tl.reshape(tl.sum(values, axis=0), (GP, JP)), axis=1)
-
-
-@triton.jit
-def _spread(values, GP: tl.constexpr, JP: tl.constexpr):
-    """(GP,) -> one for each column (GP * JP,)."""
-    return tl.reshape(tl.broadcast_to(values[:, None], (GP, JP)), (GP * JP,))
+def _store(y_ptr, y, pixel, end, CHANNELS: tl.constexpr, CP: tl.constexpr):
+    """As `_load` reads."""
+    column = tl.arange(0, CP)[None, :]
+    live = (pixel < end)[:, None]
+    if CP != CHANNELS:
+        live = live & (column < CHANNELS)
+    tl.store(y_ptr + pixel[:, None] * CHANNELS + column, y, mask=live)

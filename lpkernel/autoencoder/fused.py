@@ -1,10 +1,15 @@
-"""GroupNorm and SiLU in one by triton_kernels/norm.py, in networks on a GPU: `fuse` puts it into a network."""
+"""What a decoder does between its convolutions by triton_kernels/norm.py, on a GPU: `fuse` puts it into a network.
+
+GroupNorm and SiLU in one; biases of convolutions without a pass of their own; the end of a residual block in one; and
+nearest upsampling. Each stands back, to torch's own way, for other places and kinds, and where torch.compile works.
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,67 +18,201 @@ from lpkernel.autoencoder.layers import GroupNorm
 from lpkernel.triton_kernels import configs
 
 KINDS = (torch.float32, torch.float16, torch.bfloat16)
+UPSAMPLED = 1 << 29  # numbers of an image that is upsampled, at most
+
+
+def by_triton(x: Tensor) -> bool:
+    """Whether the kernels take a tensor."""
+    return x.device.type == "cuda" and x.dtype in KINDS and not torch.compiler.is_compiling()
 
 
 class NormSiLU(GroupNorm):
     """A GroupNorm of channels-last tensors on a GPU by Triton; with `silu` what follows it is done as well.
 
-    Tensors of other kinds and places go the way of `GroupNorm`, and torch.compile fuses both by itself.
+    (N, C, H, W) or (N, C, L); others go the way of `GroupNorm`, and torch.compile fuses both by itself. `before`: a
+    bias (C,) that is still to be added to x. `follows`: nothing changes what a residual block before it gave, so the
+    moments that this found on its way are used.
     """
 
     silu: bool
+    follows: bool
 
-    def forward(self, x: Tensor) -> Tensor:
-        tile = None if torch.compiler.is_compiling() else configs.norm(self.num_channels, self.num_groups)
-        if x.device.type != "cuda" or x.ndim != 4 or x.dtype not in KINDS or tile is None:
-            found = super().forward(x)
+    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        if not by_triton(x) or x.ndim not in (3, 4) or configs.norm(self.num_channels, self.num_groups) is None:
+            found = super().forward(x if before is None else x + before.view(-1, *[1] * (x.ndim - 2)))
             return nn.functional.silu(found) if self.silu else found
-        return group_norm(x, self.num_groups, self.weight, self.bias, self.eps, self.silu)
+        given = self.num_groups, self.weight, self.bias, self.eps, self.silu
+        if x.ndim == 3:
+            return group_norm(x.unsqueeze(-1), *given, before).squeeze(-1)
+        groups, known = getattr(x, "moments", (0, None)) if self.follows else (0, None)
+        return group_norm(x, *given, before, known if groups == self.num_groups else None)
 
 
 def group_norm(
-    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float, silu: bool = False
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    silu: bool = False,
+    before: Tensor | None = None,
+    known: Tensor | None = None,
 ) -> Tensor:
-    """GroupNorm of (N, C, H, W), then SiLU if asked for, by Triton: channels-last, of x's dtype.
+    """GroupNorm of (N, C, H, W) + before, then SiLU if asked for, by Triton: channels-last, of x's dtype.
 
-    weight, bias: (C,) or None. Groups and channels as `configs.norm` takes them. Near torch's, not the same bits; an
-    image has the same bits in any batch.
+    weight, bias, before: (C,) or None. known: what `moments` gave of x and as many groups. Groups and channels as
+    `configs.norm` takes them. Near torch's, not the same bits; an image has the same bits in any batch.
     """
     x = x.contiguous(memory_format=torch.channels_last)
-    images, channels, pixels = len(x), x.shape[1], x.shape[2] * x.shape[3]
-    tile = configs.norm(channels, groups)
-    assert tile is not None
-    slab, slabs = configs.norm_slabs(pixels, tile.pixels)
-    y = torch.empty_like(x)
-    parts = torch.empty((images, slabs, groups, 2), dtype=torch.float32, device=x.device)
-    kernels: Any = importlib.import_module("lpkernel.triton_kernels.norm")
-    shape = {"CHANNELS": channels, "GROUPS": groups, "TP": tile.pixels, "GP": tile.groups, "JP": tile.own}
-    kernels.moments[(images, slabs)](x, parts, pixels, slab, **shape, num_warps=configs.NORM_WARPS, num_stages=1)
-    given = (x, x) if weight is None or bias is None else (weight, bias)
-    kernels.normalise[(images, -(-pixels // tile.pixels))](
-        *(x, y, *given, parts, pixels, slab, slabs, eps),
-        **shape,
-        SP=configs.NORM_SLABS,
+    images, channels, pixels = _shape(x)
+    tile = _tile(channels, groups)
+    slab, slabs = configs.norm_slabs(pixels, tile)
+    parts = moments(x, groups) if known is None else known
+    y, lines = torch.empty_like(x), torch.empty((images, 2, channels), dtype=torch.float32, device=x.device)
+    of_group = {"CHANNELS": channels, "GROUPS": groups, "JP": tile.own, "SP": tile.slabs}
+    vectors = (parts if one is None else one for one in (weight, bias, before))
+    how = {"num_warps": configs.NORM_WARPS, "num_stages": 1}
+    _kernels().affine[(groups, images)](
+        *(parts, lines, *vectors, pixels, slab, slabs, eps),
+        **of_group,
         AFFINE=weight is not None,
-        SILU=silu,
+        BEFORE=before is not None,
+        **how,
+    )
+    shape = {"CHANNELS": channels, "CP": tile.columns, "TP": configs.pixel_tile(tile.columns)}
+    _kernels().normalise[(slabs, images)](x, y, lines, pixels, slab, **shape, SILU=silu, **how)
+    return y
+
+
+def moments(x: Tensor, groups: int, biases: tuple[Tensor, ...] = (), residual: Tensor | None = None) -> Tensor:
+    """Adds up to two biases (C,) and a residual to x (N, C, H, W), channels-last, in place, rounded once.
+
+    Returns what `group_norm` in `groups` groups knows x by: (N, slabs, 2, C) float32.
+    """
+    images, channels, pixels = _shape(x)
+    tile = _tile(channels, groups)
+    slab, slabs = configs.norm_slabs(pixels, tile)
+    parts = torch.empty((images, slabs, 2, channels), dtype=torch.float32, device=x.device)
+    first, second = (*biases, x, x)[:2]
+    added = x if residual is None else residual.contiguous(memory_format=torch.channels_last)
+    _kernels().moments[(slabs, images)](
+        *(x, added, first, second, parts, pixels, slab),
+        CHANNELS=channels,
+        CP=tile.columns,
+        TP=tile.pixels,
+        RESIDUAL=residual is not None,
+        BIASES=len(biases),
         num_warps=configs.NORM_WARPS,
         num_stages=1,
     )
+    return parts
+
+
+def upsample(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, 2 H, 2 W), each pixel four times, channels-last."""
+    x = x.contiguous(memory_format=torch.channels_last)
+    images, channels, pixels = _shape(x)
+    height, width = x.shape[2:]
+    columns = configs.power(channels)
+    tile = configs.pixel_tile(columns)
+    y = torch.empty(
+        (images, channels, 2 * height, 2 * width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
+    )
+    shape = {"CHANNELS": channels, "CP": columns, "TP": tile}
+    how = {"num_warps": configs.NORM_WARPS, "num_stages": 1}
+    _kernels().upsample[(-(-pixels // tile), images)](x, y, pixels, width, **shape, **how)
     return y
+
+
+def _kernels() -> Any:
+    return importlib.import_module("lpkernel.triton_kernels.norm")
+
+
+def _shape(x: Tensor) -> tuple[int, int, int]:
+    """Images, channels, pixels of an image."""
+    return x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
+
+
+def _tile(channels: int, groups: int) -> configs.Norm:
+    tile = configs.norm(channels, groups)
+    assert tile is not None
+    return tile
+
+
+def _without_bias(layer: Any, x: Tensor) -> Tensor:
+    """What a convolution gives before its bias is added."""
+    return cast(Tensor, layer._conv_forward(x, layer.weight, None))
+
+
+def _ended(h: Tensor, layers: list[nn.Conv2d], residual: Tensor | None, groups: int) -> Tensor:
+    """h, fresh from a convolution, with the biases of `layers` and a residual added; it carries its moments along."""
+    h = h.contiguous(memory_format=torch.channels_last)
+    biases = tuple(layer.bias for layer in layers if layer.bias is not None)
+    h.moments = groups, moments(h, groups, biases, residual)  # type: ignore[attr-defined]
+    return h
+
+
+class _Residual(nn.Module):
+    """diffusers' ResnetBlock2D without a time and without resampling, whose norms have their SiLU in them."""
+
+    def forward(self, input_tensor: Tensor, temb: Tensor | None = None, *others: Any, **more: Any) -> Tensor:
+        block: Any = self
+        if not by_triton(input_tensor):
+            return cast(Tensor, super().forward(input_tensor, temb, *others, **more))
+        h = _without_bias(block.conv1, block.norm1(input_tensor))
+        h = _without_bias(block.conv2, block.norm2(h, block.conv1.bias))
+        shortcut = block.conv_shortcut
+        residual = input_tensor if shortcut is None else _without_bias(shortcut, input_tensor)
+        convolutions = [block.conv2] if shortcut is None else [block.conv2, shortcut]
+        return _ended(h, convolutions, residual, block.norm2.num_groups)
+
+
+class _Upsample(nn.Module):
+    """diffusers' Upsample2D by two with a convolution after it. `groups`: of the norm that comes next."""
+
+    groups: int
+
+    def forward(self, hidden_states: Tensor, output_size: Any = None, *others: Any, **more: Any) -> Tensor:
+        layer: Any = self
+        if output_size is not None or not by_triton(hidden_states) or hidden_states[0].numel() > UPSAMPLED:
+            return cast(Tensor, super().forward(hidden_states, output_size, *others, **more))
+        h = _without_bias(layer.conv, upsample(hidden_states))
+        return _ended(h, [layer.conv], None, layer.groups)
+
+
+class _Block(nn.Module):
+    """The embedded autoencoder's residual block, whose norm has its SiLU in it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        block: Any = self
+        if not by_triton(x):
+            return cast(Tensor, super().forward(x))
+        h = _without_bias(block.conv2, block.act2(block.conv1(block.norm(x))))
+        return _ended(h, [block.conv2], x, block.norm.num_groups)
+
+
+@functools.cache
+def _kind(way: Any, of: Any) -> Any:
+    """`of`, run in another way."""
+    return type(of.__name__, (way, of), {"__module__": of.__module__})
 
 
 def fuse(network: nn.Module) -> int:
     """Turn the GroupNorms of a network into `NormSiLU`s in place, with the SiLU that follows where it can be told.
 
-    After `layers.settle`. Returns how many have their SiLU in them; 0, and nothing changes, without Triton.
+    So it is with residual blocks and upsampling of known kinds. After `layers.settle`. Returns how many norms have
+    their SiLU in them; 0, and nothing changes, without Triton.
     """
     if importlib.util.find_spec("triton") is None:
         return 0
     for module in network.modules():
         given: Any = module
         if type(module) is GroupNorm:
-            given.__class__, given.silu = NormSiLU, False
-    return sum(_with_silu(module) for module in network.modules())
+            given.__class__, given.silu, given.follows = NormSiLU, False, False
+    joined = sum(_with_silu(module) for module in network.modules())
+    for module in network.modules():
+        _with_ends(module)
+    return joined
 
 
 def _with_silu(module: Any) -> int:
@@ -101,3 +240,38 @@ def _with_silu(module: Any) -> int:
             setattr(module, activation, nn.Identity())
             joined += 1
     return joined
+
+
+def _with_ends(module: Any) -> None:
+    """Give one module of a known kind its way of ending, once its norms are joined."""
+    kind, of = type(module).__name__, type(module)
+    if issubclass(of, (_Residual, _Upsample, _Block)):
+        return
+    if kind == "ResnetBlock2D":
+        plain = module.upsample is None and module.downsample is None and module.output_scale_factor == 1
+        if plain and getattr(module.norm2, "silu", False) and _fits(module.norm1) and _fits(module.norm2):
+            module.__class__ = _kind(_Residual, of)
+    elif kind == "ResBlock":
+        if getattr(module.norm, "silu", False) and _fits(module.norm):
+            module.__class__ = _kind(_Block, of)
+    elif kind in ("Encoder", "Decoder") and hasattr(module, "conv_act"):
+        # whose blocks hand on what the one before gave, and change nothing of it
+        for inner in module.modules():
+            if type(inner).__name__ == "ResnetBlock2D" and isinstance(inner.norm1, NormSiLU):
+                inner.norm1.follows = True
+            if type(inner).__name__ == "Upsample2D" and _upsamples(inner) and _fits(module.conv_norm_out):
+                inner.groups = module.conv_norm_out.num_groups
+                inner.__class__ = _kind(_Upsample, type(inner))
+        if isinstance(module.conv_norm_out, NormSiLU):
+            module.conv_norm_out.follows = True
+
+
+def _fits(norm: Any) -> bool:
+    return isinstance(norm, NormSiLU) and configs.norm(norm.num_channels, norm.num_groups) is not None
+
+
+def _upsamples(layer: Any) -> bool:
+    plain = layer.use_conv and not layer.use_conv_transpose and layer.norm is None and layer.interpolate
+    return bool(
+        plain and layer.name == "conv" and configs.norm(layer.channels, 1) and configs.norm(layer.out_channels, 1)
+    )
