@@ -244,7 +244,8 @@ def _with_silu(module: Any) -> int:
 
 def _with_ends(module: Any) -> None:
     """Give one module of a known kind its way of ending, once its norms are joined."""
-    kind, of = type(module).__name__, type(module)
+    of: Any = type(module)
+    kind = of.__name__
     if issubclass(of, (_Residual, _Upsample, _Block)):
         return
     if kind == "ResnetBlock2D":
@@ -261,7 +262,8 @@ def _with_ends(module: Any) -> None:
                 inner.norm1.follows = True
             if type(inner).__name__ == "Upsample2D" and _upsamples(inner) and _fits(module.conv_norm_out):
                 inner.groups = module.conv_norm_out.num_groups
-                inner.__class__ = _kind(_Upsample, type(inner))
+                given: Any = inner
+                given.__class__ = _kind(_Upsample, cast(Any, type(inner)))
         if isinstance(module.conv_norm_out, NormSiLU):
             module.conv_norm_out.follows = True
 
