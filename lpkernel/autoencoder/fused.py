@@ -273,6 +273,9 @@ def _fits(norm: Any) -> bool:
 
 
 def _upsamples(layer: Any) -> bool:
+    """Whether an Upsample2D, not yet given its way, is by two and before a convolution."""
+    if isinstance(layer, _Upsample):
+        return False
     plain = layer.use_conv and not layer.use_conv_transpose and layer.norm is None and layer.interpolate
     return bool(
         plain and layer.name == "conv" and configs.norm(layer.channels, 1) and configs.norm(layer.out_channels, 1)
