@@ -35,7 +35,7 @@ Kernels kernels_of(const TopkArgs& args) {
 ScreenPlan plan_screen(const TopkArgs& args, int stride) {
     ScreenPlan plan;
     const int rows = args.bank_count, k = args.k;
-    const int columns = rounded(args.width, SCREEN_COLUMNS) * (args.own_mask ? 2 : 1);
+    const int columns = rounded(args.width, 2 * SCREEN_COLUMNS) * (args.own_mask ? 2 : 1);
     if (columns == 0 || columns > MOST_SCREEN_WIDTH || stride < 1 || (args.own_mask && args.weights)) {
         plan.stride = 0;
         return plan;
@@ -92,7 +92,7 @@ cudaError_t screen(const ScreenArgs& args, cudaStream_t stream) {
         shape.stream = stream;
         error = launch(kernel, shape, args);
     };
-    const std::size_t tile_bytes = SCREEN_STAGES * 2 * SCREEN_TILE * SCREEN_COLUMNS * 2;
+    const std::size_t tile_bytes = SCREEN_STAGES * 2 * SCREEN_TILE * 2 * SCREEN_COLUMNS * 2;
     const std::int64_t query_tiles = plan.query_rows / SCREEN_TILE;
     start(all.centre, (args.topk.width + 31) / 32, 256, 8 * 64 * sizeof(float));
     start(all.prepare, (static_cast<std::int64_t>(plan.positions) + plan.query_rows + 7) / 8, 256, 0);
