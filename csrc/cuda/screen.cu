@@ -101,8 +101,8 @@ cudaError_t screen(const ScreenArgs& args, cudaStream_t stream) {
     const int limits = plan.groups <= 2048 ? 4 : 1;  // queries of a block, whose minima fit 32 KiB
     start(limit_kernel, (queries + limits - 1) / limits, 32 * limits, sizeof(unsigned) * limits * plan.groups);
     start(all.screen, query_tiles * (plan.positions / SCREEN_TILE), SCREEN_THREADS, tile_bytes);
-    start(all.recheck, queries, MERGE_THREADS,
-          MERGE_THREADS / 32 * sizeof(std::int64_t) * static_cast<std::size_t>(args.topk.k));
+    start(all.recheck, queries, RECHECK_THREADS,
+          RECHECK_THREADS / 32 * sizeof(std::int64_t) * static_cast<std::size_t>(args.topk.k));
     if (error != cudaSuccess) return error;
     TopkArgs rest = args.topk;
     rest.chosen = args.redone;

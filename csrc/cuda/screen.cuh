@@ -401,25 +401,44 @@ __global__ void __launch_bounds__(128) limit_kernel(const __grid_constant__ Scre
     args.query_terms[q].x = none ? INFINITY : static_cast<float>(limit - square);
 }
 
-// The exact integer distance of a query and a row, by the whole warp; the same in all lanes.
-template <bool OWN>
-__device__ __forceinline__ int measure_integers(const TopkArgs& args, int query, int row) {
-    const auto* q = static_cast<const std::int16_t*>(args.queries) + static_cast<std::int64_t>(query) * args.width;
-    const auto* b = static_cast<const std::int16_t*>(args.bank) + static_cast<std::int64_t>(row) * args.width;
+// The exact distances of a query and some rows, by the whole warp, the same in all lanes: of int16 rows in integers; of
+// float32 rows as `measure` of topk.cuh, in its order. Rows are read together, so that they wait for memory together.
+template <class Rows, bool OWN>
+__device__ __forceinline__ void measure_rows(const TopkArgs& args, int query, const int (&rows)[RECHECK_ROWS],
+                                             int (&distance)[RECHECK_ROWS]) {
+    using Stored = typename Rows::Stored;
+    using Sum = std::conditional_t<sizeof(Stored) == 2, int, double>;
+    const auto* q = static_cast<const Stored*>(args.queries) + static_cast<std::int64_t>(query) * args.width;
+    const auto* bank = static_cast<const Stored*>(args.bank);
     const std::uint8_t* mask = args.patch_mask;
     if (OWN) mask += static_cast<std::int64_t>(query) * args.width;
-    int sum = 0;
+    Sum sum[RECHECK_ROWS] = {};
     for (int d = lane_id(); d < args.width; d += 32) {
-        const int difference = q[d] - b[d];
-        if (!mask || mask[d]) sum += difference * difference;
+        const Sum own = q[d];
+        const bool shown = !mask || mask[d];
+#pragma unroll
+        for (int r = 0; r < RECHECK_ROWS; ++r) {
+            const Sum difference = own - static_cast<Sum>(bank[static_cast<std::int64_t>(rows[r]) * args.width + d]);
+            if (shown) sum[r] += difference * difference;
+        }
     }
-    return __reduce_add_sync(WARP, sum);
+#pragma unroll
+    for (int r = 0; r < RECHECK_ROWS; ++r) {
+        sum[r] = sum_of_warp(sum[r]);
+        if constexpr (sizeof(Stored) == 2) {
+            distance[r] = sum[r];
+        } else {
+            const double weight = !OWN && args.weights ? args.weights[rows[r]] : 1.0;
+            distance[r] = FloatRows::bits(static_cast<float>(sum[r] * weight));
+        }
+    }
 }
 
 // The K nearest of a query's survivors, a block a query; one that has more than its list holds is to be redone.
 // Shared memory: (warps, K) keys.
 template <class Rows, bool OWN>
-__global__ void __launch_bounds__(MERGE_THREADS) recheck_kernel(const __grid_constant__ ScreenArgs args) {
+__global__ void __launch_bounds__(RECHECK_THREADS, 4) recheck_kernel(const __grid_constant__ ScreenArgs args) {
+    constexpr int WARPS = RECHECK_THREADS / 32;
     const TopkArgs& search = args.topk;
     const int q = static_cast<int>(blockIdx.x), k = search.k, warp = static_cast<int>(threadIdx.x) / 32;
     const unsigned survivors = args.counts[q];
@@ -433,21 +452,23 @@ __global__ void __launch_bounds__(MERGE_THREADS) recheck_kernel(const __grid_con
     __syncwarp();
     const int* from = args.survivors + static_cast<std::int64_t>(q) * args.plan.most;
     const int count = static_cast<int>(survivors);
-    for (int base = warp * 32; base < count; base += MERGE_THREADS) {
-        const int row = base + lane_id() < count ? from[base + lane_id()] : 0;
+    // A warp takes every WARPS-th survivor, 32 of them before it offers their keys.
+    for (int first = warp; first < count; first += 32 * WARPS) {
+        const int taken = min(32, (count - first + WARPS - 1) / WARPS);
+        const int own = from[first + min(lane_id(), taken - 1) * WARPS];
         Key key = EMPTY;
-        for (int i = 0; i < min(32, count - base); ++i) {
-            const int own = __shfl_sync(WARP, row, i);
-            if (search.candidate_mask && !search.candidate_mask[own]) continue;
-            int distance;
-            if constexpr (sizeof(typename Rows::Stored) == 2) {
-                distance = measure_integers<OWN>(search, q, own);
-            } else {
-                distance = measure<OWN, !OWN>(search, q, own);
+        for (int i = 0; i < taken; i += RECHECK_ROWS) {
+            int rows[RECHECK_ROWS], distance[RECHECK_ROWS];
+#pragma unroll
+            for (int r = 0; r < RECHECK_ROWS; ++r) rows[r] = __shfl_sync(WARP, own, min(i + r, taken - 1));
+            measure_rows<Rows, OWN>(search, q, rows, distance);
+#pragma unroll
+            for (int r = 0; r < RECHECK_ROWS; ++r) {
+                if (lane_id() == i + r) key = make_key(distance[r], static_cast<unsigned>(rows[r]));
             }
-            if (lane_id() == i) key = make_key(distance, static_cast<unsigned>(own));
         }
-        offer(list, k, key);
+        const bool allowed = lane_id() < taken && (!search.candidate_mask || search.candidate_mask[own]);
+        offer(list, k, allowed ? key : EMPTY);
     }
     close_lists<Rows>(search, q, lists);
 }

@@ -15,7 +15,9 @@ constexpr int SCREEN_STAGES = 3;         // of 64 columns that are in shared mem
 constexpr int SCREEN_COLUMNS = 32;       // of a row that lie side by side: 64 bytes of float16
 constexpr int MOST_SCREEN_WIDTH = 8192;  // D, for which the bound on rounding holds; 2 D with a mask for each query
 constexpr int SURVIVORS = 1024;          // of a query that are measured, at least; more are redone by topk.cuh
-constexpr int CENTRE_ROWS = 256;         // of the bank whose mean is the origin
+constexpr int RECHECK_THREADS = 256;
+constexpr int RECHECK_ROWS = 4;   // that a warp measures at a time
+constexpr int CENTRE_ROWS = 256;  // of the bank whose mean is the origin
 
 // Sizes of a screened search. Bank row r lies at position (r % stride) * class_rows + r / stride, so that the first
 // class_rows positions are a sample of the bank.
