@@ -66,13 +66,6 @@ __device__ __forceinline__ int exponent(float value) {
     return max((__float_as_int(value) >> 23) - 127, LEAST_EXPONENT);
 }
 
-template <class T>
-__device__ __forceinline__ T sum_of_warp(T value) {
-#pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(WARP, value, lanes);
-    return value;
-}
-
 __device__ __forceinline__ float largest_of_warp(float value) {
 #pragma unroll
     for (int lanes = 16; lanes > 0; lanes /= 2) value = fmaxf(value, __shfl_xor_sync(WARP, value, lanes));
@@ -401,39 +394,6 @@ __global__ void __launch_bounds__(128) limit_kernel(const __grid_constant__ Scre
     args.query_terms[q].x = none ? INFINITY : static_cast<float>(limit - square);
 }
 
-// The exact distances of a query and some rows, by the whole warp, the same in all lanes: of int16 rows in integers; of
-// float32 rows as `measure` of topk.cuh, in its order. Rows are read together, so that they wait for memory together.
-template <class Rows, bool OWN>
-__device__ __forceinline__ void measure_rows(const TopkArgs& args, int query, const int (&rows)[RECHECK_ROWS],
-                                             int (&distance)[RECHECK_ROWS]) {
-    using Stored = typename Rows::Stored;
-    using Sum = std::conditional_t<sizeof(Stored) == 2, int, double>;
-    const auto* q = static_cast<const Stored*>(args.queries) + static_cast<std::int64_t>(query) * args.width;
-    const auto* bank = static_cast<const Stored*>(args.bank);
-    const std::uint8_t* mask = args.patch_mask;
-    if (OWN) mask += static_cast<std::int64_t>(query) * args.width;
-    Sum sum[RECHECK_ROWS] = {};
-    for (int d = lane_id(); d < args.width; d += 32) {
-        const Sum own = q[d];
-        const bool shown = !mask || mask[d];
-#pragma unroll
-        for (int r = 0; r < RECHECK_ROWS; ++r) {
-            const Sum difference = own - static_cast<Sum>(bank[static_cast<std::int64_t>(rows[r]) * args.width + d]);
-            if (shown) sum[r] += difference * difference;
-        }
-    }
-#pragma unroll
-    for (int r = 0; r < RECHECK_ROWS; ++r) {
-        sum[r] = sum_of_warp(sum[r]);
-        if constexpr (sizeof(Stored) == 2) {
-            distance[r] = sum[r];
-        } else {
-            const double weight = !OWN && args.weights ? args.weights[rows[r]] : 1.0;
-            distance[r] = FloatRows::bits(static_cast<float>(sum[r] * weight));
-        }
-    }
-}
-
 // The K nearest of a query's survivors, a block a query; one that has more than its list holds is to be redone.
 // Shared memory: (warps, K) keys.
 template <class Rows, bool OWN>
@@ -461,7 +421,7 @@ __global__ void __launch_bounds__(RECHECK_THREADS, 4) recheck_kernel(const __gri
             int rows[RECHECK_ROWS], distance[RECHECK_ROWS];
 #pragma unroll
             for (int r = 0; r < RECHECK_ROWS; ++r) rows[r] = __shfl_sync(WARP, own, min(i + r, taken - 1));
-            measure_rows<Rows, OWN>(search, q, rows, distance);
+            measure_rows<Rows, OWN, RECHECK_ROWS>(search, q, rows, distance);
 #pragma unroll
             for (int r = 0; r < RECHECK_ROWS; ++r) {
                 if (lane_id() == i + r) key = make_key(distance[r], static_cast<unsigned>(rows[r]));
