@@ -8,13 +8,16 @@
 namespace lpkernel::cuda {
 
 // One channel of the canvas, resized from side n to a cell (y, x) by the tables i0, i1, f of length `pitch` each: four
-// corners times two 8-bit weights, rounded by a shift, as lpkernel.backends.reference.resize_canvas.
-__device__ __forceinline__ std::int16_t resized(const std::int16_t* from, int n, int width, const std::int32_t* tables,
-                                                int pitch, int y, int x) {
+// corners times two 8-bit weights, rounded by a shift, as lpkernel.backends.reference.resize_canvas. value(bits) is
+// what stands in a corner.
+template <class T, class Value>
+__device__ __forceinline__ std::int16_t resized(const T* from, int n, int width, const std::int32_t* tables, int pitch,
+                                                int y, int x, Value value) {
     const int top = tables[y] * n, bottom = tables[pitch + y] * n, down = tables[2 * pitch + y];
     const int left = tables[x], right = tables[pitch + x], across = tables[2 * pitch + x];
-    const int at_left = from[(top + left) * width] * (256 - down) + from[(bottom + left) * width] * down;
-    const int at_right = from[(top + right) * width] * (256 - down) + from[(bottom + right) * width] * down;
+    const auto corner = [&](int row, int column) { return static_cast<int>(value(from[(row + column) * width])); };
+    const int at_left = corner(top, left) * (256 - down) + corner(bottom, left) * down;
+    const int at_right = corner(top, right) * (256 - down) + corner(bottom, right) * down;
     return static_cast<std::int16_t>((at_left * (256 - across) + at_right * across + 32768) >> 16);
 }
 
@@ -43,8 +46,8 @@ __device__ __forceinline__ void enter_scale(const ScanArgs& args, const Block& b
         const std::int32_t* tables = args.resize + 3 * s * args.side;
         for (int i = thread; i < values; i += threads) {
             const int cell = i / width;
-            canvas[i] =
-                resized(from + q * per_image + i % width, before, width, tables, args.side, cell / side, cell % side);
+            canvas[i] = resized(from + q * per_image + i % width, before, width, tables, args.side, cell / side,
+                                cell % side, [](std::int16_t corner) { return corner; });
         }
     }
     if (s > 0 && starts) {

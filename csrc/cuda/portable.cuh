@@ -145,11 +145,40 @@ __device__ __forceinline__ void multiply_half(float (&c)[4], const uint2& low, c
 #endif
 }
 
+// Four 8 x 8 matrices of float16 from shared memory, all lanes of a warp together: lane 8 i + r brings the address of
+// row r of matrix i, 16 bytes; it gets, of each matrix, columns 2 t and 2 t + 1 of row g, lane 4 g + t.
+__device__ __forceinline__ uint4 load_matrices(const uint4* row) {
+#if defined(SIMT_TEST)
+    const auto address = reinterpret_cast<std::uint64_t>(row);
+    const int lane = static_cast<int>(threadIdx.x & 31);
+    unsigned words[4];
+    for (int i = 0; i < 4; ++i) {
+        const auto from = __shfl_sync(0xffffffffu, address, 8 * i + lane / 4);
+        words[i] = reinterpret_cast<const unsigned*>(from)[lane % 4];
+    }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+#else
+    uint4 result;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(result.x), "=r"(result.y), "=r"(result.z), "=r"(result.w)
+                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row))));
+    return result;
+#endif
+}
+
+// Waits for the kernels before this one on the stream, in a launch that overlaps; first thing in such a kernel.
+__device__ __forceinline__ void wait_for_kernels_before() {
+#if !defined(SIMT_TEST) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 struct LaunchShape {
     dim3 grid, block;
     std::size_t shared = 0;  // bytes of dynamic shared memory
     cudaStream_t stream = nullptr;
     bool cooperative = false;
+    bool overlaps = false;  // may be on its way while the kernel before ends, from compute capability 9.0 on
 };
 
 // Starts kernel(args) on a stream of the current device. Errors of the launch come back; those of the kernel do not.
@@ -165,16 +194,21 @@ cudaError_t launch(void (*kernel)(Args), const LaunchShape& shape, const Args& a
             cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared));
         if (error != cudaSuccess) return error;
     }
-    cudaLaunchAttribute cooperative{};
-    cooperative.id = cudaLaunchAttributeCooperative;
-    cooperative.val.cooperative = 1;
+    cudaLaunchAttribute attribute{};
+    if (shape.cooperative) {
+        attribute.id = cudaLaunchAttributeCooperative;
+        attribute.val.cooperative = 1;
+    } else {
+        attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute.val.programmaticStreamSerializationAllowed = 1;
+    }
     cudaLaunchConfig_t config{};
     config.gridDim = shape.grid;
     config.blockDim = shape.block;
     config.dynamicSmemBytes = shape.shared;
     config.stream = shape.stream;
-    config.attrs = &cooperative;
-    config.numAttrs = shape.cooperative ? 1 : 0;
+    config.attrs = &attribute;
+    config.numAttrs = shape.cooperative || shape.overlaps ? 1 : 0;
     Args copy = args;
     void* parameters[] = {&copy};
     return cudaLaunchKernelExC(&config, function, parameters);

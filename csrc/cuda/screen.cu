@@ -35,7 +35,7 @@ Kernels kernels_of(const TopkArgs& args) {
 ScreenPlan plan_screen(const TopkArgs& args, int stride) {
     ScreenPlan plan;
     const int rows = args.bank_count, k = args.k;
-    const int columns = rounded(args.width, SCREEN_COLUMNS) * (args.own_mask ? 2 : 1);
+    const int columns = rounded(args.width, 2 * SCREEN_COLUMNS) * (args.own_mask ? 2 : 1);
     if (columns == 0 || columns > MOST_SCREEN_WIDTH || stride < 1 || (args.own_mask && args.weights)) {
         plan.stride = 0;
         return plan;
@@ -92,7 +92,7 @@ cudaError_t screen(const ScreenArgs& args, cudaStream_t stream) {
         shape.stream = stream;
         error = launch(kernel, shape, args);
     };
-    const std::size_t tile_bytes = SCREEN_STAGES * 2 * SCREEN_TILE * SCREEN_COLUMNS * 2;
+    const std::size_t tile_bytes = SCREEN_STAGES * 2 * SCREEN_TILE * 2 * SCREEN_COLUMNS * 2;
     const std::int64_t query_tiles = plan.query_rows / SCREEN_TILE;
     start(all.centre, (args.topk.width + 31) / 32, 256, 8 * 64 * sizeof(float));
     start(all.prepare, (static_cast<std::int64_t>(plan.positions) + plan.query_rows + 7) / 8, 256, 0);
@@ -101,8 +101,8 @@ cudaError_t screen(const ScreenArgs& args, cudaStream_t stream) {
     const int limits = plan.groups <= 2048 ? 4 : 1;  // queries of a block, whose minima fit 32 KiB
     start(limit_kernel, (queries + limits - 1) / limits, 32 * limits, sizeof(unsigned) * limits * plan.groups);
     start(all.screen, query_tiles * (plan.positions / SCREEN_TILE), SCREEN_THREADS, tile_bytes);
-    start(all.recheck, queries, MERGE_THREADS,
-          MERGE_THREADS / 32 * sizeof(std::int64_t) * static_cast<std::size_t>(args.topk.k));
+    start(all.recheck, queries, RECHECK_THREADS,
+          RECHECK_THREADS / 32 * sizeof(std::int64_t) * static_cast<std::size_t>(args.topk.k));
     if (error != cudaSuccess) return error;
     TopkArgs rest = args.topk;
     rest.chosen = args.redone;

@@ -35,14 +35,14 @@
 // (row_factor) are neither sampled nor ruled out.
 //
 // Tiling. A block takes 128 queries and 128 bank rows, a warp 64 x 64 of them: 128 accumulators a lane. Operands come
-// by cp.async, 32 columns at a time, four stages in flight. They lie in memory as the block reads them: 64 bytes a row,
-// rows of a stage side by side, so a copy is one run of 8 KiB; and since the order of columns in a product is free, a
-// lane takes 8 neighbouring columns of a row by one 16-byte load, free of bank conflicts, for two mma.
+// by cp.async, 64 columns at a time, three stages in flight (products.cuh). They lie in memory 64 bytes a row, the rows
+// of 32 columns side by side.
 // Traffic: the bank is read once as it is, written and read once as float16; tiles of one bank tile run together.
 // Limits: D <= 8192 (half that with a mask for each query), K <= 128.
 
 #pragma once
 
+#include "cuda/products.cuh"
 #include "cuda/screen.h"
 #include "cuda/topk.cuh"
 
@@ -64,13 +64,6 @@ __device__ __forceinline__ float power_of_two(int n) {
 // The exponent of a number >= 0, not below LEAST_EXPONENT.
 __device__ __forceinline__ int exponent(float value) {
     return max((__float_as_int(value) >> 23) - 127, LEAST_EXPONENT);
-}
-
-template <class T>
-__device__ __forceinline__ T sum_of_warp(T value) {
-#pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(WARP, value, lanes);
-    return value;
 }
 
 __device__ __forceinline__ float largest_of_warp(float value) {
@@ -215,43 +208,20 @@ __global__ void __launch_bounds__(256) factor_kernel(const __grid_constant__ Scr
     args.row_scales[place] = real ? row_factor(args.topk.weights[index]) : 1.f;
 }
 
-// Brings a stage of 32 columns of the block's rows to a buffer.
+// Brings a stage, two times 32 columns, of the block's rows to a buffer.
 __device__ __forceinline__ void fetch_stage(const ScreenArgs& args, uint4* shared, int stage, int first_query,
                                             int first_row) {
-    constexpr int UNITS = SCREEN_TILE * 4;
-    uint4* to = shared + stage % SCREEN_STAGES * 2 * UNITS;
-    const uint4* queries =
-        args.query_values + (static_cast<std::int64_t>(stage) * args.plan.query_rows + first_query) * 4;
-    const uint4* rows = args.bank_values + (static_cast<std::int64_t>(stage) * args.plan.positions + first_row) * 4;
+    constexpr int TOGETHER = SCREEN_THREADS / STAGE_UNITS, OPERAND = SCREEN_TILE * STAGE_UNITS;
+    const int unit = static_cast<int>(threadIdx.x) % STAGE_UNITS, row = static_cast<int>(threadIdx.x) / STAGE_UNITS;
+    const std::int64_t part = 2 * stage + unit / 4;
+    // rows of a thread are multiples of 8 apart
+    uint4* to = shared + stage % SCREEN_STAGES * 2 * OPERAND + stage_place(row, unit);
+    const uint4* queries = args.query_values + (part * args.plan.query_rows + first_query + row) * 4 + unit % 4;
+    const uint4* rows = args.bank_values + (part * args.plan.positions + first_row + row) * 4 + unit % 4;
 #pragma unroll
-    for (int i = 0; i < UNITS; i += SCREEN_THREADS) {
-        const int unit = i + static_cast<int>(threadIdx.x);
-        __pipeline_memcpy_async(to + unit, queries + unit, 16);
-        __pipeline_memcpy_async(to + UNITS + unit, rows + unit, 16);
-    }
-}
-
-// Adds the products of 32 columns to a warp's 64 x 64 sums; `queries` and `rows` are the lane's first.
-__device__ __forceinline__ void multiply_stage(const uint4* queries, const uint4* rows, float (&sum)[4][8][4]) {
-    uint4 left[4][2];
-#pragma unroll
-    for (int m = 0; m < 4; ++m) {
-        left[m][0] = queries[m * 64];
-        left[m][1] = queries[m * 64 + 32];
-    }
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-        const uint4 right = rows[j * 32];
-#pragma unroll
-        for (int m = 0; m < 4; ++m) {
-            multiply_half(sum[m][j], make_uint2(left[m][0].x, left[m][0].y), make_uint2(left[m][1].x, left[m][1].y),
-                          make_uint2(right.x, right.y));
-        }
-#pragma unroll
-        for (int m = 0; m < 4; ++m) {
-            multiply_half(sum[m][j], make_uint2(left[m][0].z, left[m][0].w), make_uint2(left[m][1].z, left[m][1].w),
-                          make_uint2(right.z, right.w));
-        }
+    for (int r = 0; r < SCREEN_TILE; r += TOGETHER) {
+        __pipeline_memcpy_async(to + r * STAGE_UNITS, queries + r * 4, 16);
+        __pipeline_memcpy_async(to + OPERAND + r * STAGE_UNITS, rows + r * 4, 16);
     }
 }
 
@@ -266,7 +236,7 @@ __device__ __forceinline__ void list_survivor(const ScreenArgs& args, int query,
 
 // Bounds of the distances of 128 queries and 128 positions. With SAMPLE upper ones, whose minima go to args.minima;
 // else lower ones, and rows that are not above the query's threshold go to its list.
-// Shared memory: SCREEN_STAGES * 16 KiB.
+// Shared memory: SCREEN_STAGES * 32 KiB.
 template <bool OWN, bool SAMPLE, bool WEIGHTED>
 __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_constant__ ScreenArgs args) {
     const ScreenPlan& plan = args.plan;
@@ -285,17 +255,18 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
             for (int e = 0; e < 4; ++e) sum[m][j][e] = 0.f;
         }
     }
+    const int stages = plan.stages / 2;
     for (int stage = 0; stage < SCREEN_STAGES - 1; ++stage) {
-        if (stage < plan.stages) fetch_stage(args, shared, stage, first_query, first_row);
+        if (stage < stages) fetch_stage(args, shared, stage, first_query, first_row);
         __pipeline_commit();
     }
-    for (int stage = 0; stage < plan.stages; ++stage) {
+    for (int stage = 0; stage < stages; ++stage) {
         __pipeline_wait_prior(SCREEN_STAGES - 2);
         __syncthreads();  // the stage is here, and no warp reads the buffer that is filled next
         const int next = stage + SCREEN_STAGES - 1;
-        if (next < plan.stages) fetch_stage(args, shared, next, first_query, first_row);
+        if (next < stages) fetch_stage(args, shared, next, first_query, first_row);
         __pipeline_commit();
-        if (OWN && stage == plan.stages / 2) {  // from products of values to sums of squares, in their scale
+        if (OWN && stage == stages / 2) {  // from products of values to sums of squares, in their scale
 #pragma unroll
             for (int m = 0; m < 4; ++m) {
 #pragma unroll
@@ -309,8 +280,8 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
                 }
             }
         }
-        const uint4* buffer = shared + stage % SCREEN_STAGES * 2 * SCREEN_TILE * 4;
-        multiply_stage(buffer + (warp_query + g) * 4 + t, buffer + (SCREEN_TILE + warp_row + g) * 4 + t, sum);
+        const uint4* here = shared + stage % SCREEN_STAGES * 2 * SCREEN_TILE * STAGE_UNITS;
+        multiply_stage<4>(here, warp_query, here + SCREEN_TILE * STAGE_UNITS, warp_row, sum);
     }
 
     float4 query[4][2];
@@ -392,15 +363,6 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
     }
 }
 
-// Order of floats as that of unsigned numbers, and back.
-__device__ __forceinline__ unsigned ordered(float value) {
-    const unsigned bits = __float_as_uint(value);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float unordered(unsigned bits) {
-    return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
-}
-
 // The threshold of each query, a warp each: its K-th minimum, found bit by bit, less its squared length without
 // weights. Shared memory: (warps, groups) words.
 __global__ void __launch_bounds__(128) limit_kernel(const __grid_constant__ ScreenArgs args) {
@@ -432,25 +394,11 @@ __global__ void __launch_bounds__(128) limit_kernel(const __grid_constant__ Scre
     args.query_terms[q].x = none ? INFINITY : static_cast<float>(limit - square);
 }
 
-// The exact integer distance of a query and a row, by the whole warp; the same in all lanes.
-template <bool OWN>
-__device__ __forceinline__ int measure_integers(const TopkArgs& args, int query, int row) {
-    const auto* q = static_cast<const std::int16_t*>(args.queries) + static_cast<std::int64_t>(query) * args.width;
-    const auto* b = static_cast<const std::int16_t*>(args.bank) + static_cast<std::int64_t>(row) * args.width;
-    const std::uint8_t* mask = args.patch_mask;
-    if (OWN) mask += static_cast<std::int64_t>(query) * args.width;
-    int sum = 0;
-    for (int d = lane_id(); d < args.width; d += 32) {
-        const int difference = q[d] - b[d];
-        if (!mask || mask[d]) sum += difference * difference;
-    }
-    return __reduce_add_sync(WARP, sum);
-}
-
 // The K nearest of a query's survivors, a block a query; one that has more than its list holds is to be redone.
 // Shared memory: (warps, K) keys.
 template <class Rows, bool OWN>
-__global__ void __launch_bounds__(MERGE_THREADS) recheck_kernel(const __grid_constant__ ScreenArgs args) {
+__global__ void __launch_bounds__(RECHECK_THREADS, 4) recheck_kernel(const __grid_constant__ ScreenArgs args) {
+    constexpr int WARPS = RECHECK_THREADS / 32;
     const TopkArgs& search = args.topk;
     const int q = static_cast<int>(blockIdx.x), k = search.k, warp = static_cast<int>(threadIdx.x) / 32;
     const unsigned survivors = args.counts[q];
@@ -464,21 +412,23 @@ __global__ void __launch_bounds__(MERGE_THREADS) recheck_kernel(const __grid_con
     __syncwarp();
     const int* from = args.survivors + static_cast<std::int64_t>(q) * args.plan.most;
     const int count = static_cast<int>(survivors);
-    for (int base = warp * 32; base < count; base += MERGE_THREADS) {
-        const int row = base + lane_id() < count ? from[base + lane_id()] : 0;
+    // A warp takes every WARPS-th survivor, 32 of them before it offers their keys.
+    for (int first = warp; first < count; first += 32 * WARPS) {
+        const int taken = min(32, (count - first + WARPS - 1) / WARPS);
+        const int own = from[first + min(lane_id(), taken - 1) * WARPS];
         Key key = EMPTY;
-        for (int i = 0; i < min(32, count - base); ++i) {
-            const int own = __shfl_sync(WARP, row, i);
-            if (search.candidate_mask && !search.candidate_mask[own]) continue;
-            int distance;
-            if constexpr (sizeof(typename Rows::Stored) == 2) {
-                distance = measure_integers<OWN>(search, q, own);
-            } else {
-                distance = measure<OWN, !OWN>(search, q, own);
+        for (int i = 0; i < taken; i += RECHECK_ROWS) {
+            int rows[RECHECK_ROWS], distance[RECHECK_ROWS];
+#pragma unroll
+            for (int r = 0; r < RECHECK_ROWS; ++r) rows[r] = __shfl_sync(WARP, own, min(i + r, taken - 1));
+            measure_rows<Rows, OWN, RECHECK_ROWS>(search, q, rows, distance);
+#pragma unroll
+            for (int r = 0; r < RECHECK_ROWS; ++r) {
+                if (lane_id() == i + r) key = make_key(distance[r], static_cast<unsigned>(rows[r]));
             }
-            if (lane_id() == i) key = make_key(distance, static_cast<unsigned>(own));
         }
-        offer(list, k, key);
+        const bool allowed = lane_id() < taken && (!search.candidate_mask || search.candidate_mask[own]);
+        offer(list, k, allowed ? key : EMPTY);
     }
     close_lists<Rows>(search, q, lists);
 }

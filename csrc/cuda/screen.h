@@ -11,11 +11,13 @@ namespace lpkernel::cuda {
 
 constexpr int SCREEN_TILE = 128;         // queries, and bank rows, of a block
 constexpr int SCREEN_THREADS = 128;      // four warps of 64 x 64 pairs
-constexpr int SCREEN_STAGES = 4;         // of 32 columns that are in shared memory at a time
-constexpr int SCREEN_COLUMNS = 32;       // of a row in a stage: 64 bytes of float16
+constexpr int SCREEN_STAGES = 3;         // of 64 columns that are in shared memory at a time
+constexpr int SCREEN_COLUMNS = 32;       // of a row that lie side by side: 64 bytes of float16
 constexpr int MOST_SCREEN_WIDTH = 8192;  // D, for which the bound on rounding holds; 2 D with a mask for each query
 constexpr int SURVIVORS = 1024;          // of a query that are measured, at least; more are redone by topk.cuh
-constexpr int CENTRE_ROWS = 256;         // of the bank whose mean is the origin
+constexpr int RECHECK_THREADS = 256;
+constexpr int RECHECK_ROWS = 4;   // that a warp measures at a time
+constexpr int CENTRE_ROWS = 256;  // of the bank whose mean is the origin
 
 // Sizes of a screened search. Bank row r lies at position (r % stride) * class_rows + r / stride, so that the first
 // class_rows positions are a sample of the bank.
@@ -23,10 +25,10 @@ struct ScreenPlan {
     int stride = 1, class_rows = 0;  // class_rows: a multiple of SCREEN_TILE
     int positions = 0;               // stride * class_rows
     int query_rows = 0;              // Q, a multiple of SCREEN_TILE
-    int stages = 0;                  // of 32 columns of an operand: D / 32, or twice that with a mask for each query
-    int parts = 1;                   // groups of sampled rows that a lane takes a minimum of: 1, 2, 4 or 8
-    int groups = 0;                  // of a query
-    int most = 0;                    // survivors of a query that are kept
+    int stages = 0;  // parts of 32 columns of an operand, an even number; with a mask for each query twice that
+    int parts = 1;   // groups of sampled rows that a lane takes a minimum of: 1, 2, 4 or 8
+    int groups = 0;  // of a query
+    int most = 0;    // survivors of a query that are kept
 };
 
 // The argument of the kernels. P = positions, R = query_rows.

@@ -234,23 +234,45 @@ __device__ __forceinline__ void add_columns(const unsigned char* bank, int row_b
     }
 }
 
-// The float32 rounding of the sum in float64, times the row's weight, by the whole warp, as bits; the same in all
-// lanes. WEIGHTS: whether there may be any.
-template <bool OWN, bool WEIGHTS = true>
-__device__ __forceinline__ int measure(const TopkArgs& args, int query, int row) {
-    const auto* q = static_cast<const float*>(args.queries) + static_cast<std::int64_t>(query) * args.width;
-    const auto* b = static_cast<const float*>(args.bank) + static_cast<std::int64_t>(row) * args.width;
+template <class T>
+__device__ __forceinline__ T sum_of_warp(T value) {
+#pragma unroll
+    for (int lanes = 16; lanes > 0; lanes /= 2) value += __shfl_xor_sync(WARP, value, lanes);
+    return value;
+}
+
+// The exact distances of a query and some rows, by the whole warp, the same in all lanes: of int16 rows in integers; of
+// float32 rows the float32 rounding of the sum in float64, times the row's weight, as bits. Rows are read together, so
+// that they wait for memory together. WEIGHTS: whether there may be any.
+template <class Rows, bool OWN, int COUNT, bool WEIGHTS = true>
+__device__ __forceinline__ void measure_rows(const TopkArgs& args, int query, const int (&rows)[COUNT],
+                                             int (&distance)[COUNT]) {
+    using Stored = typename Rows::Stored;
+    using Sum = std::conditional_t<sizeof(Stored) == 2, int, double>;
+    const auto* q = static_cast<const Stored*>(args.queries) + static_cast<std::int64_t>(query) * args.width;
+    const auto* bank = static_cast<const Stored*>(args.bank);
     const std::uint8_t* mask = args.patch_mask;
     if (OWN) mask += static_cast<std::int64_t>(query) * args.width;
-    const double weight = WEIGHTS && args.weights ? args.weights[row] : 1.0;
-    double sum = 0.0;
+    Sum sum[COUNT] = {};
     for (int d = lane_id(); d < args.width; d += 32) {
-        const double difference = static_cast<double>(q[d]) - static_cast<double>(b[d]);
-        if (!mask || mask[d]) sum += difference * difference;
+        const Sum own = q[d];
+        const bool shown = !mask || mask[d];
+#pragma unroll
+        for (int r = 0; r < COUNT; ++r) {
+            const Sum difference = own - static_cast<Sum>(bank[static_cast<std::int64_t>(rows[r]) * args.width + d]);
+            if (shown) sum[r] += difference * difference;
+        }
     }
 #pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) sum += __shfl_xor_sync(WARP, sum, lanes);
-    return FloatRows::bits(static_cast<float>(sum * weight));
+    for (int r = 0; r < COUNT; ++r) {
+        sum[r] = sum_of_warp(sum[r]);
+        if constexpr (sizeof(Stored) == 2) {
+            distance[r] = sum[r];
+        } else {
+            const double weight = WEIGHTS && args.weights ? args.weights[rows[r]] : 1.0;
+            distance[r] = FloatRows::bits(static_cast<float>(sum[r] * weight));
+        }
+    }
 }
 
 // A row's weight as float32; 0 for one that float32 does not multiply well.
@@ -278,25 +300,35 @@ __device__ __forceinline__ int bound(const TopkArgs& args, Key last) {
     return widen(args, distance);
 }
 
-// Takes the 32 sums of a warp, of rows `first` + lane, into a query's list; limit: those above it cannot enter.
-template <class Rows, bool OWN>
+// Takes the 32 sums of a warp, of rows `first` + lane, into a query's list; limit: those above it cannot
+// enter. COUNT: rows that are measured at a time.
+template <class Rows, bool OWN, int COUNT>
 __device__ __forceinline__ void take(const TopkArgs& args, Key* list, int query, int first, int sum, int& limit) {
     const int k = args.k;
     unsigned todo = __ballot_sync(WARP, sum <= limit);
     while (todo) {
-        const int from = __ffs(static_cast<int>(todo)) - 1;
-        int distance;
+        const int taken = min(__popc(todo), COUNT);
+        int rows[COUNT], distance[COUNT], row = first;
+#pragma unroll
+        for (int r = 0; r < COUNT; ++r) {  // the last again where there are fewer
+            if (todo) row = first + __ffs(static_cast<int>(todo)) - 1;
+            rows[r] = row;
+            todo &= todo - 1;
+        }
         if constexpr (sizeof(typename Rows::Stored) == 2) {
-            distance = __shfl_sync(WARP, sum, from);
+#pragma unroll
+            for (int r = 0; r < COUNT; ++r) distance[r] = __shfl_sync(WARP, sum, rows[r] - first);
         } else {
-            distance = measure<OWN>(args, query, first + from);
+            measure_rows<Rows, OWN, COUNT>(args, query, rows, distance);
         }
-        const Key key = make_key(distance, static_cast<unsigned>(first + from));
-        if (key < list[k - 1]) {
-            insert(list, k, key);
-            limit = min(limit, bound<Rows>(args, list[k - 1]));
+#pragma unroll
+        for (int r = 0; r < COUNT; ++r) {
+            const Key key = make_key(distance[r], static_cast<unsigned>(rows[r]));
+            if (r < taken && key < list[k - 1]) {
+                insert(list, k, key);
+                limit = min(limit, bound<Rows>(args, list[k - 1]));
+            }
         }
-        todo &= todo - 1;
         todo &= __ballot_sync(WARP, sum <= limit);
     }
 }
@@ -435,7 +467,7 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
             }
             for (int j = 0; j < ROWS_PER_LANE; ++j) {
                 const int now = j == 0 ? own[0] : j == 1 ? own[1] : j == 2 ? own[2] : own[3];
-                take<Rows, OWN>(args, list, query, warp_row + 32 * j, now, own_limit);
+                take<Rows, OWN, TQ == 2 ? 4 : 2>(args, list, query, warp_row + 32 * j, now, own_limit);
             }
 #pragma unroll
             for (int i = 0; i < TQ; ++i) limit[i] = i == chosen ? own_limit : limit[i];

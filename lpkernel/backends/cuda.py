@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native, philox
-from lpkernel.backends import cuda_launches, stages
+from lpkernel.backends import cuda_launches, device_steps, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.cuda_launches import Launch, Machine, Work
+from lpkernel.backends.cuda_launches import Launch, Machine, StepTile, Work
 from lpkernel.backends.device_bank import (
+    DeviceBank,
     DeviceStore,
     carve,
     cell_width,
@@ -33,6 +34,7 @@ from lpkernel.errors import BackendUnavailable
 from lpkernel.limits import INT16_CODES
 
 CAPABILITY = 80  # the kernels use what 8.0 has
+OVERLAPPING = 90  # from here on a kernel may begin while the one before ends
 MOST_SIDE = 4096
 _PLAN_TABLES = ("scales", "steps", "cells", "resize", "cuts")
 SHARED = 99 << 10  # bytes that a block may have on the smallest of these, where torch does not say
@@ -42,6 +44,7 @@ SHARED = 99 << 10  # bytes that a block may have on the smallest of these, where
 class Tuning:
     """Launch fields that replace the launch table's choice, for tests and measurements; results do not depend on them.
 
+    steps: the tile of a plan that runs step by step, False for none. rows: images that such a plan makes at a time.
     groups: most groups of blocks at a time. kept: bytes of banks, and of their offsets, that stay on the device for the
     next call. search: a `Search.launch`.
     """
@@ -54,6 +57,8 @@ class Tuning:
     span: int | None = None
     depth: int | None = None
     groups: int | None = None
+    steps: StepTile | bool | None = None
+    rows: int = 1 << 14
     kept: int = 1 << 32
     search: tuple[int, int, int, int, int] | None = None
 
@@ -67,10 +72,11 @@ _LAUNCH_FIELDS = [field.name for field in fields(Launch)]
 
 
 class Scan(NamedTuple):
-    """One stage ready to run: what there is to do, how it is launched, and bytes that it takes beside the bank."""
+    """One stage ready to run: what there is to do, how it is launched (whole, or step by step by a tile), and bytes
+    that it takes beside the bank."""
 
     work: Work
-    launch: Launch
+    launch: Launch | StepTile
     scratch: int
 
 
@@ -101,7 +107,7 @@ class CudaBackend:
         self.tuning = Tuning()
         self._given = native
         self._device_type = device_type
-        self._store = DeviceStore()
+        self._store, self._steps = DeviceStore(), device_steps.StepStore()
         self._available = False
         # What depends on shapes alone is asked of the driver once.
         self._resident = lru_cache(1024)(self._find_resident)
@@ -153,11 +159,54 @@ class CudaBackend:
             return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
         if request.plan.cuts and request.plan.patch > cuda_launches.MOST_CUT:
             return [f"cuts patches of up to {cuda_launches.MOST_CUT} cells, got {request.plan.patch}"]
+        tile = self._step_tile(request, work, target)
+        if tile is not None:
+            scan = Scan(work, tile, self._step_scratch(request, work, tile))
+            need = self._store.need(request, target, scan.scratch, _code_shift(request))
+            if not self._store.memory.reasons(need, target):
+                return scan
+        return self._prepare_whole(request, work, target)
+
+    def _prepare_whole(self, request: ScanRequest, work: Work, target: torch.device) -> Scan | list[str]:
+        """A launch of the whole plan."""
         try:
             launch = cuda_launches.choose(work, _machine(target), **self.tuning.fixed)
         except ValueError as error:
             return [str(error)]
         return Scan(work, launch, _scratch_bytes(request, work, launch, _machine(target).multiprocessors))
+
+    def _step_tile(self, request: ScanRequest, work: Work, target: torch.device) -> StepTile | None:
+        """The tile of a plan that is to run step by step."""
+        wanted = self.tuning.steps
+        if wanted is None and any(value is not None for value in self.tuning.fixed.values()):
+            wanted = False
+        if isinstance(wanted, bool):
+            return None
+        vectors = device_steps.vectors_of(request)
+        if vectors is not None and np.abs(vectors.astype(np.int32)).max(initial=0) > device_steps.MOST_SLICED:
+            return None
+        return wanted or cuda_launches.choose_steps(work, _machine(target))
+
+    def _step_scratch(self, request: ScanRequest, work: Work, tile: StepTile) -> int:
+        """What a plan takes that runs step by step, beside the bank: that of its own included."""
+        channels = device_steps.channels_of(request)
+        rows, width = _rows(request, self.tuning.rows), device_steps.step_width(channels)
+        sizes = self._step_sizes(request, work, tile, rows, width)
+        return device_steps.step_bytes(request, channels) + sum(sizes) + 3 * start_bytes(request, width)
+
+    def _step_sizes(
+        self, request: ScanRequest, work: Work, tile: StepTile, rows: int, width: int
+    ) -> tuple[int, int, int, int, int]:
+        """Bytes of canvases, minima, limits, survivors and source maps."""
+        side = request.plan.sides[-1]
+        groups = self._native().step_groups(tile.images, tile.bank, work.allowed, work.k)
+        return (
+            rows * 2 * side * side * width * 2,
+            rows * groups * 4,
+            rows * 4,
+            rows * cuda_launches.MOST_LISTED * 8,
+            len(request.images) * side * side * 4,
+        )
 
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         philox.check_seed(request.seed)
@@ -171,11 +220,76 @@ class CudaBackend:
         if isinstance(prepared, list):
             raise BackendUnavailable(f"backend {self.name} cannot run this: {'; '.join(prepared)}")
         with self._store.memory.on(target, prepared.scratch):
-            return self._run(request, target, prepared.work, prepared.launch)
+            bank = self._store.bank(request, target, self.tuning.kept, _code_shift(request))
+            if isinstance(prepared.launch, Launch):
+                return self._run(request, target, bank, prepared.work, prepared.launch)
+            found = self._run_steps(request, target, bank, prepared.work, prepared.launch)
+            if found is not None:
+                return found
+            whole = self._prepare_whole(request, prepared.work, target)
+            if isinstance(whole, list):
+                raise BackendUnavailable(f"backend {self.name} cannot run this: {'; '.join(whole)}")
+            assert isinstance(whole.launch, Launch)
+            return self._run(request, target, bank, prepared.work, whole.launch)
 
-    def _run(self, request: ScanRequest, target: torch.device, work: Work, launch: Launch) -> NDArray[np.int32]:
+    def _run_steps(
+        self, request: ScanRequest, target: torch.device, bank: DeviceBank, work: Work, tile: StepTile
+    ) -> NDArray[np.int32] | None:
+        """A plan step by step; None where values are too large for it."""
+        plan, kept = request.plan, self.tuning.kept
+        count, side, rows = len(request.images), plan.sides[-1], _rows(request, self.tuning.rows)
+        tables, offsets = self._store.plan(plan, target), self._store.offsets(request, bank, kept)
+        cells = self._steps.bank(request, bank, kept)
+        if cells.magnitude > device_steps.MOST_SLICED:
+            return None
+        constants = self._steps.constants(request, cells, offsets, kept)
+        width = cells.content.shape[2]
+        start, begin = start_cells(request, bank.width, 0)
+        small = begin, request.images.astype(np.uint32), np.zeros(rows, np.int32), start
+        given, given_at = upload(small, target)
+        canvases, longest = None, cells.longest
+        if len(start):
+            started = given[given_at[3] : given_at[3] + start.nbytes].view(torch.int16).view(start.shape)
+            canvases = device_steps.starting_cells(cells, started)
+            if cells.book is None:
+                magnitude, length = device_steps.extent(started)
+                if magnitude > device_steps.MOST_SLICED:
+                    return None
+                longest = max(longest, device_steps.resized_length(length, width))
+        slacks = device_steps.slacks(request, width, longest, constants.farthest)
+        sizes = self._step_sizes(request, work, tile, rows, width)
+        room_at, room_bytes = carve(sizes)
+        room = torch.empty(room_bytes, dtype=torch.uint8, device=target)
+        buffers = {
+            **{name: _span(table) for name, table in zip(_PLAN_TABLES, tables, strict=True)},
+            "bank": _span(cells.content),
+            "constants": _span(constants.content),
+            "candidates": _span(bank.candidates),
+            "offsets": (0, 0) if offsets is None else _span(offsets),
+            "start": (0, 0) if canvases is None else _span(canvases),
+            **_spans(given, given_at[:3], ("begin", "images", "counts"), [array.nbytes for array in small[:3]]),
+            **_spans(room, room_at, ("canvas", "minima", "limits", "survivors", "sources"), sizes),
+            "host_scales": _host_span(plan.flat.scales),
+            "host_steps": _host_span(plan.flat.steps),
+            "slacks": _host_span(slacks),
+        }
+        numbers = {
+            **_plan_numbers(request, tables, offsets, start),
+            "pitch": cells.content.shape[1],
+            "bank_cells": len(cells.content),
+            "k": work.k,
+            "width": width,
+            "cut": work.cut,
+            "rows": rows,
+            "overlaps": _machine(target).capability >= OVERLAPPING,
+        }
+        self._native().steps((tile.images, tile.bank), numbers, buffers, target.index or 0, _stream(target))
+        return _source_maps(room[room_at[4] : room_at[4] + sizes[4]], count, side)
+
+    def _run(
+        self, request: ScanRequest, target: torch.device, bank: DeviceBank, work: Work, launch: Launch
+    ) -> NDArray[np.int32]:
         plan, count, side = request.plan, len(request.images), request.plan.sides[-1]
-        bank = self._store.bank(request, target, self.tuning.kept, _code_shift(request))
         tables = self._store.plan(plan, target)
         offsets = self._store.offsets(request, bank, self.tuning.kept)
         start, begin = start_cells(request, bank.width, bank.code_shift)
@@ -201,27 +315,16 @@ class CudaBackend:
             **_spans(room, room_at, ("canvas", "partial", "sources"), sizes),
         }
         numbers = {
+            **_plan_numbers(request, tables, offsets, start),
             "groups": groups,
-            "scales": len(plan.scales),
-            "steps": len(tables[1]),
-            "cells": len(tables[2]),
-            "offsets": 0 if offsets is None else offsets.numel(),
-            "images": count,
-            "side": side,
-            "allowed": len(request.candidates),
             "pitch": bank.pitch,
             "rows": len(bank.table),
             "code_shift": bank.code_shift,
             "bank_cells": len(bank.content),
-            "start_cells": len(start),
-            "seed": request.seed,
-            "first_step": plan.first_step,
             "shared": cuda_launches.shared_bytes(launch, work),
         }
         self._native().scan(resident.shape, numbers, buffers, target.index or 0, _stream(target))
-        found = room[room_at[2] : room_at[2] + sizes[2]].cpu().numpy()
-        result: NDArray[np.int32] = found.view(np.int32).reshape(count, side, side)
-        return result
+        return _source_maps(room[room_at[2] : room_at[2] + sizes[2]], count, side)
 
     def masked_topk(self, request: TopkRequest) -> TopK:
         given = request.bank
@@ -333,6 +436,40 @@ def _spans(
     """(address, bytes) of the named pieces of a buffer."""
     base = room.data_ptr()
     return {name: (base + at, size) for name, at, size in zip(names, begin, sizes, strict=True)}
+
+
+def _rows(request: ScanRequest, most: int) -> int:
+    """Images that a plan makes at a time which runs step by step: canvases of up to 8 GB."""
+    canvas = request.plan.sides[-1] ** 2 * device_steps.step_width(device_steps.channels_of(request)) * 4
+    return max(1, min(len(request.images), most, (1 << 33) // canvas))
+
+
+def _host_span(array: NDArray[Any]) -> tuple[int, int]:
+    return array.ctypes.data, array.nbytes
+
+
+def _plan_numbers(
+    request: ScanRequest, tables: Sequence[torch.Tensor], offsets: torch.Tensor | None, start: Array
+) -> dict[str, int]:
+    """What both engines are told of a request."""
+    plan = request.plan
+    return {
+        "scales": len(plan.scales),
+        "steps": len(tables[1]),
+        "cells": len(tables[2]),
+        "offsets": 0 if offsets is None else offsets.numel(),
+        "images": len(request.images),
+        "side": plan.sides[-1],
+        "allowed": len(request.candidates),
+        "start_cells": len(start),
+        "seed": request.seed,
+        "first_step": plan.first_step,
+    }
+
+
+def _source_maps(found: torch.Tensor, count: int, side: int) -> NDArray[np.int32]:
+    maps: NDArray[np.int32] = found.cpu().numpy().view(np.int32).reshape(count, side, side)
+    return maps
 
 
 def _own_mask(request: TopkRequest) -> bool:

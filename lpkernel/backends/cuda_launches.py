@@ -101,6 +101,35 @@ class Launch:
     depth: int
 
 
+@dataclass(frozen=True)
+class StepTile:
+    """A tile of a plan that runs step by step: images and bank images of a block (csrc/cuda/steps.h)."""
+
+    images: int
+    bank: int
+
+
+STEP_TILES = (StepTile(32, 128), StepTile(64, 128), StepTile(128, 128), StepTile(128, 256))
+STEP_SHARED = 148 << 10  # bytes of a block of the largest tile
+MOST_LISTED = 1024  # bank images that an image lists in a step
+# From here on a plan runs step by step.
+STEP_IMAGES, STEP_ALLOWED = 48, 512
+
+
+def choose_steps(work: Work, machine: Machine) -> StepTile | None:
+    """The tile of a plan that had better run step by step, None of others."""
+    if work.images < STEP_IMAGES or work.allowed < STEP_ALLOWED:
+        return None
+    for tile in STEP_TILES[:2]:
+        if work.images <= tile.images:
+            return tile
+    large = STEP_TILES[3]
+    if machine.shared < STEP_SHARED:
+        return STEP_TILES[1]
+    many = -(-work.images // large.images) * -(-work.allowed // large.bank) >= 2 * machine.multiprocessors
+    return large if many else STEP_TILES[2]
+
+
 def shared_bytes(launch: Launch, work: Work) -> int:
     """Shared memory of a block: `shared_map` of csrc/cuda/scan.h, which refuses a launch that says otherwise."""
     parts = (

@@ -63,7 +63,7 @@ def bank_bytes(request: ScanRequest) -> int:
     allowed, cells = len(request.candidates), sum(side * side for side in request.plan.sides)
     if isinstance(request.bank, CodeBank):
         table = request.bank.table
-        return cells * _padded(allowed, CODE_STEP) * 2 + len(table) * _padded(len(table), TABLE_STEP) * 4 + allowed * 4
+        return cells * padded(allowed, CODE_STEP) * 2 + len(table) * padded(len(table), TABLE_STEP) * 4 + allowed * 4
     return cells * allowed * cell_width(request) * 2 + allowed * 4
 
 
@@ -148,7 +148,7 @@ class MemoryBudget:
 
 def cell_width(request: ScanRequest) -> int:
     """`DeviceBank.width` of this request's bank."""
-    return 1 if isinstance(request.bank, CodeBank) else _padded(latent_channels(request), CHANNEL_STEP)
+    return 1 if isinstance(request.bank, CodeBank) else padded(latent_channels(request), CHANNEL_STEP)
 
 
 def latent_channels(request: ScanRequest) -> int:
@@ -172,8 +172,8 @@ def upload_bank(request: ScanRequest, device: torch.device, code_shift: int = 0)
     first = tuple(int(cells) for cells in np.cumsum([0, *(side * side for side in sides)]))
     if isinstance(bank, CodeBank):
         codes = len(bank.table)
-        content = torch.zeros((first[-1], _padded(len(allowed), CODE_STEP)), dtype=torch.int16, device=device)
-        table = torch.zeros((codes, _padded(codes, TABLE_STEP)), dtype=torch.int32, device=device)
+        content = torch.zeros((first[-1], padded(len(allowed), CODE_STEP)), dtype=torch.int16, device=device)
+        table = torch.zeros((codes, padded(codes, TABLE_STEP)), dtype=torch.int32, device=device)
         table[:, :codes] = torch.from_numpy(np.array(bank.table, np.int32)).to(device)
         _fill(content, bank.codes, allowed, codes, code_shift)
     else:
@@ -232,7 +232,7 @@ def carve(sizes: Sequence[int]) -> tuple[list[int], int]:
     begin, total = [], 0
     for size in sizes:
         begin.append(total)
-        total += _padded(size, 256)
+        total += padded(size, 256)
     return begin, total
 
 
@@ -353,5 +353,5 @@ def _offsets_key(request: ScanRequest, bank: DeviceBank) -> tuple[Any, ...]:
     return id(request.plan), id(bank), request.hubness
 
 
-def _padded(count: int, step: int) -> int:
+def padded(count: int, step: int) -> int:
     return -(-count // step) * step

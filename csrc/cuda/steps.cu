@@ -1,0 +1,111 @@
+// The kernels of a plan step by step that exist, and their launches.
+
+#include <algorithm>
+
+#include "cuda/steps.cuh"
+
+namespace lpkernel::cuda {
+
+namespace {
+
+using Kernel = void (*)(StepArgs);
+
+struct Screen {
+    Kernel sample, screen;
+    int bytes;
+};
+
+template <int IMAGES, int WARPS>
+Screen screen_of() {
+    return {step_screen_kernel<IMAGES, WARPS, true>, step_screen_kernel<IMAGES, WARPS, false>,
+            StepMemory<IMAGES, WARPS>::BYTES};
+}
+
+// The kernels of a tile; none in them where there is no such tile.
+Screen screen_of(const StepTile& tile) {
+    if (tile.bank_warps == 4) return tile.image_blocks == 4 ? screen_of<4, 4>() : Screen{};
+    if (tile.bank_warps != 2) return {};
+    switch (tile.image_blocks) {
+        case 1:
+            return screen_of<1, 2>();
+        case 2:
+            return screen_of<2, 2>();
+        case 4:
+            return screen_of<4, 2>();
+        default:
+            return {};
+    }
+}
+
+int tiles(std::int64_t count, int of) {
+    return static_cast<int>((count + of - 1) / of);
+}
+
+}  // namespace
+
+void plan_steps(StepArgs& args, const StepTile& tile) {
+    constexpr int SAMPLE = 8;  // every how many-th tile is in the sample
+    const int lists = 4 * tile.bank_warps, all = tiles(args.scan.allowed, tile.bank());
+    args.sampled =
+        std::min({all, MOST_GROUPS / lists, std::max(tiles(all, SAMPLE), tiles(2 * args.scan.shape.k, lists))});
+    args.every = all / args.sampled;
+    args.parts = 1;
+    while (args.parts < 8 && args.sampled * lists * args.parts < 8 * args.scan.shape.k &&
+           args.sampled * lists * args.parts * 2 <= MOST_GROUPS) {
+        args.parts *= 2;
+    }
+    args.groups = args.sampled * lists * args.parts;
+}
+
+cudaError_t steps(StepArgs args, const StepTile& tile, const std::int32_t* scales, const std::int32_t* steps,
+                  const float* slacks, cudaStream_t stream) {
+    const Screen screen = screen_of(tile);
+    if (!screen.screen) return cudaErrorInvalidValue;
+    const ScanArgs& scan = args.scan;
+    const int most_rows = args.rows, bank_tiles = tiles(scan.allowed, tile.bank());
+    cudaError_t error = cudaSuccess;
+    bool overlaps = false;  // not with what is before the plan on the stream, which does not wait
+    const auto start = [&](Kernel kernel, int blocks, int threads, std::size_t shared) {
+        if (error != cudaSuccess) return;
+        LaunchShape shape;
+        shape.grid = dim3(static_cast<unsigned>(blocks));
+        shape.block = dim3(static_cast<unsigned>(threads));
+        shape.shared = shared;
+        shape.stream = stream;
+        shape.overlaps = overlaps;
+        overlaps = args.overlaps;
+        error = launch(kernel, shape, args);
+    };
+    for (args.base = 0; args.base < scan.image_count; args.base += most_rows) {
+        args.rows = std::min(most_rows, scan.image_count - args.base);
+        args.image_tiles = tiles(args.rows, tile.images());
+        args.first_cell = 0;
+        for (args.scale = 0; args.scale < scan.scale_count; ++args.scale) {
+            const std::int32_t* scale = scales + 5 * args.scale;
+            args.scale_side = scale[0];
+            start(step_enter_kernel, args.rows, CHOOSE_THREADS, 0);
+            for (args.step = scale[1]; args.step < scale[1] + scale[2]; ++args.step) {
+                const std::int32_t* step = steps + 4 * args.step;
+                args.compared_cells = scan.cells + step[0];
+                args.compared = step[1];
+                args.written_cells = scan.cells + step[2];
+                args.written = step[3];
+                args.slack = slacks[args.step];
+                if (args.compared > 0) {
+                    start(screen.sample, args.image_tiles * args.sampled, tile.threads(),
+                          static_cast<std::size_t>(screen.bytes));
+                    start(step_limit_kernel, tiles(args.rows, 4), 128, 0);
+                    start(screen.screen, args.image_tiles * bank_tiles, tile.threads(),
+                          static_cast<std::size_t>(screen.bytes));
+                }
+                const int cut = scan.shape.cut, paths = 8 * cut * (cut + 1) + 16;
+                start(step_choose_kernel, args.rows, CHOOSE_THREADS,
+                      sizeof(Chosen) + static_cast<std::size_t>(paths + args.compared * scan.shape.width * 2));
+            }
+            args.first_cell += scale[0] * scale[0];
+        }
+    }
+    return error;
+}
+
+}  // namespace lpkernel::cuda
