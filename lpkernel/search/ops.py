@@ -276,6 +276,8 @@ def _mend(search: _Search, distances: Any, indices: Any) -> None:
 
 def _out_of_range(search: _Search, distances: Any, indices: Any) -> Any:
     """Positions of the queries with a neighbour whose number underflows or overflows float32."""
+    if isinstance(distances, torch.Tensor) and distances.numel() and _all_in_range(distances):
+        return indices[:0, 0]
     odd = ((distances < double.NORMAL) | (distances == np.inf)) & (indices >= 0)
     rows = np.flatnonzero(odd.any(1)) if isinstance(odd, np.ndarray) else odd.any(1).nonzero()[:, 0]
     if not len(rows):
@@ -286,6 +288,12 @@ def _out_of_range(search: _Search, distances: Any, indices: Any) -> Any:
     exact = measured.exact(search.queries[rows], search.bank, indices[rows], patch, search.bank_weights)
     beyond = ((exact > 0) & (exact < double.NORMAL)) | ((exact >= double.BEYOND) & (exact < np.inf))
     return rows[(beyond & (indices[rows] >= 0)).any(1)]
+
+
+def _all_in_range(distances: Any) -> bool:
+    """Whether float32 ranks all of them, NaN apart: asked first, since a GPU is waited for once."""
+    least, largest = torch.stack(torch.aminmax(distances)).tolist()
+    return bool(least >= double.NORMAL and largest < np.inf)
 
 
 def _wide(search: _Search, rounded: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Any]:

@@ -36,11 +36,17 @@ def run(
     """The op on arrays of one kind, after its checks."""
     check_shapes(queries, bank, k, patch_mask, candidate_mask)
     _check_types(queries, bank)
-    _check_range(queries, bank)
     if bank_weights is None:
         request = TopkRequest(queries, bank, k, patch_mask, candidate_mask)
-        found = registry.choose(backend, request).masked_topk(request)
+        chosen = registry.choose(backend, request)
+        late = isinstance(bank, Tensor) and bank.device.type != "cpu"  # or a GPU would wait for the host, and it for it
+        if not late:
+            _check_range(queries, bank)
+        found = chosen.masked_topk(request)
+        if late:
+            _check_range(queries, bank)
         return TopK(_floats(found.distances), found.indices) if return_weighted else found
+    _check_range(queries, bank)
     # float32 holds every int16, and float64 their exact distances.
     weights = checked_weights(bank, bank_weights)
     request = TopkRequest(cast(queries, "float32"), cast(bank, "float32"), k, patch_mask, candidate_mask, weights)
