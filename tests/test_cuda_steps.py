@@ -165,6 +165,7 @@ def test_which_plans_run_step_by_step(cuda: CudaBackend, monkeypatch: pytest.Mon
     for few in ({"images": 1}, {"allowed": 16}):
         assert cuda_launches.choose_steps(Work(**{**vars(work), **few}), machine) is None
     monkeypatch.setattr(cuda_launches, "STEP_IMAGES", 4)
+    monkeypatch.setattr(cuda_launches, "STEP_PAIRS", 2000)
     world = World(600, side=4, channels=3)
     request = world.request(plan.random(4, 2, 1, scales=[4]), range(4), 3, in_codes=True)
     cuda.tuning, device = Tuning(), torch.device("cpu")

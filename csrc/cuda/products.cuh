@@ -18,10 +18,11 @@ __device__ __forceinline__ int stage_place(int row, int unit) {
 }
 
 // Adds the products of a stage of 16 BLOCKS left and 64 right rows to a warp's sums, as multiply_half lays them out;
-// `left` and `right` are the stages, the first rows multiples of 8.
-template <int BLOCKS>
+// `left` and `right` are the stages, the first rows multiples of 8. between(i), i < 4, is done in between: copies of
+// the next stage, which else would keep the tensor cores waiting.
+template <int BLOCKS, class Between>
 __device__ __forceinline__ void multiply_stage(const uint4* left, int first_left, const uint4* right, int first_right,
-                                               float (&sum)[BLOCKS][8][4]) {
+                                               float (&sum)[BLOCKS][8][4], Between between) {
     const int lane = static_cast<int>(threadIdx.x & 31), row = lane % 8, matrix = lane / 8;
     const uint4* left_row = left + (first_left + matrix % 2 * 8 + row) * STAGE_UNITS;
     const uint4* right_row = right + (first_right + matrix / 2 * 8 + row) * STAGE_UNITS;
@@ -31,6 +32,7 @@ __device__ __forceinline__ void multiply_stage(const uint4* left, int first_left
         uint4 own[BLOCKS];
 #pragma unroll
         for (int m = 0; m < BLOCKS; ++m) own[m] = load_matrices(left_row + m * 16 * STAGE_UNITS + left_unit);
+        between(unit / 2);
 #pragma unroll
         for (int j = 0; j < 8; j += 2) {
             const uint4 pair = load_matrices(right_row + j * 8 * STAGE_UNITS + right_unit);

@@ -208,9 +208,9 @@ __global__ void __launch_bounds__(256) factor_kernel(const __grid_constant__ Scr
     args.row_scales[place] = real ? row_factor(args.topk.weights[index]) : 1.f;
 }
 
-// Brings a stage, two times 32 columns, of the block's rows to a buffer.
-__device__ __forceinline__ void fetch_stage(const ScreenArgs& args, uint4* shared, int stage, int first_query,
-                                            int first_row) {
+// Starts a quarter of the copies of a stage, two times 32 columns, of the block's rows to a buffer.
+__device__ __forceinline__ void fetch_stage(const ScreenArgs& args, uint4* shared, int stage, int quarter,
+                                            int first_query, int first_row) {
     constexpr int TOGETHER = SCREEN_THREADS / STAGE_UNITS, OPERAND = SCREEN_TILE * STAGE_UNITS;
     const int unit = static_cast<int>(threadIdx.x) % STAGE_UNITS, row = static_cast<int>(threadIdx.x) / STAGE_UNITS;
     const std::int64_t part = 2 * stage + unit / 4;
@@ -219,7 +219,7 @@ __device__ __forceinline__ void fetch_stage(const ScreenArgs& args, uint4* share
     const uint4* queries = args.query_values + (part * args.plan.query_rows + first_query + row) * 4 + unit % 4;
     const uint4* rows = args.bank_values + (part * args.plan.positions + first_row + row) * 4 + unit % 4;
 #pragma unroll
-    for (int r = 0; r < SCREEN_TILE; r += TOGETHER) {
+    for (int r = quarter * SCREEN_TILE / 4; r < (quarter + 1) * SCREEN_TILE / 4; r += TOGETHER) {
         __pipeline_memcpy_async(to + r * STAGE_UNITS, queries + r * 4, 16);
         __pipeline_memcpy_async(to + OPERAND + r * STAGE_UNITS, rows + r * 4, 16);
     }
@@ -257,15 +257,15 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
     }
     const int stages = plan.stages / 2;
     for (int stage = 0; stage < SCREEN_STAGES - 1; ++stage) {
-        if (stage < stages) fetch_stage(args, shared, stage, first_query, first_row);
+        for (int quarter = 0; stage < stages && quarter < 4; ++quarter) {
+            fetch_stage(args, shared, stage, quarter, first_query, first_row);
+        }
         __pipeline_commit();
     }
     for (int stage = 0; stage < stages; ++stage) {
         __pipeline_wait_prior(SCREEN_STAGES - 2);
         __syncthreads();  // the stage is here, and no warp reads the buffer that is filled next
         const int next = stage + SCREEN_STAGES - 1;
-        if (next < stages) fetch_stage(args, shared, next, first_query, first_row);
-        __pipeline_commit();
         if (OWN && stage == stages / 2) {  // from products of values to sums of squares, in their scale
 #pragma unroll
             for (int m = 0; m < 4; ++m) {
@@ -281,7 +281,10 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
             }
         }
         const uint4* here = shared + stage % SCREEN_STAGES * 2 * SCREEN_TILE * STAGE_UNITS;
-        multiply_stage<4>(here, warp_query, here + SCREEN_TILE * STAGE_UNITS, warp_row, sum);
+        multiply_stage<4>(here, warp_query, here + SCREEN_TILE * STAGE_UNITS, warp_row, sum, [&](int quarter) {
+            if (next < stages) fetch_stage(args, shared, next, quarter, first_query, first_row);
+        });
+        __pipeline_commit();
     }
 
     float4 query[4][2];

@@ -79,9 +79,7 @@ __device__ __forceinline__ std::uint16_t* canvas_of(const StepArgs& args, int ro
            (static_cast<std::int64_t>(row) * 2 + (scale & 1)) * values;
 }
 
-// Where a multiprocessor keeps the stages of both operands, in 16-byte units. A stage has two parts of two slices; the
-// second part lies 64 bytes further on than a whole number of bank rows would have it, so that copies meet no
-// conflicts.
+// The stages of both operands in shared memory, in 16-byte units.
 template <int IMAGES, int WARPS>
 struct StepMemory {
     static constexpr int LEFT = 32 * IMAGES, RIGHT = 64 * WARPS, THREADS = 64 * WARPS;
@@ -90,33 +88,75 @@ struct StepMemory {
     static constexpr int BYTES = STAGES * STAGE * 16;
 };
 
-// Brings a stage, four slices, of the block's rows to shared memory.
+// What a thread copies of a stage: one unit of every TOGETHER-th row of both operands.
 template <int IMAGES, int WARPS>
-__device__ __forceinline__ void fetch_slices(const StepArgs& args, uint4* shared, int stage, int slices, int first_row,
-                                             int first_image) {
+class StepCopies {
     using Memory = StepMemory<IMAGES, WARPS>;
-    const int unit = static_cast<int>(threadIdx.x) % 8, row = static_cast<int>(threadIdx.x) / 8;
-    const int slice = stage * STEP_SLICES + unit / 2, width = args.scan.shape.width, of_cell = width / SLICE;
-    const int known = min(slice, slices - 1), cell = args.compared_cells[known / of_cell];
-    const int channel = known % of_cell * SLICE + unit % 2 * 8;
-    const std::size_t zeros = slice < slices ? 0 : 16;  // of one operand, so that the other's last slice adds nothing
-    // rows of a thread are multiples of 8 apart
-    uint4* to = shared + stage % Memory::STAGES * Memory::STAGE + stage_place(row, unit);
-    constexpr int TOGETHER = Memory::THREADS / 8;
-    const int units = width / 8, canvas_units = 2 * args.scan.side * args.scan.side * units;
-    const uint4* ours = reinterpret_cast<const uint4*>(canvas_of(args, 0, args.scale)) + cell * units + channel / 8;
+    static constexpr int TOGETHER = Memory::THREADS / STAGE_UNITS;  // a multiple of 8: all rows have one place
+    static constexpr int OURS = Memory::LEFT / TOGETHER, THEIRS = Memory::RIGHT / TOGETHER;
+
+  public:
+    __device__ __forceinline__ StepCopies(const StepArgs& args, uint4* shared, int first_row, int first_image)
+        : args_(args),
+          shared_(shared),
+          row_(static_cast<int>(threadIdx.x) / STAGE_UNITS),
+          unit_(static_cast<int>(threadIdx.x) % STAGE_UNITS),
+          slices_(args.compared * (args.scan.shape.width / SLICE)),
+          first_image_(first_image) {
+        const int canvas_units = 2 * args.scan.side * args.scan.side * (args.scan.shape.width / 8);
 #pragma unroll
-    for (int r = 0; r < Memory::LEFT; r += TOGETHER) {
-        const int image = min(first_row + r + row, args.rows - 1);
-        __pipeline_memcpy_async(to + r * STAGE_UNITS, ours + image * canvas_units, 16, zeros);
+        for (int i = 0; i < OURS; ++i) {
+            canvas_[i] = min(first_row + i * TOGETHER + row_, args.rows - 1) * canvas_units;
+        }
+        look_up(0);
     }
-    const uint4* theirs = reinterpret_cast<const uint4*>(args.scan.bank) +
-                          ((args.first_cell + cell) * args.scan.pitch + first_image + row) * units + channel / 8;
+
+    __device__ __forceinline__ int stages() const { return (slices_ + STEP_SLICES - 1) / STEP_SLICES; }
+
+    // Begins the stage whose cell is looked up, and looks up the next one's: its copies are to follow.
+    __device__ __forceinline__ void begin(int stage) {
+        const int units = args_.scan.shape.width / 8;
+        to_ = shared_ + stage % Memory::STAGES * Memory::STAGE + stage_place(row_, unit_);
+        // of one operand, so that the other's last slice adds nothing
+        zeros_ = stage * STEP_SLICES + unit_ / 2 < slices_ ? 0 : 16;
+        ours_ = reinterpret_cast<const uint4*>(canvas_of(args_, 0, args_.scale)) + cell_ * units + channel_ / 8;
+        theirs_ = reinterpret_cast<const uint4*>(args_.scan.bank) +
+                  ((args_.first_cell + cell_) * args_.scan.pitch + first_image_ + row_) * units + channel_ / 8;
+        look_up(stage + 1);
+    }
+
+    // Starts a quarter of the copies.
+    __device__ __forceinline__ void copy(int quarter) const {
+        const int units = args_.scan.shape.width / 8;
 #pragma unroll
-    for (int r = 0; r < Memory::RIGHT; r += TOGETHER) {
-        __pipeline_memcpy_async(to + (Memory::LEFT + r) * STAGE_UNITS, theirs + r * units, 16);
+        for (int i = 0; i < OURS; ++i) {
+            if (i * 4 / OURS != quarter) continue;
+            __pipeline_memcpy_async(to_ + i * TOGETHER * STAGE_UNITS, ours_ + canvas_[i], 16, zeros_);
+        }
+#pragma unroll
+        for (int i = 0; i < THEIRS; ++i) {
+            if (i * 4 / THEIRS != quarter) continue;
+            __pipeline_memcpy_async(to_ + (Memory::LEFT + i * TOGETHER) * STAGE_UNITS, theirs_ + i * TOGETHER * units,
+                                    16);
+        }
     }
-}
+
+  private:
+    __device__ __forceinline__ void look_up(int stage) {
+        const int of_cell = args_.scan.shape.width / SLICE;
+        const int slice = min(stage * STEP_SLICES + unit_ / 2, slices_ - 1);
+        cell_ = args_.compared_cells[of_cell == 1 ? slice : slice / of_cell];
+        channel_ = (of_cell == 1 ? 0 : slice % of_cell * SLICE) + unit_ % 2 * 8;
+    }
+
+    const StepArgs& args_;
+    uint4* shared_;
+    int row_, unit_, slices_, first_image_, cell_, channel_;
+    int canvas_[OURS];
+    uint4* to_;
+    std::size_t zeros_;
+    const uint4 *ours_, *theirs_;
+};
 
 // The pairs within the limits that a block has found, in the memory of its stages.
 struct Found {
@@ -149,7 +189,6 @@ __global__ void __launch_bounds__(64 * WARPS, WARPS == 4 ? 1 : 2)
     const int first_row = static_cast<int>(blockIdx.x) % args.image_tiles * Memory::LEFT;
     const int first_image = tile * Memory::RIGHT;
     const int warp_row = warp / WARPS * 16 * IMAGES, warp_image = warp % WARPS * 64;
-    const int slices = args.compared * (args.scan.shape.width / SLICE), stages = (slices + 3) / STEP_SLICES;
     auto* shared = reinterpret_cast<uint4*>(dynamic_shared());
 
     float sum[IMAGES][8][4];
@@ -161,18 +200,27 @@ __global__ void __launch_bounds__(64 * WARPS, WARPS == 4 ? 1 : 2)
             for (int e = 0; e < 4; ++e) sum[m][j][e] = 0.f;
         }
     }
+    StepCopies<IMAGES, WARPS> copies(args, shared, first_row, first_image);
+    const int stages = copies.stages();
     for (int stage = 0; stage < Memory::STAGES - 1; ++stage) {
-        if (stage < stages) fetch_slices<IMAGES, WARPS>(args, shared, stage, slices, first_row, first_image);
+        if (stage < stages) {
+            copies.begin(stage);
+#pragma unroll
+            for (int quarter = 0; quarter < 4; ++quarter) copies.copy(quarter);
+        }
         __pipeline_commit();
     }
     for (int stage = 0; stage < stages; ++stage) {
         __pipeline_wait_prior(Memory::STAGES - 2);
         __syncthreads();  // the stage is here, and no warp reads the buffer that is filled next
         const int next = stage + Memory::STAGES - 1;
-        if (next < stages) fetch_slices<IMAGES, WARPS>(args, shared, next, slices, first_row, first_image);
-        __pipeline_commit();
+        const bool more = next < stages;
+        if (more) copies.begin(next);
         const uint4* here = shared + stage % Memory::STAGES * Memory::STAGE;
-        multiply_stage<IMAGES>(here, warp_row, here + Memory::LEFT * STAGE_UNITS, warp_image, sum);
+        multiply_stage<IMAGES>(here, warp_row, here + Memory::LEFT * STAGE_UNITS, warp_image, sum, [&](int quarter) {
+            if (more) copies.copy(quarter);
+        });
+        __pipeline_commit();
     }
 
     const int row = first_row + warp_row + g, image = first_image + warp_image + 2 * t;
@@ -213,12 +261,16 @@ __global__ void __launch_bounds__(64 * WARPS, WARPS == 4 ? 1 : 2)
                 const int q = row + m * 16 + h * 8;
                 const float limit = q < args.rows ? args.limits[q] : -INFINITY;
 #pragma unroll
-                for (int j = 0; j < 8; ++j) {
-                    const float2 constant = *reinterpret_cast<const float2*>(constants + 8 * j);
+                for (int j = 0; j < 8; j += 2) {  // four pairs, of which few are within
+                    const float2 even = *reinterpret_cast<const float2*>(constants + 8 * j);
+                    const float2 odd = *reinterpret_cast<const float2*>(constants + 8 * j + 8);
+                    const float score[4] = {
+                        __fmaf_rn(-2.f, sum[m][j][2 * h], even.x), __fmaf_rn(-2.f, sum[m][j][2 * h + 1], even.y),
+                        __fmaf_rn(-2.f, sum[m][j + 1][2 * h], odd.x), __fmaf_rn(-2.f, sum[m][j + 1][2 * h + 1], odd.y)};
+                    if (fminf(fminf(score[0], score[1]), fminf(score[2], score[3])) > limit) continue;
 #pragma unroll
-                    for (int e = 0; e < 2; ++e) {
-                        const float score = __fmaf_rn(-2.f, sum[m][j][2 * h + e], e ? constant.y : constant.x);
-                        if (score <= limit) found.add(score, image + 8 * j + e, q - first_row);
+                    for (int e = 0; e < 4; ++e) {
+                        if (score[e] <= limit) found.add(score[e], image + 8 * (j + e / 2) + e % 2, q - first_row);
                     }
                 }
             }
