@@ -70,11 +70,11 @@ def build(seconds: float) -> str:
 
 
 def tests(seconds: float) -> str:
-    side_by_side = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    side_by_side = ["-n", str(min(16, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
     files = [f"tests/test_{name}.py" for name in TESTS]
     required = ["numpy", "torch", "cpp", "cuda", *(["triton"] if importlib.util.find_spec("triton") else [])]
-    # -rs: what was skipped, such as for a package that is not there, and why
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", *side_by_side, *files]
+    # -rsf: what was skipped, such as for a package that is not there, and why; what failed
+    command = [sys.executable, "-m", "pytest", "-q", "-rsf", "-p", "no:cacheprovider", *side_by_side, *files]
     return words(run(seconds, *command, LPKERNEL_REQUIRE_BACKENDS=",".join(required)), 40)
 
 
@@ -161,14 +161,14 @@ def decoding(seconds: float) -> str:
 def profile(seconds: float) -> str:
     if shutil.which("ncu") is None:
         return "not run: ncu is not on the PATH"
-    kernels = ("-k", "regex:screen_kernel|scan_kernel", "-c", "8")
+    kernels = ("-k", "regex:screen_kernel|scan_kernel|choose_kernel", "-c", "8")
     options = ("--clock-control", "none", "--set", "full", "--import-source", "on", "-f", *kernels)
     return words(run(seconds, "ncu", *options, "-o", str(OUT / "gpu-check"), *PROBLEMS), 3)
 
 
 PARTS: dict[Callable[[float], str], float] = {  # seconds that each may take
     build: 60,
-    tests: 120,
+    tests: 150,
     sanitizers: 90,
     speed: 240,
     decoding: 150,

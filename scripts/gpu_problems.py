@@ -6,6 +6,7 @@ python scripts/gpu_problems.py     # on a GPU; scripts/gpu_check.py runs it unde
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ import lpkernel
 from lpkernel import plan
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, CodeBank, LatentBank, ScanRequest
+from lpkernel.backends.cuda import CudaBackend, Tuning
+from lpkernel.backends.cuda_launches import STEP_TILES
 from lpkernel.levels import resize_level
 
 GPU_BACKENDS = ("cuda", "triton")
@@ -45,6 +48,17 @@ def request(size: int, images: int, in_codes: bool) -> ScanRequest:
     )
 
 
+def ways(backend: Backend) -> Iterator[str]:
+    """The backend's own choice of launches, then plans step by step by every tile."""
+    yield ""
+    if not isinstance(backend, CudaBackend):
+        return
+    for tile in STEP_TILES:
+        backend.tuning = Tuning(steps=tile)
+        yield f", step by step, {tile}"
+    backend.tuning = Tuning()
+
+
 def check(backends: list[Backend], device: str) -> None:
     """Raises SystemExit where an answer is wrong."""
     reference = registry.BACKENDS["numpy"]
@@ -52,8 +66,10 @@ def check(backends: list[Backend], device: str) -> None:
     for backend in backends:
         for problem in PROBLEMS:
             asked = request(*problem)
-            if not np.array_equal(backend.scan(asked, device), reference.scan(asked)):
-                raise SystemExit(f"{backend.name}: source maps differ from the specification's")
+            expected = reference.scan(asked)
+            for way in ways(backend):
+                if not np.array_equal(backend.scan(asked, device), expected):
+                    raise SystemExit(f"{backend.name}{way}: source maps differ from the specification's")
         for dtype in (np.int16, np.float32):
             queries = torch.from_numpy(random.integers(-8, 9, (17, 37)).astype(dtype)).to(device)
             rows = torch.from_numpy(random.integers(-8, 9, (300, 37)).astype(dtype)).to(device)
