@@ -66,9 +66,9 @@ def check(backends: list[Backend], device: str) -> None:
     for backend in backends:
         for problem in PROBLEMS:
             asked = request(*problem)
-            expected = reference.scan(asked)
+            maps = reference.scan(asked)
             for way in ways(backend):
-                if not np.array_equal(backend.scan(asked, device), expected):
+                if not np.array_equal(backend.scan(asked, device), maps):
                     raise SystemExit(f"{backend.name}{way}: source maps differ from the specification's")
         for dtype in (np.int16, np.float32):
             queries = torch.from_numpy(random.integers(-8, 9, (17, 37)).astype(dtype)).to(device)

@@ -113,8 +113,8 @@ STEP_TILES = (StepTile(32, 128), StepTile(64, 128), StepTile(128, 128), StepTile
 STEP_SHARED = 97 << 10  # bytes of a block of 128 images and 128 bank images
 MOST_LISTED = 1024  # bank images that an image lists in a step
 # A plan runs step by step where there are so many images, and pairs of images and bank images. Times of a plan as a
-# whole, in those of the same step by step, on an H100: B = 30,000, N = 16 0.7, 64 1.4, 256 2.2, 4,096 4.3; B = 999, five
-# scales, N = 64 0.9, 256 1.5, 4,096 4.1; B = 16, N = 4,096 1.0.
+# whole, in those of the same step by step, on an H100: B = 30,000, N = 16 0.7, 64 1.4, 256 2.2, 4,096 4.3; B = 999,
+# five scales, N = 64 0.9, 256 1.5, 4,096 4.1; B = 16, N = 4,096 1.0.
 STEP_IMAGES, STEP_PAIRS = 48, 1 << 17
 
 
