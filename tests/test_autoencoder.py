@@ -121,6 +121,19 @@ def test_fingerprint_ignores_dtype(embedded: Autoencoder, faces: np.ndarray) -> 
     assert psnr(half.decode(codes), embedded.decode(codes)) > 30
 
 
+def test_whether_a_decoder_stays_small() -> None:
+    """What dtype "auto" goes by on a GPU; there is none here, so nothing is float16."""
+    network: Any = load_autoencoder(DEFAULT_WEIGHTS, device="cpu", dtype="float32")
+    assert network.float16_where_small and network.stays_small()
+    last = [part for part in network.network.decoder.modules() if isinstance(part, torch.nn.Conv2d)][-1]
+    weight = last.weight.clone()
+    last.weight.copy_(weight * 1e5)
+    assert not network.stays_small()
+    last.weight.copy_(weight * float("nan"))
+    assert not network.stays_small()
+    assert load_autoencoder(DEFAULT_WEIGHTS, device="cpu").dtype != torch.float16  # type: ignore[attr-defined]
+
+
 def test_fingerprint_tells_names_shapes_and_values() -> None:
     state = {"a": torch.arange(6.0), "b": torch.zeros(2, 3)}
     same = fingerprint(state)

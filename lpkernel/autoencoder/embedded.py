@@ -26,6 +26,7 @@ class CompactAutoencoder(TorchAutoencoder):
     """A `CompactVQ` network."""
 
     encoder_parts = ("encoder",)
+    float16_where_small = True
 
     def __init__(self, network: CompactVQ, name: str, device: str = "auto", dtype: str = "auto") -> None:
         config = network.config

@@ -18,6 +18,7 @@ class VQModelAutoencoder(TorchAutoencoder):
     """
 
     encoder_parts = ("encoder", "quant_conv")
+    float16_where_small = True
 
     def __init__(
         self, folder: Path, device: str = "auto", dtype: str = "auto", image_size: str | int | None = None
