@@ -66,9 +66,14 @@ __device__ __forceinline__ int exponent(float value) {
     return max((__float_as_int(value) >> 23) - 127, LEAST_EXPONENT);
 }
 
-__device__ __forceinline__ float largest_of_warp(float value) {
-#pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) value = fmaxf(value, __shfl_xor_sync(WARP, value, lanes));
+// The largest value, and the sum, of `lanes` lanes side by side; lanes: a power of two up to 32.
+__device__ __forceinline__ float largest_of(float value, int lanes) {
+    for (int apart = lanes / 2; apart > 0; apart /= 2) value = fmaxf(value, __shfl_xor_sync(WARP, value, apart));
+    return value;
+}
+template <class T>
+__device__ __forceinline__ T sum_of(T value, int lanes) {
+    for (int apart = lanes / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(WARP, value, apart);
     return value;
 }
 
@@ -106,80 +111,165 @@ __device__ __forceinline__ std::int64_t row_at(const ScreenPlan& plan, int posit
     return static_cast<std::int64_t>(position % plan.class_rows) * plan.stride + position / plan.class_rows;
 }
 
-// The values of a row less the origin; 0 where the mask hides them.
+// Four float16 side by side.
+__device__ __forceinline__ uint2 pack(const std::uint16_t (&bits)[4]) {
+    return make_uint2(bits[0] | static_cast<unsigned>(bits[1]) << 16, bits[2] | static_cast<unsigned>(bits[3]) << 16);
+}
+
+// Whether rows can be read four columns at a time.
+template <class Rows>
+__device__ __forceinline__ bool in_quads(const TopkArgs& search) {
+    const auto rows = reinterpret_cast<std::uintptr_t>(search.bank) | reinterpret_cast<std::uintptr_t>(search.queries);
+    return search.width % 4 == 0 && rows % (4 * sizeof(typename Rows::Stored)) == 0 &&
+           reinterpret_cast<std::uintptr_t>(search.patch_mask) % 4 == 0;
+}
+
+// The values of a row less the origin; 0 where the mask hides them and beyond `width`.
 template <class Rows>
 struct CentredRow {
-    const typename Rows::Stored* values;
+    using Stored = typename Rows::Stored;
+
+    const Stored* values;
     const float* centre;
     const std::uint8_t* mask;
+    int width;
+    bool aligned;  // rows, origin and mask can be read four columns at a time
 
-    __device__ __forceinline__ float operator()(int column) const {
-        if (mask && !mask[column]) return 0.f;
-        return static_cast<float>(values[column]) - centre[column];
+    // Reads PREPARE_QUADS times four columns, `apart` columns from one four to the next. Bit 4 i + e of the result:
+    // column e of the i-th four is shown.
+    __device__ __forceinline__ unsigned read(int column, int apart, float (&value)[PREPARE_QUADS][4]) const {
+        return aligned ? read_quads(column, apart, value) : read_values(column, apart, value);
+    }
+
+    __device__ __forceinline__ unsigned read_quads(int column, int apart, float (&value)[PREPARE_QUADS][4]) const {
+        uint4 bits[PREPARE_QUADS];
+        unsigned shown = 0;
+#pragma unroll
+        for (int i = 0; i < PREPARE_QUADS; ++i) {  // all reads first, so that they wait for memory together
+            const int at = column + i * apart;
+            bits[i] = make_uint4(0, 0, 0, 0);
+            if (at >= width) continue;
+            if constexpr (sizeof(Stored) == 4) {
+                bits[i] = *reinterpret_cast<const uint4*>(values + at);
+            } else {
+                const uint2 words = *reinterpret_cast<const uint2*>(values + at);
+                bits[i].x = words.x;
+                bits[i].y = words.y;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < PREPARE_QUADS; ++i) {
+            const int at = column + i * apart;
+            const bool inside = at < width;
+            const float4 origin =
+                inside ? *reinterpret_cast<const float4*>(centre + at) : make_float4(0.f, 0.f, 0.f, 0.f);
+            const unsigned bytes = !inside ? 0 : mask ? *reinterpret_cast<const unsigned*>(mask + at) : ~0u;
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const float less = e == 0 ? origin.x : e == 1 ? origin.y : e == 2 ? origin.z : origin.w;
+                const bool here = (bytes >> 8 * e & 0xffu) != 0;
+                value[i][e] = here ? static_cast<float>(Rows::value(bits[i], e)) - less : 0.f;
+                shown |= static_cast<unsigned>(here) << (4 * i + e);
+            }
+        }
+        return shown;
+    }
+
+    __device__ __forceinline__ unsigned read_values(int column, int apart, float (&value)[PREPARE_QUADS][4]) const {
+        unsigned shown = 0;
+#pragma unroll
+        for (int i = 0; i < PREPARE_QUADS; ++i) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int at = column + i * apart + e;
+                const bool here = at < width && (!mask || mask[at]);
+                value[i][e] = here ? static_cast<float>(values[at]) - centre[at] : 0.f;
+                shown |= static_cast<unsigned>(here) << (4 * i + e);
+            }
+        }
+        return shown;
     }
 };
 
-// One row of float16 a warp, and its terms: of the bank's positions first, then of the queries.
+// Rows of float16, each by plan.lanes lanes, and their terms: of the bank's positions first, then of the queries.
+// A lane has PREPARE_QUADS times four columns in registers; wider rows are read twice.
 template <class Rows, bool OWN>
-__global__ void __launch_bounds__(256, 4)  // 4: up to 64 registers, where ptxas left alone spills
+__global__ void __launch_bounds__(PREPARE_THREADS, 4)  // 4: up to 64 registers, where ptxas left alone spills
     prepare_kernel(const __grid_constant__ ScreenArgs args) {
     const TopkArgs& search = args.topk;
     const ScreenPlan& plan = args.plan;
-    const int width = search.width, half_stages = OWN ? plan.stages / 2 : plan.stages;
-    const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
-    if (at >= plan.positions + static_cast<std::int64_t>(plan.query_rows)) return;
-    const bool of_bank = at < plan.positions;
-    const int place = static_cast<int>(of_bank ? at : at - plan.positions);
+    const int half_stages = OWN ? plan.stages / 2 : plan.stages, columns = half_stages * SCREEN_COLUMNS;
+    const int lanes = plan.lanes, lane = static_cast<int>(threadIdx.x) % lanes;
+    const std::int64_t at =
+        static_cast<std::int64_t>(blockIdx.x) * (PREPARE_THREADS / lanes) + static_cast<int>(threadIdx.x) / lanes;
+    const bool of_bank = at < plan.positions, there = at < plan.positions + static_cast<std::int64_t>(plan.query_rows);
+    const int place = there ? static_cast<int>(of_bank ? at : at - plan.positions) : 0;
     const std::int64_t index = of_bank ? row_at(plan, place) : place;
     const bool real = of_bank ? index < search.bank_count && (!search.candidate_mask || search.candidate_mask[index])
-                              : index < search.query_count;
+                              : there && index < search.query_count;
     const auto* values = static_cast<const typename Rows::Stored*>(of_bank ? search.bank : search.queries);
     const std::uint8_t* mask = search.patch_mask;
-    if (OWN) mask = of_bank ? nullptr : mask + index * width;
-    const CentredRow<Rows> row{values + index * width, args.centre, mask};
+    if (OWN) mask = of_bank ? nullptr : mask + index * search.width;
+    const CentredRow<Rows> row{values + index * search.width, args.centre, mask, real ? search.width : 0,
+                               in_quads<Rows>(search)};
 
-    float most = 0.f;
+    const int apart = 4 * lanes, step = PREPARE_QUADS * apart;
+    float value[PREPARE_QUADS][4], most = 0.f;
     double square = 0.0;
-    if (real) {
-        for (int column = lane_id(); column < width; column += 32) {
-            const float value = row(column);
-            most = fmaxf(most, fabsf(value));  // a NaN is seen in `square`
-            square += static_cast<double>(value) * static_cast<double>(value);
+    unsigned shown = 0;
+    for (int column = 4 * lane; column < columns; column += step) {
+        shown = row.read(column, apart, value);
+#pragma unroll
+        for (int i = 0; i < PREPARE_QUADS; ++i) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                most = fmaxf(most, fabsf(value[i][e]));  // a NaN is seen in `square`
+                square += static_cast<double>(value[i][e]) * static_cast<double>(value[i][e]);
+            }
         }
     }
-    most = largest_of_warp(most);
-    square = sum_of_warp(square);
+    most = largest_of(most, lanes);
+    square = sum_of(square, lanes);
     const bool finite = square < MOST_SQUARE;
     const int shift = exponent(most), own_shift = exponent(most * most);
     const float scale = power_of_two(14 - shift), own_scale = power_of_two(14 - own_shift);
 
     const int rows = of_bank ? plan.positions : plan.query_rows;
-    auto* to = reinterpret_cast<std::uint16_t*>(of_bank ? args.bank_values : args.query_values);
+    auto* to = reinterpret_cast<uint2*>(of_bank ? args.bank_values : args.query_values);
+    const std::int64_t beyond = static_cast<std::int64_t>(columns) * rows / 4;
     float lost = 0.f, own_lost = 0.f;
-    for (int stage = 0; stage < half_stages; ++stage) {
-        const int column = stage * SCREEN_COLUMNS + lane_id();
-        const bool shown = real && finite && column < width;
-        const float value = shown ? row(column) : 0.f;
-        const std::uint16_t bits = half_bits(value * scale);
-        const float rest = value * scale - half_value(bits);
-        lost += rest * rest;
-        const std::int64_t cell = (static_cast<std::int64_t>(stage) * rows + place) * SCREEN_COLUMNS + lane_id();
-        to[cell] = bits;
-        if constexpr (OWN) {
-            const std::int64_t beyond = static_cast<std::int64_t>(half_stages) * rows * SCREEN_COLUMNS;
-            std::uint16_t own = 0;
-            if (of_bank) {
-                own = half_bits(value * value * own_scale);
-                own_lost += fabsf(value * value * own_scale - half_value(own));
-            } else {
-                own = shown && mask[column] ? std::uint16_t{0x3c00} : std::uint16_t{0};  // 1 or 0
+    for (int column = 4 * lane; column < columns; column += step) {
+        if (columns > step) shown = row.read(column, apart, value);
+#pragma unroll
+        for (int i = 0; i < PREPARE_QUADS; ++i) {
+            const int first = column + i * apart;
+            if (!there || first >= columns) break;
+            const std::int64_t cell =
+                (static_cast<std::int64_t>(first / SCREEN_COLUMNS) * rows + place) * (SCREEN_COLUMNS / 4) +
+                first % SCREEN_COLUMNS / 4;
+            std::uint16_t bits[4], own[4];
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const float kept = finite ? value[i][e] : 0.f;
+                bits[e] = half_bits(kept * scale);
+                const float rest = kept * scale - half_value(bits[e]);
+                lost += rest * rest;
+                if constexpr (OWN) {
+                    own[e] =
+                        finite && (shown >> (4 * i + e) & 1u) ? std::uint16_t{0x3c00} : std::uint16_t{0};  // 1 or 0
+                    if (of_bank) {
+                        own[e] = half_bits(kept * kept * own_scale);
+                        own_lost += fabsf(kept * kept * own_scale - half_value(own[e]));
+                    }
+                }
             }
-            to[cell + beyond] = own;
+            to[cell] = pack(bits);
+            if constexpr (OWN) to[cell + beyond] = pack(own);
         }
     }
-    lost = sum_of_warp(lost);
-    if constexpr (OWN) own_lost = sum_of_warp(own_lost);
-    if (lane_id() != 0) return;
+    lost = sum_of(lost, lanes);
+    if constexpr (OWN) own_lost = sum_of(own_lost, lanes);
+    if (lane != 0 || !there) return;
 
     const float length = sqrtf(static_cast<float>(square)) * MORE + TINY_LENGTH;
     const float residue = sqrtf(lost) * MORE * power_of_two(shift - 14);

@@ -16,7 +16,9 @@ constexpr int SCREEN_COLUMNS = 32;       // of a row that lie side by side: 64 b
 constexpr int MOST_SCREEN_WIDTH = 8192;  // D, for which the bound on rounding holds; 2 D with a mask for each query
 constexpr int SURVIVORS = 1024;          // of a query that are measured, at least; more are redone by topk.cuh
 constexpr int RECHECK_THREADS = 256;
-constexpr int RECHECK_ROWS = 4;   // that a warp measures at a time
+constexpr int RECHECK_ROWS = 4;  // that a warp measures at a time
+constexpr int PREPARE_THREADS = 256;
+constexpr int PREPARE_QUADS = 4;  // times four columns that a lane of `prepare` has in registers
 constexpr int CENTRE_ROWS = 256;  // of the bank whose mean is the origin
 
 // Sizes of a screened search. Bank row r lies at position (r % stride) * class_rows + r / stride, so that the first
@@ -28,6 +30,7 @@ struct ScreenPlan {
     int stages = 0;  // parts of 32 columns of an operand, an even number; with a mask for each query twice that
     int parts = 1;   // groups of sampled rows that a lane takes a minimum of: 1, 2, 4 or 8
     int groups = 0;  // of a query
+    int lanes = 32;  // of a warp that prepare a row: 8, 16 or 32
     int most = 0;    // survivors of a query that are kept
 };
 
