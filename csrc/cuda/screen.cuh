@@ -77,28 +77,35 @@ __device__ __forceinline__ T sum_of(T value, int lanes) {
     return value;
 }
 
-// The mean of up to CENTRE_ROWS bank rows, a block 32 columns; whole for integers, so that differences stay exact.
+// The mean of up to CENTRE_ROWS bank rows, a block 32 columns; whole for integers, so that differences stay exact. A
+// warp reads its rows all at once. Shared memory: (warps, 2, 32) floats.
 template <class Rows>
-__global__ void __launch_bounds__(256) centre_kernel(const __grid_constant__ ScreenArgs args) {
-    const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
+__global__ void __launch_bounds__(CENTRE_THREADS) centre_kernel(const __grid_constant__ ScreenArgs args) {
+    constexpr int WARPS = CENTRE_THREADS / 32, EACH = CENTRE_ROWS / WARPS;
+    const int warp = static_cast<int>(threadIdx.x) / 32;
     const int width = args.topk.width, column = static_cast<int>(blockIdx.x) * 32 + lane_id();
     const auto* bank = static_cast<const typename Rows::Stored*>(args.topk.bank);
     const int used = min(CENTRE_ROWS, args.topk.bank_count), step = args.topk.bank_count / used;
-    float sum = 0.f, count = 0.f;
-    if (column < width) {
-        for (int i = warp; i < used; i += warps) {
-            const auto value = static_cast<float>(bank[static_cast<std::int64_t>(i) * step * width + column]);
-            if (!(fabsf(value) < 1e30f)) continue;
-            sum += value;
-            count += 1.f;
-        }
+    float values[EACH], sum = 0.f, count = 0.f;
+#pragma unroll
+    for (int r = 0; r < EACH; ++r) {
+        const int i = r * WARPS + warp;
+        const bool inside = i < used && column < width;
+        values[r] = inside ? static_cast<float>(bank[static_cast<std::int64_t>(i) * step * width + column]) : INFINITY;
     }
-    auto* sums = reinterpret_cast<float*>(dynamic_shared());  // (warps, 2, 32)
+#pragma unroll
+    for (int r = 0; r < EACH; ++r) {
+        const bool taken = fabsf(values[r]) < 1e30f;
+        sum += taken ? values[r] : 0.f;
+        count += taken ? 1.f : 0.f;
+    }
+    auto* sums = reinterpret_cast<float*>(dynamic_shared());
     sums[warp * 64 + lane_id()] = sum;
     sums[warp * 64 + 32 + lane_id()] = count;
     __syncthreads();
     if (warp > 0 || column >= width) return;
-    for (int other = 1; other < warps; ++other) {
+#pragma unroll 8
+    for (int other = 1; other < WARPS; ++other) {
         sum += sums[other * 64 + lane_id()];
         count += sums[other * 64 + 32 + lane_id()];
     }
@@ -194,7 +201,7 @@ struct CentredRow {
 // Rows of float16, each by plan.lanes lanes, and their terms: of the bank's positions first, then of the queries.
 // A lane has PREPARE_QUADS times four columns in registers; wider rows are read twice.
 template <class Rows, bool OWN>
-__global__ void __launch_bounds__(PREPARE_THREADS, 4)  // 4: up to 64 registers, where ptxas left alone spills
+__global__ void __launch_bounds__(PREPARE_THREADS, 3)  // 3: up to 80 registers, where ptxas left alone spills
     prepare_kernel(const __grid_constant__ ScreenArgs args) {
     const TopkArgs& search = args.topk;
     const ScreenPlan& plan = args.plan;
@@ -453,22 +460,83 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
     }
 }
 
-// The threshold of each query, a warp each: its K-th minimum, found bit by bit, less its squared length without
-// weights. Shared memory: (warps, groups) words.
-__global__ void __launch_bounds__(128) limit_kernel(const __grid_constant__ ScreenArgs args) {
-    const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
-    const int q = static_cast<int>(blockIdx.x) * warps + warp, groups = args.plan.groups;
-    if (q >= args.topk.query_count) return;
-    unsigned* own = reinterpret_cast<unsigned*>(dynamic_shared()) + warp * groups;
-    for (int i = lane_id(); i < groups; i += 32) {
-        own[i] = ordered(args.minima[static_cast<std::int64_t>(q) * groups + i]);
-    }
+// The k-th smallest of `count` >= k numbers above 0 in shared memory, by a warp: the next larger minimum one after the
+// other, or for a large k bit by bit.
+__device__ __forceinline__ unsigned smallest(const unsigned* numbers, int count, int k) {
     unsigned found = 0;
+    if (k <= MOST_ROUNDS) {
+        for (int reached = 0; reached < k;) {
+            unsigned next = ~0u;
+            int equal = 0;
+            for (int i = lane_id(); i < count; i += 32) {
+                const unsigned number = numbers[i];
+                if (number <= found) continue;
+                equal = number < next ? 1 : equal + (number == next);
+                next = min(next, number);
+            }
+            found = __reduce_min_sync(WARP, next);
+            reached += __reduce_add_sync(WARP, next == found ? equal : 0);
+        }
+        return found;
+    }
     for (int bit = 31; bit >= 0; --bit) {
         const unsigned above = found | 1u << bit;
         int below = 0;
-        for (int i = lane_id(); i < groups; i += 32) below += own[i] < above;
-        if (__reduce_add_sync(WARP, below) < args.topk.k) found = above;
+        for (int i = lane_id(); i < count; i += 32) below += numbers[i] < above;
+        if (__reduce_add_sync(WARP, below) < k) found = above;
+    }
+    return found;
+}
+
+// The k-th smallest of a query's minima by a whole block, in its first warp. Each thread takes the least of its share;
+// k of these are within the k-th of them, so only numbers below that one are looked at again.
+// Shared memory: as limit_words.
+__device__ __forceinline__ unsigned smallest_of_block(const float* minima, int groups, int k, unsigned* shared) {
+    const int thread = static_cast<int>(threadIdx.x);
+    unsigned *limit = shared, *count = shared + 1, *shares = shared + 2, *list = shares + LIMIT_THREADS;
+    unsigned least = ~0u;
+#pragma unroll 8
+    for (int i = thread; i < groups; i += LIMIT_THREADS) least = min(least, ordered(minima[i]));
+    shares[thread] = least;
+    if (thread == 0) *count = 0;
+    __syncthreads();
+    if (thread < 32) {
+        const unsigned found = smallest(shares, LIMIT_THREADS, k);
+        if (thread == 0) *limit = found;
+    }
+    __syncthreads();
+    const unsigned enough = *limit;
+    if (least < enough) {
+#pragma unroll 8
+        for (int i = thread; i < groups; i += LIMIT_THREADS) {
+            const unsigned number = ordered(minima[i]);
+            if (number < enough) list[atomicAdd(count, 1u)] = number;
+        }
+    }
+    __syncthreads();
+    const int listed = static_cast<int>(*count);
+    return thread >= 32 || listed < k ? enough : smallest(list, listed, k);
+}
+
+// The threshold of each query: its K-th minimum, less its squared length without weights. A warp a query, or a block
+// where it has more than WARP_GROUPS minima.
+// Shared memory: limit_words.
+__global__ void __launch_bounds__(LIMIT_THREADS) limit_kernel(const __grid_constant__ ScreenArgs args) {
+    const int groups = args.plan.groups, k = min(args.topk.k, groups), warp = static_cast<int>(threadIdx.x) / 32;
+    const bool by_warp = groups <= WARP_GROUPS;
+    const int q = static_cast<int>(by_warp ? blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32 : blockIdx.x);
+    if (q >= args.topk.query_count) return;
+    const float* minima = args.minima + static_cast<std::int64_t>(q) * groups;
+    auto* shared = reinterpret_cast<unsigned*>(dynamic_shared());
+    unsigned found;
+    if (by_warp) {
+        unsigned* own = shared + warp * groups;
+#pragma unroll 8
+        for (int i = lane_id(); i < groups; i += 32) own[i] = ordered(minima[i]);
+        found = smallest(own, groups, k);  // each lane reads what it wrote
+    } else {
+        found = smallest_of_block(minima, groups, k, shared);
+        if (warp != 0) return;
     }
     if (lane_id() != 0) return;
     if (args.topk.weights) {

@@ -20,6 +20,10 @@ constexpr int RECHECK_ROWS = 4;  // that a warp measures at a time
 constexpr int PREPARE_THREADS = 256;
 constexpr int PREPARE_QUADS = 4;  // times four columns that a lane of `prepare` has in registers
 constexpr int CENTRE_ROWS = 256;  // of the bank whose mean is the origin
+constexpr int CENTRE_THREADS = 1024;
+constexpr int LIMIT_THREADS = 256;  // of a query with more than WARP_GROUPS minima, else of a block of warps
+constexpr int WARP_GROUPS = 512;
+constexpr int MOST_ROUNDS = 24;  // K up to which the K-th of numbers is found by taking the next larger
 
 // Sizes of a screened search. Bank row r lies at position (r % stride) * class_rows + r / stride, so that the first
 // class_rows positions are a sample of the bank.
@@ -33,6 +37,13 @@ struct ScreenPlan {
     int lanes = 32;  // of a warp that prepare a row: 8, 16 or 32
     int most = 0;    // survivors of a query that are kept
 };
+
+// Words of shared memory of a block that finds thresholds: the minima of its warps' queries; or of one query a limit, a
+// count, the least of each thread's share, and the shares of fewer than K threads.
+constexpr int limit_words(int groups, int k) {
+    if (groups <= WARP_GROUPS) return LIMIT_THREADS / 32 * groups;
+    return 2 + LIMIT_THREADS + (k - 1) * ((groups + LIMIT_THREADS - 1) / LIMIT_THREADS);
+}
 
 // The argument of the kernels. P = positions, R = query_rows.
 struct ScreenArgs {
