@@ -37,7 +37,8 @@
 // Tiling. A block takes 128 queries and 128 bank rows, a warp 64 x 64 of them: 128 accumulators a lane. Operands come
 // by cp.async, 64 columns at a time, three stages in flight (products.cuh). They lie in memory 64 bytes a row, the rows
 // of 32 columns side by side.
-// Traffic: the bank is read once as it is, written and read once as float16; tiles of one bank tile run together.
+// Traffic: the bank is read once as it is (twice beyond 512 columns), written and read once as float16; tiles of one
+// bank tile run together.
 // Limits: D <= 8192 (half that with a mask for each query), K <= 128.
 
 #pragma once
