@@ -45,6 +45,8 @@ ScreenPlan plan_screen(const TopkArgs& args, int stride) {
     plan.positions = stride * plan.class_rows;
     plan.query_rows = rounded(args.query_count, SCREEN_TILE);
     plan.stages = columns / SCREEN_COLUMNS;
+    plan.lanes = 8;
+    while (plan.lanes < 32 && plan.lanes * 4 * PREPARE_QUADS < args.width) plan.lanes *= 2;
     const int lanes = plan.class_rows / SCREEN_TILE * 8;  // groups, were there one a lane
     while (plan.parts < 8 && lanes * plan.parts < 8 * k) plan.parts *= 2;
     plan.groups = lanes * plan.parts;
@@ -94,12 +96,15 @@ cudaError_t screen(const ScreenArgs& args, cudaStream_t stream) {
     };
     const std::size_t tile_bytes = SCREEN_STAGES * 2 * SCREEN_TILE * 2 * SCREEN_COLUMNS * 2;
     const std::int64_t query_tiles = plan.query_rows / SCREEN_TILE;
-    start(all.centre, (args.topk.width + 31) / 32, 256, 8 * 64 * sizeof(float));
-    start(all.prepare, (static_cast<std::int64_t>(plan.positions) + plan.query_rows + 7) / 8, 256, 0);
+    start(all.centre, (args.topk.width + 31) / 32, CENTRE_THREADS, CENTRE_THREADS / 32 * 64 * sizeof(float));
+    const int prepared = PREPARE_THREADS / plan.lanes;  // rows of a block
+    start(all.prepare, (static_cast<std::int64_t>(plan.positions) + plan.query_rows + prepared - 1) / prepared,
+          PREPARE_THREADS, 0);
     if (args.topk.weights) start(factor_kernel, (plan.positions + 255) / 256, 256, 0);
     start(all.sample, query_tiles * (plan.class_rows / SCREEN_TILE), SCREEN_THREADS, tile_bytes);
-    const int limits = plan.groups <= 2048 ? 4 : 1;  // queries of a block, whose minima fit 32 KiB
-    start(limit_kernel, (queries + limits - 1) / limits, 32 * limits, sizeof(unsigned) * limits * plan.groups);
+    const int limits = plan.groups <= WARP_GROUPS ? LIMIT_THREADS / 32 : 1;  // queries of a block
+    start(limit_kernel, (queries + limits - 1) / limits, LIMIT_THREADS,
+          sizeof(unsigned) * static_cast<std::size_t>(limit_words(plan.groups, args.topk.k)));
     start(all.screen, query_tiles * (plan.positions / SCREEN_TILE), SCREEN_THREADS, tile_bytes);
     start(all.recheck, queries, RECHECK_THREADS,
           RECHECK_THREADS / 32 * sizeof(std::int64_t) * static_cast<std::size_t>(args.topk.k));

@@ -37,7 +37,8 @@
 // Tiling. A block takes 128 queries and 128 bank rows, a warp 64 x 64 of them: 128 accumulators a lane. Operands come
 // by cp.async, 64 columns at a time, three stages in flight (products.cuh). They lie in memory 64 bytes a row, the rows
 // of 32 columns side by side.
-// Traffic: the bank is read once as it is, written and read once as float16; tiles of one bank tile run together.
+// Traffic: the bank is read once as it is (twice beyond 512 columns), written and read once as float16; tiles of one
+// bank tile run together.
 // Limits: D <= 8192 (half that with a mask for each query), K <= 128.
 
 #pragma once
@@ -66,34 +67,46 @@ __device__ __forceinline__ int exponent(float value) {
     return max((__float_as_int(value) >> 23) - 127, LEAST_EXPONENT);
 }
 
-__device__ __forceinline__ float largest_of_warp(float value) {
-#pragma unroll
-    for (int lanes = 16; lanes > 0; lanes /= 2) value = fmaxf(value, __shfl_xor_sync(WARP, value, lanes));
+// The largest value, and the sum, of `lanes` lanes side by side; lanes: a power of two up to 32.
+__device__ __forceinline__ float largest_of(float value, int lanes) {
+    for (int apart = lanes / 2; apart > 0; apart /= 2) value = fmaxf(value, __shfl_xor_sync(WARP, value, apart));
+    return value;
+}
+template <class T>
+__device__ __forceinline__ T sum_of(T value, int lanes) {
+    for (int apart = lanes / 2; apart > 0; apart /= 2) value += __shfl_xor_sync(WARP, value, apart);
     return value;
 }
 
-// The mean of up to CENTRE_ROWS bank rows, a block 32 columns; whole for integers, so that differences stay exact.
+// The mean of up to CENTRE_ROWS bank rows, a block 32 columns; whole for integers, so that differences stay exact. A
+// warp reads its rows all at once. Shared memory: (warps, 2, 32) floats.
 template <class Rows>
-__global__ void __launch_bounds__(256) centre_kernel(const __grid_constant__ ScreenArgs args) {
-    const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
+__global__ void __launch_bounds__(CENTRE_THREADS) centre_kernel(const __grid_constant__ ScreenArgs args) {
+    constexpr int WARPS = CENTRE_THREADS / 32, EACH = CENTRE_ROWS / WARPS;
+    const int warp = static_cast<int>(threadIdx.x) / 32;
     const int width = args.topk.width, column = static_cast<int>(blockIdx.x) * 32 + lane_id();
     const auto* bank = static_cast<const typename Rows::Stored*>(args.topk.bank);
     const int used = min(CENTRE_ROWS, args.topk.bank_count), step = args.topk.bank_count / used;
-    float sum = 0.f, count = 0.f;
-    if (column < width) {
-        for (int i = warp; i < used; i += warps) {
-            const auto value = static_cast<float>(bank[static_cast<std::int64_t>(i) * step * width + column]);
-            if (!(fabsf(value) < 1e30f)) continue;
-            sum += value;
-            count += 1.f;
-        }
+    float values[EACH], sum = 0.f, count = 0.f;
+#pragma unroll
+    for (int r = 0; r < EACH; ++r) {
+        const int i = r * WARPS + warp;
+        const bool inside = i < used && column < width;
+        values[r] = inside ? static_cast<float>(bank[static_cast<std::int64_t>(i) * step * width + column]) : INFINITY;
     }
-    auto* sums = reinterpret_cast<float*>(dynamic_shared());  // (warps, 2, 32)
+#pragma unroll
+    for (int r = 0; r < EACH; ++r) {
+        const bool taken = fabsf(values[r]) < 1e30f;
+        sum += taken ? values[r] : 0.f;
+        count += taken ? 1.f : 0.f;
+    }
+    auto* sums = reinterpret_cast<float*>(dynamic_shared());
     sums[warp * 64 + lane_id()] = sum;
     sums[warp * 64 + 32 + lane_id()] = count;
     __syncthreads();
     if (warp > 0 || column >= width) return;
-    for (int other = 1; other < warps; ++other) {
+#pragma unroll 8
+    for (int other = 1; other < WARPS; ++other) {
         sum += sums[other * 64 + lane_id()];
         count += sums[other * 64 + 32 + lane_id()];
     }
@@ -106,80 +119,165 @@ __device__ __forceinline__ std::int64_t row_at(const ScreenPlan& plan, int posit
     return static_cast<std::int64_t>(position % plan.class_rows) * plan.stride + position / plan.class_rows;
 }
 
-// The values of a row less the origin; 0 where the mask hides them.
+// Four float16 side by side.
+__device__ __forceinline__ uint2 pack(const std::uint16_t (&bits)[4]) {
+    return make_uint2(bits[0] | static_cast<unsigned>(bits[1]) << 16, bits[2] | static_cast<unsigned>(bits[3]) << 16);
+}
+
+// Whether rows can be read four columns at a time.
+template <class Rows>
+__device__ __forceinline__ bool in_quads(const TopkArgs& search) {
+    const auto rows = reinterpret_cast<std::uintptr_t>(search.bank) | reinterpret_cast<std::uintptr_t>(search.queries);
+    return search.width % 4 == 0 && rows % (4 * sizeof(typename Rows::Stored)) == 0 &&
+           reinterpret_cast<std::uintptr_t>(search.patch_mask) % 4 == 0;
+}
+
+// The values of a row less the origin; 0 where the mask hides them and beyond `width`.
 template <class Rows>
 struct CentredRow {
-    const typename Rows::Stored* values;
+    using Stored = typename Rows::Stored;
+
+    const Stored* values;
     const float* centre;
     const std::uint8_t* mask;
+    int width;
+    bool aligned;  // rows, origin and mask can be read four columns at a time
 
-    __device__ __forceinline__ float operator()(int column) const {
-        if (mask && !mask[column]) return 0.f;
-        return static_cast<float>(values[column]) - centre[column];
+    // Reads PREPARE_QUADS times four columns, `apart` columns from one four to the next. Bit 4 i + e of the result:
+    // column e of the i-th four is shown.
+    __device__ __forceinline__ unsigned read(int column, int apart, float (&value)[PREPARE_QUADS][4]) const {
+        return aligned ? read_quads(column, apart, value) : read_values(column, apart, value);
+    }
+
+    __device__ __forceinline__ unsigned read_quads(int column, int apart, float (&value)[PREPARE_QUADS][4]) const {
+        uint4 bits[PREPARE_QUADS];
+        unsigned shown = 0;
+#pragma unroll
+        for (int i = 0; i < PREPARE_QUADS; ++i) {  // all reads first, so that they wait for memory together
+            const int at = column + i * apart;
+            bits[i] = make_uint4(0, 0, 0, 0);
+            if (at >= width) continue;
+            if constexpr (sizeof(Stored) == 4) {
+                bits[i] = *reinterpret_cast<const uint4*>(values + at);
+            } else {
+                const uint2 words = *reinterpret_cast<const uint2*>(values + at);
+                bits[i].x = words.x;
+                bits[i].y = words.y;
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < PREPARE_QUADS; ++i) {
+            const int at = column + i * apart;
+            const bool inside = at < width;
+            const float4 origin =
+                inside ? *reinterpret_cast<const float4*>(centre + at) : make_float4(0.f, 0.f, 0.f, 0.f);
+            const unsigned bytes = !inside ? 0 : mask ? *reinterpret_cast<const unsigned*>(mask + at) : ~0u;
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const float less = e == 0 ? origin.x : e == 1 ? origin.y : e == 2 ? origin.z : origin.w;
+                const bool here = (bytes >> 8 * e & 0xffu) != 0;
+                value[i][e] = here ? static_cast<float>(Rows::value(bits[i], e)) - less : 0.f;
+                shown |= static_cast<unsigned>(here) << (4 * i + e);
+            }
+        }
+        return shown;
+    }
+
+    __device__ __forceinline__ unsigned read_values(int column, int apart, float (&value)[PREPARE_QUADS][4]) const {
+        unsigned shown = 0;
+#pragma unroll
+        for (int i = 0; i < PREPARE_QUADS; ++i) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const int at = column + i * apart + e;
+                const bool here = at < width && (!mask || mask[at]);
+                value[i][e] = here ? static_cast<float>(values[at]) - centre[at] : 0.f;
+                shown |= static_cast<unsigned>(here) << (4 * i + e);
+            }
+        }
+        return shown;
     }
 };
 
-// One row of float16 a warp, and its terms: of the bank's positions first, then of the queries.
+// Rows of float16, each by plan.lanes lanes, and their terms: of the bank's positions first, then of the queries.
+// A lane has PREPARE_QUADS times four columns in registers; wider rows are read twice.
 template <class Rows, bool OWN>
-__global__ void __launch_bounds__(256, 4)  // 4: up to 64 registers, where ptxas left alone spills
+__global__ void __launch_bounds__(PREPARE_THREADS, 3)  // 3: up to 80 registers, where ptxas left alone spills
     prepare_kernel(const __grid_constant__ ScreenArgs args) {
     const TopkArgs& search = args.topk;
     const ScreenPlan& plan = args.plan;
-    const int width = search.width, half_stages = OWN ? plan.stages / 2 : plan.stages;
-    const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
-    if (at >= plan.positions + static_cast<std::int64_t>(plan.query_rows)) return;
-    const bool of_bank = at < plan.positions;
-    const int place = static_cast<int>(of_bank ? at : at - plan.positions);
+    const int half_stages = OWN ? plan.stages / 2 : plan.stages, columns = half_stages * SCREEN_COLUMNS;
+    const int lanes = plan.lanes, lane = static_cast<int>(threadIdx.x) % lanes;
+    const std::int64_t at =
+        static_cast<std::int64_t>(blockIdx.x) * (PREPARE_THREADS / lanes) + static_cast<int>(threadIdx.x) / lanes;
+    const bool of_bank = at < plan.positions, there = at < plan.positions + static_cast<std::int64_t>(plan.query_rows);
+    const int place = there ? static_cast<int>(of_bank ? at : at - plan.positions) : 0;
     const std::int64_t index = of_bank ? row_at(plan, place) : place;
     const bool real = of_bank ? index < search.bank_count && (!search.candidate_mask || search.candidate_mask[index])
-                              : index < search.query_count;
+                              : there && index < search.query_count;
     const auto* values = static_cast<const typename Rows::Stored*>(of_bank ? search.bank : search.queries);
     const std::uint8_t* mask = search.patch_mask;
-    if (OWN) mask = of_bank ? nullptr : mask + index * width;
-    const CentredRow<Rows> row{values + index * width, args.centre, mask};
+    if (OWN) mask = of_bank ? nullptr : mask + index * search.width;
+    const CentredRow<Rows> row{values + index * search.width, args.centre, mask, real ? search.width : 0,
+                               in_quads<Rows>(search)};
 
-    float most = 0.f;
+    const int apart = 4 * lanes, step = PREPARE_QUADS * apart;
+    float value[PREPARE_QUADS][4], most = 0.f;
     double square = 0.0;
-    if (real) {
-        for (int column = lane_id(); column < width; column += 32) {
-            const float value = row(column);
-            most = fmaxf(most, fabsf(value));  // a NaN is seen in `square`
-            square += static_cast<double>(value) * static_cast<double>(value);
+    unsigned shown = 0;
+    for (int column = 4 * lane; column < columns; column += step) {
+        shown = row.read(column, apart, value);
+#pragma unroll
+        for (int i = 0; i < PREPARE_QUADS; ++i) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                most = fmaxf(most, fabsf(value[i][e]));  // a NaN is seen in `square`
+                square += static_cast<double>(value[i][e]) * static_cast<double>(value[i][e]);
+            }
         }
     }
-    most = largest_of_warp(most);
-    square = sum_of_warp(square);
+    most = largest_of(most, lanes);
+    square = sum_of(square, lanes);
     const bool finite = square < MOST_SQUARE;
     const int shift = exponent(most), own_shift = exponent(most * most);
     const float scale = power_of_two(14 - shift), own_scale = power_of_two(14 - own_shift);
 
     const int rows = of_bank ? plan.positions : plan.query_rows;
-    auto* to = reinterpret_cast<std::uint16_t*>(of_bank ? args.bank_values : args.query_values);
+    auto* to = reinterpret_cast<uint2*>(of_bank ? args.bank_values : args.query_values);
+    const std::int64_t beyond = static_cast<std::int64_t>(columns) * rows / 4;
     float lost = 0.f, own_lost = 0.f;
-    for (int stage = 0; stage < half_stages; ++stage) {
-        const int column = stage * SCREEN_COLUMNS + lane_id();
-        const bool shown = real && finite && column < width;
-        const float value = shown ? row(column) : 0.f;
-        const std::uint16_t bits = half_bits(value * scale);
-        const float rest = value * scale - half_value(bits);
-        lost += rest * rest;
-        const std::int64_t cell = (static_cast<std::int64_t>(stage) * rows + place) * SCREEN_COLUMNS + lane_id();
-        to[cell] = bits;
-        if constexpr (OWN) {
-            const std::int64_t beyond = static_cast<std::int64_t>(half_stages) * rows * SCREEN_COLUMNS;
-            std::uint16_t own = 0;
-            if (of_bank) {
-                own = half_bits(value * value * own_scale);
-                own_lost += fabsf(value * value * own_scale - half_value(own));
-            } else {
-                own = shown && mask[column] ? std::uint16_t{0x3c00} : std::uint16_t{0};  // 1 or 0
+    for (int column = 4 * lane; column < columns; column += step) {
+        if (columns > step) shown = row.read(column, apart, value);
+#pragma unroll
+        for (int i = 0; i < PREPARE_QUADS; ++i) {
+            const int first = column + i * apart;
+            if (!there || first >= columns) break;
+            const std::int64_t cell =
+                (static_cast<std::int64_t>(first / SCREEN_COLUMNS) * rows + place) * (SCREEN_COLUMNS / 4) +
+                first % SCREEN_COLUMNS / 4;
+            std::uint16_t bits[4], own[4];
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+                const float kept = finite ? value[i][e] : 0.f;
+                bits[e] = half_bits(kept * scale);
+                const float rest = kept * scale - half_value(bits[e]);
+                lost += rest * rest;
+                if constexpr (OWN) {
+                    own[e] =
+                        finite && (shown >> (4 * i + e) & 1u) ? std::uint16_t{0x3c00} : std::uint16_t{0};  // 1 or 0
+                    if (of_bank) {
+                        own[e] = half_bits(kept * kept * own_scale);
+                        own_lost += fabsf(kept * kept * own_scale - half_value(own[e]));
+                    }
+                }
             }
-            to[cell + beyond] = own;
+            to[cell] = pack(bits);
+            if constexpr (OWN) to[cell + beyond] = pack(own);
         }
     }
-    lost = sum_of_warp(lost);
-    if constexpr (OWN) own_lost = sum_of_warp(own_lost);
-    if (lane_id() != 0) return;
+    lost = sum_of(lost, lanes);
+    if constexpr (OWN) own_lost = sum_of(own_lost, lanes);
+    if (lane != 0 || !there) return;
 
     const float length = sqrtf(static_cast<float>(square)) * MORE + TINY_LENGTH;
     const float residue = sqrtf(lost) * MORE * power_of_two(shift - 14);
@@ -366,22 +464,83 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
     }
 }
 
-// The threshold of each query, a warp each: its K-th minimum, found bit by bit, less its squared length without
-// weights. Shared memory: (warps, groups) words.
-__global__ void __launch_bounds__(128) limit_kernel(const __grid_constant__ ScreenArgs args) {
-    const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
-    const int q = static_cast<int>(blockIdx.x) * warps + warp, groups = args.plan.groups;
-    if (q >= args.topk.query_count) return;
-    unsigned* own = reinterpret_cast<unsigned*>(dynamic_shared()) + warp * groups;
-    for (int i = lane_id(); i < groups; i += 32) {
-        own[i] = ordered(args.minima[static_cast<std::int64_t>(q) * groups + i]);
-    }
+// The k-th smallest of `count` >= k numbers above 0 in shared memory, by a warp: the next larger minimum one after the
+// other, or for a large k bit by bit.
+__device__ __forceinline__ unsigned smallest(const unsigned* numbers, int count, int k) {
     unsigned found = 0;
+    if (k <= MOST_ROUNDS) {
+        for (int reached = 0; reached < k;) {
+            unsigned next = ~0u;
+            int equal = 0;
+            for (int i = lane_id(); i < count; i += 32) {
+                const unsigned number = numbers[i];
+                if (number <= found) continue;
+                equal = number < next ? 1 : equal + (number == next);
+                next = min(next, number);
+            }
+            found = __reduce_min_sync(WARP, next);
+            reached += __reduce_add_sync(WARP, next == found ? equal : 0);
+        }
+        return found;
+    }
     for (int bit = 31; bit >= 0; --bit) {
         const unsigned above = found | 1u << bit;
         int below = 0;
-        for (int i = lane_id(); i < groups; i += 32) below += own[i] < above;
-        if (__reduce_add_sync(WARP, below) < args.topk.k) found = above;
+        for (int i = lane_id(); i < count; i += 32) below += numbers[i] < above;
+        if (__reduce_add_sync(WARP, below) < k) found = above;
+    }
+    return found;
+}
+
+// The k-th smallest of a query's minima by a whole block, in its first warp. Each thread takes the least of its share;
+// k of these are within the k-th of them, so only numbers below that one are looked at again.
+// Shared memory: as limit_words.
+__device__ __forceinline__ unsigned smallest_of_block(const float* minima, int groups, int k, unsigned* shared) {
+    const int thread = static_cast<int>(threadIdx.x);
+    unsigned *limit = shared, *count = shared + 1, *shares = shared + 2, *list = shares + LIMIT_THREADS;
+    unsigned least = ~0u;
+#pragma unroll 8
+    for (int i = thread; i < groups; i += LIMIT_THREADS) least = min(least, ordered(minima[i]));
+    shares[thread] = least;
+    if (thread == 0) *count = 0;
+    __syncthreads();
+    if (thread < 32) {
+        const unsigned found = smallest(shares, LIMIT_THREADS, k);
+        if (thread == 0) *limit = found;
+    }
+    __syncthreads();
+    const unsigned enough = *limit;
+    if (least < enough) {
+#pragma unroll 8
+        for (int i = thread; i < groups; i += LIMIT_THREADS) {
+            const unsigned number = ordered(minima[i]);
+            if (number < enough) list[atomicAdd(count, 1u)] = number;
+        }
+    }
+    __syncthreads();
+    const int listed = static_cast<int>(*count);
+    return thread >= 32 || listed < k ? enough : smallest(list, listed, k);
+}
+
+// The threshold of each query: its K-th minimum, less its squared length without weights. A warp a query, or a block
+// where it has more than WARP_GROUPS minima.
+// Shared memory: limit_words.
+__global__ void __launch_bounds__(LIMIT_THREADS) limit_kernel(const __grid_constant__ ScreenArgs args) {
+    const int groups = args.plan.groups, k = min(args.topk.k, groups), warp = static_cast<int>(threadIdx.x) / 32;
+    const bool by_warp = groups <= WARP_GROUPS;
+    const int q = static_cast<int>(by_warp ? blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32 : blockIdx.x);
+    if (q >= args.topk.query_count) return;
+    const float* minima = args.minima + static_cast<std::int64_t>(q) * groups;
+    auto* shared = reinterpret_cast<unsigned*>(dynamic_shared());
+    unsigned found;
+    if (by_warp) {
+        unsigned* own = shared + warp * groups;
+#pragma unroll 8
+        for (int i = lane_id(); i < groups; i += 32) own[i] = ordered(minima[i]);
+        found = smallest(own, groups, k);  // each lane reads what it wrote
+    } else {
+        found = smallest_of_block(minima, groups, k, shared);
+        if (warp != 0) return;
     }
     if (lane_id() != 0) return;
     if (args.topk.weights) {

@@ -16,8 +16,14 @@ constexpr int SCREEN_COLUMNS = 32;       // of a row that lie side by side: 64 b
 constexpr int MOST_SCREEN_WIDTH = 8192;  // D, for which the bound on rounding holds; 2 D with a mask for each query
 constexpr int SURVIVORS = 1024;          // of a query that are measured, at least; more are redone by topk.cuh
 constexpr int RECHECK_THREADS = 256;
-constexpr int RECHECK_ROWS = 4;   // that a warp measures at a time
+constexpr int RECHECK_ROWS = 4;  // that a warp measures at a time
+constexpr int PREPARE_THREADS = 256;
+constexpr int PREPARE_QUADS = 4;  // times four columns that a lane of `prepare` has in registers
 constexpr int CENTRE_ROWS = 256;  // of the bank whose mean is the origin
+constexpr int CENTRE_THREADS = 1024;
+constexpr int LIMIT_THREADS = 256;  // of a query with more than WARP_GROUPS minima, else of a block of warps
+constexpr int WARP_GROUPS = 512;
+constexpr int MOST_ROUNDS = 24;  // K up to which the K-th of numbers is found by taking the next larger
 
 // Sizes of a screened search. Bank row r lies at position (r % stride) * class_rows + r / stride, so that the first
 // class_rows positions are a sample of the bank.
@@ -28,8 +34,16 @@ struct ScreenPlan {
     int stages = 0;  // parts of 32 columns of an operand, an even number; with a mask for each query twice that
     int parts = 1;   // groups of sampled rows that a lane takes a minimum of: 1, 2, 4 or 8
     int groups = 0;  // of a query
+    int lanes = 32;  // of a warp that prepare a row: 8, 16 or 32
     int most = 0;    // survivors of a query that are kept
 };
+
+// Words of shared memory of a block that finds thresholds: the minima of its warps' queries; or of one query a limit, a
+// count, the least of each thread's share, and the shares of fewer than K threads.
+constexpr int limit_words(int groups, int k) {
+    if (groups <= WARP_GROUPS) return LIMIT_THREADS / 32 * groups;
+    return 2 + LIMIT_THREADS + (k - 1) * ((groups + LIMIT_THREADS - 1) / LIMIT_THREADS);
+}
 
 // The argument of the kernels. P = positions, R = query_rows.
 struct ScreenArgs {

@@ -74,7 +74,7 @@ cudaError_t topk(const TopkArgs& args, cudaStream_t stream) {
     }
     shape.grid = dim3(static_cast<unsigned>(args.query_count));
     shape.block = dim3(MERGE_THREADS);
-    shape.shared = MERGE_THREADS / 32 * sizeof(std::int64_t) * static_cast<std::size_t>(args.k);
+    shape.shared = sizeof(std::int64_t) * static_cast<std::size_t>(MERGE_THREADS / 32 * args.k + 1 + MERGE_THREADS);
     return launch(args.integers ? Kernel{merge_slabs_kernel<Int16Rows>} : Kernel{merge_slabs_kernel<FloatRows>}, shape,
                   args);
 }

@@ -506,21 +506,44 @@ __device__ __forceinline__ void close_lists(const TopkArgs& args, int query, Key
     write_neighbours<Rows>(args, query, lists);
 }
 
-// The K smallest keys of a query's slabs: a block a query, whose warps take every WARPS-th run of 32 keys.
-// Shared memory: (warps, K) keys.
+// The K smallest keys of a query's slabs, a block a query. Lists of slabs ascend: the threads' smallest first keys come
+// first, and nothing beyond the K-th of those is taken; then warps go down the lists of their slabs, a lane each, as
+// far as some key can still enter. Shared memory: (warps, K) keys, a limit, and a key a thread.
 template <class Rows>
 __global__ void __launch_bounds__(MERGE_THREADS) merge_slabs_kernel(const __grid_constant__ TopkArgs args) {
-    const int i = static_cast<int>(blockIdx.x), k = args.k, warp = static_cast<int>(threadIdx.x) / 32;
+    constexpr int WARPS = MERGE_THREADS / 32;
+    const int i = static_cast<int>(blockIdx.x), k = args.k, slabs = args.shape.slabs;
+    const int thread = static_cast<int>(threadIdx.x), warp = thread / 32;
     if (i >= query_count(args)) return;
     auto* lists = reinterpret_cast<Key*>(dynamic_shared());
-    Key* list = lists + warp * k;
+    Key *list = lists + warp * k, *limit = lists + WARPS * k, *heads = limit + 1;
+    const Key* from = args.partial + static_cast<std::int64_t>(i) * slabs * k;
+    Key head = EMPTY;
+    for (int slab = thread; slab < slabs; slab += MERGE_THREADS) {
+        const Key key = from[static_cast<std::int64_t>(slab) * k];
+        head = key < head ? key : head;
+    }
+    heads[thread] = head;
+    if (thread == 0) *limit = EMPTY;
     for (int rank = lane_id(); rank < k; rank += 32) list[rank] = EMPTY;
-    __syncwarp();
-    const int total = args.shape.slabs * k;
-    const Key* from = args.partial + static_cast<std::int64_t>(i) * total;
-    for (int base = warp * 32; base < total; base += MERGE_THREADS) {
-        const int at = base + lane_id();
-        offer(list, k, at < total ? from[at] : EMPTY);
+    __syncthreads();
+    const int there = min(slabs, MERGE_THREADS);
+    if (head != EMPTY) {
+        int below = 0;
+#pragma unroll 8
+        for (int other = 0; other < there; ++other) below += heads[other] < head;
+        if (below == k - 1) *limit = head;  // one thread at most: keys are all different
+    }
+    __syncthreads();
+    const Key last = *limit;
+    for (int first = warp; first < slabs; first += MERGE_THREADS) {
+        const int slab = first + lane_id() * WARPS;
+        for (int rank = 0; rank < k; ++rank) {
+            Key key = slab < slabs ? from[static_cast<std::int64_t>(slab) * k + rank] : EMPTY;
+            if (key > last) key = EMPTY;
+            if (!__any_sync(WARP, key < list[k - 1])) break;  // nor can later ones be
+            offer(list, k, key);
+        }
     }
     close_lists<Rows>(args, query_at(args, i), lists);
 }

@@ -13,7 +13,7 @@ constexpr int ROWS_PER_LANE = 4;  // bank rows that a lane compares at a time
 constexpr int WARP_ROWS = 32 * ROWS_PER_LANE;
 constexpr int STAGE_COLUMNS = 32;   // of a row that are in shared memory at a time
 constexpr int MOST_TOPK_WARPS = 8;  // of a block
-constexpr int MERGE_THREADS = 256;  // of a block that merges slabs
+constexpr int MERGE_THREADS = 512;  // of a block that merges slabs
 
 // The shape of a launch: a block has query_warps * bank_warps warps; each compares `tile` queries with its own part of
 // the bank_warps * WARP_ROWS rows that are in shared memory. The bank is cut into `slabs` parts.
