@@ -9,7 +9,7 @@ became of the one before; what a part has said when its time is up is kept:
     decoding     the same of the embedded autoencoder and a VQ-GAN with random weights; out/bench-gpu-*
     profile      Nsight Compute's, of scripts/gpu_problems.py, in out/gpu-check.ncu-rep; where ncu is present
 
-    python scripts/gpu_check.py speed decoding     # some parts alone; all of them take up to twelve minutes
+    python scripts/gpu_check.py speed decoding     # some parts alone; all of them take up to thirteen minutes
 
 Nothing of lpkernel is imported here: it may not be built yet.
 """
@@ -51,9 +51,14 @@ def run(seconds: float, *command: str, **variables: str) -> subprocess.Popen[str
     )
 
 
-def words(process: subprocess.Popen[str], lines: int = 15) -> str:
-    """The last lines of what a command said. Raises SystemExit with them where it failed or was ended."""
-    said = "\n".join(process.communicate()[0].strip().splitlines()[-lines:])
+def words(process: subprocess.Popen[str], lines: int = 15, also: str = "") -> str:
+    """The last lines of what a command said, and before them those with `also` in them, if that is given.
+
+    Raises SystemExit with them where it failed or was ended.
+    """
+    all_said = process.communicate()[0].strip().splitlines()
+    told = [line for line in all_said[:-lines] if also and also in line]
+    said = "\n".join([*told, *all_said[-lines:]])
     if process.returncode == 124:
         raise SystemExit(f"{said}\ncut off: its time was up")
     if process.returncode:
@@ -73,9 +78,10 @@ def tests(seconds: float) -> str:
     side_by_side = ["-n", str(min(16, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
     files = [f"tests/test_{name}.py" for name in TESTS]
     required = ["numpy", "torch", "cpp", "cuda", *(["triton"] if importlib.util.find_spec("triton") else [])]
-    # -rsf: what was skipped, such as for a package that is not there, and why; what failed
-    command = [sys.executable, "-m", "pytest", "-q", "-rsf", "-p", "no:cacheprovider", *side_by_side, *files]
-    return words(run(seconds, *command, LPKERNEL_REQUIRE_BACKENDS=",".join(required)), 40)
+    # -v: a line a test, so that failures are known where the time runs out; -rs: what was skipped, and why
+    told = ["-v", "--tb=short", "-rs", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *told, *side_by_side, *files]
+    return words(run(seconds, *command, LPKERNEL_REQUIRE_BACKENDS=",".join(required)), 40, "FAILED")
 
 
 def one_by_one(jobs: Mapping[str, Callable[[], str]]) -> str:
@@ -168,8 +174,8 @@ def profile(seconds: float) -> str:
 
 PARTS: dict[Callable[[float], str], float] = {  # seconds that each may take
     build: 60,
-    tests: 150,
-    sanitizers: 90,
+    tests: 180,
+    sanitizers: 120,
     speed: 240,
     decoding: 150,
     profile: 40,

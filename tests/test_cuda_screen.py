@@ -93,6 +93,40 @@ def test_few_rows_are_measured(cuda: CudaBackend, dtype: str, kind: str) -> None
         assert left.min() >= 3 and left.mean() < 40, left
 
 
+@pytest.mark.parametrize(("dtype", "kind"), KINDS)
+@pytest.mark.parametrize("width", [132, 260, 512, 516])
+def test_rows_in_registers_and_beyond(source: CudaBackend, dtype: str, kind: str, width: int) -> None:
+    """Four columns a lane, rows of 8, 16 and 32 lanes, and those that are read again; some values NaN or infinite."""
+    random = np.random.default_rng(width)
+    queries, bank = ((random.standard_normal((n, width)) * 30).astype(dtype) for n in (3, 140))
+    if dtype == "float32":
+        bank[::7, width // 2], bank[3::11, 1] = np.nan, np.inf
+    check(source, TopkRequest(queries, bank, 5, masks(kind, 3, width), None))
+
+
+@pytest.mark.parametrize("k", [1, 24, 25, 128])
+def test_thresholds_of_many_minima(source: CudaBackend, k: int) -> None:
+    """More groups than a warp holds: the next larger minimum for small K, else bit by bit; ties or none."""
+    random = np.random.default_rng(k)
+    for spread in (1000, 8):
+        queries, bank = ((random.standard_normal((n, 2)) * spread).round().astype(np.float32) for n in (2, 9000))
+        source.tuning = Tuning(search=(8, 1, 1, 2, 1))
+        request = TopkRequest(queries, bank, k, None, None)
+        want, got = SPECIFICATION.masked_topk(request), source.masked_topk(request)
+        np.testing.assert_array_equal(got.indices, want.indices)
+
+
+def test_many_slabs_are_merged(source: CudaBackend) -> None:
+    """Of one query, more than there are warps; their lists end early, or not."""
+    random = np.random.default_rng(3)
+    for k, spread in ((10, 1000), (128, 9)):
+        queries, bank = ((random.standard_normal((n, 1)) * spread).astype(np.float32) for n in (1, 20_000))
+        source.tuning = Tuning(search=(2, 1, 1, 150, 0))
+        request = TopkRequest(queries, bank, k, None, None)
+        want, got = SPECIFICATION.masked_topk(request), source.masked_topk(request)
+        np.testing.assert_array_equal(got.indices, want.indices)
+
+
 @pytest.mark.parametrize("kind", ["none", "own"])
 @pytest.mark.parametrize(
     ("low", "high"), [(1e-45, 1e-40), (1e-24, 1e-18), (1e9, 1e10), (1e17, 5e18), (1e19, 3e38), (-3e38, 3e38)]
