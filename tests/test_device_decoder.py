@@ -193,6 +193,8 @@ def test_who_is_compiled(
 def test_smaller_images_are_to_be_more() -> None:
     assert COMPILED_FROM == 11_000 * 256**2
     assert "from 44,000 on" in choose("auto", CUDA, 11_000, 128).reason
+    assert choose("auto", CUDA, 10**6, 256, fused=True) == (False, "auto: the network's Triton kernels are as fast")
+    assert choose("always", CUDA, 1, 256, fused=True).compiled
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,8 +163,7 @@ class TorchAutoencoder(ABC):
                 nn.Module.to(module, self.dtype)
         nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]
         settle(network, grid)
-        if self.device.type == "cuda":
-            fuse(network)
+        self._fused = fuse(network) if self.device.type == "cuda" else 0
         self.batch = max(1, PIXELS_ON_GPU // image_size**2) if self.device.type == "cuda" else 1
         self._together = max(1, PIXELS_ON_CPU // image_size**2) if self.device.type == "cpu" else 1
         self.compiling: Choice = NOT_ASKED
@@ -195,7 +194,7 @@ class TorchAutoencoder(ABC):
 
         images: how many will be decoded, for "auto". Raises InputError for other words, and where "always" cannot be.
         """
-        self.compiling = choose(asked, self.device, images, self.image_size)
+        self.compiling = choose(asked, self.device, images, self.image_size, self._fused > 0)
 
     def _bytes(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Codes or latents on the device -> bytes there, and whether all numbers were finite."""
