@@ -19,11 +19,15 @@
 // A step that compares nothing takes `choose` alone. `enter` begins a scale.
 //
 // Tiling. A block takes 32 IMAGES images and 64 WARPS bank images, a warp 16 IMAGES x 64 of them. Operands come from
-// where they are, cell by cell, by cp.async: 32 bytes a row and slice of 16 channels, four slices a stage, three or
-// four stages in flight. Traffic of a step: the compared cells of the bank once from memory, 2 D bytes a bank image
-// (tiles of one bank tile run together), and from L2 2 D bytes a row of both operands for each block. Ties: keys are
-// distance << 32 | position among the allowed images, the minimum wins. Limits: values up to 2048, K <= 128, distances
-// and offsets below 2^31, P <= 32 where there are boundaries.
+// where they are, cell by cell, by cp.async: 32 bytes a row and slice of 16 channels, four slices a stage, three stages
+// in flight.
+//
+// Traffic of a step: the compared cells of the bank once from memory, 2 D bytes a bank image (tiles of one bank tile
+// run together), and from L2 2 D bytes a row of both operands for each block.
+//
+// Ties: keys are distance << 32 | position among the allowed images, the minimum wins.
+//
+// Limits: values up to 2048, K <= 128, distances and offsets below 2^31, P <= 32 where there are boundaries.
 
 #pragma once
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache
+from operator import attrgetter
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -65,10 +66,11 @@ class Tuning:
     @property
     def fixed(self) -> dict[str, int | str | None]:
         """The fields of a `Launch`."""
-        return {name: getattr(self, name) for name in _LAUNCH_FIELDS}
+        return dict(zip(_LAUNCH_FIELDS, _launch_fields(self), strict=True))
 
 
 _LAUNCH_FIELDS = [field.name for field in fields(Launch)]
+_launch_fields = attrgetter(*_LAUNCH_FIELDS)
 
 
 class Scan(NamedTuple):
@@ -159,7 +161,8 @@ class CudaBackend:
             return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
         if request.plan.cuts and request.plan.patch > cuda_launches.MOST_CUT:
             return [f"cuts patches of up to {cuda_launches.MOST_CUT} cells, got {request.plan.patch}"]
-        tile = self._step_tile(request, work, target)
+        few = work.images < cuda_launches.STEP_IMAGES and self.tuning.steps is None  # told without a call
+        tile = None if few else self._step_tile(request, work, target)
         if tile is not None:
             scan = Scan(work, tile, self._step_scratch(request, work, tile))
             need = self._store.need(request, target, scan.scratch, _code_shift(request))
@@ -169,23 +172,26 @@ class CudaBackend:
 
     def _prepare_whole(self, request: ScanRequest, work: Work, target: torch.device) -> Scan | list[str]:
         """A launch of the whole plan."""
+        machine = _machine(target)
         try:
-            launch = cuda_launches.choose(work, _machine(target), **self.tuning.fixed)
+            launch = cuda_launches.choose(work, machine, **self.tuning.fixed)
         except ValueError as error:
             return [str(error)]
-        return Scan(work, launch, _scratch_bytes(request, work, launch, _machine(target).multiprocessors))
+        return Scan(work, launch, _scratch_bytes(request, work, launch, machine.multiprocessors))
 
     def _step_tile(self, request: ScanRequest, work: Work, target: torch.device) -> StepTile | None:
         """The tile of a plan that is to run step by step."""
         wanted = self.tuning.steps
-        if wanted is None and any(value is not None for value in self.tuning.fixed.values()):
-            wanted = False
-        if isinstance(wanted, bool):
+        if wanted is None:
+            wanted = cuda_launches.choose_steps(work, _machine(target))
+            if wanted is not None and any(value is not None for value in self.tuning.fixed.values()):
+                return None
+        if wanted is None or isinstance(wanted, bool):
             return None
         vectors = device_steps.vectors_of(request)
         if vectors is not None and np.abs(vectors.astype(np.int32)).max(initial=0) > device_steps.MOST_SLICED:
             return None
-        return wanted or cuda_launches.choose_steps(work, _machine(target))
+        return wanted
 
     def _step_scratch(self, request: ScanRequest, work: Work, tile: StepTile) -> int:
         """What a plan takes that runs step by step, beside the bank: that of its own included."""

@@ -55,12 +55,9 @@ def scans() -> Iterator[tuple[Tuning, ScanRequest]]:
         stitched = plan.random(5, 3, None, scales, "cut", "carry", mirror=1)
         yield grouped, world.request(stitched, range(3), 3, hubness=200, in_codes=in_codes)
         yield grouped, world.request(guided, range(2), 8, 7, world.start(2), candidates, in_codes)
-        small = Tuning(steps=cuda_launches.STEP_TILES[0], rows=2)
-        yield small, world.request(stitched, range(3), 3, hubness=200, in_codes=in_codes)
-    # all alike, so that lists overflow
-    alike = World(1100, side=3, channels=2, codes=1)
-    step_tuning = Tuning(steps=cuda_launches.STEP_TILES[1])
-    yield step_tuning, alike.request(plan.random(3, 2, 1, [3]), range(2), 3, in_codes=True)
+        if not in_codes:
+            small = Tuning(steps=cuda_launches.STEP_TILES[0], rows=2)
+            yield small, world.request(stitched, range(3), 3, hubness=200)
     # more codes than rows of distances are kept for
     many = World(20, side=4, codes=cuda_launches.MOST_ROW_CODES + 1, channels=2)
     yield CODES[2], many.request(plan.reference(4, 2, None, [4]), range(2), 2, start=many.start(1), in_codes=True)
