@@ -300,8 +300,8 @@ __device__ __forceinline__ int bound(const TopkArgs& args, Key last) {
     return widen(args, distance);
 }
 
-// Takes the 32 sums of a warp, of rows `first` + lane, into a query's list; limit: those above it cannot
-// enter. COUNT: rows that are measured at a time.
+// Takes the 32 sums of a warp, of rows `first` + lane, into a query's list; limit: those above it cannot enter. COUNT:
+// rows that are measured at a time.
 template <class Rows, bool OWN, int COUNT>
 __device__ __forceinline__ void take(const TopkArgs& args, Key* list, int query, int first, int sum, int& limit) {
     const int k = args.k;

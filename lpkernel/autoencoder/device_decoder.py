@@ -53,8 +53,7 @@ def choose(asked: str, device: torch.device, images: int | None, side: int, fuse
     """What compile="auto", "never" or "always" comes to.
 
     images: how many of side x side pixels will be decoded, None if that is not known. fused: whether Triton kernels of
-    ours are in the network. Raises InputError for other
-    words, and for "always" where nothing can be compiled.
+    ours are in the network. Raises InputError for other words, and for "always" where nothing can be compiled.
     """
     if asked not in COMPILE:
         raise unknown_name("compile", asked, COMPILE)
