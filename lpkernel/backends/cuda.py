@@ -266,12 +266,11 @@ class CudaBackend:
         sizes = self._step_sizes(request, work, tile, rows, width)
         room_at, room_bytes = carve(sizes)
         room = torch.empty(room_bytes, dtype=torch.uint8, device=target)
+        plan_numbers, plan_buffers = _of_plan(request, tables, bank, offsets, start)
         buffers = {
-            **{name: _span(table) for name, table in zip(_PLAN_TABLES, tables, strict=True)},
+            **plan_buffers,
             "bank": _span(cells.content),
             "constants": _span(constants.content),
-            "candidates": _span(bank.candidates),
-            "offsets": (0, 0) if offsets is None else _span(offsets),
             "start": (0, 0) if canvases is None else _span(canvases),
             **_spans(given, given_at[:3], ("begin", "images", "counts"), [array.nbytes for array in small[:3]]),
             **_spans(room, room_at, ("canvas", "minima", "limits", "survivors", "sources"), sizes),
@@ -280,7 +279,7 @@ class CudaBackend:
             "slacks": _host_span(slacks),
         }
         numbers = {
-            **_plan_numbers(request, tables, offsets, start),
+            **plan_numbers,
             "pitch": cells.content.shape[1],
             "bank_cells": len(cells.content),
             "k": work.k,
@@ -311,17 +310,16 @@ class CudaBackend:
         )
         room_at, room_bytes = carve(sizes)
         room = torch.empty(room_bytes, dtype=torch.uint8, device=target)
+        plan_numbers, plan_buffers = _of_plan(request, tables, bank, offsets, start)
         buffers = {
-            **{name: _span(table) for name, table in zip(_PLAN_TABLES, tables, strict=True)},
+            **plan_buffers,
             "bank": _span(bank.content),
             "table": _span(bank.table),
-            "candidates": _span(bank.candidates),
-            "offsets": (0, 0) if offsets is None else _span(offsets),
             **_spans(given, given_at, ("begin", "start", "images", "counters"), [array.nbytes for array in small]),
             **_spans(room, room_at, ("canvas", "partial", "sources"), sizes),
         }
         numbers = {
-            **_plan_numbers(request, tables, offsets, start),
+            **plan_numbers,
             "groups": groups,
             "pitch": bank.pitch,
             "rows": len(bank.table),
@@ -454,12 +452,12 @@ def _host_span(array: NDArray[Any]) -> tuple[int, int]:
     return array.ctypes.data, array.nbytes
 
 
-def _plan_numbers(
-    request: ScanRequest, tables: Sequence[torch.Tensor], offsets: torch.Tensor | None, start: Array
-) -> dict[str, int]:
-    """What both engines are told of a request."""
+def _of_plan(
+    request: ScanRequest, tables: Sequence[torch.Tensor], bank: DeviceBank, offsets: torch.Tensor | None, start: Array
+) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+    """What both engines are told of a request: numbers, and buffers."""
     plan = request.plan
-    return {
+    numbers = {
         "scales": len(plan.scales),
         "steps": len(tables[1]),
         "cells": len(tables[2]),
@@ -471,6 +469,10 @@ def _plan_numbers(
         "seed": request.seed,
         "first_step": plan.first_step,
     }
+    buffers = {name: _span(table) for name, table in zip(_PLAN_TABLES, tables, strict=True)}
+    buffers["candidates"] = _span(bank.candidates)
+    buffers["offsets"] = (0, 0) if offsets is None else _span(offsets)
+    return numbers, buffers
 
 
 def _source_maps(found: torch.Tensor, count: int, side: int) -> NDArray[np.int32]:
