@@ -1,10 +1,12 @@
-"""The "cuda" backend: CUDA C++ kernels (csrc/cuda), a whole plan in one launch."""
+"""The "cuda" backend: CUDA C++ kernels (csrc/cuda), a whole plan in one launch or a few."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache, lru_cache
+from itertools import pairwise
+from math import isqrt
 from operator import attrgetter
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native, philox
-from lpkernel.backends import cuda_launches, device_steps, stages
+from lpkernel.backends import cuda_launches, device_steps, device_walk, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.cuda_launches import Launch, Machine, StepTile, Work
+from lpkernel.backends.cuda_launches import Launch, Machine, StepTile, Walk, Work
 from lpkernel.backends.device_bank import (
     DeviceBank,
     DeviceStore,
@@ -24,6 +26,7 @@ from lpkernel.backends.device_bank import (
     cell_width,
     numbered,
     numbered_device,
+    padded,
     search_bytes,
     start_bytes,
     start_cells,
@@ -45,7 +48,8 @@ SHARED = 99 << 10  # bytes that a block may have on the smallest of these, where
 class Tuning:
     """Launch fields that replace the launch table's choice, for tests and measurements; results do not depend on them.
 
-    steps: the tile of a plan that runs step by step, False for none. rows: images that such a plan makes at a time.
+    walk: whether images walk through tables of distances. steps: the tile of a plan that runs step by step, False for
+    none. rows: images that such plans make at a time.
     groups: most groups of blocks at a time. kept: bytes of banks, and of their offsets, that stay on the device for the
     next call. search: a `Search.launch`.
     """
@@ -58,6 +62,7 @@ class Tuning:
     span: int | None = None
     depth: int | None = None
     groups: int | None = None
+    walk: bool | None = None
     steps: StepTile | bool | None = None
     rows: int = 1 << 14
     kept: int = 1 << 32
@@ -71,14 +76,15 @@ class Tuning:
 
 _LAUNCH_FIELDS = [field.name for field in fields(Launch)]
 _launch_fields = attrgetter(*_LAUNCH_FIELDS)
+_NOT_FIXED = (None,) * len(_LAUNCH_FIELDS)
 
 
 class Scan(NamedTuple):
-    """One stage ready to run: what there is to do, how it is launched (whole, or step by step by a tile), and bytes
-    that it takes beside the bank."""
+    """One stage ready to run: what there is to do, how it is launched (whole, step by step by a tile, or through
+    tables), and bytes that it takes beside the bank."""
 
     work: Work
-    launch: Launch | StepTile
+    launch: Launch | StepTile | Walk
     scratch: int
 
 
@@ -109,7 +115,7 @@ class CudaBackend:
         self.tuning = Tuning()
         self._given = native
         self._device_type = device_type
-        self._store, self._steps = DeviceStore(), device_steps.StepStore()
+        self._store, self._steps, self._walks = DeviceStore(), device_steps.StepStore(), device_walk.WalkStore()
         self._available = False
         # What depends on shapes alone is asked of the driver once.
         self._resident = lru_cache(1024)(self._find_resident)
@@ -161,6 +167,11 @@ class CudaBackend:
             return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
         if request.plan.cuts and request.plan.patch > cuda_launches.MOST_CUT:
             return [f"cuts patches of up to {cuda_launches.MOST_CUT} cells, got {request.plan.patch}"]
+        if self._may_walk(request, work, target):
+            scan = self._prepare_walk(request, work)
+            need = self._store.need(request, target, scan.scratch, _code_shift(request))
+            if not self._store.memory.reasons(need, target):
+                return scan
         few = work.images < cuda_launches.STEP_IMAGES and self.tuning.steps is None  # told without a call
         tile = None if few else self._step_tile(request, work, target)
         if tile is not None:
@@ -178,6 +189,27 @@ class CudaBackend:
         except ValueError as error:
             return [str(error)]
         return Scan(work, launch, _scratch_bytes(request, work, launch, machine.multiprocessors))
+
+    def _may_walk(self, request: ScanRequest, work: Work, target: torch.device) -> bool:
+        """Whether a plan is to run through tables of distances."""
+        wanted, sides, allowed = self.tuning.walk, request.plan.sides, work.allowed
+        if wanted is False or allowed > device_walk.MOST_IMAGES or sides[-1] > device_walk.MOST_SIDE:
+            return False
+        if work.width > device_walk.MOST_VALUES:
+            return False
+        if wanted is not None:
+            return wanted
+        if self.tuning.steps is not None or _launch_fields(self.tuning) != _NOT_FIXED:
+            return False
+        tables = device_walk.table_bytes(sides, allowed)
+        return cuda_launches.choose_walk(work.images, allowed, tables, _machine(target))
+
+    def _prepare_walk(self, request: ScanRequest, work: Work) -> Scan:
+        tables = device_walk.table_bytes(request.plan.sides, work.allowed) + start_bytes(request, work.width)
+        rows = min(len(request.images), self.tuning.rows)
+        if device_walk.begins(request):
+            rows = max(1, min(rows, cuda_launches.WALK_ROWS // sum(_walk_sizes(request, work, 1)[:3])))
+        return Scan(work, Walk(rows), tables + sum(_walk_sizes(request, work, rows)))
 
     def _step_tile(self, request: ScanRequest, work: Work, target: torch.device) -> StepTile | None:
         """The tile of a plan that is to run step by step."""
@@ -217,7 +249,24 @@ class CudaBackend:
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         philox.check_seed(request.seed)
         target = numbered_device(device, self._device_type)
+        if device_walk.walks_whole(request) and (found := self._scan_carried(request, target)) is not None:
+            return found
         return stages.run(request, lambda stage: self._scan_stage(stage, target))
+
+    def _scan_carried(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32] | None:
+        """All stages of a plan in one launch; None where they do not run through tables or need too much memory."""
+        parts = list(stages.requests(request))
+        works = [_work(part) for part in parts]
+        if not len(request.images) or not all(self._may_walk(request, work, target) for work in works):
+            return None
+        scan = self._prepare_walk(request, replace(works[-1], cut=request.plan.patch if request.plan.cuts else 0))
+        need = sum(self._store.need(part, target, 0, _code_shift(part)) for part in parts) + scan.scratch
+        if self._store.memory.reasons(need, target):
+            return None
+        with self._store.memory.on(target, need):
+            kept = self.tuning.kept
+            banks = [self._store.bank(part, target, kept, _code_shift(part)) for part in parts]
+            return self._run_walk(request, target, list(zip(parts, banks, strict=True)), scan)
 
     def _scan_stage(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
         if not len(request.images):
@@ -227,6 +276,8 @@ class CudaBackend:
             raise BackendUnavailable(f"backend {self.name} cannot run this: {'; '.join(prepared)}")
         with self._store.memory.on(target, prepared.scratch):
             bank = self._store.bank(request, target, self.tuning.kept, _code_shift(request))
+            if isinstance(prepared.launch, Walk):
+                return self._run_walk(request, target, [(request, bank)], prepared)
             if isinstance(prepared.launch, Launch):
                 return self._run(request, target, bank, prepared.work, prepared.launch)
             found = self._run_steps(request, target, bank, prepared.work, prepared.launch)
@@ -290,6 +341,70 @@ class CudaBackend:
         }
         self._native().steps((tile.images, tile.bank), numbers, buffers, target.index or 0, _stream(target))
         return _source_maps(room[room_at[4] : room_at[4] + sizes[4]], count, side)
+
+    def _run_walk(
+        self, request: ScanRequest, target: torch.device, parts: list[tuple[ScanRequest, DeviceBank]], scan: Scan
+    ) -> NDArray[np.int32]:
+        """A plan through tables of distances: of one stage, or all of a plan that carries, each with its bank."""
+        assert isinstance(scan.launch, Walk)
+        plan, work, kept = request.plan, scan.work, self.tuning.kept
+        count, side, bank, rows = len(request.images), plan.sides[-1], parts[-1][1], scan.launch.rows
+        tables = self._store.plan(plan, target)
+        distances = self._walks.tables(plan.sides, [part[1] for part in parts], kept, self._fill_tables)
+        offsets = self._walks.offsets(request, parts, self._store, kept)
+        start, begin = start_cells(request, bank.width, bank.code_shift)
+        small = begin, start, request.images.astype(np.uint32)
+        given, given_at = upload(small, target)
+        sizes = _walk_sizes(request, work, rows)
+        room_at, room_bytes = carve(sizes)
+        room = torch.empty(room_bytes, dtype=torch.uint8, device=target)
+        plan_numbers, plan_buffers = _of_plan(request, tables, bank, offsets, start)
+        numbers = {
+            **plan_numbers,
+            **_of_bank(bank),
+            "k": work.k,
+            "cut": work.cut,
+            "batch": rows,
+            "begins": device_walk.begins(request),
+            "carries": len(parts) > 1,
+            "table_cells": device_walk.table_cells(plan.sides),
+        }
+        buffers = {
+            **plan_buffers,
+            "bank": _span(bank.content),
+            "table": _span(bank.table),
+            "tables": _span(distances),
+            "host_scales": _host_span(plan.flat.scales),
+            "host_begin": _host_span(begin),
+            **_spans(given, given_at, ("begin", "start", "images"), [array.nbytes for array in small]),
+            **_spans(room, room_at, ("canvas", "measured", "state", "sources"), sizes),
+        }
+        self._native().walk(numbers, buffers, target.index or 0, _stream(target))
+        return _source_maps(room[room_at[3] : room_at[3] + sizes[3]], count, side)
+
+    def _fill_tables(self, tables: torch.Tensor, bank: DeviceBank, first_cell: int) -> None:
+        """Writes the distances of a bank's images to a part of some tables."""
+        device = tables.device
+        sides = [isqrt(end - begin) for begin, end in pairwise(bank.first)]
+        scales = np.zeros((len(sides), 5), np.int32)
+        scales[:, 0] = sides
+        on_device = torch.from_numpy(scales).to(device)
+        numbers = {
+            **_of_bank(bank),
+            "k": 1,
+            "cut": 0,
+            "scales": len(sides),
+            "side": sides[-1],
+            "first_cell": first_cell,
+        }
+        buffers = {
+            "host_scales": _host_span(scales),
+            "scales": _span(on_device),
+            "bank": _span(bank.content),
+            "table": _span(bank.table),
+            "tables": _span(tables),
+        }
+        self._native().walk_tables(numbers, buffers, device.index or 0, _stream(device))
 
     def _run(
         self, request: ScanRequest, target: torch.device, bank: DeviceBank, work: Work, launch: Launch
@@ -417,6 +532,7 @@ def _machine(device: torch.device) -> Machine:
         properties.multi_processor_count,
         getattr(properties, "shared_memory_per_block_optin", SHARED),
         10 * properties.major + properties.minor,
+        properties.total_memory,
     )
 
 
@@ -473,6 +589,28 @@ def _of_plan(
     buffers["candidates"] = _span(bank.candidates)
     buffers["offsets"] = (0, 0) if offsets is None else _span(offsets)
     return numbers, buffers
+
+
+def _of_bank(bank: DeviceBank) -> dict[str, int]:
+    """What plans through tables are told of a bank."""
+    return {
+        "allowed": len(bank.candidates),
+        "pitch": bank.pitch,
+        "bank_cells": len(bank.content),
+        "rows": len(bank.table),
+        "codes": bank.table.shape[1],
+        "width": bank.width,
+        "code_shift": bank.code_shift,
+    }
+
+
+def _walk_sizes(request: ScanRequest, work: Work, rows: int) -> tuple[int, int, int, int]:
+    """Bytes of canvases, of the distances that images begin a scale with, of their sources, and of source maps."""
+    cells, count = request.plan.sides[-1] ** 2, len(request.images)
+    if not device_walk.begins(request):
+        return 0, 0, 0, count * cells * 4
+    row = padded(work.allowed, device_walk.ROW_STEP)
+    return rows * 2 * cells * work.width * 2, rows * cells * row * 4, rows * cells * 4, count * cells * 4
 
 
 def _source_maps(found: torch.Tensor, count: int, side: int) -> NDArray[np.int32]:
