@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache
 from itertools import pairwise
 from math import isqrt
@@ -22,11 +22,12 @@ from lpkernel.backends.cuda_launches import Launch, Machine, StepTile, Walk, Wor
 from lpkernel.backends.device_bank import (
     DeviceBank,
     DeviceStore,
+    bank_bytes,
     carve,
     cell_width,
     numbered,
     numbered_device,
-    padded,
+    offset_bytes,
     search_bytes,
     start_bytes,
     start_cells,
@@ -120,6 +121,7 @@ class CudaBackend:
         # What depends on shapes alone is asked of the driver once.
         self._resident = lru_cache(1024)(self._find_resident)
         self._search = lru_cache(1024)(self._find_search)
+        self._walk = lru_cache(1024)(self._find_walk)
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
         if self._given is None and (reasons := _native.cuda_reasons()):
@@ -154,23 +156,19 @@ class CudaBackend:
         prepared = self._prepare(request, target)
         if isinstance(prepared, list):
             return prepared
+        if isinstance(prepared.launch, Walk):
+            return []  # the memory holds it
         need = self._store.need(request, target, prepared.scratch, _code_shift(request))
         return self._store.memory.reasons(need, target)
 
     def _prepare(self, request: ScanRequest, target: torch.device) -> Scan | list[str]:
         """A stage with its launch, or the reasons why no kernel takes it."""
-        if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
-            return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
         work = _work(request)
-        width = work.width
-        if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
-            return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
-        if request.plan.cuts and request.plan.patch > cuda_launches.MOST_CUT:
-            return [f"cuts patches of up to {cuda_launches.MOST_CUT} cells, got {request.plan.patch}"]
-        if self._may_walk(request, work, target):
-            scan = self._prepare_walk(request, work)
-            need = self._store.need(request, target, scan.scratch, _code_shift(request))
-            if not self._store.memory.reasons(need, target):
+        if reasons := _too_large(request, work.width):
+            return reasons
+        if (walk := self._walk_of(request, work, target)) is not None:
+            scan = Scan(work, *walk)
+            if not self._store.memory.reasons(scan.scratch, target):
                 return scan
         few = work.images < cuda_launches.STEP_IMAGES and self.tuning.steps is None  # told without a call
         tile = None if few else self._step_tile(request, work, target)
@@ -190,26 +188,34 @@ class CudaBackend:
             return [str(error)]
         return Scan(work, launch, _scratch_bytes(request, work, launch, machine.multiprocessors))
 
-    def _may_walk(self, request: ScanRequest, work: Work, target: torch.device) -> bool:
-        """Whether a plan is to run through tables of distances."""
-        wanted, sides, allowed = self.tuning.walk, request.plan.sides, work.allowed
-        if wanted is False or allowed > device_walk.MOST_IMAGES or sides[-1] > device_walk.MOST_SIDE:
-            return False
-        if work.width > device_walk.MOST_VALUES:
-            return False
-        if wanted is not None:
-            return wanted
-        if self.tuning.steps is not None or _launch_fields(self.tuning) != _NOT_FIXED:
-            return False
-        tables = device_walk.table_bytes(sides, allowed)
-        return cuda_launches.choose_walk(work.images, allowed, tables, _machine(target))
+    def _walk_of(self, request: ScanRequest, work: Work, target: torch.device) -> tuple[Walk, int] | None:
+        """How a plan runs through tables of distances, and what that takes, its bank and tables counted even where they
+        are kept, for that takes no time; None of other plans."""
+        tuning = self.tuning
+        if tuning.walk is False or (
+            tuning.walk is None and (tuning.steps is not None or _launch_fields(tuning) != _NOT_FIXED)
+        ):
+            return None
+        begins = device_walk.begins(request)
+        walk = self._walk(work, request.plan.sides, begins, target, tuning.walk, tuning.rows)
+        if walk is None:
+            return None
+        given = start_bytes(request, work.width) if begins else 0
+        return walk[0], walk[1] + given + (offset_bytes(request) if request.hubness else 0)
 
-    def _prepare_walk(self, request: ScanRequest, work: Work) -> Scan:
-        tables = device_walk.table_bytes(request.plan.sides, work.allowed) + start_bytes(request, work.width)
-        rows = min(len(request.images), self.tuning.rows)
-        if device_walk.begins(request):
-            rows = max(1, min(rows, cuda_launches.WALK_ROWS // sum(_walk_sizes(request, work, 1)[:3])))
-        return Scan(work, Walk(rows), tables + sum(_walk_sizes(request, work, rows)))
+    def _find_walk(
+        self, work: Work, sides: tuple[int, ...], begins: bool, device: torch.device, wanted: bool | None, most: int
+    ) -> tuple[Walk, int] | None:
+        tables, bank = device_walk.table_bytes(sides, work.allowed), device_walk.bank_bytes(sides, work)
+        if work.allowed > device_walk.WALK_IMAGES or max(sides) > device_walk.WALK_SIDE:
+            return None
+        if work.width > device_walk.WALK_VALUES:
+            return None
+        if not wanted and not cuda_launches.choose_walk(work.images, work.allowed, tables, _machine(device)):
+            return None
+        row = sum(device_walk.begin_bytes(Walk(1, begins), sides[-1], work))
+        walk = Walk(max(1, min(work.images, most, cuda_launches.WALK_ROWS // max(1, row))), begins)
+        return walk, bank + tables + walk.rows * row + work.images * sides[-1] ** 2 * 4
 
     def _step_tile(self, request: ScanRequest, work: Work, target: torch.device) -> StepTile | None:
         """The tile of a plan that is to run step by step."""
@@ -249,24 +255,29 @@ class CudaBackend:
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         philox.check_seed(request.seed)
         target = numbered_device(device, self._device_type)
-        if device_walk.walks_whole(request) and (found := self._scan_carried(request, target)) is not None:
+        if (found := self._scan_carried(request, target)) is not None:
             return found
         return stages.run(request, lambda stage: self._scan_stage(stage, target))
 
     def _scan_carried(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32] | None:
-        """All stages of a plan in one launch; None where they do not run through tables or need too much memory."""
-        parts = list(stages.requests(request))
-        works = [_work(part) for part in parts]
-        if not len(request.images) or not all(self._may_walk(request, work, target) for work in works):
+        """All stages of a plan that carries in one launch; None where it needs more than tables."""
+        if len(request.plan.stages) == 1 or device_walk.begins(request) or not len(request.images):
             return None
-        scan = self._prepare_walk(request, replace(works[-1], cut=request.plan.patch if request.plan.cuts else 0))
-        need = sum(self._store.need(part, target, 0, _code_shift(part)) for part in parts) + scan.scratch
+        work = _work(request)
+        walk = self._walk_of(request, work, target)
+        if walk is None:
+            return None
+        parts, need = list(stages.requests(request)), walk[1]
+        for part in parts:
+            width = cell_width(part)
+            if _too_large(part, width) or width > device_walk.WALK_VALUES:
+                return None
+            need += bank_bytes(part)
         if self._store.memory.reasons(need, target):
             return None
         with self._store.memory.on(target, need):
-            kept = self.tuning.kept
-            banks = [self._store.bank(part, target, kept, _code_shift(part)) for part in parts]
-            return self._run_walk(request, target, list(zip(parts, banks, strict=True)), scan)
+            banks = [self._store.bank(part, target, self.tuning.kept, _code_shift(part)) for part in parts]
+            return self._run_walk(request, target, list(zip(parts, banks, strict=True)), work, walk[0])
 
     def _scan_stage(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
         if not len(request.images):
@@ -277,7 +288,7 @@ class CudaBackend:
         with self._store.memory.on(target, prepared.scratch):
             bank = self._store.bank(request, target, self.tuning.kept, _code_shift(request))
             if isinstance(prepared.launch, Walk):
-                return self._run_walk(request, target, [(request, bank)], prepared)
+                return self._run_walk(request, target, [(request, bank)], prepared.work, prepared.launch)
             if isinstance(prepared.launch, Launch):
                 return self._run(request, target, bank, prepared.work, prepared.launch)
             found = self._run_steps(request, target, bank, prepared.work, prepared.launch)
@@ -343,19 +354,23 @@ class CudaBackend:
         return _source_maps(room[room_at[4] : room_at[4] + sizes[4]], count, side)
 
     def _run_walk(
-        self, request: ScanRequest, target: torch.device, parts: list[tuple[ScanRequest, DeviceBank]], scan: Scan
+        self,
+        request: ScanRequest,
+        target: torch.device,
+        parts: list[tuple[ScanRequest, DeviceBank]],
+        work: Work,
+        walk: Walk,
     ) -> NDArray[np.int32]:
         """A plan through tables of distances: of one stage, or all of a plan that carries, each with its bank."""
-        assert isinstance(scan.launch, Walk)
-        plan, work, kept = request.plan, scan.work, self.tuning.kept
-        count, side, bank, rows = len(request.images), plan.sides[-1], parts[-1][1], scan.launch.rows
+        plan, kept, count, bank = request.plan, self.tuning.kept, len(request.images), parts[-1][1]
+        side = plan.sides[-1]
         tables = self._store.plan(plan, target)
         distances = self._walks.tables(plan.sides, [part[1] for part in parts], kept, self._fill_tables)
         offsets = self._walks.offsets(request, parts, self._store, kept)
         start, begin = start_cells(request, bank.width, bank.code_shift)
         small = begin, start, request.images.astype(np.uint32)
         given, given_at = upload(small, target)
-        sizes = _walk_sizes(request, work, rows)
+        sizes = *device_walk.begin_bytes(walk, side, work), count * side * side * 4
         room_at, room_bytes = carve(sizes)
         room = torch.empty(room_bytes, dtype=torch.uint8, device=target)
         plan_numbers, plan_buffers = _of_plan(request, tables, bank, offsets, start)
@@ -364,8 +379,8 @@ class CudaBackend:
             **_of_bank(bank),
             "k": work.k,
             "cut": work.cut,
-            "batch": rows,
-            "begins": device_walk.begins(request),
+            "batch": walk.rows,
+            "begins": walk.begins,
             "carries": len(parts) > 1,
             "table_cells": device_walk.table_cells(plan.sides),
         }
@@ -604,15 +619,6 @@ def _of_bank(bank: DeviceBank) -> dict[str, int]:
     }
 
 
-def _walk_sizes(request: ScanRequest, work: Work, rows: int) -> tuple[int, int, int, int]:
-    """Bytes of canvases, of the distances that images begin a scale with, of their sources, and of source maps."""
-    cells, count = request.plan.sides[-1] ** 2, len(request.images)
-    if not device_walk.begins(request):
-        return 0, 0, 0, count * cells * 4
-    row = padded(work.allowed, device_walk.ROW_STEP)
-    return rows * 2 * cells * work.width * 2, rows * cells * row * 4, rows * cells * 4, count * cells * 4
-
-
 def _source_maps(found: torch.Tensor, count: int, side: int) -> NDArray[np.int32]:
     maps: NDArray[np.int32] = found.cpu().numpy().view(np.int32).reshape(count, side, side)
     return maps
@@ -621,6 +627,17 @@ def _source_maps(found: torch.Tensor, count: int, side: int) -> NDArray[np.int32
 def _own_mask(request: TopkRequest) -> bool:
     """Whether each query has a mask of its own."""
     return request.patch_mask is not None and request.patch_mask.ndim == 2
+
+
+def _too_large(request: ScanRequest, width: int) -> list[str]:
+    """Why no kernel takes a stage whose cells have so many values, or []."""
+    if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
+        return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
+    if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
+        return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
+    if request.plan.cuts and request.plan.patch > cuda_launches.MOST_CUT:
+        return [f"cuts patches of up to {cuda_launches.MOST_CUT} cells, got {request.plan.patch}"]
+    return []
 
 
 def _work(request: ScanRequest) -> Work:

@@ -133,9 +133,13 @@ def choose_steps(work: Work, machine: Machine) -> StepTile | None:
 
 @dataclass(frozen=True)
 class Walk:
-    """A plan whose images walk through tables of distances (csrc/cuda/walk.h), `rows` of them at a time."""
+    """A plan whose images walk through tables of distances (csrc/cuda/walk.h).
+
+    rows: images at a time. begins: whether some cells begin a scale as what must be measured.
+    """
 
     rows: int
+    begins: bool
 
 
 # By arithmetic, not yet timed on a card. A step of an image is a chain: sources and pointers of rows in shared memory

@@ -8,11 +8,12 @@ from functools import lru_cache
 import torch
 
 from lpkernel.backends.base import ScanRequest
-from lpkernel.backends.device_bank import DeviceBank, DeviceStore, padded
+from lpkernel.backends.cuda_launches import Walk, Work
+from lpkernel.backends.device_bank import CODE_STEP, DeviceBank, DeviceStore, padded
 from lpkernel.backends.store import Store
 
 ROW_STEP = 8  # entries of a row come in multiples of this: 32 bytes
-MOST_IMAGES, MOST_SIDE, MOST_VALUES = 2048, 64, 512  # allowed images, cells of a side, channels
+WALK_IMAGES, WALK_SIDE, WALK_VALUES = 2048, 64, 512  # allowed images, cells of a side, channels
 
 
 @lru_cache(256)
@@ -25,19 +26,24 @@ def table_bytes(sides: tuple[int, ...], allowed: int) -> int:
     return (table_cells(sides) * allowed + 1) * padded(allowed, ROW_STEP) * 4
 
 
-def given(request: ScanRequest) -> bool:
-    """Whether cells of a starting canvas are given, or none where no step writes."""
-    return any(start is not None for start in request.canvas) or request.plan.keeps
-
-
-def walks_whole(request: ScanRequest) -> bool:
-    """Whether a plan that carries needs nothing but tables, so that one launch runs all its stages."""
-    return len(request.plan.stages) > 1 and not given(request)
+def bank_bytes(sides: tuple[int, ...], work: Work) -> int:
+    """What `DeviceBank` will take."""
+    return table_cells(sides) * padded(work.allowed, CODE_STEP) * work.width * 2 + work.codes**2 * 4 + work.allowed * 4
 
 
 def begins(request: ScanRequest) -> bool:
-    """Whether cells of a scale begin as what must be measured: resized or given."""
-    return not walks_whole(request) and (len(request.plan.scales) > 1 or given(request))
+    """Whether some cells begin a scale as what must be measured: given, resized, or nothing where no step writes."""
+    plan = request.plan
+    for start in request.canvas:
+        if start is not None:
+            return True
+    return plan.keeps or (plan.start == "resize" and len(plan.scales) > 1)
+
+
+def begin_bytes(walk: Walk, side: int, work: Work) -> tuple[int, int, int]:
+    """Of canvases, the distances of what cells begin with, and the sources of cells; nothing without such cells."""
+    cells = walk.rows * side * side if walk.begins else 0
+    return cells * 2 * work.width * 2, cells * padded(work.allowed, ROW_STEP) * 4, cells * 4
 
 
 class WalkStore:
