@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import gpu_engines
 import numpy as np
 import pytest
 import torch
@@ -191,3 +192,14 @@ def test_tables_are_kept(cuda: CudaBackend, counted: dict[str, int]) -> None:
     assert counted["walk_tables"] == 1
     check(cuda, world.request(plan.random(6, 3, scales=[4, 6]), range(3), 3, candidates=np.array([1, 4])))
     assert counted["walk_tables"] == 2
+
+
+def test_ways_are_compared_before_they_are_timed(
+    cuda: CudaBackend, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(gpu_engines.WAYS, "step by step")
+    lines = list(gpu_engines.compare(cuda, gpu_engines.bank_of(5, 6, 20), [2], "cpu", 3, 0.0))
+    assert len(lines) == 2 * len(gpu_engines.PRESETS) and counted["walk"] and counted["scan"]
+    monkeypatch.setattr(cuda, "_run_walk", lambda *_: np.zeros((2, 6, 6), np.int32))
+    with pytest.raises(SystemExit, match="one launch: source maps differ, B=5, N=2, paper"):
+        list(gpu_engines.compare(cuda, gpu_engines.bank_of(5, 6, 20), [2], "cpu", 3, 0.0))
