@@ -12,9 +12,8 @@
 //   measure  what the cells of a scale begin with, resized or given: before each scale that has such cells
 //   walk     all steps of a scale, of all scales of a plan that carries; a block an image. A step:
 //              1. pointers to the rows of the compared cells go to shared memory;
-//              2. a thread adds up its R bank images' entries of these rows, CELLS rows under way at once (up to
-//              WALK_SPLIT
-//                 lanes share the rows of one bank image in a bank of few);
+//              2. a thread adds up its R bank images' entries of these rows, ROWS_AT_ONCE under way; in a bank of few,
+//                 up to WALK_SPLIT lanes share the rows of one;
 //              3. each warp takes its `want` smallest keys, one after the other, then every warp those of all warps;
 //              4. boundaries (cut.cuh), whose errors are entries of the same rows; cells take their new source.
 //            The draw of a step gives `want`; a warp makes those of 32 steps at once. What a step needs of the plan is
@@ -49,7 +48,9 @@ struct ScaleEnd {
     }
 };
 
-// What a cell of image `row` begins scale s with: what it is given, or the canvas before, resized.
+// What a cell of image `row` begins scale s with: what it is given, or the canvas before, resized. (Codes have one
+// scale.)
+template <bool CODES>
 __device__ __forceinline__ std::int16_t begun(const WalkArgs& args, int s, int row, int cell, int channel, bool given) {
     const ScanArgs& scan = args.scan;
     const std::int32_t* scale = scan.scales + 5 * s;
@@ -58,7 +59,7 @@ __device__ __forceinline__ std::int16_t begun(const WalkArgs& args, int s, int r
         const std::int64_t start = starts == 1 ? 0 : args.base + row;
         return scan.start[(scan.begin[2 * s] + start * side * side + cell) * width + channel];
     }
-    if (s == 0) return 0;
+    if (CODES || s == 0) return 0;
     const int before = scale[-5];
     const std::int64_t cells = scan.side * scan.side, canvas = static_cast<std::int64_t>(row) * 2 + (~s & 1);
     ScaleEnd end;
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(MEASURE_THREADS) walk_measure_kernel(const __g
         if constexpr (TABLE) {
             value = scan.bank[(bank_cell * scan.pitch + q) * width + channel];
         } else {
-            value = begun(args, s, q, cell, channel, given);
+            value = begun<CODES>(args, s, q, cell, channel, given);
             scan.canvas[((static_cast<std::int64_t>(q) * 2 + (s & 1)) * canvas_cells + cell) * width + channel] = value;
         }
         values[i] =
