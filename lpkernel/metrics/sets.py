@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -153,8 +153,9 @@ def of_preset(
     progress: Callable[[int], None] | None = None,
 ) -> ImageSet:
     """Images 0 to n - 1 of the seed's series by `generate` with these options; their source maps are cached."""
-    facts = {"kind": "generated", "bank": digest, "bank_images": bank.size, "seed": seed, "options": options}
     preset = presets.find(options.get("preset", presets.DEFAULT_PRESET))
+    facts = {"kind": "generated", "bank": digest, "bank_images": bank.size, "seed": seed, "options": options}
+    facts["preset"] = asdict(preset)  # an option that a later lpkernel's preset changes makes other images
     matching = presets.matches_colours(preset, options.get("match_colours"), bank.colours is not None)
     parts = []
     for start in range(0, n, SYNTHESIS_BATCH):
