@@ -67,6 +67,18 @@ if PTX:
     from emulation.triton_driver import install
 
     install(80)
+else:
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang
+
+    def patch_once(function: Any) -> Any:
+        """A launch puts the interpreter's operations into tl; each function that a kernel calls did so again."""
+        seen = [module for module in function.__globals__.values() if module is tl or module is tl.core]
+        return patch(function) if any(tl.core.is_builtin(module.load) for module in seen) else None
+
+    interpreter._patch_lang = patch_once
 
 
 @pytest.fixture(scope="session")
