@@ -21,7 +21,7 @@ from lpkernel.backends.device_bank import upload_bank
 from lpkernel.backends.specification import NumpyBackend
 
 SPECIFICATION = NumpyBackend()
-SMALL, WIDE, LARGE = STEP_TILES[0], STEP_TILES[2], STEP_TILES[3]
+SMALL, WIDE, LARGE = STEP_TILES
 
 
 class Counted:

@@ -88,7 +88,7 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
         return [kernel_distance(a, b)[0], mean_distance(a), *precision_recall(a, b), *nearest(a, b)[0], *nearest(a)[0]]
 
     whole = everything()
-    monkeypatch.setattr("lpkernel.metrics.distances._ROWS", 5)
+    monkeypatch.setattr("lpkernel.metrics.distances._ROWS_AT_ONCE", 5)
     np.testing.assert_allclose(everything(), whole, rtol=1e-12)
 
 

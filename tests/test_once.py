@@ -16,6 +16,7 @@ from lpkernel.autoencoder import once
 from lpkernel.autoencoder.once import Once
 from lpkernel.cli import main
 from lpkernel.commands import results
+from lpkernel.files import open_regular
 
 PLUGIN = """
 import sys
@@ -87,6 +88,25 @@ def test_no_command_sees_an_image_twice(
     seen = sys.modules["lpkernel_plugin_counting"].SEEN
     assert len(seen) > 3 and len(set(seen)) == len(seen)
     assert len(list((tmp_path / "out").glob("image-*.png"))) == 10
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "donors"])
+def test_no_command_reads_a_picture_twice(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Neither the input nor a picture that was just written; a folder of donors that holds the input names it again."""
+    read = list[str]()
+
+    def look(path: Any) -> Any:
+        read.append(str(path))
+        return open_regular(path)
+
+    monkeypatch.setattr("lpkernel.pictures.images.open_regular", look)
+    argv = [part.format(folder=folder) for part in COMMANDS[command]]
+    argv += ["--bank", str(folder / "VQ.lpbank"), "--autoencoder", f"{folder / 'counting.py'}:VQ"]
+    assert main([*argv, "-n", "2", "--patch", "3", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    assert len(set(read)) == len(read), read
+    assert str(folder / "in" / "3.png") in read or command == "generate"
 
 
 @pytest.mark.parametrize("kind", ["VQ", "Continuous"])

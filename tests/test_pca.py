@@ -10,7 +10,7 @@ from lpkernel.errors import InputError
 
 
 def test_matches_svd_of_centred_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pca, "_ROWS", 37)  # several blocks
+    monkeypatch.setattr(pca, "_ROWS_AT_ONCE", 37)  # several blocks
     x = np.random.default_rng(0).normal(size=(200, 7)) * np.arange(1, 8) + 3
     fitted = pca.fit(x, None, 4)
     _, singular, rows = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)

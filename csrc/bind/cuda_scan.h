@@ -150,8 +150,8 @@ inline StepTile step_tile(int images, int bank) {
     StepTile tile;
     tile.image_blocks = images / 32;
     tile.bank_warps = bank / 64;
-    expect_shape((images == 32 || images == 64 || images == 128) && (bank == 128 || (bank == 256 && images == 128)),
-                 "tile: expected 32, 64 or 128 images and 128 bank images, or 128 and 256");
+    expect_shape((images == 64 || images == 128) && (bank == 128 || (bank == 256 && images == 128)),
+                 "tile: expected 64 or 128 images and 128 bank images, or 128 and 256");
     return tile;
 }
 

@@ -26,8 +26,6 @@ Screen screen_of(const StepTile& tile) {
     if (tile.bank_warps == 4) return tile.image_blocks == 4 ? screen_of<4, 4>() : Screen{};
     if (tile.bank_warps != 2) return {};
     switch (tile.image_blocks) {
-        case 1:
-            return screen_of<1, 2>();
         case 2:
             return screen_of<2, 2>();
         case 4:

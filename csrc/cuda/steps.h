@@ -18,7 +18,7 @@ constexpr float NO_LIMIT = 1e38f;  // below the constant of positions without an
 
 // A block multiplies 32 * blocks_of_images images by 64 * warps bank images, two warps beside each other in either way.
 struct StepTile {
-    int image_blocks = 4;  // 16 images each, of a warp: 1, 2 or 4
+    int image_blocks = 4;  // 16 images each, of a warp: 2 or 4
     int bank_warps = 4;    // 64 bank images each: 2 or 4
 
     int images() const { return 32 * image_blocks; }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_ROWS = 1 << 16  # handled at once
+_ROWS_AT_ONCE = 1 << 16  # of the vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +55,8 @@ def _rows(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """As (n, C) int64, a few at a time."""
     for part in parts:
         rows = part.reshape(-1, part.shape[-1])
-        for start in range(0, len(rows), _ROWS):
-            yield rows[start : start + _ROWS].astype(np.int64)
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            yield rows[start : start + _ROWS_AT_ONCE].astype(np.int64)
 
 
 def _root(square: int) -> int:

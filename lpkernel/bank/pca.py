@@ -9,7 +9,7 @@ import numpy as np
 from lpkernel.content import ByContent
 from lpkernel.errors import InputError
 
-_ROWS = 1 << 14  # rows handled at once: bounds the float64 copies
+_ROWS_AT_ONCE = 1 << 14  # of the cells: bounds the float64 copies
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +39,9 @@ class PCA(ByContent):
             raise InputError(f"vectors to project have shape {vectors.shape}, expected (..., {width})")
         flat = vectors.reshape(-1, width)
         result = np.zeros((len(flat), channels))
-        for start in range(0, len(flat), _ROWS):
-            rows = flat[start : start + _ROWS].astype(np.float64) - self.mean
-            part = result[start : start + _ROWS]
+        for start in range(0, len(flat), _ROWS_AT_ONCE):
+            rows = flat[start : start + _ROWS_AT_ONCE].astype(np.float64) - self.mean
+            part = result[start : start + _ROWS_AT_ONCE]
             for j in range(width):
                 part += rows[:, j, None] * self.components[:, j]
         return result.reshape(*vectors.shape[:-1], channels)
@@ -63,7 +63,7 @@ def fit(vectors: np.ndarray, weights: np.ndarray | None, channels: int) -> PCA:
     if counts.shape != (n,) or counts.min() < 0 or counts.sum() <= 0:
         raise InputError(f"PCA weights of shape {counts.shape} must be ({n},), none negative and some positive")
     total = counts.sum()
-    blocks = [slice(start, start + _ROWS) for start in range(0, n, _ROWS)]
+    blocks = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, n, _ROWS_AT_ONCE)]
     mean = sum((counts[b] @ vectors[b].astype(np.float64) for b in blocks), np.zeros(width)) / total
     covariance = np.zeros((width, width))
     for block in blocks:

@@ -18,7 +18,7 @@ Features = NDArray[np.float64]
 NEIGHBOURS = 3  # of precision and recall, as in Kynkäänniemi et al. 2019
 PARTS = 10  # of a set, for the standard error of the kernel distance
 SMALLEST_PART = 10  # images
-_ROWS = 512
+_ROWS_AT_ONCE = 512  # of a matrix of distances
 
 
 def features(values: ArrayLike, least: int = 2) -> Features:
@@ -147,5 +147,5 @@ def _blocks(a: Features, b: Features, same: bool) -> Iterator[tuple[slice, Featu
 
 
 def _parts(count: int) -> Iterator[slice]:
-    for start in range(0, count, _ROWS):
-        yield slice(start, min(start + _ROWS, count))
+    for start in range(0, count, _ROWS_AT_ONCE):
+        yield slice(start, min(start + _ROWS_AT_ONCE, count))

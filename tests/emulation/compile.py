@@ -21,6 +21,7 @@ CACHE = ROOT / "build" / "emulation"
 
 # as the product's flags: no fused multiply-add, no fast-math; names stay apart and can be found by dladdr
 BASE_FLAGS = ("-std=c++17", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-gnu-unique", "-fno-ipa-icf", "-DSIMT_TEST")
+SUPPORT_FLAGS = ("-O2", "-g0", "-Wall", "-Wextra")  # lines of it would hide the kernels' from ThreadSanitizer
 NVCC_FLAGS = ("-std=c++17", "-O3", "--fmad=false", "-lineinfo")
 
 
@@ -84,18 +85,20 @@ def library(
     include: Sequence[Path] = (),
     sanitize: str = "",
     header: Path | None = None,
+    support: Sequence[Path] = (),
 ) -> Path:
     """Compiles C++ sources (name -> text or file) to <name>.so in the cache; its path.
 
     `include` are folders searched for headers, beside those of the test runtime and csrc; a change of any header in
     them makes a new library. `sanitize` is what -fsanitize= takes. `header`, which all sources include first, is
-    compiled once for all of them.
+    compiled once for all of them. `support` and the test runtime are linked in, compiled once whatever the `flags`.
     """
     checks = (f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1", "-O1") if sanitize else ()
     folders = [*include, SIMT, CSRC]
     headers = digest(*map(_folder_digest, folders))
     options = [*BASE_FLAGS, *flags, *checks]
-    common = [compiler(), *options, *(f"-I{folder}" for folder in folders)]
+    including = [f"-I{folder}" for folder in folders]
+    common = [compiler(), *options, *including]
     if header is not None:
         key = digest(_version(compiler()), *options, headers, header.name)
         ready = CACHE / "headers" / key / f"{header.name}.gch"
@@ -104,18 +107,22 @@ def library(
 
     with tempfile.TemporaryDirectory() as scratch:
 
-        def compile_one(item: tuple[str, str | Path]) -> Path:
-            label, source = item
+        def compile_one(label: str, source: str | Path, options: list[str], command: list[str]) -> Path:
             text = source if isinstance(source, str) else source.read_text(encoding="utf-8")
             key = digest(_version(compiler()), *options, headers, label, text)
             file = source if isinstance(source, Path) else Path(scratch, label)
             if isinstance(source, str):
                 file.write_text(text, encoding="utf-8")
             target = CACHE / "objects" / key / f"{Path(label).stem}.o"
-            return _make(target, [*common, "-x", "c++", "-c", str(file), "-o"])
+            return _make(target, [*command, "-x", "c++", "-c", str(file), "-o"])
 
+        shared = [*BASE_FLAGS, *checks, *SUPPORT_FLAGS]
+        wanted = [(label, source, options, common) for label, source in sources.items()]
+        wanted += [
+            (file.name, file, shared, [compiler(), *shared, *including]) for file in (SIMT / "runtime.cpp", *support)
+        ]
         with ThreadPoolExecutor(2) as pool:
-            objects = list(pool.map(compile_one, sources.items()))
+            objects = list(pool.map(lambda one: compile_one(*one), wanted))
     key = digest(*map(str, objects), name)
     link = [f"-fsanitize={sanitize}"] if sanitize else []
     return _make(CACHE / key / f"{name}.so", [compiler(), "-shared", "-pthread", *link, *map(str, objects), "-o"])

@@ -13,8 +13,8 @@ from emulation.compile import library
 from .translate import Translator
 
 HERE = Path(__file__).resolve().parent
-MOST_COUNTERS = 1 << 16  # as in runtime.h
-FLAGS = ("-O1", "-w", "-fwrapv", "-fno-strict-aliasing")
+MOST_COUNTERS = 1 << 16  # as in ptx.h
+FLAGS = ("-Og", "-w", "-fwrapv", "-fno-strict-aliasing")
 
 
 class Tensor(Protocol):
@@ -56,7 +56,7 @@ class Module:
             raise NotImplementedError(f"{len(translator.counted)} counters; there are {MOST_COUNTERS}")
         self.kernels = translator.kernels
         files: dict[str, str | Path] = {f"kernel{k}.cpp": text for k, text in enumerate(sources)}
-        self.path = library("ptx", files, FLAGS, [HERE], header=HERE / "runtime.h")
+        self.path = library("ptx", files, FLAGS, [HERE], header=HERE / "ptx.h", support=[HERE / "ptx.cpp"])
         self._counted = translator.counted
         self._library = ctypes.CDLL(str(self.path))
 

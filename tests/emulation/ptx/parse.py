@@ -7,6 +7,7 @@ Known: .entry kernels with parameters, registers (also in nested scopes, as inli
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -120,14 +121,16 @@ def _strip_comments(text: str) -> str:
 def _statements(body: str, line: int) -> Iterator[tuple[int, str]]:
     """Statements of a kernel with their lines: 'instruction', 'label:', '{' and '}'."""
     start, depth = 0, 0
-    i = 0
+
+    newlines = [match.start() for match in re.finditer("\n", body)]
 
     def line_at(position: int) -> int:
-        skipped = len(body[position:]) - len(body[position:].lstrip())
-        return line + body.count("\n", 0, position + skipped)
+        while position < len(body) and body[position].isspace():
+            position += 1
+        return line + bisect.bisect_left(newlines, position)
 
-    while i < len(body):
-        character = body[i]
+    for mark in re.finditer(r"[{};:\n]", body):
+        i, character = mark.start(), mark[0]
         pending = body[start:i].strip()
         if character == "{" and not pending:
             yield line_at(i), "{"
@@ -149,7 +152,6 @@ def _statements(body: str, line: int) -> Iterator[tuple[int, str]]:
         elif character == "\n" and re.match(r"\.(loc|file)\b", pending):
             yield line_at(start), re.sub(r"\s+", " ", pending)
             start = i + 1
-        i += 1
     if body[start:].strip():
         raise PtxError(f"PTX line {line_at(start)}: unfinished statement {body[start:].strip()[:60]!r}")
 
@@ -248,6 +250,7 @@ _VARIABLE = re.compile(
     r"(?:\s*=\s*(\{[^}]*\}|[^;]*))?\s*;",
     re.M,
 )
+_BRACE = re.compile("[{}]")
 _ENTRY = re.compile(r"\.entry\s+([\w$]+)\s*\((.*?)\)([^{]*)\{", re.S)
 
 
@@ -283,8 +286,11 @@ def parse(ptx: str) -> Program:
     for match in _ENTRY.finditer(text):
         depth, end = 1, match.end()
         while depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
+            brace = _BRACE.search(text, end)
+            if brace is None:
+                raise PtxError(f"{match[1]}: no end of it")
+            depth += 1 if brace[0] == "{" else -1
+            end = brace.end()
         kernel = Kernel(match[1])
         for parameter in split_operands(match[2]):
             found = _PARAMETER.search(parameter)

@@ -1,4 +1,4 @@
-"""Translates parsed PTX to C++ on runtime.h: one function a kernel, one statement an instruction.
+"""Translates parsed PTX to C++ on ptx.h: one function a kernel, one statement an instruction.
 
 Registers are variables of the unsigned type of their width; an instruction's type says how it reads them. Each
 family of instructions is one function of the table _FAMILIES; it returns C++ for the instruction without its
@@ -741,7 +741,7 @@ class Translator:
     def translate(self, ptx: str) -> list[str]:
         """C++ files with an exported function run_<kernel> for every kernel; each compiles by itself."""
         program = parse(ptx)
-        pieces = ['#include "runtime.h"', "namespace {", "using namespace ptx;"]
+        pieces = ['#include "ptx.h"', "namespace {", "using namespace ptx;"]
         for name, variable in program.variables.items():
             initial = ", ".join(map(str, variable.initial)) or "0"
             pieces.append(f"alignas({variable.alignment}) u8 v_{_identifier(name)}[{variable.size}] = {{{initial}}};")
@@ -763,8 +763,7 @@ class Translator:
                 size = 0
             grouped[-1].append(code)
             size += len(code)
-        export = 'extern "C" __attribute__((weak, visibility("default"))) u64* ptx_counts() { return ptx::counts; }'
-        return ["\n".join([*file, "}  // namespace", export, ""]) for file in grouped]
+        return ["\n".join([*file, "}  // namespace", ""]) for file in grouped]
 
     def _entry(self, kernel: Kernel, program: Program, tables: str) -> str:
         facts = f'"{kernel.name}", {kernel.parameter_bytes}, {program.shared_bytes}, k_{_identifier(kernel.name)}'

@@ -7,8 +7,13 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 #include "runtime.h"
 
@@ -48,9 +53,6 @@ struct Device {
 };
 inline Device device;
 
-struct Range {
-    std::uint64_t low, high;
-};
 inline thread_local std::vector<Range> known_ranges;  // what kernels started by this thread may touch
 
 // run_<mangled name> of a library of translated PTX

@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 
 #include "intrinsics.h"
@@ -50,7 +49,8 @@ __attribute__((noinline)) void mma(std::uint32_t* d, const std::uint32_t* a, con
             sum += first(x) * second(y);
         }
         if constexpr (kInteger) {
-            d[i] = static_cast<std::uint32_t>(kSaturate ? std::clamp<std::int64_t>(sum, INT32_MIN, INT32_MAX) : sum);
+            d[i] = static_cast<std::uint32_t>(
+                kSaturate ? max<std::int64_t>(INT32_MIN, min<std::int64_t>(INT32_MAX, sum)) : sum);
         } else {
             d[i] = bit_cast<std::uint32_t>(sum);
         }

@@ -39,8 +39,4 @@
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __launch_bounds__(...)
 
-#define threadIdx (simt::fiber->index)
-#define blockIdx (simt::block->index)
-#define blockDim (simt::block->shape)
-#define gridDim (simt::block->grid)
 inline constexpr int warpSize = 32;

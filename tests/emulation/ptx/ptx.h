@@ -6,11 +6,14 @@
 
 #pragma once
 
-#include <cxxabi.h>
-
 #include <limits>
+#include <type_traits>
 
-#include "simt.h"
+#include "async_copy.h"
+#include "intrinsics.h"
+#include "matrix.h"
+#include "runtime.h"
+#include "warp.h"
 
 using u8 = std::uint8_t;
 using u16 = std::uint16_t;
@@ -38,44 +41,10 @@ struct SourceLine {
     int line;
 };
 
-struct State {
-    const char* kernel = "";
-    const SourceLine* lines = nullptr;
-    std::size_t line_count = 0;
-    std::vector<Range> ranges;
-};
-inline State state;
-inline std::mutex running;
-inline u64 counts[1 << 16];
-inline thread_local std::size_t last_hit = 0;
+extern u64 counts[1 << 16];  // of executed instructions, by counter
 
-[[noreturn]] inline void bad(const char* what, u64 address, u32 bytes, int line) {
-    const char* file = "no source line";
-    int source = 0;
-    for (std::size_t i = 0; i < state.line_count; ++i) {
-        if (state.lines[i].ptx == line) {
-            file = state.lines[i].file;
-            source = state.lines[i].line;
-        }
-    }
-    const char* name = abi::__cxa_demangle(state.kernel, nullptr, nullptr, nullptr);
-    simt::die("%s: %s, address %#llx, %u bytes, PTX line %d (%s:%d), block (%u,%u,%u) thread %u",
-              name != nullptr ? name : state.kernel, what, static_cast<unsigned long long>(address), bytes, line, file,
-              source, blockIdx.x, blockIdx.y, blockIdx.z, simt::fiber->linear);
-}
-
-inline char* in_ranges(u64 address, u32 bytes) {
-    const std::vector<Range>& ranges = state.ranges;
-    const auto inside = [&](const Range& range) { return address >= range.low && address + bytes <= range.high; };
-    if (last_hit < ranges.size() && inside(ranges[last_hit])) return reinterpret_cast<char*>(address);
-    for (std::size_t i = 0; i < ranges.size(); ++i) {
-        if (inside(ranges[i])) {
-            last_hit = i;
-            return reinterpret_cast<char*>(address);
-        }
-    }
-    return nullptr;
-}
+[[noreturn]] void bad(const char* what, u64 address, u32 bytes, int line);
+char* in_ranges(u64 address, u32 bytes);  // null if none of the kernel's ranges holds them
 
 inline char* global(u64 address, u32 bytes, int line) {
     if (address % bytes != 0) bad("misaligned global access", address, bytes, line);
@@ -108,17 +77,7 @@ inline u64 generic_to_shared(u64 address) {
     return address - reinterpret_cast<u64>(simt::block->shared);
 }
 
-// A generic address may lie anywhere; only its own kind of memory is searched.
-inline char* generic(u64 address, u32 bytes, int line) {
-    if (address % bytes != 0) bad("misaligned access", address, bytes, line);
-    if (char* found = in_ranges(address, bytes)) return found;
-    const u64 block_low = reinterpret_cast<u64>(simt::block->shared), stack = reinterpret_cast<u64>(simt::fiber->stack);
-    const bool in_shared = address >= block_low && address + bytes <= block_low + simt::block->shared_bytes;
-    if (in_shared || (address >= stack && address + bytes <= stack + simt::kStackBytes)) {
-        return reinterpret_cast<char*>(address);
-    }
-    bad("access out of bounds", address, bytes, line);
-}
+char* generic(u64 address, u32 bytes, int line);
 
 // registers as floating point
 template <class To, class From>
@@ -214,7 +173,7 @@ T field_extract(T a, u32 position, u32 length) {
     length &= 255;
     if (length == 0) return 0;
     if (std::is_unsigned_v<T> && position >= width) return 0;
-    const T moved = static_cast<T>(a >> std::min(position, width - 1));
+    const T moved = static_cast<T>(a >> min(position, width - 1));
     if (length >= width || (!std::is_unsigned_v<T> && position + length > width)) return moved;
     using U = std::make_unsigned_t<T>;
     return static_cast<T>(static_cast<T>(static_cast<U>(moved) << (width - length)) >> (width - length));
@@ -240,7 +199,7 @@ inline u32 find_high(u64 a, bool as_shift, u32 width) {  // of the bits that bfi
     return as_shift ? width - 1 - position : position;
 }
 inline u32 funnel(bool left, bool clamp, u32 a, u32 b, u32 c) {
-    const u32 n = clamp ? std::min(c, 32u) : c & 31;
+    const u32 n = clamp ? min(c, 32u) : c & 31;
     const u64 v = u64{b} << 32 | a;
     return static_cast<u32>(left ? (n == 32 ? v << 32 >> 32 : v << n >> 32) : v >> n);
 }
@@ -259,38 +218,7 @@ T atomic(char* address, Fn change) {
 // warps
 enum ShuffleMode { kIndex, kUp, kDown, kButterfly };
 
-inline u32 shuffle(ShuffleMode mode, u32 value, u32 b, u32 c, u32 mask, bool* valid, int line) {
-    const Quiet quiet;
-    const Exchange<u32> all = simt::exchange<u32>(mask, value, "shfl.sync", Site{nullptr, line});
-    const int lane = static_cast<int>(simt::lane()), segment = c >> 8 & 31, bound = c & 31, by = b & 31;
-    const int high = (lane & segment) | (bound & ~segment), low = lane & segment;
-    int source = 0;
-    bool ok = false;
-    switch (mode) {
-        case kIndex:
-            source = low | (by & ~segment);
-            ok = source <= high;
-            break;
-        case kUp:
-            source = lane - by;
-            ok = source >= high;
-            break;
-        case kDown:
-            source = lane + by;
-            ok = source <= high;
-            break;
-        case kButterfly:
-            source = lane ^ by;
-            ok = source <= high;
-            break;
-    }
-    if (!ok) source = lane;
-    if (!all.has(static_cast<u32>(source))) {
-        bad("shfl.sync from a lane that takes no part", static_cast<u64>(source), 4, line);
-    }
-    if (valid != nullptr) *valid = ok;
-    return all.at(static_cast<u32>(source));
-}
+u32 shuffle(ShuffleMode mode, u32 value, u32 b, u32 c, u32 mask, bool* valid, int line);
 
 inline u32 ballot(bool predicate, u32 mask, int line) {
     return simt::ballot(mask, predicate, "vote.sync", Site{nullptr, line});
@@ -328,46 +256,11 @@ inline constexpr auto element_f16 = [](u32 v) { return from_f16(static_cast<u16>
 inline constexpr auto element_s8 = [](u32 v) { return s32{static_cast<s8>(v)}; };
 inline constexpr auto element_u8 = [](u32 v) { return s32{static_cast<u8>(v)}; };
 
-inline void load_matrices(int count, bool transposed, u32* d, u64 address, int line) {
-    const Quiet quiet;
-    const Exchange<u64> all = simt::exchange<u64>(~0u, address, "ldmatrix", Site{nullptr, line});
-    const u32 lane = simt::lane();
-    for (int matrix = 0; matrix < count; ++matrix) {
-        u16 pair[2];
-        for (u32 k = 0; k < 2; ++k) {
-            const u32 row = transposed ? 2 * (lane % 4) + k : lane / 4,
-                      column = transposed ? lane / 4 : 2 * (lane % 4) + k;
-            std::memcpy(&pair[k], shared(all.at(static_cast<u32>(matrix) * 8 + row), 16, line) + 2 * column, 2);
-        }
-        d[matrix] = pack(pair[1], pair[0]);
-    }
-}
-
-inline void store_matrices(int count, bool transposed, const u32* v, u64 address, int line) {
-    const Quiet quiet;
-    const Exchange<u64> all = simt::exchange<u64>(~0u, address, "stmatrix", Site{nullptr, line});
-    const u32 lane = simt::lane();
-    for (int matrix = 0; matrix < count; ++matrix) {
-        for (u32 k = 0; k < 2; ++k) {
-            const u32 row = transposed ? 2 * (lane % 4) + k : lane / 4,
-                      column = transposed ? lane / 4 : 2 * (lane % 4) + k;
-            const u16 half = static_cast<u16>(v[matrix] >> 16 * k);
-            std::memcpy(shared(all.at(static_cast<u32>(matrix) * 8 + row), 16, line) + 2 * column, &half, 2);
-        }
-    }
-    simt::exchange<u64>(~0u, address, "stmatrix", Site{nullptr, line});
-}
+void load_matrices(int count, bool transposed, u32* d, u64 address, int line);
+void store_matrices(int count, bool transposed, const u32* v, u64 address, int line);
 
 // A copy of `bytes`, of which `read` come from the source (0: the source is not looked at).
-inline void copy_async(u64 to, u64 from, u32 bytes, u32 read, int line) {
-    char* target = shared(to, bytes, line);
-    if (from % bytes != 0) bad("misaligned cp.async", from, bytes, line);
-    if (read > bytes) bad("cp.async that reads more than it writes", from, read, line);
-    char* source = read == 0 ? target : in_ranges(from, read);
-    if (source == nullptr) bad("cp.async out of bounds", from, read, line);
-    const Quiet quiet;
-    simt::fiber->copies.push_back({target, source, read, bytes - read, simt::fiber->group});
-}
+void copy_async(u64 to, u64 from, u32 bytes, u32 read, int line);
 
 struct KernelFacts {
     const char* name;
@@ -379,24 +272,7 @@ struct KernelFacts {
     std::size_t variable_count;
 };
 
-inline void run(const KernelFacts& kernel, const void* parameters, std::size_t bytes, const u32* grid, const u32* shape,
-                u32 dynamic_shared, int cooperative, const Range* ranges, std::size_t count) {
-    const std::lock_guard<std::mutex> lock(running);
-    if (bytes != kernel.parameter_bytes) {
-        simt::die("%s takes %zu bytes of parameters, not %zu", kernel.name, kernel.parameter_bytes, bytes);
-    }
-    state.kernel = kernel.name;
-    state.lines = kernel.lines;
-    state.line_count = kernel.line_count;
-    state.ranges.assign(ranges, ranges + count);
-    state.ranges.insert(state.ranges.end(), kernel.variables, kernel.variables + kernel.variable_count);
-    const std::vector<std::max_align_t> store((bytes + sizeof(std::max_align_t)) / sizeof(std::max_align_t));
-    char* copy = reinterpret_cast<char*>(const_cast<std::max_align_t*>(store.data()));
-    std::memcpy(copy, parameters, bytes);
-    state.ranges.push_back({reinterpret_cast<u64>(copy), reinterpret_cast<u64>(copy) + bytes});
-    simt::run_grid(dim3(grid[0], grid[1], grid[2]), dim3(shape[0], shape[1], shape[2]),
-                   kernel.static_shared + dynamic_shared, cooperative != 0, [&] { kernel.body(copy); });
-    state.ranges.clear();
-}
+void run(const KernelFacts& kernel, const void* parameters, std::size_t bytes, const u32* grid, const u32* shape,
+         u32 dynamic_shared, int cooperative, const Range* ranges, std::size_t count);
 
 }  // namespace ptx
