@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lpkernel import checks
 from lpkernel.errors import InputError
+from lpkernel.pictures.seams import areas
 
 Maps = NDArray[np.int32]
 
@@ -70,23 +71,11 @@ def largest_shares(sources: NDArray[np.integer]) -> NDArray[np.float64]:
 
 def largest_areas(sources: NDArray[np.integer]) -> NDArray[np.int64]:
     """(N,): cells of the largest 4-connected area of each map (N, M, M) that comes from one source; -1 not counted."""
-    count, height, width = sources.shape
-    labels = np.arange(height * width).reshape(height, width) * np.ones((count, 1, 1), np.int64)
-    below = sources[:, 1:] == sources[:, :-1]
-    beside = sources[:, :, 1:] == sources[:, :, :-1]
-    while True:  # every area takes its lowest label, one cell further a round
-        before = labels.copy()
-        for same, first, second in (
-            (below, labels[:, :-1], labels[:, 1:]),
-            (beside, labels[:, :, :-1], labels[:, :, 1:]),
-        ):
-            lowest = np.minimum(first, second)
-            for view in (first, second):  # the views overlap, so labels may only fall
-                np.minimum(view, lowest, out=view, where=same)
-        if np.array_equal(labels, before):
-            break
+    labels = areas(sources)
     labels[sources < 0] = -1
-    return np.array([np.bincount(one[one >= 0], minlength=1).max() for one in labels.reshape(count, -1)], np.int64)
+    return np.array(
+        [np.bincount(one[one >= 0], minlength=1).max() for one in labels.reshape(len(labels), -1)], np.int64
+    )
 
 
 def redraw(

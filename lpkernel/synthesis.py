@@ -24,6 +24,7 @@ from lpkernel.content import ByContent
 from lpkernel.copies import CopyLimit, largest_areas, redraw
 from lpkernel.errors import InputError
 from lpkernel.levels import resize_level
+from lpkernel.pictures import seams
 from lpkernel.pictures.composite import Composite, Whole
 from lpkernel.plan import Plan
 
@@ -47,6 +48,7 @@ class Synthesis(ByContent):
     settings: every choice made, resolved, ready for JSON.
     composite: what `decode` closes with, for an edit that keeps the outside; usually None.
     whole: the picture that was edited, for `put_back`; None for new images.
+    match_colours: whether `decode` matches the colours of the parts (`lpkernel.pictures.seams`).
     original: that picture as it was encoded; where the composite keeps it, nothing else is decoded.
     """
 
@@ -57,6 +59,7 @@ class Synthesis(ByContent):
     bank: Bank
     settings: dict[str, Any] = field(compare=False)
     shifts: NDArray[np.int8] | None = None
+    match_colours: bool = False
     composite: Composite | None = None
     whole: Whole | None = field(default=None, compare=False)
     original: Original | None = field(default=None, compare=False)
@@ -118,6 +121,9 @@ class Synthesis(ByContent):
             images = autoencoder.decode(content)
         else:
             images = self.original.variants(autoencoder, content, self.composite.weight > 0)
+        if self.match_colours and self.bank.colours is not None:
+            self.bank.check_file()
+            images = seams.matched(images, self.sources, self.shifts, self.bank.colours)
         return images if self.composite is None else self.composite.apply(images)
 
     def put_back(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
@@ -207,6 +213,7 @@ def generate(
     hubness: float | None = None,
     mirror: int | None = None,
     search_radius: int = 0,
+    match_colours: bool | None = None,
 ) -> Synthesis:
     """Make n images by the method of docs/method.md (Samuth et al. 2023, section 2).
 
@@ -223,7 +230,11 @@ def generate(
         seed: [0, 2^64).
         candidates: allowed bank images, (B,) bool or integer indices; None allows all.
         backend, device: see `lpkernel.info()`; device is for the torch backend.
-        plan: any other plan, instead of preset, patch .. mirror; hubness is then 0 unless given.
+        match_colours: whether `decode` moves the colours of parts of different examples towards each other where they
+            meet (`lpkernel.pictures.seams`), which changes no source map. Not given: as the preset, where the bank
+            holds the colours of its pictures.
+        plan: any other plan, instead of preset, patch .. mirror; hubness is then 0 unless given, and no colours are
+            matched.
         canvas: starting canvas of plans that need one (reference, edit): (M, M) or (n, M, M) codes, or
             (M, M, L) or (n, M, M, L) latents, as the bank's autoencoder encodes them.
         domain: compare "codes" (the full side, by table; plans of one scale or that carry), "latents", or "auto" for
@@ -241,6 +252,9 @@ def generate(
     if plan is None:
         plan = _plan_of(bank, defaults, patch, stride, scales, overlap, start, mirror)
         hubness = defaults.hubness if hubness is None else hubness
+    else:
+        defaults = replace(defaults, match_colours=False)
+    matching = presets.matches_colours(defaults, match_colours, bank.colours is not None)
     pull = 0.0 if hubness is None else hubness
     asked = request(bank, plan, n, k, seed, candidates, first_image, canvas, domain, pull, search_radius)
     runner = registry.choose(backend, asked, device)
@@ -265,6 +279,7 @@ def generate(
         "bank_images": bank.size,
         "search_radius": int(search_radius),
         "copy_limit": limited,
+        "match_colours": matching,
         "backend": runner.name,
         "backend_asked": backend,
         "device": device,
@@ -272,7 +287,7 @@ def generate(
     }
     content = _content(bank, sources, shifts, None if canvas is None else canvas_array(bank, canvas, n))
     codes, latents = (content, None) if bank.is_discrete else (None, content)
-    return Synthesis(sources, codes, latents, plan, bank, settings, shifts=shifts)
+    return Synthesis(sources, codes, latents, plan, bank, settings, shifts=shifts, match_colours=matching)
 
 
 def _plan_of(

@@ -5,11 +5,12 @@ became of the one before; what a part has said when its time is up is kept:
     build        for the card at hand only, with what is installed: no package index is asked
     tests        those of the backends, cuda and triton required, side by side where pytest-xdist is
     sanitizers   NVIDIA's compute-sanitizer (`TOOLS`), side by side, over scripts/gpu_problems.py
+    engines      the ways of running a plan beside each other, scripts/gpu_engines.py
     speed        `lpkernel bench` on the card: searches, steps and whole generations beside others; out/bench-gpu-*
     decoding     the same of the embedded autoencoder and a VQ-GAN with random weights; out/bench-gpu-*
     profile      Nsight Compute's, of scripts/gpu_problems.py, in out/gpu-check.ncu-rep; where ncu is present
 
-    python scripts/gpu_check.py speed decoding     # some parts alone; all of them take up to thirteen minutes
+    python scripts/gpu_check.py speed decoding     # some parts alone; all of them take up to fourteen minutes
 
 Nothing of lpkernel is imported here: it may not be built yet.
 """
@@ -120,6 +121,10 @@ def each(seconds: float, benches: Mapping[str, tuple[str, ...]]) -> str:
     return one_by_one({folder: partial(bench, share, folder, *arguments) for folder, arguments in benches.items()})
 
 
+def engines(seconds: float) -> str:
+    return words(run(seconds, sys.executable, str(ROOT / "scripts" / "gpu_engines.py")), SHOWN)
+
+
 def speed(seconds: float) -> str:
     sizes = ("--n", "1,16,64,256,1024,4096", "--b", "30000", "--k", "10", "--p", "6")
     most = ("--data", "bank", "--budget", "0.05", "--longest", "5")
@@ -167,7 +172,7 @@ def decoding(seconds: float) -> str:
 def profile(seconds: float) -> str:
     if shutil.which("ncu") is None:
         return "not run: ncu is not on the PATH"
-    kernels = ("-k", "regex:screen_kernel|scan_kernel|choose_kernel", "-c", "8")
+    kernels = ("-k", "regex:screen_kernel|scan_kernel|choose_kernel|walk_kernel", "-c", "8")
     options = ("--clock-control", "none", "--set", "full", "--import-source", "on", "-f", *kernels)
     return words(run(seconds, "ncu", *options, "-o", str(OUT / "gpu-check"), *PROBLEMS), 3)
 
@@ -176,6 +181,7 @@ PARTS: dict[Callable[[float], str], float] = {  # seconds that each may take
     build: 60,
     tests: 180,
     sanitizers: 120,
+    engines: 60,
     speed: 240,
     decoding: 150,
     profile: 40,

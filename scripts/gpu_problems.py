@@ -49,10 +49,12 @@ def request(size: int, images: int, in_codes: bool) -> ScanRequest:
 
 
 def ways(backend: Backend) -> Iterator[str]:
-    """The backend's own choice of launches, then plans step by step by two tiles: racecheck takes its time for more."""
+    """The backend's own choice, one launch, and step by step by two tiles: racecheck takes its time for more."""
     yield ""
     if not isinstance(backend, CudaBackend):
         return
+    backend.tuning = Tuning(walk=False, steps=False)
+    yield ", in one launch"
     for tile in STEP_TILES[:2]:
         backend.tuning = Tuning(steps=tile)
         yield f", step by step, {tile}"

@@ -161,9 +161,12 @@ def first_images(bank: Bank, count: int) -> Bank:
     chosen = np.arange(bank.size) < count
     chosen |= bank.flips_of(chosen)
     if bank.codes is not None and bank.codebook is not None:
-        return Bank.from_codes(bank.codes[chosen], bank.codebook, bank.channels, bank.max_patch)
-    assert bank.latents is not None
-    return Bank.from_latents(bank.latents[chosen], bank.channels, bank.max_patch)
+        first = Bank.from_codes(bank.codes[chosen], bank.codebook, bank.channels, bank.max_patch)
+    else:
+        assert bank.latents is not None
+        first = Bank.from_latents(bank.latents[chosen], bank.channels, bank.max_patch)
+    first.colours = None if bank.colours is None else bank.colours[chosen]
+    return first
 
 
 def bank_of_faces(autoencoder: Autoencoder, folder: Path, flip: bool = False) -> Bank:

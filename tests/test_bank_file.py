@@ -22,7 +22,7 @@ from lpkernel.bank import Bank
 from lpkernel.bank.file import read_fields
 from lpkernel.errors import InputError
 
-ARRAYS = ("codes", "codebook", "fixed_codebook", "latents", "fixed_latents")
+ARRAYS = ("codes", "codebook", "fixed_codebook", "latents", "fixed_latents", "colours")
 PLAIN = [
     *("size", "grid", "channels", "scale", "limit", "max_patch", "names", "labels", "image_size", "crop"),
     *("resize_filter", "autoencoder_name", "autoencoder_fingerprint", "sources_hash"),
@@ -40,6 +40,7 @@ def make(kind: str, size: int = 11) -> Bank:
         bank = Bank.from_codes(random.integers(0, 9, (size, 4, 4)), random.normal(size=(9, 5)), 3, **options)
     else:
         bank = Bank.from_latents(random.normal(size=(size, 4, 4, 5)), 3, **options)
+    bank.colours = random.integers(0, 256, (size, 4, 4, 3)).astype(np.uint8)
     bank.crop, bank.resize_filter, bank.image_size = (1, 2, 33, 34), "bicubic", 32
     return bank
 
@@ -85,7 +86,7 @@ def test_round_trip_is_exact_and_repeatable(
         array = getattr(loaded, name)
         if array is not None:
             assert isinstance(first_owner(array), mmap.mmap) == (
-                ("latents" in name or name == "codes") and mapped_from == 0
+                ("latents" in name or name in ("codes", "colours")) and mapped_from == 0
             )
             assert not array.flags.writeable and array.flags.aligned
     loaded.save(tmp_path / "b.lpbank")
@@ -217,7 +218,8 @@ def rewrite(path: Path, tensors: dict[str, np.ndarray] | None = None, **fields: 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"version": "2"}, "upgrade lpkernel"),
+        ({"version": "3"}, "upgrade lpkernel"),
+        ({"version": "1"}, "list of tensors"),
         ({"version": "0"}, "build it again"),
         ({"version": "9" * 5000}, "build it again"),
         ({"format": "other"}, "no bank"),

@@ -20,6 +20,7 @@ from PIL import Image
 from lpkernel import Bank, load_autoencoder, reference
 from lpkernel.cli import main
 from lpkernel.commands.generate import random_cells
+from lpkernel.pictures import seams
 
 TESTS = Path(__file__).parent
 FAKE = f"{TESTS / 'fakes.py'}:FakeVQ"
@@ -156,7 +157,8 @@ def test_generate_writes_everything(tmp_path: Path, bank_path: Path, capsys: pyt
     sources = np.load(out / "sources.npy")
     assert sources.shape == (3, 8, 8) and sources.max() < 16
     bank = Bank.load(bank_path)
-    decoded = fakes.FakeVQ().decode(bank.gather(sources))
+    assert bank.colours is not None
+    decoded = seams.matched(fakes.FakeVQ().decode(bank.gather(sources)), sources, None, bank.colours)
     for i, record in enumerate(facts(out)):
         np.testing.assert_array_equal(np.asarray(Image.open(out / f"image-{i:06d}.png")), decoded[i])
         shares = [used["share"] for used in record["sources"]]

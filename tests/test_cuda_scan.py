@@ -29,7 +29,7 @@ SPECIFICATION = NumpyBackend()
 # What the launch table would not choose for banks this small: tile edges, groups of blocks, slabs without images,
 # several tiles a group, few staged cells.
 SHAPES = [
-    Tuning(),
+    Tuning(walk=False),
     Tuning(tile=4, group=1),
     Tuning(tile=1, group=2, threads=96, span=5),
     Tuning(tile=4, group=3, groups=1, threads=128, split=1, span=2),
@@ -73,13 +73,13 @@ def test_options_beyond_the_paper(cuda: CudaBackend, kind: str, options: dict[st
         carries = len(scales) == 1 or made.start == "carry"
         for in_codes in (False, True) if carries else (False,):
             request = world.request(made, [0, 1, 7], 3, 5, start, None, in_codes, hubness)
-            tunings = [Tuning()] if len(scales) > 1 else ROWS if in_codes else SHAPES
+            tunings = SHAPES[:1] if len(scales) > 1 else ROWS if in_codes else SHAPES
             check(cuda, tunings[(BEYOND.index((options, hubness)) + KINDS.index(kind)) % len(tunings)], request)
 
 
 @pytest.mark.parametrize(("in_codes", "of_latents"), [(False, False), (False, True), (True, False)])
 def test_a_search_radius_equals_a_bank_of_shifted_copies(cuda: CudaBackend, in_codes: bool, of_latents: bool) -> None:
-    cuda.tuning = Tuning()
+    cuda.tuning = SHAPES[0]
     world, allowed = World(5, side=6, channels=3, codes=4), np.array([0, 2, 3])
     made = make("edit-free", 6, 3, None, [4, 6], start="carry", overlap="cut")
     given: dict[str, Any] = {"images": [0, 7], "k": 3, "start": world.start(2), "hubness": 64, "in_codes": in_codes}
@@ -97,7 +97,7 @@ def test_boundaries_of_the_widest_patch(cuda: CudaBackend, in_codes: bool) -> No
     made = plan.random(34, 32, 2, [34], overlap="cut")
     for tuning in (ROWS if in_codes else SHAPES)[1:3]:
         check(cuda, tuning, world.request(made, [0, 5], 2, in_codes=in_codes))
-    cuda.tuning = Tuning()
+    cuda.tuning = SHAPES[0]
     wider = World(1, side=34).request(plan.random(34, 33, 1, [34], overlap="cut"), [0], 1)
     assert cuda.unsupported(wider) == ["cuts patches of up to 32 cells, got 33"]
     assert cuda.unsupported(replace(wider, plan=plan.random(34, 33, 1, [34]))) == []
@@ -105,7 +105,7 @@ def test_boundaries_of_the_widest_patch(cuda: CudaBackend, in_codes: bool) -> No
 
 def test_each_stage_must_fit(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second stage of a plan that carries has a starting canvas an image; offsets count until they are there."""
-    cuda.tuning = Tuning()
+    cuda.tuning = SHAPES[0]
     world = World(40, side=8, channels=3)
     request = world.request(plan.random(8, 4, scales=[4, 8], start="carry"), range(50), 3, in_codes=True, hubness=64)
     first, second = stages.requests(request)
@@ -188,7 +188,7 @@ def test_any_order_of_threads(cuda: CudaBackend, order: str, monkeypatch: pytest
 
 
 def test_banks_stay_on_the_device(cuda: CudaBackend) -> None:
-    cuda.tuning = Tuning()
+    cuda.tuning = SHAPES[0]
     world = World(30, side=6)
     request = world.request(plan.random(6, 3, scales=[6]), range(2), 3, in_codes=True)
     cuda.scan(request)
@@ -198,7 +198,7 @@ def test_banks_stay_on_the_device(cuda: CudaBackend) -> None:
 
 
 def test_no_images_and_wrong_requests(cuda: CudaBackend) -> None:
-    cuda.tuning = Tuning()
+    cuda.tuning = SHAPES[0]
     world = World(5, side=4)
     made = plan.reference(4, 2)
     request = world.request(made, [], 3, start=world.start(1), in_codes=True)
@@ -246,7 +246,7 @@ def test_cuda_imports_without_a_device() -> None:
 
 def test_a_scan_beyond_the_free_memory_is_refused(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes take one value a cell, latents 8 or more; what is reckoned covers what is allocated."""
-    cuda.tuning = Tuning()
+    cuda.tuning = SHAPES[0]
     cuda._store.memory = device_bank.MemoryBudget()
     for in_codes, channels, start_values in ((True, 3, 1), (False, 3, 8), (False, 9, 16)):
         world = World(40, side=8, channels=channels)
@@ -266,7 +266,7 @@ def test_a_scan_beyond_the_free_memory_is_refused(cuda: CudaBackend, monkeypatch
 
 
 def test_a_canvas_of_too_many_values_is_refused(cuda: CudaBackend) -> None:
-    cuda.tuning = Tuning()
+    cuda.tuning = SHAPES[0]
     request = World(1, side=64).request(plan.random(64, 32, 32, scales=[64]), [0], 1)
     deep = np.broadcast_to(np.int16(0), (1, 64, 64, 2**17 - 7))
     latents = replace(request, bank=LatentBank(lambda side: deep, 1))

@@ -15,7 +15,7 @@ from test_masked_topk import integers, masks
 from test_topk_floats import requests
 
 from lpkernel import limits
-from lpkernel.backends import cuda_launches, device_steps
+from lpkernel.backends import cuda_launches, device_steps, device_walk
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.backends.specification import NumpyBackend
@@ -28,6 +28,7 @@ def test_limits_are_those_of_python() -> None:
     names = ("FETCHERS", "MOST_CUT", "MOST_LISTED", "MOST_NEIGHBOURS", "MOST_ROW_CODES", "MOST_THREADS")
     of_python = {name: getattr(cuda_launches, name) for name in names} | {"INT16_CODES": limits.INT16_CODES}
     of_python |= {name: getattr(device_steps, name) for name in ("MOST_SLICED", "SLICE")}
+    of_python |= {name: getattr(device_walk, name) for name in ("WALK_IMAGES", "WALK_SIDE", "WALK_VALUES")}
     assert of_python == cuda_module().LIMITS
 
 

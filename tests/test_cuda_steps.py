@@ -168,7 +168,7 @@ def test_which_plans_run_step_by_step(cuda: CudaBackend, monkeypatch: pytest.Mon
     monkeypatch.setattr(cuda_launches, "STEP_PAIRS", 2000)
     world = World(600, side=4, channels=3)
     request = world.request(plan.random(4, 2, 1, scales=[4]), range(4), 3, in_codes=True)
-    cuda.tuning, device = Tuning(), torch.device("cpu")
+    cuda.tuning, device = Tuning(walk=False), torch.device("cpu")
     assert isinstance(cuda._prepare(request, device).launch, StepTile)  # type: ignore[union-attr]
     monkeypatch.setattr(cuda._store.memory, "reasons", lambda need, device: ["too much"])
     assert not isinstance(cuda._prepare(request, device).launch, StepTile)  # type: ignore[union-attr]

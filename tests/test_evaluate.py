@@ -19,6 +19,8 @@ from lpkernel import Bank, generate
 from lpkernel.cli import main
 from lpkernel.commands.common import file_hash
 from lpkernel.metrics import sets
+from lpkernel.metrics.cache import Cache
+from lpkernel.presets import DEFAULT_PRESET, PRESETS
 
 FAKE = f"{Path(__file__).parent / 'fakes.py'}:FakeVQ"
 SMALL = ["--autoencoder", FAKE, "--quiet", "--device", "cpu", "--backend", "numpy"]
@@ -278,3 +280,22 @@ def test_figure4(
 
 def test_hash_of_the_embedded_bank() -> None:
     assert len(file_hash("default")) == 64
+
+
+def test_columns_of_a_preset_are_what_generate_decodes(
+    bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Colours matched or not; and after the preset has changed the kept source maps are not taken for its."""
+    loaded, network, cache = Bank.load(bank), fakes.FakeVQ(), Cache(tmp_path)
+
+    def column(**options: Any) -> sets.ImageSet:
+        return sets.of_preset(loaded, "", {"patch": 3, **options}, "x", 4, 1, network, 64, cache, "numpy")
+
+    for options in ({}, {"match_colours": False}, {"preset": "paper"}, {"search_radius": 1}):
+        made = generate(loaded, 4, patch=3, seed=1, backend="numpy", **options)
+        assert np.array_equal(column(**options).read(range(4)), made.decode(network))
+    before = column()
+    monkeypatch.setitem(PRESETS, DEFAULT_PRESET, PRESETS["paper"])
+    after = column()
+    assert before.maps is not None and after.maps is not None and not np.array_equal(before.maps, after.maps)
+    assert before.stamp(range(4)) != after.stamp(range(4)) != column(match_colours=True).stamp(range(4))

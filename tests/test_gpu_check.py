@@ -27,7 +27,9 @@ def test_without_a_gpu_nothing_passes(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr("sys.argv", ["gpu_check.py"])
     assert gpu_check.main() == 2
     out = capsys.readouterr().out
-    assert "No GPU was checked" in out and "Not run: build, tests, sanitizers, speed, decoding, profile." in out
+    assert (
+        "No GPU was checked" in out and "Not run: build, tests, sanitizers, engines, speed, decoding, profile." in out
+    )
     monkeypatch.setattr("sys.argv", ["gpu_check.py", "speed"])
     assert gpu_check.main() == 2 and "Not run: speed." in capsys.readouterr().out
     monkeypatch.setattr("sys.argv", ["gpu_check.py", "sped"])
@@ -76,6 +78,8 @@ def test_what_it_starts_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {case for command in asked for case in suite.CASES if case in command} == {
         *("topk", "step", "generate", "decode")
     }
+    asked.clear()
+    assert gpu_check.engines(60.0) == "said" and Path(asked[0][1]).is_file()
     for name in gpu_check.TESTS:
         assert (ROOT / "tests" / f"test_{name}.py").is_file()
 

@@ -19,7 +19,7 @@ from scans import World
 from lpkernel import plan
 from lpkernel.backends import cuda_launches, device_bank, registry
 from lpkernel.backends.base import TopkRequest
-from lpkernel.backends.cuda import CudaBackend
+from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.bank import Bank
 from lpkernel.errors import BackendUnavailable
 from lpkernel.search.ops import masked_topk
@@ -35,8 +35,9 @@ class Instant:
     def __getattr__(self, name: str) -> Callable[..., int]:
         def call(*given: Any) -> int:
             self.calls[name] += 1
-            if name == "scan":
-                ctypes.memset(*(given[2]["sources"][0], 0, given[2]["sources"][1]))
+            if name in ("scan", "walk"):
+                sources = given[2 if name == "scan" else 1]["sources"]
+                ctypes.memset(sources[0], 0, sources[1])
             return 4096
 
         return call
@@ -86,24 +87,34 @@ def test_a_search(instant: Instant, dtype: str, most: int) -> None:
     )
 
 
-def test_a_scan(instant: Instant) -> None:
+@pytest.mark.parametrize(
+    ("walk", "most", "called"),
+    [(False, 330, {"scan": 3, "scan_blocks": 1}), (None, 315, {"walk": 3, "walk_tables": 1})],
+)
+def test_a_scan(instant: Instant, walk: bool | None, most: int, called: dict[str, int]) -> None:
     backend = registry.BACKENDS["cuda"]
+    backend.tuning = Tuning(walk=walk)  # type: ignore[attr-defined]
     request = World(40).request(plan.random(scales=[16]), range(16), 3, in_codes=True)
-    assert calls(lambda: (backend.unsupported(request), backend.scan(request))) <= 330
-    assert instant.calls == {"scan": 3, "scan_blocks": 1}
+    assert calls(lambda: (backend.unsupported(request), backend.scan(request))) <= most
+    assert instant.calls == called
 
 
-@pytest.mark.parametrize(("preset", "most", "scans"), [("paper", 600, 1), ("balanced", 1030, 2)])
-def test_a_generation(instant: Instant, preset: str, most: int, scans: int) -> None:
+@pytest.mark.parametrize(
+    ("preset", "walk", "most", "scans"),
+    [("paper", None, 580, 1), ("balanced", None, 750, 1), ("balanced", False, 1030, 2)],
+)
+def test_a_generation(instant: Instant, preset: str, walk: bool | None, most: int, scans: int) -> None:
     made = bank()
+    registry.BACKENDS["cuda"].tuning = Tuning(walk=walk)  # type: ignore[attr-defined]
     assert calls(lambda: generate(made, 16, backend="cuda", preset=preset)) <= most
-    assert instant.calls["scan"] == 3 * scans
+    assert instant.calls["walk" if walk is None else "scan"] == 3 * scans
 
 
 def test_launches_are_chosen_once(instant: Instant, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a shape, whatever the bank and the values."""
     monkeypatch.setattr(cuda_launches, "seconds", lambda *_: 1.0)
     cuda_launches.choose.cache_clear()
+    registry.BACKENDS["cuda"].tuning = Tuning(walk=False)  # type: ignore[attr-defined]
     for seed in (1, 2):
         registry.BACKENDS["cuda"].scan(World(41, seed=seed).request(plan.random(scales=[16]), range(3), 3, seed))
     assert cuda_launches.choose.cache_info().misses == 1

@@ -84,7 +84,7 @@ def test_every_mode_is_the_same(mode: str, kind: str, backend: Backend) -> None:
 def test_every_mode_is_the_same_on_cuda(
     mode: str, kind: str, cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda.tuning = Tuning()
+    cuda.tuning = Tuning(walk=False)  # which test_cuda_walk.py runs them through
     monkeypatch.setitem(registry.BACKENDS, "cuda", cuda)
     check(mode, kind, "cuda")
 

@@ -10,7 +10,7 @@
 //   masked_topk_scratch(Q, B, D, K, per_query, weighted: bool, launch) -> bytes of `scratch`, 16-byte aligned
 //     stride: tensor cores screen the bank, of which every so many-th row is a sample; 0 to compare all directly
 //   masked_topk_blocks(K, is_int16, per_query, launch, device) -> blocks that a multiprocessor holds at once
-//   scan, scan_blocks: bind/cuda_scan.h
+//   scan, scan_blocks, steps: bind/cuda_scan.h; walk, walk_tables: bind/cuda_walk.h
 //   device_count(), build_info()
 
 #include <pybind11/pybind11.h>
@@ -20,6 +20,7 @@
 #include <string>
 
 #include "bind/cuda_scan.h"
+#include "bind/cuda_walk.h"
 #include "bind/span.h"
 #include "cuda/portable.cuh"
 #include "cuda/screen.h"
@@ -203,4 +204,5 @@ PYBIND11_MODULE(_cuda, module) {
                py::arg("scratch"), py::arg("device"), py::arg("stream"), py::arg("launch"),
                "Starts a search; see the top of csrc/bind/cuda.cpp and lpkernel.masked_topk.");
     lpkernel::cuda::bind_scan(module);
+    lpkernel::cuda::bind_walk(module);
 }

@@ -8,11 +8,11 @@
 namespace lpkernel::cuda {
 
 // One channel of the canvas, resized from side n to a cell (y, x) by the tables i0, i1, f of length `pitch` each: four
-// corners times two 8-bit weights, rounded by a shift, as lpkernel.backends.reference.resize_canvas. value(bits) is
-// what stands in a corner.
-template <class T, class Value>
-__device__ __forceinline__ std::int16_t resized(const T* from, int n, int width, const std::int32_t* tables, int pitch,
-                                                int y, int x, Value value) {
+// corners times two 8-bit weights, rounded by a shift, as lpkernel.backends.reference.resize_canvas. value(from[i])
+// is what stands in a corner.
+template <class From, class Value>
+__device__ __forceinline__ std::int16_t resized(const From& from, int n, int width, const std::int32_t* tables,
+                                                int pitch, int y, int x, Value value) {
     const int top = tables[y] * n, bottom = tables[pitch + y] * n, down = tables[2 * pitch + y];
     const int left = tables[x], right = tables[pitch + x], across = tables[2 * pitch + x];
     const auto corner = [&](int row, int column) { return static_cast<int>(value(from[(row + column) * width])); };

@@ -29,22 +29,19 @@ class Boundaries {
 
     __device__ __forceinline__ bool some() const { return cut_ != nullptr; }
 
-    // Puts the paths of all images in block.paths. Ends before other threads see them.
-    template <class Unit, int TQ>
-    __device__ __forceinline__ void find(const ScanArgs& args, const Block& block, const Unit* bank,
-                                         const Unit* canvas) const {
-        const int units = args.shape.width * 2 / static_cast<int>(sizeof(Unit)), lane = lane_id();
-        const int per_image = args.side * args.side * units;
+    // Puts the paths of all images in block.paths; error(q, cell) is E of a cell of image q. Ends before other threads
+    // see them.
+    template <int TQ, class Error>
+    __device__ __forceinline__ void find(const Block& block, Error error) const {
+        const int lane = lane_id();
         const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
         for (int task = warp; task < 2 * TQ; task += warps) {
             const int q = task / 2, width = task % 2 ? cut_[2] : cut_[1];
             const int down = task % 2 ? 1 : side_, across = task % 2 ? side_ : 1;
-            const Unit *ours = canvas + q * per_image, *theirs = bank + std::int64_t{block.chosen[q]} * units;
             int *sums = block.sums + task * patch_ * patch_, *path = block.paths + task * patch_;
 #pragma unroll 1
             for (int i = lane; i < patch_ * width; i += 32) {
-                const int cell = cut_[0] + i / width * down + i % width * across;
-                sums[i] = apart(args, ours + cell * units, theirs + cell * args.pitch * units);
+                sums[i] = error(q, cut_[0] + i / width * down + i % width * across);
             }
             __syncwarp();
             int sum = lane < width ? sums[lane] : INT32_MAX;

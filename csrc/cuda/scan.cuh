@@ -199,7 +199,10 @@ __global__ void __launch_bounds__(MOST_THREADS, LEAST_BLOCKS<Distance>)
                 }
                 const Boundaries boundaries(args, t, scale[0]);
                 if (boundaries.some()) {
-                    boundaries.find<Unit, TQ>(args, block, bank, canvas);
+                    boundaries.find<TQ>(block, [&](int q, int cell) {
+                        return apart(args, canvas + q * image_units + cell * units,
+                                     bank + (cell * args.pitch + block.chosen[q]) * units);
+                    });
                     __syncthreads();
                 }
                 copy_patches<Unit, TQ>(args, block, bank, canvas, written, step[3], boundaries);

@@ -465,7 +465,9 @@ __global__ void __launch_bounds__(CHOOSE_THREADS) step_choose_kernel(const __gri
     const HalfCell* bank = reinterpret_cast<const HalfCell*>(scan.bank) + args.first_cell * scan.pitch * units;
     const Boundaries boundaries(scan, args.step, args.scale_side);
     if (boundaries.some()) {
-        boundaries.find<HalfCell, 1>(scan, block, bank, canvas);
+        boundaries.find<1>(block, [&](int, int cell) {
+            return apart(scan, canvas + cell * units, bank + (cell * scan.pitch + kept.chosen) * units);
+        });
         __syncthreads();
     }
     copy_patches<HalfCell, 1>(scan, block, bank, canvas, args.written_cells, args.written, boundaries);

@@ -1,10 +1,12 @@
-"""The "cuda" backend: CUDA C++ kernels (csrc/cuda), a whole plan in one launch."""
+"""The "cuda" backend: CUDA C++ kernels (csrc/cuda), a whole plan in one launch or a few."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache, lru_cache
+from itertools import pairwise
+from math import isqrt
 from operator import attrgetter
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,16 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native, philox
-from lpkernel.backends import cuda_launches, device_steps, stages
+from lpkernel.backends import cuda_launches, device_steps, device_walk, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
-from lpkernel.backends.cuda_launches import Launch, Machine, StepTile, Work
+from lpkernel.backends.cuda_launches import Launch, Machine, StepTile, Walk, Work
 from lpkernel.backends.device_bank import (
     DeviceBank,
     DeviceStore,
+    bank_bytes,
     carve,
     cell_width,
     numbered,
     numbered_device,
+    offset_bytes,
     search_bytes,
     start_bytes,
     start_cells,
@@ -45,7 +49,8 @@ SHARED = 99 << 10  # bytes that a block may have on the smallest of these, where
 class Tuning:
     """Launch fields that replace the launch table's choice, for tests and measurements; results do not depend on them.
 
-    steps: the tile of a plan that runs step by step, False for none. rows: images that such a plan makes at a time.
+    walk: whether images walk through tables of distances. steps: the tile of a plan that runs step by step, False for
+    none. rows: images that such plans make at a time.
     groups: most groups of blocks at a time. kept: bytes of banks, and of their offsets, that stay on the device for the
     next call. search: a `Search.launch`.
     """
@@ -58,6 +63,7 @@ class Tuning:
     span: int | None = None
     depth: int | None = None
     groups: int | None = None
+    walk: bool | None = None
     steps: StepTile | bool | None = None
     rows: int = 1 << 14
     kept: int = 1 << 32
@@ -71,14 +77,15 @@ class Tuning:
 
 _LAUNCH_FIELDS = [field.name for field in fields(Launch)]
 _launch_fields = attrgetter(*_LAUNCH_FIELDS)
+_NOT_FIXED = (None,) * len(_LAUNCH_FIELDS)
 
 
 class Scan(NamedTuple):
-    """One stage ready to run: what there is to do, how it is launched (whole, or step by step by a tile), and bytes
-    that it takes beside the bank."""
+    """One stage ready to run: what there is to do, how it is launched (whole, step by step by a tile, or through
+    tables), and bytes that it takes beside the bank."""
 
     work: Work
-    launch: Launch | StepTile
+    launch: Launch | StepTile | Walk
     scratch: int
 
 
@@ -109,11 +116,12 @@ class CudaBackend:
         self.tuning = Tuning()
         self._given = native
         self._device_type = device_type
-        self._store, self._steps = DeviceStore(), device_steps.StepStore()
+        self._store, self._steps, self._walks = DeviceStore(), device_steps.StepStore(), device_walk.WalkStore()
         self._available = False
         # What depends on shapes alone is asked of the driver once.
         self._resident = lru_cache(1024)(self._find_resident)
         self._search = lru_cache(1024)(self._find_search)
+        self._walk = lru_cache(1024)(self._find_walk)
 
     def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
         if self._given is None and (reasons := _native.cuda_reasons()):
@@ -148,19 +156,20 @@ class CudaBackend:
         prepared = self._prepare(request, target)
         if isinstance(prepared, list):
             return prepared
+        if isinstance(prepared.launch, Walk):
+            return []  # the memory holds it
         need = self._store.need(request, target, prepared.scratch, _code_shift(request))
         return self._store.memory.reasons(need, target)
 
     def _prepare(self, request: ScanRequest, target: torch.device) -> Scan | list[str]:
         """A stage with its launch, or the reasons why no kernel takes it."""
-        if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
-            return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
         work = _work(request)
-        width = work.width
-        if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
-            return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
-        if request.plan.cuts and request.plan.patch > cuda_launches.MOST_CUT:
-            return [f"cuts patches of up to {cuda_launches.MOST_CUT} cells, got {request.plan.patch}"]
+        if reasons := _too_large(request, work.width):
+            return reasons
+        if (walk := self._walk_of(request, work, target)) is not None:
+            scan = Scan(work, *walk)
+            if not self._store.memory.reasons(scan.scratch, target):
+                return scan
         few = work.images < cuda_launches.STEP_IMAGES and self.tuning.steps is None  # told without a call
         tile = None if few else self._step_tile(request, work, target)
         if tile is not None:
@@ -178,6 +187,35 @@ class CudaBackend:
         except ValueError as error:
             return [str(error)]
         return Scan(work, launch, _scratch_bytes(request, work, launch, machine.multiprocessors))
+
+    def _walk_of(self, request: ScanRequest, work: Work, target: torch.device) -> tuple[Walk, int] | None:
+        """How a plan runs through tables of distances, and what that takes, its bank and tables counted even where they
+        are kept, for that takes no time; None of other plans."""
+        tuning = self.tuning
+        if tuning.walk is False or (
+            tuning.walk is None and (tuning.steps is not None or _launch_fields(tuning) != _NOT_FIXED)
+        ):
+            return None
+        begins = device_walk.begins(request)
+        walk = self._walk(work, request.plan.sides, begins, target, tuning.walk, tuning.rows)
+        if walk is None:
+            return None
+        given = start_bytes(request, work.width) if begins else 0
+        return walk[0], walk[1] + given + (offset_bytes(request) if request.hubness else 0)
+
+    def _find_walk(
+        self, work: Work, sides: tuple[int, ...], begins: bool, device: torch.device, wanted: bool | None, most: int
+    ) -> tuple[Walk, int] | None:
+        tables, bank = device_walk.table_bytes(sides, work.allowed), device_walk.bank_bytes(sides, work)
+        if work.allowed > device_walk.WALK_IMAGES or max(sides) > device_walk.WALK_SIDE:
+            return None
+        if work.width > device_walk.WALK_VALUES:
+            return None
+        if not wanted and not cuda_launches.choose_walk(work.images, work.allowed, tables, _machine(device)):
+            return None
+        row = sum(device_walk.begin_bytes(Walk(1, begins), sides[-1], work))
+        walk = Walk(max(1, min(work.images, most, cuda_launches.WALK_ROWS // max(1, row))), begins)
+        return walk, bank + tables + walk.rows * row + work.images * sides[-1] ** 2 * 4
 
     def _step_tile(self, request: ScanRequest, work: Work, target: torch.device) -> StepTile | None:
         """The tile of a plan that is to run step by step."""
@@ -217,7 +255,29 @@ class CudaBackend:
     def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
         philox.check_seed(request.seed)
         target = numbered_device(device, self._device_type)
+        if (found := self._scan_carried(request, target)) is not None:
+            return found
         return stages.run(request, lambda stage: self._scan_stage(stage, target))
+
+    def _scan_carried(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32] | None:
+        """All stages of a plan that carries in one launch; None where it needs more than tables."""
+        if len(request.plan.stages) == 1 or device_walk.begins(request) or not len(request.images):
+            return None
+        work = _work(request)
+        walk = self._walk_of(request, work, target)
+        if walk is None:
+            return None
+        parts, need = list(stages.requests(request)), walk[1]
+        for part in parts:
+            width = cell_width(part)
+            if _too_large(part, width) or width > device_walk.WALK_VALUES:
+                return None
+            need += bank_bytes(part)
+        if self._store.memory.reasons(need, target):
+            return None
+        with self._store.memory.on(target, need):
+            banks = [self._store.bank(part, target, self.tuning.kept, _code_shift(part)) for part in parts]
+            return self._run_walk(request, target, list(zip(parts, banks, strict=True)), work, walk[0])
 
     def _scan_stage(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
         if not len(request.images):
@@ -227,6 +287,8 @@ class CudaBackend:
             raise BackendUnavailable(f"backend {self.name} cannot run this: {'; '.join(prepared)}")
         with self._store.memory.on(target, prepared.scratch):
             bank = self._store.bank(request, target, self.tuning.kept, _code_shift(request))
+            if isinstance(prepared.launch, Walk):
+                return self._run_walk(request, target, [(request, bank)], prepared.work, prepared.launch)
             if isinstance(prepared.launch, Launch):
                 return self._run(request, target, bank, prepared.work, prepared.launch)
             found = self._run_steps(request, target, bank, prepared.work, prepared.launch)
@@ -290,6 +352,74 @@ class CudaBackend:
         }
         self._native().steps((tile.images, tile.bank), numbers, buffers, target.index or 0, _stream(target))
         return _source_maps(room[room_at[4] : room_at[4] + sizes[4]], count, side)
+
+    def _run_walk(
+        self,
+        request: ScanRequest,
+        target: torch.device,
+        parts: list[tuple[ScanRequest, DeviceBank]],
+        work: Work,
+        walk: Walk,
+    ) -> NDArray[np.int32]:
+        """A plan through tables of distances: of one stage, or all of a plan that carries, each with its bank."""
+        plan, kept, count, bank = request.plan, self.tuning.kept, len(request.images), parts[-1][1]
+        side = plan.sides[-1]
+        tables = self._store.plan(plan, target)
+        distances = self._walks.tables(plan.sides, [part[1] for part in parts], kept, self._fill_tables)
+        offsets = self._walks.offsets(request, parts, self._store, kept)
+        start, begin = start_cells(request, bank.width, bank.code_shift)
+        small = begin, start, request.images.astype(np.uint32)
+        given, given_at = upload(small, target)
+        sizes = *device_walk.begin_bytes(walk, side, work), count * side * side * 4
+        room_at, room_bytes = carve(sizes)
+        room = torch.empty(room_bytes, dtype=torch.uint8, device=target)
+        plan_numbers, plan_buffers = _of_plan(request, tables, bank, offsets, start)
+        numbers = {
+            **plan_numbers,
+            **_of_bank(bank),
+            "k": work.k,
+            "cut": work.cut,
+            "batch": walk.rows,
+            "begins": walk.begins,
+            "carries": len(parts) > 1,
+            "table_cells": device_walk.table_cells(plan.sides),
+        }
+        buffers = {
+            **plan_buffers,
+            "bank": _span(bank.content),
+            "table": _span(bank.table),
+            "tables": _span(distances),
+            "host_scales": _host_span(plan.flat.scales),
+            "host_begin": _host_span(begin),
+            **_spans(given, given_at, ("begin", "start", "images"), [array.nbytes for array in small]),
+            **_spans(room, room_at, ("canvas", "measured", "state", "sources"), sizes),
+        }
+        self._native().walk(numbers, buffers, target.index or 0, _stream(target))
+        return _source_maps(room[room_at[3] : room_at[3] + sizes[3]], count, side)
+
+    def _fill_tables(self, tables: torch.Tensor, bank: DeviceBank, first_cell: int) -> None:
+        """Writes the distances of a bank's images to a part of some tables."""
+        device = tables.device
+        sides = [isqrt(end - begin) for begin, end in pairwise(bank.first)]
+        scales = np.zeros((len(sides), 5), np.int32)
+        scales[:, 0] = sides
+        on_device = torch.from_numpy(scales).to(device)
+        numbers = {
+            **_of_bank(bank),
+            "k": 1,
+            "cut": 0,
+            "scales": len(sides),
+            "side": sides[-1],
+            "first_cell": first_cell,
+        }
+        buffers = {
+            "host_scales": _host_span(scales),
+            "scales": _span(on_device),
+            "bank": _span(bank.content),
+            "table": _span(bank.table),
+            "tables": _span(tables),
+        }
+        self._native().walk_tables(numbers, buffers, device.index or 0, _stream(device))
 
     def _run(
         self, request: ScanRequest, target: torch.device, bank: DeviceBank, work: Work, launch: Launch
@@ -417,6 +547,7 @@ def _machine(device: torch.device) -> Machine:
         properties.multi_processor_count,
         getattr(properties, "shared_memory_per_block_optin", SHARED),
         10 * properties.major + properties.minor,
+        properties.total_memory,
     )
 
 
@@ -475,6 +606,19 @@ def _of_plan(
     return numbers, buffers
 
 
+def _of_bank(bank: DeviceBank) -> dict[str, int]:
+    """What plans through tables are told of a bank."""
+    return {
+        "allowed": len(bank.candidates),
+        "pitch": bank.pitch,
+        "bank_cells": len(bank.content),
+        "rows": len(bank.table),
+        "codes": bank.table.shape[1],
+        "width": bank.width,
+        "code_shift": bank.code_shift,
+    }
+
+
 def _source_maps(found: torch.Tensor, count: int, side: int) -> NDArray[np.int32]:
     maps: NDArray[np.int32] = found.cpu().numpy().view(np.int32).reshape(count, side, side)
     return maps
@@ -483,6 +627,17 @@ def _source_maps(found: torch.Tensor, count: int, side: int) -> NDArray[np.int32
 def _own_mask(request: TopkRequest) -> bool:
     """Whether each query has a mask of its own."""
     return request.patch_mask is not None and request.patch_mask.ndim == 2
+
+
+def _too_large(request: ScanRequest, width: int) -> list[str]:
+    """Why no kernel takes a stage whose cells have so many values, or []."""
+    if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
+        return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
+    if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
+        return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
+    if request.plan.cuts and request.plan.patch > cuda_launches.MOST_CUT:
+        return [f"cuts patches of up to {cuda_launches.MOST_CUT} cells, got {request.plan.patch}"]
+    return []
 
 
 def _work(request: ScanRequest) -> Work:

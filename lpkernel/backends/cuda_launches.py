@@ -64,11 +64,12 @@ REGISTERS_PER_THREAD = 168  # what the kernels are compiled to at most
 
 @dataclass(frozen=True)
 class Machine:
-    """A device: its multiprocessors, the shared memory that a block may have, its capability (80 is 8.0)."""
+    """A device: its multiprocessors, the shared memory that a block may have, its capability (80 is 8.0), its bytes."""
 
     multiprocessors: int
     shared: int
     capability: int
+    memory: int = 80 << 30
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,34 @@ def choose_steps(work: Work, machine: Machine) -> StepTile | None:
         return None
     small, large = STEP_TILES[:2]
     return small if work.images <= small.images or machine.shared < STEP_SHARED else large
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A plan whose images walk through tables of distances (csrc/cuda/walk.h).
+
+    rows: images at a time. begins: whether some cells begin a scale as what must be measured.
+    """
+
+    rows: int
+    begins: bool
+
+
+# By arithmetic, not yet timed on a card. A step of an image is a chain: sources and pointers of rows in shared memory
+# (some 120 cycles), one load of rows (L2 answers in some 250 ns, memory in 600), sums (60), the keys of K = 3 (150;
+# of more than one warp 300), new sources (40): together some 0.5 us from L2 and 1 to 2 us from memory, where one
+# launch of the whole plan takes 7 to 25 (measured). It reads 4 bytes a compared cell and bank image: 16 images from
+# 16 37 KB a step; 256 from 999 37 MB or 11 us of an H100's memory, where step by step takes 48 (measured). With more
+# pairs of images and bank images tensor cores, which read a bank once for many images, have the edge again, unless
+# the tables fit L2.
+WALK_L2, WALK_PAIRS = 1 << 25, 1 << 20
+WALK_SHARE = 32  # of a device's memory, tables may take one in so many parts
+WALK_ROWS = 1 << 30  # bytes of what images begin their scales with, at a time
+
+
+def choose_walk(images: int, allowed: int, tables: int, machine: Machine) -> bool:
+    """Whether images had better walk through tables of so many bytes."""
+    return tables <= machine.memory // WALK_SHARE and (tables <= WALK_L2 or images * allowed <= WALK_PAIRS)
 
 
 def shared_bytes(launch: Launch, work: Work) -> int:

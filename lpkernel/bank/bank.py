@@ -143,7 +143,7 @@ class Bank(BankFields):
             )
         bank.crop, bank.resize_filter = crop, found.resize_filter
         bank.sources_hash, bank.source_size = found.sources_hash, found.source_size
-        bank.skipped, bank.left_out = found.skipped, found.left_out
+        bank.skipped, bank.left_out, bank.colours = found.skipped, found.left_out, found.colours
         return bank
 
     @classmethod
@@ -462,7 +462,9 @@ class Bank(BankFields):
             cells = {"latents": np.ascontiguousarray(latents, np.float16), "fixed_latents": self.project(latents)}
         if np.shape(values)[1:3] != (self.grid, self.grid):
             raise InputError(f"images have shape {np.shape(values)}, expected a grid of {self.grid}x{self.grid}")
-        return replace(self, **cells, names=list(names), labels=None, attributes={}, sources_hash="", skipped=[])
+        return replace(
+            self, **cells, colours=None, names=list(names), labels=None, attributes={}, sources_hash="", skipped=[]
+        )
 
     def subset(self, images: ArrayLike) -> Bank:
         """A bank of some of these images, in this one's number system: (B,) bool or indices, in the bank's order.
@@ -479,6 +481,7 @@ class Bank(BankFields):
         return replace(
             self,
             **{name: np.asarray(array)[chosen] for name, array in cells.items()},
+            colours=None if self.colours is None else np.asarray(self.colours)[chosen],
             names=[self.names[i] for i in chosen],
             labels=None if self.labels is None else [self.labels[i] for i in chosen],
             attributes={name: values[chosen] for name, values in self.attributes.items()},
@@ -522,6 +525,8 @@ class Bank(BankFields):
             made = cls.from_latents(np.concatenate([np.asarray(bank.latents) for bank in banks]), *options)
         for name in ("autoencoder_name", "autoencoder_fingerprint", "image_size", "crop", "resize_filter"):
             setattr(made, name, getattr(first, name))
+        if all(bank.colours is not None for bank in banks):
+            made.colours = np.concatenate([np.asarray(bank.colours) for bank in banks])
         sizes = {bank.source_size for bank in banks}
         made.source_size = sizes.pop() if len(sizes) == 1 else None
         return made

@@ -39,6 +39,7 @@ def check_bank(bank: BankFields) -> None:
         _check_latents(bank)
     else:
         raise InputError("a bank holds codes, codebook and fixed codebook, or latents and fixed latents")
+    _check_colours(bank)
     if len(bank.names) != bank.size:
         raise InputError(f"{len(bank.names)} names for a bank of {bank.size} images")
     if bank.labels is not None and len(bank.labels) != bank.size:
@@ -47,6 +48,12 @@ def check_bank(bank: BankFields) -> None:
         if np.shape(values) != (bank.size,) or np.asarray(values).dtype != np.bool_:
             got = f"{np.asarray(values).dtype} of shape {np.shape(values)}"
             raise InputError(f"attribute {name!r} is {got}, expected bool of shape ({bank.size},)")
+
+
+def _check_colours(bank: BankFields) -> None:
+    colours, cells = bank.colours, (bank.size, bank.grid, bank.grid, 3)
+    if colours is not None and (colours.shape != cells or colours.dtype != np.uint8):
+        raise InputError(f"colours are {colours.dtype} {colours.shape}, expected uint8 {cells}")
 
 
 def _check_numbers(bank: BankFields) -> None:

@@ -23,6 +23,7 @@ class BankFields(ByContent):
     latents           (B, M, M, L) float16, what is decoded; None for codes
     fixed_latents     (B, M, M, C) int16 within +-limit, or None
     pca, scale, limit fixed value = rint(scale * projection), clipped to +-limit
+    colours           (B, M, M, 3) uint8, the mean colours of the cells of the pictures that were encoded, or None
     names             B file names relative to the folder they came from
     labels            B class names (the first-level folder), or None
     attributes        name -> (B,) bool
@@ -41,6 +42,7 @@ class BankFields(ByContent):
     fixed_codebook: np.ndarray | None = None
     latents: np.ndarray | None = None
     fixed_latents: np.ndarray | None = None
+    colours: np.ndarray | None = None
     labels: list[str] | None = None
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     autoencoder_name: str = ""
@@ -87,7 +89,7 @@ class BankFields(ByContent):
 
     def check_file(self) -> None:
         """Raise InputError if the file that cells are mapped from was cut short: touching them ends the process."""
-        tensor_file.check_mapped(self.codes, self.latents, self.fixed_latents)
+        tensor_file.check_mapped(self.codes, self.latents, self.fixed_latents, self.colours)
 
 
 def default_names(count: int) -> list[str]:

@@ -1,10 +1,10 @@
 """Banks on disk: one safetensors file, `.lpbank` by custom.
 
 Tensors: the PCA, the codebook with its fixed-point rows and the codes, or the float16 latents with their
-fixed-point values; attributes as bits. The header's metadata holds the rest as JSON, and a SHA-256 of all
-of it. That checksum is compared only when asked, because mapping codes or latents should not read them; what could
-make a kernel read outside an array is always checked: shapes and the limit of the codebook here, codes here or, where
-they are mapped, as they are used.
+fixed-point values; attributes as bits; in version 2 the colours of the cells. The header's metadata holds the rest as
+JSON, and a SHA-256 of all of it. That checksum is compared only when asked, because mapping codes or latents should not
+read them; what could make a kernel read outside an array is always checked: shapes and the limit of the codebook here,
+codes here or, where they are mapped, as they are used.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from lpkernel.errors import InputError
 from lpkernel.files import atomic_path
 
 FORMAT = "lpbank"
-VERSION = 1
-_ARRAYS = ("codes", "codebook", "fixed_codebook", "latents", "fixed_latents")
+VERSIONS = ("1", "2")  # without colours, with them
+_ARRAYS = ("codes", "codebook", "fixed_codebook", "latents", "fixed_latents", "colours")
 _MAPPED = ("codes", *_ARRAYS[3:])  # another process may write into these at any time, even after a check
 _PCA = ("mean", "components", "explained")
 _LISTS = ("names", "labels")  # tensors of bytes where there are too many for the header
@@ -69,7 +69,8 @@ def save(bank: BankFields, path: Path) -> None:
         },
         sort_keys=True,
     )
-    metadata = {"format": FORMAT, "version": str(VERSION), "bank": text, "sha256": tensor_file.digest(tensors, text)}
+    version = VERSIONS[bank.colours is not None]
+    metadata = {"format": FORMAT, "version": version, "bank": text, "sha256": tensor_file.digest(tensors, text)}
     with atomic_path(path) as partial:
         tensor_file.write(partial, tensors, metadata)
 
@@ -131,10 +132,10 @@ def _metadata(path: Path, metadata: dict[str, str]) -> str:
     if metadata.get("format") != FORMAT or "bank" not in metadata:
         raise InputError(f"{path}: a safetensors file, but no bank; make one with `lpkernel bank build`")
     version = metadata.get("version", "")
-    if version != str(VERSION):
-        newer = version.isascii() and version.isdigit() and len(version) < 9 and int(version) > VERSION
+    if version not in VERSIONS:
+        newer = version.isascii() and version.isdigit() and len(version) < 9 and int(version) > int(VERSIONS[-1])
         fix = "upgrade lpkernel" if newer else "build it again"
-        raise InputError(f"{path}: bank version {version[:20]!r}, this lpkernel reads version {VERSION}; {fix}")
+        raise InputError(f"{path}: bank version {version[:20]!r}, this lpkernel reads {' and '.join(VERSIONS)}; {fix}")
     return metadata["bank"]
 
 
@@ -159,7 +160,8 @@ def read_fields(path: Path, verify: bool) -> dict[str, Any]:
         raise InputError(f"{path}: damaged bank: its content does not match its SHA-256; copy or build it again")
     kind = header.get("kind", str)
     expected = {f"pca_{name}" for name in _PCA}
-    expected |= set(_ARRAYS[:3]) if kind == "codes" else set(_ARRAYS[3:])
+    expected |= set(_ARRAYS[:3]) if kind == "codes" else set(_ARRAYS[3:5])
+    expected |= {"colours"} if metadata["version"] == VERSIONS[1] else set()
     if kind not in ("codes", "latents") or set(tensors) - {"attributes", *_LISTS} != expected:
         raise header.wrong("the list of tensors")
     parts = [tensors[f"pca_{name}"] for name in _PCA]

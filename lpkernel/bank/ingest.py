@@ -24,7 +24,7 @@ from PIL import Image
 from lpkernel import checks
 from lpkernel.bank.attributes import attribute_rows, missing_rows
 from lpkernel.bank.fields import FLIPPED, default_names
-from lpkernel.bank.shards import Problem, owned, read_shards, write_shard
+from lpkernel.bank.shards import Example, Problem, owned, read_shards, write_shard
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp
 from lpkernel.pictures.images import (
@@ -37,6 +37,7 @@ from lpkernel.pictures.images import (
     plain_pixels,
     square,
 )
+from lpkernel.pictures.seams import cell_colours
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.protocol import Autoencoder
@@ -61,6 +62,7 @@ class Encoded:
     sources_hash: str  # of the names and sizes of the usable sources
     resize_filter: str
     left_out: list[str]  # files of the folder with another ending than a picture's
+    colours: np.ndarray  # (n, M, M, 3) uint8, mean colours of the cells
     source_size: tuple[int, int] | None  # width and height of the usable sources, if a sample has but one
 
 
@@ -249,15 +251,15 @@ def encode_images(
         table = {name: np.tile(values, 2) for name, values in table.items()}
     folder = None if cache is None else Path(cache)
     work = _Work(autoencoder, crop, strict, batch, folder)
-    values: list[np.ndarray] = []
+    examples: list[Example] = []
     skipped: list[Problem] = [*found.unreadable, *rowless]
     with nullcontext() if folder is None else owned(folder):
         for one in work.encode(sources, progress or (lambda done, total: None)):
             if isinstance(one, tuple):
                 skipped.append(one)
             else:
-                values.append(one)
-    if not values:
+                examples.append(one)
+    if not examples:
         reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise InputError(f"none of the {len(sources)} images can be used{reason}")
     left_out = {name for name, _ in skipped}
@@ -265,7 +267,7 @@ def encode_images(
     skipped = [(name, reason) for name, reason in skipped if not (flip and name.endswith(FLIPPED))]  # said once
     lines = "".join(f"{sources[i].name}\t{sources[i].bytes}\n" for i in used)
     return Encoded(
-        np.stack(values),
+        np.stack([one.values for one in examples]),
         [sources[i].name for i in used],
         None if labels is None else [labels[i] for i in used],
         {name: column[used] for name, column in table.items()},
@@ -273,6 +275,7 @@ def encode_images(
         hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest(),
         RESIZE_FILTER,
         found.others,
+        np.stack([one.colours for one in examples]),
         _common_size([sources[i] for i in used]),
     )
 
@@ -285,11 +288,11 @@ class _Work:
     ) -> None:
         self.autoencoder, self.crop, self.strict, self.batch, self.cache = autoencoder, crop, strict, batch, cache
 
-    def encode(self, sources: list[_Source], progress: Progress) -> list[np.ndarray | Problem]:
-        """The values or the problem of each source."""
+    def encode(self, sources: list[_Source], progress: Progress) -> list[Example | Problem]:
+        """What is made of each source, or its problem."""
         keys = [] if self.cache is None else [self._key(source) for source in sources]
         kept = {} if self.cache is None else read_shards(self.cache)
-        found: dict[int, np.ndarray | Problem] = {i: kept[key] for i, key in enumerate(keys) if key in kept}
+        found: dict[int, Example | Problem] = {i: kept[key] for i, key in enumerate(keys) if key in kept}
         if self.strict:
             found = {i: one for i, one in found.items() if not isinstance(one, tuple)}
         missing = [i for i in range(len(sources)) if i not in found]
@@ -301,20 +304,19 @@ class _Work:
         for batch, pictures in zip(
             batches, self._read([[sources[i] for i in batch] for batch in batches]), strict=True
         ):
-            found |= zip(batch, self._values(pictures), strict=True)
+            found |= zip(batch, self._examples(pictures), strict=True)
             if self.cache is not None and batch[-1] in ends:
                 self._keep(self.cache, {keys[i]: found[i] for i in ends[batch[-1]]})
             progress(len(found), len(sources))
         return [found[i] for i in range(len(sources))]
 
-    def _keep(self, folder: Path, found: dict[str, np.ndarray | Problem]) -> None:
-        values = {key: one for key, one in found.items() if not isinstance(one, tuple)}
-        skipped = {key: one for key, one in found.items() if isinstance(one, tuple)}
-        write_shard(folder, list(values), np.stack(list(values.values())) if values else None, skipped)
+    def _keep(self, folder: Path, found: dict[str, Example | Problem]) -> None:
+        examples = {key: one for key, one in found.items() if not isinstance(one, tuple)}
+        write_shard(folder, examples, {key: one for key, one in found.items() if isinstance(one, tuple)})
 
     def _key(self, source: _Source) -> str:
         ae = self.autoencoder
-        identity = [ae.name, ae.fingerprint, ae.image_size, ae.grid, self.crop, RESIZE_FILTER, "sRGB"]
+        identity = [ae.name, ae.fingerprint, ae.image_size, ae.grid, self.crop, RESIZE_FILTER, "sRGB", "colours"]
         return hashlib.sha256(json.dumps([identity, source.name, source.stamp()]).encode()).hexdigest()
 
     def _read(self, batches: list[list[_Source]]) -> Iterator[list[np.ndarray | Problem]]:
@@ -337,11 +339,14 @@ class _Work:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _values(self, pictures: list[np.ndarray | Problem]) -> list[np.ndarray | Problem]:
-        """What is encoded of each picture; problems stay."""
+    def _examples(self, pictures: list[np.ndarray | Problem]) -> list[Example | Problem]:
+        """What is made of each picture; problems stay."""
         sound = [one for one in pictures if not isinstance(one, tuple)]
-        encoded = iter(self._encode(np.stack(sound))) if sound else iter(())
-        return [one if isinstance(one, tuple) else next(encoded) for one in pictures]
+        made: Iterator[Example] = iter(())
+        if sound:
+            stack = np.stack(sound)
+            made = map(Example, self._encode(stack), cell_colours(stack, self.autoencoder.grid))
+        return [one if isinstance(one, tuple) else next(made) for one in pictures]
 
     def _encode(self, pictures: np.ndarray) -> np.ndarray:
         ae = self.autoencoder

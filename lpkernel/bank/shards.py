@@ -16,6 +16,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +32,27 @@ _OURS = re.compile(r"[0-9a-f]{64}\.shard|\.[0-9a-f]{64}\.shard\.[0-9a-z_]+\.part
 Problem = tuple[str, str]  # name of a source, why it cannot be used
 
 
-def write_shard(folder: Path, keys: list[str], values: np.ndarray | None, skipped: dict[str, Problem]) -> None:
-    """Write what is encoded of some sources: values (n, ...) of those with `keys`, and the problems of others."""
-    tensors = {} if values is None else {"values": values}
-    text = json.dumps([keys, skipped])
+@dataclass(frozen=True)
+class Example:
+    """What is made of a source: codes (M, M) or latents (M, M, L), and its cells' mean colours (M, M, 3) uint8."""
+
+    values: np.ndarray
+    colours: np.ndarray
+
+
+def write_shard(folder: Path, examples: dict[str, Example], skipped: dict[str, Problem]) -> None:
+    """Write what is made of some sources, and the problems of others, by key."""
+    names = ("values", "colours") if examples else ()
+    tensors = {name: np.stack([getattr(one, name) for one in examples.values()]) for name in names}
+    text = json.dumps([list(examples), skipped])
     name = hashlib.sha256(text.encode()).hexdigest() + ".shard"
     with atomic_path(folder / name) as partial:
         tensor_file.write(partial, tensors, {"sources": text, "sha256": tensor_file.digest(tensors, text)})
 
 
-def read_shards(folder: Path) -> dict[str, np.ndarray | Problem]:
+def read_shards(folder: Path) -> dict[str, Example | Problem]:
     """By key what whole shards of a folder hold. Those that are damaged are passed over."""
-    found: dict[str, np.ndarray | Problem] = {}
+    found: dict[str, Example | Problem] = {}
     for path in sorted(folder.glob("*.shard")):
         if not _OURS.fullmatch(path.name):
             continue
@@ -51,7 +61,8 @@ def read_shards(folder: Path) -> dict[str, np.ndarray | Problem]:
             text = metadata["sources"]
             if metadata.get("sha256") == tensor_file.digest(tensors, text):
                 keys, skipped = json.loads(text)
-                found |= dict(zip(keys, tensors.get("values", ()), strict=True))
+                parts = zip(tensors.get("values", ()), tensors.get("colours", ()), strict=True)
+                found |= dict(zip(keys, (Example(*part) for part in parts), strict=True))
                 found |= {key: (name, reason) for key, (name, reason) in skipped.items()}
         except (InputError, KeyError, ValueError, TypeError):
             continue

@@ -227,6 +227,7 @@ def describe(bank: Bank) -> dict[str, Any]:
         "autoencoder_fingerprint": bank.autoencoder_fingerprint,
         "image_size": bank.image_size,
         "source_size": bank.source_size,
+        "colours": bank.colours is not None,
         "labels": dict(sorted(Counter(bank.labels or []).items())),
         "attributes": {name: int(values.sum()) for name, values in bank.attributes.items()},
         "first_names": bank.names[:FIRST_NAMES],

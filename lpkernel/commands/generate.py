@@ -25,6 +25,11 @@ def register(commands: Any) -> None:
     parser = commands.add_parser("generate", help="make new images from a bank")
     add_synthesis(parser, 16, "those of the preset; the grid alone with --reference")
     parser.add_argument("--preset", choices=tuple(PRESETS), help=f"of the options above (default: {DEFAULT_PRESET})")
+    parser.add_argument(
+        "--match-colours",
+        action=argparse.BooleanOptionalAction,
+        help="match the colours of pieces where they meet (default: as the preset, if the bank holds colours)",
+    )
     parser.add_argument("--sources", type=int, metavar="N", help="use only the first N images of the bank")
     parser.add_argument("--reference", type=Path, metavar="IMAGE", help="start from this image instead of nothing")
     parser.add_argument("--strength", type=int, metavar="S", help="raster passes away from the reference (default: 1)")
@@ -77,8 +82,10 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--baseline and --provenance make pictures, --no-decode makes none; leave one out")
     if args.reference is None and (args.strength is not None or args.crop is not None or args.framing != "auto"):
         raise InputError("--strength, --crop and --framing are for --reference; give one, or leave them out")
-    if args.reference is not None and (args.preset or args.no_decode or args.baseline):
-        raise InputError("--preset, --no-decode and --baseline are not for --reference; leave one out")
+    if args.reference is not None and (
+        args.preset or args.no_decode or args.baseline or args.match_colours is not None
+    ):
+        raise InputError("--preset, --match-colours, --no-decode and --baseline are not for --reference; leave one out")
 
 
 def _at_random(session: Session) -> Any:
@@ -93,6 +100,7 @@ def _at_random(session: Session) -> Any:
             stride=args.stride,
             scales=args.scales,
             preset=args.preset or DEFAULT_PRESET,
+            match_colours=args.match_colours,
             **options,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lpkernel import presets
 from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.errors import InputError
 from lpkernel.metrics.cache import Cache
+from lpkernel.pictures import seams
 from lpkernel.pictures.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
 from lpkernel.synthesis import generate
 
@@ -151,7 +153,10 @@ def of_preset(
     progress: Callable[[int], None] | None = None,
 ) -> ImageSet:
     """Images 0 to n - 1 of the seed's series by `generate` with these options; their source maps are cached."""
+    preset = presets.find(options.get("preset", presets.DEFAULT_PRESET))
     facts = {"kind": "generated", "bank": digest, "bank_images": bank.size, "seed": seed, "options": options}
+    facts["preset"] = asdict(preset)  # an option that a later lpkernel's preset changes makes other images
+    matching = presets.matches_colours(preset, options.get("match_colours"), bank.colours is not None)
     parts = []
     for start in range(0, n, SYNTHESIS_BATCH):
         count = min(SYNTHESIS_BATCH, n - start)
@@ -170,7 +175,7 @@ def of_preset(
     shifts = None
     if options.get("search_radius"):
         found, shifts = found[..., 0], found[..., 1:].astype(np.int8)
-    return of_maps(bank, found, facts, name, autoencoder, side, shifts)
+    return of_maps(bank, found, facts, name, autoencoder, side, shifts, matching)
 
 
 def of_maps(
@@ -181,16 +186,23 @@ def of_maps(
     autoencoder: Autoencoder,
     side: int,
     shifts: Shifts | None = None,
+    match_colours: bool = False,
 ) -> ImageSet:
-    """The pictures of source maps (N, M, M) and their shifts, decoded. facts: what determines the maps, the bank's hash
-    among it."""
+    """The pictures of source maps (N, M, M) and their shifts, decoded, their colours matched if wanted.
+
+    facts: what determines the maps, the bank's hash among it.
+    """
     bank.check_autoencoder(autoencoder)
 
     def read(numbers: Numbers) -> Pixels:
         chosen = np.asarray(numbers)
-        return _sized(autoencoder.decode(bank.gather(maps[chosen], None if shifts is None else shifts[chosen])), side)
+        moved = None if shifts is None else shifts[chosen]
+        images = autoencoder.decode(bank.gather(maps[chosen], moved))
+        if match_colours and bank.colours is not None:
+            images = seams.matched(images, maps[chosen], moved, bank.colours)
+        return _sized(images, side)
 
-    facts = {**facts, **_decoder(autoencoder), "side": side}
+    facts = {**facts, **({"match_colours": True} if match_colours else {}), **_decoder(autoencoder), "side": side}
     return ImageSet(name, len(maps), read, _numbered(facts), facts, maps, bank, bank.size, shifts)
 
 

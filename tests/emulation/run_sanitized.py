@@ -58,6 +58,9 @@ def scans() -> Iterator[tuple[Tuning, ScanRequest]]:
         if not in_codes:
             small = Tuning(steps=cuda_launches.STEP_TILES[0], rows=2)
             yield small, world.request(stitched, range(3), 3, hubness=200)
+        tables = Tuning(walk=True, rows=2)
+        yield tables, world.request(stitched, range(3), 3, hubness=200, in_codes=in_codes)
+        yield tables, world.request(guided, range(2), 8, 7, world.start(2), candidates, in_codes)
     # more codes than rows of distances are kept for
     many = World(20, side=4, codes=cuda_launches.MOST_ROW_CODES + 1, channels=2)
     yield CODES[2], many.request(plan.reference(4, 2, None, [4]), range(2), 2, start=many.start(1), in_codes=True)

@@ -59,6 +59,7 @@ def parts(kind: str) -> tuple[Tensors, dict[str, str], dict[str, Any]]:
         bank = Bank.from_codes(source.integers(0, 9, (SIZE, GRID, GRID)), source.normal(size=(9, 5)), 3, **options)
     else:
         bank = Bank.from_latents(source.normal(size=(SIZE, GRID, GRID, 5)), 3, **options)
+    bank.colours = source.integers(0, 256, (SIZE, GRID, GRID, 3)).astype(np.uint8)
     path = Path("sound.lpbank")
     bank.save(path)
     tensors, metadata = tensor_file.read(path)
@@ -141,7 +142,8 @@ for name, values in WRONG.items():
 for kind in ("codes", "latents"):
     add(REFUSED, "no description", kind, lambda t, m, d: d.clear())
     add(REFUSED, "another format", kind, lambda t, m, d: m.__setitem__("format", "other"))
-    add(REFUSED, "a later version", kind, lambda t, m, d: m.__setitem__("version", "2"))
+    add(REFUSED, "a later version", kind, lambda t, m, d: m.__setitem__("version", "3"))
+    add(REFUSED, "an earlier version", kind, lambda t, m, d: m.__setitem__("version", "1"))
     add(REFUSED, "a version of 5,000 digits", kind, lambda t, m, d: m.__setitem__("version", "9" * 5000))
     add(REFUSED, "a version that is odd", kind, lambda t, m, d: m.__setitem__("version", "²\n\x1b[2J"))
     add(REFUSED, "no version", kind, lambda t, m, d: m.pop("version"))
@@ -203,6 +205,12 @@ BAD: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
         "of 32 bits": lambda x: x.astype(np.int32),
         "of bytes": lambda x: x.astype(np.uint8),
     },
+    "colours": {
+        "of fewer images": lambda x: x[:5],
+        "of two channels": lambda x: x[..., :2],
+        "of 16 bits": lambda x: x.astype(np.int16),
+        "of one axis": lambda x: x.reshape(-1),
+    },
     "pca_mean": {
         "of NaN": lambda x: x * np.nan,
         "too short": lambda x: x[:4],
@@ -230,9 +238,10 @@ for name, changes in BAD.items():
         add(REFUSED, f"{name} {what}", kind, tensor(name, make))
 for name in ("codes", "codebook", "fixed_codebook", "pca_mean", "pca_components", "pca_explained", "attributes"):
     add(REFUSED, f"no {name}", "codes", without(name))
-for name in ("latents", "fixed_latents"):
+for name in ("latents", "fixed_latents", "colours"):
     add(REFUSED, f"no {name}", "latents", without(name))
-    add(REFUSED, f"{name} beside codes", "codes", beside(name))
+    if name != "colours":
+        add(REFUSED, f"{name} beside codes", "codes", beside(name))
 add(
     REFUSED,
     "fixed_latents beyond the limit",

@@ -1,0 +1,90 @@
+"""What a plan over a small bank needs of it on a device: tables of all distances. See csrc/cuda/walk.cuh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+import torch
+
+from lpkernel.backends.base import ScanRequest
+from lpkernel.backends.cuda_launches import Walk, Work
+from lpkernel.backends.device_bank import CODE_STEP, DeviceBank, DeviceStore, padded
+from lpkernel.backends.store import Store
+
+ROW_STEP = 8  # entries of a row come in multiples of this: 32 bytes
+WALK_IMAGES, WALK_SIDE, WALK_VALUES = 2048, 64, 512  # allowed images, cells of a side, channels
+
+
+@lru_cache(256)
+def table_cells(sides: tuple[int, ...]) -> int:
+    return sum(side * side for side in sides)
+
+
+def table_bytes(sides: tuple[int, ...], allowed: int) -> int:
+    """Of (cells of all sides, A, pitch) int32 and a row of zeros."""
+    return (table_cells(sides) * allowed + 1) * padded(allowed, ROW_STEP) * 4
+
+
+def bank_bytes(sides: tuple[int, ...], work: Work) -> int:
+    """What `DeviceBank` will take."""
+    return table_cells(sides) * padded(work.allowed, CODE_STEP) * work.width * 2 + work.codes**2 * 4 + work.allowed * 4
+
+
+def begins(request: ScanRequest) -> bool:
+    """Whether some cells begin a scale as what must be measured: given, resized, or nothing where no step writes."""
+    plan = request.plan
+    for start in request.canvas:
+        if start is not None:
+            return True
+    return plan.keeps or (plan.start == "resize" and len(plan.scales) > 1)
+
+
+def begin_bytes(walk: Walk, side: int, work: Work) -> tuple[int, int, int]:
+    """Of canvases, the distances of what cells begin with, and the sources of cells; nothing without such cells."""
+    cells = walk.rows * side * side if walk.begins else 0
+    return cells * 2 * work.width * 2, cells * padded(work.allowed, ROW_STEP) * 4, cells * 4
+
+
+class WalkStore:
+    """Tables of banks, and offsets of plans that carry, of the last calls, all read-only."""
+
+    def __init__(self) -> None:
+        self._tables: Store[torch.Tensor] = Store()
+        self._offsets: Store[torch.Tensor] = Store()
+
+    def tables(
+        self,
+        sides: tuple[int, ...],
+        banks: Sequence[DeviceBank],
+        budget: int,
+        fill: Callable[[torch.Tensor, DeviceBank, int], None],
+    ) -> torch.Tensor:
+        """Tables of some sides, of one bank or of one each; fill(tables, bank, cell) writes a bank's from a cell on."""
+
+        def make() -> torch.Tensor:
+            allowed = len(banks[0].candidates)
+            made = torch.empty(table_bytes(sides, allowed) // 4, dtype=torch.int32, device=banks[0].content.device)
+            made[-padded(allowed, ROW_STEP) :] = 0
+            first = 0
+            for bank in banks:
+                fill(made, bank, first)
+                first += len(bank.content)
+            return made
+
+        return self._tables.get(tuple(map(id, banks)), banks, budget, lambda made: made.nbytes, make)
+
+    def offsets(
+        self, request: ScanRequest, parts: Sequence[tuple[ScanRequest, DeviceBank]], store: DeviceStore, budget: int
+    ) -> torch.Tensor | None:
+        """(T, A) int32: `DeviceStore.offsets` of all stages of a request, one after the other."""
+        if not request.hubness or len(parts) == 1:
+            return store.offsets(*parts[0], budget)
+        banks = [bank for _, bank in parts]
+        return self._offsets.get(
+            (id(request.plan), *map(id, banks), request.hubness),
+            [request.plan, *banks],
+            budget,
+            lambda offsets: offsets.nbytes,
+            lambda: torch.cat([part for one in parts if (part := store.offsets(*one, budget)) is not None]),
+        )

@@ -1,0 +1,84 @@
+"""The three ways in which the cuda backend runs a plan, timed beside each other: what its launch table ought to choose.
+
+python scripts/gpu_engines.py     # on a GPU; `python scripts/gpu_check.py build engines` builds first
+
+Of random codes, source maps on the host at the end. Every way's maps are compared before it is timed; the first call's
+time holds what a bank's tables cost.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import numpy as np
+import torch
+
+from lpkernel import plan as plans
+from lpkernel import presets, synthesis
+from lpkernel.backends import registry
+from lpkernel.backends.cuda import CudaBackend, Tuning
+from lpkernel.backends.cuda_launches import STEP_TILES
+from lpkernel.bank import Bank
+from lpkernel.benchmarks import measure
+
+WAYS = {
+    "tables": Tuning(walk=True),
+    "one launch": Tuning(walk=False, steps=False),
+    "step by step": Tuning(walk=False, steps=STEP_TILES[2]),
+}
+SIZES = {16: (1, 16, 4096), 128: (16, 4096), 999: (16, 256, 1024, 4096)}  # B: N
+PRESETS = ("paper", "balanced")
+GRID, PATCH, NEIGHBOURS = 16, 6, 3
+
+
+def bank_of(size: int, grid: int = GRID, codes: int = 1024) -> Bank:
+    random = np.random.default_rng(0)
+    return Bank.from_codes(random.integers(0, codes, (size, grid, grid)), random.normal(size=(codes, 32)), 16)
+
+
+def seconds_of(call: Callable[[], object], budget: float, device: str) -> list[float]:
+    return measure.repeat(lambda _: call(), 1, budget, device)
+
+
+def compare(
+    backend: CudaBackend, bank: Bank, counts: Iterable[int], device: str, patch: int = PATCH, budget: float = 0.05
+) -> Iterator[str]:
+    """A line for each preset, number of images and way. Raises SystemExit where source maps differ."""
+    for name in PRESETS:
+        preset = presets.find(name)
+        scales = preset.scales(bank.grid, patch)
+        plan = plans.random(bank.grid, patch, None, scales, preset.overlap, preset.start, preset.mirror)
+        for count in counts:
+            asked = synthesis.request(bank, plan, count, NEIGHBOURS, hubness=preset.hubness)
+            maps = None
+            for way, tuning in WAYS.items():
+                backend.tuning = tuning
+                call = partial(backend.scan, asked, device)
+                first, found = measure.timed(call, device)
+                if maps is not None and not np.array_equal(found, maps):
+                    raise SystemExit(f"{way}: source maps differ, B={bank.size}, N={count}, {name}")
+                maps = found
+                each = 1e3 * statistics.median(seconds_of(call, budget, device))
+                case, of_step = f"{name:9} B={bank.size:<4} N={count:<5} {way:13}", 1e3 * each / plan.steps
+                yield f"{case} {each:8.3f} ms, {of_step:7.2f} us a step, first call {1e3 * first:.1f} ms"
+            backend.tuning = Tuning()
+
+
+def main() -> int:
+    backend = registry.BACKENDS["cuda"]
+    if reasons := backend.unsupported(None, "cuda"):
+        print(f"not run: {'; '.join(reasons)}")
+        return 2
+    assert isinstance(backend, CudaBackend)
+    print(torch.cuda.get_device_name())
+    for size, counts in SIZES.items():
+        for line in compare(backend, bank_of(size), counts, "cuda"):
+            print(line, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
