@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lpkernel import philox, presets, synthesis
 from lpkernel import plan as plans
 from lpkernel.backends import registry
-from lpkernel.backends.base import Backend, CodeBank, LatentBank, ScanRequest, TopK, TopkRequest
+from lpkernel.backends.base import Backend, LatentBank, ScanRequest, TopK, TopkRequest
 from lpkernel.bank import Bank
 from lpkernel.benchmarks import data, measure
 from lpkernel.benchmarks.checks import RTOL_EXPANDED, Truth, WrongAnswer, true_distances
@@ -218,9 +218,7 @@ def step(
     search = Search(vectors, [data.known_vectors(canvas, bank, one) for canvas in canvases], k, device)
     truth = Truth(search.queries, search.bank, k)
     source_check = _SourceCheck(truth, one, seed)
-    code_bank = CodeBank(bank.codes, bank.fixed_codebook, bank.table())  # type: ignore[arg-type]
-    images = np.arange(n, dtype=np.int64)
-    requests = [ScanRequest(one, code_bank, (canvas,), np.arange(b), images, k, seed) for canvas in canvases]
+    requests = [synthesis.request(bank, one, n, k, seed, canvas=canvas, domain="codes") for canvas in canvases]
 
     def entrant(backend: Backend) -> Entrant:
         def prepare() -> Variants:
