@@ -27,7 +27,7 @@ from lpkernel.benchmarks import measure
 WAYS = {
     "tables": Tuning(walk=True),
     "one launch": Tuning(walk=False, steps=False),
-    "step by step": Tuning(walk=False, steps=STEP_TILES[2]),
+    "step by step": Tuning(walk=False, steps=STEP_TILES[1]),
 }
 SIZES = {16: (1, 16, 4096), 128: (16, 4096), 999: (16, 256, 1024, 4096)}  # B: N
 PRESETS = ("paper", "balanced")
