@@ -121,9 +121,8 @@ class Synthesis(ByContent):
             images = autoencoder.decode(content)
         else:
             images = self.original.variants(autoencoder, content, self.composite.weight > 0)
-        if self.match_colours and self.bank.colours is not None:
-            self.bank.check_file()
-            images = seams.matched(images, self.sources, self.shifts, self.bank.colours)
+        if self.match_colours:
+            images = matched(self.bank, images, self.sources, self.shifts)
         return images if self.composite is None else self.composite.apply(images)
 
     def put_back(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
@@ -157,6 +156,16 @@ class Synthesis(ByContent):
         """(N,): cells of the largest 4-connected area of each result that was copied from one bank image, however
         shifted, or from its mirror image."""
         return largest_areas(self.bank.examples_of(self.sources))
+
+
+def matched(
+    bank: Bank, images: NDArray[np.uint8], sources: NDArray[np.integer], shifts: NDArray[np.integer] | None
+) -> NDArray[np.uint8]:
+    """Decoded images (N, S, S, 3) with the colours of their parts matched, where the bank holds colours."""
+    if bank.colours is None:
+        return images
+    bank.check_file()
+    return seams.matched(images, sources, shifts, bank.colours)
 
 
 class PlanOptions(TypedDict, total=False):

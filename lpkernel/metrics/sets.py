@@ -21,9 +21,8 @@ from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.errors import InputError
 from lpkernel.metrics.cache import Cache
-from lpkernel.pictures import seams
 from lpkernel.pictures.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
-from lpkernel.synthesis import generate
+from lpkernel.synthesis import generate, matched
 
 Pixels = NDArray[np.uint8]
 Maps = NDArray[np.int32]
@@ -198,8 +197,8 @@ def of_maps(
         chosen = np.asarray(numbers)
         moved = None if shifts is None else shifts[chosen]
         images = autoencoder.decode(bank.gather(maps[chosen], moved))
-        if match_colours and bank.colours is not None:
-            images = seams.matched(images, maps[chosen], moved, bank.colours)
+        if match_colours:
+            images = matched(bank, images, maps[chosen], moved)
         return _sized(images, side)
 
     facts = {**facts, **({"match_colours": True} if match_colours else {}), **_decoder(autoencoder), "side": side}
