@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from lpkernel import checks, philox, presets, views
+from lpkernel import checks, philox, presets, refine, views
 from lpkernel import plan as plans
 from lpkernel.backends.specification import kept_by_cut, references, resize_canvas
 from lpkernel.backends.store import Store
@@ -184,7 +184,17 @@ def generate(
         raise InputError(f"patch: got {plan.patch}: distances may reach 2^31; use a smaller one")
     held = _Part(part, _Wire(), search_radius)
     walk = _Walk(plan, held, np.arange(first_image, first_image + n), k, seed)
-    return held.made(walk.run(round(PARTS * defaults.hubness)))
+    maps = walk.run(round(PARTS * defaults.hubness))
+    return held.made(_refined(maps, held) if defaults.refine else maps)
+
+
+def _refined(maps: NDArray[np.int32], held: _Part) -> NDArray[np.int32]:
+    """Maps with their seams refined, from the cells of all views that are in them."""
+    numbers, labels = np.unique(maps, return_inverse=True)
+    side = held.bank.grid
+    cells = held.cells(side, numbers[:, None].astype(np.int64), np.arange(side * side))
+    labels = labels.reshape(maps.shape).astype(np.int32)
+    return numbers[refine.refined(labels, cells.reshape(len(numbers), side, side, -1))]
 
 
 class _Walk:

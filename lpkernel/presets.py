@@ -17,6 +17,7 @@ class Preset:
     overlap: str
     hubness: float
     mirror: int
+    refine: bool
     match_colours: bool
 
     def scales(self, side: int, patch: int) -> tuple[int, ...]:
@@ -26,23 +27,32 @@ class Preset:
 
 
 PRESETS = {
-    "paper": Preset(halved=False, start="resize", overlap="replace", hubness=0.0, mirror=0, match_colours=False),
-    "balanced": Preset(halved=True, start="carry", overlap="cut", hubness=0.375, mirror=1, match_colours=True),
-    "diverse": Preset(halved=True, start="carry", overlap="cut", hubness=0.5, mirror=1, match_colours=True),
+    "paper": Preset(False, "resize", "replace", hubness=0.0, mirror=0, refine=False, match_colours=False),
+    "balanced": Preset(True, "carry", "cut", hubness=0.375, mirror=1, refine=True, match_colours=True),
+    "diverse": Preset(True, "carry", "cut", hubness=0.5, mirror=1, refine=True, match_colours=True),
 }
 DEFAULT_PRESET = "balanced"
 
 
+def refines(preset: Preset, given: bool | None) -> bool:
+    """Whether seams are refined: as given, else as the preset says. Raises InputError."""
+    return preset.refine if (checked := _checked("refine", given)) is None else checked
+
+
 def matches_colours(preset: Preset, given: bool | None, possible: bool) -> bool:
     """Whether colours are matched: as given, else as the preset says where the bank has colours. Raises InputError."""
-    if given is None:
+    if _checked("match_colours", given) is None:
         return preset.match_colours and possible
-    if not isinstance(given, bool):
-        raise InputError(f"match_colours: got {given!r}, expected True, False or None")
     if given and not possible:
         raise InputError(
             "match_colours: got True, but the bank holds no colours of its pictures; build it again from them"
         )
+    return bool(given)
+
+
+def _checked(name: str, given: bool | None) -> bool | None:
+    if given is not None and not isinstance(given, bool):
+        raise InputError(f"{name}: got {given!r}, expected True, False or None")
     return given
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lpkernel import checks, presets, views
 from lpkernel import plan as plans
+from lpkernel import refine as refinement
 from lpkernel.autoencoder.partial import Original
 from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.backends import registry
@@ -222,6 +223,7 @@ def generate(
     hubness: float | None = None,
     mirror: int | None = None,
     search_radius: int = 0,
+    refine: bool | None = None,
     match_colours: bool | None = None,
 ) -> Synthesis:
     """Make n images by the method of docs/method.md (Samuth et al. 2023, section 2).
@@ -239,11 +241,13 @@ def generate(
         seed: [0, 2^64).
         candidates: allowed bank images, (B,) bool or integer indices; None allows all.
         backend, device: see `lpkernel.info()`; device is for the torch backend.
+        refine: whether cells of the finished map go to the part beside them where that makes seams cheaper
+            (`lpkernel.refine`). Not given: as the preset.
         match_colours: whether `decode` moves the colours of parts of different examples towards each other where they
             meet (`lpkernel.pictures.seams`), which changes no source map. Not given: as the preset, where the bank
             holds the colours of its pictures.
-        plan: any other plan, instead of preset, patch .. mirror; hubness is then 0 unless given, and no colours are
-            matched.
+        plan: any other plan, instead of preset, patch .. mirror; hubness is then 0, nothing is refined, and no colours
+            are matched, unless given.
         canvas: starting canvas of plans that need one (reference, edit): (M, M) or (n, M, M) codes, or
             (M, M, L) or (n, M, M, L) latents, as the bank's autoencoder encodes them.
         domain: compare "codes" (the full side, by table; plans of one scale or that carry), "latents", or "auto" for
@@ -252,8 +256,8 @@ def generate(
             banks that are not aligned well: (2 r + 1)^2 times as many to compare. See `lpkernel.views`.
         copy_limit: redraw images that copy too much of one source; see `lpkernel.copies`.
 
-    The source maps depend on nothing but bank, plan, k, hubness, seed, candidates, canvas, search radius, copy limit
-    and image number: not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
+    The source maps depend on nothing but bank, plan, k, hubness, seed, candidates, canvas, search radius, refine, copy
+    limit and image number: not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
     """
     bank, defaults = as_bank(bank), presets.find(preset)
     if copy_limit is not None and not isinstance(copy_limit, CopyLimit):
@@ -262,18 +266,24 @@ def generate(
         plan = _plan_of(bank, defaults, patch, stride, scales, overlap, start, mirror)
         hubness = defaults.hubness if hubness is None else hubness
     else:
-        defaults = replace(defaults, match_colours=False)
+        defaults = replace(defaults, refine=False, match_colours=False)
+    refining = presets.refines(defaults, refine)
     matching = presets.matches_colours(defaults, match_colours, bank.colours is not None)
     pull = 0.0 if hubness is None else hubness
     asked = request(bank, plan, n, k, seed, candidates, first_image, canvas, domain, pull, search_radius)
     runner = registry.choose(backend, asked, device)
     started = time.perf_counter()
-    maps = runner.scan(asked, device)
+
+    def made(part: ScanRequest) -> NDArray[np.int32]:
+        maps = runner.scan(part, device)
+        return refinement.of_request(part, maps) if refining else maps
+
+    maps = made(asked)
     limited = None
     if copy_limit is not None:
 
         def again(rows: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.int32]:
-            return runner.scan(asked.part(rows, images), device)
+            return made(asked.part(rows, images))
 
         def examples(maps: NDArray[np.int32]) -> NDArray[np.integer]:
             return bank.examples_of(views.images_of(maps, bank.size))
@@ -288,6 +298,7 @@ def generate(
         "bank_images": bank.size,
         "search_radius": int(search_radius),
         "copy_limit": limited,
+        "refine": refining,
         "match_colours": matching,
         "backend": runner.name,
         "backend_asked": backend,

@@ -19,7 +19,7 @@ FLOORS = [
     GROUND.split(),
     ["autoencoder", "pictures", "plan"],
     ["backends", "presets"],
-    ["bank", "copies", "info", "search"],
+    ["bank", "copies", "info", "refine", "search"],
     ["distributed", "synthesis"],
     ["alignment"],
     ["metrics", "modes"],

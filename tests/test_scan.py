@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,20 @@ BEYOND: list[tuple[dict[str, Any], int]] = [
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scales", [None, [8, 9, 12]])
 def test_equals_the_specification(fast_backend: Backend, kind: str, size: int, scales: list[int] | None) -> None:
-    world = World(size, side=12, seed=size)
+    for request, wanted in plain_cases(kind, size, None if scales is None else tuple(scales)):
+        assert np.array_equal(fast_backend.scan(request), wanted)
+
+
+@cache
+def plain_cases(kind: str, size: int, scales: tuple[int, ...] | None) -> list[tuple[ScanRequest, np.ndarray]]:
+    """Requests of a kind and what they give, once for all backends."""
+    world, found = World(size, side=12, seed=size), []
     for patch, k in [(1, 1), (2, 3), (3, 128), (4, 10), (5, 3), (6, 3), (7, 2), (8, 10)]:
-        made = make(kind, 12, patch, None, scales)
+        made = make(kind, 12, patch, None, None if scales is None else list(scales))
         start = world.start(3) if made.starts_known or kind == "edit-free" else None
         request = world.request(made, [0, 1, 7], k, seed=patch, start=start)
-        assert np.array_equal(fast_backend.scan(request), SPECIFICATION.scan(request))
+        found.append((request, SPECIFICATION.scan(request)))
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -70,11 +79,18 @@ def test_codes_equal_latents(backend: Backend, kind: str) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 16, 40, 300])
 @pytest.mark.parametrize("kind", ["random-replace", "reference", "edit-free"])
-@pytest.mark.parametrize(("options", "hubness"), BEYOND)
+@pytest.mark.parametrize("beyond", range(len(BEYOND)))
 def test_options_beyond_the_paper_equal_the_specification(
-    fast_backend: Backend, kind: str, size: int, options: dict[str, Any], hubness: int
+    fast_backend: Backend, kind: str, size: int, beyond: int
 ) -> None:
-    world = World(size, side=12, seed=size)
+    for request, wanted in cases_beyond(kind, size, beyond):
+        assert np.array_equal(fast_backend.scan(request), wanted)
+
+
+@cache
+def cases_beyond(kind: str, size: int, beyond: int) -> list[tuple[ScanRequest, np.ndarray]]:
+    """As `plain_cases`; a plan's request by latents and, where it can be, by codes, with what the first gives."""
+    (options, hubness), world, found = BEYOND[beyond], World(size, side=12, seed=size), []
     for patch, k, scales in [(2, 3, [6, 12]), (4, 10, [12]), (5, 3, [6, 9, 12]), (6, 1, [6, 12])]:
         made = make(kind, 12, patch, None, scales, **options)
         start = world.start(3) if made.starts_known or kind == "edit-free" else None
@@ -84,8 +100,8 @@ def test_options_beyond_the_paper_equal_the_specification(
             for in_codes in domains
         ]
         wanted = SPECIFICATION.scan(requests[0])
-        for request in requests:
-            assert np.array_equal(fast_backend.scan(request), wanted)
+        found += [(request, wanted) for request in requests]
+    return found
 
 
 def any_request(

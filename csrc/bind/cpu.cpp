@@ -19,6 +19,7 @@
 #include "cpu/layer.h"
 #include "cpu/norm.h"
 #include "cpu/parallel.h"
+#include "cpu/refine.h"
 #include "cpu/scan.h"
 #include "cpu/topk.h"
 
@@ -546,6 +547,40 @@ py::object group_norm(const py::array& pixels, py::array& out, std::int64_t bloc
     return py::make_tuple(py::array_t<double>(groups, own.mean.data()), sums, squares);
 }
 
+py::array_t<std::int32_t> refine(const py::array& maps, const py::array& cells, const py::object& vectors, int sweeps,
+                                 std::int64_t most, int threads) {
+    const auto* given = view<std::int32_t>(maps, "maps", 3);
+    lpkernel::Refining job{};
+    job.cells = view<std::int16_t>(cells, "cells", vectors.is_none() ? 4 : 3);
+    if (vectors.is_none()) {
+        expect(cells.shape(3) >= 1 && cells.shape(3) <= MOST, "cells: expected at least one value");
+        job.channels = static_cast<int>(cells.shape(3));
+    } else {
+        const auto rows = vectors.cast<py::array>();
+        job.vectors = view<std::int16_t>(rows, "vectors", 2);
+        expect(rows.shape(0) >= 1 && rows.shape(1) >= 1 && rows.shape(1) <= MOST, "vectors: expected (V, C)");
+        job.codes = rows.shape(0);
+        job.channels = static_cast<int>(rows.shape(1));
+    }
+    expect(cells.shape(0) >= 1 && cells.shape(0) <= MOST && cells.shape(1) >= 1 && cells.shape(1) <= LARGEST_SIDE &&
+               cells.shape(2) == cells.shape(1) && maps.shape(1) == cells.shape(1) && maps.shape(2) == cells.shape(1),
+           "maps: expected (N, M, M) for cells (B, M, M)");
+    expect(within(given, maps.size(), -1, cells.shape(0) - 1), "maps: images that the cells are not of");
+    expect(sweeps >= 0 && most >= 0 && threads >= 1 && threads <= 4096, "sweeps, most and threads: out of range");
+    job.side = static_cast<int>(cells.shape(1));
+    job.images = maps.shape(0);
+    job.sweeps = sweeps;
+    job.most = most;
+    py::array_t<std::int32_t> refined({maps.shape(0), maps.shape(1), maps.shape(2)});
+    job.maps = refined.mutable_data();
+    std::copy(given, given + maps.size(), job.maps);
+    {
+        const Released free;
+        lpkernel::refine(job, threads);
+    }
+    return refined;
+}
+
 // Whether float32 could not tell a found distance from others: it is below the normal numbers, or infinite.
 bool out_of_range(const float* distances, const std::int64_t* indices, std::int64_t count) {
     bool any = false;
@@ -654,6 +689,11 @@ PYBIND11_MODULE(_cpu, module) {
         py::arg("hubness"), py::arg("threads"), py::arg("isa"), py::arg("tuning"),
         "Source map (n, M, M) int32. scales: (steps, layer, content, start or None, isolation or None) each; hubness: "
         "256ths of it that are taken off; tuning: (group, split, seeded).");
+    module.def(
+        "refine", &refine, py::arg("maps"), py::arg("cells"), py::arg("vectors"), py::arg("sweeps"), py::arg("most"),
+        py::arg("threads"),
+        "Source maps (N, M, M) int32 with seams refined; cells (B, M, M) int16 codes of vectors (V, C) int16, or "
+        "(B, M, M, C) int16 and None.");
     module.def("plain_topk", &plain_topk, py::arg("queries"), py::arg("bank"), py::arg("k"), py::arg("threads"),
                py::arg("packed_from"), py::arg("by_auto"),
                "(distances, indices, whether any distance is out of float32's range), or None where the arrays are not "

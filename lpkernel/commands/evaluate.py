@@ -46,6 +46,7 @@ OPTIONS: dict[str, Callable[[str], Any]] = {
     "hubness": float,
     "mirror": int,
     "search_radius": int,
+    "refine": lambda text: bool(("0", "1").index(text)),
     "match_colours": lambda text: bool(("0", "1").index(text)),
 }
 
@@ -65,7 +66,7 @@ def preset(text: str) -> tuple[str, dict[str, Any]]:
         except (KeyError, ValueError):
             known = (
                 "patch=6, stride=2, k=3, scales=8/16, overlap=cut, start=carry, hubness=0.375, mirror=1, "
-                "search_radius=1 or match_colours=0"
+                "search_radius=1, refine=0 or match_colours=0"
             )
             raise argparse.ArgumentTypeError(f"got {part!r} in {text!r}, expected such as {known}") from None
     return text, options

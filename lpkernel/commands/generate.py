@@ -26,6 +26,11 @@ def register(commands: Any) -> None:
     add_synthesis(parser, 16, "those of the preset; the grid alone with --reference")
     parser.add_argument("--preset", choices=tuple(PRESETS), help=f"of the options above (default: {DEFAULT_PRESET})")
     parser.add_argument(
+        "--refine",
+        action=argparse.BooleanOptionalAction,
+        help="move cells to the piece beside them where that makes seams cheaper (default: as the preset)",
+    )
+    parser.add_argument(
         "--match-colours",
         action=argparse.BooleanOptionalAction,
         help="match the colours of pieces where they meet (default: as the preset, if the bank holds colours)",
@@ -83,9 +88,11 @@ def _check(args: argparse.Namespace) -> None:
     if args.reference is None and (args.strength is not None or args.crop is not None or args.framing != "auto"):
         raise InputError("--strength, --crop and --framing are for --reference; give one, or leave them out")
     if args.reference is not None and (
-        args.preset or args.no_decode or args.baseline or args.match_colours is not None
+        args.preset or args.no_decode or args.baseline or (args.refine, args.match_colours) != (None, None)
     ):
-        raise InputError("--preset, --match-colours, --no-decode and --baseline are not for --reference; leave one out")
+        raise InputError(
+            "--preset, --refine, --match-colours, --no-decode and --baseline are not for --reference; leave one out"
+        )
 
 
 def _at_random(session: Session) -> Any:
@@ -100,6 +107,7 @@ def _at_random(session: Session) -> Any:
             stride=args.stride,
             scales=args.scales,
             preset=args.preset or DEFAULT_PRESET,
+            refine=args.refine,
             match_colours=args.match_colours,
             **options,
         )

@@ -40,7 +40,7 @@ TEXT = "lpkernel"  # the text chunk of a picture: JSON of what it was made with
 # What a result can be made again from; the same for every backend and every window of the seed's series.
 TEXT_SETTINGS = (
     *("mode", "kind", "patch", "stride", "scales", "start", "overlap", "mirror", "hubness", "k"),
-    *("strength", "donor", "search_radius", "copy_limit", "match_colours"),
+    *("strength", "donor", "search_radius", "copy_limit", "refine", "match_colours"),
 )
 NEIGHBOURS = 3  # that a mode draws from unless --k says otherwise
 

@@ -1,0 +1,32 @@
+// Cells of source maps moved to the part beside them where that makes seams cheaper: lpkernel/refine.py has the rule.
+//
+//   E(s) = sum over neighbouring cells i, j with s_i != s_j of  |x_a(i) - x_b(i)|^2 + |x_a(j) - x_b(j)|^2,  a = s_i, b
+//   = s_j
+//
+// maps (N, side, side) int32, each refined in place by one task; cells (B, side, side) codes of `vectors` (V, C), or
+// (B, side, side, C) values. Vectors of codes stay in the first cache (32 KB for 1024 codes of 16 channels), a table of
+// distances would not. Cells without a seam are passed by, so a sweep costs what seams there are.
+//
+// Ties: the own image before others, then the neighbour above, left, right, below. Limits: sums below 2^63.
+
+#pragma once
+
+#include <cstdint>
+
+namespace lpkernel {
+
+struct Refining {
+    const std::int16_t* cells;
+    const std::int16_t* vectors;  // nullptr: cells are values
+    std::int64_t codes;           // V
+    int side, channels;
+    std::int32_t* maps;  // images of the bank, or -1: such a cell stays, and nothing is compared with it
+    std::int64_t images;
+    int sweeps;
+    std::int64_t most;  // cells of a map from which its image takes no more
+};
+
+// The same for any number of threads. Throws std::invalid_argument for codes outside the vectors.
+void refine(const Refining& job, int threads);
+
+}  // namespace lpkernel
