@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -190,7 +191,8 @@ def test_presets_are_their_options() -> None:
             "hubness": hubness,
             "domain": "codes",
         }
-    made = lp.generate(bank(), 2, patch=4, preset="balanced", hubness=0, mirror=1, overlap="replace", scales=[16])
+    changed: dict[str, Any] = {"hubness": 0, "mirror": 1, "overlap": "replace", "scales": [16], "refine": False}
+    made = lp.generate(bank(), 2, patch=4, preset="balanced", **changed)
     assert np.array_equal(
         made.sources, lp.generate(bank(), 2, plan=plan.random(16, 4, None, [16], mirror=1, start="carry")).sources
     )
