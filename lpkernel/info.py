@@ -41,7 +41,7 @@ def info(
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "backends": {
             name: {"usable": not reasons, "reasons": reasons}
-            for name, reasons in ((name, backend.unsupported(None)) for name, backend in registry.BACKENDS.items())
+            for name, reasons in ((name, backend.unavailable()) for name, backend in registry.BACKENDS.items())
         },
         "auto": _auto(),
         "autoencoder": _autoencoder(autoencoder, device, dtype, compile),
@@ -82,7 +82,7 @@ def why_chosen(asked: str, device: str = "auto") -> str:
         return "asked for by LPKERNEL_BACKEND"
     skipped = []
     for name, backend in registry.BACKENDS.items():
-        if not (reasons := registry.against_auto(backend, None, device)):
+        if not (reasons := registry.against_auto(backend, device)):
             break
         skipped.append(f"{name} ({'; '.join(reasons)})")
     return f"first usable; before it: {', '.join(skipped) or 'none'}"

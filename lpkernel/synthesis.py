@@ -270,12 +270,12 @@ def generate(
     refining = presets.refines(defaults, refine)
     matching = presets.matches_colours(defaults, match_colours, bank.colours is not None)
     pull = 0.0 if hubness is None else hubness
-    asked = request(bank, plan, n, k, seed, candidates, first_image, canvas, domain, pull, search_radius)
-    runner = registry.choose(backend, asked, device)
+    asked = request(bank, plan, n, k, seed, candidates, first_image, canvas, domain, pull, search_radius, device)
+    runner = registry.choose(backend, asked)
     started = time.perf_counter()
 
     def made(part: ScanRequest) -> NDArray[np.int32]:
-        maps = runner.scan(part, device)
+        maps = runner.scan(part)
         return refinement.of_request(part, maps) if refining else maps
 
     maps = made(asked)
@@ -363,6 +363,7 @@ def request(
     domain: str = "auto",
     hubness: float = 0.0,
     search_radius: int = 0,
+    device: str = "auto",
 ) -> ScanRequest:
     """What `generate` asks of a backend, checked. Arguments as there. Raises InputError."""
     _check(bank, plan, n, k, first_image)
@@ -385,6 +386,7 @@ def request(
         k=k,
         seed=seed,
         hubness=_parts(hubness),
+        device=device,
     )
 
 
@@ -435,15 +437,10 @@ def _in_codes(bank: Bank, plan: Plan, domain: str) -> bool:
 
 def _view(bank: Bank, plan: Plan, in_codes: bool, radius: int) -> LatentBank | CodeBank | MixedBank:
     """The bank, or its views, as backends see it."""
-    bank.check_file()
-    seen = bank.views(radius) if radius else bank
-    small = bank.codes is not None and bank.codes.dtype == np.int16
-    latents = LatentBank(seen.level, seen.size, (seen.codes, bank.fixed_codebook) if small else None)  # type: ignore[arg-type]
     if not in_codes:
-        return latents
-    assert seen.codes is not None and bank.fixed_codebook is not None
-    codes = CodeBank(seen.codes, bank.fixed_codebook, bank.table())
-    return codes if len(plan.scales) == 1 else MixedBank(latents, codes)
+        return bank.latent_view(radius)
+    codes = bank.code_view(radius)
+    return codes if len(plan.scales) == 1 else MixedBank(bank.latent_view(radius), codes)
 
 
 def _parts(hubness: float) -> int:

@@ -52,11 +52,11 @@ def compare(
         scales = preset.scales(bank.grid, patch)
         plan = plans.random(bank.grid, patch, None, scales, preset.overlap, preset.start, preset.mirror)
         for count in counts:
-            asked = synthesis.request(bank, plan, count, NEIGHBOURS, hubness=preset.hubness)
+            asked = synthesis.request(bank, plan, count, NEIGHBOURS, hubness=preset.hubness, device=device)
             maps = None
             for way, tuning in WAYS.items():
                 backend.tuning = tuning
-                call = partial(backend.scan, asked, device)
+                call = partial(backend.scan, asked)
                 first, found = measure.timed(call, device)
                 if maps is not None and not np.array_equal(found, maps):
                     raise SystemExit(f"{way}: source maps differ, B={bank.size}, N={count}, {name}")
@@ -69,7 +69,7 @@ def compare(
 
 def main() -> int:
     backend = registry.BACKENDS["cuda"]
-    if reasons := backend.unsupported(None, "cuda"):
+    if reasons := backend.unavailable("cuda"):
         print(f"not run: {'; '.join(reasons)}")
         return 2
     assert isinstance(backend, CudaBackend)

@@ -12,40 +12,25 @@ import numpy as np
 import torch
 
 import lpkernel
-from lpkernel import plan
+from lpkernel import Bank, plan, synthesis
 from lpkernel.backends import registry
-from lpkernel.backends.base import Backend, CodeBank, LatentBank, ScanRequest
+from lpkernel.backends.base import Backend, ScanRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.backends.cuda_launches import STEP_TILES
-from lpkernel.levels import resize_level
 
 GPU_BACKENDS = ("cuda", "triton")
 PROBLEMS = ((5, 3, False), (70, 9, False), (3000, 5, True), (40, 2, True))  # bank, images, of codes or latents
 SIDE, PATCH, NEIGHBOURS = 8, 4, 3
 
 
-def request(size: int, images: int, in_codes: bool) -> ScanRequest:
+def request(size: int, images: int, in_codes: bool, device: str = "auto") -> ScanRequest:
     random = np.random.default_rng(0)
-    bank: CodeBank | LatentBank
     if in_codes:
-        codebook = random.integers(-700, 701, (64, 16)).astype(np.int16)
-        wide = codebook.astype(np.float64)
-        norms = np.square(wide).sum(1)
-        table = (norms[:, None] + norms[None] - 2 * wide @ wide.T).astype(np.int32)
-        bank = CodeBank(random.integers(0, 64, (size, SIDE, SIDE)).astype(np.int16), codebook, table)
+        bank = Bank.from_codes(random.integers(0, 64, (size, SIDE, SIDE)), random.normal(size=(64, 16)), 16, PATCH)
     else:
-        full = random.integers(-500, 501, (size, SIDE, SIDE, 5)).astype(np.int16)
-        bank = LatentBank({SIDE: full, 5: resize_level(full, 5)}.__getitem__, size)
-    scales = [SIDE] if in_codes else [5, SIDE]
-    return ScanRequest(
-        plan=plan.random(SIDE, PATCH, scales=scales),
-        bank=bank,
-        canvas=(None,) * len(scales),
-        candidates=np.arange(size),
-        images=np.arange(images),
-        k=NEIGHBOURS,
-        seed=0,
-    )
+        bank = Bank.from_latents(random.normal(size=(size, SIDE, SIDE, 5)), 5, PATCH)
+    made = plan.random(SIDE, PATCH, scales=[SIDE] if in_codes else [5, SIDE])
+    return synthesis.request(bank, made, images, NEIGHBOURS, device=device)
 
 
 def ways(backend: Backend) -> Iterator[str]:
@@ -67,10 +52,10 @@ def check(backends: list[Backend], device: str) -> None:
     random = np.random.default_rng(0)
     for backend in backends:
         for problem in PROBLEMS:
-            asked = request(*problem)
+            asked = request(*problem, device)
             maps = reference.scan(asked)
             for way in ways(backend):
-                if not np.array_equal(backend.scan(asked, device), maps):
+                if not np.array_equal(backend.scan(asked), maps):
                     raise SystemExit(f"{backend.name}{way}: source maps differ from the specification's")
         for dtype in (np.int16, np.float32):
             queries = torch.from_numpy(random.integers(-8, 9, (17, 37)).astype(dtype)).to(device)
@@ -85,7 +70,7 @@ def check(backends: list[Backend], device: str) -> None:
 
 def usable() -> tuple[list[Backend], list[str]]:
     """The GPU backends that can run, and the reasons of the others."""
-    reasons = {name: registry.BACKENDS[name].unsupported(None, "cuda") for name in GPU_BACKENDS}
+    reasons = {name: registry.BACKENDS[name].unavailable("cuda") for name in GPU_BACKENDS}
     backends = [registry.BACKENDS[name] for name, why in reasons.items() if not why]
     return backends, [f"{name}: {'; '.join(why)}" for name, why in reasons.items() if why]
 

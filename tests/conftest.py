@@ -21,7 +21,7 @@ REQUIRED = [name for name in os.environ.get("LPKERNEL_REQUIRE_BACKENDS", "").spl
 NAMES = [
     name
     for name, backend in registry.BACKENDS.items()
-    if name not in ("cuda", "triton") or name in REQUIRED or not backend.unsupported(None)
+    if name not in ("cuda", "triton") or name in REQUIRED or not backend.unavailable()
 ]
 
 # Begun first: with pytest-xdist a worker takes a file at a time, and none of these is to be waited for at the end.
@@ -57,7 +57,7 @@ torch.set_num_threads(1)
 
 def usable(name: str) -> Backend:
     backend = registry.BACKENDS[name]
-    reasons = backend.unsupported(None)
+    reasons = backend.unavailable()
     if reasons and name in REQUIRED:
         pytest.fail(f"backend {name} is required but cannot run: {'; '.join(reasons)}")
     if reasons:
@@ -67,7 +67,7 @@ def usable(name: str) -> Backend:
 
 def home(backend: Backend) -> str:
     """Where a backend wants its tensors."""
-    return "cpu" if backend.unsupported(None, "cpu") == [] else "cuda"
+    return "cpu" if backend.unavailable("cpu") == [] else "cuda"
 
 
 # a session scope, since hypothesis runs one fixture value with many examples

@@ -127,8 +127,8 @@ def test_a_wrong_backend_is_refused(bank_path: Path, tmp_path: Path, monkeypatch
     class Wrong(NumpyBackend):
         name = "numpy"
 
-        def scan(self, request: ScanRequest, device: str = "auto") -> np.ndarray:
-            sources = super().scan(request, device)
+        def scan(self, request: ScanRequest) -> np.ndarray:
+            sources = super().scan(request)
             sources[-1] = np.where(sources[-1] < 0, -1, (sources[-1] + 1) % request.bank.size)
             return sources
 
@@ -147,7 +147,7 @@ def test_missing_peers_and_backends_are_named(bank_path: Path, tmp_path: Path, m
     absent = {entry["provider"]: entry["reason"] for entry in found["absent"]}
     assert {"faiss IndexFlatL2", "scikit-learn ArgKmin", "pykeops argKmin", "threadpoolctl"} <= set(absent)
     assert "pip install" in absent["faiss IndexFlatL2"]
-    if registry.BACKENDS["cuda"].unsupported(None):
+    if registry.BACKENDS["cuda"].unavailable():
         assert absent["lpkernel cuda"]
 
 

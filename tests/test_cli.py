@@ -503,7 +503,7 @@ def test_an_unusable_backend_names_its_reasons(
 ) -> None:
     from lpkernel.backends import registry
 
-    if not registry.BACKENDS[name].unsupported(None):
+    if not registry.BACKENDS[name].unavailable():
         pytest.skip(f"backend {name} can run here")
     code = main(["generate", "--bank", str(bank_path), *SMALL, "--backend", name, "--out", str(tmp_path / "o")])
     captured = capsys.readouterr()

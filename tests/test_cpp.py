@@ -284,8 +284,8 @@ def test_the_environment_names_the_instruction_set(monkeypatch: pytest.MonkeyPat
 
 
 def test_runs_on_the_cpu_only() -> None:
-    assert backend().unsupported(None, "cuda") == ["runs on the CPU only, not on cuda"]
-    assert backend().unsupported(None, "cpu") == []
+    assert backend().unavailable("cuda") == ["runs on the CPU only, not on cuda"]
+    assert backend().unavailable("cpu") == []
 
 
 def test_read_only_and_scattered_arrays(tmp_path: Path) -> None:

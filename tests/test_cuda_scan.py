@@ -211,7 +211,7 @@ def test_no_images_and_wrong_requests(cuda: CudaBackend) -> None:
         cuda.scan(replace(request, seed=2**64))
     large = World(129, side=4).request(made, [1], 129, start=world.start(1))
     assert "128 neighbours" in cuda.unsupported(large)[0]
-    assert "not on cuda" in cuda.unsupported(request, "cuda")[0]
+    assert "not on cuda" in cuda.unsupported(replace(request, device="cuda"))[0]
     assert cuda.unsupported(request) == []
 
 
@@ -238,7 +238,7 @@ def test_few_images_and_a_large_bank_fill_the_device(codes: int, width: int) -> 
 
 def test_cuda_imports_without_a_device() -> None:
     """A machine without CUDA gets a reason, not an error."""
-    code = "from lpkernel.backends.cuda import CudaBackend; print(CudaBackend().unsupported(None))"
+    code = "from lpkernel.backends.cuda import CudaBackend; print(CudaBackend().unavailable())"
     root = Path(__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.startswith("[")

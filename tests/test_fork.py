@@ -118,7 +118,7 @@ def during_calls(name: str) -> None:
 
 
 def run(function: Callable[[str], None], name: str) -> None:
-    if reasons := [] if name == "autoencoder" else registry.BACKENDS[name].unsupported(None):
+    if reasons := [] if name == "autoencoder" else registry.BACKENDS[name].unavailable():
         pytest.skip(f"{name}: {reasons[0]}")
     code = f"import test_fork; test_fork.{function.__name__}({name!r})"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(TESTS), *sys.path)))}

@@ -44,11 +44,11 @@ def test_small_problems_pass_where_answers_are_right() -> None:
 
 def test_small_problems_notice_a_wrong_answer() -> None:
     class Wrong(TorchBackend):
-        def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
+        def unsupported(self, request: ScanRequest | TopkRequest) -> list[str]:
             return []
 
-        def scan(self, request: ScanRequest, device: str = "auto") -> np.ndarray:
-            return super().scan(request, device)[:, ::-1]
+        def scan(self, request: ScanRequest) -> np.ndarray:
+            return super().scan(request)[:, ::-1]
 
     with pytest.raises(SystemExit, match="differ from the specification"):
         gpu_problems.check([Wrong()], "cpu")

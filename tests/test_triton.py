@@ -76,7 +76,7 @@ def scan_request(**change: Any) -> ScanRequest:
 
 
 def test_it_runs_where_there_is_a_gpu(a_gpu: TritonBackend) -> None:
-    assert a_gpu.unsupported(None) == a_gpu.unsupported(scan_request()) == []
+    assert a_gpu.unavailable() == a_gpu.unsupported(scan_request()) == []
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_tensors_must_be_on_the_device(a_gpu: TritonBackend) -> None:
     queries: Any = torch.zeros(1, 2)
     (reason,) = a_gpu.unsupported(TopkRequest(queries, queries, 1, None, None))
     assert reason.startswith("runs on cuda devices only, not on cpu: move the tensors (.to('cuda')), or pass NumPy")
-    assert a_gpu.unsupported(scan_request(), "cpu") == ["runs on cuda devices only, not on cpu"]
+    assert a_gpu.unsupported(scan_request(device="cpu")) == ["runs on cuda devices only, not on cpu"]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_rows_that_lie_apart_are_not_copied() -> None:
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(triton_lang, "_installed", triton_lang._installed.__wrapped__)  # what was found is kept
-    (reason,) = TritonBackend().unsupported(None)
+    (reason,) = TritonBackend().unavailable()
     assert "pip install 'lpkernel[triton]'" in reason
 
 
@@ -148,7 +148,7 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    (reason,) = TritonBackend().unsupported(None)
+    (reason,) = TritonBackend().unavailable()
     assert "sees no CUDA or ROCm device" in reason and "TRITON_INTERPRET=1" in reason
 
 

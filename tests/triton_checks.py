@@ -341,7 +341,7 @@ def test_boundaries_of_a_wide_patch() -> None:
         wide = world.request(plan.random(10, 9, 1, [10], overlap="cut"), [3], 2, in_codes=in_codes)
         check(wide, Tuning())
     wider = World(1, 18).request(plan.random(18, 17, 1, [18], overlap="cut"), [0], 1)
-    assert TRITON.unsupported(wider, "cpu") == ["cuts patches of up to 16 cells, got 17"]
+    assert TRITON.unsupported(replace(wider, device="cpu")) == ["cuts patches of up to 16 cells, got 17"]
 
 
 @settings(max_examples=8, deadline=None, derandomize=True)

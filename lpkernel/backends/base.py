@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -71,6 +72,7 @@ class ScanRequest:
     candidates: sorted int64 indices of the allowed bank images, at least one.
     images: (n,) int64 global indices of the images made, their random counters.
     hubness: r of 256 parts of an image's isolation that are taken off its distances (docs/method.md).
+    device: where it is to run, as torch names devices; "auto": where the backend runs by itself.
     """
 
     plan: Plan
@@ -81,6 +83,7 @@ class ScanRequest:
     k: int
     seed: int
     hubness: int = 0
+    device: str = "auto"
 
     def bank_at(self, side: int) -> LatentBank | CodeBank:
         """What a scale of this side compares."""
@@ -105,6 +108,11 @@ class TopkRequest:
     candidate_mask: Array | None  # (B,) bool
     weights: Array | None = None  # (B,) float64, finite and above 0; with float32 alone
 
+    @cached_property
+    def device(self) -> str:
+        """Where it is to run: where the tensors are; of NumPy arrays "auto"."""
+        return "auto" if isinstance(self.bank, np.ndarray) else str(self.bank.device)
+
 
 class TopK(NamedTuple):
     """Distances (Q, K), ascending, and bank indices (Q, K) int64.
@@ -117,7 +125,7 @@ class TopK(NamedTuple):
 
 
 class Backend(Protocol):
-    """One way to compute. `unsupported` gives the reasons why a request cannot run here; [] means it can."""
+    """One way to compute. Reasons why it cannot are sentences; [] means that it can."""
 
     name: str
 
@@ -126,11 +134,15 @@ class Backend(Protocol):
         """Whether it is here to be checked: too slow for use, so that only its name takes it, never "auto"."""
         ...
 
-    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
-        """Reasons against `request`, or against any request at all if it is None."""
+    def unavailable(self, device: str = "auto") -> list[str]:
+        """Reasons against any request on a device."""
         ...
 
-    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+    def unsupported(self, request: ScanRequest | TopkRequest) -> list[str]:
+        """Reasons against this request, those against its device among them."""
+        ...
+
+    def scan(self, request: ScanRequest) -> NDArray[np.int32]:
         """Source map (n, M, M): bank index of each cell, -1 where the starting canvas was kept."""
         ...
 

@@ -84,9 +84,7 @@ class CppBackend:
         self._isolations: Store[Any] = Store()
         self._steps: Store[Any] = Store()
 
-    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
-        if isinstance(request, TopkRequest):
-            device = str(getattr(request.bank, "device", "cpu"))
+    def unavailable(self, device: str = "auto") -> list[str]:
         if device not in ("auto", "cpu"):
             return [f"runs on the CPU only, not on {device}"]
         if reasons := _native.cpu_reasons():
@@ -94,13 +92,18 @@ class CppBackend:
         isa = os.environ.get("LPKERNEL_ISA", "")
         if isa and isa not in (known := _native.cpu().build_info()["isa"]):
             return [f"LPKERNEL_ISA is {isa!r}, this machine runs {', '.join(known)}"]
+        return []
+
+    def unsupported(self, request: ScanRequest | TopkRequest) -> list[str]:
+        if reasons := self.unavailable(request.device):
+            return reasons
         if isinstance(request, ScanRequest):
             bank = request.bank_at(request.plan.sides[-1])
             if isinstance(bank, CodeBank) and len(bank.table) > INT16_CODES:
                 return [f"compares up to {INT16_CODES} codes by table, got {len(bank.table)}"]
         return []
 
-    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+    def scan(self, request: ScanRequest) -> NDArray[np.int32]:
         try:
             return self._scan(request)
         except ValueError as error:

@@ -123,16 +123,23 @@ class CudaBackend:
         self._search = lru_cache(1024)(self._find_search)
         self._walk = lru_cache(1024)(self._find_walk)
 
-    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
+    def unavailable(self, device: str = "auto") -> list[str]:
+        return self._reasons_at(self._named(device), tensors=False)
+
+    def _named(self, device: str) -> torch.device:
+        return torch.device(self._device_type if device == "auto" else device)
+
+    def _place(self, request: ScanRequest | TopkRequest) -> torch.device:
+        """Where a request is to run; that of tensors not by its name, which takes time."""
+        given = request.bank
+        return given.device if isinstance(given, torch.Tensor) else self._named(request.device)
+
+    def _reasons_at(self, place: torch.device, tensors: bool) -> list[str]:
+        """Reasons against a device, where the caller's tensors are or which was named."""
         if self._given is None and (reasons := _native.cuda_reasons()):
             return reasons
-        place = torch.device(self._device_type if device == "auto" else device)
-        bank = request.bank if isinstance(request, TopkRequest) else None
-        of_tensors = isinstance(bank, torch.Tensor)
-        if isinstance(bank, torch.Tensor):
-            place = bank.device
         if place.type != self._device_type:
-            return [wrong_device(self._device_type, place, of_tensors)]
+            return [wrong_device(self._device_type, place, tensors)]
         if place.type == "cuda" and not self._available:
             if not torch.cuda.is_available():
                 built = "sees no CUDA device" if torch.version.cuda else "was built without CUDA"
@@ -142,8 +149,13 @@ class CudaBackend:
         if (has := _machine(target).capability) < CAPABILITY:
             name = torch.cuda.get_device_name(target)
             return [f"needs compute capability 8.0, {name} has {has // 10}.{has % 10}"]
-        if request is None:
-            return []
+        return []
+
+    def unsupported(self, request: ScanRequest | TopkRequest) -> list[str]:
+        place = self._place(request)
+        if reasons := self._reasons_at(place, isinstance(request.bank, torch.Tensor)):
+            return reasons
+        target = numbered(place)
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
         if (k := min(request.k, count)) > cuda_launches.MOST_NEIGHBOURS:
             return [f"finds up to {cuda_launches.MOST_NEIGHBOURS} neighbours, got k = {k}"]
@@ -252,9 +264,9 @@ class CudaBackend:
             len(request.images) * side * side * 4,
         )
 
-    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+    def scan(self, request: ScanRequest) -> NDArray[np.int32]:
         philox.check_seed(request.seed)
-        target = numbered_device(device, self._device_type)
+        target = numbered_device(request.device, self._device_type)
         if (found := self._scan_carried(request, target)) is not None:
             return found
         return stages.run(request, lambda stage: self._scan_stage(stage, target))
@@ -461,8 +473,7 @@ class CudaBackend:
         return _source_maps(room[room_at[2] : room_at[2] + sizes[2]], count, side)
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        given = request.bank
-        target = given.device if isinstance(given, torch.Tensor) else numbered_device("auto", self._device_type)
+        target = numbered(self._place(request))
         search = self._search_of(request, target)
         with self._store.memory.on(target, search_bytes(request, search.scratch)):
             return self._masked_topk(request, target, search)

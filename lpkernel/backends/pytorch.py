@@ -72,7 +72,7 @@ class TorchBackend:
     name = "torch"
     checks_only = False
 
-    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
+    def unavailable(self, device: str = "auto") -> list[str]:
         if device == "auto":
             return []
         try:
@@ -85,7 +85,11 @@ class TorchBackend:
             return ["torch sees no CUDA device"]
         return [] if kind in ("cpu", "cuda") else [f"device {kind} is not supported; use cpu or cuda"]
 
-    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+    def unsupported(self, request: ScanRequest | TopkRequest) -> list[str]:
+        return self.unavailable(request.device) if isinstance(request, ScanRequest) else []
+
+    def scan(self, request: ScanRequest) -> NDArray[np.int32]:
+        device = request.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
 

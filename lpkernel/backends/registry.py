@@ -28,12 +28,13 @@ BACKENDS: dict[str, Backend] = {
     )
 }
 NAMES = ("auto", *BACKENDS)
+Wanted = ScanRequest | TopkRequest | str  # a request, or the device of any
 _log = logging.getLogger("lpkernel")
 _said: set[str] = set()
 
 
-def choose(name: str, request: ScanRequest | TopkRequest | None = None, device: str = "auto") -> Backend:
-    """The backend `name`, or for "auto" the first of `BACKENDS` that can run `request`.
+def choose(name: str, wanted: Wanted = "auto") -> Backend:
+    """The backend `name`, or for "auto" the first of `BACKENDS` that can run what is wanted.
 
     "auto" reads the environment variable LPKERNEL_BACKEND first; a name, from there or from the
     caller, never falls back. Logs once which backend "auto" took. Raises InputError for an unknown
@@ -45,12 +46,12 @@ def choose(name: str, request: ScanRequest | TopkRequest | None = None, device: 
         raise InputError(f"backend: got {name!r}, expected one of {', '.join(NAMES)}")
     if name != "auto":
         backend = BACKENDS[name]
-        if reasons := backend.unsupported(request, device):
+        if reasons := _reasons(backend, wanted):
             raise BackendUnavailable(f"backend {name} cannot run this: {'; '.join(reasons)}")
         return backend
     refused = []
     for backend in BACKENDS.values():
-        reasons = against_auto(backend, request, device)
+        reasons = against_auto(backend, wanted)
         if not reasons:
             if backend.name not in _said:
                 _said.add(backend.name)
@@ -79,8 +80,12 @@ def _no_gpu() -> bool:
     return not torch.cuda.is_available()
 
 
-def against_auto(backend: Backend, request: ScanRequest | TopkRequest | None = None, device: str = "auto") -> list[str]:
+def against_auto(backend: Backend, wanted: Wanted = "auto") -> list[str]:
     """Reasons why "auto" passes a backend by: what it cannot do, or that it is here only to be checked."""
-    if reasons := backend.unsupported(request, device):
+    if reasons := _reasons(backend, wanted):
         return reasons
     return ["is here to be checked, by name only"] if backend.checks_only else []
+
+
+def _reasons(backend: Backend, wanted: Wanted) -> list[str]:
+    return backend.unavailable(wanted) if isinstance(wanted, str) else backend.unsupported(wanted)

@@ -156,12 +156,13 @@ class NumpyBackend:
     name = "numpy"
     checks_only = False
 
-    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
-        if isinstance(request, TopkRequest):
-            device = str(getattr(request.bank, "device", "cpu"))
+    def unavailable(self, device: str = "auto") -> list[str]:
         return [] if device in ("auto", "cpu") else [f"runs on the CPU only, not on {device}"]
 
-    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+    def unsupported(self, request: ScanRequest | TopkRequest) -> list[str]:
+        return self.unavailable(request.device)
+
+    def scan(self, request: ScanRequest) -> NDArray[np.int32]:
         side = request.plan.sides[-1]
         sources = np.empty((len(request.images), side, side), np.int32)
         scales = [_Layer(request, scale) for scale in request.plan.scales]

@@ -86,42 +86,45 @@ class TritonBackend:
     def checks_only(self) -> bool:
         return self.interpreted
 
-    def unsupported(self, request: ScanRequest | TopkRequest | None, device: str = "auto") -> list[str]:
+    def unavailable(self, device: str = "auto") -> list[str]:
+        return self._reasons_at(device, tensors=False)
+
+    def _reasons_at(self, device: str, tensors: bool) -> list[str]:
+        """Reasons against a device, where the caller's tensors are or which was named."""
         if not _installed():
             return ["the package triton is not installed: pip install 'lpkernel[triton]'"]
         wanted = self._device_type
         if wanted == "cuda" and not torch.cuda.is_available():
             here = f"PyTorch {torch.__version__} sees no CUDA or ROCm device"
             return [f"{here}; to check the kernels on the CPU, slowly, set TRITON_INTERPRET=1"]
-        bank = request.bank if isinstance(request, TopkRequest) else None
-        of_tensors = isinstance(bank, Tensor)
-        if isinstance(bank, Tensor):
-            device = str(bank.device)
         if device != "auto" and (place := torch.device(device)).type != wanted:
-            return [wrong_device(wanted, place, of_tensors)]
-        if request is None:
-            return []
+            return [wrong_device(wanted, place, tensors)]
+        return []
+
+    def unsupported(self, request: ScanRequest | TopkRequest) -> list[str]:
+        if reasons := self._reasons_at(request.device, isinstance(request, TopkRequest)):
+            return reasons
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
         if (k := min(request.k, count)) > configs.MOST_NEIGHBOURS:
             return [f"finds up to {configs.MOST_NEIGHBOURS} neighbours, got k = {k}"]
         if isinstance(request, ScanRequest):
-            return stages.reasons(request, lambda stage: self._scan_reasons(stage, device))
-        target = self._search_device(request)
+            return stages.reasons(request, self._scan_reasons)
+        target = self._device(request.device)
         slabs = _slabs(len(request.queries), len(request.bank), request.k, target)
         keys = len(request.queries) * slabs * configs.slots_for(request.k) * 8
         return self._store.memory.reasons(search_bytes(request, keys, apart=True), target)
 
-    def _scan_reasons(self, request: ScanRequest, device: str) -> list[str]:
+    def _scan_reasons(self, request: ScanRequest) -> list[str]:
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
             return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
         if request.plan.cuts and request.plan.patch > configs.MOST_CUT:
             return [f"cuts patches of up to {configs.MOST_CUT} cells, got {request.plan.patch}"]
-        target = self._device(device)
+        target = self._device(request.device)
         return self._store.memory.reasons(self._store.need(request, target, self._scratch_bytes(request)), target)
 
-    def scan(self, request: ScanRequest, device: str = "auto") -> NDArray[np.int32]:
+    def scan(self, request: ScanRequest) -> NDArray[np.int32]:
         philox.check_seed(request.seed)
-        target = self._device(device)
+        target = self._device(request.device)
         with self._lock, _on(target), torch.inference_mode():
             return stages.run(request, lambda stage: self._scan_within(stage, target))
 
@@ -182,7 +185,7 @@ class TritonBackend:
     def masked_topk(self, request: TopkRequest) -> TopK:
         given = (request.queries, request.bank, request.patch_mask, request.candidate_mask, request.weights)
         of_numpy = isinstance(request.bank, np.ndarray)
-        target = self._search_device(request)
+        target = self._device(request.device)
         with _on(target):
             queries, bank, patch_mask, candidate_mask, weights = (
                 tensor(array).to(target) if isinstance(array, np.ndarray) else array for array in given
@@ -192,9 +195,6 @@ class TritonBackend:
                 queries = queries.clone()
             found = _topk(queries, bank, request.k, patch_mask, candidate_mask, weights)
             return TopK(*(array.cpu().numpy() for array in found)) if of_numpy else found
-
-    def _search_device(self, request: TopkRequest) -> torch.device:
-        return request.bank.device if isinstance(request.bank, Tensor) else self._device("auto")
 
     @property
     def _device_type(self) -> str:

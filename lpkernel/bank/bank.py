@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lpkernel import checks
+from lpkernel.backends.base import CodeBank, LatentBank
 from lpkernel.bank import pca as pca_module
 from lpkernel.bank.checks import check_bank, check_codes, fixed_limit, within_limit
 from lpkernel.bank.extent import Extent
@@ -316,6 +317,22 @@ class Bank(BankFields):
             cells = self.level(self.grid) if self.codes is None else self.codes
             self._views[radius] = BankViews(radius, cells, self.fixed_codebook)
         return self._views[radius]
+
+    def latent_view(self, radius: int = 0) -> LatentBank:
+        """What backends compare as latents: the bank or, with a radius, its views. Raises InputError as `level`."""
+        self.check_file()
+        seen = self.views(radius) if radius else self
+        if seen.codes is None or self.codes is None or self.codes.dtype != np.int16:
+            return LatentBank(seen.level, seen.size)
+        assert self.fixed_codebook is not None
+        return LatentBank(seen.level, seen.size, (seen.codes, self.fixed_codebook))
+
+    def code_view(self, radius: int = 0) -> CodeBank:
+        """What backends compare as codes, likewise. Raises InputError as `table`."""
+        self.check_file()
+        table, seen = self.table(), self.views(radius) if radius else self
+        assert seen.codes is not None and self.fixed_codebook is not None
+        return CodeBank(seen.codes, self.fixed_codebook, table)
 
     def fixed_values(self, images: slice) -> np.ndarray:
         """Fixed-point values (n, M, M, C) int16 of some images. Raises InputError as `level` does."""

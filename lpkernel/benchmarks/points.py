@@ -73,10 +73,9 @@ def backends(names: Sequence[str]) -> list[Backend]:
     return [backend for name, backend in registry.BACKENDS.items() if name in names]
 
 
-def _reason(backend: Backend, request: ScanRequest | TopkRequest, device: str) -> str:
-    """Why a backend cannot do this on the device that is measured; that of a search is where its rows are."""
-    on = device if isinstance(request, ScanRequest) else "auto"
-    return "; ".join(backend.unsupported(request, on))
+def _reason(backend: Backend, request: ScanRequest | TopkRequest) -> str:
+    """Why a backend cannot do this where it is measured."""
+    return "; ".join(backend.unsupported(request))
 
 
 def _peer_entrant(peer: Peer, search: Search, truth: Truth) -> Entrant:
@@ -156,7 +155,7 @@ def topk(
                 truth.close(on_host(answer), batch, expanded=False)
 
         request = TopkRequest(asked[0], rows_there, k, None, None)
-        return Entrant(f"lpkernel {backend.name}", True, prepare, check, _reason(backend, request, device))
+        return Entrant(f"lpkernel {backend.name}", True, prepare, check, _reason(backend, request))
 
     return Point(
         case,
@@ -218,13 +217,15 @@ def step(
     search = Search(vectors, [data.known_vectors(canvas, bank, one) for canvas in canvases], k, device)
     truth = Truth(search.queries, search.bank, k)
     source_check = _SourceCheck(truth, one, seed)
-    requests = [synthesis.request(bank, one, n, k, seed, canvas=canvas, domain="codes") for canvas in canvases]
+    requests = [
+        synthesis.request(bank, one, n, k, seed, canvas=canvas, domain="codes", device=device) for canvas in canvases
+    ]
 
     def entrant(backend: Backend) -> Entrant:
         def prepare() -> Variants:
-            return {"": lambda batch: backend.scan(requests[batch], device)}
+            return {"": lambda batch: backend.scan(requests[batch])}
 
-        return Entrant(f"lpkernel {backend.name}", True, prepare, source_check, _reason(backend, requests[0], device))
+        return Entrant(f"lpkernel {backend.name}", True, prepare, source_check, _reason(backend, requests[0]))
 
     cells = int(one.scales[0].compare.sum())
     width = vectors.shape[1]
@@ -323,7 +324,8 @@ def generate(
     """
     bank = maps.bank("bank", made.b)
     plan = made.plan(bank.grid)
-    request = synthesis.request(bank, plan, made.n, made.k, seed, hubness=presets.find(made.preset).hubness)
+    pull = presets.find(made.preset).hubness
+    request = synthesis.request(bank, plan, made.n, made.k, seed, hubness=pull, device=device)
     for side in plan.sides if isinstance(request.bank, LatentBank) else plan.sides[:-1]:
         bank.level(side)
     check = _GenerationCheck(bank, made, seed)
@@ -333,7 +335,7 @@ def generate(
             # the "batch" of a generation is the number of images
             return {"": lambda n: made.sources(bank, n, seed, backend.name, device)}
 
-        reason = _reason(backend, request, device)
+        reason = _reason(backend, request)
         return Entrant(f"lpkernel {backend.name}", True, prepare, check.ours, reason, by_images=True)
 
     def torch_path(kind: Kind, facts: dict[str, Any]) -> Variants:

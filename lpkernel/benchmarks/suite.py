@@ -345,7 +345,7 @@ class Suite:
             bank = self.maps.bank("bank", size)
             bank.save(path)
             for backend in points.backends(self.options.backends):
-                if reasons := backend.unsupported(None):
+                if reasons := backend.unavailable():
                     self.results.miss(f"lpkernel {backend.name}", "; ".join(reasons))
                     continue
                 for preset in (ONE_SCALE, *(PRESETS_OF_MEMORY if backend.name == "cpp" else ())):

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     guard.hosts(args.host, args.port, args.allow_host)
     with serve.own_folder() as folder:
         serve.check_installed()
-        registry.choose(args.backend, device=args.device)
+        registry.choose(args.backend, args.device)
         bank = load_bank(args.bank)
         autoencoder = Once(load_autoencoder(args.autoencoder, args.device, args.dtype))
         bank.check_autoencoder(autoencoder)
