@@ -8,7 +8,7 @@
 namespace lpkernel::cuda {
 
 // One channel of the canvas, resized from side n to a cell (y, x) by the tables i0, i1, f of length `pitch` each: four
-// corners times two 8-bit weights, rounded by a shift, as lpkernel.backends.reference.resize_canvas. value(from[i])
+// corners times two 8-bit weights, rounded by a shift, as lpkernel.backends.specification.resize_canvas. value(from[i])
 // is what stands in a corner.
 template <class From, class Value>
 __device__ __forceinline__ std::int16_t resized(const From& from, int n, int width, const std::int32_t* tables,

@@ -1,4 +1,4 @@
-// The minimum error boundaries of a step (Efros and Freeman 2001), as lpkernel.backends.reference.kept_by_cut.
+// The minimum error boundaries of a step (Efros and Freeman 2001), as lpkernel.backends.specification.kept_by_cut.
 //
 // E(r, c), the squared distance of canvas cell and new cell, over an overlap of P rows and `width` columns; a path from
 // top to bottom that moves by at most one column a row has the least sum: acc(r, c) = E(r, c) + min of acc(r - 1, c -
