@@ -1,17 +1,23 @@
-"""Refined seams: cells of a source map go to the part beside them where that makes seams cheaper.
+"""Refined seams: cells and small parts of a source map go to the part beside them where that makes seams cheaper.
 
 A step copies what goes on best from what is written by then. What later steps write beside it may fit less, and
-boundaries that cross leave single cells behind. So a finished map is taken to a local minimum of
+boundaries that cross leave single cells behind. So a finished map s is taken to a lower cost of its seams,
 
     E(s) = sum over neighbouring cells i, j with s_i != s_j of  d_i(s_i, s_j) + d_j(s_i, s_j)
 
 with d_i(a, b) the squared distance of the fixed-point values of images a and b at cell i: the seam cost of graph cut
-textures (Kwatra et al. 2003), lowered by iterated conditional modes (Besag 1986). A sweep looks at the cells with an
-even y + x, then at the others; cells of one colour are no neighbours, so their order is none. A cell takes the
-image, of those above, left, right and below it, with the least cost if that is less than its own; of equals the first.
-An image that has 1 / SHARE of the map or more when a half sweep begins takes no cells, so that no source grows over
-all. Cells that were kept (-1) stay, and nothing is compared with them. All are integers: the same map everywhere.
-Figures: docs/evaluation.md.
+textures (Kwatra et al. 2003), lowered by iterated conditional modes (Besag 1986) in ROUNDS rounds of
+
+1. a pass over the parts, the connected sets of cells of one image, as they are when it begins and in the order of their
+   first cells: one of at most 1 / PART of the cells becomes the image beside it that costs least;
+2. SWEEPS sweeps over the cells, or fewer once nothing moves, each over the cells with an even y + x and then over the
+   others: each becomes the image above, left, right or below it that costs least. Cells of one colour are no
+   neighbours, so they have no order.
+
+Only what is cheaper than what is there moves; of equals the first that is met is taken, cells in raster order and
+above, left, right, below of each. No image takes what would give it more than 1 / SHARE of the map (in 2. counted when
+half a sweep begins), so that no source grows over all. Kept cells (-1) stay, and nothing is compared with them. All
+are integers: the same map everywhere. Figures: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -25,10 +31,12 @@ from numpy.typing import NDArray
 from lpkernel import _native
 from lpkernel.backends.base import CodeBank, ScanRequest
 from lpkernel.errors import InputError
+from lpkernel.pictures.seams import areas
 from lpkernel.views import Views
 
-SWEEPS = 4  # of 500 maps 2.8 cells each move in the third and 0.6 in the fourth
-SHARE = 4
+ROUNDS, SWEEPS = 2, 4
+PART = 16
+SHARE = 5
 PLACES = ((0, 0), (-1, 0), (0, -1), (0, 1), (1, 0))  # a cell and its neighbours
 _CHUNK = 64  # maps refined at once
 
@@ -62,11 +70,16 @@ def refined(maps: NDArray[np.integer], cells: Cells, vectors: Cells | None = Non
     """Maps (N, M, M) of images of `cells`: (B, M, M) codes of `vectors` (V, C), or (B, M, M, C) values, int16."""
     if _native.cpu_reasons():
         return by_numpy(maps, cells, vectors)
-    most = maps.shape[-1] ** 2 // SHARE
     cells = cells if cells.flags.c_contiguous and cells.flags.aligned else np.ascontiguousarray(cells)
     try:
         found: Maps = _native.cpu().refine(
-            np.ascontiguousarray(maps, np.int32), cells, vectors, SWEEPS, most, torch.get_num_threads()
+            np.ascontiguousarray(maps, np.int32),
+            cells,
+            vectors,
+            ROUNDS,
+            SWEEPS,
+            *limits(maps.shape[-1]),
+            torch.get_num_threads(),
         )
     except ValueError as error:
         if str(error).startswith("codes: "):
@@ -75,18 +88,56 @@ def refined(maps: NDArray[np.integer], cells: Cells, vectors: Cells | None = Non
     return found
 
 
+def limits(side: int) -> tuple[int, int]:
+    """The most cells of a part that moves, and of a map that one image may have."""
+    return side * side // PART, side * side // SHARE
+
+
 def by_numpy(maps: NDArray[np.integer], cells: Cells, vectors: Cells | None = None) -> Maps:
     """What `refined` gives, to which the native code is held, and for installations without it."""
     out = np.empty(maps.shape, np.int32)
     for start in range(0, len(maps), _CHUNK):
         some = slice(start, start + _CHUNK)
         padded = np.pad(maps[some], ((0, 0), (1, 1), (1, 1)), constant_values=-1)
-        for _ in range(SWEEPS):
-            moved = [_half_sweep(padded, colour, cells, vectors) for colour in (0, 1)]
-            if not any(moved):
-                break
+        for _ in range(ROUNDS):
+            for one in padded:
+                _move_parts(one, cells, vectors)
+            for _ in range(SWEEPS):
+                moved = [_half_sweep(padded, colour, cells, vectors) for colour in (0, 1)]
+                if not any(moved):
+                    break
         out[some] = padded[:, 1:-1, 1:-1]
     return out
+
+
+def _move_parts(padded: Maps, cells: Cells, vectors: Cells | None) -> None:
+    """The pass over the parts of one map within a frame of -1, in place."""
+    side = len(padded) - 2
+    part_of = np.pad(areas(padded[None, 1:-1, 1:-1])[0], 1, constant_values=-1)
+    most_of_part, most = limits(side)
+    for part in np.unique(part_of[padded >= 0]):
+        inside = np.argwhere(part_of == part)
+        own = padded[tuple(inside[0])]
+        if len(inside) > most_of_part:
+            continue
+        beside = (inside[:, None] + PLACES[1:]).reshape(-1, 2)
+        pairs = np.stack([inside.repeat(4, axis=0), beside])  # (2, p, 2): the places of each pair of neighbours
+        outside = (part_of[*beside.T] != part) & (padded[*beside.T] >= 0)
+        pairs = pairs[:, outside]
+        theirs = padded[*pairs[1].T]
+
+        def cost(image: int) -> int:
+            at = (pairs - 1).reshape(-1, 2).T  # noqa: B023
+            other = np.tile(theirs, 2)  # noqa: B023
+            apart = _values(cells, vectors, np.full_like(other, image), *at) - _values(cells, vectors, other, *at)
+            return int(np.square(apart).sum())
+
+        best, least = own, cost(own)
+        for image in dict.fromkeys(theirs.tolist()):
+            fits = (padded == image).sum() + len(inside) <= most
+            if image != own and fits and (found := cost(image)) < least:
+                best, least = image, found
+        padded[*inside.T] = best
 
 
 def _half_sweep(padded: Maps, colour: int, cells: Cells, vectors: Cells | None) -> bool:
@@ -111,7 +162,7 @@ def _half_sweep(padded: Maps, colour: int, cells: Cells, vectors: Cells | None) 
     chosen, least = labels[0].copy(), cost(0)
     for near in range(1, len(PLACES)):
         found = cost(near)
-        better = (labels[near] >= 0) & (counts[near] < side * side // SHARE) & (found < least)
+        better = (labels[near] >= 0) & (counts[near] < limits(side)[1]) & (found < least)
         chosen[better], least[better] = labels[near][better], found[better]
     padded[image, 1 + y, 1 + x] = chosen
     return bool((chosen != labels[0]).any())

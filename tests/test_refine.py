@@ -56,13 +56,26 @@ def test_equals_stay(refined: Any) -> None:
     assert np.array_equal(refined(maps, np.ones((9, 6, 6, 2), np.int16)), maps)
 
 
+def test_a_part_goes_whole(refined: Any) -> None:
+    """Of four cells in a square none is cheaper to move alone."""
+    cells = np.zeros((10, 8, 8, 1), np.int16)
+    cells[9, :2, :2] = 10
+    maps = np.broadcast_to(np.arange(8, dtype=np.int32), (1, 8, 8)).copy()
+    wanted = maps.copy()
+    maps[0, :2, :2], wanted[0, :2, :2] = 9, 2  # the first that is met, right of the second cell
+    assert np.array_equal(refined(maps, cells), wanted)
+    maps[0, 2, :2] = 9  # of which two cost nothing where they are; all six are too many
+    assert (refined(maps, cells)[0, :3, :2] == 9).all()
+
+
 def test_an_image_with_its_share_takes_no_more(refined: Any) -> None:
     cells = np.zeros((3, 4, 4, 1), np.int16)
     cells[2] = 10
-    maps = np.array([[[1, 1, 1, 1], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]], np.int32)
+    maps = np.array([[[1, 1, 1, 0], [0, 2, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]], np.int32)
+    assert refine.limits(4) == (1, 3)
     assert np.array_equal(refined(maps, cells), maps)
     maps[0, 0, 0] = 0
-    assert refined(maps, cells)[0, 1, 1] == 1  # which has three cells of sixteen
+    assert refined(maps, cells)[0, 1, 1] == 1  # which has two cells of sixteen
 
 
 def test_kept_cells_stay_and_nothing_is_compared_with_them(refined: Any) -> None:
@@ -185,8 +198,11 @@ def test_damaged_codes_are_refused(refined: Any) -> None:
         ({"cells": np.zeros((0, 4, 4), np.int16)}, "maps: expected"),
         ({"vectors": np.zeros((7, 0), np.int16)}, "vectors: expected"),
         ({"vectors": np.zeros((7, 2, 1), np.int16)}, "vectors: expected 2 axes"),
-        ({"sweeps": -1}, "out of range"),
-        ({"threads": 0}, "out of range"),
+        ({"rounds": -1}, "expected 0 or more"),
+        ({"sweeps": -1}, "expected 0 or more"),
+        ({"part": -1}, "expected 0 or more"),
+        ({"most": -1}, "expected 0 or more"),
+        ({"threads": 0}, "threads: expected 1 to 4096"),
     ],
 )
 def test_the_native_code_checks_what_it_is_given(change: dict[str, Any], message: str) -> None:
@@ -196,7 +212,9 @@ def test_the_native_code_checks_what_it_is_given(change: dict[str, Any], message
         "maps": np.zeros((1, 4, 4), np.int32),
         "cells": np.zeros((3, 4, 4), np.int16),
         "vectors": np.zeros((7, 2), np.int16),
+        "rounds": 2,
         "sweeps": 4,
+        "part": 1,
         "most": 4,
         "threads": 1,
     }

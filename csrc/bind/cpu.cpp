@@ -547,8 +547,8 @@ py::object group_norm(const py::array& pixels, py::array& out, std::int64_t bloc
     return py::make_tuple(py::array_t<double>(groups, own.mean.data()), sums, squares);
 }
 
-py::array_t<std::int32_t> refine(const py::array& maps, const py::array& cells, const py::object& vectors, int sweeps,
-                                 std::int64_t most, int threads) {
+py::array_t<std::int32_t> refine(const py::array& maps, const py::array& cells, const py::object& vectors, int rounds,
+                                 int sweeps, std::int64_t part, std::int64_t most, int threads) {
     const auto* given = view<std::int32_t>(maps, "maps", 3);
     lpkernel::Refining job{};
     job.cells = view<std::int16_t>(cells, "cells", vectors.is_none() ? 4 : 3);
@@ -566,10 +566,13 @@ py::array_t<std::int32_t> refine(const py::array& maps, const py::array& cells, 
                cells.shape(2) == cells.shape(1) && maps.shape(1) == cells.shape(1) && maps.shape(2) == cells.shape(1),
            "maps: expected (N, M, M) for cells (B, M, M)");
     expect(within(given, maps.size(), -1, cells.shape(0) - 1), "maps: images that the cells are not of");
-    expect(sweeps >= 0 && most >= 0 && threads >= 1 && threads <= 4096, "sweeps, most and threads: out of range");
+    expect(rounds >= 0 && sweeps >= 0 && part >= 0 && most >= 0, "rounds, sweeps, part and most: expected 0 or more");
+    expect(threads >= 1 && threads <= 4096, "threads: expected 1 to 4096");
     job.side = static_cast<int>(cells.shape(1));
     job.images = maps.shape(0);
+    job.rounds = rounds;
     job.sweeps = sweeps;
+    job.part = part;
     job.most = most;
     py::array_t<std::int32_t> refined({maps.shape(0), maps.shape(1), maps.shape(2)});
     job.maps = refined.mutable_data();
@@ -690,8 +693,8 @@ PYBIND11_MODULE(_cpu, module) {
         "Source map (n, M, M) int32. scales: (steps, layer, content, start or None, isolation or None) each; hubness: "
         "256ths of it that are taken off; tuning: (group, split, seeded).");
     module.def(
-        "refine", &refine, py::arg("maps"), py::arg("cells"), py::arg("vectors"), py::arg("sweeps"), py::arg("most"),
-        py::arg("threads"),
+        "refine", &refine, py::arg("maps"), py::arg("cells"), py::arg("vectors"), py::arg("rounds"), py::arg("sweeps"),
+        py::arg("part"), py::arg("most"), py::arg("threads"),
         "Source maps (N, M, M) int32 with seams refined; cells (B, M, M) int16 codes of vectors (V, C) int16, or "
         "(B, M, M, C) int16 and None.");
     module.def("plain_topk", &plain_topk, py::arg("queries"), py::arg("bank"), py::arg("k"), py::arg("threads"),

@@ -29,72 +29,122 @@ class Map {
         for (int y = 0; y < side; ++y) {
             for (int x = 0; x < side; ++x) {
                 const auto found = std::lower_bound(images_.begin(), images_.end(), map[y * side + x]);
-                if (map[y * side + x] >= 0) numbers_[at(y, x)] = static_cast<std::int32_t>(found - images_.begin());
+                if (map[y * side + x] >= 0) number(at(y, x)) = static_cast<std::int32_t>(found - images_.begin());
             }
         }
-        bool moved = true;
-        for (int sweep = 0; sweep < job_.sweeps && moved; ++sweep) {
-            const bool even = half_sweep(0), odd = half_sweep(1);
-            moved = even || odd;
+        for (int round = 0; round < job_.rounds; ++round) {
+            move_parts();
+            bool moved = true;
+            for (int sweep = 0; sweep < job_.sweeps && moved; ++sweep) {
+                const bool even = move_cells(0), odd = move_cells(1);
+                moved = even || odd;
+            }
         }
         for (int y = 0; y < side; ++y) {
             for (int x = 0; x < side; ++x) {
-                const std::int32_t number = numbers_[at(y, x)];
-                map[y * side + x] = number < 0 ? -1 : images_[static_cast<std::size_t>(number)];
+                const std::int32_t found = number(at(y, x));
+                map[y * side + x] = found < 0 ? -1 : images_[static_cast<std::size_t>(found)];
             }
         }
     }
 
   private:
-    std::size_t at(int y, int x) const { return static_cast<std::size_t>((y + 1) * pitch_ + x + 1); }
+    int at(int y, int x) const { return (y + 1) * pitch_ + x + 1; }
+    std::int32_t& number(int place) { return numbers_[static_cast<std::size_t>(place)]; }
+    std::int32_t number(int place) const { return numbers_[static_cast<std::size_t>(place)]; }
+    int cell(int place) const { return (place / pitch_ - 1) * job_.side + place % pitch_ - 1; }
 
-    // The cells of one colour of a chessboard, none of which is another's neighbour.
-    bool half_sweep(int colour) {
+    void count() {
         counts_.assign(images_.size(), 0);
         for (const std::int32_t number : numbers_) {
             if (number >= 0) ++counts_[static_cast<std::size_t>(number)];
         }
+    }
+
+    // The cells of one colour of a chessboard, none of which is another's neighbour; whether any has moved.
+    bool move_cells(int colour) {
+        count();
+        own_part_.assign(numbers_.size(), -1);
         bool moved = false;
         for (int y = 0; y < job_.side; ++y) {
             for (int x = (y + colour) & 1; x < job_.side; x += 2) {
-                std::int32_t& own = numbers_[at(y, x)];
+                const int place = at(y, x);
+                const std::int32_t own = number(place);
                 if (own < 0) continue;
-                std::int32_t near[NEAR];
-                bool seam = false;
-                for (int q = 0; q < NEAR; ++q) {
-                    near[q] = (&own)[steps_[q]];
-                    seam = seam || (near[q] >= 0 && near[q] != own);
-                }
-                if (!seam) continue;
-                const std::int32_t best = cheapest(own, near, y, x);
-                moved = moved || best != own;
-                own = best;
+                number(place) = cheapest(&place, 1, 0);
+                moved = moved || number(place) != own;
             }
         }
         return moved;
     }
 
-    std::int32_t cheapest(std::int32_t own, const std::int32_t* near, int y, int x) const {
+    // The connected parts of one image of up to `part` cells, as they are before any moves, in the order of their first
+    // cells.
+    void move_parts() {
+        count();
+        own_part_.assign(numbers_.size(), -1);
+        places_.clear();
+        ends_.assign(1, 0);
+        for (int first = 0; first < static_cast<int>(numbers_.size()); ++first) {
+            if (number(first) < 0 || own_part_[static_cast<std::size_t>(first)] >= 0) continue;
+            const auto part = static_cast<int>(ends_.size()) - 1;
+            const auto add = [&](int place) {
+                own_part_[static_cast<std::size_t>(place)] = part;
+                places_.push_back(place);
+            };
+            add(first);
+            for (std::size_t next = static_cast<std::size_t>(ends_.back()); next < places_.size(); ++next) {
+                for (const int step : steps_) {
+                    const int place = places_[next] + step;
+                    if (number(place) == number(first) && own_part_[static_cast<std::size_t>(place)] < 0) add(place);
+                }
+            }
+            std::sort(places_.begin() + ends_.back(), places_.end());
+            ends_.push_back(static_cast<int>(places_.size()));
+        }
+        for (int part = 0; part + 1 < static_cast<int>(ends_.size()); ++part) {
+            const int* places = places_.data() + ends_[static_cast<std::size_t>(part)];
+            const int size = ends_[static_cast<std::size_t>(part) + 1] - ends_[static_cast<std::size_t>(part)];
+            if (size > job_.part) continue;
+            const std::int32_t own = number(*places), best = cheapest(places, size, part);
+            counts_[static_cast<std::size_t>(own)] -= size;
+            counts_[static_cast<std::size_t>(best)] += size;
+            for (int i = 0; i < size; ++i) number(places[i]) = best;
+        }
+    }
+
+    // The image that some cells of one image, all that own_part_ calls `part` or a single one, had best be of.
+    std::int32_t cheapest(const int* places, int size, int part) {
+        const std::int32_t own = number(*places);
+        std::int64_t least = cost(own, places, size, part);
+        if (!least) return own;
         std::int32_t best = own;
-        std::int64_t least = cost(own, near, y, x);
-        for (int q = 0; q < NEAR; ++q) {
-            const std::int32_t other = near[q];
-            if (other < 0 || other == own || std::find(near, near + q, other) != near + q) continue;
-            if (counts_[static_cast<std::size_t>(other)] >= job_.most) continue;
-            const std::int64_t found = cost(other, near, y, x);
-            if (found < least) least = found, best = other;
+        near_.clear();
+        for (int i = 0; i < size; ++i) {
+            for (const int step : steps_) {
+                const std::int32_t other = number(places[i] + step);
+                if (other < 0 || other == own || own_part_[static_cast<std::size_t>(places[i] + step)] == part)
+                    continue;
+                if (std::find(near_.begin(), near_.end(), other) != near_.end()) continue;
+                near_.push_back(other);
+                if (counts_[static_cast<std::size_t>(other)] + size > job_.most) continue;
+                const std::int64_t found = cost(other, places, size, part);
+                if (found < least) least = found, best = other;
+            }
         }
         return best;
     }
 
-    // Of the seams of cell (y, x) if it were of image `number`.
-    std::int64_t cost(std::int32_t number, const std::int32_t* near, int y, int x) const {
-        const int down[NEAR] = {-1, 0, 0, 1}, across[NEAR] = {0, -1, 1, 0};
+    // Of the seams around the cells if they were of that image.
+    std::int64_t cost(std::int32_t image, const int* places, int size, int part) const {
         std::int64_t sum = 0;
-        for (int q = 0; q < NEAR; ++q) {
-            if (near[q] < 0 || near[q] == number) continue;
-            sum += apart(number, near[q], y * job_.side + x);
-            sum += apart(number, near[q], (y + down[q]) * job_.side + x + across[q]);
+        for (int i = 0; i < size; ++i) {
+            for (const int step : steps_) {
+                const int beside = places[i] + step;
+                const std::int32_t other = number(beside);
+                if (other < 0 || other == image || own_part_[static_cast<std::size_t>(beside)] == part) continue;
+                sum += apart(image, other, cell(places[i])) + apart(image, other, cell(beside));
+            }
         }
         return sum;
     }
@@ -121,7 +171,8 @@ class Map {
     const Refining& job_;
     int pitch_;
     int steps_[NEAR];
-    std::vector<std::int32_t> images_, numbers_;
+    std::vector<std::int32_t> images_, numbers_, near_;
+    std::vector<int> own_part_, places_, ends_;
     std::vector<std::int64_t> counts_;
 };
 

@@ -1,4 +1,5 @@
-// Cells of source maps moved to the part beside them where that makes seams cheaper: lpkernel/refine.py has the rule.
+// Cells and small parts of source maps moved to the part beside them where that makes seams cheaper: lpkernel/refine.py
+// has the rule.
 //
 //   E(s) = sum over neighbouring cells i, j with s_i != s_j of  |x_a(i) - x_b(i)|^2 + |x_a(j) - x_b(j)|^2,  a = s_i, b
 //   = s_j
@@ -7,7 +8,8 @@
 // (B, side, side, C) values. Vectors of codes stay in the first cache (32 KB for 1024 codes of 16 channels), a table of
 // distances would not. Cells without a seam are passed by, so a sweep costs what seams there are.
 //
-// Ties: the own image before others, then the neighbour above, left, right, below. Limits: sums below 2^63.
+// Ties: the own image before others, then the first that is met: cells in raster order, above, left, right, below.
+// Limits: sums below 2^63.
 
 #pragma once
 
@@ -22,8 +24,8 @@ struct Refining {
     int side, channels;
     std::int32_t* maps;  // images of the bank, or -1: such a cell stays, and nothing is compared with it
     std::int64_t images;
-    int sweeps;
-    std::int64_t most;  // cells of a map from which its image takes no more
+    int rounds, sweeps;       // rounds of a pass over the parts and so many sweeps over the cells, or fewer
+    std::int64_t part, most;  // cells of a part that may move, and of a map that one image may have
 };
 
 // The same for any number of threads. Throws std::invalid_argument for codes outside the vectors.
