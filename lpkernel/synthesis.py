@@ -241,7 +241,7 @@ def generate(
         seed: [0, 2^64).
         candidates: allowed bank images, (B,) bool or integer indices; None allows all.
         backend, device: see `lpkernel.info()`; device is for the torch backend.
-        refine: whether cells of the finished map go to the part beside them where that makes seams cheaper
+        refine: whether cells and small parts of the finished map go to the part beside them where seams get cheaper
             (`lpkernel.refine`). Not given: as the preset.
         match_colours: whether `decode` moves the colours of parts of different examples towards each other where they
             meet (`lpkernel.pictures.seams`), which changes no source map. Not given: as the preset, where the bank

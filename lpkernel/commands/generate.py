@@ -28,7 +28,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--refine",
         action=argparse.BooleanOptionalAction,
-        help="move cells to the piece beside them where that makes seams cheaper (default: as the preset)",
+        help="move cells and small pieces to the piece beside them where seams get cheaper (default: as the preset)",
     )
     parser.add_argument(
         "--match-colours",
