@@ -56,8 +56,8 @@ SANITIZED = LPKERNEL_CPP=1 LPKERNEL_CUDA=0 LPKERNEL_SANITIZE=$(1) $(BIN)/python 
 
 sanitize: .venv/.installed-test
 	$(call SANITIZED,address$(comma)undefined,asan,tests/test_cpp.py tests/test_scan.py tests/test_masked_topk.py \
-	    tests/test_topk_floats.py)
-	$(call SANITIZED,thread,tsan,tests/test_cpp.py tests/test_scan.py)
+	    tests/test_topk_floats.py tests/test_refine.py)
+	$(call SANITIZED,thread,tsan,tests/test_cpp.py tests/test_scan.py tests/test_refine.py)
 
 # What only a GPU can tell; elsewhere it says what was not run, and fails. Some parts alone: make gpu-check PARTS='speed'.
 gpu-check:

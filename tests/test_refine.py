@@ -32,7 +32,7 @@ def energy(maps: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return found
 
 
-@pytest.fixture(params=["native", "numpy"])
+@pytest.fixture(params=["cpp", "numpy"])
 def refined(request: pytest.FixtureRequest) -> Any:
     if request.param == "numpy":
         return refine.by_numpy
@@ -90,7 +90,7 @@ def test_kept_cells_stay_and_nothing_is_compared_with_them(refined: Any) -> None
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_native_code_equals_numpy_and_seams_never_cost_more(data: st.DataObject) -> None:
+def test_cpp_equals_numpy_and_seams_never_cost_more(data: st.DataObject) -> None:
     side, images = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 6))
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     maps = random.integers(data.draw(st.sampled_from([-1, 0])), images, (3, side, side)).astype(np.int32)
@@ -205,7 +205,7 @@ def test_damaged_codes_are_refused(refined: Any) -> None:
         ({"threads": 0}, "threads: expected 1 to 4096"),
     ],
 )
-def test_the_native_code_checks_what_it_is_given(change: dict[str, Any], message: str) -> None:
+def test_cpp_checks_what_it_is_given(change: dict[str, Any], message: str) -> None:
     if _native.cpu_reasons():
         pytest.skip("; ".join(_native.cpu_reasons()))
     given = {
