@@ -1,6 +1,7 @@
 #include "cpu/refine.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <vector>
 
@@ -11,8 +12,9 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t TOGETHER = 16;  // images of one task
+constexpr std::int64_t TOGETHER = 4;  // images of one task
 constexpr int NEAR = 4;
+constexpr std::int64_t NO_LIMIT = std::numeric_limits<std::int64_t>::max();
 
 // One map at a time, with a frame of -1 around it. Its images are numbered by their order, to be counted.
 class Map {
@@ -32,6 +34,7 @@ class Map {
                 if (map[y * side + x] >= 0) number(at(y, x)) = static_cast<std::int32_t>(found - images_.begin());
             }
         }
+        stale_.assign(numbers_.size(), 1);
         for (int round = 0; round < job_.rounds; ++round) {
             move_parts();
             bool moved = true;
@@ -70,9 +73,12 @@ class Map {
             for (int x = (y + colour) & 1; x < job_.side; x += 2) {
                 const int place = at(y, x);
                 const std::int32_t own = number(place);
-                if (own < 0) continue;
-                number(place) = cheapest(&place, 1, 0);
-                moved = moved || number(place) != own;
+                if (own < 0 || !stale_[static_cast<std::size_t>(place)]) continue;
+                const std::int32_t best = cheapest(&place, 1, 0);
+                stale_[static_cast<std::size_t>(place)] = full_;
+                if (best == own) continue;
+                become(place, best);
+                moved = true;
             }
         }
         return moved;
@@ -109,14 +115,21 @@ class Map {
             const std::int32_t own = number(*places), best = cheapest(places, size, part);
             counts_[static_cast<std::size_t>(own)] -= size;
             counts_[static_cast<std::size_t>(best)] += size;
-            for (int i = 0; i < size; ++i) number(places[i]) = best;
+            for (int i = 0; i < size && best != own; ++i) become(places[i], best);
         }
+    }
+
+    void become(int place, std::int32_t image) {
+        number(place) = image;
+        stale_[static_cast<std::size_t>(place)] = true;
+        for (const int step : steps_) stale_[static_cast<std::size_t>(place + step)] = true;
     }
 
     // The image that some cells of one image, all that own_part_ calls `part` or a single one, had best be of.
     std::int32_t cheapest(const int* places, int size, int part) {
         const std::int32_t own = number(*places);
-        std::int64_t least = cost(own, places, size, part);
+        std::int64_t least = cost(own, places, size, part, NO_LIMIT);
+        full_ = false;
         if (!least) return own;
         std::int32_t best = own;
         near_.clear();
@@ -127,18 +140,21 @@ class Map {
                     continue;
                 if (std::find(near_.begin(), near_.end(), other) != near_.end()) continue;
                 near_.push_back(other);
-                if (counts_[static_cast<std::size_t>(other)] + size > job_.most) continue;
-                const std::int64_t found = cost(other, places, size, part);
+                if (counts_[static_cast<std::size_t>(other)] + size > job_.most) {
+                    full_ = true;
+                    continue;
+                }
+                const std::int64_t found = cost(other, places, size, part, least);
                 if (found < least) least = found, best = other;
             }
         }
         return best;
     }
 
-    // Of the seams around the cells if they were of that image.
-    std::int64_t cost(std::int32_t image, const int* places, int size, int part) const {
+    // Of the seams around the cells if they were of that image; of some of them once those cost `limit` or more.
+    std::int64_t cost(std::int32_t image, const int* places, int size, int part, std::int64_t limit) const {
         std::int64_t sum = 0;
-        for (int i = 0; i < size; ++i) {
+        for (int i = 0; i < size && sum < limit; ++i) {
             for (const int step : steps_) {
                 const int beside = places[i] + step;
                 const std::int32_t other = number(beside);
@@ -151,10 +167,10 @@ class Map {
 
     std::int64_t apart(std::int32_t a, std::int32_t b, int cell) const {
         const std::int16_t *first = values(a, cell), *second = values(b, cell);
-        std::int64_t sum = 0;
+        std::int32_t sum = 0;
         for (int c = 0; c < job_.channels; ++c) {
-            const std::int32_t difference = first[c] - second[c];
-            sum += std::int64_t{difference} * difference;
+            const auto difference = static_cast<std::int16_t>(first[c] - second[c]);
+            sum += std::int32_t{difference} * difference;  // pmaddwd, of 16-bit operands only
         }
         return sum;
     }
@@ -173,6 +189,9 @@ class Map {
     int steps_[NEAR];
     std::vector<std::int32_t> images_, numbers_, near_;
     std::vector<int> own_part_, places_, ends_;
+    std::vector<char>
+        stale_;          // cells to be looked at again: they or neighbours have moved, or an image beside was full
+    bool full_ = false;  // whether one was, at the last look
     std::vector<std::int64_t> counts_;
 };
 

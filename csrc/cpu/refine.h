@@ -6,10 +6,12 @@
 //
 // maps (N, side, side) int32, each refined in place by one task; cells (B, side, side) codes of `vectors` (V, C), or
 // (B, side, side, C) values. Vectors of codes stay in the first cache (32 KB for 1024 codes of 16 channels), a table of
-// distances would not. Cells without a seam are passed by, so a sweep costs what seams there are.
+// distances would not. Cells without a seam are passed by, and those around which nothing has
+// moved since they were looked at.
 //
 // Ties: the own image before others, then the first that is met: cells in raster order, above, left, right, below.
-// Limits: sums below 2^63.
+// Limits: distances of two cells below 2^31, differences of values
+// below 2^15.
 
 #pragma once
 
