@@ -1,17 +1,15 @@
 // Cells and small parts of source maps moved to the part beside them where that makes seams cheaper: lpkernel/refine.py
 // has the rule.
 //
-//   E(s) = sum over neighbouring cells i, j with s_i != s_j of  |x_a(i) - x_b(i)|^2 + |x_a(j) - x_b(j)|^2,  a = s_i, b
-//   = s_j
+//   E(s) = sum over neighbouring cells i, j of images a = s_i != b = s_j of  |x_a(i) - x_b(i)|^2 + |x_a(j) - x_b(j)|^2
 //
 // maps (N, side, side) int32, each refined in place by one task; cells (B, side, side) codes of `vectors` (V, C), or
 // (B, side, side, C) values. Vectors of codes stay in the first cache (32 KB for 1024 codes of 16 channels), a table of
-// distances would not. Cells without a seam are passed by, and those around which nothing has
-// moved since they were looked at.
+// distances would not. Cells without a seam are passed by, and those around which nothing has moved since they were
+// looked at.
 //
 // Ties: the own image before others, then the first that is met: cells in raster order, above, left, right, below.
-// Limits: distances of two cells below 2^31, differences of values
-// below 2^15.
+// Limits: distances of two cells below 2^31, differences of values below 2^15.
 
 #pragma once
 
