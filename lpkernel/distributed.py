@@ -189,12 +189,14 @@ def generate(
 
 
 def _refined(maps: NDArray[np.int32], held: _Part) -> NDArray[np.int32]:
-    """Maps with their seams refined, from the cells of all views that are in them."""
-    numbers, labels = np.unique(maps, return_inverse=True)
+    """Maps with their seams refined; all processes take part in gathering the cells."""
     side = held.bank.grid
-    cells = held.cells(side, numbers[:, None].astype(np.int64), np.arange(side * side))
-    labels = labels.reshape(maps.shape).astype(np.int32)
-    return numbers[refine.refined(labels, cells.reshape(len(numbers), side, side, -1))]
+
+    def read(numbers: NDArray[np.int32]) -> NDArray[np.int16]:
+        found = held.cells(side, numbers[:, None].astype(np.int64), np.arange(side * side))
+        return found.reshape(len(numbers), side, side, -1)
+
+    return refine.gathered(maps, read)
 
 
 class _Walk:

@@ -22,6 +22,7 @@ are integers: the same map everywhere. Figures: docs/evaluation.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -56,14 +57,15 @@ def of_request(request: ScanRequest, maps: Maps) -> Maps:
     else:
         cells = bank.level(request.plan.sides[-1])
     if isinstance(cells, Views) or cells.dtype != np.int16:
-        numbers, labels = np.unique(np.maximum(maps, 0), return_inverse=True)
-        labels = np.where(maps < 0, -1, labels.reshape(maps.shape)).astype(np.int32)
-        chosen = cells[numbers]
-        if vectors is not None:
-            chosen, vectors = _read(vectors, chosen), None
-        found = refined(labels, chosen)
-        return np.where(found < 0, -1, numbers[np.maximum(found, 0)]).astype(np.int32)
+        return gathered(maps, lambda numbers: cells[numbers] if vectors is None else _read(vectors, cells[numbers]))
     return refined(maps, cells, vectors)
+
+
+def gathered(maps: Maps, read: Callable[[NDArray[np.int32]], Cells]) -> Maps:
+    """Maps refined by the cells of the images that are in them: read(numbers (u,)) gives (u, M, M, C) int16."""
+    numbers, labels = np.unique(np.maximum(maps, 0), return_inverse=True)
+    found = refined(np.where(maps < 0, -1, labels.reshape(maps.shape)), read(numbers))
+    return np.where(found < 0, -1, numbers[np.maximum(found, 0)]).astype(np.int32)
 
 
 def refined(maps: NDArray[np.integer], cells: Cells, vectors: Cells | None = None) -> Maps:

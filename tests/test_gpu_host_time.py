@@ -80,7 +80,7 @@ def test_a_search(instant: Instant, dtype: str, most: int) -> None:
     op = torch.ops.lpkernel.masked_topk
     assert calls(lambda: op(queries, rows, 10, None, None, "cuda")) <= most
     if dtype == "int16":  # of float32 the front looks at what came back
-        assert calls(lambda: masked_topk(queries, rows, 10, backend="cuda")) <= most + 48
+        assert calls(lambda: masked_topk(queries, rows, 10, backend="cuda")) <= most + 46
         instant.calls["masked_topk"] -= 3
     assert instant.calls["masked_topk"] == 3 and all(
         count == 1 for name, count in instant.calls.items() if name != "masked_topk"
@@ -101,7 +101,7 @@ def test_a_scan(instant: Instant, walk: bool | None, most: int, called: dict[str
 
 @pytest.mark.parametrize(
     ("preset", "walk", "most", "scans"),
-    [("paper", None, 580, 1), ("balanced", None, 750, 1), ("balanced", False, 1040, 2)],
+    [("paper", None, 580, 1), ("balanced", None, 750, 1), ("balanced", False, 1033, 2)],
 )
 def test_a_generation(instant: Instant, preset: str, walk: bool | None, most: int, scans: int) -> None:
     made = bank()

@@ -124,7 +124,7 @@ class CudaBackend:
         self._walk = lru_cache(1024)(self._find_walk)
 
     def unavailable(self, device: str = "auto") -> list[str]:
-        return self._reasons_at(self._named(device), tensors=False)
+        return self._reasons_at(self._named(device), None)
 
     def _named(self, device: str) -> torch.device:
         return torch.device(self._device_type if device == "auto" else device)
@@ -134,12 +134,12 @@ class CudaBackend:
         given = request.bank
         return given.device if isinstance(given, torch.Tensor) else self._named(request.device)
 
-    def _reasons_at(self, place: torch.device, tensors: bool) -> list[str]:
-        """Reasons against a device, where the caller's tensors are or which was named."""
+    def _reasons_at(self, place: torch.device, given: object) -> list[str]:
+        """Reasons against a device, where the caller's `given` tensors are or which was named."""
         if self._given is None and (reasons := _native.cuda_reasons()):
             return reasons
         if place.type != self._device_type:
-            return [wrong_device(self._device_type, place, tensors)]
+            return [wrong_device(self._device_type, place, isinstance(given, torch.Tensor))]
         if place.type == "cuda" and not self._available:
             if not torch.cuda.is_available():
                 built = "sees no CUDA device" if torch.version.cuda else "was built without CUDA"
@@ -153,7 +153,7 @@ class CudaBackend:
 
     def unsupported(self, request: ScanRequest | TopkRequest) -> list[str]:
         place = self._place(request)
-        if reasons := self._reasons_at(place, isinstance(request.bank, torch.Tensor)):
+        if reasons := self._reasons_at(place, request.bank):
             return reasons
         target = numbered(place)
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
