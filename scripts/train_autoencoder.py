@@ -3,11 +3,13 @@
     python scripts/train_autoencoder.py --out model.safetensors        # 2 cores: see the model card
 
 Data: photographs 1-899 of scripts/packages.py (900-999 are held out) with flips and jittered crops,
-and avatars drawn by scripts/avatars.py. Loss: L1 + LPIPS + commitment. The codebook is an
+and avatars drawn by scripts/avatars.py. Loss: L1 + mean square + LPIPS (both pictures cropped alike at random, or
+the pattern of AlexNet's strides is learnt) + commitment; in the last part of the steps also a patch discriminator
+(Isola et al. 2017, hinge loss, weighted by gradients as in Esser et al. 2021). The codebook is an
 exponential moving average of its members (van den Oord et al. 2017, appendix A.1), started by k-means
 after a warm-up without quantisation; entries that nothing chooses restart at encoder outputs of the
-current batch. The weights saved are an average over the last steps. `--resume` continues a killed run,
-`--evaluate FILE` measures a saved model.
+current batch. The weights saved are an average over the last steps. `--start FILE` begins with a smaller model,
+widened (Chen et al. 2016), `--resume` continues a killed run, `--evaluate FILE` measures a saved model.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
 from lpkernel.autoencoder.embedded import load_compact
@@ -38,6 +40,7 @@ from lpkernel.pictures.images import load_pixels
 TRAIN_FACES = 899
 AVATARS_SHARE = 0.25
 HELD_OUT_AVATARS = range(100)  # drawn from seeds 0..99; training uses later ones
+BANDS = ((16, 32), (32, 64))  # cycles an image, of the powers that are reported
 
 
 class Data:
@@ -75,6 +78,65 @@ class Data:
 def _batch(images: list[Image.Image]) -> Tensor:
     stack = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
     return stack.permute(0, 3, 1, 2).float() / 127.5 - 1  # channels-last strides
+
+
+def discriminator() -> nn.Sequential:
+    """Of patches of 45 pixels, positive where they look real: (N, 3, H, W) -> (N, 1, H / 4, W / 4)."""
+    widths = (48, 96, 128)
+    layers: list[nn.Module] = []
+    for before, after, stride in zip((3, *widths), widths, (2, 2, 1), strict=False):
+        norm = [nn.GroupNorm(8, after)] if layers else []
+        layers += [nn.Conv2d(before, after, 5, stride, padding=2), *norm, nn.LeakyReLU(0.2)]
+    return nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 5, padding=2))
+
+
+@torch.no_grad()
+def widen(model: CompactVQ, start: CompactVQ) -> None:
+    """Give `model` the function of `start`, which has no wider layers and no longer stages, but for a little noise.
+
+    A channel more is a copy of one of the same group of its norm, and what reads both is divided by two; a block
+    more adds nothing yet. The noise is what lets copies part.
+    """
+    for part in ("encoder", "decoder"):
+        news, olds = list(getattr(model, part)), list(getattr(start, part))
+        copies = torch.arange(next(olds[i].in_channels for i in range(2) if isinstance(olds[i], nn.Conv2d)))
+        for i, (new, old) in enumerate(zip(news, olds, strict=True)):
+            if isinstance(new, nn.Conv2d):
+                shuffle = news[i + 1] if i + 1 < len(news) else None
+                fold = shuffle.upscale_factor**2 if isinstance(shuffle, nn.PixelShuffle) else 1
+                rows = _copies(old.out_channels // fold, new.out_channels // fold)
+                _widen_conv(new, old, (rows[:, None] * fold + torch.arange(fold)).flatten(), copies)
+                copies = rows
+            elif isinstance(new, nn.GroupNorm):
+                _widen_norm(new, old, copies)
+            elif isinstance(new, nn.Sequential):
+                for block, begun in zip(new, old, strict=False):
+                    _widen_norm(block.norm, begun.norm, copies)
+                    _widen_conv(block.conv1, begun.conv1, copies, copies)
+                    _widen_conv(block.conv2, begun.conv2, copies, copies)
+    model.codebook.copy_(start.codebook)
+
+
+def _copies(old: int, new: int, groups: int = 8) -> Tensor:
+    """Which of `old` channels each of `new` is a copy of, group by group: (new,)."""
+    if old == new:
+        return torch.arange(old)
+    of_group = torch.arange(new // groups) % (old // groups)
+    return (torch.arange(groups)[:, None] * (old // groups) + of_group).flatten()
+
+
+def _widen_conv(new: nn.Conv2d, old: nn.Conv2d, rows: Tensor, columns: Tensor) -> None:
+    copies = torch.bincount(columns, minlength=old.in_channels)[columns]
+    weight = old.weight[rows][:, columns] / copies.view(1, -1, 1, 1)
+    if weight.shape != old.weight.shape:
+        weight = weight + 0.05 * weight.std() * torch.randn_like(weight)
+    new.weight.copy_(weight)
+    new.bias.copy_(old.bias[rows])  # type: ignore[union-attr,index]
+
+
+def _widen_norm(new: nn.GroupNorm, old: nn.GroupNorm, copies: Tensor) -> None:
+    new.weight.copy_(old.weight[copies])
+    new.bias.copy_(old.bias[copies])
 
 
 class Codebook:
@@ -119,12 +181,20 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 
 @torch.inference_mode()
-def evaluate(model: CompactVQ, images: Tensor, lpips: LPIPS) -> tuple[float, float]:
-    """(PSNR, LPIPS), means over the images, through the codes."""
+def evaluate(model: CompactVQ, images: Tensor, lpips: LPIPS) -> tuple[float, float, float, float]:
+    """(PSNR, LPIPS), means over the images, and the share of the power kept in each of BANDS, through the codes."""
     outputs = [model.decode(model.codebook[model.nearest(model.encode(part))]) for part in images.split(25)]
     decoded = torch.cat(outputs).clamp(-1, 1)
     distances = [lpips(a, b) for a, b in zip(decoded.split(25), images.split(25), strict=True)]
-    return psnr(decoded, images), float(torch.cat(distances).mean())
+    return psnr(decoded, images), float(torch.cat(distances).mean()), *(powers(decoded) / powers(images)).tolist()
+
+
+def powers(images: Tensor) -> Tensor:
+    """Power of grey (N, 3, M, M) images in each of BANDS, summed over the images."""
+    cycles = torch.fft.fftfreq(images.shape[-1], 1 / images.shape[-1])
+    radius = torch.hypot(cycles[:, None], cycles)
+    power = torch.fft.fft2(images.mean(1)).abs().square().sum(0)
+    return torch.stack([power[(radius >= low) & (radius < high)].sum() for low, high in BANDS])
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -144,39 +214,87 @@ def report(path: Path, data: Data, lpips: LPIPS) -> dict[str, float]:
     """Held-out PSNR and LPIPS of a saved model, in float32."""
     model = load_compact(path, path.stem, "cpu", "float32").network
     faces, drawn = (evaluate(model, images, lpips) for images in (data.held_out, data.held_out_avatars))
-    names = ("faces_psnr", "faces_lpips", "avatars_psnr", "avatars_lpips")
+    return measured(faces, drawn)
+
+
+def measured(faces: tuple[float, ...], drawn: tuple[float, ...]) -> dict[str, float]:
+    """Two answers of `evaluate` by name."""
+    kinds = ("psnr", "lpips", *(f"power_{low}_{high}" for low, high in BANDS))
+    names = (f"{images}_{kind}" for images in ("faces", "avatars") for kind in kinds)
     return {name: round(value, 4) for name, value in zip(names, (*faces, *drawn), strict=True)}
+
+
+class Adversary:
+    """The discriminator and its steps."""
+
+    def __init__(self, rate: float) -> None:
+        self.network = discriminator().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), rate, (0.5, 0.99), fused=True)
+
+    def gradient(self, decoded: Tensor) -> Tensor:
+        """What makes decoded images look more real: (N, 3, H, W), to be subtracted."""
+        self.network.requires_grad_(False)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = -self.network(decoded).float().mean()
+        self.network.requires_grad_(True)
+        return torch.autograd.grad(loss, decoded)[0]
+
+    def step(self, images: Tensor, decoded: Tensor, share: float) -> None:
+        """Learns to tell images from decoded ones, at `share` of its rate."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = group.setdefault("peak", group["lr"]) * share
+        with torch.autocast("cpu", torch.bfloat16):
+            real, made = self.network(torch.cat([images, decoded])).float().chunk(2)
+        self.optimiser.zero_grad(set_to_none=True)
+        (F.relu(1 - real).mean() + F.relu(1 + made).mean()).backward()
+        self.optimiser.step()
+
+
+def backward(loss: Tensor, decoded: Tensor, adversary: Adversary | None, weight: float) -> None:
+    """loss.backward(), with the adversary's gradient at the pixels added, scaled to `weight` times loss's there."""
+    if adversary is None:
+        loss.backward()
+        return
+    pixels = decoded.detach().requires_grad_()
+    more = adversary.gradient(pixels)
+    decoded.register_hook(lambda mine: mine + more * (weight * mine.norm() / more.norm().clamp(min=1e-12)))
+    loss.backward()
 
 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     data = Data(args.seed, args.avatars)
-    model = CompactVQ(CompactConfig()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = CompactVQ(model.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model, average = (CompactVQ(CompactConfig()).to(memory_format=torch.channels_last) for _ in range(2))  # type: ignore[call-overload]
+    if args.start:
+        widen(model, load_compact(args.start, "start", "cpu", "float32").network)
     average.load_state_dict(model.state_dict())
     lpips = LPIPS(packages.lpips_weights())
     optimiser = torch.optim.AdamW(model.parameters(), args.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
+    adversary = Adversary(args.rate)
     book = Codebook(model)
+    saved = {"model": model, "average": average, "optimiser": optimiser}
+    saved |= {"adversary": adversary.network, "adversary_optimiser": adversary.optimiser}
     checkpoint = args.out.with_suffix(".resume.pt")
     first = 0
     if args.resume and checkpoint.exists():
         state = load_checkpoint(checkpoint)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
+        for name, part in saved.items():
+            part.load_state_dict(state[name])
         book.counts, book.sums, first = state["counts"], state["sums"], state["step"]
         data.random = np.random.default_rng(args.seed + first)
+    warm_up = 0 if args.start else args.warm_up
     started = time.time()
     for step in range(first, args.steps):
+        rate = learning_rate(step, args.steps, args.rate)
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.rate)
+            group["lr"] = rate
         images = data.sample(args.batch)
-        if step == args.warm_up:
+        if step == warm_up and not args.start:
             with torch.inference_mode():
                 book.start(torch.cat([model.encode(data.sample(64)).flatten(0, 2) for _ in range(8)]))
         with torch.autocast("cpu", torch.bfloat16):
             latents = model.encode(images)
-        if step < args.warm_up:
+        if step < warm_up:
             quantised, commitment = latents, latents.square().mean() * 1e-3
         else:
             flat = latents.detach().flatten(0, 2)
@@ -185,38 +303,36 @@ def train(args: argparse.Namespace) -> None:
             commitment = F.mse_loss(latents, nearest)
             quantised = latents + (nearest - latents).detach()  # straight-through
             book.update(flat, codes)
+        x, y = (int(corner) for corner in data.random.integers(0, 8, 2))
         with torch.autocast("cpu", torch.bfloat16):
-            decoded = model.decode(quantised)
-            perceptual = lpips(decoded, images).mean()
-        l1 = (decoded.float() - images).abs().mean()
-        loss = l1 + args.perceptual * perceptual + 0.25 * commitment
+            decoded = model.decode(quantised).float()
+            perceptual = lpips(decoded[..., y : y + 120, x : x + 120], images[..., y : y + 120, x : x + 120]).mean()
+        l1, square = (decoded - images).abs().mean(), (decoded - images).square().mean()
+        loss = l1 + args.square * square + args.perceptual * perceptual + 0.25 * commitment
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        opposed = step >= args.adversary_from * args.steps
+        backward(loss, decoded, adversary if opposed else None, args.adversary)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
+        if opposed:
+            adversary.step(images, decoded.detach(), rate / args.rate)
         with torch.no_grad():
             decay = min(0.999, (step + 1) / (step + 10))
             for mine, theirs in zip(average.parameters(), model.parameters(), strict=True):
                 mine.lerp_(theirs, 1 - decay)
             average.codebook.copy_(model.codebook)
         if (step + 1) % args.report == 0 or step + 1 == args.steps:
-            faces = evaluate(average, data.held_out, lpips)
-            drawn = evaluate(average, data.held_out_avatars, lpips)
-            used = int((book.counts > book.dead_below).sum())
             row = {
                 "step": step + 1,
                 "seconds": round(time.time() - started),
-                "train_l1": float(l1.detach()),
-                "train_lpips": float(perceptual.detach()),
-                "faces_psnr": faces[0],
-                "faces_lpips": faces[1],
-                "avatars_psnr": drawn[0],
-                "avatars_lpips": drawn[1],
-                "codes_used": used,
+                "train_l1": round(float(l1.detach()), 4),
+                "train_lpips": round(float(perceptual.detach()), 4),
+                "codes_used": int((book.counts > book.dead_below).sum()),
+                **measured(*(evaluate(average, part, lpips) for part in (data.held_out, data.held_out_avatars))),
             }
-            print(json.dumps({k: round(v, 4) for k, v in row.items()}), flush=True)
+            print(json.dumps(row), flush=True)
             save(average, args.out, {"steps": step + 1, "batch": args.batch, **row})
-            state = {"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict()}
+            state = {name: part.state_dict() for name, part in saved.items()}
             torch.save({**state, "counts": book.counts, "sums": book.sums, "step": step + 1}, checkpoint)
 
 
@@ -226,7 +342,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
+    parser.add_argument("--square", type=float, default=2.0, help="weight of the mean square")
     parser.add_argument("--perceptual", type=float, default=1.0, help="weight of LPIPS")
+    parser.add_argument("--adversary", type=float, default=0.3, help="weight of the discriminator's gradient")
+    parser.add_argument("--adversary-from", type=float, default=0.6, help="share of the steps before it")
+    parser.add_argument("--start", type=Path, metavar="FILE", help="a model no wider, to begin with")
     parser.add_argument("--warm-up", type=int, default=400, help="steps without quantisation")
     parser.add_argument("--avatars", type=int, default=3000)
     parser.add_argument("--report", type=int, default=250, help="steps between evaluations")

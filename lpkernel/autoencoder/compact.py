@@ -33,10 +33,10 @@ class CompactConfig:
     image_size: int = 128
     codebook_size: int = 1024  # V
     codebook_width: int = 32  # L
-    encoder_widths: tuple[int, int] = (96, 176)  # channels at 32x32 and 16x16
-    decoder_widths: tuple[int, int, int] = (256, 112, 48)  # at 16x16, 32x32 and 64x64
-    encoder_blocks: tuple[int, int] = (2, 2)
-    decoder_blocks: tuple[int, int, int] = (3, 2, 2)
+    encoder_widths: tuple[int, int] = (128, 256)  # channels at 32x32 and 16x16
+    decoder_widths: tuple[int, int, int] = (288, 160, 64)  # at 16x16, 32x32 and 64x64
+    encoder_blocks: tuple[int, int] = (2, 3)
+    decoder_blocks: tuple[int, int, int] = (4, 2, 2)
 
     @property
     def grid(self) -> int:
