@@ -30,7 +30,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
+from lpkernel.autoencoder.compact import CompactConfig, CompactVQ, ResBlock
 from lpkernel.autoencoder.embedded import load_compact
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
 from lpkernel.files import atomic_path
@@ -91,29 +91,31 @@ def discriminator() -> nn.Sequential:
 
 
 @torch.no_grad()
-def widen(model: CompactVQ, start: CompactVQ) -> None:
-    """Give `model` the function of `start`, which has no wider layers and no longer stages, but for a little noise.
+def widen(model: CompactVQ, start: CompactVQ, noise: float = 0.05) -> None:
+    """Give `model` the function of `start`, whose layers are no wider and whose stages are no longer, almost.
 
-    A channel more is a copy of one of the same group of its norm, and what reads both is divided by two; a block
-    more adds nothing yet. The noise is what lets copies part.
+    An added channel is a copy of one in the same group of its norm, and the weights that read both are halved; an
+    added block does nothing yet. `noise`, a share of the weights' deviation, lets the copies part; norms also see
+    some channels more often than others.
     """
     for part in ("encoder", "decoder"):
         news, olds = list(getattr(model, part)), list(getattr(start, part))
-        copies = torch.arange(next(olds[i].in_channels for i in range(2) if isinstance(olds[i], nn.Conv2d)))
+        copies = torch.arange(next(layer.in_channels for layer in olds if isinstance(layer, nn.Conv2d)))
         for i, (new, old) in enumerate(zip(news, olds, strict=True)):
             if isinstance(new, nn.Conv2d):
                 shuffle = news[i + 1] if i + 1 < len(news) else None
                 fold = shuffle.upscale_factor**2 if isinstance(shuffle, nn.PixelShuffle) else 1
                 rows = _copies(old.out_channels // fold, new.out_channels // fold)
-                _widen_conv(new, old, (rows[:, None] * fold + torch.arange(fold)).flatten(), copies)
+                _widen_conv(new, old, (rows[:, None] * fold + torch.arange(fold)).flatten(), copies, noise)
                 copies = rows
             elif isinstance(new, nn.GroupNorm):
                 _widen_norm(new, old, copies)
             elif isinstance(new, nn.Sequential):
                 for block, begun in zip(new, old, strict=False):
+                    assert isinstance(block, ResBlock) and isinstance(begun, ResBlock)
                     _widen_norm(block.norm, begun.norm, copies)
-                    _widen_conv(block.conv1, begun.conv1, copies, copies)
-                    _widen_conv(block.conv2, begun.conv2, copies, copies)
+                    _widen_conv(block.conv1, begun.conv1, copies, copies, noise)
+                    _widen_conv(block.conv2, begun.conv2, copies, copies, noise)
     model.codebook.copy_(start.codebook)
 
 
@@ -125,11 +127,11 @@ def _copies(old: int, new: int, groups: int = 8) -> Tensor:
     return (torch.arange(groups)[:, None] * (old // groups) + of_group).flatten()
 
 
-def _widen_conv(new: nn.Conv2d, old: nn.Conv2d, rows: Tensor, columns: Tensor) -> None:
+def _widen_conv(new: nn.Conv2d, old: nn.Conv2d, rows: Tensor, columns: Tensor, noise: float) -> None:
     copies = torch.bincount(columns, minlength=old.in_channels)[columns]
     weight = old.weight[rows][:, columns] / copies.view(1, -1, 1, 1)
     if weight.shape != old.weight.shape:
-        weight = weight + 0.05 * weight.std() * torch.randn_like(weight)
+        weight = weight + noise * weight.std() * torch.randn_like(weight)
     new.weight.copy_(weight)
     new.bias.copy_(old.bias[rows])  # type: ignore[union-attr,index]
 

@@ -1,0 +1,74 @@
+"""Parts of scripts/train_autoencoder.py: widening a network, and the discriminator's share of a gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import train_autoencoder as training
+
+from lpkernel.autoencoder.compact import CompactConfig, CompactVQ, ResBlock
+
+SMALL = CompactConfig(16, 8, 8, (8, 16), (16, 16, 8), (1, 1), (1, 1, 1))
+WIDE = CompactConfig(16, 8, 8, (16, 32), (32, 32, 16), (2, 1), (1, 2, 2))  # each channel twice, so norms see the same
+
+
+def network(config: CompactConfig) -> CompactVQ:
+    """One whose blocks do something, as after training."""
+    made = CompactVQ(config)
+    for layer in made.modules():
+        if isinstance(layer, ResBlock):
+            torch.nn.init.normal_(layer.conv2.weight, std=0.1)
+    made.codebook.normal_()
+    return made
+
+
+def test_a_widened_network_has_the_function_of_its_start() -> None:
+    torch.manual_seed(0)
+    start, wide = network(SMALL), CompactVQ(WIDE)
+    training.widen(wide, start, noise=0)
+    images, latents = torch.randn(2, 3, 16, 16), torch.randn(2, 2, 2, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(wide.encode(images), start.encode(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(wide.decode(latents), start.decode(latents), rtol=1e-4, atol=1e-5)
+    assert torch.equal(wide.codebook, start.codebook)
+
+
+def test_noise_parts_the_copies() -> None:
+    torch.manual_seed(0)
+    wide = CompactVQ(WIDE)
+    training.widen(wide, network(SMALL))
+    first = wide.encoder[1]
+    assert isinstance(first, torch.nn.Conv2d)
+    rows = first.weight.flatten(1)
+    assert len(torch.unique(rows, dim=0)) == len(rows)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_the_discriminator_adds_its_weight_of_the_losss_gradient(weight: float) -> None:
+    torch.manual_seed(0)
+    adversary = training.Adversary(1e-3)
+    source = torch.randn(2, 3, 32, 32, requires_grad=True)
+    decoded = source * 1.0
+    training.backward(decoded.square().sum(), decoded, adversary, weight)
+    assert source.grad is not None
+    alone = 2 * source.detach()
+    assert float((source.grad - alone).norm() / alone.norm()) == pytest.approx(weight, rel=1e-4)
+    assert all(parameter.grad is None for parameter in adversary.network.parameters())
+
+
+def test_the_discriminator_learns_to_tell_pictures_apart() -> None:
+    torch.manual_seed(0)
+    adversary = training.Adversary(1e-3)
+    real, made = torch.randn(8, 3, 32, 32), torch.zeros(8, 3, 32, 32)
+    for _ in range(5):
+        adversary.step(real, made, share=1.0)
+    with torch.inference_mode():
+        assert float(adversary.network(real).mean()) > float(adversary.network(made).mean())
+
+
+def test_powers_are_those_of_the_bands() -> None:
+    waves = torch.stack([torch.cos(2 * torch.pi * cycles * torch.arange(128) / 128) for cycles in (20, 40)])
+    low, high = (wave.expand(1, 3, 128, 128) for wave in waves)
+    for image, expected in ((low, (1, 0)), (high, (0, 1))):
+        found = training.powers(image)
+        assert (found / found.sum()).tolist() == pytest.approx(expected, abs=1e-6)
