@@ -1,8 +1,8 @@
-"""Generation from a bank that is divided among the processes of torch.distributed, for banks that fit none of them.
+"""Generation from a bank divided among the processes of torch.distributed, for banks too large for any one of them.
 
 Each process holds some images of one bank, all in one number system (`Bank.subset` of consecutive images), and compares
-only those. A step goes over the wire as K packed keys an image from every process and the patch of the image that was
-drawn from its owner; the source maps are those of the whole bank in one process, bit for bit.
+only those. A step sends K packed keys per image from every process, and the drawn image's patch from its owner; the
+source maps are those of the whole bank in one process, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,33 +19,46 @@ from numpy.typing import NDArray
 
 from lpkernel import checks, philox, presets, refine, views
 from lpkernel import plan as plans
+from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.backends.specification import kept_by_cut, references, resize_canvas
 from lpkernel.backends.store import Store
 from lpkernel.bank import Bank
 from lpkernel.bank.checks import check_codes
 from lpkernel.errors import InputError
+from lpkernel.pictures import seams
 from lpkernel.plan import Plan, Scale
 
 AT_ONCE = 4096  # images of the bank compared at once
 FAR = torch.iinfo(torch.int64).max
-PARTS = 256  # hubness is in these parts of 1
+PARTS = 256  # hubness is counted in 1/256ths
 KEPT = 1 << 30  # bytes of isolations that are kept for the next call
 _ISOLATIONS: Store[torch.Tensor] = Store()
 
 
 @dataclass(frozen=True)
 class Made:
-    """Images of a divided bank: sources (N, M, M) int32 among all its images, and codes (N, M, M) int64 or latents
-    (N, M, M, L) float32, ready for the autoencoder's decode; with a search radius shifts (N, M, M, 2) int8, as of
-    `lpkernel.Synthesis`. Every process has all of it."""
+    """Images of a divided bank. Every process has all of it.
+
+    sources: (N, M, M) int32, among all images of the bank.
+    content: codes (N, M, M) int64 or latents (N, M, M, L) float32.
+    shifts: (N, M, M, 2) int8 with a search radius, as of `lpkernel.Synthesis`.
+    offsets: (N, 3, M, M) float32 where the preset matches colours: what `decode` adds to those of each cell
+    (`lpkernel.pictures.seams`).
+    """
 
     sources: NDArray[np.int32]
     content: NDArray[Any]
     shifts: NDArray[np.int8] | None = None
+    offsets: NDArray[np.float32] | None = None
+
+    def decode(self, autoencoder: Autoencoder) -> NDArray[np.uint8]:
+        """(N, H, W, 3) uint8, by the autoencoder that the bank was made with."""
+        images = autoencoder.decode(self.content)
+        return images if self.offsets is None else seams.with_offsets(images, self.offsets)
 
 
 class _Wire:
-    """The processes; there may be but one."""
+    """The processes; there may be only one."""
 
     def __init__(self) -> None:
         self.on = dist.is_available() and dist.is_initialized()
@@ -53,7 +66,7 @@ class _Wire:
         self.rank = dist.get_rank() if self.on else 0
 
     def told(self, value: Any) -> list[Any]:
-        """What each process has to say."""
+        """The value of each process."""
         found: list[Any] = [value]
         if self.on:
             found = [None] * self.world
@@ -61,7 +74,7 @@ class _Wire:
         return found
 
     def gathered(self, keys: torch.Tensor) -> torch.Tensor:
-        """(n, K) int64 of every process, one beside the other."""
+        """(n, K) int64 of every process, side by side."""
         if not self.on:
             return keys
         found = [torch.empty_like(keys) for _ in range(self.world)]
@@ -102,7 +115,7 @@ class _Part:
         return own // self.bank.size * self.images + self.first + own % self.bank.size
 
     def own(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Views of all images as its own, and which of them are."""
+        """Views of all images by its own numbers, and which of them are its own."""
         shift, image = np.divmod(numbers, self.images)
         image = image - self.first
         return shift * self.bank.size + image, (numbers >= 0) & (image >= 0) & (image < self.bank.size)
@@ -133,14 +146,24 @@ class _Part:
         values[mine] = self.seen.level(side)[at]
         return self.wire.summed(values).astype(np.int16)
 
-    def made(self, maps: NDArray[np.int32]) -> Made:
-        """Of maps of views: images, shifts, and what the owners have there."""
+    def made(self, maps: NDArray[np.int32], match_colours: bool) -> Made:
+        """From maps of views: images, shifts, and what the owners have there."""
         sources, moved = views.taken_apart(maps, self.images, self.radius) if self.radius else (maps, None)
+        matching = match_colours and all(self.wire.told(self.bank.colours is not None))
         local = sources.astype(np.int64) - self.first
         mine = (local >= 0) & (local < self.bank.size)
         found = self.bank.gather(np.where(mine, local, 0), moved)
         found[~mine] = 0
-        return Made(sources, self.wire.summed(found), moved)
+        return Made(sources, self.wire.summed(found), moved, self.offsets(sources, moved) if matching else None)
+
+    def offsets(self, sources: NDArray[np.int32], moved: NDArray[np.int8] | None) -> NDArray[np.float32]:
+        """The offsets of matched colours; the owners have the examples' colours."""
+        numbers, labels = np.unique(sources, return_inverse=True)
+        local, mine = self.own(numbers.astype(np.int64))
+        colours = np.zeros((len(numbers), self.bank.grid, self.bank.grid, 3), np.int32)
+        if self.bank.colours is not None and mine.any():
+            colours[mine] = self.bank.colours[local[mine]]
+        return seams.offsets(labels.reshape(sources.shape), moved, self.wire.summed(colours).astype(np.uint8))
 
 
 def _number_system(bank: Bank) -> str:
@@ -185,7 +208,7 @@ def generate(
     held = _Part(part, _Wire(), search_radius)
     walk = _Walk(plan, held, np.arange(first_image, first_image + n), k, seed)
     maps = walk.run(round(PARTS * defaults.hubness))
-    return held.made(_refined(maps, held) if defaults.refine else maps)
+    return held.made(_refined(maps, held) if defaults.refine else maps, defaults.match_colours)
 
 
 def _refined(maps: NDArray[np.int32], held: _Part) -> NDArray[np.int32]:
@@ -248,7 +271,7 @@ class _Walk:
         return (every.gather(1, drawn[:, None])[:, 0] & 0xFFFFFFFF).numpy()
 
     def _isolation(self, scale: Scale) -> torch.Tensor:
-        """(steps, B) int64: `reference.isolation` of this process's views; kept as long as bank and plan live."""
+        """(steps, B) int64: `specification.isolation` of this process's views; kept as long as bank and plan live."""
         chosen, _ = references(self.part.total)
         isolated = self.part.cells(scale.side, chosen[:, None], np.arange(scale.side**2))  # all processes take part
 

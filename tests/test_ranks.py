@@ -15,13 +15,15 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from test_cli import FAKE
 from test_runs import content, members
 
-from lpkernel import Bank, distributed, generate
+from lpkernel import Bank, Synthesis, distributed, generate
 from lpkernel.cli import main
 from lpkernel.commands.ranks import Rank
 from lpkernel.errors import InputError
+from lpkernel.pictures import seams
 
 
 def start(world: int, argv: list[str]) -> list[subprocess.Popen[str]]:
@@ -128,16 +130,19 @@ DIVIDED = """
                 part, 4, patch=3, k=k, seed=number, first_image=2, preset=preset, search_radius=radius)
             moved = np.zeros(0) if made.shifts is None else made.shifts
             file = f"{sys.argv[1]}/{path.rpartition('/')[2]}-{number}-{rank}.npz"
-            np.savez(file, a=made.sources, b=made.content, c=moved)
+            offsets = np.zeros(0) if made.offsets is None else made.offsets
+            np.savez(file, a=made.sources, b=made.content, c=moved, d=offsets)
     dist.destroy_process_group()
 """
 
 
 def divided_banks(folder: Path) -> list[Path]:
-    """Codes and latents, more and fewer images than are references of an isolation, ties planted."""
+    """Codes and latents, more and fewer images than are references of an isolation, ties planted; one has colours."""
     random, paths = np.random.default_rng(2), [folder / f"{name}.lpbank" for name in ("codes", "many", "latents")]
     book = random.normal(size=(9, 5))
-    Bank.from_codes(random.integers(0, 9, (11, 8, 8)), book, 3).save(paths[0])
+    few = Bank.from_codes(random.integers(0, 9, (11, 8, 8)), book, 3)
+    few.colours = random.integers(0, 256, (11, 8, 8, 3), np.uint8)
+    few.save(paths[0])
     Bank.from_codes(random.integers(0, 9, (150, 8, 8))[np.arange(300) % 150], book, 3).save(paths[1])
     Bank.from_latents(random.normal(size=(12, 8, 8, 5)), 3).save(paths[2])
     return paths
@@ -156,6 +161,17 @@ def assert_as_whole(folder: Path, paths: list[Path], ranks: range) -> None:
                 assert np.array_equal(made["c"], np.zeros(0) if whole.shifts is None else whole.shifts)
                 content = whole.codes if whole.codes is not None else whole.latents
                 assert content is not None and np.array_equal(made["b"], content)
+                assert np.array_equal(made["d"], offsets(whole))
+
+
+def offsets(whole: Synthesis) -> NDArray[np.floating]:
+    """The offsets of matched colours; nothing where none are matched."""
+    colours = whole.bank.colours
+    return (
+        seams.offsets(whole.sources, whole.shifts, colours)
+        if whole.match_colours and colours is not None
+        else np.zeros(0)
+    )
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -172,6 +188,16 @@ def test_one_process_holds_all_of_it(tmp_path: Path) -> None:
             options: dict[str, Any] = {"patch": 3, "k": 5, "preset": preset, "search_radius": radius}
             made, whole = distributed.generate(Bank.load(path), 4, **options), generate(path, 4, **options)
             assert np.array_equal(made.sources, whole.sources) and (made.shifts is None) == (radius == 0)
+
+
+@pytest.mark.parametrize("preset", ["paper", "balanced"])
+def test_a_divided_bank_decodes_to_the_pictures_of_the_whole(preset: str) -> None:
+    images = np.random.default_rng(3).integers(0, 256, (20, 64, 64, 3), np.uint8)
+    autoencoder = fakes.FakeVQ()
+    bank = Bank.build(images, autoencoder, channels=3)
+    made, whole = distributed.generate(bank, 4, patch=3, preset=preset), generate(bank, 4, patch=3, preset=preset)
+    assert whole.match_colours == (preset == "balanced")
+    assert np.array_equal(made.decode(autoencoder), whole.decode(autoencoder))
 
 
 def test_what_a_divided_bank_refuses(tmp_path: Path) -> None:

@@ -1,17 +1,17 @@
 """Colours of a result matched where parts of different examples meet.
 
-A part is a 4-connected set of cells copied from one bank image with one shift. Two parts may show the same cheek under
-two lights, so each part p is given one colour offset o_p, the least squares solution over all pairs of neighbouring
-cells i, j of two parts a, b, for each of red, green and blue:
+A part is a 4-connected set of cells copied from one bank image with one shift. Two parts may show the same cheek in
+different light, so each part p is given one colour offset o_p, the least squares solution over all pairs of
+neighbouring cells i, j of two parts a, b, for each of red, green and blue:
 
     sum w (o_b - o_a - r)^2 + RIGIDITY sum_p (cells of p) o_p^2,
     r = ((c_a(i) - c_b(i)) + (c_a(j) - c_b(j))) / 2,    w = exp(-|r|^2 / (3 ALIKE^2))
 
-c_a(i) is the mean colour that the example of part a has in cell i of its own picture, so r compares the two examples
-at one place, and a face beside a background (a large r) pulls on nothing. An offset's tint, what it has besides the
-same lightness for all three colours, is shortened to at most TINT levels: larger ones are seen, on eyes above all.
-The offsets of the cells, interpolated bilinearly, are added to the decoded pixels. An image's pixels depend on nothing
-but itself. Figures: docs/evaluation.md.
+c_a(i) is the mean colour that the example of part a has in cell i of its own picture, so r compares the two examples at
+one place, and a face beside a background (a large r) has no pull. An offset's tint, what it has besides the same
+lightness for all three colours, is limited to TINT levels: larger ones are visible, on eyes above all. The offsets of
+the cells, interpolated bilinearly, are added to the decoded pixels. An image's pixels depend on no other image.
+Figures: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 ALIKE = 25.0  # levels: root mean square of r over the three colours at which w has fallen to exp(-1)
-RIGIDITY = 0.1  # weight of an offset itself, a cell
+RIGIDITY = 0.1  # weight of an offset itself, per cell
 TINT = 8.0  # levels; FID is 84.8 without this limit, 85.0 with it, 87.1 with no tint at all, 87.5 unmatched
 # Axes: lightness, red against blue, green against both.
 _AXES = np.array([[1 / 3, 1 / 3, 1 / 3], [1 / 2, 0, -1 / 2], [-1 / 4, 1 / 2, -1 / 4]])
@@ -32,12 +32,12 @@ Floats = NDArray[np.float64]
 
 
 def areas(sources: NDArray[np.integer]) -> NDArray[np.int64]:
-    """(N, M, M): of each cell the first cell, in raster order, of the 4-connected area of equal sources it is in."""
+    """(N, M, M): for each cell the first cell, in raster order, of the 4-connected area of equal sources it is in."""
     count, height, width = sources.shape
     labels = np.arange(height * width).reshape(height, width) * np.ones((count, 1, 1), np.int64)
     below = sources[:, 1:] == sources[:, :-1]
     beside = sources[:, :, 1:] == sources[:, :, :-1]
-    while True:  # every area takes its lowest label, one cell further a round
+    while True:  # every area takes its lowest label, one cell further per round
         before = labels.copy()
         for same, first, second in (
             (below, labels[:, :-1], labels[:, 1:]),
@@ -59,8 +59,13 @@ def matched(
     (N, M, M, 2) or None: how far beside its place each cell was copied from. colours (B, M, M, 3): the mean colours of
     the bank images' cells.
     """
+    return with_offsets(images, offsets(sources, shifts, colours))
+
+
+def with_offsets(images: Pixels, cells: NDArray[np.float32]) -> Pixels:
+    """(N, S, S, 3) uint8: images with the offsets of their cells, (N, 3, M, M) as of `offsets`, added."""
     out = images.copy()
-    for image, moved in zip(out, offsets(sources, shifts, colours), strict=True):
+    for image, moved in zip(out, cells, strict=True):
         if moved.any():
             size = image.shape[1::-1]
             planes = [np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BILINEAR)) for one in moved]
@@ -113,7 +118,7 @@ def _neighbours(side: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 def _solution(
     part: NDArray[np.int64], a: NDArray[np.int64], b: NDArray[np.int64], wanted: Floats, weight: Floats
 ) -> Floats:
-    """(P, 3): the offsets of one image's parts, their tints not yet shortened.
+    """(P, 3): the offsets of one image's parts, their tints not yet limited.
 
     part (M^2,): that of each cell; the seams (s,) are between a and b.
     """
@@ -132,7 +137,7 @@ def _solution(
 
 
 def _tamed(offsets: Floats) -> Floats:
-    """Offsets (P, 3) with their tints shortened."""
+    """Offsets (P, 3) with their tints limited."""
     along = offsets @ _AXES.T
     tint = np.sqrt(np.square(along[:, 1:]).sum(1))
     along[:, 1:] *= (TINT / np.maximum(tint, TINT))[:, None]
