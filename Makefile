@@ -32,8 +32,8 @@ test: .venv/.installed-test
 # All tests of the CUDA kernels, on their source and on what nvcc makes of it, of which `make test` runs a part.
 rungs: .venv/.installed-test
 	$(BIN)/python -m pytest --all-rungs -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
-	    tests/test_cuda_scan.py tests/test_cuda_topk.py tests/test_cuda_screen.py tests/test_topk_floats.py \
-	    tests/test_modes_backends.py
+	    tests/test_cuda_scan.py tests/test_cuda_steps.py tests/test_cuda_walk.py tests/test_cuda_topk.py \
+	    tests/test_cuda_screen.py tests/test_topk_floats.py tests/test_modes_backends.py
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
