@@ -1,4 +1,4 @@
-"""The search of GPNN and Efficient-GPNN: nearest patches by the normalised distance, as they have it and as one call.
+"""The search of GPNN and Efficient-GPNN, nearest patches by the normalised distance: as they do it, and in one call.
 
 python examples/dropin_gpnn.py [side]      # of the image, 64; patches of 7 pixels
 
@@ -24,13 +24,13 @@ def patches(image: torch.Tensor) -> torch.Tensor:
 
 
 def distances(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """The expanded square, a value's mean."""
+    """The expanded square, as a mean over values."""
     expanded = queries.square().sum(1)[:, None] + keys.square().sum(1) - 2 * queries @ keys.T
     return expanded / queries.shape[1]
 
 
 def by_matrices(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """The formula in torch, so many rows of the matrix at a time."""
+    """The formula in torch, a block of rows of the matrix at a time."""
     least = torch.cat([distances(queries, part).amin(0) for part in keys.split(TOGETHER)])
     return torch.cat([(distances(part, keys) / (ALPHA + least)).argmin(1) for part in queries.split(TOGETHER)])
 
@@ -42,7 +42,7 @@ def by_search(queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
 
 
 def main(side: int = 64) -> float:
-    """Prints time and memory of both, and how many answers agree; returns that share."""
+    """Prints time and memory of both, and the share of answers that agree; returns that share."""
     generator = torch.Generator().manual_seed(0)
     smooth = torch.rand((1, 3, side // 4, side // 4), generator=generator)
     image = torch.nn.functional.interpolate(smooth, size=(side, side), mode="bicubic")[0]

@@ -18,7 +18,7 @@ WIDTH, PATCHES, NEIGHBOURS = 384, 784, 9  # of the features, of an image, of the
 
 
 def by_matrix(embedding: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Roots of the expanded square, then the least of each row."""
+    """Roots of the expanded square, then the smallest of each row."""
     squares = embedding.square().sum(1, keepdim=True) + memory.square().sum(1) - 2 * embedding @ memory.T
     found = squares.clamp(min=0).sqrt().topk(NEIGHBOURS, largest=False)
     return found.values, found.indices
@@ -31,7 +31,7 @@ def by_search(embedding: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tens
 
 
 def by_index(embedding: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same by an index, squared, as faiss's."""
+    """The same by an index; distances are squared, as faiss's are."""
     index = lp.IndexFlatL2(memory.shape[1])
     index.add(memory)
     found = index.search(embedding, NEIGHBOURS)
@@ -39,7 +39,7 @@ def by_index(embedding: torch.Tensor, memory: torch.Tensor) -> tuple[torch.Tenso
 
 
 def main(rows: int = 2000) -> bool:
-    """Prints time and memory of the three; returns whether ours agree, and theirs but for near ties."""
+    """Prints time and memory of the three; returns whether ours agree, and theirs too except for near ties."""
     generator = torch.Generator().manual_seed(0)
     memory = torch.randn((rows, WIDTH), generator=generator)
     embedding = torch.randn((PATCHES, WIDTH), generator=generator)

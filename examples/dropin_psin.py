@@ -1,8 +1,8 @@
-"""A nearest-neighbour field between two images, which PSIN approximates by PatchMatch: exact, and without rows.
+"""A nearest-neighbour field between two images, which PSIN approximates by PatchMatch: exact, without storing rows.
 
 python examples/dropin_psin.py [side]      # of the images, 64; patches of 11 pixels
 
-`shift_map` takes and gives what PSIN's `patch_match` does. docs/dropin.md has the lines to change in it.
+`shift_map` takes and returns what PSIN's `patch_match` does. docs/dropin.md has the lines to change in PSIN.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def shift_map(image: np.ndarray, source: np.ndarray) -> np.ndarray:
 
 
 def by_rows(image: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """The nearest source patch of each patch, by a search of all their rows."""
+    """The nearest source patch of each patch, by a search over all patches stored as rows."""
     windows = (
         np.lib.stride_tricks.sliding_window_view(array, (PATCH, PATCH), axis=(0, 1)).reshape(-1, PATCH**2 * 3)
         for array in (image, source)

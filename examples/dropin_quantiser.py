@@ -1,8 +1,8 @@
-"""The quantiser of a VQ model, as taming-transformers has it: the nearest codebook entry of each cell, in one call.
+"""The quantiser of a VQ model, as in taming-transformers: the nearest codebook entry of each cell, in one call.
 
 python examples/dropin_quantiser.py [images]      # of 16 x 16 cells, 8
 
-docs/dropin.md has the lines to change in it.
+docs/dropin.md has the lines to change in taming-transformers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CODES, WIDTH, CELLS = 1024, 256, 256
 
 
 def by_matrix(cells: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    """The expanded square of every pair, then the least."""
+    """The expanded square of every pair, then the smallest."""
     squares = cells.square().sum(1, keepdim=True) + codebook.square().sum(1) - 2 * cells @ codebook.T
     return squares.argmin(1)
 
@@ -30,7 +30,7 @@ def by_search(cells: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def main(images: int = 8) -> float:
-    """Prints time and memory of both, and how many codes agree; returns that share."""
+    """Prints time and memory of both, and the share of codes that agree; returns that share."""
     generator = torch.Generator().manual_seed(0)
     codebook = torch.randn((CODES, WIDTH), generator=generator)
     cells = torch.randn((images * CELLS, WIDTH), generator=generator)

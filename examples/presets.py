@@ -1,4 +1,4 @@
-"""Avatars by the paper's settings and by the default, `balanced`.
+"""Avatars made with the paper's settings and with the default, `balanced`.
 
 python examples/presets.py out/presets.png
 """

@@ -1,4 +1,4 @@
-"""One new avatar and where it comes from; no source gives more than 40 connected cells.
+"""One new avatar and where it comes from; no source contributes more than 40 connected cells.
 
 python examples/provenance.py out/provenance.png
 """

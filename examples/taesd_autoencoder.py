@@ -26,7 +26,7 @@ def _conv(inputs: int, outputs: int, stride: int = 1, bias: bool = True) -> nn.C
 
 
 class Block(nn.Module):
-    """Three convolutions around a skip; beside the latent, a wide 1x1 detour (`pool`) is added first."""
+    """Three convolutions and a skip; next to the latent, a wide 1x1 branch (`pool`) is added first."""
 
     def __init__(self, pool: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""An avatar's portrait hangs askew in a room; the whole picture goes in, and comes back with other eyes and mouths.
+"""An avatar's portrait hangs askew in a room; the whole picture goes in and comes back with other eyes and mouths.
 
 python examples/whole.py out/whole.png
 """

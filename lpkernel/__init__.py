@@ -1,6 +1,6 @@
 """lpkernel: the engine for LatentPatch, new images from a few examples with no training."""
 
-from lpkernel import _startup  # before the rest: what it does holds while that is imported
+from lpkernel import _startup  # first, so that it is in effect while the rest is imported
 
 # isort: split
 import importlib
@@ -54,7 +54,7 @@ __all__ = [
     "reference",
 ]
 
-# Names that are imported when they are first asked for, so that the command line answers before torch is there.
+# Names that are imported on first use, so that the command line answers before torch is loaded.
 _HOMES = {
     "Aligned": "alignment.align",
     "Autoencoder": "autoencoder",
@@ -75,7 +75,7 @@ _HOMES = {
     "patch_nearest": "search.patches",
     "reference": "modes.reference",
 }
-_ROOMS = {"render": "pictures.render"}  # modules that are known by a shorter name
+_ROOMS = {"render": "pictures.render"}  # modules that go by a shorter name
 
 
 def __getattr__(name: str) -> Any:

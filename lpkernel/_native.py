@@ -1,4 +1,4 @@
-"""Reaching the compiled code: loaded at first use, never at import, success and failure remembered.
+"""Access to the compiled code: loaded at first use, never at import; success and failure are remembered.
 
 setup.py leaves a record of the build in _build.json beside this file:
 {"version": str, "cpp": {"built": bool, "compiler": str, "flags": [str]} or {"built": false, "reason": str},
@@ -27,7 +27,7 @@ _FIXES = {
 
 @functools.cache
 def build_record() -> dict[str, Any]:
-    """What setup.py recorded, or the same form with a reason when there is no readable record."""
+    """What setup.py recorded, or a record of the same form with the reason why there is none."""
     try:
         record: dict[str, Any] = json.loads(_STAMP.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -41,7 +41,7 @@ def build_record() -> dict[str, Any]:
 
 @functools.cache
 def _load(kind: str) -> ModuleType | str:
-    """The module of a kind of build_record(), or why it does not load."""
+    """The module for a kind in build_record(), or why it does not load."""
     record, name = build_record()[kind], _MODULES[kind]
     if not record["built"]:
         return str(record["reason"])
@@ -64,7 +64,7 @@ def _reasons(kind: str) -> list[str]:
 
 
 def cpu() -> ModuleType:
-    """The extension lpkernel._cpu. Raises BackendUnavailable with the reason and the fixing command."""
+    """The extension lpkernel._cpu. Raises BackendUnavailable with the reason and the command that fixes it."""
     return _loaded("cpp")
 
 
@@ -79,5 +79,5 @@ def cuda() -> ModuleType:
 
 
 def cuda_reasons() -> list[str]:
-    """Why lpkernel._cuda cannot be loaded; [] if it can. Says nothing of devices."""
+    """Why lpkernel._cuda cannot be loaded; [] if it can. Says nothing about devices."""
     return _reasons("cuda")

@@ -1,13 +1,13 @@
-"""The first thing that `import lpkernel` does, before it imports what takes long.
+"""The first thing that `import lpkernel` does, before the slow imports.
 
-Ctrl+C while the command line is still importing ends it as later (see `lpkernel.cli`): one line and exit code 130.
-Before Python has come as far as this file, Ctrl+C is Python's own.
+Ctrl+C while the command line is still importing ends it as it does later (see `lpkernel.cli`): with one line and exit
+code 130. Until Python has reached this file, Ctrl+C is handled by Python itself.
 
-A standard stream that was closed (`lpkernel ... >&-`) leads nowhere: a file that is opened later must not take its
-place.
+A standard stream that was closed (`lpkernel ... >&-`) is pointed at the null device, so that a file opened later does
+not take its place.
 
-A forked child computes with one thread in torch: the OpenMP threads that torch had in its parent are not there, and it
-would wait for them for ever. `torch.set_num_threads` is not for such a child.
+A forked child runs torch with one thread: the OpenMP threads that torch had in its parent do not exist in it, and it
+would wait for them for ever. Programs must not call `torch.set_num_threads` in such a child.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 def _leave(*_: object) -> NoReturn:
     os.write(2, b"lpkernel: interrupted\n")
-    os._exit(INTERRUPTED)  # nothing is open yet, and an exception could be lost in somebody's import
+    os._exit(INTERRUPTED)  # nothing is open yet, and an exception could be swallowed by some import
 
 
 def is_command() -> bool:
@@ -55,7 +55,7 @@ def _one_thread() -> None:
 
 if is_command():
     _open_streams()
-    # SIGINT stays as it is where somebody has seen to it, or asked to ignore it
+    # SIGINT stays as it is where a handler was installed or it is ignored
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 if hasattr(os, "register_at_fork"):

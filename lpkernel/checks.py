@@ -1,4 +1,4 @@
-"""Types of plain arguments. Ranges are checked where they are known."""
+"""Type checks of plain arguments. Ranges are checked where they are known."""
 
 from __future__ import annotations
 

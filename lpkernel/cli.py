@@ -1,4 +1,4 @@
-"""The command line `lpkernel`: argparse here, one module a command in lpkernel/commands.
+"""The command line `lpkernel`: argparse here, one module per command in lpkernel/commands.
 
 Exit codes: 0 done, 2 a wrong argument or input (one line on stderr, never a traceback), 130 interrupted.
 """
@@ -22,7 +22,7 @@ USAGE_ERROR = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, the same form as all others."""
+    """A parser whose errors are one line, in the same form as all others."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
@@ -70,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _begin(args: argparse.Namespace) -> None:
-    """Say what is begun, since the libraries of most commands take seconds to load; then load them."""
+    """Say what is starting, since the libraries of most commands take seconds to load; then load them."""
     if begins := getattr(args, "begins", None):
-        if sys.stderr.isatty() and not getattr(args, "quiet", False):  # as progress
+        if sys.stderr.isatty() and not getattr(args, "quiet", False):  # as for progress
             print(printable(f"lpkernel: {begins(args)} ..."), file=sys.stderr, flush=True)
         importlib.import_module("lpkernel.search.ops")  # torch, and what needs it
     _startup.imported()
@@ -81,7 +81,7 @@ def _begin(args: argparse.Namespace) -> None:
 def _fail(message: str) -> int:
     try:
         sys.stdout.flush()
-    except OSError:  # what it holds cannot be written, as on a full disk, and must not be tried again at the end
+    except OSError:  # its buffer cannot be written, as on a full disk, and must not be tried again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print("lpkernel: error:", " ".join(message.split()), file=sys.stderr)
     return USAGE_ERROR

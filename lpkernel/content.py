@@ -34,6 +34,6 @@ class ByContent:
         )
 
     def __hash__(self) -> int:
-        """Of the plain values alone, so that it costs nothing."""
+        """Hash of the plain values alone, so that it costs nothing."""
         plain = [getattr(self, one.name) for one in fields(self) if one.compare]  # type: ignore[arg-type]
         return hash((type(self).__name__, *(value for value in plain if isinstance(value, int | float | str))))

@@ -22,7 +22,7 @@ from lpkernel.pictures.seams import areas
 Maps = NDArray[np.int32]
 
 TRY_OFFSET = 2**28
-MAX_TRIES = 15  # 16 * 2^28 = 2^32, the image numbers there are
+MAX_TRIES = 15  # 16 * 2^28 = 2^32, the number of image numbers
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class CopyLimit:
 
     A bank image and its mirror image (`Bank.build` with `flip`) are one source.
 
-    None leaves a cap out; one is needed. An image over the limit is redrawn up to `tries` (0 to 15) times; if
-    all are over it, the one that is least over is kept, the earliest of equals. Raises InputError.
+    None omits a cap; at least one is needed. An image over the limit is redrawn up to `tries` (0 to 15) times; if none
+    is within it, the one that is least over is kept, the earliest on a tie. Raises InputError.
     """
 
     share: float | None = None
@@ -50,7 +50,7 @@ class CopyLimit:
             raise InputError(f"copy limit: tries is {self.tries}, expected 0 to {MAX_TRIES}")
 
     def excess(self, sources: NDArray[np.integer]) -> NDArray[np.float64]:
-        """(N,): what each map copies as a multiple of the limit; over it when above 1."""
+        """(N,): how much each map copies, as a multiple of the limit; above 1 is over it."""
         over = np.zeros(len(sources))
         if self.share is not None:
             over = np.maximum(over, largest_shares(sources) / self.share)
@@ -60,7 +60,7 @@ class CopyLimit:
 
 
 def largest_shares(sources: NDArray[np.integer]) -> NDArray[np.float64]:
-    """(N,): of the copied cells of each map (N, M, M), the share from the source that gave most; 0 if none are."""
+    """(N,): the share of the copied cells of each map (N, M, M) that its most used source gave; 0 if none are."""
     shares = np.zeros(len(sources))
     for i, one in enumerate(sources):
         copied = one[one >= 0]
@@ -70,7 +70,7 @@ def largest_shares(sources: NDArray[np.integer]) -> NDArray[np.float64]:
 
 
 def largest_areas(sources: NDArray[np.integer]) -> NDArray[np.int64]:
-    """(N,): cells of the largest 4-connected area of each map (N, M, M) that comes from one source; -1 not counted."""
+    """(N,): cells of the largest 4-connected area from one source in each map (N, M, M); -1 is not counted."""
     labels = areas(sources)
     labels[sources < 0] = -1
     return np.array(
@@ -87,8 +87,9 @@ def redraw(
 ) -> tuple[Maps, dict[str, Any]]:
     """The maps with those over the limit drawn again, and what was done, ready for JSON.
 
-    scan(rows, images) makes the maps of `rows` of the call with the random counters `images`. examples(maps) is what
-    counts as one source: an image with its other views (`lpkernel.views`) and its mirror image.
+    scan(rows, images) makes the maps of these `rows` of the call anew, with the random counters `images`.
+    examples(maps) renumbers maps by what counts as one source: an image with its other views (`lpkernel.views`) and its
+    mirror image.
     """
 
     def excess(maps: Maps) -> NDArray[np.float64]:

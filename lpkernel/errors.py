@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-NEAREST = 5  # names listed for one that is unknown
+NEAREST = 5  # names suggested for an unknown one
 SHOWN = 60  # characters of the user's text repeated in a message
 
 
@@ -17,22 +17,22 @@ class LpkernelError(Exception):
 
 
 class InputError(LpkernelError, ValueError):
-    """A wrong argument or file: the message says what, what was got, what was expected, and the fix."""
+    """A wrong argument or file: the message says which, what was given, what was expected, and the fix."""
 
 
 class BackendUnavailable(LpkernelError, RuntimeError):
-    """The named backend cannot do this here; the message lists the reasons and the fixing command."""
+    """The named backend cannot do this here; the message lists the reasons and the command that fixes it."""
 
 
 class MissingExtra(LpkernelError, ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
+    """An optional package is not installed; the message names the extra that installs it."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package}: pip install 'lpkernel[{extra}]'")
 
 
 def printable(text: str) -> str:
-    """The text with what is not printable (line breaks, escapes, bytes that are no UTF-8) written as in Python."""
+    """The text with unprintable characters (line breaks, escapes, bytes that are not UTF-8) escaped as in Python."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -42,7 +42,7 @@ def short(text: str) -> str:
 
 
 def unknown_name(what: str, name: str, names: Iterable[str]) -> InputError:
-    """The error for a name that is none of `names`: it lists the most similar, or else the first ones."""
+    """The error for a name that is not in `names`: it lists the most similar, or else the first ones."""
     by_lower = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower()[:200], by_lower, NEAREST, cutoff=0.5)
     if not by_lower:

@@ -1,4 +1,4 @@
-"""Opening files that others made, and writing so that a reader sees the old content or the new, never half of it."""
+"""Opening files made by others, and writing so that a reader sees the old content or the new, never half of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ENDS = 1 << 16  # bytes at either end of a file that `content_stamp` reads
 
 
 def open_regular(path: str | Path) -> BufferedReader:
-    """A file, open for reading. Raises OSError for what is none: a pipe would wait for ever, a device never end."""
+    """A regular file, open for reading. Raises OSError otherwise: a pipe may wait for ever, a device never end."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except ValueError as error:  # a null byte
@@ -31,7 +31,7 @@ def open_regular(path: str | Path) -> BufferedReader:
 
 
 def content_stamp(path: Path) -> str:
-    """What changes when a file's content does: its size, time of change, and a hash of its first and last 64 KiB.
+    """What changes when a file's content does: its size, modification time, and a hash of its first and last 64 KiB.
 
     Raises OSError as `open_regular` does.
     """
@@ -52,7 +52,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    # made as any new file, so that the system gives it its mode: asking for the umask would clear it for all threads
+    # made like any new file, so that the system sets its mode: reading the umask would clear it for all threads
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
         yield partial

@@ -15,13 +15,13 @@ DATA = {"autoencoder": "autoencoder.safetensors", "bank": "avatars.lpbank"}
 def info(
     autoencoder: str = "default", device: str = "auto", dtype: str = "auto", compile: str = "auto"
 ) -> dict[str, Any]:
-    """A JSON-ready report. Loads the backends and an autoencoder to ask them; changes nothing and never raises for what
-    is missing. autoencoder, device, dtype, compile: as `load_autoencoder` takes them.
+    """A JSON-ready report of the installation. Loads the backends and an autoencoder to query them; changes nothing and
+    never raises for what is missing. autoencoder, device, dtype, compile: as `load_autoencoder` takes them.
 
     Keys: lpkernel, python, platform (str); packages (name -> version or None); cpu (model, cores, usable_cores);
     gpus (names); backends (name -> {usable, reasons}) in the order "auto" tries them; auto ({backend, reason}: what
     it picks, None with the reason if nothing is usable); autoencoder ({source, layers: {kind: what runs them}}, or
-    {source, reason} against loading it); build (cpp and cuda -> {built, ...}); data (embedded file ->
+    {source, reason} if it does not load); build (cpp and cuda -> {built, ...}); data (embedded file ->
     present).
     """
     import torch
@@ -51,7 +51,7 @@ def info(
 
 
 def _auto() -> dict[str, str | None]:
-    """The backend that "auto" takes, and why: the environment, or what stood before it."""
+    """The backend that "auto" takes, and why: the environment, or the reasons against those before it."""
     from lpkernel.backends import registry
     from lpkernel.errors import LpkernelError
 

@@ -1,4 +1,4 @@
-"""Limits that several rooms share. The compiled modules export theirs as LIMITS; tests compare them."""
+"""Limits that several packages share. The compiled modules export theirs as LIMITS; tests compare them."""
 
 from __future__ import annotations
 

@@ -74,11 +74,11 @@ class Scale(ByContent):
 
     positions (T, 2) int32 are the (y, x) of the patch's corner; compare (T, P, P) bool marks the
     cells that enter the distance, write (T, P, P) bool those that are copied. `enter` brings the
-    canvas here from the previous scale; None at the first.
+    canvas to this scale from the previous one; None at the first.
 
     mirror (T, P, P) uint8: how many times each cell of the mirrored window, whose corner is (y, m - P - x), enters the
-    distance besides. overlap (T, 2) int32: the columns on the left and the rows on top that this pass has written
-    before, across which the minimum error boundary runs; a step writes no cell that the boundary leaves to the canvas.
+    distance in addition. overlap (T, 2) int32: the columns on the left and the rows on top that this pass has already
+    written, across which the minimum error boundary runs; a step writes no cell that the boundary leaves to the canvas.
     """
 
     side: int
@@ -91,22 +91,22 @@ class Scale(ByContent):
 
     @property
     def resize(self) -> Resize | None:
-        """`enter`, if it is one."""
+        """`enter`, if it is a `Resize`."""
         return self.enter if isinstance(self.enter, Resize) else None
 
     @property
     def carry(self) -> Carry | None:
-        """`enter`, if it is one."""
+        """`enter`, if it is a `Carry`."""
         return self.enter if isinstance(self.enter, Carry) else None
 
     def part(self, steps: slice) -> Scale:
-        """The same with some of its steps only."""
+        """This scale with only some of its steps."""
         arrays = {name: getattr(self, name)[steps] for name in ("positions", "compare", "write", "mirror", "overlap")}
         return replace(self, **arrays)
 
     @cached_property
     def compared(self) -> tuple[NDArray[np.int64], ...]:
-        """For each step the cells, y * m + x ascending, that enter the distance; mirrored ones as often as they do."""
+        """For each step the cells, y * m + x ascending, that enter the distance, each as often as it does."""
         patch = self.compare.shape[1]
         lists = []
         for (y, x), compare, mirror in zip(self.positions, self.compare, self.mirror, strict=True):
@@ -148,8 +148,8 @@ class FlatPlan(NamedTuple):
 class Plan(ByContent):
     """Scales of increasing side, the last at the autoencoder's grid side. Its arrays are read-only.
 
-    `starts_known` says that the first scale compares cells of a starting canvas, which a scan of
-    this plan must then be given. `first_step` is the random counter of its first step.
+    `starts_known` says that the first scale compares cells of a starting canvas, so that a scan of
+    this plan needs one. `first_step` is the random counter of its first step.
     """
 
     kind: str
@@ -194,7 +194,7 @@ class Plan(ByContent):
 
     @cached_property
     def stages(self) -> tuple[Plan, ...]:
-        """A plan that carries, as plans of one scale each, run one after the other; the plan itself if it does not."""
+        """A plan with start "carry" as plans of one scale each, to be run in turn; any other plan as it is."""
         if self.start != "carry" or len(self.scales) == 1:
             return (self,)
         firsts = np.cumsum([self.first_step, *(len(scale.positions) for scale in self.scales)])
@@ -243,7 +243,7 @@ def default_stride(patch: int) -> int:
 
 @lru_cache(maxsize=64)
 def default_scales(side: int, count: int = 5) -> tuple[int, ...]:
-    """Sides from 10/16 of the grid to the grid, as the paper: 10, 12, 13, 15, 16 for M = 16."""
+    """Sides from 10/16 of the grid to the grid, as in the paper: 10, 12, 13, 15, 16 for M = 16."""
     sides = np.floor(np.linspace(side * 10 / 16, side, count) + 0.5).astype(int)
     return tuple(int(m) for m in np.unique(sides))
 
@@ -263,8 +263,8 @@ def random(
     overlap: "replace" overwrites the whole patch; "fill" writes only unknown cells at the first
     scale; "cut" lets a minimum error boundary decide which cells of the overlap stay (Efros and Freeman, "Image
     quilting for texture synthesis and transfer", 2001). start: what a scale after the first starts from: "resize", the
-    canvas resized; "carry", the bank cells of this scale at the sources of the last. mirror: how often, 0 to 8, cells
-    that mirror the patch and are known already enter the distance. Raises InputError.
+    canvas resized; "carry", the bank cells of this scale at the sources of the previous one. mirror: how many times, 0
+    to 8, cells that mirror the patch and are already known enter the distance. Raises InputError.
     """
     side, patch, stride, sides, mirror = _whole_numbers(side, patch, stride, scales, mirror)
     sides = sides or default_scales(side)
@@ -284,7 +284,7 @@ def reference(
     """Generation guided by a canvas that starts as an encoded image: every cell is known. One scale by default.
 
     Each scale's raster pass is made `passes` times, 1 to 100. They are steps of the same scale, so the random
-    counter goes on from pass to pass and every pass draws anew. The other options as in `random`. Raises InputError.
+    counter runs on from pass to pass and every pass draws anew. Other options: as in `random`. Raises InputError.
     """
     if not 1 <= checks.integer("passes", passes) <= MAX_PASSES:
         raise InputError(f"passes: got {passes}, expected 1 to {MAX_PASSES}")
@@ -304,14 +304,14 @@ def edit(
     start: str = "resize",
     mirror: int = 0,
 ) -> Plan:
-    """Rewriting a region of a canvas: only steps that meet the region, only its cells written.
+    """Rewriting a region of a canvas: only steps that meet the region are taken, and only its cells written.
 
     region: (M, M) bool. mode "free": its cells are unknown at first, so they grow from their
     surroundings; "guided": they are known, so the result stays near what is there. free: (M, M) bool, cells of a
     guided region that are unknown nevertheless (a seam to be closed). At a side m < M a cell belongs to the
-    region, and is unknown, if it overlaps such a cell. Raster order, but a step with nothing known to compare waits
-    for one that has, so that a region grows from its surroundings. One scale by default. The other options as in
-    `random`; what is outside the region is no overlap. Raises InputError.
+    region, and is unknown, if it overlaps such a cell. Steps run in raster order, but one with nothing known to compare
+    waits until there is, so that a region grows from its surroundings. One scale by default. Other options: as in
+    `random`; cells outside the region do not count as overlap. Raises InputError.
     """
     region = _checked_region(region)
     if mode not in EDIT_MODES:
@@ -338,8 +338,8 @@ def grown(cells: Bools) -> Bools:
 def transplant(region: Bools, ring: int = 2) -> Plan:
     """Rewriting a region in one step, so that all of it comes from one bank image.
 
-    region: (M, M) bool. Compared are the cells outside it within `ring` cells, along either axis; at least one.
-    Raises InputError.
+    region: (M, M) bool. The cells outside it within `ring` cells, along either axis, are compared; there must be
+    at least one. Raises InputError.
     """
     region = _checked_region(region)
     side = len(region)
@@ -371,7 +371,7 @@ def _checked_region(region: Bools) -> Bools:
 def _whole_numbers(
     side: int, patch: int, stride: int | None, scales: Sequence[int] | None, mirror: int
 ) -> tuple[int, int, int | None, tuple[int, ...], int]:
-    """The same, of the type they are said to be; no scales as an empty tuple. Raises InputError."""
+    """The arguments with their types checked; no scales as an empty tuple. Raises InputError."""
     return (
         checks.integer("side", side),
         checks.integer("patch", patch),

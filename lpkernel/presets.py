@@ -10,7 +10,7 @@ from lpkernel.plan import default_scales
 
 @dataclass(frozen=True)
 class Preset:
-    """Defaults of `generate`'s options of these names. halved: two scales, M/2 and M, instead of the paper's five."""
+    """Defaults of the options of `generate` with these names. halved: two scales, M/2 and M, not the paper's five."""
 
     halved: bool
     start: str
@@ -21,7 +21,7 @@ class Preset:
     match_colours: bool
 
     def scales(self, side: int, patch: int) -> tuple[int, ...]:
-        """The grid sides for a grid of `side`: five, or M/2 and M; those that a patch fits."""
+        """The grid sides for a grid of `side`: five, or M/2 and M; only those that a patch fits."""
         sides = (side // 2, side) if self.halved else default_scales(side)
         return tuple(m for m in sides if m >= patch) or (side,)
 
@@ -57,7 +57,7 @@ def _checked(name: str, given: bool | None) -> bool | None:
 
 
 def find(name: str) -> Preset:
-    """The preset of a name. Raises InputError."""
+    """The preset of this name. Raises InputError."""
     if not isinstance(name, str) or name not in PRESETS:
         raise InputError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,7 +1,7 @@
-"""Refined seams: cells and small parts of a source map go to the part beside them where that makes seams cheaper.
+"""Refined seams: cells and small parts of a source map join a neighbouring part where that makes seams cheaper.
 
-A step copies what goes on best from what is written by then. What later steps write beside it may fit less, and
-boundaries that cross leave single cells behind. So a finished map s is taken to a lower cost of its seams,
+A step copies what best continues what is written so far. What later steps write beside it may fit less well, and
+boundaries that cross leave single cells behind. So a finished map s is changed to lower the cost of its seams,
 
     E(s) = sum over neighbouring cells i, j with s_i != s_j of  d_i(s_i, s_j) + d_j(s_i, s_j)
 
@@ -9,15 +9,15 @@ with d_i(a, b) the squared distance of the fixed-point values of images a and b 
 textures (Kwatra et al. 2003), lowered by iterated conditional modes (Besag 1986) in ROUNDS rounds of
 
 1. a pass over the parts, the connected sets of cells of one image, as they are when it begins and in the order of their
-   first cells: one of at most 1 / PART of the cells becomes the image beside it that costs least;
+   first cells: a part of at most 1 / PART of the cells becomes the image beside it that costs least;
 2. SWEEPS sweeps over the cells, or fewer once nothing moves, each over the cells with an even y + x and then over the
-   others: each becomes the image above, left, right or below it that costs least. Cells of one colour are no
-   neighbours, so they have no order.
+   others: each becomes the image above, left, right or below it that costs least. Cells of one colour are not
+   neighbours, so their order does not matter.
 
-Only what is cheaper than what is there moves; of equals the first that is met is taken, cells in raster order and
-above, left, right, below of each. No image takes what would give it more than 1 / SHARE of the map (in 2. counted when
-half a sweep begins), so that no source grows over all. Kept cells (-1) stay, and nothing is compared with them. All
-are integers: the same map everywhere. Figures: docs/evaluation.md.
+A cell or part moves only if that is cheaper; of equals the first that is met is taken, cells in raster order and above,
+left, right, below of each. No image takes what would give it more than 1 / SHARE of the map (in 2. counted when half a
+sweep begins), so that no source takes over. Kept cells (-1) stay, and nothing is compared with them. All arithmetic is
+in integers, so the map is the same everywhere. Figures: docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Cells = NDArray[np.int16]
 
 
 def of_request(request: ScanRequest, maps: Maps) -> Maps:
-    """The maps (N, M, M) that a backend gave for a request, refined. Raises InputError for damaged codes."""
+    """The maps (N, M, M) that a backend returned for a request, refined. Raises InputError for damaged codes."""
     bank = request.bank_at(request.plan.sides[-1])
     vectors: Cells | None = None
     cells: Any
@@ -62,14 +62,14 @@ def of_request(request: ScanRequest, maps: Maps) -> Maps:
 
 
 def gathered(maps: Maps, read: Callable[[NDArray[np.int32]], Cells]) -> Maps:
-    """Maps refined by the cells of the images that are in them: read(numbers (u,)) gives (u, M, M, C) int16."""
+    """Maps refined with only the cells of the images that are in them: read(numbers (u,)) gives (u, M, M, C) int16."""
     numbers, labels = np.unique(np.maximum(maps, 0), return_inverse=True)
     found = refined(np.where(maps < 0, -1, labels.reshape(maps.shape)), read(numbers))
     return np.where(found < 0, -1, numbers[np.maximum(found, 0)]).astype(np.int32)
 
 
 def refined(maps: NDArray[np.integer], cells: Cells, vectors: Cells | None = None) -> Maps:
-    """Maps (N, M, M) of images of `cells`: (B, M, M) codes of `vectors` (V, C), or (B, M, M, C) values, int16."""
+    """Maps (N, M, M), refined; `cells` are (B, M, M) codes of `vectors` (V, C), or (B, M, M, C) values, int16."""
     if _native.cpu_reasons():
         return by_numpy(maps, cells, vectors)
     cells = cells if cells.flags.c_contiguous and cells.flags.aligned else np.ascontiguousarray(cells)
@@ -91,12 +91,12 @@ def refined(maps: NDArray[np.integer], cells: Cells, vectors: Cells | None = Non
 
 
 def limits(side: int) -> tuple[int, int]:
-    """The most cells of a part that moves, and of a map that one image may have."""
+    """The most cells that a moving part may have, and that one image may have of a map."""
     return side * side // PART, side * side // SHARE
 
 
 def by_numpy(maps: NDArray[np.integer], cells: Cells, vectors: Cells | None = None) -> Maps:
-    """What `refined` gives, to which the native code is held, and for installations without it."""
+    """`refined` in NumPy: the reference for the native code, and used by installations without it."""
     out = np.empty(maps.shape, np.int32)
     for start in range(0, len(maps), _CHUNK):
         some = slice(start, start + _CHUNK)
@@ -143,7 +143,7 @@ def _move_parts(padded: Maps, cells: Cells, vectors: Cells | None) -> None:
 
 
 def _half_sweep(padded: Maps, colour: int, cells: Cells, vectors: Cells | None) -> bool:
-    """Refine the cells of one colour of maps within a frame of -1, in place; whether any has moved."""
+    """Refine the cells of one colour of maps within a frame of -1, in place; returns whether any has moved."""
     side = padded.shape[1] - 2
     around = np.stack([padded[:, 1 + dy : 1 + dy + side, 1 + dx : 1 + dx + side] for dy, dx in PLACES])
     seam = ((around[1:] >= 0) & (around[1:] != around[0])).any(0) & (around[0] >= 0)
@@ -153,7 +153,7 @@ def _half_sweep(padded: Maps, colour: int, cells: Cells, vectors: Cells | None) 
     values = np.stack([_values(cells, vectors, np.maximum(labels, 0), *place) for place in places])  # (5, 5, A, C)
 
     def cost(number: int) -> NDArray[np.int64]:
-        """Of the seams if the cells were of the images labels[number]."""
+        """Cost of the seams if the cells were from the images labels[number]."""
         total = np.zeros(len(image), np.int64)
         for near in range(1, len(PLACES)):
             apart = np.square(values[[0, near], number] - values[[0, near], near]).sum((0, -1))

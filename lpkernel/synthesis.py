@@ -31,7 +31,7 @@ from lpkernel.plan import Plan
 
 DOMAINS = ("auto", "codes", "latents")
 NOTEBOOK_IMAGES = 32
-HUBNESS_PARTS = 256  # hubness is in these parts of 1
+HUBNESS_PARTS = 256  # hubness is counted in 1/256ths
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,18 +39,18 @@ class Synthesis(ByContent):
     """New images, as the bank cells they are made of.
 
     A sequence of N: `made[3]` and `made[2:5]` are Syntheses of those images, and so are the items of a loop. Two are
-    equal if their source maps, contents and banks are. In a notebook it is shown as pictures, if the bank was made with
-    the embedded autoencoder.
+    equal if their source maps, contents and banks are. A notebook shows it as pictures, if the bank was made with the
+    embedded autoencoder.
 
     sources: (N, M, M) int32 bank indices; -1 where the starting canvas was kept.
-    shifts: (N, M, M, 2) int8: how many cells below and to the right of its place each cell was copied from, of a search
-        radius above 0; else None.
+    shifts: (N, M, M, 2) int8: how many cells below and to the right of its place each cell was copied from, with a
+        search radius above 0; else None.
     codes: (N, M, M) int64, or None for a continuous bank, whose latents are (N, M, M, L) float32.
-    settings: every choice made, resolved, ready for JSON.
-    composite: what `decode` closes with, for an edit that keeps the outside; usually None.
+    settings: all options as they were resolved, ready for JSON.
+    composite: how `decode` restores the outside, for an edit that keeps it; usually None.
     whole: the picture that was edited, for `put_back`; None for new images.
     match_colours: whether `decode` matches the colours of the parts (`lpkernel.pictures.seams`).
-    original: that picture as it was encoded; where the composite keeps it, nothing else is decoded.
+    original: that picture as it was encoded; where the composite keeps it, variants are not decoded.
     """
 
     sources: NDArray[np.int32]
@@ -76,7 +76,7 @@ class Synthesis(ByContent):
         return len(self.sources)
 
     def __getitem__(self, index: int | slice) -> Synthesis:
-        """One image, or those of a slice without a step, as a Synthesis of the same settings and numbers."""
+        """One image, or those of a slice without a step, as a Synthesis with the same settings and image numbers."""
         if isinstance(index, slice):
             start, stop, step = index.indices(len(self))
             if step != 1:
@@ -111,7 +111,7 @@ class Synthesis(ByContent):
         return file.getvalue()
 
     def decode(self, autoencoder: Autoencoder | None = None) -> NDArray[np.uint8]:
-        """(N, H, W, 3) uint8. The autoencoder may be left out if the bank was made with the embedded one.
+        """(N, H, W, 3) uint8. The autoencoder may be omitted if the bank was made with the embedded one.
 
         Raises InputError if the bank was made with another autoencoder.
         """
@@ -127,11 +127,11 @@ class Synthesis(ByContent):
         return images if self.composite is None else self.composite.apply(images)
 
     def put_back(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        """Each image that `decode` gave, (N, S, S, 3), in its place in the picture that was edited: (H, W, 3) uint8
+        """Each image that `decode` returned, (N, S, S, 3), put back into the picture that was edited: (H, W, 3) uint8
         each.
 
-        Crop and rotation are undone; the result is blended in, feathered, its colours matched where it ends. All pixels
-        outside of that are those of the picture, bit by bit. Raises InputError when no picture was edited.
+        Crop and rotation are undone; the result is blended in with a feathered edge, where its colours are matched. All
+        pixels beyond it are those of the picture, bit for bit. Raises InputError when no picture was edited.
         """
         if self.whole is None:
             raise InputError("put_back: there is no picture to put results back into; edit one given by its pixels")
@@ -139,7 +139,7 @@ class Synthesis(ByContent):
             yield self.whole.apply(self.whole.closing.apply(image[None])[0] if self.composite is None else image)
 
     def shares(self) -> NDArray[np.float64]:
-        """(N, B): the share of each result's cells that each bank image gave."""
+        """(N, B): the share of each result's cells that each bank image supplied."""
         flat = self.sources.reshape(len(self.sources), -1)
         counts = np.zeros((len(flat), self.bank.size))
         for row, cells in zip(counts, flat, strict=True):
@@ -147,7 +147,7 @@ class Synthesis(ByContent):
         return counts / flat.shape[1] if flat.size else counts
 
     def origins(self) -> NDArray[np.int32]:
-        """(N, M, M, 3): bank image, y and x of the cell that each cell was copied from; -1 thrice where none was."""
+        """(N, M, M, 3): bank image, y and x of the cell that each cell was copied from; all -1 where none was."""
         moved = np.zeros((*self.sources.shape, 2), np.int8) if self.shifts is None else self.shifts
         origins = np.stack([self.sources, *views.places(moved)], axis=-1).astype(np.int32)
         origins[self.sources < 0] = -1
@@ -230,34 +230,34 @@ def generate(
 
     Args:
         bank: the examples, or the path of their bank.
-        n, first_image: images first_image .. first_image + n - 1 of this seed's endless series; each
-            is the same whatever n.
-        preset: "paper", "balanced" or "diverse" (`lpkernel.presets`): what the options below are unless given.
+        n, first_image: images first_image .. first_image + n - 1 of this seed's endless series; each is the same
+            whatever n is.
+        preset: "paper", "balanced" or "diverse" (`lpkernel.presets`): the defaults of the options below.
         patch, stride, scales, overlap, start, mirror: P, w, grid sides, overlap rule, what a scale starts from, and
             weight of mirrored cells, of `plan.random`.
-        hubness: ρ in [0, 1]: what part of an image's distance to its nearest neighbours in the bank is taken off its
-            distances, so that few images do not supply most cells; in 1/256ths.
+        hubness: ρ in [0, 1]: the part of an image's distance to its nearest neighbours in the bank that is subtracted
+            from its distances, so that a few images do not supply most cells; in 1/256ths.
         k: neighbours to draw from; more than the allowed images means all of them (settings["k_used"]).
         seed: [0, 2^64).
         candidates: allowed bank images, (B,) bool or integer indices; None allows all.
         backend, device: see `lpkernel.info()`; device is for the torch backend.
-        refine: whether cells and small parts of the finished map go to the part beside them where seams get cheaper
-            (`lpkernel.refine`). Not given: as the preset.
+        refine: whether cells and small parts of the finished map join a neighbouring part where that makes seams
+            cheaper (`lpkernel.refine`). Default: as the preset says.
         match_colours: whether `decode` moves the colours of parts of different examples towards each other where they
-            meet (`lpkernel.pictures.seams`), which changes no source map. Not given: as the preset, where the bank
+            meet (`lpkernel.pictures.seams`), which changes no source map. Default: as the preset says, if the bank
             holds the colours of its pictures.
         plan: any other plan, instead of preset, patch .. mirror; hubness is then 0, nothing is refined, and no colours
             are matched, unless given.
         canvas: starting canvas of plans that need one (reference, edit): (M, M) or (n, M, M) codes, or
             (M, M, L) or (n, M, M, L) latents, as the bank's autoencoder encodes them.
-        domain: compare "codes" (the full side, by table; plans of one scale or that carry), "latents", or "auto" for
-            the faster of those possible. Both give the same integers.
+        domain: compare "codes" (the full side, by table; plans of one scale or with start "carry"), "latents", or
+            "auto" for the faster of those possible. Both give the same integers.
         search_radius: r, 0 to 4: patches are also copied from up to r cells beside their place in the bank images, for
-            banks that are not aligned well: (2 r + 1)^2 times as many to compare. See `lpkernel.views`.
+            banks that are not well aligned; this compares (2 r + 1)^2 times as many. See `lpkernel.views`.
         copy_limit: redraw images that copy too much of one source; see `lpkernel.copies`.
 
-    The source maps depend on nothing but bank, plan, k, hubness, seed, candidates, canvas, search radius, refine, copy
-    limit and image number: not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
+    The source maps depend only on bank, plan, k, hubness, seed, candidates, canvas, search radius, refine, copy limit
+    and image number, not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
     """
     bank, defaults = as_bank(bank), presets.find(preset)
     if copy_limit is not None and not isinstance(copy_limit, CopyLimit):
@@ -320,7 +320,7 @@ def _plan_of(
     start: str | None,
     mirror: int | None,
 ) -> Plan:
-    """Random generation by a preset, or what is given instead."""
+    """The plan of random generation: the preset's options unless given."""
     patch = checks.integer("patch", patch)
     return plans.random(
         bank.grid,
@@ -334,7 +334,7 @@ def _plan_of(
 
 
 def _settings(plan: Plan, asked: ScanRequest, views_of_an_image: int) -> dict[str, Any]:
-    """What a plan and a request say of themselves, ready for JSON."""
+    """The settings that a plan and a request hold, ready for JSON."""
     return {
         "kind": plan.kind,
         "patch": plan.patch,
@@ -404,7 +404,7 @@ def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
 
 
 def _check_distances(bank: Bank, plan: Plan, canvas: Array | None) -> None:
-    """Distances must fit int32: those of max_patch^2 cells do by the bank's limit, of more by what the bank holds."""
+    """Distances must fit int32: over max_patch^2 cells by the bank's limit, over more by the values that it holds."""
     most = plan.most_compared
     if most <= bank.max_patch**2:
         return

@@ -1,9 +1,9 @@
-"""The safetensors layout, written in a stream; read into memory, or as a map of the file.
+"""The safetensors layout, written in a stream; read into memory, or mapped from the file.
 
 Layout: 8-byte little-endian header length, JSON header (dtype, shape and byte range of each tensor, and
-a `__metadata__` of strings), then the bytes. What is read into memory cannot change any more. A large tensor
-may be mapped instead, a read-only view of the file that costs nothing until it is touched; what then happens to
-the file shows in it, and `check_mapped` is to be asked first, since touching what was cut off ends the process.
+a `__metadata__` of strings), then the bytes. What is read into memory can no longer change. A large tensor
+may be mapped instead, a read-only view of the file that costs nothing until it is touched. Later changes to the file
+show in it, and `check_mapped` must be called first, since touching a part that was cut off kills the process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGN = 64  # the data section starts at a multiple of this
 _MAX_HEADER = 1 << 24  # bytes: half a million names; JSON can take thirty times its length in memory
 _MAX_BRACKETS = 1 << 19  # each may make a list, which takes longer and more memory than any name
-MAPPED_FROM = 32 << 20  # bytes of a file up to which nothing of it is mapped
+MAPPED_FROM = 32 << 20  # files of up to this many bytes are not mapped
 _MAX_AXES = 8
 
 
@@ -80,7 +80,7 @@ def write(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, 
 
 
 def json_object(text: bytes) -> dict[str, Any] | None:
-    """The JSON object that UTF-8 text holds; None for any other text, and for one of too many lists."""
+    """The JSON object that UTF-8 text holds; None for any other text, and for one with too many lists."""
     try:
         value = json.loads(text.decode()) if text.count(b"[") + text.count(b"{") <= _MAX_BRACKETS else None
     except (ValueError, RecursionError):

@@ -22,7 +22,7 @@ from lpkernel.levels import level_axis
 
 Array = NDArray[Any]
 
-MAX_RADIUS = 4  # 81 views an image
+MAX_RADIUS = 4  # 81 views per image
 _CHUNK = 256  # views made at once
 
 
@@ -36,7 +36,7 @@ def shifts(radius: int) -> NDArray[np.int64]:
 
 
 def checked_radius(radius: int, bank_images: int) -> int:
-    """A search_radius that so many images may have. Raises InputError."""
+    """The search_radius, checked for a bank of so many images. Raises InputError."""
     if not 0 <= checks.integer("search_radius", radius) <= MAX_RADIUS:
         raise InputError(f"search_radius: got {radius}, expected 0 to {MAX_RADIUS} cells")
     if (count := len(shifts(int(radius))) * bank_images) >= 2**31:
@@ -55,7 +55,7 @@ def images_of(maps: NDArray[np.integer], bank_images: int) -> NDArray[np.int32]:
 
 
 def taken_apart(maps: NDArray[np.int32], bank_images: int, radius: int) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
-    """Images, and their shifts (..., 2), of a map of views; -1 stays, and is not shifted."""
+    """The images and shifts (..., 2) of a map of views; -1 stays, with shift 0."""
     views = np.maximum(maps, 0)
     moved = shifts(radius)[views // bank_images] * (maps >= 0)[..., None]
     return images_of(maps, bank_images), moved.astype(np.int8)
@@ -84,8 +84,8 @@ class Views:
 
     `views[numbers]` gives some of them whole, `views[numbers, y, x]` single cells, `np.asarray(views)` all.
 
-    cells: (B, M, M) integer codes, or (B, M, M, C) int16. vectors: (V, C) int16, what the codes stand for, if that is
-    meant and not the codes. Codes themselves are moved, never resized.
+    cells: (B, M, M) integer codes, or (B, M, M, C) int16. vectors: (V, C) int16, what the codes stand for, if the
+    views are of that and not of the codes. Codes themselves are moved, never resized.
     """
 
     def __init__(self, cells: Array, radius: int, side: int, vectors: Array | None = None) -> None:
@@ -118,7 +118,7 @@ class Views:
 
     @cached_property
     def whole(self) -> Array:
-        """All of them, kept from then on, for a backend that has no other way."""
+        """All of them, made once and kept, for a backend that needs them whole."""
         return np.asarray(self)
 
     def _at(self, views: Array, y: Array, x: Array) -> Array:
@@ -130,7 +130,7 @@ class Views:
             found = self.cells[image, (rows + dy).clip(0, last), (columns + dx).clip(0, last)]
             if self.vectors is None:
                 return found
-            if found.size and not 0 <= found.min() <= found.max() < len(self.vectors):  # perhaps of a mapped file
+            if found.size and not 0 <= found.min() <= found.max() < len(self.vectors):  # a mapped file may have changed
                 raise InputError(
                     f"codes: outside the codebook of {len(self.vectors)}; the bank is damaged or has changed"
                 )
@@ -138,7 +138,7 @@ class Views:
 
         if self.side == self.full:
             return read(y, x)
-        low, high, fraction = level_axis(self.full, self.side)  # and in the order of `levels.resize_level`
+        low, high, fraction = level_axis(self.full, self.side)  # and in the same order as `levels.resize_level`
         down, across = fraction[y][..., None], fraction[x][..., None]
         left, right = (
             read(low[y], columns) * (1 - down) + read(high[y], columns) * down for columns in (low[x], high[x])
@@ -148,7 +148,7 @@ class Views:
 
 
 class BankViews:
-    """What backends read of a bank, for its views: each made once and kept, since backends know arrays by identity.
+    """What backends read of a bank, for its views: each made once and kept; backends recognise arrays by identity.
 
     cells: codes (B, M, M), with the vectors (V, C) int16 that they stand for; or (B, M, M, C) int16.
     """

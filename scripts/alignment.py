@@ -2,10 +2,10 @@
 
     python scripts/alignment.py [SHEET.png]
 
-Each photograph is turned by up to 25 degrees, scaled by 0.4 to 1.5 and shifted on a larger canvas, its edge repeated
-beyond it, and aligned to the cut that `make demo` uses. The eyes found in the photograph itself are the truth; errors
-are in pixels of a result of 256. SHEET.png shows, of some, the misplaced photograph, the result and the cut: pictures
-of real people, not to be published.
+Each photograph is turned by up to 25 degrees, scaled by 0.4 to 1.5 and shifted on a larger canvas, with its edge
+repeated beyond it, and aligned to the cut that `make demo` uses. The eyes found in the photograph itself are the truth;
+errors are in pixels of a result of 256. SHEET.png shows the misplaced photograph, the result and the cut for some of
+them: pictures of real people, not to be published.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lpkernel.pictures.warp import Similarity, resample
 PHOTOGRAPHS = range(0, 999, 10)
 SIZE, CANVAS = 256, 640
 SHOWN = 12
-FACE = slice(SIZE // 4, 3 * SIZE // 4)  # rows and columns of a result that hold eyes, nose and mouth
+FACE = slice(SIZE // 4, 3 * SIZE // 4)  # rows and columns of a result that contain eyes, nose and mouth
 
 
 def misplaced(photograph: NDArray[np.uint8], random: np.random.Generator) -> tuple[NDArray[np.uint8], Similarity]:

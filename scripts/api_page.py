@@ -1,4 +1,4 @@
-"""docs/api.md from the docstrings of everything public.
+"""Writes docs/api.md from the docstrings of everything public.
 
 python scripts/api_page.py           # tests/test_docs.py says when it is out of date
 """
@@ -23,8 +23,8 @@ Made from the docstrings by `python scripts/api_page.py`. `import lpkernel as lp
 `lp.MissingExtra` and `lp.BackendUnavailable`, all of them `lp.LpkernelError`.
 """
 PLANS = ("random", "reference", "edit")
-MADE_BY_OTHERS = ("Aligned", "Autoencoder", "Bank", "Synthesis")  # nobody calls these
-LONGEST = 80  # columns of arguments in one line
+MADE_BY_OTHERS = ("Aligned", "Autoencoder", "Bank", "Synthesis")  # not called by users
+LONGEST = 80  # columns of a signature on one line
 
 
 def text() -> str:
@@ -41,7 +41,7 @@ def text() -> str:
 
 
 def _members(name: str, cls: type) -> Iterator[str]:
-    """The public methods that a class says something about, its bases' included."""
+    """The documented public methods of a class, including those of its bases."""
     for member in sorted(dir(cls)):
         found = inspect.getattr_static(cls, member)
         found = found.__func__ if isinstance(found, classmethod | staticmethod) else found
@@ -57,7 +57,7 @@ def _entry(name: str, thing: Callable[..., Any], level: str) -> str:
 
 
 def _signature(thing: Callable[..., Any]) -> str:
-    """As written, an argument a line where it is long."""
+    """The signature as written; one argument per line where it is long."""
     signature = inspect.signature(thing)
     arguments = [_argument(one) for one in signature.parameters.values() if one.name not in ("self", "cls")]
     answer = signature.return_annotation
@@ -78,7 +78,7 @@ def _described(thing: Callable[..., Any]) -> str:
 
 
 def _paragraph(text: str) -> str:
-    """Lists of fields and arguments as they stand."""
+    """A paragraph; lists of fields and arguments are kept verbatim."""
     fields = len(re.findall(r"^[\w, ]+: ", text, re.M)) > 1
     return f"```text\n{text}\n```" if fields or re.search(r"^\s", text, re.M) else text
 

@@ -3,7 +3,7 @@
     python scripts/avatars.py FOLDER --count 64      # PNG files and attributes.txt
 
 Avatar i is drawn from the seed string str(i), so it is the same on every machine. The options that
-DiceBear chose become attributes in CelebA's text format (line 1 count, line 2 names, then
+DiceBear chooses become attributes in CelebA's text format (line 1 count, line 2 names, then
 `file 1 -1 ...`). Needs dicebear-core, dicebear-styles and resvg-py (the `dev` extra).
 """
 

@@ -3,8 +3,8 @@
     python scripts/build_default_bank.py      # writes lpkernel/data/avatars.lpbank
     python scripts/build_default_bank.py --count 30000 --out out/avatars-30k.lpbank  # for benchmarks, ten minutes
 
-The same autoencoder weights and the same versions of dicebear and resvg give the same file, on one machine:
-a convolution's last bits may differ on another, and with them a few codes.
+The same autoencoder weights and the same versions of dicebear and resvg give the same file on one machine:
+on another, a convolution's last bits may differ, and with them a few codes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=DEFAULT_BANK)
     parser.add_argument("--count", type=int, default=COUNT)
     args = parser.parse_args()
-    # float32 on the CPU: what a bank holds should not hang on the machine that made it
+    # float32 on the CPU: a bank's content should not depend on the machine that made it
     autoencoder = lp.load_autoencoder("default", device="cpu", dtype="float32")
     drawn = [avatars.draw(index, autoencoder.image_size) for index in range(args.count)]
     table = np.stack([attributes for _, attributes in drawn], axis=1)

@@ -4,7 +4,7 @@
 
 Fetches 999 aligned photographs (their licence is printed), encodes them with the embedded autoencoder
 and generates from 16 of them and from all, beside the baseline of cells drawn at random. Every step
-is a command that can be typed as it is printed.
+is a command that is printed and can be typed as it stands.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _short(path: Path) -> Path:
-    """`path` as it can be typed from here."""
+    """`path` as it can be typed from the current folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 

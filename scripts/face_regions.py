@@ -1,4 +1,4 @@
-"""Where the parts of a face lie on aligned photographs: 68 landmarks of each, and the region masks held against them.
+"""Where the parts of a face lie on aligned photographs: 68 landmarks of each, compared with the region masks.
 
     python scripts/face_regions.py      # prints how many landmarks of each part its region holds
 

@@ -2,12 +2,12 @@
 
     make figure4            # or: python scripts/figure4.py -n 100 --bank default --preset balanced
 
-From each preset one option at a time is changed: patch, stride, k, the number of bank images B, the number of scales
+For each preset one option at a time is changed: patch, stride, k, the number of bank images B, the number of scales
 S, and the hubness rho. Fidelity and diversity are measured in the autoencoder's own latents, averaged over 4 x 4 cells,
-of which the bank's images are the real set: no picture is decoded and no network runs, so a setting takes as long as
-its synthesis. It sees layout, colour and coarse texture. Draws out/figure4/fidelity.png and copied-area.png, writes
-figure4.json, and a sheet of pictures for the first and the last value of each option. What is done is kept in the cache
-of --out, so that a run that was stopped goes on. The sheets show faces made of real people's: not to be published.
+with the bank's images as the real set: no picture is decoded and no network runs, so a setting takes as long as its
+synthesis. This measures layout, colour and coarse texture. Draws out/figure4/fidelity.png and copied-area.png, writes
+figure4.json, and a sheet of pictures for the first and the last value of each option. Finished work is kept in the
+cache of --out, so that a stopped run goes on. The sheets show faces made from real people's: not to be published.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lpkernel.metrics.cache import Cache
 from lpkernel.metrics.extractors import POOLED
 from lpkernel.pictures import render
 
-SHOWN = 16  # pictures of a sheet
+SHOWN = 16  # pictures on a sheet
 PATCH = 6  # of the presets
 SWEEPS: dict[str, tuple[Any, ...]] = {
     "patch": (2, 3, 4, 6, 8),
@@ -45,7 +45,7 @@ SWEEPS: dict[str, tuple[Any, ...]] = {
 
 @dataclass
 class Point:
-    """One setting and what was measured of it. option: the one that differs from the preset's."""
+    """One setting and what was measured with it. option: the one that differs from the preset's."""
 
     preset: str
     option: str
@@ -93,7 +93,7 @@ class Sweep:
         )
 
     def measure(self, point: Point) -> sets.ImageSet:
-        """The pictures of a point; its numbers are filled in."""
+        """The pictures of a point, whose numbers are filled in."""
         images = self.images(point)
         assert images.maps is not None and images.bank is not None
         features = pooled(images.bank.gather(images.maps), images.bank)

@@ -1,4 +1,4 @@
-"""The figures of docs/gallery.md: every example script run on the avatars, its picture reduced to 256 colours.
+"""The figures of docs/gallery.md: every example script is run on the avatars and its picture reduced to 256 colours.
 
 make gallery            # or: python scripts/gallery.py
 """

@@ -1,18 +1,18 @@
-"""What only a GPU can tell: `make gpu-check`. Prints each part when it ends and writes all to out/gpu-check.md.
+"""The checks that need a GPU: `make gpu-check`. Prints each part when it ends and writes all to out/gpu-check.md.
 
-Without a GPU it says what was not run and ends with status 2. With one, each part within its time (`PARTS`), whatever
-became of the one before; what a part has said when its time is up is kept:
+Without a GPU it says what was not run and ends with status 2. With one, each part is run within its time (`PARTS`),
+whether or not the one before succeeded; what a part has printed when its time is up is kept:
     build        for the card at hand only, with what is installed: no package index is asked
-    tests        those of the backends, cuda and triton required, side by side where pytest-xdist is
+    tests        those of the backends, cuda and triton required, side by side where pytest-xdist is installed
     sanitizers   NVIDIA's compute-sanitizer (`TOOLS`), side by side, over scripts/gpu_problems.py
     engines      the ways of running a plan beside each other, scripts/gpu_engines.py
     speed        `lpkernel bench` on the card: searches, steps and whole generations beside others; out/bench-gpu-*
     decoding     the same of the embedded autoencoder and a VQ-GAN with random weights; out/bench-gpu-*
-    profile      Nsight Compute's, of scripts/gpu_problems.py, in out/gpu-check.ncu-rep; where ncu is present
+    profile      by Nsight Compute, of scripts/gpu_problems.py, in out/gpu-check.ncu-rep; where ncu is present
 
     python scripts/gpu_check.py speed decoding     # some parts alone; all of them take up to fourteen minutes
 
-Nothing of lpkernel is imported here: it may not be built yet.
+lpkernel is not imported here: it may not be built yet.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHOWN = 400  # lines of a benchmark
 
 
 def run(seconds: float, *command: str, **variables: str) -> subprocess.Popen[str]:
-    """A command started in the repository, which `timeout` ends."""
+    """A command started in the repository; `timeout` ends it after `seconds`."""
     if shutil.which(command[0]) is None:
         raise SystemExit(f"{command[0]} is not on the PATH")
     limited = ("timeout", "--kill-after=5", f"{seconds:g}", *command)
@@ -53,9 +53,9 @@ def run(seconds: float, *command: str, **variables: str) -> subprocess.Popen[str
 
 
 def words(process: subprocess.Popen[str], lines: int = 15, also: str = "") -> str:
-    """The last lines of what a command said, and before them those with `also` in them, if that is given.
+    """The last lines that a command printed, and before them those that contain `also`, if that is given.
 
-    Raises SystemExit with them where it failed or was ended.
+    Raises SystemExit with them if the command failed or was ended.
     """
     all_said = process.communicate()[0].strip().splitlines()
     told = [line for line in all_said[:-lines] if also and also in line]
@@ -79,14 +79,14 @@ def tests(seconds: float) -> str:
     side_by_side = ["-n", str(min(16, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
     files = [f"tests/test_{name}.py" for name in TESTS]
     required = ["numpy", "torch", "cpp", "cuda", *(["triton"] if importlib.util.find_spec("triton") else [])]
-    # -v: a line a test, so that failures are known where the time runs out; -rs: what was skipped, and why
+    # -v: a line per test, so that failures are known even if the time runs out; -rs: what was skipped, and why
     told = ["-v", "--tb=short", "-rs", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *told, *side_by_side, *files]
     return words(run(seconds, *command, LPKERNEL_REQUIRE_BACKENDS=",".join(required)), 40, "FAILED")
 
 
 def one_by_one(jobs: Mapping[str, Callable[[], str]]) -> str:
-    """What some jobs say, by their names. Raises SystemExit with all of it, after the last, where one failed."""
+    """What some jobs print, by their names. Raises SystemExit with all of it, after the last one, if any failed."""
     said, failed = [], False
     for name, job in jobs.items():
         try:
@@ -116,7 +116,7 @@ def bench(seconds: float, folder: str, *arguments: str) -> str:
 
 
 def each(seconds: float, benches: Mapping[str, tuple[str, ...]]) -> str:
-    """Some benchmarks by the names of their folders, each with its share of the time. SystemExit where one failed."""
+    """Some benchmarks by the names of their folders, each with its share of the time. SystemExit if any failed."""
     share = seconds / len(benches)
     return one_by_one({folder: partial(bench, share, folder, *arguments) for folder, arguments in benches.items()})
 
@@ -145,8 +145,8 @@ VQGAN = {  # taming's f16 of 1,024 codes
 
 
 def vqgan(folder: str, config: dict[str, Any]) -> None:
-    """A diffusers folder of random weights."""
-    diffusers: Any = importlib.import_module("diffusers")  # whose types are partial
+    """Write a diffusers folder with random weights."""
+    diffusers: Any = importlib.import_module("diffusers")  # its types are partial
     torch.manual_seed(0)
     levels = len(config["block_out_channels"])
     kinds = ("DownEncoderBlock2D",) * (levels - 1), ("UpDecoderBlock2D",) * (levels - 1)

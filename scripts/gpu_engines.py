@@ -1,9 +1,9 @@
-"""The three ways in which the cuda backend runs a plan, timed beside each other: what its launch table ought to choose.
+"""The three ways in which the cuda backend runs a plan, timed side by side, to see what its launch table should choose.
 
 python scripts/gpu_engines.py     # on a GPU; `python scripts/gpu_check.py build engines` builds first
 
-Of random codes, source maps on the host at the end. Every way's maps are compared before it is timed; the first call's
-time holds what a bank's tables cost.
+On random codes, with source maps on the host at the end. Every way's maps are compared before it is timed; the first
+call's time includes what a bank's tables cost.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def seconds_of(call: Callable[[], object], budget: float, device: str) -> list[f
 def compare(
     backend: CudaBackend, bank: Bank, counts: Iterable[int], device: str, patch: int = PATCH, budget: float = 0.05
 ) -> Iterator[str]:
-    """A line for each preset, number of images and way. Raises SystemExit where source maps differ."""
+    """A line for each preset, number of images and way. Raises SystemExit if source maps differ."""
     for name in PRESETS:
         preset = presets.find(name)
         scales = preset.scales(bank.grid, patch)

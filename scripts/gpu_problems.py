@@ -1,4 +1,4 @@
-"""Every kind of GPU kernel once, on problems small enough for compute-sanitizer, against the specification.
+"""Runs every kind of GPU kernel once, on problems small enough for compute-sanitizer, against the specification.
 
 python scripts/gpu_problems.py     # on a GPU; scripts/gpu_check.py runs it under the sanitizers and the profiler
 """
@@ -34,7 +34,7 @@ def request(size: int, images: int, in_codes: bool, device: str = "auto") -> Sca
 
 
 def ways(backend: Backend) -> Iterator[str]:
-    """The backend's own choice, one launch, and step by step by two tiles: racecheck takes its time for more."""
+    """The backend's own choice, one launch, and step by step by two tiles; with more, racecheck would take too long."""
     yield ""
     if not isinstance(backend, CudaBackend):
         return
@@ -47,7 +47,7 @@ def ways(backend: Backend) -> Iterator[str]:
 
 
 def check(backends: list[Backend], device: str) -> None:
-    """Raises SystemExit where an answer is wrong."""
+    """Raises SystemExit if an answer is wrong."""
     reference = registry.BACKENDS["numpy"]
     random = np.random.default_rng(0)
     for backend in backends:
@@ -60,7 +60,7 @@ def check(backends: list[Backend], device: str) -> None:
         for dtype in (np.int16, np.float32):
             queries = torch.from_numpy(random.integers(-8, 9, (17, 37)).astype(dtype)).to(device)
             rows = torch.from_numpy(random.integers(-8, 9, (300, 37)).astype(dtype)).to(device)
-            many = queries.repeat(3, 1), rows.repeat(15, 1)  # what tensor cores search
+            many = queries.repeat(3, 1), rows.repeat(15, 1)  # enough that tensor cores search
             for asked_rows, held in ((queries, rows), many):
                 found = lpkernel.masked_topk(asked_rows, held, 10, backend=backend.name)
                 expected = lpkernel.masked_topk(asked_rows.cpu().numpy(), held.cpu().numpy(), 10, backend="numpy")
@@ -69,7 +69,7 @@ def check(backends: list[Backend], device: str) -> None:
 
 
 def usable() -> tuple[list[Backend], list[str]]:
-    """The GPU backends that can run, and the reasons of the others."""
+    """The GPU backends that can run, and the reasons why the others cannot."""
     reasons = {name: registry.BACKENDS[name].unavailable("cuda") for name in GPU_BACKENDS}
     backends = [registry.BACKENDS[name] for name, why in reasons.items() if not why]
     return backends, [f"{name}: {'; '.join(why)}" for name, why in reasons.items() if why]

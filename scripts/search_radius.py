@@ -1,5 +1,5 @@
-"""The two tables of docs/method.md about the search radius: what it costs, and what it does to a bank and to the same
-bank with every image moved by a random shift of up to one cell.
+"""The two tables of docs/method.md about the search radius: its cost, and its effect on a bank and on the same bank
+with every image moved by a random shift of up to one cell.
 
     python scripts/search_radius.py out/faces.lpbank
 """

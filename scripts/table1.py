@@ -3,9 +3,9 @@
     make table1             # or: python scripts/table1.py -n 100 --seeds 1 --banks 999,16 --features latents
 
 Fetches the photographs and the weights of LPIPS and Inception (scripts/packages.py). Everything is measured by
-lpkernel.metrics with equal N in every row. First comes one seed of all rows, by bank size as --banks says, then the
-next seed; what is done is kept in the cache of --out and table1.json and table1.md there are written after every row,
-so that a run can be stopped and goes on. N, the seeds and the extractors' hashes stand in both.
+lpkernel.metrics with equal N in every row. One seed of all rows comes first, by bank size in the order of --banks, then
+the next seed; finished work is kept in the cache of --out, and table1.json and table1.md there are written after every
+row, so that a stopped run goes on. Both record N, the seeds and the extractors' hashes.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Table:
         self.rows: list[Row] = []
 
     def add(self, row: Row, images: sets.ImageSet) -> None:
-        """Measure the pictures and append what is found to the row's values."""
+        """Measure the pictures and append the results to the row's values."""
         features = compare.collect(images, self.extractors, self.cache)
         found = compare.by_maps(images) | compare.by_lpips(self.real, images, features[self.spread.name], self.spread)
         for extractor in self.by_features:
@@ -138,7 +138,7 @@ class Table:
         return "\n".join([title, "", *(f"- {line}" for line in lines)]) if lines else ""
 
     def write(self) -> str:
-        """table1.json and table1.md; the text of the latter."""
+        """Write table1.json and table1.md; returns the text of the latter."""
         used = ", ".join(f"{one.name} {one.hash[:12]}" for one in self.extractors)
         facts = f"N = {self.args.n} in every row, {self.real.images.size} real pictures of {self.side} pixels"
         text = f"{facts}; {used}.\n\n{self.text()}\n\n{self.gaps()}\n{PAPER}"
@@ -157,7 +157,7 @@ class Table:
 
 
 def first_images(bank: Bank, count: int) -> Bank:
-    """A bank of the first images, with their mirror images if it has any and a PCA of its own, as if built of them."""
+    """A bank of the first images, with their mirror images if there are any and its own PCA, as if built from them."""
     chosen = np.arange(bank.size) < count
     chosen |= bank.flips_of(chosen)
     if bank.codes is not None and bank.codebook is not None:
@@ -170,7 +170,7 @@ def first_images(bank: Bank, count: int) -> Bank:
 
 
 def bank_of_faces(autoencoder: Autoencoder, folder: Path, flip: bool = False) -> Bank:
-    """The bank of all photographs, and of their mirror images; it is kept in the folder."""
+    """The bank of all photographs and, with `flip`, their mirror images; it is kept in the folder."""
     path = folder / f"{autoencoder.fingerprint[:16]}{'-flip' if flip else ''}.lpbank"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,7 @@ def jobs(table: Table, autoencoder: Autoencoder) -> Iterator[tuple[int, int, Job
 def bank_jobs(
     table: Table, autoencoder: Autoencoder, bank: Bank
 ) -> Iterator[tuple[Row, Callable[[int], sets.ImageSet]]]:
-    """The rows of one bank, with what makes their pictures of a seed."""
+    """The rows of one bank, each with the function that makes its pictures for a seed."""
     args, side = table.args, table.side
     of = f"first {bank.size}{', flipped' if args.flip else ''}"
     facts = f"faces {packages.PACKAGES['faces'].sha256} {autoencoder.fingerprint} {of}"

@@ -1,4 +1,4 @@
-"""Photographs that are not framed as a bank's images, turned, scaled and cut so that they are (by their eyes)."""
+"""Photographs turned, scaled and cut, by the eyes in them, so that they are framed as a bank's images."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Framing:
         size: int | None = None,
         find: Finder = find_faces,
     ) -> Framing:
-        """The framing of a bank's images; `eyes` and `size` replace what is known of it.
+        """The framing of a bank's images; `eyes` and `size` override what is known of it.
 
         The embedded avatars and photographs framed as CelebA have a known one. For other banks the eyes are looked for
-        in up to 48 images, spread evenly and decoded with the bank's autoencoder; the median counts. Raises InputError
-        when the autoencoder is missing or is not the bank's, and when eyes are found in less than a third of the images
-        or all over the place; MissingExtra.
+        in up to 48 images, spread evenly and decoded with the bank's autoencoder; their median is used. Raises
+        InputError when the autoencoder is missing or is not the bank's, and when eyes are found in less than a third of
+        the images or have no common place; MissingExtra.
         """
         size = size or bank.image_size or (autoencoder.image_size if autoencoder is not None else 0)
         if not size:
@@ -90,7 +90,7 @@ class Aligned:
 
     eyes: x and y of the left and right eye in the photograph's pixels, turned as its EXIF says. scale: pixels of the
     result for one of the photograph. rotation: degrees by which the photograph was turned, clockwise. beyond: share of
-    the result that lies beyond the photograph's edges, where it is mirrored. confidence, detector: as of `faces.Face`.
+    the result that lies beyond the photograph's edges, where it is mirrored. confidence, detector: as in `faces.Face`.
     """
 
     pixels: NDArray[np.uint8]
@@ -113,10 +113,10 @@ def align(
     every: bool = False,
     find: Finder = find_faces,
 ) -> list[Aligned]:
-    """The faces of a photograph, framed as a bank's images: the largest alone, or `every` one, largest first.
+    """The faces of a photograph, framed as a bank's images: only the largest, or `every` one, largest first.
 
     image: a path or (H, W, 3) uint8 RGB. framing: a `Framing`, or a bank with a framing known without its autoencoder.
-    The similarity transform takes the eyes found to the framing's. Deterministic.
+    A similarity transform takes the eyes found to those of the framing. Deterministic.
     Raises InputError when the image cannot be read or no face is found; MissingExtra.
     """
     where = framing if isinstance(framing, Framing) else Framing.of(framing, find=find)

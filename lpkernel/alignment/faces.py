@@ -3,7 +3,7 @@
 The extra `align` brings dlib (Boost licence) and the package face_recognition_models, of which three files are
 used: shape_predictor_5_face_landmarks.dat, mmod_human_face_detector.dat and, by `describe` alone,
 dlib_face_recognition_resnet_model_v1.dat, all put into the public domain by dlib's author. Its 68-point model, whose
-training data exclude commercial use, is not.
+training data exclude commercial use, is not used.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from lpkernel.errors import MissingExtra
 from lpkernel.pictures.warp import Similarity, resample
 
 LONGEST = 1024  # pixels of the longer side in which faces are looked for
-SURE = 1.0  # score of an upright face that needs no other turn; upside-down ones were found with up to 0.8
+SURE = 1.0  # score from which on an upright face needs no other turn; upside-down ones were found with up to 0.8
 CNN_LONGEST = 640  # the network takes 4 s for a megapixel
 
-# The landmark model is asked again on the face turned upright: a square of CHIP pixels in which the eyes lie where the
+# The landmark model is run again on the face turned upright: a square of CHIP pixels in which the eyes lie where the
 # detector's box, from CHIP_BOX to CHIP - CHIP_BOX, has them on average.
 CHIP, CHIP_BOX = 400, 72
 CHIP_EYES = (146 + 150.5j, 248.5 + 150.5j)
@@ -64,10 +64,10 @@ Finder = Callable[[Pixels, bool], list[Face]]
 
 
 def find_faces(pixels: Pixels, every: bool = False) -> list[Face]:
-    """Faces in (H, W, 3) uint8 pixels, that with the widest eye distance first; [] if none is found.
+    """Faces in (H, W, 3) uint8 pixels, the one with the widest eye distance first; [] if none is found.
 
-    The photograph may be turned by any multiple of 90 degrees, each face by about 45 more. The histogram detector goes
-    first; if it finds nothing, a network does, which is slow and sees what the other misses. `every` looks for
+    The photograph may be turned by any multiple of 90 degrees, each face by about 45 more. The histogram detector runs
+    first; if it finds nothing, a network runs, which is slow but sees what the other misses. `every` looks for
     small faces even if a large one was found. Deterministic. Raises MissingExtra.
     """
     small, factor = _reduced(pixels, LONGEST)
@@ -150,13 +150,13 @@ def _best_score(hits: list[_Hit]) -> float:
 
 
 def _eyes(picture: Pixels, box: Any) -> Eyes:
-    """The centres of both eyes, each the mean of its corners, which dlib gives as numbers of pixels."""
+    """The centres of both eyes, each the mean of its corners, which dlib gives as pixel indices."""
     corners = [complex(point.x + 0.5, point.y + 0.5) for point in _predictor()(picture, box).parts()[:4]]
     return (corners[2] + corners[3]) / 2, (corners[0] + corners[1]) / 2
 
 
 def _refined(pixels: Pixels, eyes: Eyes) -> Eyes:
-    """The eyes looked for once more, on the face turned upright at a fixed size: finer than whole pixels."""
+    """The eyes located once more, on the face turned upright at a fixed size: finer than whole pixels."""
     where = Similarity.of_points(CHIP_EYES, eyes)
     chip, _ = resample(pixels, where, CHIP)
     left, right = _eyes(chip, _dlib().rectangle(CHIP_BOX, CHIP_BOX, CHIP - CHIP_BOX - 1, CHIP - CHIP_BOX - 1))

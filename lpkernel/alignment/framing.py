@@ -32,7 +32,7 @@ class Framed:
     """pixels: (S, S, 3) uint8. where: from points of the square to those of the picture.
 
     how: as-is, crop or align. crop: what was cut out before the centre square, None for nothing or when aligned. said:
-    in words, what was done that nobody asked for; "" for nothing. facts: of the alignment, ready for JSON.
+    in words, what was done without being asked for; "" for nothing. facts: of the alignment, ready for JSON.
     """
 
     pixels: Pixels
@@ -65,9 +65,9 @@ class Framed:
 
 
 def expected_size(bank: Bank) -> tuple[int, int] | None:
-    """Width and height of pictures that are framed as the bank's; None if any are. What is square always is one.
+    """Width and height of pictures that are framed as the bank's; None if any are. Square ones always are.
 
-    Old banks do not tell: with a crop they are taken for CelebA's, and the embedded avatars are known to be square.
+    Old banks do not say: those with a crop are taken for CelebA's, and the embedded avatars are known to be square.
     """
     if bank.source_size is not None:
         return bank.source_size
@@ -77,7 +77,7 @@ def expected_size(bank: Bank) -> tuple[int, int] | None:
 
 
 def bank_crop(bank: Bank, width: int, height: int) -> Crop | None:
-    """The bank's crop for a picture of this size, which has the shape of the bank's; None if it has none."""
+    """The bank's crop for a picture of this size, of the shape of the bank's pictures; None if it has no crop."""
     expected = expected_size(bank)
     if bank.crop is None or expected in (None, (width, height)):
         return bank.crop
@@ -104,10 +104,10 @@ def frame(
 ) -> Framed:
     """A picture (H, W, 3) as a square of the autoencoder's side, framed as the bank's images.
 
-    framing "as-is": its centre square. "crop": `crop`, or the bank's, is cut out first. "align": its largest face is
-    turned, scaled and shifted as those of the bank, or the largest that holds half of the `mask` (H, W). "auto": a
-    `crop` that is given is cut out; the bank's is if the picture has the size or shape that it was made for. A square
-    is taken as it is, unless its face is seen elsewhere than the bank's are. Anything else is aligned. Raises
+    framing "as-is": its centre square. "crop": `crop`, or the bank's, is cut out first. "align": its largest face, or
+    the largest whose square holds half of the `mask` (H, W), is turned, scaled and shifted to lie as those of the bank.
+    "auto": a given `crop` is cut out; the bank's is if the picture has the size or shape that it was made for. A square
+    is taken as it is, unless its face is found elsewhere than the bank's are. Anything else is aligned. Raises
     InputError, also when a face or the extra `align` is missing.
     """
     if framing not in FRAMINGS:
@@ -141,14 +141,14 @@ def frame(
 def _cut(pixels: Pixels, size: int, crop: Crop | None, how: str) -> Framed:
     height, width, _ = pixels.shape
     x0, y0, x1, _ = centre_square(width, height, crop)
-    framed = square(Image.fromarray(pixels), size, crop).copy()  # torch wants memory that may be written
+    framed = square(Image.fromarray(pixels), size, crop).copy()  # torch wants writable memory
     return Framed(framed, Similarity(complex((x1 - x0) / size), complex(x0, y0)), how, crop)
 
 
 def _aligned(
     bank: Bank, pixels: Pixels, autoencoder: Autoencoder, mask: Bools | None, why: str, find: Finder, seen: Finder
 ) -> Framed:
-    """The picture aligned; `why`, if nobody asked for it. seen: `find` for this picture alone."""
+    """The picture aligned; `why` it is, unless it was asked for. seen: `find` for this picture alone."""
     fix = "give --crop x0,y0,x1,y1 or --framing as-is (in Python crop=..., framing=...)"
     try:
         where = Framing.of(bank, autoencoder, size=autoencoder.image_size, find=find)
@@ -171,7 +171,7 @@ def _framed(face: Aligned, why: str) -> Framed:
 
 
 def _misplaced(bank: Bank, pixels: Pixels, back: Similarity, size: int, find: Finder) -> bool:
-    """Whether eyes are found elsewhere than a bank of photographs has them; only asked where they are known at once."""
+    """Whether eyes are found elsewhere than a bank of photographs has them; checked only where they are known."""
     eyes = known_eyes(bank)
     if eyes is None or bank.crop is None:
         return False
@@ -186,7 +186,7 @@ def _misplaced(bank: Bank, pixels: Pixels, back: Similarity, size: int, find: Fi
 
 
 def _remembering(find: Finder) -> Finder:
-    """The same for one picture, which takes seconds: asked once for its largest face, once for every one."""
+    """`find`, which takes seconds, for one picture: run once for its largest face, once for every one."""
     known: dict[bool, list[Face]] = {}
 
     def found(pixels: Pixels, every: bool) -> list[Face]:

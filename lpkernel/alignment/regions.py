@@ -1,8 +1,8 @@
 """Parts of a face by name: eyes, eyebrows, nose, mouth, hair, left_half, right_half.
 
-lpkernel/data/regions.json holds, for each layout of faces, a 16x16 mask a region, and for which banks it is: those
-whose photographs were cropped out of the same aligned frame (its masks are carried over to another crop), or the
-one bank with its `sources_hash`, of which it also tells where the eyes are.
+lpkernel/data/regions.json holds, for each layout of faces, a 16x16 mask per region, where the eyes are, and which banks
+it is for: those whose photographs were cropped out of the same aligned frame (its masks are carried over to other
+crops), or the one bank with its `sources_hash`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Cells = NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the regions lie in one kind of faces. `crop` (x0, y0, x1, y1): the pixels that the masks cover.
+    """Where the regions lie in one kind of face. `crop` (x0, y0, x1, y1): the pixels that the masks cover.
 
     frame: width and height of the pictures that the crop is cut out of. eyes: x and y of the eyes' centres, the left
     one in the picture first, in fractions of the side of the crop, or of the picture.
@@ -45,7 +45,7 @@ class Layout:
         return self.sources_hash is not None and self.sources_hash == bank.sources_hash
 
     def fits(self, bank: Bank) -> bool:
-        """Whether it is of the bank's faces: made for it, or of the same frame. Old banks do not tell theirs."""
+        """Whether it is of the bank's faces: made for it, or of the same frame. Old banks do not record theirs."""
         return self.is_of(bank) or (
             self.crop is not None and bank.crop is not None and bank.source_size in (None, self.frame)
         )
@@ -107,7 +107,7 @@ def named_region(names: str, bank: Bank) -> Cells:
 
 
 def _carried(mask: Cells, crop: Crop | None, other: Crop | None, grid: int) -> Cells:
-    """A mask of one crop on the grid of another: each cell as at its centre; beyond the mask, as at its edge."""
+    """A mask of one crop on the grid of another: each cell takes the value at its centre, or at the nearest edge."""
     places = (np.arange(grid) + 0.5) / grid
     across = down = places
     if crop is not None and other is not None:

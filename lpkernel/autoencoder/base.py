@@ -27,10 +27,10 @@ from lpkernel.autoencoder.side_by_side import side_by_side
 from lpkernel.errors import InputError
 
 FLOAT16_END, HEADROOM = 65504.0, 16
-PROBED = 4  # images whose numbers tell how large they become
+PROBED = 4  # images decoded to see how large numbers become
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PIXELS_ON_GPU = 1 << 20  # in one batch: 16 images of 256x256, enough to fill a GPU
-PIXELS_ON_CPU = 1 << 19  # at a time, each image by itself, for memory's sake: 8 of 256x256
+PIXELS_ON_CPU = 1 << 19  # at a time, each image by itself, to limit memory: 8 of 256x256
 
 
 def choose_device(device: str) -> torch.device:
@@ -69,7 +69,7 @@ def _fast_bfloat16(device: torch.device) -> bool:
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Within it float32 convolutions are of float32: cuDNN rounds their operands to TF32 unless told not to."""
+    """Within it float32 convolutions stay float32: by default cuDNN rounds their operands to TF32."""
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
@@ -86,7 +86,7 @@ def fingerprint(state: dict[str, Tensor]) -> str:
 
 
 def largest_number(network: nn.Module, run: Callable[[], object]) -> float:
-    """The largest magnitude that a layer without parts takes or gives while `run` runs; infinity for NaN."""
+    """The largest magnitude in the input or output of any leaf layer while `run` runs; infinity for NaN."""
     largest = 0.0
 
     def note(module: nn.Module, given: tuple[object, ...], found: object) -> None:
@@ -117,16 +117,17 @@ class TorchAutoencoder(ABC):
     `network` holds float32 weights (the fingerprint is taken from them) and is moved to the device,
     dtype and channels-last layout. `width` is L. `codebook` (V, L) makes it discrete.
 
-    An image's result is the same whatever others it comes with: a CPU works on each image by itself, as many side by
-    side as torch has threads; other devices on batches of one fixed size, the last of them filled up. Across devices,
-    dtypes and decoders compiled or not the last bits of a convolution differ, so a vector that lies between two rows
+    An image's result does not depend on the others of the call: a CPU works on each image by itself, as many side by
+    side as torch has threads; other devices work on batches of one fixed size, the last one padded. The last bits of a
+    convolution differ between devices, dtypes, and compiled and plain decoders, so a vector that lies between two rows
     may change its code; with dtype "auto" encoders are float32 everywhere, to make that rare.
     """
 
     # The children of the network that only `encode_tensor` uses: float32 with dtype "auto".
     encoder_parts: ClassVar[tuple[str, ...]] = ()
     # Whether dtype "auto" on a GPU is float16 where the decoder's numbers stay small: as fast as bfloat16, 8 times as
-    # precise, but it ends at 65504. Of codes alone, whose vectors are known; `decode_tensor` may need the network only.
+    # precise, but it ends at 65504. For codes alone, whose vectors are known; `decode_tensor` may then use only the
+    # network.
     float16_where_small: ClassVar[bool] = False
 
     def __init__(
@@ -152,7 +153,7 @@ class TorchAutoencoder(ABC):
         self.codebook: np.ndarray | None = None if rows is None else rows.numpy()
         self._codebook = None if rows is None else rows.to(self.device)
         self.network: Any = network.eval().requires_grad_(False)
-        # not the class's own `to`: that of diffusers prints notices for those who train
+        # not the class's own `to`: that of diffusers prints notices meant for training
         nn.Module.to(network, self.device)
         half = dtype == "auto" and self.device.type == "cuda" and self.dtype == torch.bfloat16
         if half and self.float16_where_small and self.stays_small():
@@ -170,7 +171,7 @@ class TorchAutoencoder(ABC):
 
     @abstractmethod
     def encode_tensor(self, images: Tensor) -> Tensor:
-        """(n, 3, H, W) in [-1, 1] -> latents (n, L, M, M) before quantisation, on the device and dtype of both."""
+        """(n, 3, H, W) in [-1, 1] -> latents (n, L, M, M) before quantisation, with the same device and dtype."""
 
     @abstractmethod
     def decode_tensor(self, latents: Tensor) -> Tensor:
@@ -178,7 +179,7 @@ class TorchAutoencoder(ABC):
 
     @torch.inference_mode()
     def stays_small(self) -> bool:
-        """Whether no layer of the decoder meets numbers that come near float16's end, of some random code maps."""
+        """Whether, for some random code maps, no layer of the decoder meets numbers near float16's limit."""
         assert self._codebook is not None
         random = torch.Generator().manual_seed(0)
         codes = torch.randint(len(self._codebook), (PROBED, self.grid, self.grid), generator=random)
@@ -186,11 +187,11 @@ class TorchAutoencoder(ABC):
         return largest_number(self.network, lambda: self.decode_tensor(vectors)) < FLOAT16_END / HEADROOM
 
     def stages(self) -> list[Stage] | None:
-        """`decode_tensor`, taken apart so that parts of an image can be decoded; None where it cannot be."""
+        """`decode_tensor`, split so that parts of an image can be decoded; None where it cannot be."""
         return None
 
     def compile_decoder(self, asked: str, images: int | None = None) -> None:
-        """Settle whether torch.compile takes the decoder, before the first image: "auto", "never" or "always".
+        """Decide, before the first image, whether torch.compile compiles the decoder: "auto", "never" or "always".
 
         images: how many will be decoded, for "auto". Raises InputError for other words, and where "always" cannot be.
         """
@@ -273,9 +274,9 @@ class TorchAutoencoder(ABC):
 
     @torch.inference_mode()
     def decode_recorded(self, latents: np.ndarray) -> tuple[np.ndarray, Record | None]:
-        """Codes (M, M) or latents (M, M, L) of one image -> it, (H, W, 3) uint8, and what `decode_cells` needs of it.
+        """Codes (M, M) or latents (M, M, L) -> the image (H, W, 3) uint8, and the record that `decode_cells` needs.
 
-        None where that cannot be: `stages` does not tell how, or on another device than a CPU. Raises as `decode`.
+        The record is None where `stages` is, and on devices other than a CPU. Raises as `decode`.
         """
         if self._parts is None:
             return self.decode(latents[None])[0], None
@@ -285,10 +286,10 @@ class TorchAutoencoder(ABC):
 
     @torch.inference_mode()
     def decode_cells(self, latents: np.ndarray, record: Record, cells: Box) -> np.ndarray:
-        """A box of cells (top, left, bottom, right) of images that differ from a recorded one in it.
+        """A box of cells (top, left, bottom, right) of images that differ from a recorded one inside it.
 
-        latents: as `decode` takes them. Returns (N, h, w, 3) uint8: what `decode` gives there but for some statistics,
-        see `lpkernel.autoencoder.partial`.
+        latents: as `decode` takes them. Returns (N, h, w, 3) uint8: what `decode` gives there, except for some
+        statistics; see `lpkernel.autoencoder.partial`.
         """
         self._check_latents(latents)
         parts, cell = self._parts, self.image_size // self.grid
@@ -312,9 +313,9 @@ class TorchAutoencoder(ABC):
         return levels(self._finite(pixels)).cpu().numpy()
 
     def _each(self, values: np.ndarray, work: Callable[[np.ndarray], np.ndarray], out: np.ndarray) -> None:
-        """What `work` makes of batches of always `batch` values, to `out`; the last is filled up with its own last."""
+        """Write `work` of each batch of exactly `batch` values to `out`; the last is padded with its own last value."""
 
-        @torch.inference_mode()  # which is a thread's own
+        @torch.inference_mode()  # which is per thread
         def one(number: int) -> None:
             start = number * self.batch
             rows = np.minimum(np.arange(start, start + self.batch), len(values) - 1)

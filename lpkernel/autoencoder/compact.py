@@ -48,7 +48,7 @@ class CompactConfig:
 
     @staticmethod
     def from_json(data: object) -> CompactConfig:
-        """The config of a JSON object. Raises ValueError unless it is one that a network can be built of."""
+        """The config in a JSON object. Raises ValueError unless a network can be built from it."""
         if not isinstance(data, dict):
             raise ValueError(f"it is of kind {type(data).__name__}, expected an object")
         unknown = data.keys() - _CHECKS.keys()

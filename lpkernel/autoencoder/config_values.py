@@ -1,4 +1,4 @@
-"""Checked values of configurations, which come from strangers: kinds and sizes before anything is built from them."""
+"""Checks of untrusted configurations: kinds and sizes of values, before anything is built from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Check = Callable[[Any], Any]
 
 
 def read_text(path: Path) -> str:
-    """A small text file. Raises OSError, or ValueError if it is large or no UTF-8."""
+    """The text of a small file. Raises OSError, or ValueError if it is large or not UTF-8."""
     with path.open("rb") as file:
         data = file.read(MAX_TEXT + 1)
     if len(data) > MAX_TEXT:
@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text of standard JSON, with no key twice. Raises ValueError."""
+    """The value of a text of standard JSON without duplicate keys. Raises ValueError."""
     if len(text) > MAX_TEXT:
         raise ValueError(f"it is longer than {MAX_TEXT} characters")
     try:
@@ -39,7 +39,7 @@ def parse_json(text: str) -> Any:
 
 
 def without_doubles(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """The dict of the pairs. Raises ValueError if a key comes twice."""
+    """The dict of the pairs. Raises ValueError if a key occurs twice."""
     made = dict(pairs)
     if len(made) != len(pairs):
         raise ValueError("it has a key twice")
@@ -73,7 +73,7 @@ def one_of(*values: object) -> Check:
 
 
 def several(item: Check, least: int = 1, most: int = MAX_LEVELS) -> Check:
-    """A check: a list of `least` to `most` values, each as `item` wants it; it gives a tuple."""
+    """A check: a list of `least` to `most` values that each pass `item`; it returns a tuple."""
 
     def check(value: Any) -> tuple[Any, ...]:
         if type(value) is not list or not least <= len(value) <= most:
@@ -85,7 +85,7 @@ def several(item: Check, least: int = 1, most: int = MAX_LEVELS) -> Check:
 
 
 def checked(values: Any, checks: Mapping[str, Check]) -> dict[str, Any]:
-    """Those of the dict `values` that have a check, as it gives them. Raises ValueError with the first that fails."""
+    """The entries of `values` that have a check, as the check returns them. Raises ValueError at the first failure."""
     if not isinstance(values, dict):
         raise ValueError(f"a table of names is {_shown(values)}")
     found = {}

@@ -18,7 +18,7 @@ from lpkernel.triton_kernels import configs
 def described(autoencoder: Any) -> dict[str, str]:
     """A line each: dtype, images (at a time), convolutions, GroupNorm, SiLU, decoder, torch.compile.
 
-    Of a plug-in of another kind one line.
+    A single line for a plug-in of another kind.
     """
     if not isinstance(autoencoder, TorchAutoencoder):
         return {"layers": f"not known: {type(autoencoder).__name__} is no TorchAutoencoder"}

@@ -1,7 +1,7 @@
-"""How a decoder runs on a device: whether torch.compile takes it, as a CUDA graph, with the copies beside the work.
+"""How a decoder runs on a device: whether it is compiled, as a CUDA graph, with copies overlapping the work.
 
-A *step* takes a batch to bytes: codes (n, M, M) or latents (n, M, M, L) on the device -> levels (n, H, W, 3) uint8, and
-whether all numbers were finite, there. Batches of a decoder have one size, so there is one shape, and one graph.
+A *step* turns a batch into bytes: codes (n, M, M) or latents (n, M, M, L) -> levels (n, H, W, 3) uint8, and whether all
+numbers were finite, all on the device. Batches of a decoder have one size, so there is one shape, and one graph.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from lpkernel.limits import INT16_CODES
 Step = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 COMPILE = ("auto", "never", "always")
-# Before there were Triton kernels torch.compile took 16 s on an H200 and saved 1.44 ms on an image of 256x256 (441 and
-# 1,210 images a second). With them an H100 makes 1,340.
+# Before the Triton kernels, torch.compile took 16 s on an H200 and saved 1.44 ms per image of 256x256 (441 and 1,210
+# images a second). With them an H100 makes 1,340.
 COMPILED_FROM = 11_000 * 256**2  # pixels
 
 
@@ -52,8 +52,8 @@ def no_compiler(kind: str) -> str:
 def choose(asked: str, device: torch.device, images: int | None, side: int, fused: bool = False) -> Choice:
     """What compile="auto", "never" or "always" comes to.
 
-    images: how many of side x side pixels will be decoded, None if that is not known. fused: whether Triton kernels of
-    ours are in the network. Raises InputError for other words, and for "always" where nothing can be compiled.
+    images: how many of side x side pixels will be decoded, None if that is not known. fused: whether our Triton kernels
+    are in the network. Raises InputError for other words, and for "always" where nothing can be compiled.
     """
     if asked not in COMPILE:
         raise unknown_name("compile", asked, COMPILE)
@@ -78,9 +78,9 @@ def choose(asked: str, device: torch.device, images: int | None, side: int, fuse
 
 
 def compiled(step: Step) -> Step:
-    """`step` by torch.compile, at its first call; the user's cache folder keeps what it makes for the next process.
+    """`step` compiled by torch.compile at its first call; the user's cache folder keeps the result for later processes.
 
-    The layers' own ways (`layers`, `fused`) stand back, so its last bits are others, and may change with the threads.
+    The special layers (`layers`, `fused`) are not used then, so the last bits differ and may change with the threads.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder()))
     return torch.compile(step, dynamic=False)
@@ -93,27 +93,27 @@ def cache_folder() -> Path:
 
 
 class Graph:
-    """A step of one shape as a CUDA graph, which the host launches at once."""
+    """A step of one shape as a CUDA graph, which the host launches in one call."""
 
     def __init__(self, step: Step, given: Tensor) -> None:
         device = given.device
         beside = torch.cuda.Stream(device)
         beside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(beside):
-            step(given)  # kernels are compiled and loaded, libraries take their workspaces: not to be recorded
+            step(given)  # loads kernels, and libraries take their workspaces: none of it may be recorded
         torch.cuda.current_stream(device).wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._found = step(given)
 
     def __call__(self, given: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the tensor that was given first, with what it holds now."""
+        """The step's result for what the tensor given at construction holds now."""
         self._graph.replay()
         return self._found
 
 
 class _Slot:
-    """The memory of a batch on its way: two of them, so that one can be copied while the other is worked on."""
+    """The memory of a batch in flight; there are two, so that one can be copied while the other is worked on."""
 
     def __init__(self, given: Tensor, levels: Tensor, streams: Any, pinned: bool) -> None:
         self.given = torch.empty(given.shape, dtype=given.dtype, pin_memory=pinned)
@@ -122,14 +122,14 @@ class _Slot:
         self.levels_here = torch.empty(levels.shape, dtype=levels.dtype, pin_memory=pinned)
         self.finite_here = torch.empty((), dtype=torch.bool, pin_memory=pinned)
         self.made, self.copied = streams.Event(), streams.Event()
-        self.start: int | None = None  # of the batch that is on its way
+        self.start: int | None = None  # of the batch in flight
 
 
 class Pipeline:
     """A step over many batches: codes go to the device as int16 where that holds them, and while a batch is worked on,
     the bytes of the one before come to the host on a stream of their own, through pinned memory.
 
-    codes: V, None of latents. graph: makes the step a graph; a step that cannot be one (`why_no_graph`) is launched
+    codes: V; None for latents. graph: makes the step a graph; a step that cannot be one (`why_no_graph`) is launched
     kernel by kernel. Threads may share it; they take turns. To be used in inference mode.
     """
 
@@ -158,7 +158,7 @@ class Pipeline:
                 return self._run(values, batch, out)
             except BaseException:
                 self._streams.synchronize(self._device)
-                for slot in self._slots:  # whose batches nobody waits for any more
+                for slot in self._slots:  # nothing waits for their batches any more
                     slot.start = None
                 raise
 
@@ -176,7 +176,7 @@ class Pipeline:
             slot.given.numpy()[:] = values[np.minimum(np.arange(start, start + batch), len(values) - 1)]
             given.copy_(slot.given, non_blocking=True)
             levels, all_finite = self._step(given)
-            slot.levels.copy_(levels)  # the next batch may overwrite what a graph made
+            slot.levels.copy_(levels)  # the next batch may overwrite a graph's output
             slot.finite.copy_(all_finite)
             slot.made.record(main)
             slot.made.wait(self._beside)
@@ -190,7 +190,7 @@ class Pipeline:
         return finite
 
     def _take(self, slot: _Slot, out: NDArray[np.uint8]) -> bool:
-        """What is on its way in a slot, to `out`; whether all of it was finite."""
+        """Copy the batch in flight in a slot to `out`; returns whether all of it was finite."""
         if slot.start is None:
             return True
         slot.copied.synchronize()

@@ -55,7 +55,7 @@ class CompactAutoencoder(TorchAutoencoder):
 
 @lru_cache(maxsize=1)
 def embedded() -> CompactAutoencoder:
-    """The one that comes with the package, loaded once."""
+    """The autoencoder that comes with the package, loaded once."""
     return load_compact(DEFAULT_WEIGHTS, "default")
 
 

@@ -26,7 +26,7 @@ from lpkernel.autoencoder.config_values import (
 from lpkernel.autoencoder.weights import open_weights, read_floats, shapes
 from lpkernel.errors import InputError, MissingExtra, short
 
-UNTOLD_SAMPLE_SIZE = 32  # what diffusers writes when nobody set it, so it tells nothing
+UNTOLD_SAMPLE_SIZE = 32  # what diffusers writes when none was set, so it says nothing
 USUAL_IMAGE_SIZE = 256
 
 
@@ -41,7 +41,7 @@ def import_diffusers(purpose: str) -> Any:
 
 @contextmanager
 def without_notices() -> Iterator[None]:
-    """Without what diffusers logs for those who train or download; what is wrong, it raises."""
+    """Silences what diffusers logs about training and downloads; real errors are raised anyway."""
     log = logging.getLogger("diffusers")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -68,7 +68,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-# The parts of a config that shape the network; the others are not for encoding and decoding, and are left out.
+# The parts of a config that shape the network; the others do not concern encoding and decoding, and are left out.
 _WIDTHS = several(integer(1, MAX_WIDTH))
 _FLAG = one_of(True, False)
 _ACTIVATIONS = one_of("silu", "swish", "mish", "gelu", "relu")
@@ -135,7 +135,7 @@ def load_network(folder: Path, class_name: str) -> Any:
             network = network_class(**config)
     except InputError:
         raise
-    except Exception as error:  # diffusers raises many kinds for what does not go together
+    except Exception as error:  # diffusers raises many kinds for settings that do not fit together
         raise InputError(f"{failed} ({' '.join(str(error).split())[:200]})") from error
     if network.config.in_channels != 3 or network.config.out_channels != 3:
         channels = f"{network.config.in_channels} to {network.config.out_channels}"

@@ -1,7 +1,7 @@
-"""What a decoder does between its convolutions by triton_kernels/norm.py, on a GPU: `fuse` puts it into a network.
+"""What a decoder does between its convolutions, on a GPU by triton_kernels/norm.py: `fuse` puts it into a network.
 
 GroupNorm and SiLU in one; biases of convolutions without a pass of their own; the end of a residual block in one; and
-nearest upsampling. Each stands back, to torch's own way, for other places and kinds, and where torch.compile works.
+nearest upsampling. On other devices and dtypes, and under torch.compile, torch's own layers run instead.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def by_triton(x: Tensor) -> bool:
 
 
 class NormSiLU(GroupNorm):
-    """A GroupNorm of channels-last tensors on a GPU by Triton; with `silu` what follows it is done as well.
+    """A GroupNorm of channels-last tensors on a GPU by Triton; with `silu` it includes the SiLU that follows.
 
-    (N, C, H, W) or (N, C, L); others go the way of `GroupNorm`, and torch.compile fuses both by itself. `before`: a
-    bias (C,) that is still to be added to x. `follows`: nothing changes what a residual block before it gave, so the
-    moments that this found on its way are used.
+    (N, C, H, W) or (N, C, L); others are left to `GroupNorm`, and torch.compile fuses both by itself. `before`: a
+    bias (C,) that is still to be added to x. `follows`: the input is the unchanged output of a residual block, so the
+    moments that the block found on its way are used.
     """
 
     silu: bool
@@ -60,8 +60,8 @@ def group_norm(
 ) -> Tensor:
     """GroupNorm of (N, C, H, W) + before, then SiLU if asked for, by Triton: channels-last, of x's dtype.
 
-    weight, bias, before: (C,) or None. known: what `moments` gave of x and as many groups. Groups and channels as
-    `configs.norm` takes them. Near torch's, not the same bits; an image has the same bits in any batch.
+    weight, bias, before: (C,) or None. known: what `moments` returned for x and as many groups. Groups and channels as
+    `configs.norm` takes them. Close to torch's, not the same bits; an image has the same bits in any batch.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     images, channels, pixels = _shape(x)
@@ -87,7 +87,7 @@ def group_norm(
 def moments(x: Tensor, groups: int, biases: tuple[Tensor, ...] = (), residual: Tensor | None = None) -> Tensor:
     """Adds up to two biases (C,) and a residual to x (N, C, H, W), channels-last, in place, rounded once.
 
-    Returns what `group_norm` in `groups` groups knows x by: (N, slabs, 2, C) float32.
+    Returns what `group_norm` in `groups` groups takes as `known`: (N, slabs, 2, C) float32.
     """
     images, channels, pixels = _shape(x)
     tile = _tile(channels, groups)
@@ -140,7 +140,7 @@ def _tile(channels: int, groups: int) -> configs.Norm:
 
 
 def _without_bias(layer: Any, x: Tensor) -> Tensor:
-    """What a convolution gives before its bias is added."""
+    """The result of a convolution before its bias is added."""
     return cast(Tensor, layer._conv_forward(x, layer.weight, None))
 
 
@@ -153,7 +153,7 @@ def _ended(h: Tensor, layers: list[nn.Conv2d], residual: Tensor | None, groups: 
 
 
 class _Residual(nn.Module):
-    """diffusers' ResnetBlock2D without a time and without resampling, whose norms have their SiLU in them."""
+    """diffusers' ResnetBlock2D without time embedding or resampling, whose norms include their SiLU."""
 
     def forward(self, input_tensor: Tensor, temb: Tensor | None = None, *others: Any, **more: Any) -> Tensor:
         block: Any = self
@@ -181,7 +181,7 @@ class _Upsample(nn.Module):
 
 
 class _Block(nn.Module):
-    """The embedded autoencoder's residual block, whose norm has its SiLU in it."""
+    """The embedded autoencoder's residual block, whose norm includes its SiLU."""
 
     def forward(self, x: Tensor) -> Tensor:
         block: Any = self
@@ -193,15 +193,15 @@ class _Block(nn.Module):
 
 @functools.cache
 def _kind(way: Any, of: Any) -> Any:
-    """`of`, run in another way."""
+    """The class `of` with `way` mixed in."""
     return type(of.__name__, (way, of), {"__module__": of.__module__})
 
 
 def fuse(network: nn.Module) -> int:
-    """Turn the GroupNorms of a network into `NormSiLU`s in place, with the SiLU that follows where it can be told.
+    """Turn the GroupNorms of a network into `NormSiLU`s in place, including the SiLU that follows where that is known.
 
-    So it is with residual blocks and upsampling of known kinds. After `layers.settle`. Returns how many norms have
-    their SiLU in them; 0, and nothing changes, without Triton.
+    Residual blocks and upsampling of known kinds are replaced, too. Call it after `layers.settle`. Returns how many
+    norms include their SiLU; without Triton, returns 0 and changes nothing.
     """
     if importlib.util.find_spec("triton") is None:
         return 0
@@ -243,7 +243,7 @@ def _with_silu(module: Any) -> int:
 
 
 def _with_ends(module: Any) -> None:
-    """Give one module of a known kind its way of ending, once its norms are joined."""
+    """Give one module of a known kind its fused end, once its norms are joined."""
     of: Any = type(module)
     kind = of.__name__
     if issubclass(of, (_Residual, _Upsample, _Block)):
@@ -256,7 +256,7 @@ def _with_ends(module: Any) -> None:
         if getattr(module.norm, "silu", False) and _fits(module.norm):
             module.__class__ = _kind(_Block, of)
     elif kind in ("Encoder", "Decoder") and hasattr(module, "conv_act"):
-        # whose blocks hand on what the one before gave, and change nothing of it
+        # whose blocks pass on the previous one's output unchanged
         for inner in module.modules():
             if type(inner).__name__ == "ResnetBlock2D" and isinstance(inner.norm1, NormSiLU):
                 inner.norm1.follows = True
@@ -273,7 +273,7 @@ def _fits(norm: Any) -> bool:
 
 
 def _upsamples(layer: Any) -> bool:
-    """Whether an Upsample2D, not yet given its way, is by two and before a convolution."""
+    """Whether an Upsample2D, not yet replaced, is by two and before a convolution."""
     if isinstance(layer, _Upsample):
         return False
     plain = layer.use_conv and not layer.use_conv_transpose and layer.norm is None and layer.interpolate

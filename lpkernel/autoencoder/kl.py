@@ -56,7 +56,7 @@ class KLAutoencoder(_ContinuousFolder):
 class TinyAutoencoder(_ContinuousFolder):
     """An `AutoencoderTiny`. Latents are the encoder's output, not scaled.
 
-    Its config tells no size: 256 unless `image_size` says otherwise. Raises InputError, MissingExtra.
+    Its config has no size: 256 unless `image_size` says otherwise. Raises InputError, MissingExtra.
     """
 
     diffusers_class = "AutoencoderTiny"

@@ -1,9 +1,9 @@
 """Layers whose results on a CPU do not depend on how many threads there are: `settle` puts them into a network.
 
-torch's own GroupNorm sums the pixels of each thread by themselves, so its last bits change with the threads and with
-the batch; for small inputs its Conv2d goes to another, slower routine, so they change with the batch and the size; its
-SiLU computes the last few numbers of each thread's share by another exponential; its products of small matrices change
-with the threads, too. For inference only.
+torch's own GroupNorm sums each thread's pixels separately, so its last bits change with the threads and with the batch;
+for small inputs its Conv2d uses another, slower routine, so they change with the batch and the size; its SiLU computes
+the last few numbers of each thread's share with another exponential; its products of small matrices change with the
+threads, too. For inference only.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from torch import Tensor, nn
 from lpkernel.autoencoder.moments import Moments, Sums, group_norm
 from lpkernel.autoencoder.side_by_side import poll
 
-SHARE = 1 << 15  # numbers that torch gives to one thread at least (its GRAIN_SIZE)
+SHARE = 1 << 15  # the fewest numbers that torch gives to one thread (its GRAIN_SIZE)
 VECTOR = 32  # numbers that its loops take at once, at most: two AVX-512 registers of float32
 PACKED_WEIGHTS = 1 << 20  # numbers of a layer's weights up to which they are kept in oneDNN's order as well: 4 MiB
-PACKED_PIXELS = 1 << 12  # of an image, up to which that is worth it
+PACKED_PIXELS = 1 << 12  # pixels of an image up to which that is worth it
 
 
 class Watch(Protocol):
-    """What looks at the statistics of every GroupNorm, or gives them."""
+    """Observes the statistics of every GroupNorm, or supplies them."""
 
     def seen(self, layer: GroupNorm, mean: Sums, sums: Sums, squares: Sums) -> None:
-        """The statistics that a layer computed. mean (G,); of each block of pixels, in raster order, the sums and the
-        sums of squares about the mean, (blocks, G)."""
+        """The statistics that a layer computed: mean (G,) and, for each block of pixels in raster order, the sums and
+        the sums of squares about the mean, (blocks, G)."""
 
     def moments(self, layer: GroupNorm, pixels: Tensor) -> Moments | None:
-        """Mean and variance (G,) that a layer is to use for pixels (h, w, C); None: their own."""
+        """Mean and variance (G,) that a layer is to use for pixels (h, w, C); None: those of the pixels themselves."""
 
 
 _WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
@@ -50,14 +50,14 @@ def watched(watch: Watch) -> Iterator[None]:
 
 
 def _by_torch(x: Tensor) -> bool:
-    """Whether torch's own layer is wanted: on other devices, and where torch.compile makes its own."""
+    """Whether to use torch's own layer: on devices other than a CPU, and under torch.compile."""
     return x.device.type != "cpu" or torch.compiler.is_compiling()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (..., I) times weight (O, I), plus bias: (..., O). On a CPU float32 by oneDNN, as a 1x1 convolution.
 
-    torch's own product of small matrices has other bits with other numbers of threads.
+    The bits of torch's own product of small matrices depend on the number of threads.
     """
     if _by_torch(x) or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return nn.functional.linear(x, weight, bias)
@@ -77,8 +77,8 @@ class Convolution(nn.Conv2d):
     """A Conv2d that oneDNN computes whatever the size of its input.
 
     At every call oneDNN puts the weights into an order of its own, which takes a tenth of the time where an image has
-    few pixels: there they are kept in that order, too (PACKED_WEIGHTS, PACKED_PIXELS), by an operator that torch makes
-    for its compiler. Without it, the same bits.
+    few pixels: there they are also kept in that order (PACKED_WEIGHTS, PACKED_PIXELS), by an operator that torch has
+    for its compiler. Without it the bits are the same.
     """
 
     _packed: tuple[tuple[int, int], Tensor] | None = None  # which weights, and these in order
@@ -107,7 +107,7 @@ class Convolution(nn.Conv2d):
 
 
 class SiLU(nn.SiLU):
-    """A SiLU in which each thread's share is whole vectors, so that all but the very last numbers go one way."""
+    """A SiLU in which each thread's share is whole vectors, so all but the very last numbers are computed alike."""
 
     def forward(self, x: Tensor) -> Tensor:
         if _by_torch(x):
@@ -129,7 +129,7 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _whole_vectors(count: int) -> int:
-    """The most of `count` numbers that torch's threads can share in whole vectors."""
+    """How many of `count` numbers torch's threads can share in whole vectors, at most."""
     threads = 0
     while threads != (used := min(torch.get_num_threads(), -(-count // SHARE))):
         threads = used
@@ -140,8 +140,8 @@ def _whole_vectors(count: int) -> int:
 class GroupNorm(nn.GroupNorm):
     """A GroupNorm that adds up fixed blocks of pixels in a fixed order.
 
-    Mean and variance of each group over all pixels, float64 of float32 sums; the variance about the mean, not by the
-    mean of squares, which loses digits. `grid`: a row of pixels is summed in this many blocks.
+    Mean and variance of each group over all pixels, in float64 from float32 sums; the variance is about the mean, not
+    from the mean of squares, which loses digits. `grid`: a row of pixels is summed in this many blocks.
     """
 
     grid: int

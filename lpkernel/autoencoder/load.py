@@ -44,12 +44,12 @@ def load_autoencoder(
 
     "default" is the embedded one; a .safetensors file is another of its format; a folder is a diffusers
     `VQModel`, `AutoencoderKL` or `AutoencoderTiny`; "module:callable" and "path/to/file.py:callable" are
-    plug-ins, which run their author's code. Arguments follow after "?" as key=value&key=value: image_size for
+    plug-ins, which run their author's code. Arguments follow "?" as key=value&key=value: image_size for
     a folder, anything (as strings) for a plug-in. `device` is "auto" or a torch device, `dtype` is
     "auto", "float32", "bfloat16" or "float16"; a plug-in gets the two if it accepts them.
 
-    `compile` is "always" (the decoder by torch.compile, when the first image is decoded), "never", or "auto": on a CUDA
-    device where `images`, how many will be decoded, are so many that it pays. An image's last bits are others then.
+    `compile` is "always" (torch.compile compiles the decoder when the first image is decoded), "never", or "auto": on a
+    CUDA device if `images`, how many will be decoded, is large enough for it to pay. Compiling changes last bits.
 
     Raises InputError on anything else, MissingExtra without the package that a source needs.
     """
@@ -162,7 +162,7 @@ def _load_file(path: Path) -> ModuleType:
 def _keywords(
     source: str, call: Callable[..., Any], arguments: dict[str, str], device: str, dtype: str
 ) -> dict[str, str]:
-    """`arguments`, and device and dtype where `call` takes them."""
+    """`arguments`, plus device and dtype if `call` takes them."""
     try:
         signature = inspect.signature(call)
     except (TypeError, ValueError):  # a callable without a signature, written in C

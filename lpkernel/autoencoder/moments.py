@@ -1,6 +1,6 @@
 """GroupNorm of one image on a CPU: by the compiled code (csrc/cpu), or the same bits by torch and NumPy.
 
-Every sum is taken in one written order, so neither threads nor instruction sets change it.
+Every sum is taken in one fixed order, so neither threads nor instruction sets change it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NUMBERS_AT_ONCE = 1 << 18  # float32 in one turn of torch's pass over an image: 
 OF_ONE_THREAD = (
     1 << 19
 )  # float32 of an image, up to which one thread of the compiled code is faster than all of torch's
-FEW_THREADS = 3  # of torch, up to which it is for any
+FEW_THREADS = 3  # of torch, up to which it is faster for any image
 
 Sums = NDArray[np.float64]
 Moments = tuple[Sums, Sums]
@@ -34,7 +34,7 @@ def _reasons(isa: str) -> tuple[str, ...]:
 
 
 def reasons() -> tuple[str, ...]:
-    """Why torch and NumPy do it; () if the compiled code does."""
+    """Why torch and NumPy do the work; () if the compiled code does."""
     return _reasons(os.environ.get("LPKERNEL_ISA", ""))
 
 
@@ -50,9 +50,9 @@ def group_norm(
 ) -> tuple[Sums, Sums, Sums] | None:
     """pixels (p, C) of an image, normalised, to out (p, C); weight, bias: (C,). All float32 and contiguous.
 
-    moments: mean and variance of each group, (G,), to be used instead of the image's own. Otherwise returns mean (G,),
-    and of each block of pixels the sums and the sums of squares about the mean, (p / block, G), as `block_sums`; mean
-    and variance add these up one after the other. The result is (value - mean) * scale + bias, each
+    moments: mean and variance of each group, (G,), to be used instead of the image's own. Without it, returns the mean
+    (G,) and, for each block of pixels, the sums and the sums of squares about the mean, (p / block, G), as `block_sums`
+    does; mean and variance add these up one after the other. The result is (value - mean) * scale + bias, each
     step rounded to float32; the scale is 1 / sqrt(variance + eps), rounded, times the weight.
     """
     isa = os.environ.get("LPKERNEL_ISA", "")
@@ -86,8 +86,8 @@ def each_channel(values: Sums, own: int) -> Tensor:
 def block_sums(pixels: Tensor, block: int, groups: int, centre: Tensor | None = None) -> Sums:
     """(p, C) float32, contiguous -> the sums of each block of pixels over the channels of a group: (p / block, G).
 
-    Of a channel in float32, pixel after pixel; then in float64, the channels of the group to four sums in turn, which
-    are added up as (0 + 1) + (2 + 3). With a centre (C) of the squares of what pixels differ from it.
+    Each channel is summed in float32, pixel after pixel; then, in float64, the channels of a group go to four sums in
+    turn, which are added up as (0 + 1) + (2 + 3). With a centre (C), the squared differences from it are summed.
     """
     sums = []
     for part in _parts(pixels, block):
@@ -106,5 +106,5 @@ def block_sums(pixels: Tensor, block: int, groups: int, centre: Tensor | None = 
 
 
 def _parts(pixels: Tensor, block: int) -> tuple[Tensor, ...]:
-    """So many pixels at a time, a multiple of `block`, that a pass over them stays in the cache."""
+    """Parts of the pixels, each a multiple of `block`, small enough that a pass over one stays in the cache."""
     return pixels.split(block * max(1, NUMBERS_AT_ONCE // (block * pixels.shape[1])))

@@ -1,4 +1,4 @@
-"""An autoencoder that sees no image twice."""
+"""An autoencoder that does no image twice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT_BYTES = 1 << 27  # of pictures and codes
 
 
 class Once:
-    """`inner`, with what it gave last kept, up to `KEPT_BYTES`: the same image or codes are not worked on again.
+    """`inner`, with its latest results kept, up to `KEPT_BYTES`: the same image or codes are not worked on again.
 
     Its other members are those of `inner`. Threads may share it.
     """
@@ -30,7 +30,7 @@ class Once:
         self._bytes = 0
         self._recorded: tuple[tuple[Any, ...], NDArray[np.uint8], Record | None] | None = None  # the last
         self._lock = Lock()
-        if hasattr(inner, "decode_cells"):  # as that of `TorchAutoencoder`; `Original` asks whether it is there
+        if hasattr(inner, "decode_cells"):  # as `TorchAutoencoder` does; `Original` asks whether it is there
             self.decode_cells, self.decode_recorded = self._decode_cells, self._decode_recorded
 
     def __getattr__(self, name: str) -> Any:
@@ -57,9 +57,9 @@ class Once:
     def _each(
         self, kind: tuple[Any, ...], given: NDArray[Any], work: Callable[[NDArray[Any]], NDArray[Any]]
     ) -> NDArray[Any]:
-        """What `work` makes of each of the given, of each that is new once."""
+        """What `work` makes of each of `given`; each new one is worked on once."""
         if not isinstance(given, np.ndarray) or not len(given):
-            return work(given)  # which says what is wrong
+            return work(given)  # it reports what is wrong
         keys = [_key(kind, one) for one in given]
         with self._lock:
             found = {key: self._kept[key] for key in keys if key in self._kept}

@@ -1,11 +1,11 @@
-"""Decoding a part of an image: variants of one picture differ in a region, and only that is wanted.
+"""Decoding a part of an image: variants of one picture differ in a region, and only that region is wanted.
 
-A decoder is taken apart into `Stage`s. Those that look at the whole image (attention), and all before them, are run on
-all of it. From there on each stage is run on the window that the next one looks at, found backwards from the pixels
-that are wanted by each stage's reach, so that no edge of a window is ever seen. What is left is GroupNorm, whose
-statistics are those of the whole image: they are taken from the original's own decode, with the sums of the cells in
-the window replaced by the variant's. So the result is the whole decode's but for what a variant changes, outside the
-windows, in the statistics of the stages that have one. It does not depend on which variants are decoded together.
+A decoder is split into `Stage`s. Those that look at the whole image (attention), and all before them, are run on
+all of it. From there on each stage is run on the window that the next one looks at, found backwards from the wanted
+pixels by each stage's reach, so that no edge of a window ever shows. What is left is GroupNorm, whose statistics are
+those of the whole image: they are taken from the original's own decode, with the sums of the cells in the window
+replaced by the variant's. So the result equals the whole decode, except that statistics in the windowed stages miss
+what a variant changes outside the windows. It does not depend on which variants are decoded together.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Box = tuple[int, int, int, int]  # top, left, bottom, right
 class Stage:
     """A part of a decoder. run: (1, C, h, w) to (1, C', factor h, factor w).
 
-    reach: how many pixels of the result's size beyond a pixel's own place it looks; None: at the whole image.
+    reach: how far beyond a pixel's own place it looks, in pixels of the result; None: at the whole image.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -50,12 +50,12 @@ class Stage:
 
 
 def stage(module: nn.Module, factor: int = 1) -> Stage:
-    """A module whose layers are convolutions one after another, and layers that look at single pixels."""
+    """A stage of a module whose layers are convolutions, one after another, and layers that look at single pixels."""
     return Stage(module, reach(module), factor)
 
 
 def stages_of(layers: Iterable[nn.Module]) -> list[Stage]:
-    """Layers that follow one another, one or a sequence of them a stage."""
+    """Layers that follow one another; each layer, or sequence of layers, becomes a stage."""
     stages = []
     for layer in layers:
         factor = int(layer.scale_factor) if isinstance(layer, nn.Upsample) else 1  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def reach(module: nn.Module) -> int:
 
 
 class Kept(NamedTuple):
-    """Statistics of one layer over one image: mean (G,), and of each cell the sums and the squares, (M, M, G)."""
+    """Statistics of one layer over one image: mean (G,), and the sums and the squares of each cell, (M, M, G)."""
 
     mean: Sums
     sums: Sums
@@ -80,7 +80,7 @@ class Kept(NamedTuple):
 
 
 class Record:
-    """A `Watch` that keeps what every layer computed, by the cells of the grid."""
+    """A `Watch` that keeps the statistics that every layer computed, by cell of the grid."""
 
     def __init__(self, grid: int) -> None:
         self.grid = grid
@@ -104,7 +104,7 @@ class Corrected:
     def at(self, window: Box, side: int, reach: int) -> None:
         """The pixels that layers see are this window of an image of `side` pixels.
 
-        Those nearer than `reach` to an edge of the window that is not one of the image may be wrong.
+        Those nearer than `reach` to an edge of the window that is not an edge of the image may be wrong.
         """
         self.window, self.side, scale = window, side, side // self.record.grid
         first = [-(-(edge + reach * (edge > 0)) // scale) for edge in window[:2]]
@@ -133,7 +133,7 @@ class Corrected:
 
 
 class Parts:
-    """A decoder by its stages, for one image of grid side M at a time."""
+    """A decoder split into stages, for one image of grid side M at a time."""
 
     def __init__(self, stages: Sequence[Stage], grid: int) -> None:
         whole = max((i + 1 for i, one in enumerate(stages) if one.reach is None), default=0)
@@ -148,7 +148,7 @@ class Parts:
         return x, record
 
     def window(self, latents: Tensor, record: Record, cells: Box) -> Tensor:
-        """The pixels (1, C, h, w) of a box of cells of the image that latents (1, L, M, M), a variant, decode to."""
+        """The pixels (1, C, h, w) of a box of cells of the image that a variant's latents (1, L, M, M) decode to."""
         x = latents
         for one in self.whole:
             x = one.run(x)
@@ -193,7 +193,7 @@ def diffusers_stages(decoder: nn.Module, before: Sequence[nn.Module]) -> list[St
 
 
 class Original:
-    """A picture, as it was encoded, of which variants are made: decoded once, whatever is asked of it.
+    """A picture, as it was encoded, of which variants are made. It is decoded only once.
 
     content: (M, M) int64 codes or (M, M, L) float32 latents.
     """
@@ -209,7 +209,7 @@ class Original:
     def variants(self, autoencoder: Autoencoder, content: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[np.uint8]:
         """(N, S, S, 3): what codes or latents (N, M, M ...) decode to where `inside` (S, S), this picture elsewhere.
 
-        All of it is decoded by an autoencoder that cannot do otherwise, and where more than half of it is asked for.
+        The whole image is decoded if the autoencoder cannot decode parts, or if more than half of it is asked for.
         """
         cells = _around(inside, autoencoder.grid)
         decode: Callable[..., NDArray[np.uint8]] | None = getattr(autoencoder, "decode_cells", None)
@@ -236,7 +236,7 @@ class Original:
 
 
 def _around(inside: NDArray[np.bool_], grid: int) -> Box:
-    """The least box of cells around the pixels `inside`."""
+    """The smallest box of cells around the pixels `inside`."""
     size = len(inside) // grid
     edges = []
     for axis in (1, 0):

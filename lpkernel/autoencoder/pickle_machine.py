@@ -1,8 +1,8 @@
 """A machine for pickles that makes data and runs nothing.
 
 A pickle is a program for a stack machine. This one has no way to import, to call what a file names or to set an
-attribute: each name that a file may use stands for a function of this module, and what they make is plain values,
-NumPy arrays of plain numbers, tensors within their storage, and empty placeholders for objects of training frameworks.
+attribute: each name that a file may use stands for a function of this module, and these make only plain values, NumPy
+arrays of plain numbers, tensors within their storage, and empty placeholders for objects of training frameworks.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import torch
 from lpkernel.errors import short
 
 MAX_STEPS = 300_000  # opcodes of a pickle; a checkpoint has some 30 for each tensor
-MAX_DEPTH = 100  # of containers in each other
+MAX_DEPTH = 100  # of nested containers
 MAX_AXES = 32
 MAX_KEY = 4096  # characters
 MAX_NAME = 256  # characters of a module, and of a name in it
 MAX_LINE = 1 << 16  # bytes of a line in the old text protocol
 SPARE = 16 << 20  # bytes that a small file may stand for beyond its size
 
-# Objects that checkpoints carry beside the weights and that nobody here needs.
+# Objects that checkpoints carry besides the weights and that are not needed here.
 INERT_MODULES = (
     "pytorch_lightning",
     "lightning",
@@ -40,7 +40,7 @@ INERT_MODULES = (
     "pathlib",
 )
 INERT_NAMES = {("argparse", "Namespace"), ("typing", "Any"), ("typing", "Union")}
-# Types that are mentioned (a defaultdict's factory, a config's field) and never called.
+# Types that are only mentioned (a defaultdict's factory, a config's field), never called.
 MENTIONED = {"object", "int", "float", "bool", "str", "list", "dict", "tuple"}
 BUILTINS = ("builtins", "__builtin__")
 
@@ -87,7 +87,7 @@ class Name:
 
 
 class _Unfinished:
-    """What BUILD completes: `finish` takes its state and gives the value, which takes its place."""
+    """What BUILD completes: `finish` takes the state and returns the value that replaces this object."""
 
     __slots__ = ("finish", "value")
 
@@ -113,7 +113,7 @@ def _counts(value: object) -> tuple[int, ...]:
 
 
 def as_key(value: Any) -> Any:
-    """A key of a dict or set whose hash is quick and cannot be chosen to collide with many others."""
+    """A key of a dict or set, of a kind whose hash is quick and cannot be chosen to collide with many others."""
     plain = value is None or type(value) in (bool, float, Name, Placeholder, torch.dtype)
     plain = plain or (type(value) is int and -(1 << 60) < value < 1 << 60)
     plain = plain or (type(value) in (str, bytes) and len(value) <= MAX_KEY)
@@ -143,9 +143,9 @@ def _find(module: str, name: str, scripted: bool) -> Name | torch.dtype:
 
 
 class Machine:
-    """Executes pickles from `file`, of `size` bytes; `persistent` gives what a torch file keeps beside them.
+    """Executes pickles from `file`, of `size` bytes; `persistent` returns what a torch file keeps beside them.
 
-    scripted: it is that of a TorchScript archive, whose objects become the dicts of their attributes.
+    scripted: the pickle is that of a TorchScript archive, whose objects become dicts of their attributes.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Machine:
         self.names: dict[tuple[str, str], Name | torch.dtype] = {}
         self.steps = 0
 
-    # pickletools reads from these three: lengths that a file only claims are cut to what there is.
+    # pickletools reads through these three: lengths that a file claims are cut to what it has.
     def read(self, count: int) -> bytes:
         return self.file.read(count if count < MAX_LINE else min(count, max(0, self.size - self.file.tell())))
 
@@ -168,7 +168,7 @@ class Machine:
         return self.file.tell()
 
     def load(self) -> Any:
-        """The value of the pickle at the file's position, which moves behind it."""
+        """The value of the pickle at the file's position, which moves past it."""
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         for opcode, argument, _ in pickletools.genops(cast(IO[bytes], self)):
@@ -183,7 +183,7 @@ class Machine:
         return value
 
     def spend(self, size: int) -> None:
-        """Count bytes that are made from the file's, so that a small file cannot stand for much."""
+        """Count bytes that the file expands to, so that a small file cannot expand to much."""
         self.room -= size
         if self.room < 0:
             raise Refused("it stands for much more than the file holds")
@@ -254,7 +254,7 @@ class Machine:
         self.spend(8 * len(arguments))
         try:
             self.push(function.make(self, *arguments))
-        except TypeError as error:  # another number of arguments
+        except TypeError as error:  # a wrong number of arguments
             raise Refused(f"it calls {short(function.text)} with wrong arguments") from error
 
     def build(self) -> None:
@@ -262,7 +262,7 @@ class Machine:
         if type(target) is _Unfinished:
             target.value = target.finish(state)
             target = target.value
-        elif type(target) not in (dict, Placeholder):  # which keep nothing of it: attributes
+        elif type(target) not in (dict, Placeholder):  # which ignore attributes
             raise Refused(f"it sets the state of {type(target).__name__}")
         self.push(target)
 
@@ -283,7 +283,7 @@ def _pairs(items: list[Any]) -> dict[Any, Any]:
     return {as_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)}
 
 
-# The functions that a pickle may call. Each is given the machine first.
+# The functions that a pickle may call. Each takes the machine as its first argument.
 
 
 def _placeholder(_machine: Machine, *_arguments: object) -> Placeholder:
@@ -315,7 +315,7 @@ def _reconstructor(_machine: Machine, cls: object, _base: object, _state: object
 
 
 def _copied(machine: Machine, items: object, *kinds: type) -> Any:
-    """`items`, which are to be copied."""
+    """`items`, of one of these kinds, whose copy is counted."""
     if type(items) not in kinds:
         raise Refused(f"it makes a container from {type(items).__name__}")
     machine.spend(64 * len(items))  # type: ignore[arg-type]
@@ -353,7 +353,7 @@ def _size(_machine: Machine, sizes: object = ()) -> tuple[int, ...]:
 
 
 def _device(_machine: Machine, kind: object, _index: object = None) -> str:
-    """The kind of a device; where a tensor was is no concern of ours."""
+    """The kind of a device; where a tensor was does not matter."""
     if type(kind) is not str:
         raise Refused("it has a device without a name")
     return short(kind)
@@ -399,7 +399,7 @@ def _numpy_dtype(_machine: Machine, code: object, _align: object = False, _copy:
 
 
 def _array(machine: Machine, shape: object, dtype: object, order: str, data: object) -> np.ndarray:
-    """An array on `data`, which it must fill to the byte."""
+    """An array on `data`, whose size must match to the byte."""
     sizes = _counts(shape)
     if not isinstance(dtype, np.dtype) or type(data) is not bytes:
         raise Refused("it has a NumPy array of no plain numbers")
@@ -587,7 +587,7 @@ _STEPS: dict[str, _Step] = {
 
 
 def check_value(root: Any, size: int) -> None:
-    """Refuse a value that holds itself, nests deeply, is unfinished, or written out would exceed what `size` bytes
+    """Refuse a value that holds itself, nests deeply, is unfinished, or when written out would exceed what `size` bytes
     may stand for (a list of ten lists of ten lists, each the same)."""
     done: dict[int, tuple[int, int]] = {}  # containers: depth and bytes
     path = [_Visit(root)]

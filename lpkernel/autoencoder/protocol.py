@@ -1,4 +1,4 @@
-"""What an autoencoder is here."""
+"""The interface of an autoencoder."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ class Autoencoder(Protocol):
         ...
 
     def decode(self, latents: np.ndarray) -> np.ndarray:
-        """What `encode` gives -> (N, H, W, 3) uint8."""
+        """What `encode` returns -> (N, H, W, 3) uint8."""
         ...

@@ -1,4 +1,4 @@
-"""Several images of a call at a time, each with few of torch's threads: one image alone uses many of them badly."""
+"""Several images of a call at a time, each with few of torch's threads: one image alone makes poor use of many."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Ended(Exception):
 
 
 def poll() -> None:
-    """To be called between layers: leaves the work on an image if its call has ended by an exception."""
+    """To be called between layers: stops the work on an image if its call has ended with an exception."""
     ended = _ENDED.get()
     if ended is not None and ended.is_set():
         raise _Ended
@@ -28,9 +28,9 @@ def side_by_side(work: Callable[[int], object], images: int, most: int) -> None:
     """work(i) for i in range(images), up to `most` at a time.
 
     Torch's threads are shared out: as many images at a time as there are threads, or all threads for one image. Several
-    images are worked on by threads of this call alone, whose contexts are empty; a single one by the calling thread. An
-    exception, Ctrl+C among them, ends the call as soon as the others have come to their next `poll`. How many threads
-    torch has, for the caller and for threads to come, stays as it is.
+    images are worked on by threads of this call alone, with empty contexts; a single one by the calling thread. An
+    exception, Ctrl+C included, ends the call as soon as the others reach their next `poll`. The number of torch's
+    threads, for the caller and for later threads, stays as it is.
     """
     threads = torch.get_num_threads()
     workers = min(images, threads, most)
@@ -41,7 +41,7 @@ def side_by_side(work: Callable[[int], object], images: int, most: int) -> None:
     numbers, began, ended = count(), Semaphore(0), Event()
 
     def serve(own: int) -> None:
-        torch.get_num_threads()  # a thread's first question sets its number to the one that was last set anywhere
+        torch.get_num_threads()  # a thread's first call sets its number to the one last set anywhere
         torch.set_num_threads(own)
         _ENDED.set(ended)
         began.release()
@@ -61,7 +61,7 @@ def side_by_side(work: Callable[[int], object], images: int, most: int) -> None:
             serving = [pool.submit(serve, own) for own in shares]
             for _ in serving:
                 began.acquire()
-            torch.set_num_threads(threads)  # what threads that are born later begin with
+            torch.set_num_threads(threads)  # what later threads start with
             for one in serving:
                 one.result()
         except BaseException:

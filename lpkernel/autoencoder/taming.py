@@ -96,7 +96,7 @@ def convert(checkpoint: Path, out: Path, config: Path | None = None) -> Path:
     """Write the VQ-GAN in `checkpoint` (.ckpt, .pt, .pth or .safetensors) as a `VQModel` folder `out`; returns `out`.
 
     `config` is the project's yaml (of the VQ-GAN or of a transformer around it). Without it the
-    architecture is read off the weights, and the resolution, which they do not tell, is taken as 256
+    architecture is read off the weights, and the resolution, which they do not show, is taken as 256
     (logged as a warning). Nothing in the checkpoint is run. `out` appears only when complete.
     Raises InputError for a file that is damaged, not a VQ-GAN, or not representable as a `VQModel`,
     and MissingExtra without diffusers (or PyYAML, for a config).
@@ -122,7 +122,7 @@ def convert(checkpoint: Path, out: Path, config: Path | None = None) -> Path:
 
 
 def _first_stage(checkpoint: Path) -> dict[str, Tensor]:
-    """The VQ-GAN's tensors by taming's names, without those around it."""
+    """The VQ-GAN's tensors under taming's names, without those of anything around it."""
     if checkpoint.suffix == ".safetensors":
         with open_weights(checkpoint) as file:
             data: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -187,7 +187,7 @@ def _read_config(path: Path) -> Architecture:
 
 
 def _plain_loader(yaml: Any) -> Any:
-    """A loader of plain yaml: no tags that run anything, no aliases, no merging, no key twice, nothing deep."""
+    """A loader of plain yaml: no tags that run anything, no aliases, merges, duplicate keys or deep nesting."""
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         depth = 0
@@ -209,7 +209,7 @@ def _plain_loader(yaml: Any) -> Any:
 
 
 def _infer(state: dict[str, Tensor], path: Path) -> Architecture:
-    """The architecture that the shapes of the weights tell."""
+    """The architecture, inferred from the shapes of the weights."""
     levels = sum(f"encoder.down.{level}.block.0.conv1.weight" in state for level in range(MAX_LEVELS))
     needed = ["encoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight", "encoder.conv_out.weight"]
     needed += ["decoder.conv_in.weight", "quantize.embedding.weight"]
@@ -260,7 +260,7 @@ def _first_width(path: Path) -> InputError:
 def _translate(
     state: dict[str, Tensor], architecture: Architecture, shapes: dict[str, torch.Size], path: Path
 ) -> dict[str, Tensor]:
-    """`state` by diffusers' names, float32; every tensor of the network used exactly once."""
+    """`state` under diffusers' names, float32; every tensor of the network is used exactly once."""
     names = dict(_names(architecture))
     _require(list(names), state, path)
     unused = [key for key in state if key.startswith(NETWORK) and key not in names]
@@ -277,7 +277,7 @@ def _translate(
         squeezed = value.reshape(value.shape[:2]) if value.shape[2:] == (1, 1) and len(shapes[new]) == 2 else value
         if squeezed.shape != shapes[new]:
             raise InputError(f"{path}: {old} is {tuple(value.shape)}, the config says {tuple(shapes[new])}")
-        # a copy: what is written must not share memory, as tensors of a checkpoint may
+        # a copy: tensors of a checkpoint may share memory, those written must not
         translated[new] = squeezed.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     return translated
 
@@ -312,8 +312,8 @@ def _modules(architecture: Architecture) -> Iterator[tuple[str, str]]:
         yield f"{half}.norm_out", f"{half}.conv_norm_out"
         yield f"{half}.conv_out", f"{half}.conv_out"
     for level, width in enumerate(widths):
-        above = widths[max(level - 1, 0)]  # what the encoder comes from
-        below = widths[min(level + 1, last)]  # what the decoder comes from
+        above = widths[max(level - 1, 0)]  # the width the encoder comes from
+        below = widths[min(level + 1, last)]  # the width the decoder comes from
         down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{last - level}"
         for block in range(blocks + 1):
             first = block == 0

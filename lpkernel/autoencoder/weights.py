@@ -1,4 +1,4 @@
-"""Weights in safetensors files, whose shapes are looked at before any of them is read."""
+"""Weights in safetensors files, whose shapes can be checked before any weight is read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The members of a zip file as torch writes it: stored as they are, so that none is larger than the file.
+"""The members of a zip file as torch writes it: uncompressed, so that none is larger than the file.
 
-Layout (PKWARE APPNOTE 4.3): members, each after a local header; the central directory; the end record, before
-which stand a zip64 record and its locator where 32 bits are too few.
+Layout (PKWARE APPNOTE 4.3): members, each after a local header; the central directory; the end record, preceded
+by a zip64 record and its locator where 32 bits are too few.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOCAL = struct.Struct("<4s5H3L2H")
 
 @dataclass(frozen=True)
 class Member:
-    """A member: where its local header starts, its size in bytes, and whether its bytes stand there as they are."""
+    """A member: where its local header starts, its size in bytes, and whether it is stored plainly."""
 
     start: int
     size: int
@@ -53,7 +53,7 @@ def _directory(file: BinaryIO, size: int) -> bytes:
 
 
 def _wide(values: list[int], extra: bytes) -> list[int]:
-    """Sizes and position with those that 32 bits cannot hold taken from the zip64 field."""
+    """Sizes and position; those that do not fit 32 bits are taken from the zip64 field."""
     while len(extra) >= 4 and 0xFFFFFFFF in values:
         kind, length = struct.unpack_from("<2H", extra)
         field, extra = extra[4 : 4 + length], extra[4 + length :]
@@ -64,8 +64,8 @@ def _wide(values: list[int], extra: bytes) -> list[int]:
 
 
 def members(file: BinaryIO, size: int) -> dict[str, Member]:
-    """Every member of a zip file of `size` bytes by its name. Raises ValueError or struct.error if it is damaged or
-    names one twice."""
+    """Every member of a zip file of `size` bytes by its name. Raises ValueError or struct.error if the file is damaged
+    or names a member twice."""
     directory, found = _directory(file, size), dict[str, Member]()
     at = 0
     while at < len(directory):

@@ -22,9 +22,9 @@ Level = NDArray[np.int16] | Views
 class LatentBank:
     """Latent domain: level(m) -> (B, m, m, C) int16; distances are sums of squared differences.
 
-    cells: codes (B, M, M) int16 and their fixed-point vectors (V, C) int16, of which each level is the resize
-    (`lpkernel.levels.resize_level`), for backends that make what they need of it; None where there are none.
-    Levels and codes of either domain may be `Views`, whose B images are made where they are read.
+    cells: codes (B, M, M) int16 and their fixed-point vectors (V, C) int16, from which each level is resized
+    (`lpkernel.levels.resize_level`), for backends that make the parts they need; None where there are none.
+    Levels and codes of either domain may be `Views`, whose B images are made as they are read.
     """
 
     level: Callable[[int], Level]
@@ -66,13 +66,13 @@ class MixedBank:
 class ScanRequest:
     """A whole plan to run for n images.
 
-    canvas: one entry a scale, (n or 1, m, m, C) int16 latents, or (n or 1, M, M) integer codes where the scale is
+    canvas: one entry per scale, (n or 1, m, m, C) int16 latents, or (n or 1, M, M) integer codes where the scale is
     compared by codes; None where nothing is needed. The first is what is there before the first step
     (its unknown cells are ignored); later ones supply the cells that their scale keeps.
     candidates: sorted int64 indices of the allowed bank images, at least one.
-    images: (n,) int64 global indices of the images made, their random counters.
-    hubness: r of 256 parts of an image's isolation that are taken off its distances (docs/method.md).
-    device: where it is to run, as torch names devices; "auto": where the backend runs by itself.
+    images: (n,) int64 global indices of the images made, used as their random counters.
+    hubness: r, where r / 256 of an image's isolation is taken off its distances (docs/method.md).
+    device: where to run, as torch names devices; "auto": the backend's own default.
     """
 
     plan: Plan
@@ -110,14 +110,14 @@ class TopkRequest:
 
     @cached_property
     def device(self) -> str:
-        """Where it is to run: where the tensors are; of NumPy arrays "auto"."""
+        """Where to run: where the tensors are; "auto" for NumPy arrays."""
         return "auto" if isinstance(self.bank, np.ndarray) else str(self.bank.device)
 
 
 class TopK(NamedTuple):
     """Distances (Q, K), ascending, and bank indices (Q, K) int64.
 
-    Distances are squared L2, float32 or int32, and of a request with weights the float32 rounding of weight times it.
+    Distances are squared L2, float32 or int32; with weights, the float32 rounding of weight times that.
     """
 
     distances: Any
@@ -131,7 +131,7 @@ class Backend(Protocol):
 
     @property
     def checks_only(self) -> bool:
-        """Whether it is here to be checked: too slow for use, so that only its name takes it, never "auto"."""
+        """Whether it is for checking only: too slow to use, so it is chosen only by name, never by "auto"."""
         ...
 
     def unavailable(self, device: str = "auto") -> list[str]:
@@ -139,7 +139,7 @@ class Backend(Protocol):
         ...
 
     def unsupported(self, request: ScanRequest | TopkRequest) -> list[str]:
-        """Reasons against this request, those against its device among them."""
+        """Reasons against this request, including those against its device."""
         ...
 
     def scan(self, request: ScanRequest) -> NDArray[np.int32]:
@@ -147,5 +147,5 @@ class Backend(Protocol):
         ...
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        """Results of the request's kind of array."""
+        """Results in the request's kind of array."""
         ...

@@ -31,7 +31,7 @@ NARROW = 32  # values of a row below which comparing it where it lies leaves lan
 
 @dataclass
 class Tuning:
-    """When the native code takes which way; results do not depend on it.
+    """Thresholds of the native code; results do not depend on them.
 
     group: images that walk through a plan together.
     split: compared values of a step from which few images share it among the threads.
@@ -41,11 +41,11 @@ class Tuning:
     coarse: images of latents from which a few channels are compared before all.
     kept: bytes of bank layouts that are kept for the next call; 1 GiB is two million images of 256 codes.
     levels: bytes of all levels of a plan, beyond which those of a bank of codes are not kept but made where needed.
-    some: bytes of the channels of such a level that are compared first, up to which those are kept; four times as many
-        where there is one for each shift of views.
+    some: largest size, in bytes, at which the channels of such a level that are compared first are kept; four times
+        that where there is one for each shift of views.
     packed: queries from which masked_topk packs the bank; twice as many above 4 MiB; a quarter for rows of less than 32
-        values, one for less than 8. Where rows lie / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with 8
-        queries, 1.3 with 16, 1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16:
+        values, one for less than 8. Times with rows in place / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with
+        8 queries, 1.3 with 16, 1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16:
         1.0 with 4, 1.7 with 8.
     """
 
@@ -107,7 +107,7 @@ class CppBackend:
         try:
             return self._scan(request)
         except ValueError as error:
-            if str(error).startswith("codes: "):  # of a mapped file, which are looked at as they are read
+            if str(error).startswith("codes: "):  # codes of a mapped file, which are checked as they are read
                 raise InputError(str(error)) from error
             raise
 
@@ -118,7 +118,7 @@ class CppBackend:
         for scale, start in zip(request.plan.scales, request.canvas, strict=True):
             bank = request.bank_at(scale.side)
             steps = self._native_steps(scale)
-            made_from: tuple[Array, ...]  # content and, unless it is a level, what it is read by
+            made_from: tuple[Array, ...]  # content and, unless it is a level, the table or vectors for its codes
             if isinstance(bank, CodeBank):
                 codes, radius = _images(bank.codes)
                 made_from, chosen = (codes, _dense(bank.table)), Chosen(request.candidates, radius)
@@ -151,7 +151,7 @@ class CppBackend:
     def _layer(self, steps: Any, content: Array, table: Array | None, chosen: Chosen, isa: str) -> Any:
         """The bank laid out for search, kept as long as its arrays live. Banks are read-only."""
         entries, tuning = np.zeros((1, 1), np.int32) if table is None else table, self.tuning
-        summed = len(chosen.candidates) > tuning.pairs or not steps.by_cells  # what the steps need of a small bank
+        summed = len(chosen.candidates) > tuning.pairs or not steps.by_cells  # what the steps need from a small bank
         ways = (isa, tuning.pairs, summed, tuning.screened, tuning.coarse)
         arrays = (content,) if table is None else (content, table)
         return self._layers.get(
@@ -163,7 +163,7 @@ class CppBackend:
         )
 
     def _derived(self, side: int, codes: Array, codebook: Array, chosen: Chosen, isa: str) -> Any:
-        """A level of a bank of codes without the level."""
+        """A level of a bank of codes, laid out without making the whole level."""
         ways = (isa, self.tuning.some * (4 if chosen.radius else 1))
         axis = level_axis(codes.shape[1], side)
         return self._layers.get(
@@ -233,13 +233,13 @@ def _steps(scale: Scale) -> Any:
 
 
 def _key(arrays: tuple[Array, ...], chosen: Chosen) -> tuple[Any, ...]:
-    """What something made from the allowed images of these arrays is found by."""
+    """The key of something made from the allowed images of these arrays."""
     every = len(chosen.candidates) == len(arrays[0]) * (1 if chosen.shifts is None else len(chosen.shifts))
     return *map(id, arrays), chosen.radius, None if every else chosen.candidates.tobytes()
 
 
 def _level_bytes(request: ScanRequest) -> int:
-    """Of all levels that are compared as latents."""
+    """Bytes of all levels that are compared as latents."""
     banks = {side: request.bank_at(side) for side in request.plan.sides}
     cells = sum(side * side for side, bank in banks.items() if isinstance(bank, LatentBank))
     vectors = next((bank.cells[1] for bank in banks.values() if isinstance(bank, LatentBank) and bank.cells), None)
@@ -249,7 +249,7 @@ def _level_bytes(request: ScanRequest) -> int:
 def _images(content: Array | Views) -> tuple[Array, int]:
     """The images that the native code reads, and the radius of the views that it makes of them itself.
 
-    Views of a smaller side are parts of a cell apart; without codes that make them they are laid out as images.
+    Views of a smaller side are fractions of a cell apart; without codes to make them from, they are laid out as images.
     """
     if not isinstance(content, Views):
         return _dense(content), 0
@@ -267,7 +267,7 @@ def _dense(array: Array) -> Array:
 
 
 def _start(start: Array, codes: int | None) -> Array:
-    """Starting cells as int16; codes, below `codes`, are looked at before they are narrowed."""
+    """Starting cells as int16; codes must be below `codes`, which is checked before they are narrowed."""
     if codes is not None and start.size and not 0 <= start.min() <= start.max() < codes:
         raise InputError(f"canvas: codes run from {start.min()} to {start.max()}, expected 0 to {codes - 1}")
     return np.ascontiguousarray(start, np.int16)

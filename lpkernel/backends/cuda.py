@@ -50,9 +50,9 @@ class Tuning:
     """Launch fields that replace the launch table's choice, for tests and measurements; results do not depend on them.
 
     walk: whether images walk through tables of distances. steps: the tile of a plan that runs step by step, False for
-    none. rows: images that such plans make at a time.
-    groups: most groups of blocks at a time. kept: bytes of banks, and of their offsets, that stay on the device for the
-    next call. search: a `Search.launch`.
+    none. rows: most images that such plans make at a time.
+    groups: most groups of blocks at a time. kept: bytes of banks, and as many of their offsets, that stay on the
+    device for the next call. search: a `Search.launch`.
     """
 
     form: str | None = None
@@ -81,8 +81,8 @@ _NOT_FIXED = (None,) * len(_LAUNCH_FIELDS)
 
 
 class Scan(NamedTuple):
-    """One stage ready to run: what there is to do, how it is launched (whole, step by step by a tile, or through
-    tables), and bytes that it takes beside the bank."""
+    """One stage ready to run: its work, how it is launched (whole, step by step by a tile, or through tables), and the
+    bytes that it takes besides the bank."""
 
     work: Work
     launch: Launch | StepTile | Walk
@@ -90,7 +90,7 @@ class Scan(NamedTuple):
 
 
 class Resident(NamedTuple):
-    """A launch as the native code takes it, and the blocks of it that the device holds at once."""
+    """A launch as the native code takes it, and how many of its blocks the device holds at once."""
 
     shape: dict[str, Any]
     blocks: int
@@ -118,7 +118,7 @@ class CudaBackend:
         self._device_type = device_type
         self._store, self._steps, self._walks = DeviceStore(), device_steps.StepStore(), device_walk.WalkStore()
         self._available = False
-        # What depends on shapes alone is asked of the driver once.
+        # The driver is asked only once for what depends on shapes alone.
         self._resident = lru_cache(1024)(self._find_resident)
         self._search = lru_cache(1024)(self._find_search)
         self._walk = lru_cache(1024)(self._find_walk)
@@ -130,12 +130,12 @@ class CudaBackend:
         return torch.device(self._device_type if device == "auto" else device)
 
     def _place(self, request: ScanRequest | TopkRequest) -> torch.device:
-        """Where a request is to run; that of tensors not by its name, which takes time."""
+        """Where a request is to run; for tensors their own device, since parsing its name takes time."""
         given = request.bank
         return given.device if isinstance(given, torch.Tensor) else self._named(request.device)
 
     def _reasons_at(self, place: torch.device, given: object) -> list[str]:
-        """Reasons against a device, where the caller's `given` tensors are or which was named."""
+        """Reasons against a device: the one that holds the caller's `given` tensors, or the one that was named."""
         if self._given is None and (reasons := _native.cuda_reasons()):
             return reasons
         if place.type != self._device_type:
@@ -169,7 +169,7 @@ class CudaBackend:
         if isinstance(prepared, list):
             return prepared
         if isinstance(prepared.launch, Walk):
-            return []  # the memory holds it
+            return []  # `_prepare` has checked that it fits
         need = self._store.need(request, target, prepared.scratch, _code_shift(request))
         return self._store.memory.reasons(need, target)
 
@@ -182,7 +182,7 @@ class CudaBackend:
             scan = Scan(work, *walk)
             if not self._store.memory.reasons(scan.scratch, target):
                 return scan
-        few = work.images < cuda_launches.STEP_IMAGES and self.tuning.steps is None  # told without a call
+        few = work.images < cuda_launches.STEP_IMAGES and self.tuning.steps is None  # known without a call
         tile = None if few else self._step_tile(request, work, target)
         if tile is not None:
             scan = Scan(work, tile, self._step_scratch(request, work, tile))
@@ -201,8 +201,8 @@ class CudaBackend:
         return Scan(work, launch, _scratch_bytes(request, work, launch, machine.multiprocessors))
 
     def _walk_of(self, request: ScanRequest, work: Work, target: torch.device) -> tuple[Walk, int] | None:
-        """How a plan runs through tables of distances, and what that takes, its bank and tables counted even where they
-        are kept, for that takes no time; None of other plans."""
+        """How a plan runs through tables of distances, and the bytes that takes, its bank and tables counted even where
+        they are kept already, since that is quicker; None for other plans."""
         tuning = self.tuning
         if tuning.walk is False or (
             tuning.walk is None and (tuning.steps is not None or _launch_fields(tuning) != _NOT_FIXED)
@@ -230,7 +230,7 @@ class CudaBackend:
         return walk, bank + tables + walk.rows * row + work.images * sides[-1] ** 2 * 4
 
     def _step_tile(self, request: ScanRequest, work: Work, target: torch.device) -> StepTile | None:
-        """The tile of a plan that is to run step by step."""
+        """The tile for a plan that is to run step by step, else None."""
         wanted = self.tuning.steps
         if wanted is None:
             wanted = cuda_launches.choose_steps(work, _machine(target))
@@ -244,7 +244,7 @@ class CudaBackend:
         return wanted
 
     def _step_scratch(self, request: ScanRequest, work: Work, tile: StepTile) -> int:
-        """What a plan takes that runs step by step, beside the bank: that of its own included."""
+        """Bytes that a plan run step by step takes besides the bank, its own copy of the bank included."""
         channels = device_steps.channels_of(request)
         rows, width = _rows(request, self.tuning.rows), device_steps.step_width(channels)
         sizes = self._step_sizes(request, work, tile, rows, width)
@@ -272,7 +272,7 @@ class CudaBackend:
         return stages.run(request, lambda stage: self._scan_stage(stage, target))
 
     def _scan_carried(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32] | None:
-        """All stages of a plan that carries in one launch; None where it needs more than tables."""
+        """All stages of a plan that carries, in one launch; None where it needs more than tables."""
         if len(request.plan.stages) == 1 or device_walk.begins(request) or not len(request.images):
             return None
         work = _work(request)
@@ -373,7 +373,7 @@ class CudaBackend:
         work: Work,
         walk: Walk,
     ) -> NDArray[np.int32]:
-        """A plan through tables of distances: of one stage, or all of a plan that carries, each with its bank."""
+        """Run a plan through tables of distances: one stage, or all of a plan that carries, each with its bank."""
         plan, kept, count, bank = request.plan, self.tuning.kept, len(request.images), parts[-1][1]
         side = plan.sides[-1]
         tables = self._store.plan(plan, target)
@@ -410,7 +410,7 @@ class CudaBackend:
         return _source_maps(room[room_at[3] : room_at[3] + sizes[3]], count, side)
 
     def _fill_tables(self, tables: torch.Tensor, bank: DeviceBank, first_cell: int) -> None:
-        """Writes the distances of a bank's images to a part of some tables."""
+        """Write the distances of a bank's images into the tables, from `first_cell` on."""
         device = tables.device
         sides = [isqrt(end - begin) for begin, end in pairwise(bank.first)]
         scales = np.zeros((len(sides), 5), np.int32)
@@ -505,7 +505,7 @@ class CudaBackend:
         return TopK(distances.cpu().numpy(), indices.cpu().numpy())
 
     def _search_of(self, request: TopkRequest, target: torch.device) -> Search:
-        """The launch of a search; one without a screen where that takes more memory than there is."""
+        """The launch of a search; without a screen where a screen needs more memory than there is."""
         integers = request.bank.dtype in (np.int16, torch.int16)
         kind = integers, _own_mask(request), request.weights is not None
         shape = *request.queries.shape, request.bank.shape[0], request.k, *kind
@@ -550,7 +550,7 @@ class CudaBackend:
 
 @cache
 def _machine(device: torch.device) -> Machine:
-    """What launches depend on."""
+    """The properties of a device that launches depend on."""
     if device.type != "cuda":
         return Machine(4, 160 << 10, CAPABILITY)
     properties = torch.cuda.get_device_properties(device)
@@ -567,7 +567,7 @@ def _stream(device: torch.device) -> int:
 
 
 def _on_device(array: Array, device: torch.device) -> torch.Tensor:
-    """The array as a contiguous tensor there; the tensor itself if it is one."""
+    """The array as a contiguous tensor there; itself if it already is one."""
     return (array if isinstance(array, torch.Tensor) else tensor(array)).to(device).contiguous()
 
 
@@ -585,7 +585,7 @@ def _spans(
 
 
 def _rows(request: ScanRequest, most: int) -> int:
-    """Images that a plan makes at a time which runs step by step: canvases of up to 8 GB."""
+    """Images that a plan run step by step makes at a time: canvases of up to 8 GB."""
     canvas = request.plan.sides[-1] ** 2 * device_steps.step_width(device_steps.channels_of(request)) * 4
     return max(1, min(len(request.images), most, (1 << 33) // canvas))
 
@@ -597,7 +597,7 @@ def _host_span(array: NDArray[Any]) -> tuple[int, int]:
 def _of_plan(
     request: ScanRequest, tables: Sequence[torch.Tensor], bank: DeviceBank, offsets: torch.Tensor | None, start: Array
 ) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-    """What both engines are told of a request: numbers, and buffers."""
+    """A request as both engines take it: numbers, and buffers."""
     plan = request.plan
     numbers = {
         "scales": len(plan.scales),
@@ -618,7 +618,7 @@ def _of_plan(
 
 
 def _of_bank(bank: DeviceBank) -> dict[str, int]:
-    """What plans through tables are told of a bank."""
+    """A bank as plans through tables take it."""
     return {
         "allowed": len(bank.candidates),
         "pitch": bank.pitch,
@@ -641,7 +641,7 @@ def _own_mask(request: TopkRequest) -> bool:
 
 
 def _too_large(request: ScanRequest, width: int) -> list[str]:
-    """Why no kernel takes a stage whose cells have so many values, or []."""
+    """Why no kernel takes a stage whose cells have `width` values; [] if one does."""
     if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
         return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
     if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
@@ -666,13 +666,13 @@ def _work(request: ScanRequest) -> Work:
 
 
 def _code_shift(request: ScanRequest) -> int:
-    """How the kernels want the codes of this bank."""
+    """The shift with which the kernels want this bank's codes."""
     few = isinstance(request.bank, CodeBank) and len(request.bank.table) <= cuda_launches.MOST_ROW_CODES
     return cuda_launches.CODE_SHIFT if few else 0
 
 
 def _scratch_bytes(request: ScanRequest, work: Work, launch: Launch, multiprocessors: int) -> int:
-    """What a scan takes beside the bank, at most."""
+    """Most bytes that a scan takes besides the bank."""
     side, count = request.plan.sides[-1], len(request.images)
     blocks = min(-(-count // launch.tile) * launch.group, multiprocessors * (2048 // launch.threads))
     canvases = blocks * 2 * launch.tile * side * side * work.width * 2

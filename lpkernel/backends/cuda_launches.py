@@ -1,14 +1,14 @@
 """How the CUDA scan is launched: which form, tile, group and block size for which work, as data and arithmetic.
 
-Results do not depend on it. Every admissible launch is priced by the roofline below, in seconds a step, and the
-cheapest is taken; the rates are data sheets' figures and estimates, not measurements.
+Results do not depend on it. Every admissible launch is priced by the roofline below, in seconds per step, and the
+cheapest is taken; the rates are figures from data sheets and estimates, not measurements.
 
 A step of N images costs, for each block: its lookups (or multiply-adds) at the rate of a multiprocessor; the bytes that
-it takes from L2 (its slab of the bank; for table rows V * 4 * tile bytes a cell and chunk of bank images), at the
-share of it that the device's L2 leaves; and a fixed latency, more if blocks must meet. Hence the three shapes:
+it takes from L2 (its slab of the bank; for table rows V * 4 * tile bytes per cell and chunk of bank images), at the
+block's share of the device's L2 rate; and a fixed latency, more if blocks must meet. Hence the three shapes:
 
-- a small bank: the latency dominates, so one block an image and no barrier;
-- few images, a large bank: groups of blocks until the device is full; table rows are loaded once a block, so the
+- a small bank: the latency dominates, so one block per image and no barrier;
+- few images, a large bank: groups of blocks until the device is full; table rows are loaded once per block, so the
   larger tile is worth it only while slabs stay larger than V;
 - many images, a large bank: tiles of 4, so that bank bytes serve four images, and no barrier.
 """
@@ -29,8 +29,8 @@ CODE_SHIFT = 4  # so they are stored
 ROW_BYTES = 1 << 16  # shared memory for table rows, if one cell does not need more
 SPAN_BYTES = 1 << 15  # shared memory for compared cells
 FETCHERS = 64  # threads of a block that only bring table rows
-# From here on tensor cores search, by the sketches' times: nine launches of a few microseconds each, and the bank
-# written once as float16, against 2 instructions a column and pair.
+# From these sizes on tensor cores search, judging by sketches: nine launches of a few microseconds each, and the bank
+# written once as float16, against 2 instructions per column and pair.
 SCREEN_QUERIES, SCREEN_ROWS = 32, 4096
 SCREEN_STRIDE = 8
 CHUNK = {(CODE_ROWS, 1): 32, (CODE_ROWS, 4): 16}  # bank images that each of the others owns at a time
@@ -38,9 +38,9 @@ CHUNK = {(CODE_ROWS, 1): 32, (CODE_ROWS, 4): 16}  # bank images that each of the
 
 @dataclass(frozen=True)
 class Rates:
-    """Figures of an architecture. lookups and multiplies are a clock and multiprocessor; l2 and memory bytes a second.
+    """Rates of an architecture: lookups and multiplies per clock and multiprocessor; l2 and memory in bytes a second.
 
-    Random lookups in shared memory meet in its banks: 16-byte ones are served 8 lanes at a time at about 2.6 turns
+    Random lookups in shared memory have bank conflicts: 16-byte ones are served 8 lanes at a time in about 2.6 turns
     each, 4-byte ones 32 lanes in about 3.5 turns. A gather from L1 is worth about 4.
     """
 
@@ -57,14 +57,14 @@ RATES = {
     90: Rates(1.75e9, 5.5e12, 3.3e12, _LOOKUPS),
     100: Rates(1.85e9, 9.0e12, 7.7e12, _LOOKUPS),
 }
-STEP_SECONDS = 2e-6  # a step of one block: staging, merging, copying, each a few round trips to L2
-BARRIER_SECONDS = 1.5e-6  # more, when blocks meet
+STEP_SECONDS = 2e-6  # per step of one block: staging, merging, copying, each a few round trips to L2
+BARRIER_SECONDS = 1.5e-6  # added when blocks meet
 REGISTERS_PER_THREAD = 168  # what the kernels are compiled to at most
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A device: its multiprocessors, the shared memory that a block may have, its capability (80 is 8.0), its bytes."""
+    """A device: its multiprocessors, the shared memory a block may have, its capability (80 is 8.0), its memory."""
 
     multiprocessors: int
     shared: int
@@ -113,17 +113,17 @@ class StepTile:
 STEP_TILES = (StepTile(64, 128), StepTile(128, 128), StepTile(128, 256))
 STEP_SHARED = 97 << 10  # bytes of a block of 128 images and 128 bank images
 MOST_LISTED = 1024  # bank images that an image lists in a step
-# A plan runs step by step where there are so many images, and pairs of images and bank images. Times of a plan as a
-# whole, in those of the same step by step, on an H100: B = 30,000, N = 16 0.7, 64 1.4, 256 2.2, 4,096 4.3; B = 999,
-# five scales, N = 64 0.9, 256 1.5, 4,096 4.1; B = 16, N = 4,096 1.0.
+# A plan runs step by step from this many images, and pairs of images and bank images. Time of one launch of the whole
+# plan / time step by step, on an H100: B = 30,000, N = 16 0.7, 64 1.4, 256 2.2, 4,096 4.3; B = 999, five scales,
+# N = 64 0.9, 256 1.5, 4,096 4.1; B = 16, N = 4,096 1.0.
 STEP_IMAGES, STEP_PAIRS = 48, 1 << 17
 
 
 def choose_steps(work: Work, machine: Machine) -> StepTile | None:
-    """The tile of a plan that had better run step by step, None of others.
+    """The tile for a plan that should run step by step, None for others.
 
-    Of a launch of few images the smaller tile is faster: N = 64, tiles of 64 and 128 images took 2.2 and 3.1 ms on an
-    H100, one of 32 images 2.5 ms: it is not among the kernels.
+    With few images the smaller tile is faster: N = 64, tiles of 64 and 128 images took 2.2 and 3.1 ms on an H100. One
+    of 32 images took 2.5 ms and is not among the kernels.
     """
     if work.images < STEP_IMAGES or work.images * work.allowed < STEP_PAIRS:
         return None
@@ -135,7 +135,7 @@ def choose_steps(work: Work, machine: Machine) -> StepTile | None:
 class Walk:
     """A plan whose images walk through tables of distances (csrc/cuda/walk.h).
 
-    rows: images at a time. begins: whether some cells begin a scale as what must be measured.
+    rows: images at a time. begins: see `device_walk.begins`.
     """
 
     rows: int
@@ -145,17 +145,17 @@ class Walk:
 # By arithmetic, not yet timed on a card. A step of an image is a chain: sources and pointers of rows in shared memory
 # (some 120 cycles), one load of rows (L2 answers in some 250 ns, memory in 600), sums (60), the keys of K = 3 (150;
 # of more than one warp 300), new sources (40): together some 0.5 us from L2 and 1 to 2 us from memory, where one
-# launch of the whole plan takes 7 to 25 (measured). It reads 4 bytes a compared cell and bank image: 16 images from
-# 16 37 KB a step; 256 from 999 37 MB or 11 us of an H100's memory, where step by step takes 48 (measured). With more
-# pairs of images and bank images tensor cores, which read a bank once for many images, have the edge again, unless
+# launch of the whole plan takes 7 to 25 (measured). It reads 4 bytes per compared cell and bank image: 37 KB a step for
+# 16 images from 16; 37 MB, or 11 us of an H100's memory, for 256 from 999, where step by step takes 48 (measured). With
+# more pairs of images and bank images tensor cores, which read a bank once for many images, have the edge again, unless
 # the tables fit L2.
 WALK_L2, WALK_PAIRS = 1 << 25, 1 << 20
-WALK_SHARE = 32  # of a device's memory, tables may take one in so many parts
-WALK_ROWS = 1 << 30  # bytes of what images begin their scales with, at a time
+WALK_SHARE = 32  # tables may take one part in so many of a device's memory
+WALK_ROWS = 1 << 30  # bytes, at a time, of what images start their scales with
 
 
 def choose_walk(images: int, allowed: int, tables: int, machine: Machine) -> bool:
-    """Whether images had better walk through tables of so many bytes."""
+    """Whether images should walk through tables of so many bytes."""
     return tables <= machine.memory // WALK_SHARE and (tables <= WALK_L2 or images * allowed <= WALK_PAIRS)
 
 
@@ -192,10 +192,10 @@ def choose(work: Work, machine: Machine, **fixed: int | str | None) -> Launch:
 def choose_topk(queries: int, rows: int, k: int, shared: int) -> tuple[int, int, int]:
     """Tile, query warps and bank warps of `TopkShape` (csrc/cuda/topk.h) for a search of Q queries in B rows.
 
-    A bank row that is in shared memory serves all queries of a block, so 8 a warp and up to 8 warps where there are
-    as many: with 64 queries, a byte from L2 is 32 multiply-adds, and two blocks of 77 KiB (K = 16) fit a
-    multiprocessor of 164 KiB. Few warps share two warps' rows, so that more bytes are under way. Fewer warps where
-    the lists of a large K would not fit the `shared` bytes of a block.
+    A bank row in shared memory serves all queries of a block, so there are 8 queries per warp and up to 8 warps, if
+    there are that many queries: with 64, a byte from L2 serves 32 multiply-adds, and two blocks of 77 KiB (K = 16) fit
+    a multiprocessor of 164 KiB. Few warps share two warps' rows, so that more bytes are in flight. There are fewer
+    warps where the lists of a large K would not fit the `shared` bytes of a block.
     """
     tile = 8 if queries > 2 else 2
     query_warps = min(8, -(-queries // tile))
@@ -206,7 +206,7 @@ def choose_topk(queries: int, rows: int, k: int, shared: int) -> tuple[int, int,
 
 
 def topk_bytes(tile: int, query_warps: int, bank_warps: int, k: int) -> int:
-    """Shared memory of a block, at most: `topk_map` of csrc/cuda/topk.h for float32 with a mask for each query."""
+    """Most shared memory of a block: `topk_map` of csrc/cuda/topk.h for float32 with a mask for each query."""
     bank, queries, lists = 128 * 144 * bank_warps, 32 * 4 * tile * query_warps, 8 * tile * query_warps * bank_warps * k
     return 2 * (bank + 2 * queries) + lists + 16
 
@@ -218,9 +218,9 @@ def choose_slabs(queries: int, rows: int, tile: tuple[int, int, int], blocks: in
 
 
 def choose_stride(queries: int, rows: int, k: int) -> int:
-    """Of a search by tensor cores (csrc/cuda/screen.cuh), every how many-th bank row is in its sample; 0 for none.
+    """In a search by tensor cores (csrc/cuda/screen.cuh), one bank row in so many is in its sample; 0 for no sample.
 
-    A survivor in `stride` rows times K is measured, and 1 / stride of the products is found twice. The sample must
+    About stride * K survivors are measured, and 1 / stride of the products is computed twice. The sample must
     have several groups of rows for each of K.
     """
     if queries < SCREEN_QUERIES or rows < SCREEN_ROWS:
@@ -229,7 +229,7 @@ def choose_stride(queries: int, rows: int, k: int) -> int:
 
 
 def seconds(launch: Launch, work: Work, machine: Machine) -> float:
-    """Estimate of a step, all images."""
+    """Estimated seconds of a step, for all images."""
     rates = RATES[max((known for known in RATES if known <= machine.capability), default=min(RATES))]
     tiles = -(-work.images // launch.tile)
     resident = _resident(launch, work, machine)
@@ -299,5 +299,5 @@ def _given(wanted: dict[str, int | str], name: str, otherwise: int) -> int:
 
 
 def _power(number: int) -> int:
-    """The smallest power of two that is no less."""
+    """The smallest power of two that is at least `number`."""
     return 1 << max(0, number - 1).bit_length()

@@ -59,7 +59,7 @@ class DeviceBank:
 
 
 def bank_bytes(request: ScanRequest) -> int:
-    """What `DeviceBank` will take for this request."""
+    """Bytes that `DeviceBank` will take for this request."""
     allowed, cells = len(request.candidates), sum(side * side for side in request.plan.sides)
     if isinstance(request.bank, CodeBank):
         table = request.bank.table
@@ -68,20 +68,20 @@ def bank_bytes(request: ScanRequest) -> int:
 
 
 def offset_bytes(request: ScanRequest) -> int:
-    """What `make_offsets` will take for this request, its tiles included."""
+    """Bytes that `make_offsets` will take for this request, its tiles included."""
     return request.plan.steps * len(request.candidates) * 4 + 4 * TILE_BYTES
 
 
 def start_bytes(request: ScanRequest, width: int) -> int:
-    """What the cells of `start_cells`, `width` values each, will take for this request."""
+    """Bytes that the cells of `start_cells`, `width` values each, will take for this request."""
     sides = zip(request.canvas, request.plan.sides, strict=True)
     return sum(len(start) * side**2 for start, side in sides if start is not None) * width * 2
 
 
 def search_bytes(request: TopkRequest, scratch: int, apart: bool = False) -> int:
-    """What a masked_topk takes on the device: copies of what is not there or not contiguous, results, `scratch` bytes.
+    """Bytes that a masked_topk takes on the device: copies of arrays not there or not contiguous, results, `scratch`.
 
-    apart: rows of queries and bank may lie apart, as long as the entries of each are neighbours.
+    apart: rows of queries and bank may lie apart, as long as the entries of each row are adjacent.
     """
     need = len(request.queries) * request.k * (4 + 8) + scratch
     for array, may_lie_apart in (
@@ -99,17 +99,17 @@ def search_bytes(request: TopkRequest, scratch: int, apart: bool = False) -> int
 
 
 def free_bytes(device: torch.device, enough: int) -> int | None:
-    """What may still be allocated on a GPU, or at least `enough`; None for the CPU, which has no such limit."""
+    """Bytes that a GPU can still give, or a lower figure that is at least `enough`; None for the CPU: no such limit."""
     if device.type != "cuda":
         return None
     free = int(torch.cuda.mem_get_info(device)[0])
-    if free >= enough:  # torch walks all of its statistics to say what it keeps: only where it matters
+    if free >= enough:  # torch walks all of its statistics for the figures below: only where it matters
         return free
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def wrong_device(wanted: str, place: torch.device, tensors: bool) -> str:
-    """Why a backend of `wanted` devices cannot work at a place, where the caller's tensors are or which was named."""
+    """Why a backend for `wanted` devices cannot work at `place`, which holds the caller's tensors or was named."""
     fix = f": move the tensors (.to('{wanted}')), or pass NumPy arrays, which are copied over" if tensors else ""
     return f"runs on {wanted} devices only, not on {place}{fix}"
 
@@ -118,8 +118,8 @@ class MemoryBudget:
     """What calls may take of each device's memory.
 
     What a call has taken and given back stays with torch's allocator, so a call that needs no more is let through
-    unasked: neither the driver nor torch's statistics are quick to answer. Should it have gone meanwhile,
-    torch.OutOfMemoryError is what `on` turns into a line.
+    unchecked: neither the driver nor torch's statistics are quick to answer. Should that memory be gone by then, `on`
+    turns torch.OutOfMemoryError into a one-line error.
     """
 
     def __init__(self) -> None:
@@ -152,20 +152,20 @@ def cell_width(request: ScanRequest) -> int:
 
 
 def latent_channels(request: ScanRequest) -> int:
-    """C of a latent bank, 1 of a code bank."""
+    """C of a latent bank; 1 for a code bank."""
     bank = _bank(request)
     return 1 if isinstance(bank, CodeBank) else bank.level(request.plan.sides[-1]).shape[3]
 
 
 def _bank(request: ScanRequest) -> LatentBank | CodeBank:
-    """What all scales of a request compare; these backends run requests stage by stage."""
+    """The bank that all scales of a request compare; these backends run requests stage by stage."""
     return request.bank_at(request.plan.sides[-1])
 
 
 def upload_bank(request: ScanRequest, device: torch.device, code_shift: int = 0) -> DeviceBank:
     """Lays the allowed images out on the device. Raises InputError for codes outside the table.
 
-    code_shift: codes of 16 bits unsigned are stored times 2 to its power.
+    code_shift: codes are stored multiplied by 2**code_shift, as unsigned 16 bits.
     """
     allowed, bank = request.candidates, _bank(request)
     sides = request.plan.sides
@@ -228,7 +228,7 @@ def _fill(layer: torch.Tensor, content: Codes | Level, allowed: Array, codes: in
 
 
 def carve(sizes: Sequence[int]) -> tuple[list[int], int]:
-    """Where pieces of these bytes begin in one buffer, at multiples of 256, and the bytes of it."""
+    """Where pieces of these sizes begin in one buffer, at multiples of 256, and the buffer's size."""
     begin, total = [], 0
     for size in sizes:
         begin.append(total)
@@ -237,7 +237,7 @@ def carve(sizes: Sequence[int]) -> tuple[list[int], int]:
 
 
 def upload(arrays: Sequence[Array], device: torch.device) -> tuple[torch.Tensor, list[int]]:
-    """Small arrays on the device, by one copy from pinned memory: a buffer (bytes), and where each begins in it."""
+    """Copies small arrays to the device at once, from pinned memory: a buffer (bytes), and where each begins in it."""
     begin, total = carve([array.nbytes for array in arrays])
     host = torch.empty(total, dtype=torch.uint8, pin_memory=device.type == "cuda")
     room = host.numpy()
@@ -247,12 +247,12 @@ def upload(arrays: Sequence[Array], device: torch.device) -> tuple[torch.Tensor,
 
 
 def numbered_device(name: str, kind: str) -> torch.device:
-    """The device of this name, "auto" for the current one of a kind, with its number."""
+    """The device of this name, with its number; "auto": the current one of `kind`."""
     return numbered(torch.device(kind if name == "auto" else name))
 
 
 def numbered(device: torch.device) -> torch.device:
-    """The device with its number, that of the current one where it has none."""
+    """The device with its number; that of the current device where it has none."""
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return device
@@ -285,7 +285,7 @@ def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[
 
 
 class DeviceStore:
-    """Device banks, their offsets and flat plans of the last calls, all read-only; and the budget of calls."""
+    """Device banks, their offsets and flat plans kept from recent calls, all read-only; and the memory budget."""
 
     def __init__(self) -> None:
         self.memory = MemoryBudget()
@@ -316,7 +316,7 @@ class DeviceStore:
         )
 
     def offsets(self, request: ScanRequest, bank: DeviceBank, budget: int) -> torch.Tensor | None:
-        """`make_offsets` of a request with hubness."""
+        """`make_offsets` of a request with hubness, else None."""
         if not request.hubness:
             return None
         return self._offsets.get(

@@ -1,6 +1,6 @@
-"""What a plan that runs step by step needs of a bank on a device: its cells as float16, and what is added to products.
+"""What a plan that runs step by step needs on a device: the bank's cells as float16, and constants added to products.
 
-See csrc/cuda/steps.cuh, whose bound on rounding is `slacks`.
+See csrc/cuda/steps.cuh; `slacks` is its bound on rounding.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class StepBank:
     """content: (cells of all sides, pitch, W) float16, the vectors of each cell of the allowed images, zeros beyond.
 
     book: (V, W) float16, the vectors of codes; None for latents. magnitude: the largest of all values. longest: the
-    largest squared length of a cell, that of a canvas resized from such cells included.
+    largest squared length of a cell, including those of a canvas resized from such cells.
     """
 
     content: torch.Tensor
@@ -54,13 +54,13 @@ def step_width(channels: int) -> int:
 
 
 def step_bytes(request: ScanRequest, channels: int) -> int:
-    """What `StepBank` and `StepConstants` take of a request, and making them."""
+    """Bytes that `StepBank` and `StepConstants` of a request take, including while they are made."""
     cells, pitch = sum(side * side for side in request.plan.sides), padded(len(request.candidates), PITCH)
     return cells * pitch * (step_width(channels) * 2 + 4) + request.plan.steps * pitch * 4 + 4 * PIECE
 
 
 def make_step_bank(bank: DeviceBank, vectors: NDArray[np.int16] | None, channels: int) -> StepBank:
-    """vectors: (V, C) of a bank of codes."""
+    """vectors: (V, C) for a bank of codes."""
     device, allowed = bank.content.device, len(bank.candidates)
     cells, width = len(bank.content), step_width(channels)
     content = torch.zeros((cells, padded(allowed, PITCH), width), dtype=torch.float16, device=device)
@@ -85,7 +85,7 @@ def make_step_bank(bank: DeviceBank, vectors: NDArray[np.int16] | None, channels
 
 
 def resized_length(longest: float, width: int) -> float:
-    """The squared length of a cell that lies between cells of at most another, rounded to whole numbers."""
+    """A bound on the squared length of a cell interpolated between cells of at most `longest`, rounded to integers."""
     return (longest**0.5 * 1.001 + width**0.5) ** 2
 
 
@@ -108,7 +108,7 @@ def make_constants(request: ScanRequest, bank: StepBank, offsets: torch.Tensor |
 
 
 def slacks(request: ScanRequest, width: int, longest: float, farthest: float) -> NDArray[np.float32]:
-    """(T,): twice what the score of a step's pair may be off by, where no cell's squared length is above `longest`."""
+    """(T,): twice the largest error of a pair's score at a step, if no cell's squared length is above `longest`."""
     compared = np.array([len(cells) for scale in request.plan.scales for cells in scale.compared], np.float64)
     sums = 2 * (compared * width + 64) * 2.0**-22 + 2.0**-20
     off: NDArray[np.float64] = compared * longest * sums + farthest * 2.0**-22
@@ -125,14 +125,14 @@ def starting_cells(bank: StepBank, start: torch.Tensor) -> torch.Tensor:
 
 
 def extent(start: torch.Tensor) -> tuple[int, float]:
-    """The largest magnitude, and squared length of a cell, of latents (cells, W') int16."""
+    """The largest magnitude and the largest squared length of a cell, of latents (cells, W') int16."""
     wide = start.float()
     found = torch.stack([wide.abs().amax(), wide.square().sum(1).amax()]).tolist()
     return int(found[0]), found[1]
 
 
 def vectors_of(request: ScanRequest) -> NDArray[np.int16] | None:
-    """(V, C), the vectors of a request's codes; None of latents."""
+    """(V, C), the vectors of a request's codes; None for latents."""
     bank = request.bank_at(request.plan.sides[-1])
     return bank.vectors if isinstance(bank, CodeBank) else None
 
@@ -144,7 +144,7 @@ def channels_of(request: ScanRequest) -> int:
 
 
 class StepStore:
-    """Step banks and constants of the last calls, all read-only."""
+    """Step banks and constants kept from recent calls; all read-only."""
 
     def __init__(self) -> None:
         self._banks: Store[StepBank] = Store()

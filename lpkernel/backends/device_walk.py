@@ -1,4 +1,4 @@
-"""What a plan over a small bank needs of it on a device: tables of all distances. See csrc/cuda/walk.cuh."""
+"""What a plan over a small bank needs on a device: tables of all distances. See csrc/cuda/walk.cuh."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def table_cells(sides: tuple[int, ...]) -> int:
 
 
 def table_bytes(sides: tuple[int, ...], allowed: int) -> int:
-    """Of (cells of all sides, A, pitch) int32 and a row of zeros."""
+    """Bytes of tables (cells of all sides, A, pitch) int32 and a row of zeros."""
     return (table_cells(sides) * allowed + 1) * padded(allowed, ROW_STEP) * 4
 
 
 def bank_bytes(sides: tuple[int, ...], work: Work) -> int:
-    """What `DeviceBank` will take."""
+    """Bytes that `DeviceBank` will take."""
     return table_cells(sides) * padded(work.allowed, CODE_STEP) * work.width * 2 + work.codes**2 * 4 + work.allowed * 4
 
 
 def begins(request: ScanRequest) -> bool:
-    """Whether some cells begin a scale as what must be measured: given, resized, or nothing where no step writes."""
+    """Whether the content of some cells at the start of a scale must be measured: given, resized, or never written."""
     plan = request.plan
     for start in request.canvas:
         if start is not None:
@@ -41,13 +41,13 @@ def begins(request: ScanRequest) -> bool:
 
 
 def begin_bytes(walk: Walk, side: int, work: Work) -> tuple[int, int, int]:
-    """Of canvases, the distances of what cells begin with, and the sources of cells; nothing without such cells."""
+    """Bytes of the canvases, the distances of the cells they start with, and the cells' sources; 0 without `begins`."""
     cells = walk.rows * side * side if walk.begins else 0
     return cells * 2 * work.width * 2, cells * padded(work.allowed, ROW_STEP) * 4, cells * 4
 
 
 class WalkStore:
-    """Tables of banks, and offsets of plans that carry, of the last calls, all read-only."""
+    """Tables of banks, and offsets of plans that carry, kept from recent calls; all read-only."""
 
     def __init__(self) -> None:
         self._tables: Store[torch.Tensor] = Store()
@@ -60,7 +60,7 @@ class WalkStore:
         budget: int,
         fill: Callable[[torch.Tensor, DeviceBank, int], None],
     ) -> torch.Tensor:
-        """Tables of some sides, of one bank or of one each; fill(tables, bank, cell) writes a bank's from a cell on."""
+        """Tables of some sides, of one bank or one each; fill(tables, bank, cell) writes a bank's, from `cell` on."""
 
         def make() -> torch.Tensor:
             allowed = len(banks[0].candidates)

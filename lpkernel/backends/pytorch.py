@@ -67,7 +67,7 @@ def resize_canvas(canvas: Tensor, resize: Resize) -> Tensor:
 
 
 class TorchBackend:
-    """Vectorised over the images; no loop but the plan's own steps and the bank's tiles."""
+    """Vectorised over the images; loops only over the plan's steps and the bank's tiles."""
 
     name = "torch"
     checks_only = False
@@ -126,7 +126,7 @@ class _Scan:
     """One run of a plan for all images of a request.
 
     A step compares (N, D) vectors of canvas windows with (A, D) of the allowed images by one matrix product
-    a tile; unknown cells are zero in the canvas and absent from the norms, so they add nothing.
+    per tile; unknown cells are zero in the canvas and absent from the norms, so they add nothing.
     Allowed images are in index order, so a tie at the lowest position is a tie at the lowest index.
     """
 
@@ -150,7 +150,7 @@ class _Scan:
             norms = self._norms(bank)
             canvas = self._enter(canvas, scale, start, bank).contiguous()
             sources = torch.full((self.count, scale.side, scale.side), -1, dtype=torch.int64, device=self.device)
-            cells = [array.flatten(1, 2) for array in (canvas, bank, norms)]  # that of the canvas shares its memory
+            cells = [array.flatten(1, 2) for array in (canvas, bank, norms)]  # the canvas view shares its memory
             patch = self.request.plan.patch
             for i, ((y, x), write) in enumerate(zip(scale.positions, scale.write, strict=True)):
                 compared = torch.from_numpy(scale.compared[i]).to(self.device)
@@ -208,7 +208,7 @@ class _Scan:
         return canvas
 
     def _choose(self, cells: list[Tensor], compared: Tensor, words: Tensor) -> Tensor:
-        """(N,) position among the allowed images that each image copies; cells of canvas, bank and norms."""
+        """(N,) position, among the allowed images, that each image copies from. cells: of canvas, bank and norms."""
         canvas, bank, norms = cells
         if not len(compared):
             return (words * len(bank)) >> 32
@@ -249,7 +249,7 @@ class _Scan:
 
 
 def hubness_offsets(count: int, hubness: int, vectors: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
-    """(A,) int64: `hubness` of 256 parts of each allowed image's `reference.isolation`.
+    """(A,) int64: `hubness` of 256 parts of each allowed image's `specification.isolation`.
 
     vectors: positions (n,) among the A allowed images -> (n, D) float64, what a step compares of them.
     """
@@ -289,7 +289,7 @@ def _boundary(errors: Tensor) -> Tensor:
     column = torch.arange(width, device=errors.device)
     reachable = torch.ones_like(sums[-1], dtype=torch.bool)
     for row in reversed(range(rows)):
-        path[:, row] = torch.where(reachable, sums[row], beyond).argmin(1)  # the first of equals
+        path[:, row] = torch.where(reachable, sums[row], beyond).argmin(1)  # ties: the first
         reachable = (column - path[:, row, None]).abs() <= 1
     return path
 
@@ -339,16 +339,16 @@ def _topk_float(
 ) -> Tensor:
     """Screen with the expansion in float64, then measure directly and order by what is returned.
 
-    With u = 2^-53 and N = |q|^2 + |b|^2: squares and products of float32 values are exact in float64, whose range
-    no float32 input leaves. Three sums of D terms and two additions put the expansion off by less than (2 D + 2) u N.
+    With u = 2^-53 and N = |q|^2 + |b|^2: squares and products of float32 values are exact in float64 and never
+    leave its range. Three sums of D terms and two additions put the expansion off by less than (2 D + 2) u N.
     The direct sum, at most 2 N, rounds each difference, its square and D - 1 partial sums: less than 2 (D + 2) u N.
     Together (4 D + 6) u N, and 4 u N more where both are multiplied by a weight w, N then being w times the above:
     less than slack = (D + 1) 2^-50 N.
 
     K + SCREEN_MARGIN images pass. None of the others scored below the last that passed, so none of their direct sums
-    is below that score less slack. Rounding to float32 keeps an order but makes equals, of sums that are near, that
-    underflow and that overflow, and equals go by index: the screen is right where that least sum, rounded, is beyond
-    the K-th distance, strictly. Otherwise, and where anything is NaN, the query is measured against the whole bank.
+    is below that score less slack. Rounding to float32 keeps the order but makes ties, among sums that are close,
+    underflow or overflow, and ties go by index: the screen is right where that lower bound, rounded, is strictly
+    beyond the K-th distance. Otherwise, and where anything is NaN, the query is measured against the whole bank.
     """
     wide = queries.double()
     screened = min(k + SCREEN_MARGIN, len(rows))
@@ -361,7 +361,7 @@ def _topk_float(
         norms, distances = tile.square().sum(1), _tile_distances(wide, mask, tile)
         if weights is not None:
             norms, distances = norms * weights[part], distances * weights[part]
-        largest = torch.maximum(largest, norms.max())  # NaN stays: every query is then doubtful
+        largest = torch.maximum(largest, norms.max())  # NaN propagates: every query is then doubtful
         scores = torch.cat([scores, distances], 1)
         passed = torch.cat([passed, part.expand(len(queries), -1)], 1)
         scores, order = torch.topk(scores, min(screened, scores.shape[1]), dim=1, largest=False, sorted=True)

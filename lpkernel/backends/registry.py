@@ -62,10 +62,10 @@ def choose(name: str, wanted: Wanted = "auto") -> Backend:
 
 
 def plain_topk(name: str, queries: Any, bank: Any, k: int, here: bool) -> tuple[Any, Any, bool] | None:
-    """What `choose(name)` finds for float32 NumPy rows without masks or weights, if that is `cpp` and the choice has
-    been made before: a search of one query takes less time than `choose`. See `CppBackend.plain_topk`; None: choose.
+    """The search of float32 NumPy rows without masks or weights, if `choose(name)` is `cpp` and that choice has been
+    made before: a search of one query takes less time than `choose`. See `CppBackend.plain_topk`; None: call `choose`.
 
-    here: "auto" may not take a GPU, since the rows are of tensors on the CPU.
+    here: "auto" may not take a GPU, since the rows come from tensors on the CPU.
     """
     cpp = BACKENDS.get("cpp")
     by_auto = name == "auto" and "cpp" in _said and (here or _no_gpu())
@@ -76,12 +76,12 @@ def plain_topk(name: str, queries: Any, bank: Any, k: int, here: bool) -> tuple[
 
 @cache
 def _no_gpu() -> bool:
-    """Which stays so as long as the process lives."""
+    """Whether there is no GPU, which does not change while the process lives."""
     return not torch.cuda.is_available()
 
 
 def against_auto(backend: Backend, wanted: Wanted = "auto") -> list[str]:
-    """Reasons why "auto" passes a backend by: what it cannot do, or that it is here only to be checked."""
+    """Reasons why "auto" passes a backend by: what it cannot do, or that it is for checking only."""
     if reasons := _reasons(backend, wanted):
         return reasons
     return ["is here to be checked, by name only"] if backend.checks_only else []

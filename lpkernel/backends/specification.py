@@ -37,18 +37,18 @@ def code_distances(ours: Array, theirs: Array, table: Array) -> NDArray[np.int64
 
 
 def distances(bank: LatentBank | CodeBank, ours: Array, theirs: Array) -> NDArray[np.int64]:
-    """Of either domain."""
+    """Squared distances in either domain."""
     return code_distances(ours, theirs, bank.table) if isinstance(bank, CodeBank) else latent_distances(ours, theirs)
 
 
 def references(count: int) -> tuple[NDArray[np.int64], int]:
-    """T reference images among A allowed ones, by position, and J, how many neighbours tell an image's isolation."""
+    """T reference images among A allowed ones, by position, and J, the number of neighbours that isolation uses."""
     total = min(count, MOST_REFERENCES)
     return np.arange(total) * count // total, max(1, (5 * total + count // 2) // count)
 
 
 def isolation(bank: LatentBank | CodeBank, content: Array, cells: Array) -> NDArray[np.int64]:
-    """(A,): how far each of A images (A, m * m, ...) is from the others over some cells, those repeated as often.
+    """(A,): how far each of A images (A, m * m, ...) is from the others over some cells; cells given twice count twice.
 
     The mean, rounded down, of its distances to the J nearest of the reference images other than itself; of all others
     where there are fewer; 0 without any.
@@ -65,7 +65,7 @@ def isolation(bank: LatentBank | CodeBank, content: Array, cells: Array) -> NDAr
 def kept_by_cut(errors: NDArray[np.int64], left: int, top: int) -> NDArray[np.bool_]:
     """(P, P): the cells of a patch that stay as they are, by the minimum error boundary (Efros and Freeman 2001).
 
-    errors: (P, P) squared distance of what is there and what would be copied. A boundary runs from top to bottom
+    errors: (P, P) squared distance between what is there and what would be copied. A boundary runs from top to bottom
     through the first `left` columns and keeps what is left of it; another from left to right through the first `top`
     rows keeps what is above.
     """
@@ -75,9 +75,9 @@ def kept_by_cut(errors: NDArray[np.int64], left: int, top: int) -> NDArray[np.bo
 
 
 def _boundary(errors: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The column, for each row, of the path of least sum from top to bottom that moves by at most one a row.
+    """The column, for each row, of the path of least sum from top to bottom that moves by at most one column a row.
 
-    The lowest column of equals, from the last row upwards. Zeros if there is no column.
+    Ties go to the lowest column, from the last row upwards. Zeros if there is no column.
     """
     rows, width = errors.shape
     path = np.zeros(rows, np.int64)
@@ -139,7 +139,7 @@ class _Layer:
         return self.allowed[np.argsort(ranked, kind="stable")[:k]]
 
     def copy(self, canvas: Array, sources: NDArray[np.int32], i: int, source: int) -> None:
-        """Step i copies the patch of a bank image, as far as the boundary lets it."""
+        """Step i copies the patch of a bank image, except where the boundary keeps the canvas."""
         (y, x), write, (left, top) = self.scale.positions[i], self.scale.write[i], self.scale.overlap[i]
         window = np.s_[y : y + len(write), x : x + len(write)]
         new = self.content[source][window]
@@ -186,9 +186,9 @@ class NumpyBackend:
         return sources
 
     def masked_topk(self, request: TopkRequest) -> TopK:
-        """Each query apart, in float64 or int64, then a stable sort of the distances as returned; NaN is last.
+        """Each query separately, in float64 or int64, then a stable sort of the distances as returned; NaN is last.
 
-        With weights what is sorted and returned is the float32 rounding of weight times sum, their product in float64.
+        With weights, the float32 rounding of weight times sum (a float64 product) is sorted and returned.
         """
         queries, bank = np.asarray(request.queries), np.asarray(request.bank)
         wide, narrow, empty = (

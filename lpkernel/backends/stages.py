@@ -1,7 +1,7 @@
 """Plans that carry, for backends that run one domain at a time: one scale after the other.
 
-A scale starts from bank cells, which the source map of the scale before names, so nothing but that map goes from
-stage to stage.
+A scale starts from the bank cells that the previous scale's source map names, so only that map passes from stage to
+stage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lpkernel.plan import Scale
 
 
 def requests(request: ScanRequest) -> Iterator[ScanRequest]:
-    """The request of each stage, with the canvas that is known before: of later stages only what they keep."""
+    """The request of each stage, with the canvas that is known beforehand: for later stages only what they keep."""
     if len(request.plan.stages) == 1:
         side = request.plan.sides[-1]
         yield replace(request, bank=request.bank_at(side)) if len(request.plan.scales) == 1 else request
@@ -27,7 +27,7 @@ def requests(request: ScanRequest) -> Iterator[ScanRequest]:
 
 
 def reasons(request: ScanRequest, unsupported: Callable[[ScanRequest], list[str]]) -> list[str]:
-    """What `unsupported` says against any stage, each reason once. Later stages start from a canvas an image."""
+    """What `unsupported` says against any stage, each reason once. Later stages start from one canvas per image."""
     found: dict[str, None] = {}
     for number, stage in enumerate(requests(request)):
         if number:
@@ -38,7 +38,7 @@ def reasons(request: ScanRequest, unsupported: Callable[[ScanRequest], list[str]
 
 
 def run(request: ScanRequest, scan: Callable[[ScanRequest], NDArray[np.int32]]) -> NDArray[np.int32]:
-    """The source map (N, M, M) of a request, each of whose stages `scan` can run."""
+    """The source maps (N, M, M) of a request whose stages `scan` can all run."""
     sources: NDArray[np.int32] | None = None
     for stage, scale in zip(requests(request), request.plan.scales[-len(request.plan.stages) :], strict=True):
         if sources is not None:
@@ -49,7 +49,7 @@ def run(request: ScanRequest, scan: Callable[[ScanRequest], NDArray[np.int32]]) 
 
 
 def _carried(stage: ScanRequest, scale: Scale, sources: NDArray[np.int32]) -> Array:
-    """The canvas (n, m, m, ...) of a scale after the sources (n, m', m') of the one before."""
+    """The canvas (n, m, m, ...) that a scale starts from, given the sources (n, m', m') of the previous one."""
     assert scale.carry is not None
     index, content, start = scale.carry.index, _content(stage), stage.canvas[0]
     wanted = sources[:, index[:, None], index]
@@ -62,7 +62,7 @@ def _carried(stage: ScanRequest, scale: Scale, sources: NDArray[np.int32]) -> Ar
 
 
 def _content(stage: ScanRequest) -> Codes | Level:
-    """The bank's codes or latents at the one side of a stage."""
+    """The bank's codes or latents at the stage's only side."""
     (side,) = stage.plan.sides
     bank = stage.bank_at(side)
     return bank.codes if isinstance(bank, CodeBank) else bank.level(side)

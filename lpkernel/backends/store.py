@@ -12,14 +12,14 @@ Kept = TypeVar("Kept")
 class Store(Generic[Kept]):
     """Values made from read-only arrays or plans, kept as long as these live and the byte budget allows.
 
-    The value used longest ago goes first.
+    The least recently used value goes first.
     """
 
     def __init__(self) -> None:
         self._kept: dict[tuple[Any, ...], tuple[Kept, int, Sequence[weakref.ref[Any]]]] = {}
 
     def find(self, key: tuple[Any, ...]) -> Kept | None:
-        """The value of `key` if it is kept. What has lost its sources goes first, so that its memory counts as free."""
+        """The value of `key` if it is kept. Values without their sources are dropped first, to free their memory."""
         self._let_go()
         return self._kept[key][0] if key in self._kept else None
 
@@ -31,7 +31,7 @@ class Store(Generic[Kept]):
         size: Callable[[Kept], int],
         make: Callable[[], Kept],
     ) -> Kept:
-        """The value of `key`, made if need be. The key holds the ids of `sources`, whose lives bound the value's."""
+        """The value of `key`, made if need be. The key holds the ids of `sources`; the value dies with them."""
         entry = self._kept.get(key)
         if entry and all(ref() is not None for ref in entry[2]):
             self._kept[key] = self._kept.pop(key)

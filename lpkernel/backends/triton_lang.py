@@ -1,11 +1,11 @@
 """The "triton" backend: Triton kernels (triton_kernels/) for NVIDIA and AMD GPUs.
 
-A scan is one launch a scale where the bank is small or the images fill the device, else two a step; with boundaries
-always two, three where the step has some. From the second run of a plan on the same bank the launches are one CUDA
-graph. Nothing is read back before the source maps of a stage.
+A scan is one launch per scale where the bank is small or the images fill the device, else two per step; with
+boundaries always two, or three where the step has some. From the second run of a plan on the same bank the launches are
+one CUDA graph. Nothing is read back before the source maps of a stage.
 
-With TRITON_INTERPRET=1 in the environment before the first import, Triton's interpreter runs the kernels on the CPU: to
-check them, since it is thousands of times slower than the other backends; "auto" never takes it.
+With TRITON_INTERPRET=1 in the environment before the first import, Triton's interpreter runs the kernels on the CPU.
+This is only for checking: it is thousands of times slower than the other backends, and "auto" never takes it.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
 class Tuning:
     """What replaces the table's choice, for tests and measurements; results do not depend on it.
 
-    slabs: parts that the bank is cut into, 1 for one launch a scale. dot: latents by tl.dot or not. images: that one
-    run makes at a time. kept, runs: bytes of banks, as many of offsets, and of buffers of earlier scans, that stay
-    on the device.
+    slabs: parts that the bank is cut into, 1 for one launch per scale. dot: latents by tl.dot or not. images: how many
+    one run makes at a time. kept: bytes of banks, and as many of offsets, that stay on the device. runs: bytes
+    of buffers of earlier scans that stay there.
     """
 
     slabs: int | None = None
@@ -65,7 +65,7 @@ class Tuning:
 
 
 class TritonBackend:
-    """Scans and searches on a GPU; on CPU tensors (device_type "cpu") where Triton was told to run there."""
+    """Scans and searches on a GPU; on CPU tensors (device_type "cpu") where Triton's interpreter is on."""
 
     name = "triton"
 
@@ -90,7 +90,7 @@ class TritonBackend:
         return self._reasons_at(device, tensors=False)
 
     def _reasons_at(self, device: str, tensors: bool) -> list[str]:
-        """Reasons against a device, where the caller's tensors are or which was named."""
+        """Reasons against a device: the one that holds the caller's tensors, or the one that was named."""
         if not _installed():
             return ["the package triton is not installed: pip install 'lpkernel[triton]'"]
         wanted = self._device_type
@@ -177,7 +177,7 @@ class TritonBackend:
         return self._largest.get((id(bank),), [bank], 1 << 10, lambda _: 1, lambda: _magnitude(bank.content))
 
     def _scratch_bytes(self, request: ScanRequest) -> int:
-        """What a scan takes beside the bank, at most."""
+        """Most bytes that a scan takes besides the bank."""
         images, side = min(len(request.images), self.tuning.images), request.plan.sides[-1]
         width = cell_width(request)
         return images * (side * side * (4 * width + 4) + configs.MERGED[-1] * 8 + 4) + start_bytes(request, width)
@@ -191,7 +191,7 @@ class TritonBackend:
                 tensor(array).to(target) if isinstance(array, np.ndarray) else array for array in given
             )
             assert queries is not None and bank is not None
-            if self.interpreted:  # it keeps one copy an address, whatever the sizes of the arrays that begin there
+            if self.interpreted:  # it keeps one copy per address, whatever the sizes of the arrays that begin there
                 queries = queries.clone()
             found = _topk(queries, bank, request.k, patch_mask, candidate_mask, weights)
             return TopK(*(array.cpu().numpy() for array in found)) if of_numpy else found
@@ -208,7 +208,7 @@ class _Run:
     """Buffers and launches of a plan for so many images: plain launches the first time, a CUDA graph from the second.
 
     Capturing costs more than one run, and kernels must be compiled and loaded before it. Bank and offsets are not held
-    here: the store drops a run with them, so the addresses in a graph are never older than what they point to.
+    here: the store drops a run together with them, so a graph's addresses are never stale.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class _Run:
         self.start.copy_(torch.from_numpy(start))
         if self._graph is None and self._ran and self.images.device.type == "cuda":
             graph = torch.cuda.CUDAGraph()
-            # Without one of this device, torch would take that of the first device it ever captured on.
+            # Without a stream of this device, torch would take that of the first device it ever captured on.
             stream = torch.cuda.Stream(self.images.device)
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self._start(bank, offsets)
@@ -413,7 +413,7 @@ def _topk(
     slab = configs.slab(rows, tile.rows, slabs)
     keys = torch.empty((count, slabs, slots), dtype=torch.int64, device=device)
     strides = (queries.stride(0), bank.stride(0), mask.stride(0) if mask.ndim == 2 else 0)
-    # Flags of the queries that are done once more, scaled; integers never are.
+    # Flags of the queries that are run again, scaled; integer ones never are.
     flags = torch.empty(0 if integer else count, dtype=torch.uint8, device=device)
     merged = configs.merged_for(slabs * slots)
     for redo in (False,) if integer else (False, True):
@@ -449,7 +449,7 @@ def _slabs(count: int, rows: int, k: int, device: torch.device) -> int:
 
 @cache
 def _installed() -> bool:
-    """Looked up once: the search of the paths takes longer than a small search."""
+    """Looked up once: searching the import paths takes longer than a small search."""
     return importlib.util.find_spec("triton") is not None
 
 
@@ -459,7 +459,7 @@ def _kernels(name: str) -> Any:
 
 
 def _options(warps: int, stages: int = 1) -> dict[str, Any]:
-    """Fused multiply-adds would make float distances depend on the compiler's choices."""
+    """No fused multiply-adds: they would make float distances depend on the compiler's choices."""
     return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": False}
 
 
@@ -480,7 +480,7 @@ def _magnitude(content: Tensor) -> int:
 
 
 def _pitch(bank: DeviceBank) -> int:
-    """As the kernels take it: in steps of 8 images for codes."""
+    """The pitch as the kernels take it: in units of 8 images for codes."""
     return bank.pitch // 8 if bank.width == 1 else bank.pitch
 
 
@@ -490,7 +490,7 @@ def _row(table: Tensor) -> int:
 
 @contextlib.contextmanager
 def _on(device: torch.device) -> Iterator[None]:
-    """Triton launches on the current device and its current stream."""
+    """Make the device current: Triton launches on the current device and its current stream."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             yield

@@ -14,7 +14,7 @@ from lpkernel.errors import InputError, short
 from lpkernel.files import open_regular
 
 LONGEST = 1 << 27  # bytes of a table; CelebA's has 2^24.6
-# What an image's name and a row's are compared by, the strictest first.
+# How an image's name and a row's are compared, the strictest first.
 _KEYS: tuple[Callable[[PurePosixPath], str], ...] = (
     str,
     lambda path: str(path.parent / path.stem),
@@ -27,12 +27,14 @@ _Row = tuple[str, np.ndarray]  # the name it begins with, and its values
 def read_attributes(path: str | Path, files: Sequence[str], mapping: str | Path | None = None) -> dict[str, np.ndarray]:
     """Attributes of the images named `files`: attribute name -> (len(files),) bool.
 
-    Two forms of table: line 1 the number of images, line 2 the attribute names, then a line an image, any white space
-    between (`list_attr_celeba.txt`, `CelebAMask-HQ-attribute-anno.txt`); or CSV, a header row with the names after the
-    first column, then a row an image (`list_attr_celeba.csv`). Values are 1 for yes and, all the same, -1 or 0 for no.
+    Two forms of table: line 1 the number of images, line 2 the attribute names, then a line per image, with fields
+    separated by any white space (`list_attr_celeba.txt`, `CelebAMask-HQ-attribute-anno.txt`); or CSV, a header row with
+    the names after the first column, then a row per image (`list_attr_celeba.csv`). Values are 1 for yes and -1 or 0
+    (the same one throughout) for no.
 
-    A row is an image's if their whole relative names are equal, or else those without their endings, their file names,
-    or their file names without endings: `align` writes PNG. A row is for one image, an image has one row.
+    A row belongs to an image if their whole relative names are equal, or else those without their extensions, their
+    file names, or their file names without extensions: `align` writes PNG. Each row is for one image, and each image
+    has one row.
 
     mapping: `CelebA-HQ-to-CelebA-mapping.txt`, for images that are named by their number in CelebA-HQ and a table of
     CelebA. Raises InputError for a malformed table, wrong counts, repeated rows, images without a row, and names that
@@ -47,7 +49,7 @@ def read_attributes(path: str | Path, files: Sequence[str], mapping: str | Path 
 def attribute_rows(
     path: str | Path, files: Sequence[str], mapping: str | Path | None = None
 ) -> tuple[dict[str, np.ndarray], list[int]]:
-    """The same, and the places of the images without a row, whose values are all False. Raises InputError."""
+    """As `read_attributes`, with the places of the images without a row, whose values are False. Raises InputError."""
     names, rows = _table(Path(path))
     wanted = list(files) if mapping is None else _original_names(Path(mapping), files)
     found = _joined(Path(path), rows, files, wanted)
@@ -57,7 +59,7 @@ def attribute_rows(
 
 
 def missing_rows(path: object, missing: list[str], count: int) -> InputError:
-    """What is said of images that a table has no row for, of so many."""
+    """The error for images that a table has no row for, `count` being the number of all images."""
     return InputError(
         f"{path}: no row for {len(missing)} of {count} images, first {missing[0]!r}; rows are joined by file name, "
         "with or without its ending; --missing-attributes skip leaves such images out"
@@ -65,7 +67,7 @@ def missing_rows(path: object, missing: list[str], count: int) -> InputError:
 
 
 def _joined(path: Path, rows: list[_Row], files: Sequence[str], wanted: list[str]) -> list[int | None]:
-    """Which row is that of each of `files`, which are looked for under the names `wanted`."""
+    """Which row belongs to each of `files`, which are looked up under the names `wanted`."""
     places = [PurePosixPath(name) for name in wanted]
     found: list[int | None] = [None] * len(files)
     of_row: dict[int, int] = {}
@@ -140,7 +142,7 @@ def _table(path: Path) -> tuple[list[str], list[_Row]]:
         raise InputError(f"{path}: {wrong if names else 'no attribute is named'}")
     rows: list[_Row] = []
     seen: set[str] = set()
-    absent = ""  # what stands for no: 0 or -1, in a whole table the same
+    absent = ""  # the value for no: 0 or -1, the same in a whole table
     for number, fields in content:
         values = np.array(fields[1:])
         positive = values == "1"

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lpkernel.bank.ingest import Images
 
 DEFAULT_BANK = Path(__file__).resolve().parent.parent / "data" / "avatars.lpbank"
-CHANNELS = 16  # kept unless said otherwise, where there are as many
+CHANNELS = 16  # the default, where a latent has as many
 TABLE_ROWS = 4096  # codebooks up to this size have a distance table
 _CHUNK = 256  # bank images handled at once
 
@@ -46,7 +46,7 @@ def _fixed(projected: np.ndarray, scale: float, limit: int) -> np.ndarray:
 
 
 def _scale(largest: float, magnitude: float, limit: int) -> float:
-    """limit / largest, or 1 when all latents are one vector: what is left is the rounding of its mean."""
+    """limit / largest, or 1 when all latents are the same vector: what is left is the rounding of its mean."""
     return float(limit / largest) if largest > 1e-12 * magnitude else 1.0
 
 
@@ -61,7 +61,7 @@ def _array(value: object, what: str, axes: int) -> np.ndarray:
 class Bank(BankFields):
     """B encoded images. Make one with `build`, `from_codes`, `from_latents`, `load` or `default`.
 
-    Two are equal if all that `save` would write of them is.
+    Two are equal if `save` would write the same for both.
 
     Treat it and its arrays as read-only (those of a loaded bank are; large latents are views of the file). What it
     holds: `lpkernel.bank.fields.BankFields`.
@@ -95,19 +95,19 @@ class Bank(BankFields):
     ) -> Bank:
         """Encode a folder (recursive, naturally sorted), a list of files, or images.
 
-        Images are (B, H, W, 3) or (B, 3, H, W), arrays or tensors, uint8 or floats in [0, 1]; or a list of such
-        without B, or of PIL images, each of its own size. `channels`: min(16, L) unless given.
-        `crop` (x0, y0, x1, y1) pixels is cut out first; then the centre square, resized to the
-        autoencoder's side. Files that cannot be used are left out and listed in `skipped`; `strict` raises
-        InputError for the first instead. `limit`: only the first so many. `attributes`: a table of CelebA or
-        CelebAMask-HQ (text or CSV) joined by file name, or else its stem, with CelebA-HQ's `mapping` file if it needs
-        one (`lpkernel.bank.attributes`); or name -> bool for each image given. `missing_attributes`: "refuse" a table
-        without a row for an image, or "skip" the image. `batch` images are encoded at once, while the next are read;
-        `progress(done, total)` is called after each batch. `cache`: a folder for what is encoded so far, so that a
-        killed build continues and only files that are new or have changed are encoded (`shards.discard_cache` removes
-        it). A second build that is given it meanwhile raises InputError. `flip`: after all images come their mirror
-        images, left and right exchanged after crop and resize, with " (flipped)" after the name and the attributes
-        and label of the image: twice as many examples where both sides are alike, as those of faces are.
+        Images are (B, H, W, 3) or (B, 3, H, W), arrays or tensors, uint8 or floats in [0, 1]; or a list of such without
+        B, or of PIL images, each of any size. `channels`: min(16, L) by default. `crop` (x0, y0, x1, y1) pixels is cut
+        out first; then the centre square, resized to the autoencoder's side. Files that cannot be used are left out and
+        listed in `skipped`; `strict` raises InputError for the first instead. `limit`: use at most this many images,
+        the first ones. `attributes`: a table of CelebA or CelebAMask-HQ (text or CSV) joined by file name, or else its
+        stem, with CelebA-HQ's `mapping` file if it needs one (`lpkernel.bank.attributes`); or name -> bool for each
+        image given. `missing_attributes`: "refuse" a table without a row for an image, or "skip" the image. `batch`
+        images are encoded at once, while the next are read; `progress(done, total)` is called after each batch.
+        `cache`: a folder for what is encoded so far, so that a killed build resumes and only new or changed files are
+        encoded (`shards.discard_cache` removes it). A second build that uses it meanwhile raises InputError. `flip`:
+        after all images come their mirror images, flipped left to right after crop and resize, with " (flipped)" added
+        to the name and with the image's attributes and label: twice as many examples where both sides are alike, as in
+        faces.
         """
         from lpkernel.bank.ingest import encode_images, latent_width
 
@@ -267,7 +267,7 @@ class Bank(BankFields):
         return cls.load(DEFAULT_BANK)
 
     def save(self, path: str | Path) -> None:
-        """Write one file, whole or not at all (an old file stays if this fails); equal banks, equal bytes.
+        """Write one file, whole or not at all (an old file stays if this fails); equal banks give equal bytes.
 
         Raises InputError when the folder does not exist, OSError (disk full) as the system reports it.
         """
@@ -282,7 +282,7 @@ class Bank(BankFields):
         return f"Bank({self.size} images, {self.grid}x{self.grid} {kind}, C={self.channels}, autoencoder {made_by})"
 
     def sound_codes(self, images: slice = slice(None), cells: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """A copy of the codes of some images, at some cells (M, M) bool. Raises InputError as a damaged file does."""
+        """A copy of the codes of some images, at some cells (M, M) bool. Raises InputError for a damaged file."""
         assert self.codes is not None and self.codebook is not None
         self.check_file()
         codes = np.array(self.codes[images, cells])
@@ -292,7 +292,7 @@ class Bank(BankFields):
     def level(self, m: int) -> np.ndarray:
         """The bank at grid side m, 1 <= m <= M: (B, m, m, C) int16, contiguous; computed once and kept.
 
-        Raises InputError for another m, when the stored latents exceed the limit (a damaged file), and when a mapped
+        Raises InputError for any other m, when the stored latents exceed the limit (a damaged file), and when a mapped
         file was cut short.
         """
         self.check_file()
@@ -312,7 +312,7 @@ class Bank(BankFields):
         return self._levels[m]
 
     def views(self, radius: int) -> BankViews:
-        """The bank's images as seen from up to `radius` cells beside, for backends; kept (`lpkernel.views`)."""
+        """The bank's images moved by up to `radius` cells, for backends; made once and kept (`lpkernel.views`)."""
         if radius not in self._views:
             cells = self.level(self.grid) if self.codes is None else self.codes
             self._views[radius] = BankViews(radius, cells, self.fixed_codebook)
@@ -341,14 +341,14 @@ class Bank(BankFields):
         assert self.fixed_latents is not None
         self.check_file()
         values = self.fixed_latents[images]
-        if not within_limit(values, self.limit):  # not looked at when the file was mapped, to keep that lazy
+        if not within_limit(values, self.limit):  # not checked when the file was mapped, to keep that lazy
             raise InputError(
                 f"the stored latents exceed the bank's limit of {self.limit}: damaged file, build it again"
             )
         return values
 
     def table(self) -> np.ndarray:
-        """Squared distance of every two rows of the fixed codebook: (V, V) int32, exact; computed once.
+        """Squared distance between every two rows of the fixed codebook: (V, V) int32, exact; computed once.
 
         Raises InputError for a continuous bank and for V > 4096.
         """
@@ -364,8 +364,8 @@ class Bank(BankFields):
     def largest_cell_distance(self, start: np.ndarray | None = None, resizes: int = 0) -> int:
         """A bound on the squared distance of any two cells, of the bank at any side or of a canvas made of them.
 
-        start: fixed-point values (..., C) of a starting canvas, whose cells are then meant, too. resizes: how often a
-        canvas is resized, each of which rounds once more. Reads all latents, the first time.
+        start: fixed-point values (..., C) of a starting canvas, whose cells then count, too. resizes: how many times a
+        canvas is resized; each rounds once more. Reads all latents the first time.
         """
         if self._extent is None:
             self._extent = Extent.of(self._fixed_parts)
@@ -387,10 +387,10 @@ class Bank(BankFields):
         return _fixed(self.pca.project(latents), self.scale, self.limit)
 
     def gather(self, sources: np.ndarray, shifts: np.ndarray | None = None) -> np.ndarray:
-        """Cell (y, x) of image n taken from bank image sources[n, y, x] at (y, x), or beside it by shifts[n, y, x].
+        """Cell (y, x) of image n taken from bank image sources[n, y, x] at (y, x), moved by shifts[n, y, x] if given.
 
         sources (N, M, M) integers in [0, B), shifts (N, M, M, 2) integers or None -> codes (N, M, M) int64 or latents
-        (N, M, M, L) float32. What lies outside the grid is the nearest cell inside.
+        (N, M, M, L) float32. A place outside the grid stands for the nearest cell inside.
         Raises InputError for other shapes, types or values, and when a mapped file was cut short.
         """
         self.check_file()
@@ -416,7 +416,7 @@ class Bank(BankFields):
         return content.astype(np.int64 if self.is_discrete else np.float32)
 
     def whole(self, numbers: np.ndarray) -> np.ndarray:
-        """Bank images `numbers` (B',) all through, as `gather` gives them: ready for the autoencoder's decode."""
+        """The whole bank images `numbers` (B',), as `gather` gives them: ready for the autoencoder's decode."""
         numbers = np.asarray(numbers)
         return self.gather(np.broadcast_to(numbers[:, None, None], (len(numbers), self.grid, self.grid)))
 
@@ -449,23 +449,23 @@ class Bank(BankFields):
 
     @cached_property
     def _examples(self) -> np.ndarray:
-        """(B,) int64: of each image the one that it is the mirror image of, by its name, or else itself."""
+        """(B,) int64: for each image the one that it mirrors, by its name, or else itself."""
         places = {name: i for i, name in enumerate(self.names)}
         names = enumerate(self.names)
         return np.array([places.get(name.removesuffix(FLIPPED), i) for i, name in names], np.int64)
 
     def examples_of(self, sources: np.ndarray) -> np.ndarray:
-        """Bank images (...) with a mirror image of `build` with `flip` as the image that it is of; -1 stays."""
+        """Bank image numbers (...), a mirror image (`build` with `flip`) replaced by its original; -1 stays."""
         return np.where(np.asarray(sources) < 0, -1, self._examples[sources])
 
     def flips_of(self, images: np.ndarray) -> np.ndarray:
-        """The mirror images of some images, by the names that `build` with `flip` gives: (B,) bool, of both."""
+        """The mirror images of some images, by the names that `build` with `flip` gives; both are (B,) bool."""
         return np.isin(self._examples, self._examples[images]) & ~np.asarray(images)
 
     def with_images(self, values: np.ndarray, names: Sequence[str]) -> Bank:
         """A bank of other images in this one's number system: codes (B, M, M) or latents (B, M, M, L).
 
-        They are encoded by the same autoencoder. PCA, scale and codebook stay, and latents beyond the limit are
+        They must be encoded by the same autoencoder. PCA, scale and codebook stay, and latents beyond the limit are
         clipped. Raises InputError on wrong shapes, codes or values.
         """
         if self.is_discrete:
@@ -486,7 +486,7 @@ class Bank(BankFields):
     def subset(self, images: ArrayLike) -> Bank:
         """A bank of some of these images, in this one's number system: (B,) bool or indices, in the bank's order.
 
-        Generation from it is generation from this bank with these candidates. Raises InputError as `candidates` does.
+        Generating from it is generating from this bank with these candidates. Raises InputError as `candidates` does.
         """
         chosen = allowed_images(self, images)
         self.check_file()
@@ -509,10 +509,10 @@ class Bank(BankFields):
 
     @classmethod
     def merge(cls, banks: Sequence[Bank]) -> Bank:
-        """One bank of all images of banks that one autoencoder made with one crop, as if built at once.
+        """One bank of all images of several, made by one autoencoder with one crop, as if built at once.
 
-        So the PCA is fitted anew. Channels and max_patch are the first one's; labels are "" where a bank has none;
-        attributes are those that all have. Raises InputError for banks that do not fit or have a name in common.
+        The PCA is fitted anew. Channels and max_patch are the first bank's; labels are "" where a bank has none;
+        attributes are those that all have. Raises InputError for banks that do not fit or share an image name.
         """
         if not banks:
             raise InputError("merge: no bank is given")
@@ -614,7 +614,7 @@ def autoencoder_of(bank: Bank, given: Autoencoder | None) -> Autoencoder:
 def check_options(channels: int | None, max_patch: int, width: Callable[[], int]) -> int:
     """The channels, min(16, L) if none are given. Raise InputError unless they and max_patch are in range.
 
-    width: gives L, asked when it is needed.
+    width: returns L, called only when needed.
     """
     if checks.integer("max_patch", max_patch) < 1 or (
         channels is not None and checks.integer("channels", channels) < 1
@@ -627,7 +627,7 @@ def check_options(channels: int | None, max_patch: int, width: Callable[[], int]
 
 
 def check_type(autoencoder: object) -> None:
-    """Raise InputError for what is no autoencoder, such as a mask given in its place."""
+    """Raise InputError for anything but an autoencoder, such as a mask given in its place."""
     if not all(hasattr(autoencoder, name) for name in ("image_size", "grid", "codebook", "encode", "decode")):
         got = "None" if autoencoder is None else f"a {type(autoencoder).__name__}"
         hint = "; a mask is given as mask=" if isinstance(autoencoder, np.ndarray) else ""

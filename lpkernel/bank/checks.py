@@ -28,7 +28,7 @@ def check_bank(bank: BankFields) -> None:
     """Raise InputError, one line, unless `bank` is sound.
 
     Reads all codes, which kernels use as indices, but of a mapped file only shapes and types, so that opening it stays
-    lazy: whoever uses its content copies it and checks the copy, since another process may write into the file.
+    lazy: whoever uses its content must copy it and check the copy, since another process may write into the file.
     """
     _check_numbers(bank)
     arrays = (bank.codes, bank.codebook, bank.fixed_codebook), (bank.latents, bank.fixed_latents)
@@ -87,7 +87,7 @@ def _check_codes(bank: BankFields) -> None:
 
 
 def check_codes(codes: np.ndarray, rows: int) -> None:
-    """Raise InputError unless codes, of which there is at least one, are within a codebook of so many rows."""
+    """Raise InputError unless codes (at least one) are within a codebook of so many rows."""
     if codes.min() < 0 or codes.max() >= rows:
         raise InputError(f"codes run from {codes.min()} to {codes.max()}, expected 0 to {rows - 1}")
 

@@ -22,20 +22,20 @@ class Extent:
 
     @staticmethod
     def of(parts: Callable[[], Iterable[np.ndarray]]) -> Extent:
-        """Of int16 values (..., C). parts() gives some at a time; it is called twice, at first for the box."""
+        """The extent of int16 values (..., C). parts() gives some at a time; it is called twice, first for the box."""
         ends = [(rows.min(axis=0), rows.max(axis=0)) for rows in _rows(parts())]
         low, high = np.min([end[0] for end in ends], axis=0), np.max([end[1] for end in ends], axis=0)
         return Extent(low, high, (low + high) // 2, 0)._grown(parts())
 
     def with_cells(self, cells: np.ndarray) -> Extent:
-        """Of these cells (..., C) as well."""
+        """The extent of these cells (..., C) as well."""
         return self._grown([cells])
 
     def largest_distance(self, roundings: int) -> int:
-        """A bound on the squared distance of two cells, exact integers: the lesser of the box's and the ball's.
+        """A bound on the squared distance of two cells, in exact integers: the lesser of the box's and the ball's.
 
         A resized cell is a mean of cells, which box and ball hold, rounded in each channel by at most 1/2. The box
-        holds the rounded one, too. roundings: r, how many there are of both cells together; from the ball, of radius R,
+        holds the rounded one, too. roundings: r, how many both cells had together; from the ball, of radius R,
         the distance is at most 2 R + r sqrt(C) / 2.
         """
         box = int(np.square(self.high - self.low).sum())

@@ -10,12 +10,12 @@ from lpkernel import tensor_file
 from lpkernel.bank.pca import PCA
 from lpkernel.content import ByContent
 
-FLIPPED = " (flipped)"  # what the name of a mirror image has after that of its image
+FLIPPED = " (flipped)"  # appended to an image's name in that of its mirror image
 
 
 @dataclass(eq=False, repr=False)
 class BankFields(ByContent):
-    """The arrays and facts of B encoded images, unchecked; `Bank` is what can be done with them.
+    """The arrays and facts of B encoded images, unchecked; `Bank` adds what can be done with them.
 
     codes             (B, M, M) int16 (V <= 32768) or int32 in [0, V); None for a continuous autoencoder
     codebook          (V, L) float32, or None
@@ -27,9 +27,9 @@ class BankFields(ByContent):
     names             B file names relative to the folder they came from
     labels            B class names (the first-level folder), or None
     attributes        name -> (B,) bool
-    source_size       width and height of the images it was built from, if they have one size: None else
+    source_size       width and height of the images it was built from, if all have one size; else None
     skipped           (name, reason) of the files and folders that `build` could not use; not saved
-    left_out          names of the files in the folder that are no pictures by their ending; not saved
+    left_out          names of the files in the folder whose extension is not a picture's; not saved
     """
 
     pca: PCA
@@ -88,7 +88,7 @@ class BankFields(ByContent):
         return int(self.pca.components.shape[1])
 
     def check_file(self) -> None:
-        """Raise InputError if the file that cells are mapped from was cut short: touching them ends the process."""
+        """Raise InputError if the file that cells are mapped from was cut short: touching them kills the process."""
         tensor_file.check_mapped(self.codes, self.latents, self.fixed_latents, self.colours)
 
 

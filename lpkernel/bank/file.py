@@ -2,7 +2,7 @@
 
 Tensors: the PCA, the codebook with its fixed-point rows and the codes, or the float16 latents with their
 fixed-point values; attributes as bits; in version 2 the colours of the cells. The header's metadata holds the rest as
-JSON, and a SHA-256 of all of it. That checksum is compared only when asked, because mapping codes or latents should not
+JSON, and a SHA-256 of all of it. That checksum is compared only on request, because mapping codes or latents should not
 read them; what could make a kernel read outside an array is always checked: shapes and the limit of the codebook here,
 codes here or, where they are mapped, as they are used.
 """
@@ -104,7 +104,7 @@ class _Header:
         return value
 
     def integers(self, name: str, count: int) -> Any:
-        """A tuple of so many, or None."""
+        """A tuple of `count` integers, or None."""
         values = self.data.get(name)
         if values is not None and (not isinstance(values, list) or [type(value) for value in values] != [int] * count):
             raise self.wrong(f"field {name!r}")

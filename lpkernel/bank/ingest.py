@@ -1,9 +1,9 @@
-"""From image files to codes or latents: reading, batched encoding, and going on after a kill.
+"""From image files to codes or latents: reading, batched encoding, and resuming after a kill.
 
-Sources are taken in shards, read while those before are encoded. With a cache folder each encoded shard is a file that
+Sources are taken in shards, read while earlier ones are encoded. With a cache folder each encoded shard is a file that
 names each source by a hash of everything that determines what is made of it (autoencoder, crop, resize filter, and the
-source's name, size, time of change and ends), so a later run takes up whatever still fits, wherever it now is among the
-sources, and passes over the rest.
+source's name, size, modification time and ends), so a later run reuses whatever still fits, wherever it now is among
+the sources, and ignores the rest.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Encoded:
     skipped: list[Problem]
     sources_hash: str  # of the names and sizes of the usable sources
     resize_filter: str
-    left_out: list[str]  # files of the folder with another ending than a picture's
+    left_out: list[str]  # files of the folder whose extension is not a picture's
     colours: np.ndarray  # (n, M, M, 3) uint8, mean colours of the cells
-    source_size: tuple[int, int] | None  # width and height of the usable sources, if a sample has but one
+    source_size: tuple[int, int] | None  # width and height of the usable sources, if a sample has only one
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _file_source(name: str, path: Path) -> _Source:
 
 
 def _sources(images: Images) -> tuple[list[_Source], list[str] | None, Found]:
-    """Sources in bank order, their labels when some lie in subfolders of a given folder, and what that left out."""
+    """Sources in bank order, their labels when some lie in subfolders of a given folder, and what was left out."""
     nothing = Found([], [], [])
     if isinstance(images, str | Path):
         folder = Path(images)
@@ -152,7 +152,7 @@ def _unnamed(images: list[np.ndarray]) -> list[_Source]:
 def pixels_of(what: str, image: Any, axes: int) -> np.ndarray:
     """An array or tensor of `axes` axes, or a PIL image, as (..., H, W, 3) uint8.
 
-    The colours may be the axis before the height, as torch has them; floats are in [0, 1]. Raises InputError.
+    The colour axis may come before the height, as in torch; floats are in [0, 1]. Raises InputError.
     """
     if isinstance(image, Image.Image):
         return plain_pixels(image)
@@ -177,7 +177,7 @@ def pixels_of(what: str, image: Any, axes: int) -> np.ndarray:
 
 
 def latent_width(autoencoder: Autoencoder) -> int:
-    """L of an autoencoder: its codebook's, the one that it says, or that of a picture that it encodes."""
+    """L of an autoencoder: its codebook's, the one that it states, or that of a picture that it encodes."""
     if autoencoder.codebook is not None:
         return int(autoencoder.codebook.shape[1])
     if isinstance(told := getattr(autoencoder, "width", None), int):
@@ -264,7 +264,7 @@ def encode_images(
         raise InputError(f"none of the {len(sources)} images can be used{reason}")
     left_out = {name for name, _ in skipped}
     used = [i for i, source in enumerate(sources) if source.name not in left_out]
-    skipped = [(name, reason) for name, reason in skipped if not (flip and name.endswith(FLIPPED))]  # said once
+    skipped = [(name, reason) for name, reason in skipped if not (flip and name.endswith(FLIPPED))]  # reported once
     lines = "".join(f"{sources[i].name}\t{sources[i].bytes}\n" for i in used)
     return Encoded(
         np.stack([one.values for one in examples]),
@@ -320,7 +320,7 @@ class _Work:
         return hashlib.sha256(json.dumps([identity, source.name, source.stamp()]).encode()).hexdigest()
 
     def _read(self, batches: list[list[_Source]]) -> Iterator[list[np.ndarray | Problem]]:
-        """The pictures of each batch. The next one is read meanwhile."""
+        """The pictures of each batch, while the next one is read."""
         size = self.autoencoder.image_size
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
 

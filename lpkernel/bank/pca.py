@@ -1,4 +1,4 @@
-"""Principal components in float64: what shortens a latent vector of width L to C channels."""
+"""Principal components in float64: they shorten a latent vector of width L to C channels."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def fit(vectors: np.ndarray, weights: np.ndarray | None, channels: int) -> PCA:
 
     float64 eigendecomposition of the population covariance, accumulated over blocks of rows. Signs are
     fixed: the entry of largest magnitude of each component (the first on ties) is positive.
-    Raises InputError when L < channels or when the weights are not positive somewhere.
+    Raises InputError when L < channels or when no weight is positive.
     """
     if vectors.ndim != 2 or len(vectors) == 0:
         raise InputError(f"PCA got vectors of shape {vectors.shape}, expected (n, L) with n >= 1")

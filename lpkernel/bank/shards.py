@@ -1,8 +1,8 @@
-"""The cache folder of a build: shards of what is encoded, each whole or not there, and one owner at a time.
+"""The cache folder of a build: shards of what is encoded, each whole or absent, and one owner at a time.
 
 The owner holds a lock on the file `lock` in the folder. The system drops it when the process ends, however it ends,
-so a folder whose owner is dead is taken over as it is. Nothing is deleted but files that bear a shard's name, and
-nothing through a link.
+so a folder whose owner is dead is taken over as it is. Only files that bear a shard's name are deleted, and nothing
+through a link.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def write_shard(folder: Path, examples: dict[str, Example], skipped: dict[str, P
 
 
 def read_shards(folder: Path) -> dict[str, Example | Problem]:
-    """By key what whole shards of a folder hold. Those that are damaged are passed over."""
+    """What the whole shards of a folder hold, by key. Damaged ones are skipped."""
     found: dict[str, Example | Problem] = {}
     for path in sorted(folder.glob("*.shard")):
         if not _OURS.fullmatch(path.name):
@@ -78,7 +78,7 @@ def owned(folder: Path, other: str = "another build of this bank") -> Iterator[i
     """Own the cache folder, made if need be, for as long as the block runs. Yields a descriptor of it.
 
     Raises Busy, whose line begins with `other`, when another process owns it, InputError when it cannot be made, is a
-    link, or holds a `lock` that is no file of ours.
+    link, or holds a `lock` that is not a file of ours.
     """
     try:
         place, held = _lock(folder, other)
@@ -93,14 +93,14 @@ def owned(folder: Path, other: str = "another build of this bank") -> Iterator[i
 
 
 def _lock(folder: Path, other: str) -> tuple[int, ExitStack]:
-    """A descriptor of the folder, and what closes it and its file `lock`, which is locked."""
+    """A descriptor of the folder, and the stack that closes it and its file `lock`, which is locked."""
     if folder.is_symlink():
         raise InputError(f"cache {folder} is a link, expected a folder; remove it")
     for _ in range(_TRIES):
         with ExitStack() as held, suppress(FileNotFoundError):  # its owner has just removed the file or the folder
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-            except FileExistsError:  # what is there is no folder, or was removed while mkdir looked at it
+            except FileExistsError:  # what is there is not a folder, or was removed while mkdir looked at it
                 if folder.is_file():
                     raise
                 continue

@@ -20,7 +20,7 @@ from lpkernel.errors import InputError, short
 Mask = NDArray[np.bool_]
 
 MAX_LENGTH = 10_000  # characters
-MAX_DEPTH = 100  # parentheses in one another
+MAX_DEPTH = 100  # nested parentheses
 _TOKEN = re.compile(r"""\s*(?:(?P<name>[\w.+-]+)|(?P<quoted>"[^"]*"|'[^']*')|(?P<sign>[|&~()]))""")
 
 
@@ -35,7 +35,7 @@ def evaluate(expression: str, size: int, lookup: Callable[[str], Mask]) -> Mask:
 
 
 class _Parser:
-    """Recursive descent; one object an expression."""
+    """Recursive descent; one object per expression."""
 
     def __init__(self, text: str, size: int, lookup: Callable[[str], Mask]) -> None:
         self.text, self.size, self.lookup = text, size, lookup

@@ -2,5 +2,5 @@
 
 data.py banks and queries; peers.py, torch_float32.py the peers; points.py what is run, decoding.py that for decoders;
 checks.py what is right; measure.py time and memory; machine.py threads, facts and physical limits; suite.py the sweeps;
-report.py and plots.py what people read. See docs/benchmarks.md.
+report.py and plots.py the readable results. See docs/benchmarks.md.
 """

@@ -1,4 +1,4 @@
-"""Whether an answer is right. Nothing is timed before it has passed here.
+"""Whether an answer is right. Nothing is timed before it has passed these checks.
 
 Exact answers must equal the truth. Float answers may differ by rounding: distances within a tolerance of the true ones,
 and no index whose true distance lies beyond the K-th by more than that, so sets are equal up to near-ties.
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from lpkernel.backends.base import TopK
 from lpkernel.errors import LpkernelError
 
-ROWS = 64  # queries of a point measured against the truth, spread evenly; fewer of a large bank,
-MOST_DISTANCES = 1 << 24  # for so many distances
+ROWS = 64  # queries of a point compared with the truth, spread evenly; fewer for a large bank,
+MOST_DISTANCES = 1 << 24  # for at most so many distances
 RTOL_DIRECT = 1e-5  # of the distance: float32 rounding
 RTOL_EXPANDED = 2e-5  # of |q|^2 + |b|^2: what |q|^2 + |b|^2 - 2 q.b loses in float32
 TILE_BYTES = 32 << 20
@@ -68,7 +68,7 @@ class Truth:
                 raise WrongAnswer(f"query {row}: indices {np.asarray(answer.indices[row])}, expected {order}")
 
     def right(self, answer: TopK, batch: int) -> tuple[int, int]:
-        """Of how many checked queries the K indices are the true ones, in any order, and of how many queries."""
+        """For how many checked queries the K indices are the true ones, in any order, and how many were checked."""
         self._check_shape(answer)
         found = np.sort(answer.indices[self.rows], axis=1) == np.sort(self.order[batch], axis=1)
         return int(found.all(axis=1).sum()), len(found)

@@ -18,7 +18,7 @@ from lpkernel.errors import InputError
 from lpkernel.plan import Plan
 
 DATA = ("bank", "random")
-SHIFTS = [(dy, dx) for dy in (0, 1, -1) for dx in (0, 1, -1)]  # the first is no shift
+SHIFTS = [(dy, dx) for dy in (0, 1, -1) for dx in (0, 1, -1)]  # the first does not move
 Codes = NDArray[np.integer]
 
 
@@ -44,7 +44,7 @@ def mosaics(codes: Codes, count: int, random: np.random.Generator) -> Codes:
 
 
 def extend(codes: Codes, size: int, seed: int = 0) -> Codes:
-    """The first `size` maps of: the given ones, their eight shifts, and mosaics of all those."""
+    """`size` maps: the given ones, then their eight shifts, then mosaics of all those."""
     parts: list[Codes] = []
     missing = size
     for dy, dx in SHIFTS:
@@ -90,7 +90,7 @@ class Maps:
 
 
 def one_step(side: int, patch: int) -> Plan:
-    """The plan of one step of the default one-scale generation: the most central of those with the usual known cells.
+    """The plan of one step of the default one-scale generation: the most central with the usual known cells.
 
     P = 6, w = 2: all but the lower right 2 x 2 cells are known, 32 of 36. Raises InputError for a patch that fills
     the grid, where nothing is ever known.

@@ -1,7 +1,7 @@
-"""Decoding: an autoencoder as lpkernel runs it, beside its own network by torch's own layers, as torch's users run it.
+"""Decoding: an autoencoder as lpkernel runs it, beside the same network with torch's own layers, as torch users run it.
 
-Times are from codes or latents in NumPy to uint8 images in NumPy, copies included. Before them every way's pixels are
-compared with those of the network in float32.
+Times are from codes or latents in NumPy to uint8 images in NumPy, copies included. Before any timing, the pixels of
+every way are compared with those of the network in float32.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from lpkernel.errors import InputError
 PEERS = ("module", "module-tf32", "module-bfloat16", "module-compiled")
 CHECKED_IMAGES = 4
 PATCH = 6  # of what is made and decoded
-# The largest and the mean difference of a pixel from float32's, in levels of 256; in float32 that of another rounding.
+# The largest and the mean difference of a pixel from float32's, in levels of 256; for float32, that of other rounding.
 TOLERANCES = {torch.float32: (1, 0.01), torch.bfloat16: (64, 2.0), torch.float16: (16, 0.5)}
-TF32_TOLERANCE = TOLERANCES[torch.float16]  # which has as many bits
+TF32_TOLERANCE = TOLERANCES[torch.float16]  # which has as many mantissa bits
 PIXELS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 21}  # of the peers' batches: 8 and 32 images of 256x256
 
 Content = NDArray[Any]
@@ -86,14 +86,14 @@ class Plain:
         return vectors.permute(0, 3, 1, 2).to(self.dtype).contiguous(memory_format=self.layout)
 
     def flops(self, content: Content) -> int:
-        """Of one image: two for each multiply-add of convolutions and products."""
+        """Operations of one image: two for each multiply-add of convolutions and products."""
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             self.run(self.vectors(content[:1]))
         return int(counter.get_total_flops())
 
 
 class Difference:
-    """Compares pixels with those of the float32 network, and tells of it in `facts`."""
+    """Compares pixels with those of the float32 network, and records the difference in `facts`."""
 
     def __init__(self, want: Images) -> None:
         self.want = want
@@ -118,7 +118,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Module:
-    """A way to run the network itself. layouts: whether channels-last; the faster counts."""
+    """A way to run the network itself. layouts: each whether channels-last; the faster one counts."""
 
     name: str
     dtype: torch.dtype
@@ -145,7 +145,7 @@ def random_bank(autoencoder: Any, size: int, seed: int) -> Bank:
 
 
 def _check_alone(autoencoder: Any, content: Content, images: Images) -> None:
-    """First and last image have the bits that they have alone."""
+    """Check that the first and the last image have the same bits as when decoded alone."""
     for i in {0, len(content) - 1}:
         if not np.array_equal(autoencoder.decode(content[i : i + 1])[0], images[i]):
             raise WrongAnswer(f"image {i} decoded with {len(content) - 1} others is not the one decoded alone")
@@ -161,7 +161,7 @@ class Decoding:
         if measure.on_gpu(device) and isinstance(self.autoencoder, TorchAutoencoder):
             self.ours["lpkernel by torch.compile"] = load_autoencoder(source, device, compile="always")
         self.dtype: torch.dtype = getattr(self.autoencoder, "dtype", torch.float32)
-        self.reason = ""  # why the bank's images are not what is decoded
+        self.reason = ""  # why something else than the bank's images is decoded
         try:
             bank.check_autoencoder(self.autoencoder)
         except InputError as error:
@@ -170,7 +170,7 @@ class Decoding:
         self.bank = bank
 
     def content(self, n: int) -> Content:
-        """Of n images: the bank's, over and over."""
+        """The content of n images: the bank's, repeated."""
         return self.bank.whole(np.arange(n) % self.bank.size)
 
     def decode(self, n: int) -> Point:
@@ -247,7 +247,7 @@ class Decoding:
         return content
 
     def _truth(self, content: Content) -> tuple[Difference, dict[str, Any]]:
-        """What pixels are compared with, and the operations of an image; lpkernel's own of what is no torch network."""
+        """What pixels are compared with (lpkernel's own, without a torch network), and the operations of an image."""
         if not isinstance(self.autoencoder, TorchAutoencoder):
             return Difference(self.autoencoder.decode(content)), {}
         plain = Plain(self.source, self.device, torch.float32)
@@ -271,7 +271,7 @@ class Decoding:
         return found
 
     def _ways(self, content: Content, peer: Module) -> Variants:
-        """By layout, one image or many at a time; a compiled network only with one batch size."""
+        """The ways to run a peer: each layout, one image or many at a time; a compiled network with one batch size."""
 
         def way(plain: Plain, batch: int) -> Callable[[int], Images]:
             return lambda _: plain.decode(content, batch)
@@ -285,6 +285,6 @@ class Decoding:
         return ways
 
     def _most(self, n: int) -> int:
-        """The largest batch without a smaller last one that peers take."""
+        """The largest batch for peers that divides n."""
         most = max(1, PIXELS_AT_ONCE[torch.device(self.device).type] // self.autoencoder.image_size**2)
         return next(batch for batch in range(min(n, most), 0, -1) if n % batch == 0)

@@ -1,4 +1,4 @@
-"""The machine: threads for everybody, facts for the record, and what it could do at most, estimated or measured."""
+"""The machine: threads for all libraries, facts for the record, and its peak rates, estimated or measured."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def threads_missing() -> str:
 
 
 class Limits(Protocol):
-    """Seconds below which a search cannot go, by name."""
+    """Lower bounds on the seconds of a search, by name."""
 
     def step(self, queries: int, bank: int, cells: int, width: int) -> dict[str, float]:
-        """Of codes (cells of 2 bytes) or float32 vectors (`width`)."""
+        """Bounds for a search step over codes (cells of 2 bytes) or float32 vectors (`width`)."""
         ...
 
     def vectors(self, queries: int, bank: int, width: int) -> dict[str, float]: ...
@@ -79,7 +79,7 @@ class Limits(Protocol):
 
 @dataclass(frozen=True)
 class CpuLimits:
-    """Estimates, not measurements, except for the bandwidth: for all threads together."""
+    """For all threads together; estimates, except for the bandwidth, which is measured."""
 
     hertz: float
     adds: float  # table entries a second
@@ -129,7 +129,7 @@ def _cpuinfo() -> dict[str, str]:
 
 
 def hertz() -> float:
-    """The highest frequency that the system tells of: cpufreq, or /proc/cpuinfo (in a virtual machine, the nominal)."""
+    """The highest frequency that the system reports: cpufreq, or /proc/cpuinfo (in a virtual machine, the nominal)."""
     with suppress(OSError, ValueError):
         return 1e3 * float(Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq").read_text(encoding="ascii"))
     with suppress(KeyError, ValueError):
@@ -144,7 +144,7 @@ def vector_lanes() -> int:
 
 
 def bandwidth(device: str) -> float:
-    """Bytes read and written a second by the best of six large copies, with torch's threads."""
+    """Bytes read and written per second in the best of six large copies, with torch's threads."""
     size = COPIED[torch.device(device).type]
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
@@ -153,7 +153,7 @@ def bandwidth(device: str) -> float:
 
 @cache
 def peaks(device: str, dtype: torch.dtype) -> dict[str, float]:
-    """Floating-point operations a second of a large matrix product and of a 3x3 convolution: the best of five."""
+    """Floating-point operations per second of a large matrix product and of a 3x3 convolution: the best of five."""
     kind = torch.device(device).type
     side, images = PEAK_SIDE[kind], PEAK_IMAGES[kind]
     with torch.inference_mode(), tf32(False):
@@ -169,7 +169,7 @@ def peaks(device: str, dtype: torch.dtype) -> dict[str, float]:
 
 @contextmanager
 def tf32(wanted: bool) -> Iterator[None]:
-    """With float32 products and convolutions on a GPU by TF32, which keeps 10 bits of each factor, or not."""
+    """Turns TF32, which keeps 10 bits of each factor, on or off for float32 products and convolutions on a GPU."""
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if wanted else "highest")
     torch.backends.cudnn.allow_tf32 = wanted
@@ -181,7 +181,7 @@ def tf32(wanted: bool) -> Iterator[None]:
 
 
 def limits(count: int, device: str = "cpu") -> CpuLimits | GpuLimits:
-    """Of a CPU two vector multiply-adds a cycle and core, and ADDS_A_CYCLE table adds, fewer with narrower vectors."""
+    """For a CPU: two vector multiply-adds per cycle and core, and ADDS_A_CYCLE table adds; fewer on narrow vectors."""
     if measure.on_gpu(device):
         float32, float16 = (peaks(device, kind)["matrix product"] / 2 for kind in (torch.float32, torch.float16))
         return GpuLimits(float32, float16, bandwidth(device))
@@ -218,7 +218,7 @@ def commit() -> str | None:
 
 @cache
 def device_name(device: str) -> str:
-    """As its maker calls it."""
+    """The device's product name."""
     return torch.cuda.get_device_name(device) if measure.on_gpu(device) else cpu_model()
 
 

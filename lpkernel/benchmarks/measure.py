@@ -19,12 +19,12 @@ LEAST_RUNS = 3
 
 
 def on_gpu(device: str) -> bool:
-    """Whether calls are timed by events, and memory is a card's."""
+    """Whether calls are timed by CUDA events, and memory is the card's."""
     return torch.device(device).type == "cuda"
 
 
 def timed(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
-    """Seconds, and what the call returned. On a CUDA device between two events of its current stream."""
+    """Seconds, and what the call returned; on a CUDA device, the time between two events of its current stream."""
     if on_gpu(device):
         with torch.cuda.device(device):
             before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -40,17 +40,17 @@ def timed(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
 
 @cache
 def _scratch(device: str) -> torch.Tensor:
-    """Twice what the card's second-level cache holds."""
+    """A buffer twice the size of the card's L2 cache."""
     size = 2 * torch.cuda.get_device_properties(device).L2_cache_size
-    with torch.inference_mode(False):  # which may be on where this is first called, and off later
+    with torch.inference_mode(False):  # which may be on at the first call and off later
         return torch.empty(size, dtype=torch.uint8, device=device)
 
 
 def cold(device: str) -> None:
-    """Take what a call will read out of a GPU's cache, and wait until the stream is empty.
+    """Evict what a call will read from a GPU's cache, and wait until the stream is empty.
 
     So a small case is read from memory, as a large one is, and a call's own time on the host counts in full. The CPU's
-    caches stay as they are: there batches of queries in turn do this.
+    caches stay as they are: there, taking query batches in turn has this effect.
     """
     if on_gpu(device):
         _scratch(device).zero_()
@@ -58,9 +58,9 @@ def cold(device: str) -> None:
 
 
 def repeat(call: Callable[[int], Any], batches: int, budget: float, device: str = "cpu") -> list[float]:
-    """Seconds of each run: query batches in turn, until `budget` seconds are spent but at least LEAST_RUNS runs.
+    """Seconds of each run: query batches in turn, until `budget` seconds are spent, but at least LEAST_RUNS runs.
 
-    A call longer than the whole budget is run once. The garbage collector rests meanwhile.
+    A call longer than the whole budget is run once. The garbage collector is off meanwhile.
     """
     times: list[float] = []
     gc.disable()
@@ -100,8 +100,8 @@ def _status(name: str) -> int | None:
 
 
 def resident(device: str = "cpu") -> int | None:
-    """Resident bytes of this process, after what is free has been given back to the system; on a GPU those that are
-    allocated by torch."""
+    """Resident bytes of this process, after free memory has been returned to the system; on a GPU, those allocated by
+    torch."""
     if on_gpu(device):
         return torch.cuda.memory_allocated(device)
     with suppress(OSError, AttributeError):  # not glibc
@@ -112,7 +112,7 @@ def resident(device: str = "cpu") -> int | None:
 def peak_extra(call: Callable[[], Any], device: str = "cpu") -> tuple[int | None, float]:
     """Bytes by which `resident` rises while `call` runs, and its seconds.
 
-    The kernel's high-water mark is reset before, or torch's. The result counts; memory that a library keeps between
+    The kernel's high-water mark, or torch's, is reset before. The result counts; memory that a library keeps between
     calls does not: that is in `resident`. None where /proc/self/clear_refs cannot be written.
     """
     cold(device)

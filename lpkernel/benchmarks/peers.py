@@ -1,4 +1,4 @@
-"""Other people's nearest-neighbour search on a CPU or a GPU, each in its best layout.
+"""Nearest-neighbour searches of other libraries on a CPU or a GPU, each in its best layout.
 
 `prepare` copies bank and queries to the device and indexes the bank, which is not timed, and returns the ways to run
 the search; the fastest of them stands for the peer. A call takes the number of a query batch; `answer` turns what it
@@ -50,7 +50,7 @@ class Search:
 
 class Peer(Protocol):
     name: str
-    exact: bool  # but for the rounding of float32
+    exact: bool  # except for float32 rounding
 
     def missing(self, device: str) -> str:
         """Why it cannot run on a device here; "" if it can."""
@@ -79,12 +79,12 @@ def nearest(part: Tensor, norms: Tensor, bank: Tensor, k: int) -> tuple[Tensor, 
 
 @cache
 def compiled_nearest() -> Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]:
-    """For every shape at once, so that it is compiled two or three times in a run."""
+    """`nearest`, compiled for every shape at once: two or three compilations in a run."""
     return torch.compile(nearest, dynamic=True)
 
 
 def missing(device: str, tf32: bool, compiled: bool) -> str:
-    """Why products in TF32, or by torch.compile, are not tried on a device; "" if they are."""
+    """Why products in TF32, or compiled ones, are not tried on a device; "" if they are."""
     if not measure.on_gpu(device):
         if tf32:
             return "a CPU has no TF32"
@@ -158,7 +158,7 @@ class TorchCdist:
 
 
 class Faiss:
-    """faiss IndexFlatL2, built beforehand; by BLAS or directly, whatever is faster. On a GPU GpuIndexFlatL2."""
+    """faiss IndexFlatL2, built beforehand; by BLAS or directly, whichever is faster. On a GPU GpuIndexFlatL2."""
 
     name = "faiss IndexFlatL2"
     exact = True
@@ -254,7 +254,7 @@ class Keops:
 
     def missing(self, device: str) -> str:
         try:
-            with redirect_stdout(sys.stderr):  # it speaks when imported
+            with redirect_stdout(sys.stderr):  # it prints when imported
                 import pykeops
         except ImportError:
             return "the package pykeops is not installed (it compiles at run time): pip install pykeops"

@@ -16,7 +16,7 @@ LEAST_POINTS = 3
 def draw(results: Results, title: str, out: Path) -> list[str]:
     """Write cost-<case>-<data>-<N or B>.png for each case with enough points along an axis; returns the names.
 
-    Of the sweep's other numbers the combination with most points is drawn.
+    The sweep's other numbers are fixed at the combination with the most points.
     """
     import matplotlib
 
@@ -38,7 +38,7 @@ def _others(x: dict[str, int], axis: str) -> dict[str, int]:
 
 
 def _fixed(records: list[Record], axis: str) -> dict[str, int] | None:
-    """The other numbers with most values along `axis`; None if there are too few."""
+    """The other numbers with the most values along `axis`; None if there are too few."""
     seen = {(tuple(_others(r.x, axis).items()), r.x[axis]) for r in records if axis in r.x}
     counts = Counter(others for others, _ in seen)
     best, count = counts.most_common(1)[0] if counts else ((), 0)

@@ -1,4 +1,4 @@
-"""What is run: each point of a sweep, with everybody who takes part in it."""
+"""What is run: each point of a sweep, with all that take part in it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lpkernel.benchmarks.torch_float32 import PATHS, Kind, TorchFloat32
 from lpkernel.plan import Plan
 from lpkernel.search import ops
 
-QUERIES_A_POINT = 64  # few queries a call: several batches in turn, so that no single query decides
+QUERIES_A_POINT = 64  # calls with few queries take several batches in turn, so that no single query decides
 MOST_BATCHES = 8
 TOPK_WIDTH = 512
 KEPT_BYTES = 4 << 30  # the torch path keeps its patches up to this size
@@ -33,12 +33,12 @@ CHECKED_IMAGES = 2
 
 @dataclass(frozen=True)
 class Entrant:
-    """Somebody who does the work of a point.
+    """A backend or a peer that does the work of a point.
 
     prepare() -> name -> call(batch): the ways to do it; the fastest counts. `check(answer, batch)` raises
     WrongAnswer. If `by_images`, calls take the number of images instead, and long ones are extrapolated from fewer.
-    facts: for the record's config, filled in by then. Where `exact` in them is False, the check refuses nothing and
-    tells there what share of the answers is right.
+    facts: for the record's config, filled in by then. If they say `exact` is False, the check refuses nothing and
+    records in them what share of the answers is right.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Point:
-    """One place of a sweep: `x` the numbers that vary, `work` grows with the time, `bounds` seconds by name."""
+    """One point of a sweep: `x`, the numbers that vary; `work`, which time grows with; `bounds`, seconds by name."""
 
     case: str
     data: str
@@ -74,7 +74,7 @@ def backends(names: Sequence[str]) -> list[Backend]:
 
 
 def _reason(backend: Backend, request: ScanRequest | TopkRequest) -> str:
-    """Why a backend cannot do this where it is measured."""
+    """Why a backend cannot run this request on the measured device."""
     return "; ".join(backend.unsupported(request))
 
 
@@ -106,7 +106,7 @@ class Share:
 
 
 def placed(array: NDArray[Any], device: str) -> Any:
-    """Where a user of the device has it: a tensor there; of the CPU the array itself."""
+    """The array where a user of the device has it: a tensor there; on the CPU the array itself."""
     return torch.from_numpy(array).to(device) if measure.on_gpu(device) else array
 
 
@@ -205,9 +205,9 @@ def step(
 ) -> Point:
     """The search step of one patch in the code domain: `Backend.scan` of a plan of this one step.
 
-    Ours compares, selects, draws and copies codes; the peers only find the K neighbours, among the same
-    vectors as float32. Canvases and the float32 vectors are ready before the clock starts; on a GPU the peers' are
-    there, while ours, as `scan` always does, takes the canvases from the host and brings the source maps back.
+    Ours compares, selects, draws and copies codes; the peers only find the K neighbours, among the same vectors as
+    float32. Canvases and the float32 vectors are ready before the clock starts; on a GPU the peers' are already on the
+    device, while ours, as `scan` always does, takes the canvases from the host and brings the source maps back.
     """
     bank = maps.bank(kind, b)
     one = data.one_step(bank.grid, patch)
@@ -244,7 +244,7 @@ def step(
 
 @dataclass(frozen=True)
 class Generation:
-    """N images from B by a preset, at its scales or at the last alone."""
+    """N images from a bank of B by a preset, at its scales or at the last one only."""
 
     n: int
     b: int
@@ -277,7 +277,7 @@ class Generation:
 
 
 class _GenerationCheck:
-    """Ours against the specification's first images; the float path's neighbours against the true ones."""
+    """Checks ours against the specification's first images, and the float path's neighbours against the true ones."""
 
     def __init__(self, bank: Bank, generation: Generation, seed: int) -> None:
         self.bank, self.generation, self.seed = bank, generation, seed
@@ -292,7 +292,7 @@ class _GenerationCheck:
             raise WrongAnswer("source maps differ from the specification's")
 
     def neighbours(self, path: TorchFloat32, share: Share) -> None:
-        """Every choice of a small run is among the K nearest, up to float32's rounding; of TF32 is counted how many."""
+        """Check that each choice of a small run is among the K nearest, up to float32 rounding; for TF32 count them."""
         plan = self.generation.plan(self.bank.grid)
         steps = [(scale, i) for scale in plan.scales for i in range(len(scale.positions))]
 
@@ -320,7 +320,7 @@ def generate(
 ) -> Point:
     """Whole generations without decoding: `lpkernel.generate` beside float32 torch paths, on real code maps.
 
-    others: of `torch_float32.PATHS`. Source maps are on the host at the end, everybody's.
+    others: names in `torch_float32.PATHS`. All source maps end up on the host.
     """
     bank = maps.bank("bank", made.b)
     plan = made.plan(bank.grid)
@@ -356,7 +356,7 @@ def generate(
             raise WrongAnswer("source maps name images outside the bank")
 
     entrants = [entrant(backend) for backend in backends(ours)]
-    for name in others if made.preset == "paper" else ():  # nobody else has the other options
+    for name in others if made.preset == "paper" else ():  # the peers lack the other options
         kind = PATHS[name]
         facts: dict[str, Any] = {"exact": not kind.tf32}
         prepare = partial(torch_path, kind, facts)

@@ -1,4 +1,4 @@
-"""Tables for people: times, how they compare with the fastest peer, memory; losses marked, absentees named."""
+"""Readable tables: times, comparison with the fastest peer, memory; losses are marked and absent providers named."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _memory(records: list[Record], provider: str, metric: str) -> str:
 
 
 def _rate(record: Record) -> list[str]:
-    """Operations a second and their share of what was measured, where a record tells how many an image takes."""
+    """Operations a second and their share of the measured peak, where a record has the operations of an image."""
     if "flop" not in record.config:
         return []
     rate = record.config["flop"] * record.x["N"] / record.p50
@@ -85,7 +85,7 @@ def table(point: Point, results: Results) -> list[str]:
 
 
 def verdicts(results: Results) -> list[dict[str, Any]]:
-    """For each point with both: lpkernel's fastest backend, the fastest peer, and how many times faster ours is."""
+    """For each point with both: lpkernel's fastest backend, the fastest peer, and the speedup of ours."""
     found = []
     places: list[tuple[str, str, dict[str, int]]] = []
     for record in results.records:
@@ -112,7 +112,7 @@ def losses(compared: list[dict[str, Any]]) -> str:
 
 
 def summary(results: Results) -> list[str]:
-    """The whole run: fastest of ours beside the fastest peer at each point, memory, losses, and who was absent."""
+    """The whole run: our fastest backend beside the fastest peer at each point, memory, losses, absent providers."""
     lines = []
     compared = verdicts(results)
     if compared:

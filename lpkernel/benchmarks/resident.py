@@ -1,7 +1,7 @@
 """python -m lpkernel.benchmarks.resident BANK BACKEND THREADS PRESET: memory of a process that generates from a bank.
 
 Prints {"resident": bytes, "peak": bytes, "time": seconds}: what the process holds after loading BANK and generating
-from it by a preset, or at one scale, and its high-water mark meanwhile, both above what it held before, everything
+from it by a preset, or at one scale, and its high-water mark meanwhile, both above what it held before, with everything
 imported and the backend warm; and how long loading and the first image took.
 """
 

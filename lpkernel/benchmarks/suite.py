@@ -33,9 +33,9 @@ BS = (16, 256, 1000, 10_000, 30_000, 100_000)
 PS = (2, 3, 4, 5, 6, 7, 8)
 KS = (1, 3, 10, 32)
 MANY = 30_000
-SWEPT_BS = (16, 128, 1024, 10_000, 100_000, 1_000_000)  # the short sweep has every second one, and of these, too:
+SWEPT_BS = (16, 128, 1024, 10_000, 100_000, 1_000_000)  # the short sweep takes every second one
 SWEPT_DS = (2, 3, 16, 64, 256, 1024)
-SWEPT_NS = (1, 16, 256)  # and as many as make SWEPT_WORK multiply-adds
+SWEPT_NS = (1, 16, 256)  # and as many as take SWEPT_WORK multiply-adds
 SWEPT_KS = (1, 10)
 SWEPT_WORK = 1 << 28
 SWEPT_MOST_N, SWEPT_MOST_VALUES = 250_000, 1 << 27  # queries; values of a bank
@@ -60,10 +60,10 @@ GENERATIONS_ON_GPU = (
     *(Generation(16, b, 6, 2, 3, preset="balanced") for b in (16, 999)),
     *(Generation(n, MANY, 6, 2, 10, preset="balanced") for n in (16, 10_000)),
 )
-DECODED, DECODED_ON_GPU = (1, 16), (1, 16, 64, 256)  # images of a call, decoded
+DECODED, DECODED_ON_GPU = (1, 16), (1, 16, 64, 256)  # images decoded in a call
 MADE_AND_DECODED = (16, 256)  # images; on a GPU, and of the whole sweep, also
 MOST_DECODED = 10_000
-PEER_IMAGES = 1000  # what others' large generations on a CPU are extrapolated from at most
+PEER_IMAGES = 1000  # most images from which peers' large generations on a CPU are extrapolated
 LONGEST_SEARCH, LONGEST_GENERATION = 10.0, 60.0  # seconds of a call
 FIRST_IMAGES = 16  # run first, to tell how many are affordable
 LOOK_IMAGES = 250  # run next, to tell which way is faster
@@ -71,7 +71,7 @@ LOOK_IMAGES = 250  # run next, to tell which way is faster
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line sets. The lists None: the short sweep, or the full one."""
+    """What the command line sets. Lists that are None: those of the short sweep, or the full one."""
 
     cases: tuple[str, ...] = USUAL
     data: tuple[str, ...] = data.DATA
@@ -131,8 +131,8 @@ class Record:
 
 @dataclass
 class Results:
-    """records: measurements. absent: who could not take part, {provider, reason}. skipped: {case, data, x, provider,
-    reason} too slow to run. refused: the same form, answers that were wrong. bounds: {case, data, x, seconds}."""
+    """records: measurements. absent: providers that could not take part, {provider, reason}. skipped: {case, data, x,
+    provider, reason}, too slow to run. refused: the same for wrong answers. bounds: {case, data, x, seconds}."""
 
     records: list[Record] = field(default_factory=list)
     absent: list[dict[str, str]] = field(default_factory=list)
@@ -172,7 +172,7 @@ class Suite:
         return [peer for name, peer in PEERS.items() if name in self.options.peers]
 
     def run(self) -> Iterator[Point]:
-        """Every point of the sweep, after it was measured."""
+        """Every point of the sweep, once it is measured."""
         for make in self._points():
             gc.collect()
             with machine.threads(self.options.threads):
@@ -247,11 +247,11 @@ class Suite:
             except Exception as error:
                 if entrant.ours:
                     raise
-                # a peer that does not compile or run here is reported, not our crash
+                # a peer that does not compile or run here is reported; it must not end the run
                 self.results.skipped.append({**place, "reason": f"{type(error).__name__}: {error}"[:300]})
 
     def _expected(self, point: Point, provider: str) -> float:
-        """Seconds of a call as far as an earlier point tells, for time in proportion to the work."""
+        """Estimated seconds of a call from an earlier point, if time is proportional to the work; 0 without one."""
         work, seconds = self._speed.get((point.case, point.data, provider), (0.0, 0.0))
         return seconds * point.work / work if work else 0.0
 
@@ -280,7 +280,7 @@ class Suite:
         return self._records(point, entrant, times, grown, peak, config)
 
     def _generation(self, point: Point, entrant: Entrant) -> list[Record]:
-        """A generation of point.x["N"] images, or of fewer, scaled up, where that would take too long."""
+        """A generation of point.x["N"] images, or of fewer, with times scaled up, where that would take too long."""
         n = point.x["N"]
         longest = self.options.longest or LONGEST_GENERATION
         before = measure.resident(point.device)
@@ -293,7 +293,7 @@ class Suite:
             entrant.check(answer, 0)
             del answer
         most = n if entrant.ours or measure.on_gpu(point.device) else min(n, PEER_IMAGES)
-        # look again with more images, if that is short: the time grows less than they do, and another way may win
+        # if that is short, look again with more images: time grows more slowly than N, and another way may win
         for look in (first, min(most, LOOK_IMAGES)):
             if min(seconds.values()) * look / first <= longest:
                 budget, device = self.options.budget, point.device
@@ -334,7 +334,7 @@ class Suite:
         return records
 
     def _memory(self) -> None:
-        """Resident memory that a bank of 30,000 and generations from it add to a process, and the first image's time.
+        """Resident memory that a bank of 30,000 and generating from it add to a process, and the first image's time.
 
         At one scale for each backend; by presets of several scales for those that keep no levels of a large bank.
         """
@@ -384,7 +384,7 @@ def topk_sweep(options: Options) -> list[tuple[str, int, int, int]]:
 
 
 def swept_points(options: Options) -> list[tuple[int, int, int, int]]:
-    """(N, B, D, K) of the sweep over sizes of bank and widths; N as given, or some and as many as SWEPT_WORK allows."""
+    """(N, B, D, K) of the sweep over bank sizes and widths; N as given, or a few and as many as SWEPT_WORK allows."""
     bs = options.b or (SWEPT_BS if options.full else SWEPT_BS[::2])
     ds = options.d or (SWEPT_DS if options.full else SWEPT_DS[::3] + SWEPT_DS[2::3])
     found = []

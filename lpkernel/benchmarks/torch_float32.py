@@ -1,8 +1,8 @@
 """Generation as a user of torch would write it: float32 matrix products and topk, all images at once.
 
 The plan's steps, the bank's fixed-point values as float32, no tie rule, no exactness, torch's own random numbers. On a
-GPU also in TF32, and with the search of a step by torch.compile. A peer to measure against, not a backend: its images
-depend on the machine.
+GPU also in TF32, and with the search of a step compiled by torch.compile. A peer to measure against, not a backend: its
+images depend on the machine.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class _Step:
 
 
 class TorchFloat32:
-    """`keep_patches` copies each step's bank vectors beforehand: steps x B x D x 4 bytes for less work a step."""
+    """`keep_patches` copies each step's bank vectors beforehand: steps x B x D x 4 bytes for less work per step."""
 
     def __init__(
         self, bank: Bank, plan: Plan, k: int, keep_patches: bool, device: str = "cpu", kind: Kind = FLOAT32

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from lpkernel import Framing
     from lpkernel.pictures.images import Found
 
-RECORD = "lpkernel align"  # the text of a written picture that says what it was made from
+RECORD = "lpkernel align"  # the PNG text chunk that says what a written picture was made from
 
 
 def register(commands: Any) -> None:
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _photographs(given: Path, out: Path) -> tuple[Path, Found]:
-    """The folder and what lies in it, without what lies in `out`."""
+    """The folder and the files in it, except those in `out`."""
     from lpkernel.pictures.images import Found, find_images
 
     single = given.is_file()
@@ -132,7 +132,7 @@ def _photographs(given: Path, out: Path) -> tuple[Path, Found]:
 
 
 def _outputs(names: list[str]) -> dict[str, str]:
-    """For each photograph its name in OUT without .png: without its ending, unless two would then be the same."""
+    """Each photograph's name in OUT without .png: its own without the ending, unless two would then be the same."""
     stems = {name: Path(name).with_suffix("").as_posix() for name in names}
     count, taken = Counter(stems.values()), set()
     for name in names:
@@ -145,7 +145,7 @@ def _outputs(names: list[str]) -> dict[str, str]:
 
 
 def _one(path: Path, name: str, target: Target, framing: Framing, every: bool) -> list[dict[str, Any]]:
-    """Align one photograph and write its faces, unless an earlier run did; the facts of each."""
+    """Align one photograph and write its faces, unless an earlier run did; returns the facts of each."""
     from lpkernel import align
 
     try:
@@ -191,7 +191,7 @@ class Target:
         return f"{stem}.png"
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """What a file that is there was made from; None if there is none. Raises InputError for another's file."""
+        """What an existing file was made from; None if there is none. Raises InputError for a file not written here."""
         from lpkernel.pictures.images import opened
 
         path = self.folder / name
@@ -207,7 +207,7 @@ class Target:
         raise InputError(f"{path} is there and was not written by lpkernel align; move it")
 
     def write(self, name: str, pixels: NDArray[np.uint8], record: dict[str, Any]) -> None:
-        self.record(name)  # another's file stays
+        self.record(name)  # raises for a file that is not ours, which stays
         path, text = self.folder / name, PngInfo()
         text.add_text(RECORD, json.dumps(record))
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FIRST_NAMES = 5
 WHERE_NAMES = 20
-AT_ONCE = 4096  # images whose codes are looked at together
+AT_ONCE = 4096  # images whose codes are read together
 
 
 def register(commands: Any) -> None:
@@ -73,7 +73,7 @@ def register(commands: Any) -> None:
 
 
 def _add_sources(parser: argparse.ArgumentParser) -> None:
-    """What is encoded, and how."""
+    """Add what is encoded, and how."""
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="images, recursively; subfolders are labels")
     add_autoencoder(parser)
     parser.add_argument("--attributes", type=Path, metavar="FILE", help="table of CelebA or CelebAMask-HQ, text or CSV")

@@ -1,4 +1,4 @@
-"""lpkernel bench: time every backend beside other libraries, after checking everybody's answers."""
+"""lpkernel bench: time every backend beside other libraries, after checking all answers."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     for point in suite.run():
         if show:
             print("\n".join([*reports.table(point, suite.results), ""]), flush=True)
-        write_json(args.out / "bench.json", found())  # what there is, should the run be cut off
+        write_json(args.out / "bench.json", found())  # the results so far, in case the run is cut off
     result = found()
     device = f"{result['machine']['device']}, {options.threads} threads"
     try:

@@ -25,7 +25,7 @@ EMBEDDED = "default"
 SKIPPED_SHOWN = 20
 LEFT_OUT_SHOWN = 8
 EVERY = 20.0  # seconds between two lines of progress where there is no terminal
-RANDOM_SEED_BITS = 32  # few enough to be typed again
+RANDOM_SEED_BITS = 32  # few enough to retype
 
 
 def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
@@ -88,7 +88,7 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
 
 
 def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
-    """What every command that makes images takes. scales: what the default is."""
+    """Add the options of every command that makes images. scales: what their default is, in words."""
     parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
     add_autoencoder(parser)
     add_compile(parser)
@@ -139,7 +139,7 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
 
 
 def begins(doing: str, args: argparse.Namespace) -> str:
-    """What a command that makes images says first."""
+    """The first line that a command that makes images prints."""
     count = args.n * len(args.where or [""])
     images = f"{count} image{'s' * (count != 1)}"
     source = "the embedded avatars" if args.bank == EMBEDDED else args.bank
@@ -155,7 +155,7 @@ def add_overwrite(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_input(parser: argparse.ArgumentParser, what: str) -> None:
-    """The image that a command starts from, and how it is framed."""
+    """Add the image that a command starts from, and how it is framed."""
     parser.add_argument("image", type=Path, metavar="IMAGE", help=what)
     add_crop(parser)
 
@@ -177,7 +177,7 @@ def add_crop(parser: argparse.ArgumentParser) -> None:
 
 
 def add_mask(parser: Any, what: str) -> None:
-    """A mask; `what` its white part marks."""
+    """Add a mask; `what`: what its white part marks."""
     parser.add_argument(
         "--mask",
         type=Path,
@@ -221,7 +221,7 @@ def load_bank(name: str) -> Bank:
 
 
 def bank_path(name: str) -> Path:
-    """The file of a bank, or of the embedded one for `EMBEDDED`."""
+    """The path of a bank, or of the embedded one for `EMBEDDED`."""
     from lpkernel.bank import DEFAULT_BANK
 
     return DEFAULT_BANK if name == EMBEDDED else Path(name)
@@ -234,7 +234,7 @@ def file_hash(bank: str) -> str:
 
 
 class Progress:
-    """How far long work is, on stderr and never when quiet: a bar on a terminal, else a line every `EVERY` seconds.
+    """Progress of long work, on stderr unless quiet: a bar on a terminal, else a line every `EVERY` seconds.
 
     A context manager.
     """
@@ -243,7 +243,7 @@ class Progress:
         from tqdm import tqdm
 
         self._what, self._unit = what, unit
-        # disable=None leaves the bar out when stderr is no terminal
+        # disable=None leaves the bar out when stderr is not a terminal
         self._bar = tqdm(total=total, initial=done, desc=what, unit=unit, file=sys.stderr, disable=quiet or None)
         self._lines = not quiet and not sys.stderr.isatty()
         self._done = self._began_with = done
@@ -267,7 +267,7 @@ class Progress:
             print(self._line(now), file=sys.stderr, flush=True)
 
     def reach(self, done: int, total: int) -> None:
-        """Jump to `done` of `total`: the form of `Bank.build`'s callback."""
+        """Jump to `done` of `total`; has the signature of `Bank.build`'s callback."""
         self._bar.total = self._total = total
         self.add(done - self._done)
 
@@ -297,7 +297,7 @@ def list_skipped(skipped: list[tuple[str, str]]) -> None:
 
 
 def list_left_out(names: list[str]) -> None:
-    """How many files of a folder are no pictures by their ending, and which, in a line on stderr."""
+    """How many files of a folder are not pictures, judged by their ending, and which, in a line on stderr."""
     if names:
         more = f" and {len(names) - LEFT_OUT_SHOWN} more" if len(names) > LEFT_OUT_SHOWN else ""
         count = f"{len(names)} file{'s' * (len(names) != 1)} of other kinds left out"
@@ -305,7 +305,7 @@ def list_left_out(names: list[str]) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """Raise InputError unless `path` is a folder to write in, or can be made: asked before long work."""
+    """Raise InputError unless `path` is a folder to write in, or can be made; checked before long work."""
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir():
         raise InputError(f"--out {path}: {there} is a file; give a folder, which is made if it does not exist")
@@ -319,7 +319,7 @@ def write_json(path: Path, result: dict[str, Any]) -> None:
 
 
 def json_text(value: Any, indent: int | None = 2) -> str:
-    """JSON that every reader takes: bytes of names that are no UTF-8, which JSON cannot hold, as in `printable`."""
+    """JSON that every reader takes: bytes of names that are not UTF-8, which JSON cannot hold, as in `printable`."""
     text = json.dumps(value, indent=indent)
     return json.dumps(_without_surrogates(value), indent=indent) if "\\ud" in text else text
 

@@ -1,4 +1,4 @@
-"""lpkernel completion: what a shell needs to complete this command line with the TAB key."""
+"""lpkernel completion: the script with which a shell completes this command line by the TAB key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(whole: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _mark_files(parser: argparse.ArgumentParser, shtab: Any) -> None:
-    """Say which arguments of the parser and of those below it are files or folders."""
+    """Mark the arguments of the parser and its subparsers that are files or folders."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():

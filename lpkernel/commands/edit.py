@@ -1,4 +1,4 @@
-"""lpkernel edit, inpaint and harmonize: a part of an image made anew."""
+"""lpkernel edit, inpaint and harmonize: make a part of an image anew."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def _warnings(session: Session, start: Input, hole: bool = False) -> list[str]:
 
 
 def _given(start: Input) -> list[Pictures]:
-    """The input as it is encoded, and with its mask in white."""
+    """The input as it is encoded, and the same with its mask in white."""
     import numpy as np
 
     assert start.pixels is not None
@@ -167,7 +167,7 @@ def _given(start: Input) -> list[Pictures]:
 
 
 def _donors(session: Session) -> Bank | None:
-    """The bank of a donors' folder; None for images of the bank itself, which then are the only ones allowed."""
+    """The bank of a folder of donors; None if donors are images of the bank, which then are the only ones allowed."""
     from lpkernel.modes.inputs import read_input
     from lpkernel.pictures.images import find_images
 
@@ -190,7 +190,7 @@ def _donors(session: Session) -> Bank | None:
 
 
 def _named(bank: Bank, text: str) -> NDArray[np.int64]:
-    """Bank images by comma-separated names, whole or without folder and ending."""
+    """Bank images by comma-separated names, complete or without folder and ending."""
     import numpy as np
 
     places: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""lpkernel evaluate: numbers about sets of pictures beside real ones, as a table, JSON and one HTML page."""
+"""lpkernel evaluate: metrics of sets of pictures against real ones, as a table, JSON and one HTML page."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def _column(
     cache: Any,
     progress: Progress,
 ) -> tuple[dict[str, Any], list[str], tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """A column of the result, notes on it, and the numbers of results nearest to a real picture with those pictures."""
+    """A column of the result, notes on it, and the numbers of the results nearest to a real picture, and of those."""
     import numpy as np
 
     from lpkernel.metrics import compare

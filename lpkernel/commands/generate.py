@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace, share: bool, shards: Sequence[Path]) -> None:
-    """The run, or a share of its images; `ranks.run` says what shards are."""
+    """Make the run, or a share of its images; for `shards` see `ranks.run`."""
     from lpkernel.commands import ranks, results
     from lpkernel.commands.results import PROVENANCE
 
@@ -141,7 +141,7 @@ def _guided(session: Session) -> tuple[Any, list[Pictures], list[str], list[str]
 
 
 def _baseline(session: Session, n: int) -> Section:
-    """The first n images again with every cell from a random source, also written as a picture of their own."""
+    """The first n images again with every cell from a random source; also written as a picture of its own."""
     from lpkernel.commands.results import BASELINE
     from lpkernel.pictures import render
 

@@ -1,10 +1,10 @@
-"""One run by several processes that torchrun starts: each makes a share of the images, the first puts them together.
+"""One run by several processes that torchrun starts: each makes a share of the images, the first collects them.
 
     torchrun --nproc-per-node N -m lpkernel generate ...
 
 Process r of N makes images floor(n r / N) to floor(n (r + 1) / N) - 1, each the same as ever, in the folder
 rank-r-of-N of --out, where it goes on after a kill. Then the first process moves all of it to --out, whose files are
-those of a run by one process. Nothing but a word about how each process ended goes from one to another.
+those of a run by one process. The processes tell each other only how they ended.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _SHARD = re.compile(r"rank-(\d+)-of-(\d+)")
 
 @dataclass(frozen=True)
 class Rank:
-    """This process among `world` ones."""
+    """This process among `world` processes."""
 
     number: int
     world: int
 
     @staticmethod
     def of_environment() -> Rank | None:
-        """As torchrun sets it; None where there is but one process."""
+        """The rank that torchrun sets; None where there is only one process."""
         names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         if not all(name in os.environ for name in names) or int(os.environ["WORLD_SIZE"]) < 2:
             return None
         return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
     def share(self, count: int) -> range:
-        """Its images of so many."""
+        """This process's images among `count`."""
         return range(count * self.number // self.world, count * (self.number + 1) // self.world)
 
     def folder(self, out: Path) -> Path:
@@ -53,8 +53,8 @@ class Rank:
 def run(args: argparse.Namespace, name: str, make: Callable[[argparse.Namespace, bool, Sequence[Path]], None]) -> None:
     """A run of the command `name` by this process, or by all that torchrun has started.
 
-    make(args, share, shards): make a run's images; a share stops before what is made of all of them, and the whole
-    takes what shards, in order, hold already. Raises InputError in the first process for what fails in any.
+    make(args, share, shards): make a run's images; a share leaves out what is made from all of them, and the whole run
+    takes over what shards, in order, hold already. Raises InputError in the first process for a failure in any.
     """
     rank = Rank.of_environment()
     if rank is None:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace, name: str, make: Callable[[argparse.Namespace,
         _together(rank, lambda: _share(args, name, rank, make))
         shards = [Rank(number, rank.world).folder(args.out) for number in range(rank.world)]
         _together(rank, lambda: _whole(args, [shard for shard in shards if shard.exists()], make, rank))
-    except RuntimeError as error:  # of gloo, when the other end is gone
+    except RuntimeError as error:  # from gloo, when the other end is gone
         raise InputError(
             "another process of this job has ended; what was written stays, the same command goes on with it"
         ) from error
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, name: str, make: Callable[[argparse.Namespace,
 
 
 def _together(rank: Rank, work: Callable[[], None]) -> None:
-    """Do this process's work and wait for the others. If any fails, the first says why and all end."""
+    """Do this process's work and wait for the others. If any fails, the first process says why and all end."""
     import torch.distributed as dist
 
     failure = None
@@ -97,7 +97,7 @@ def _share(args: argparse.Namespace, name: str, rank: Rank, make: Callable[..., 
     if len(args.where or []) > 1:
         raise InputError("--where: several groups are made by one process only; give one, or leave torchrun out")
     if (args.out / f"{name}.json").exists() and not args.overwrite:
-        return  # the whole is there, or it is another run's: the first process will see
+        return  # the run is complete, or another run's: the first process will check
     others = [match for match in map(_SHARD.fullmatch, _names(args.out)) if match and int(match[2]) != rank.world]
     if others:
         count = others[0][2]
@@ -125,7 +125,7 @@ def _whole(args: argparse.Namespace, shards: Sequence[Path], make: Callable[...,
 
 
 def tar_files(out: Path, shards: Sequence[Path]) -> list[str]:
-    """The tar files of a run in `out`, which is a share of one process or has those of `shards`."""
+    """The tar files of a run in `out`: that of one process's share, or those of `shards`."""
     numbers = [_SHARD.fullmatch(folder.name) for folder in shards or [out]]
     return [shard_name(int(match[1]) if match else 0) for match in numbers]
 

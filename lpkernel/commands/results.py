@@ -1,8 +1,8 @@
-"""Running a mode batch by batch, and what is written of it: images, source maps, the contact sheet, the record.
+"""Running a mode batch by batch, and writing its results: images, source maps, the contact sheet, the record.
 
-Nothing of an image stays in memory when its batch is written; `lpkernel.commands.runs` keeps the folder.
+Nothing of an image stays in memory once its batch is written; `lpkernel.commands.runs` manages the folder.
 
-Each --where makes a group of n images of its own. Image numbers go on from group to group.
+Each --where makes a group of n images of its own. Image numbers continue from group to group.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from lpkernel import Autoencoder, Bank, Synthesis
     from lpkernel.modes.inputs import Input
 
-SYNTHESIS_BATCH = 256  # images made at once: enough to fill the backends, little enough to show progress
+SYNTHESIS_BATCH = 256  # images made at once: enough to fill the backends, few enough to show progress
 DECODE_BATCH = 32  # images made at once when a CPU decodes them, which then takes most of the time
 SHEET_IMAGES = 32
 LARGE_PICTURE = 6_000_000  # numbers; larger ones are compressed less, in a third of the time
 PROVENANCE_SOURCES = 8
 SHEET, BASELINE = "sheet.png", "baseline-codes.png"
 PROVENANCE = ("map", "overlay", "provenance")  # kinds of pictures
-ALL_KINDS = ("image", "whole", *PROVENANCE)  # of what is made of a picture
+ALL_KINDS = ("image", "whole", *PROVENANCE)  # for commands that start from a picture
 TEXT = "lpkernel"  # the text chunk of a picture: JSON of what it was made with
-# What a result can be made again from; the same for every backend and every window of the seed's series.
+# The settings that reproduce a result; the same for every backend and every window of the seed's series.
 TEXT_SETTINGS = (
     *("mode", "kind", "patch", "stride", "scales", "start", "overlap", "mirror", "hubness", "k"),
     *("strength", "donor", "search_radius", "copy_limit", "refine", "match_colours"),
@@ -50,7 +50,7 @@ Section = tuple[str, "NDArray[np.uint8]", "NDArray[np.integer] | None"]
 
 @dataclass
 class Session:
-    """One run of a command that makes images: its arguments, bank and autoencoder, its folder, what was done so far."""
+    """One run of a command that makes images: its arguments, bank, autoencoder and folder, and what was done so far."""
 
     args: argparse.Namespace
     bank: Bank
@@ -60,11 +60,11 @@ class Session:
     folder: Folder
     bank_hash: str  # SHA-256 of its file
     files: list[str] = field(default_factory=list)
-    text: dict[str, Any] = field(default_factory=dict)  # what each picture says of the run
-    share: bool = False  # whether another process puts this run's images together with others
+    text: dict[str, Any] = field(default_factory=dict)  # what each picture's text chunk says of the run
+    share: bool = False  # whether this run is a share of a larger one, which another process puts together
     shards: Sequence[Path] = ()  # folders of such shares, in order
     tars: Sequence[str] = ()  # files that hold the images
-    pictures: dict[int, dict[str, bytes]] = field(default_factory=dict)  # of a batch, that go into a tar file
+    pictures: dict[int, dict[str, bytes]] = field(default_factory=dict)  # of a batch, to go into a tar file
 
     def options(self, n: int, first_image: int, candidates: NDArray[np.int64] | None) -> dict[str, Any]:
         """The arguments that every mode takes, for one batch of one group."""
@@ -83,14 +83,14 @@ class Session:
         }
 
     def save_picture(self, name: str, picture: NDArray[np.uint8]) -> None:
-        """A picture of the whole run, such as its sheet."""
+        """Save a picture of the whole run, such as its sheet."""
         from lpkernel.pictures import render
 
         render.save_png(self.args.out / name, picture, {TEXT: json_text(self.text, indent=None)})
         self.files.append(name)
 
     def save_of_image(self, kind: str, index: int, picture: NDArray[np.uint8], fast: bool = False) -> None:
-        """A picture of an image, of a kind that `Folder.files_per_image` lists."""
+        """Save a picture of an image, of a kind that `Folder.files_per_image` lists."""
         from lpkernel.pictures import render
 
         where = self.groups[(index - self.args.first_image) // self.args.n][0]
@@ -102,14 +102,14 @@ class Session:
             render.save_png(self.args.out / of_image(kind).format(index=index), picture, text, fast)
 
     def take_pictures(self) -> list[dict[str, bytes]]:
-        """What was saved of each image since the last call, for a tar file."""
+        """The pictures of each image that were saved since the last call, for a tar file."""
         taken = [self.pictures[index] for index in sorted(self.pictures)]
         self.pictures.clear()
         return taken
 
 
 def ending(kind: str) -> str:
-    """What the name of a picture ends in, after the image's number, in a tar file."""
+    """The ending of a picture's name in a tar file, after the image's number."""
     return "png" if kind == "image" else f"{kind}.png"
 
 
@@ -122,11 +122,11 @@ def prepare(
     tars: Sequence[str] = (),
     grown: bool = False,
 ) -> Session | None:
-    """Load what a run needs, or report it and give None when --out holds all of this very run already.
+    """Load what a run needs, or report it and return None when --out already holds all of this very run.
 
     name: the command. kinds: of pictures that each image has. sources: allow only the first so many bank images.
-    tars: files that hold the images instead of single ones. grown: whether they are complete already, by other
-    processes; else there is one, which grows.
+    tars: files that hold the images instead of single ones. grown: whether other processes have completed them
+    already; else there is one, which grows.
     Wrong settings are found before the autoencoder, which may be large, is loaded. Raises InputError.
     """
     import numpy as np
@@ -178,7 +178,7 @@ def prepare(
 
 
 def _allowed(bank: Bank, expression: str, first: NDArray[np.int64] | None) -> NDArray[np.int64]:
-    """The images of an expression, at least one, among the first ones."""
+    """The bank images that match an expression, at least one, among those of `first`."""
     import numpy as np
 
     found = np.flatnonzero(bank.where(expression, at_least=1))
@@ -202,8 +202,8 @@ def run(
 
     make(options) makes one batch, with the options of `Session.options`. given: pictures that the sheet shows before
     the results. baseline(n) makes n pictures that it shows after them. provenance: write the source map, the overlay
-    and the provenance sheet of each image. warnings: of the input, and what was done to it (told), said on stderr
-    unless quiet, and in the record.
+    and the provenance sheet of each image. warnings: about the input; told: what was done to it. Both go to stderr,
+    unless quiet, and into the record.
     """
     args, folder = session.args, session.folder
     for line in [] if args.quiet else told:
@@ -248,7 +248,7 @@ def run(
 
 
 def _of_the_run(settings: dict[str, Any], n: int) -> dict[str, Any]:
-    """The settings of the first batch, less what is that batch's alone."""
+    """The settings of the first batch, without those that concern that batch alone."""
     common = {key: value for key, value in settings.items() if key != "seconds"} | {"n": n}
     if common["copy_limit"] is not None:
         common["copy_limit"] = {key: common["copy_limit"][key] for key in ("share", "area", "tries")}
@@ -256,7 +256,7 @@ def _of_the_run(settings: dict[str, Any], n: int) -> dict[str, Any]:
 
 
 def _text_of_pictures(session: Session, settings: dict[str, Any]) -> dict[str, Any]:
-    """What every picture says of itself."""
+    """What every picture's text chunk says."""
     from lpkernel import __version__
 
     return {
@@ -270,7 +270,7 @@ def _text_of_pictures(session: Session, settings: dict[str, Any]) -> dict[str, A
 
 
 def _record(session: Session, bank: Bank, settings: dict[str, Any]) -> dict[str, Any]:
-    """NAME.json, but for the warnings. bank: the one that was copied from."""
+    """NAME.json, except for the warnings. bank: the one that was copied from."""
     from lpkernel import __version__
     from lpkernel.info import why_chosen
 
@@ -298,8 +298,8 @@ def _record(session: Session, bank: Bank, settings: dict[str, Any]) -> dict[str,
 
 
 def _batches(session: Session, done: int) -> Iterator[tuple[int, int, NDArray[np.int64] | None]]:
-    """The first image, counted from the run's first, the number of images, and the allowed bank images of each batch
-    after the `done` first images."""
+    """For each batch after the first `done` images: its first image, counted from the run's first, the number of
+    images, and the allowed bank images."""
     n, batch = session.args.n, session.folder.batch
     for number, (_, candidates) in enumerate(session.groups):
         for start in range(0, n, batch):
@@ -308,7 +308,7 @@ def _batches(session: Session, done: int) -> Iterator[tuple[int, int, NDArray[np
 
 
 def unlike(session: Session, start: Input, known: NDArray[np.bool_] | None = None) -> list[str]:
-    """Why an input may not suit the bank, a line each. known: (M, M), the cells to look at."""
+    """Why an input may not suit the bank, one line each. known: (M, M), the cells to look at."""
     from lpkernel.modes import likeness
 
     assert session.autoencoder is not None
@@ -317,7 +317,7 @@ def unlike(session: Session, start: Input, known: NDArray[np.bool_] | None = Non
 
 
 def _few_allowed(session: Session, k: int) -> list[str]:
-    """A line for each group that allows fewer bank images than K."""
+    """One line for each group that allows fewer bank images than K."""
     lines = []
     for title, allowed in session.groups:
         count = session.bank.size if allowed is None else len(allowed)
@@ -375,7 +375,7 @@ def _write_provenance(session: Session, made: Synthesis, images: NDArray[np.uint
         sheet = render.provenance_sheet(image, sources, shown, pictures, names, shifts)
         session.save_of_image("provenance", index, sheet, fast=True)
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # packing and writing leave Python free
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # compressing and writing release the GIL
         list(pool.map(write, range(len(images))))
 
 
@@ -386,7 +386,7 @@ def _write_sheet(
     given: Sequence[Pictures],
     baseline: Callable[[int], Section] | None,
 ) -> None:
-    """The contact sheet of the first images of each group, from what was written of them."""
+    """Write the contact sheet of the first images of each group, read back from what was written."""
     import numpy as np
 
     from lpkernel.pictures import render
@@ -415,7 +415,7 @@ def _write_sheet(
 
 
 def _picture(session: Session, stream: Stream, number: int) -> Path | bytes:
-    """The picture of an image, or where it is, counted from the run's first."""
+    """The picture of image `number`, counted from the run's first, or the path of its file."""
     if session.folder.endings:
         return stream.picture(number)
     return session.args.out / of_image("image").format(index=session.args.first_image + number)

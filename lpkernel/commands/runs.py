@@ -1,9 +1,9 @@
 """The folder of a run: what an earlier run left in it, what this one has written so far, and where it goes on.
 
 A run lists its files in NAME.unfinished.json before it writes them, and in NAME.json, its record, when all are there.
-So a folder is cleaned of exactly what its record lists, a killed run goes on where it stopped, and no record tells of
-files that are lost. Source maps and facts are appended image by image to SOURCES and FACTS; memory stays what a batch
-needs.
+So a folder is cleaned of exactly what its record lists, a killed run goes on where it stopped, and no record lists
+files that are lost. Source maps and facts are appended image by image to SOURCES and FACTS, so memory stays at what a
+batch needs.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ PART = ".part"  # at the end of the names of these two while they grow
 LONGEST = 1 << 26  # bytes of a record
 _NAME = re.compile(r"\w[\w.-]*")
 _OF_IMAGE = re.compile(r"[a-z][a-z-]*-\{index:06d\}\.png")
-# What a run can be repeated with and give other bytes or none; all other arguments are what makes it this run.
+# Arguments that may differ when a run is repeated, whatever their effect on its bytes; all others identify the run.
 _NOT_OF_THE_RUN = {"out", "json", "quiet", "overwrite", "backend", "version"}
 
 
 def of_image(kind: str) -> str:
-    """The file names, as a format, of a kind of picture that every image has."""
+    """The format of the file names of a kind of picture that every image has."""
     return f"{kind}-{{index:06d}}.png"
 
 
@@ -62,13 +62,13 @@ def _content(value: object) -> object:
         if not value.is_dir():
             return str(value), content_stamp(value)
         return [(str(one), content_stamp(one)) for one in sorted(value.rglob("*")) if one.is_file()]
-    except OSError:  # whoever reads it says what is wrong
+    except OSError:  # the code that reads it reports what is wrong
         return str(value)
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a file NAME.json or NAME.unfinished.json in `folder` says of the run that wrote it."""
+    """What a file NAME.json or NAME.unfinished.json in `folder` says about the run that wrote it."""
 
     folder: Path
     file: str
@@ -83,7 +83,7 @@ class Record:
         return self.file.partition(".")[0]
 
     def listed(self) -> Iterator[str]:
-        """The names that are in the folder now, of the files that it lists."""
+        """The names of listed files that are in the folder now."""
         files, formats = set(self.data["files"]), self.data.get("files_per_image", [])
         first, count = self.data.get("first_image", 0), self.data.get("count", 0)
         for name in sorted(os.listdir(self.folder)):
@@ -107,7 +107,7 @@ class Record:
 
 
 def _read(folder: Path, file: str) -> Record:
-    """Raises InputError for a file that is no record of ours: names in it may be those of anything."""
+    """Read a record. Raises InputError for a file that is not one of ours, which could name any file at all."""
     path = folder / file
     try:
         with open_regular(path) as opened:
@@ -131,7 +131,7 @@ def _read(folder: Path, file: str) -> Record:
 class Folder:
     """The folder `path` for the run `identity` of the command `name`.
 
-    count images from first_image on; groups of `group` images, made `batch` at a time.
+    It has `count` images from `first_image` on, in groups of `group` images, made `batch` at a time.
     """
 
     path: Path
@@ -169,7 +169,7 @@ class Folder:
             record = records[0]
             if not record.finished or not record.complete():
                 return None
-            (self.path / self.unfinished).unlink(missing_ok=True)  # killed just before it did so itself
+            (self.path / self.unfinished).unlink(missing_ok=True)  # left by a run killed just before removing it
             return record.data
         other = next(record for record in records if record.data.get("run") != self.identity)
         go_on = "" if other.finished else " its own arguments go on with it;"
@@ -178,14 +178,14 @@ class Folder:
         )
 
     def alone(self) -> AbstractContextManager[int]:
-        """Make the folder, and be the only process that writes a run in it. Raises InputError if there is another."""
+        """Make the folder and hold it as the only process that writes a run in it. Raises InputError if one does."""
         from lpkernel.bank.shards import owned
 
         return owned(self.path, "another run")
 
     def start(self, grid: int) -> Stream:
-        """Make the folder ready and say where this run goes on. Raises InputError as `finished`, and for files of
-        others that bear the names of this run's."""
+        """Make the folder ready and find where this run goes on. Raises InputError as `finished`, and for files of
+        other origin that have the names of this run's."""
         self.finished()
         records = self.earlier()
         same = [record for record in records if record.data.get("run") == self.identity]
@@ -214,7 +214,7 @@ class Folder:
         }
 
     def whole_batches(self, images: int) -> int:
-        """Of so many images those in whole batches; one batch less if it is all, since a run makes one to report."""
+        """How many of `images` are in whole batches; one batch less if that is all, since a run makes one to report."""
         groups, rest = divmod(min(images, self.count - 1), self.group)
         return groups * self.group + rest // self.batch * self.batch
 
@@ -272,7 +272,7 @@ class Stream:
     def append(
         self, maps: NDArray[np.int32], facts: Sequence[dict[str, Any]], pictures: Sequence[dict[str, bytes]] = ()
     ) -> None:
-        """A batch whose pictures are written, or with a shard the pictures, by ending, of each image."""
+        """Append a batch whose pictures are written already or, with a shard, given: each image's, by ending."""
         import numpy as np
 
         if self._folder.shard:
@@ -288,7 +288,7 @@ class Stream:
             file.flush()
 
     def take(self, shards: Sequence[Path]) -> None:
-        """Go on with the images that other processes have made in the folders `shards`, all of them, in order.
+        """Take over all the images that other processes have made in the folders `shards`, in order.
 
         Their pictures are moved here. Raises InputError where an image is missing.
         """
@@ -329,7 +329,7 @@ class Stream:
         raise IndexError(number)
 
     def maps(self, rows: slice) -> NDArray[np.int32]:
-        """Source maps that were appended."""
+        """The source maps of these rows, which must have been appended."""
         import numpy as np
 
         self._maps.flush()
@@ -337,7 +337,7 @@ class Stream:
         return np.array(np.memmap(path, "<i4", "r", self._start, self._shape)[rows])
 
     def finish(self) -> None:
-        """Give the files their names."""
+        """Give the files their final names."""
         if self._folder.shard:
             self._shards[0].finish()
             self._shards[0].close()
@@ -357,14 +357,14 @@ class Stream:
 
 
 def _whole(folder: Path, name: str) -> None:
-    """Give a file that has grown its name, when it is on disk."""
+    """Give a grown file its final name, once it is on disk."""
     with (folder / (name + PART)).open("rb") as file:
         os.fsync(file.fileno())
     os.replace(folder / (name + PART), folder / name)
 
 
 def _appendable(folder: Path, name: str) -> io.BufferedRandom:
-    """A file to read and to append to. A link is not followed: what it names is no file of a run."""
+    """A file to read and to append to. Links are not followed: their targets are not files of a run."""
     path = folder / (name + PART)
     if (folder / name).exists():  # of a run that was killed after it had all its images
         os.replace(folder / name, path)

@@ -1,4 +1,4 @@
-"""What the page does, without the page: settings from its controls in, images and their sources out."""
+"""What the page does, without the page: takes the settings of its controls, returns images and their sources."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ MAX_RADIUS = 2  # cells; 25 times as many views to search as images
 class Settings:
     """The controls of a tab. stride 0: P/3 rounded; where: "" allows all images.
 
-    preset, mirror: of new images; mirror -1: the preset's. scales: how many grid sides an edit has. search_radius: 0 to
-    `MAX_RADIUS`.
+    preset, mirror: for new images; mirror -1: the preset's. scales: how many grid sides an edit has. search_radius: 0
+    to `MAX_RADIUS`.
     """
 
     n: int = 8
@@ -70,7 +70,7 @@ class Result:
     line: str
 
     def closed(self) -> Pixels | None:
-        """(N, S, S, 4) uint8: the images as they close with the picture's own pixels, and as alpha where they are not
+        """(N, S, S, 4) uint8: the images blended into the picture's own pixels, with alpha where they differ from
         those; None if no picture was changed in a part of it."""
         whole = self.made.whole
         if whole is None:
@@ -82,7 +82,7 @@ class Result:
 
 @dataclass(eq=False)
 class Engine:
-    """A bank, its autoencoder, and where they run. Methods raise LpkernelError for what the user gave wrongly."""
+    """A bank, its autoencoder, and where they run. Methods raise LpkernelError for wrong input by the user."""
 
     bank: Bank
     autoencoder: Autoencoder
@@ -90,14 +90,14 @@ class Engine:
     backend: str = "auto"
 
     def regions(self) -> list[str]:
-        """Names of the face's parts; [] when the bank's faces are framed in no known way."""
+        """Names of the face's parts; [] when the framing of the bank's faces is unknown."""
         try:
             return list(layout_of(self.bank).regions)
         except InputError:
             return []
 
     def sides(self, settings: Settings) -> tuple[int, ...]:
-        """The grid sides of so many scales, none below the patch."""
+        """The grid sides of `settings.scales` scales, none below the patch."""
         if not 1 <= settings.scales <= MAX_SCALES:
             raise InputError(f"scales: got {settings.scales}, expected 1 to {MAX_SCALES}")
         side = self.bank.grid
@@ -110,7 +110,7 @@ class Engine:
         return frame(self.bank, load_pixels(path), self.autoencoder, framing=framing, find=faces.find_faces)
 
     def put_back(self, closed: Pixels, path: str | Path, framing: str = "auto") -> Pixels:
-        """A result (S, S, 4), its alpha from `Result.closed`, in its place in the image file that was framed so."""
+        """A result (S, S, 4) of `Result.closed`, in its place in the image file that was framed so."""
         framed, whole = self.frame(path, framing), load_pixels(path)
         closing = Composite(framed.pixels, closed[..., 3], feather(len(closed), self.bank.grid))
         return Whole.around(closing, whole, framed.where).apply(closed[..., :3])
@@ -120,7 +120,7 @@ class Engine:
         return framed.said or WORDS[framed.how]
 
     def opening(self) -> Result:
-        """What the page shows before anybody asked for anything."""
+        """What the page shows at first."""
         top = min(self.bank.max_patch, self.bank.grid)
         settings = Settings(patch=min(6, top), k=min(3, self.bank.size), backend=self.backend)
         *_, result = self.generate(settings)
@@ -132,17 +132,17 @@ class Engine:
         return likeness.warnings(self.bank, read_input(self.bank, picture, self.autoencoder), self.autoencoder)
 
     def bank_picture(self, number: int) -> Pixels:
-        """Bank image `number` as the autoencoder gives it back, (S, S, 3)."""
+        """Bank image `number` as the autoencoder decodes it, (S, S, 3)."""
         if not 0 <= number < self.bank.size:
             raise InputError(f"bank image: got {number}, expected 0 to {self.bank.size - 1}")
         return self.bank_pictures(np.array([number]))[0]
 
     def bank_pictures(self, numbers: NDArray[np.int64], bank: Bank | None = None) -> Pixels:
-        """Bank images (B',) as the autoencoder gives them back, (B', S, S, 3)."""
+        """Bank images (B',) as the autoencoder decodes them, (B', S, S, 3)."""
         return self.autoencoder.decode((self.bank if bank is None else bank).whole(numbers))
 
     def region(self, mask: NDArray[np.bool_] | None, names: list[str]) -> NDArray[np.bool_]:
-        """Cells (M, M) that the painted pixels (S, S) touch, or that a named part holds."""
+        """Cells (M, M) that the painted pixels (S, S) touch, or that a named part contains."""
         chosen = np.zeros((self.bank.grid, self.bank.grid), bool)
         if mask is not None:
             chosen |= cells.touched(mask, self.bank.grid)
@@ -179,8 +179,8 @@ class Engine:
         """What is made of a picture (S, S, 3), by one of the `TASKS`. Yields as `generate`.
 
         edit: variants of the painted pixels (S, S) and the named parts, in one `mode` of `lpkernel.edit`; named parts
-        alone, free and at one scale, come from one donor. inpaint, harmonize: of the painted pixels. reference: of the
-        whole picture, nothing need be painted.
+        alone, free and at one scale, come from one donor. inpaint, harmonize: the painted pixels. reference: the whole
+        picture, nothing need be painted.
         """
         if picture is None:
             raise InputError("image: none is given; choose a file or a bank image first")
@@ -252,7 +252,7 @@ class Engine:
             allowed = np.flatnonzero(self.bank.where(where, at_least=1)) if where else None
         with clock.stage("synthesis"):
             made: Synthesis = make(self._options(settings, allowed))
-        # reading and encoding an input, plans and tables are not the search
+        # reading and encoding an input, making plans and tables do not count as search
         search = float(made.settings["seconds"])
         clock.seconds["preparing"] += max(0.0, clock.seconds["synthesis"] - search)
         clock.seconds["synthesis"] = search
@@ -278,7 +278,7 @@ class Engine:
         }
 
     def _facts(self, made: Synthesis) -> str:
-        """One line: the backend that was taken, the plan, and how many bank images were allowed."""
+        """One line: the backend that was used, the plan, and how many bank images were allowed."""
         did = made.settings
         left_out = did.get("left_out_as_the_input")
         return (

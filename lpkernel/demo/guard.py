@@ -1,8 +1,8 @@
 """What stands between the network and Gradio: who may ask, for what, and in which form.
 
 Gradio serves far more than the page needs, takes files by the names that a client gives, and fetches addresses. So
-only the routes in `Guard` exist, a job that is posted is read here and written anew from parts of the kinds that its
-controls send, none of which can name a file, and no header or query reaches Gradio that it does not need.
+only the routes in `Guard` exist; a posted job is read here and rewritten from parts of the types that its controls
+send, none of which can name a file; and no header or query reaches Gradio that it does not need.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PICTURE = 64 * 2**20  # bytes of a picture file
 UPLOADS = 8  # picture files that may come in at once, one from each address
 OPEN = 64  # requests that an address may have open, event streams among them
 PATIENCE = 60  # seconds for a posted body; a picture has five times as long
-SETTLED = 60  # seconds after which results that nobody fetches are dropped
-LARGEST_NUMBER = 2**53  # in either direction: what a browser counts exactly
+SETTLED = 60  # seconds after which results that are not fetched are dropped
+LARGEST_NUMBER = 2**53  # in either direction: integers that a browser holds exactly
 SESSION = "[a-z0-9]{4,32}"
 FILES = re.compile(r"/|/theme\.css|/favicon\.ico|/manifest\.json|/(?:assets|static)(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
 HEARTBEAT = re.compile(f"/gradio_api/heartbeat/{SESSION}")
@@ -45,7 +45,7 @@ Check = Callable[[object], bool]
 
 
 class Refused(Exception):
-    """An answer that is not the page's: an HTTP status and one line."""
+    """A refusal instead of the page's answer: an HTTP status and one line."""
 
     def __init__(self, status: int, line: str) -> None:
         super().__init__(line)
@@ -53,7 +53,7 @@ class Refused(Exception):
 
 
 def without_folders(text: str) -> str:
-    """A message whose files have lost their folders: where the server keeps them is not the visitors' to know."""
+    """A message with the folders of its files removed: visitors need not know where the server keeps them."""
     return re.sub(r"(?<![\w.~/])~?/(?:[^\s/'\"]+/)*(?=[^\s/'\"])", "", text)
 
 
@@ -65,7 +65,7 @@ def number(value: object) -> bool:
 
 
 def text(longest: int | None) -> Check:
-    """Words of at most so many characters; None leaves that to the limit of the whole body."""
+    """A text of at most so many characters; None leaves that to the limit on the whole body."""
     return lambda value: type(value) is str and (longest is None or len(value) <= longest)
 
 
@@ -98,23 +98,23 @@ class Queue(Protocol):
     triggers: frozenset[int]
 
     def admit(self, session: str, address: str) -> None:
-        """Raise Refused if the session or the address has as many jobs as it may, or all together have."""
+        """Raise Refused if the session, the address or the whole page already has as many jobs as it may."""
 
     def known(self, session: str) -> bool:
-        """Whether the session has posted a job whose results were not fetched yet."""
+        """Whether the session has posted a job whose results have not been fetched yet."""
 
     def drop(self, keep: set[str]) -> None:
-        """Forget the results of all sessions that have no job, but for those in `keep`."""
+        """Forget the results of all sessions that have no job, except those in `keep`."""
 
 
 def host_name(host: str) -> str:
-    """A host as it stands in an address: IPv6 in brackets, lower case."""
+    """A host as it is written in an address: IPv6 in brackets, lower case."""
     return f"[{host.lower()}]" if ":" in host and not host.startswith("[") else host.lower()
 
 
 def hosts(host: str, port: int, others: Iterable[str] = ()) -> frozenset[str]:
     """The `Host` headers that are answered: loopback names and `host` with the port; of `others`, a name with the port
-    or without one, or a name and port as given. Raises InputError for what is no name."""
+    or without one, or a name and port as given. Raises InputError for anything that is not a name."""
     found = set()
     for name in map(host_name, (*LOOPBACK, host)):
         found |= {f"{name}:{port}"} | ({name} if port == 80 else set())
@@ -129,7 +129,7 @@ def hosts(host: str, port: int, others: Iterable[str] = ()) -> frozenset[str]:
 
 
 def parsed(body: bytes, queue: Queue) -> dict[str, Any]:
-    """A job that a client posted, as it goes to Gradio. Raises Refused unless it is just what the page itself sends."""
+    """A job that a client posted, as it goes to Gradio. Raises Refused unless it has the form that the page sends."""
     wrong = Refused(400, "this is no job of the page; load it again")
     try:
         given = json.loads(body)
@@ -147,7 +147,7 @@ def parsed(body: bytes, queue: Queue) -> dict[str, Any]:
     checks = queue.inputs[index]
     if len(data) != len(checks) or not all(check(value) for check, value in zip(checks, data, strict=True)):
         raise wrong
-    # What happened in the browser (event_data) no handler asks for.
+    # event_data, what happened in the browser, is left out: no handler asks for it.
     return {"data": data, "fn_index": index, "session_hash": session, "trigger_id": trigger}
 
 
@@ -177,9 +177,9 @@ async def parts(scope: Message, receive: Receive, limit: int, seconds: float) ->
 class Guard:
     """The application around Gradio's. allowed: from `hosts`. body: bytes that a job may have.
 
-    frame: a picture file as a PNG in a data URL, framed as the bank's images in one of `FRAMINGS`, and a line that says
-    how. put_back: a result, as `page.gallery` gives it, in its place in the file framed so: a PNG. folder: where a file
-    lies meanwhile.
+    frame: turns a picture file into a PNG in a data URL, framed as the bank's images in one of `FRAMINGS`, and a line
+    that says how. put_back: puts a result, as `page.gallery` gives it, in its place in the file framed so, as a PNG.
+    folder: where a file lies meanwhile.
     """
 
     inner: Application
@@ -216,7 +216,7 @@ class Guard:
                 del self._open[address]
 
     def _check_host(self, scope: Message) -> None:
-        """Refuse what a page of another site asks for: by another name for this machine, or across origins."""
+        """Refuse requests from pages of other sites: under another name for this machine, or across origins."""
         given = [value.decode("latin-1").lower() for key, value in scope["headers"] if key == b"host"]
         if len(given) != 1 or not self._ours(given[0], scope):
             name = short(given[0]) if given and NAME.fullmatch(given[0]) else "that name"
@@ -230,7 +230,7 @@ class Guard:
                     raise Refused(403, "pages of other sites may not use this one")
 
     def _ours(self, host: str, scope: Message) -> bool:
-        """Whether a name is allowed, or is the very address that was connected to, which no other site can take on."""
+        """Whether a name is allowed, or is the very address that was connected to, which no other site can assume."""
         if host in self.allowed or NAME.fullmatch(host) is None:
             return host in self.allowed
         try:
@@ -301,13 +301,13 @@ class Guard:
             return {"type": "http.request", "body": body, "more_body": False}
 
         more = ((b"content-type", b"application/json"), (b"content-length", str(len(body)).encode("ascii")))
-        async with self._joining:  # or many at once would each find the same free place
+        async with self._joining:  # otherwise many at once would each find the same free place
             now = asyncio.get_running_loop().time()
             self._posted = {one: when for one, when in self._posted.items() if now - when < SETTLED}
             self.queue.drop(self._posted.keys() | self._streams.keys())
             try:
                 self.queue.admit(job["session_hash"], address)
-            except Refused as busy:  # in the form that Gradio's part in the browser reads, and tells the visitor
+            except Refused as busy:  # in the form that Gradio's browser code reads and shows to the visitor
                 return await _say(send, busy.status, json.dumps({"detail": busy.line}), b"application/json")
             self._posted[job["session_hash"]] = now
             await self._forward(scope, replay, send, more=more)
@@ -331,8 +331,8 @@ class Guard:
     async def _received(
         self, scope: Message, receive: Receive, address: str, framing: str, first: int = 0
     ) -> AsyncIterator[tuple[bytes, Path]]:
-        """The `first` bytes of a posted body, and the picture file after them, one at a time: a large one takes much
-        memory. Raises Refused, also for what is wrong with it."""
+        """The `first` bytes of a posted body, and the picture file after them, one file at a time: a large one takes
+        much memory. Raises Refused, also when the picture is at fault."""
         _expect(scope, b"application/octet-stream")
         if framing not in FRAMINGS:
             raise Refused(400, f"a picture is framed {', '.join(FRAMINGS[:-1])} or {FRAMINGS[-1]}")
@@ -356,7 +356,7 @@ class Guard:
 
 
 def _expect(scope: Message, kind: bytes) -> None:
-    """Refuse a body of another kind: browsers ask first before they send one of these for another site."""
+    """Refuse a body of another type: browsers ask before they send these types on behalf of another site."""
     if dict(scope["headers"]).get(b"content-type", b"").partition(b";")[0].strip() != kind:
         raise Refused(415, f"the body is not {kind.decode()}")
 

@@ -21,8 +21,8 @@ from lpkernel.demo.guard import Refused
 from lpkernel.errors import InputError, LpkernelError
 from lpkernel.presets import DEFAULT_PRESET, PRESETS
 
-# One call at a time: the backends use all cores. The guard has checked the kinds of what is sent; what is out of bounds
-# gets the engine's line.
+# One call at a time: the backends use all cores. The guard has checked the types of what is sent; values out of bounds
+# get the engine's error line.
 CALL: dict[str, Any] = {
     "concurrency_limit": 1,
     "concurrency_id": "engine",
@@ -49,9 +49,9 @@ def error_note(text: str) -> str:
 
 
 def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[..., Iterator[Any]]]:
-    """For a handler that yields (line, ...) of `outputs` parts, or nothing: errors of the user become its line.
+    """For a handler that yields (line, ...) of `outputs` parts, or nothing: the user's errors become its line.
 
-    What is not yielded stays as it is; Gradio itself would empty all parts of a handler that yields nothing.
+    Parts that are not yielded stay as they are; Gradio itself would empty all parts of a handler that yields nothing.
     """
 
     def wrap(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -73,8 +73,8 @@ def told(outputs: int) -> Callable[[Callable[..., Iterator[Any]]], Callable[...,
 
 
 def once(handler: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
-    """A handler that yields once, as one that returns. Gradio sends what is yielded again when the handler ends, by
-    when the visitor may have painted on it."""
+    """Turn a handler that yields once into one that returns. Gradio would send what is yielded again when the handler
+    ends, and by then the visitor may have painted on it."""
 
     @wraps(handler)
     def first(*values: Any) -> Any:
@@ -94,7 +94,7 @@ def build(engine: Engine) -> gr.Blocks:
             padding=False,
             elem_id="lpk-head",
         )
-        # What a visitor made last, and last from nothing; None: the opening result, which is nobody's and everybody's.
+        # What a visitor made last, and what they last made from nothing; None: the opening result, shared by all.
         latest, generated = (gr.State(None, time_to_live=FORGET) for _ in range(2))
         with gr.Tabs():
             with gr.Tab("Generate", id="generate", elem_id="lpk-tab-generate"):
@@ -105,7 +105,7 @@ def build(engine: Engine) -> gr.Blocks:
                 _provenance_tab(engine, opening, latest, tab)
     page.queue(max_size=JOBS, api_open=False)
     page.state_session_capacity = SESSIONS
-    page.has_launched = True  # only then does Gradio look at where files come from; mounting leaves it unset
+    page.has_launched = True  # only then does Gradio check where files come from; mounting leaves it unset
     return page
 
 
@@ -118,7 +118,7 @@ class Jobs:
         self._queue = page._queue
 
     def admit(self, session: str, address: str) -> None:
-        """Raise Refused if the session or the address has as many jobs as it may, or all together have."""
+        """Raise Refused if the session, the address or the whole page already has as many jobs as it may."""
         live = list(self._queue.event_ids_to_events.values())
         unread = self._queue.pending_messages_per_session.get(session)
         if sum(one.session_hash == session for one in live) >= JOBS_OF_SESSION or (unread and unread.qsize() > UNREAD):
@@ -128,11 +128,11 @@ class Jobs:
             raise Refused(503, "too many calls wait; try again in a moment")
 
     def known(self, session: str) -> bool:
-        """Whether the session has posted a job whose results were not fetched yet."""
+        """Whether the session has posted a job whose results have not been fetched yet."""
         return session in self._queue.pending_messages_per_session
 
     def drop(self, keep: set[str]) -> None:
-        """Forget the results of all sessions that have no job, but for those in `keep`."""
+        """Forget the results of all sessions that have no job, except those in `keep`."""
         keep = keep | {one.session_hash for one in self._queue.event_ids_to_events.values()}
         for session in self._queue.pending_messages_per_session.keys() - keep:
             del self._queue.pending_messages_per_session[session]
@@ -140,7 +140,7 @@ class Jobs:
 
 
 def _check(control: Any) -> guard.Check:
-    """What a browser sends for a control."""
+    """The check for what a browser sends for a control."""
     match control:
         case gr.State():
             return guard.nothing
@@ -158,9 +158,9 @@ def _check(control: Any) -> guard.Check:
 
 
 def _controls(engine: Engine, n: int, prefix: str) -> list[Any]:
-    """The controls of both tabs that are always seen, in the order of `_settings`; those of `_more` follow."""
+    """The controls of both tabs that are always visible, in the order of `_settings`; those of `_more` follow."""
     names = _names(engine.bank)
-    # No bounds where a number is typed: what is out of them gets the engine's line, not a pop-up.
+    # No bounds where a number is typed: a value out of bounds gets the engine's line, not a pop-up.
     found = [
         gr.Slider(1, MAX_IMAGES, n, step=1, label="how many", info="pictures to make", elem_id=f"{prefix}-n"),
         gr.Number(
@@ -255,11 +255,11 @@ def _shown(steps: Iterator[str | Result]) -> Iterator[tuple[Any, Any, Any]]:
 
 
 def gallery(result: Result) -> str:
-    """Each result above its source map; page.js enlarges and saves it, and puts it back into a visitor's file."""
+    """Each result above its source map; page.js can enlarge and save it, and put it back into a visitor's file."""
     seed, count, closed = result.made.settings["seed"], len(result.images), result.closed()
 
     def whole(i: int) -> str:
-        """A button that page.js shows when the picture is a file: it sends that back, and the result with it."""
+        """A button that page.js shows when the picture is a file: it sends the file back, together with the result."""
         return (
             ""
             if closed is None
@@ -283,7 +283,7 @@ def gallery(result: Result) -> str:
 
 
 def thumbnails(result: Result) -> str:
-    """Results alone, to be chosen from: the colours of their maps are not those of a provenance sheet."""
+    """Results alone, to choose from; without maps, whose colours differ from those of a provenance sheet."""
     shown = (
         f'<button type="button" class="lpk-thumb" data-index="{i}" aria-label="where result {i + 1} comes from">'
         f'<img src="{painting.data_url(image)}" alt="result {i + 1}"></button>'
@@ -297,12 +297,12 @@ def _gallery(prefix: str, first: str = "") -> gr.HTML:
 
 
 def _sent(name: str, longest: int | None = None) -> gr.Textbox:
-    """A field that nobody sees, in which page.js sends something."""
+    """A hidden field in which page.js sends something."""
     return gr.Textbox("", elem_id=name, elem_classes="lpk-sent", show_label=False, container=False, max_length=longest)
 
 
 def _words(sent: str) -> str:
-    """What page.js tells, without the time that makes it new."""
+    """What page.js sent, without the time that makes it new."""
     return sent.partition(" ")[2]
 
 
@@ -426,7 +426,7 @@ def _edit_tab(engine: Engine, latest: gr.State, generated: gr.State) -> None:
         painted = None if pixels is None else painting.read_mask(mask, len(pixels))
         yield from _shown(engine.change(_settings(values, "scales"), pixels, painted, parts, what, how, kept))
 
-    # with an old picture go its results
+    # the results of an old picture go with it
     loaded = [line, painter, sent, picture, results, latest]
     framed.change(load, [framed, generated], loaded, **CALL)
     take.click(take_one, [number, generated], loaded, **CALL)

@@ -1,4 +1,4 @@
-"""The picture that is painted on: its HTML, and the mask that the browser sends back."""
+"""The picture to paint on: its HTML, and the mask that the browser sends back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lpkernel.pictures.images import EXTENSIONS, MASK_LEVEL, opened
 PREFIX = "data:image/png;base64,"
 LONGEST = 16 * 2**20  # characters of a picture or a mask; a page sends some kilobytes
 _TURNS = itertools.count()
-# What chooses a picture file, and how it is framed; page.js sends it.
+# The controls that choose a picture file and its framing; page.js sends it.
 CHOOSER = (
     '<label class="lpk-file"><span>a picture of yours: drop it here, or choose it</span>'
     f'<input type="file" accept="image/*,{",".join(sorted(EXTENSIONS))}"></label>'
@@ -29,21 +29,21 @@ CHOOSER = (
 
 
 def png(picture: NDArray[np.uint8], fast: bool = False) -> bytes:
-    """(H, W, 3 or 4) uint8 as a PNG. fast: a larger one in less time."""
+    """(H, W, 3 or 4) uint8 as a PNG. fast: a larger file in less time."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format="PNG", compress_level=1 if fast else 6)
     return file.getvalue()
 
 
 def data_url(picture: NDArray[np.uint8]) -> str:
-    """(H, W, 3 or 4) uint8 as a PNG that stands in the page itself."""
+    """(H, W, 3 or 4) uint8 as a PNG in a data URL, part of the page itself."""
     return PREFIX + base64.b64encode(png(picture)).decode("ascii")
 
 
 def painter(picture: NDArray[np.uint8]) -> str:
     """A picture (S, S, 3) under a canvas of its size; page.js paints there and sends what is painted.
 
-    The page changes elements in place, strokes and all: a new data-turn is what tells page.js to begin anew.
+    The page changes elements in place, and strokes would stay: a new data-turn tells page.js to start over.
     """
     height, width, _ = picture.shape
     return (
@@ -77,7 +77,7 @@ def _read_png(what: str, sent: str, side: int, mode: str) -> NDArray[np.uint8]:
         if not sent.startswith(PREFIX) or len(sent) > LONGEST:
             raise ValueError
         return _pixels(what, base64.b64decode(sent[len(PREFIX) :], validate=True), side, mode)
-    except ValueError as error:  # an InputError, or no base64
+    except ValueError as error:  # an InputError, or not base64
         raise _wrong(what, side) from error
 
 

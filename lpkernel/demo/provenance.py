@@ -1,4 +1,4 @@
-"""One result and where each of its cells comes from, as HTML that answers the pointer without asking the server."""
+"""One result and where each of its cells comes from, as HTML that reacts to the pointer without asking the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEPT = -1
 
 
 def shares(sources: NDArray[np.integer]) -> list[tuple[int, int]]:
-    """(source, cells) of a map (M, M), most cells first; kept cells, source -1, are counted like a source's."""
+    """(source, cells) of a map (M, M), most cells first; kept cells are counted as source -1."""
     numbers, counts = np.unique(sources, return_counts=True)
     order = np.lexsort((numbers, -counts))
     return [(int(numbers[j]), int(counts[j])) for j in order]

@@ -1,4 +1,4 @@
-"""Serving the page: from this machine alone, asking nothing of any other."""
+"""Serving the page from this machine alone, with no requests to any other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lpkernel.demo.guard import Guard, host_name
 from lpkernel.demo.painting import data_url, png, read_closed
 from lpkernel.errors import InputError, MissingExtra
 
-# What a browser may ask for: this server's own files and what stands in the page. It refuses all else.
+# What a browser may load: this server's own files and what is in the page. It refuses all else.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; worker-src 'self' blob:; "
@@ -28,7 +28,7 @@ POLICY = (
 
 
 def check_installed() -> None:
-    """Raise MissingExtra unless Gradio can be imported; its own reports to its makers are off from here on."""
+    """Raise MissingExtra unless Gradio can be imported; from here on its analytics are off."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
@@ -51,8 +51,8 @@ def own_folder() -> Iterator[Path]:
 
 
 def leaving(folder: Path) -> Callable[[int, Any], None]:
-    """A handler of signals that removes the folder and ends the process at once: no job that runs, no stream that is
-    open and no visitor who goes on sending can put it off."""
+    """A signal handler that removes the folder and ends the process at once: no running job, no open stream and no
+    visitor who is still sending can delay it."""
 
     def leave(number: int, _: Any) -> None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -124,7 +124,7 @@ def _theme() -> Any:
 
 
 def with_policy(app: Any) -> Callable[..., Any]:
-    """The application with `POLICY` on every answer, and no use of one by pages of other sites."""
+    """The application with `POLICY` on every response, which pages of other sites may not use."""
     added = [
         (b"content-security-policy", POLICY.encode("ascii")),
         (b"cross-origin-resource-policy", b"same-origin"),
@@ -144,7 +144,7 @@ def with_policy(app: Any) -> Callable[..., Any]:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket: who connects waits until it is served. Port 0 takes any free one. Raises InputError."""
+    """A listening socket; connections wait until they are served. Port 0 takes any free one. Raises InputError."""
     if not 0 <= port < 2**16:
         raise InputError(f"--port: got {port}, expected 0 to {2**16 - 1}")
     try:
@@ -170,10 +170,10 @@ def address(bound: socket.socket) -> str:
 
 
 def server(app: Any, folder: Path) -> Any:
-    """A server for an application; its run(sockets=[bound]) serves until a signal ends the process and the folder."""
+    """A server for an application; run(sockets=[bound]) serves until a signal ends process and folder."""
     import uvicorn
 
-    # Who is behind a proxy is the proxy's word: places in the queue go by the address that connects.
+    # What a proxy says about its clients is not trusted: places in the queue go by the address that connects.
     config = uvicorn.Config(app, log_level="critical", ws="none", proxy_headers=False, server_header=False)
     made = uvicorn.Server(config)
     made.handle_exit = leaving(folder)  # type: ignore[method-assign, assignment]

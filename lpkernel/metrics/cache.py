@@ -1,4 +1,4 @@
-"""Arrays that are kept from run to run, each in a file whose name is a hash of all that determines it."""
+"""Arrays kept between runs, each in a file whose name is a hash of all that determines it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lpkernel.files import atomic_path
 
 
 class Cache:
-    """A folder of arrays; it is made when the first one is kept."""
+    """A folder of arrays; it is made when the first one is stored."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""All numbers of one set of pictures beside the real ones, each with what it was measured on."""
+"""All numbers of one set of pictures compared with the real ones, each with what it was measured on."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def collect(
 
 
 def errors(real: ImageSet, images: ImageSet, spread: Spread | None, cache: Cache) -> NDArray[np.float64]:
-    """Squared error, SSIM and, with LPIPS at hand, LPIPS of each picture of a reconstruction: (N, 2 or 3)."""
+    """Squared error, SSIM and, if available, LPIPS of each picture of a reconstruction: (N, 2 or 3)."""
     rows = []
     for numbers in _shards(images.size):
         key = ["errors", spread.hash if spread else "", real.stamp(numbers), images.stamp(numbers)]
@@ -175,7 +175,7 @@ def _shards(size: int) -> list[range]:
 
 
 class Real:
-    """The real pictures, and what of them every comparison needs; computed when first asked for."""
+    """The real pictures, and what every comparison needs of them; computed when first needed."""
 
     def __init__(self, images: ImageSet, features: dict[str, NDArray[Any]]) -> None:
         self.images, self.features = images, features
@@ -190,7 +190,7 @@ class Real:
 def by_features(
     real: Real, images: ImageSet, features: NDArray[Any], extractor: Extractor
 ) -> tuple[Numbers, list[str], NDArray[np.int64], NDArray[np.float64]]:
-    """The rows of an extractor, notes on them, and of each picture the nearest real one and its distance."""
+    """The rows of an extractor, notes on them, and for each picture the nearest real one and its distance."""
     name, base = extractor.name, real.features[extractor.name]
     base_nearest = real.known(name, "nearest", lambda rows: float(np.median(distances.nearest(rows)[0])))
     kid, error = distances.kernel_distance(base, features)
@@ -252,7 +252,7 @@ def by_faces(real: Real, images: ImageSet, rows: NDArray[Any], extractor: Portra
 
 
 def by_maps(images: ImageSet) -> Numbers:
-    """What the source maps tell; nothing of a set that has none."""
+    """What the source maps say; nothing for a set that has none."""
     if images.maps is None:
         return {}
     share, hubs = maps.hub_share(images.maps, images.bank_images)
@@ -275,7 +275,7 @@ def _seams(images: ImageSet) -> float | None:
     if images.shifts is None:
         y, x = np.indices(images.maps.shape[1:])
         return maps.seam_energy(images.maps, level[images.maps, y, x])
-    # a seam is also where one image goes on from another place
+    # where one image continues from another place is a seam, too
     views = np.concatenate([images.maps[..., None], images.shifts], axis=-1).reshape(-1, 3)
     one_piece = np.unique(views, axis=0, return_inverse=True)[1].reshape(images.maps.shape)
     return maps.seam_energy(one_piece, level[images.maps, *places(images.shifts)])

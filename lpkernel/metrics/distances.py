@@ -1,6 +1,6 @@
 """Distances of two sets of feature vectors, each set an (N, D) array; everything in float64.
 
-Rows go through in blocks, so memory grows with N·D, never with N². Every function is deterministic.
+Rows are processed in blocks, so memory grows with N·D, never with N². Every function is deterministic.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def kernel_distance(a: ArrayLike, b: ArrayLike) -> tuple[float, float | None]:
     """KID (Bińkowski et al. 2018) over all pairs, and its standard error.
 
     The unbiased squared maximum mean discrepancy with the kernel (x·y / D + 1)³: 0 on average for two samples of one
-    distribution, so it may fall below. The error is that of the mean over parts of both sets (every tenth image is one
+    distribution, so it may be negative. The error is that of the mean over parts of both sets (every tenth image is one
     part); None for fewer than 100 images.
     """
     rows, columns = features(a), features(b)
@@ -97,9 +97,9 @@ def mean_distance(values: ArrayLike) -> float:
 
 
 def nearest(values: ArrayLike, others: ArrayLike | None = None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Of each vector, the Euclidean distance to the nearest of `others` and its row, the lowest on ties.
+    """For each vector, the Euclidean distance to the nearest of `others` and its row, the lowest on ties.
 
-    None: the nearest of the same set, the vector itself left out.
+    others None: the nearest of the same set, the vector itself left out.
     """
     rows = features(values, 1)
     distances, numbers = np.empty(len(rows)), np.empty(len(rows), np.int64)

@@ -37,9 +37,9 @@ _AT_ONCE = 16  # images in a network at once
 
 
 class Extractor(Protocol):
-    """hash: of all that the numbers depend on but the pictures. facts: what the record says, ready for JSON.
+    """hash: of all that the numbers depend on except the pictures. facts: what the record says, ready for JSON.
 
-    summed: what it gives for several shards is to be added up; else its rows belong to the pictures.
+    summed: the results of several shards are to be added up; else each row belongs to a picture.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _batches(images: Pixels, device: torch.device, side: int) -> Iterator[Tensor
 class Latents:
     """The embedded autoencoder's latents before quantisation, each channel averaged over 4 x 4 cells: 512 numbers.
 
-    In units of the codebook's root mean square. float32 whatever the device, so the hash names them.
+    In units of the codebook's root mean square. float32 on any device, so the hash identifies them.
     """
 
     name = "latents"
@@ -172,7 +172,7 @@ class Spread:
 
 
 def mean_of_pairs(sums: NDArray[np.float64]) -> float:
-    """The mean LPIPS of all pairs of a set, of its sums (1, L + 2)."""
+    """The mean LPIPS of all pairs of a set, from its sums (1, L + 2)."""
     total, squares, count = sums[0, :-2], sums[0, -2], sums[0, -1]
     return float(2 * (squares - np.square(total).sum() / count) / (count - 1))
 

@@ -1,6 +1,6 @@
 """The Inception-v3 of the Fréchet Inception distance, on weights from a file (scripts/packages.py fetches one).
 
-Szegedy et al. 2016 as TensorFlow's release of 2015 has it, with which Heusel et al. 2017 measured: averages leave the
+Szegedy et al. 2016 as in TensorFlow's release of 2015, with which Heusel et al. 2017 measured: averages leave the
 border out, the last block takes the maximum instead, batch normalisation has no scale.
 """
 
@@ -26,7 +26,7 @@ BLOCKS_8 = ("mixed_9", "mixed_10")
 class InceptionV3(nn.Module):
     """(N, 3, 299, 299) in [-1, 1] -> (N, 2048), the features of the last pooling.
 
-    weights: a TorchScript archive of which only the tensors are read. Raises InputError for a file that is none,
+    weights: a TorchScript archive of which only the tensors are read. Raises InputError for any other file,
     KeyError, ValueError or RuntimeError for one of another network.
     """
 

@@ -1,4 +1,4 @@
-"""What source maps (N, M, M) tell of copying; cells of -1 came from no source and are not counted."""
+"""What source maps (N, M, M) say about copying; cells of -1 came from no source and are not counted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def hub_share(maps: Maps, bank_images: int) -> tuple[float, int]:
 def seam_energy(maps: Maps, cells: NDArray[np.integer]) -> float | None:
     """Mean squared distance of neighbouring cells (N, M, M, C) of different sources, over that of one source.
 
-    1 where seams are as smooth as the inside of an example. None where there are no seams, or nothing but.
+    1 where seams are as smooth as the inside of an example. None where there are no seams, or nothing but seams.
     """
     totals = np.zeros((2, 2))  # rows: one source, two sources; columns: sum of distances, pairs
     for axis in (1, 2):

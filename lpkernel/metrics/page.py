@@ -28,7 +28,7 @@ pre { overflow-x: auto; background: #f4f4f5; padding: 0.6em; font-size: 12px; }
 
 
 def value_text(entry: dict[str, Any] | None) -> str:
-    """A value as people read it, with its error if it has one; a dash for none."""
+    """A value as it is shown, with its error if it has one; a dash for none."""
     if entry is None or entry["value"] is None:
         return "-"
     value = entry["value"]
@@ -39,7 +39,7 @@ def value_text(entry: dict[str, Any] | None) -> str:
 
 
 def table(metrics: list[Metric], columns: list[dict[str, Any]]) -> list[str]:
-    """The lines of a table: a metric a row, with which way is better; none without columns."""
+    """The lines of a table: one row per metric, which says which way is better; none without columns."""
     if not columns:
         return []
     head = ["", *(column["name"] for column in columns)]

@@ -1,4 +1,4 @@
-"""What dlib's face networks tell of pictures that one face fills: where its features are, its eyes, who it is like.
+"""What dlib's face networks say of pictures that one face fills: where its features are, its eyes, who it is like.
 
 Needs the extra `align`.
 """
@@ -21,13 +21,13 @@ Pixels = NDArray[np.uint8]
 Rows = NDArray[np.float64]
 
 EYE_SIDE = 32  # pixels of the square in which eyes are compared
-EYE_WIDTH = 0.6  # of the eye distance that the square takes in
+EYE_WIDTH = 0.6  # width of the square, in eye distances
 SAME_PERSON = 0.6  # distance of identities, as the network was trained
 POINTS, EYES, IDENTITY = slice(1, 11), 11, slice(12, 140)  # columns of what `Portraits` gives, after that of 1 or 0
 
 
 class Portraits:
-    """Of each picture 140 numbers, all 0 where no face is found: 1, five points, the difference of the eyes, identity.
+    """For each picture 140 numbers, all 0 where no face is found: 1, five points, the difference of the eyes, identity.
 
     Raises MissingExtra.
     """
@@ -79,7 +79,7 @@ def eye_difference(image: Pixels, face: Description) -> float:
 
 
 def numbers_of(real: Rows, rows: Rows) -> dict[str, dict[str, Any]]:
-    """Values of a set beside the real one, of what `Portraits` gives for both. Raises InputError.
+    """Values of a set compared with the real one, from what `Portraits` gives for both. Raises InputError.
 
     faces_found: share of pictures; landmark_spread: root mean square distance of the points from their mean, over that
     of real pictures; eye_difference: the median over that of real pictures; nearest_identity: median distance to the

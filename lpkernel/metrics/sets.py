@@ -1,4 +1,4 @@
-"""Sets of pictures that are measured: a folder, a bank that is decoded, results made on the spot, reconstructions.
+"""Sets of pictures to be measured: a folder, a decoded bank, results made on the spot, reconstructions.
 
 All give square uint8 images of one side, a few at a time, the same ones however often they are asked.
 """
@@ -29,7 +29,7 @@ Maps = NDArray[np.int32]
 Shifts = NDArray[np.int8]
 Numbers = Sequence[int] | NDArray[np.integer]
 
-SYNTHESIS_BATCH = 256  # images made at once; also what is kept of them between two looks at the cache
+SYNTHESIS_BATCH = 256  # images made at once, whose maps are cached together
 
 
 @dataclass
@@ -37,7 +37,7 @@ class ImageSet:
     """`size` pictures. read(numbers) gives some as (n, S, S, 3) uint8; stamp(numbers) changes when they do.
 
     facts: what the record says of it, ready for JSON. maps: source maps (N, M, M) where there are any, of a bank with
-    `bank_images` images, which is `bank` itself if that is at hand. shifts: (N, M, M, 2) of a search radius, or None.
+    `bank_images` images, which is `bank` itself if that is at hand. shifts: (N, M, M, 2) with a search radius, or None.
     """
 
     name: str
@@ -61,8 +61,8 @@ def of_folder(
 ) -> ImageSet:
     """The images of a folder, the first `most`; `crop` is cut out of those that are not square.
 
-    Of a folder that `lpkernel generate` wrote only the results count, and their source maps come along; `bank` is
-    theirs if the record names its file by the hash `digest`. Raises InputError.
+    In a folder that `lpkernel generate` wrote, only the results count, and their source maps are read, too; `bank` is
+    theirs if the record gives the hash of its file as `digest`. Raises InputError.
     """
     names = find_images(folder).names
     maps = _maps(folder)
@@ -112,7 +112,7 @@ def _maps(folder: Path) -> Maps | None:
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    """Bank images that were allowed, the seed and the hash of the bank's file, of generate.json if it is there."""
+    """The number of bank images allowed, the seed and the hash of the bank's file, from generate.json if present."""
     try:
         record = json.loads((folder / "generate.json").read_text())
         chosen = {name: int(record["settings"][name]) for name in ("candidates", "seed")}
@@ -154,7 +154,7 @@ def of_preset(
     """Images 0 to n - 1 of the seed's series by `generate` with these options; their source maps are cached."""
     preset = presets.find(options.get("preset", presets.DEFAULT_PRESET))
     facts = {"kind": "generated", "bank": digest, "bank_images": bank.size, "seed": seed, "options": options}
-    facts["preset"] = asdict(preset)  # an option that a later lpkernel's preset changes makes other images
+    facts["preset"] = asdict(preset)  # a preset that a later lpkernel changes makes other images
     matching = presets.matches_colours(preset, options.get("match_colours"), bank.colours is not None)
     parts = []
     for start in range(0, n, SYNTHESIS_BATCH):
@@ -189,7 +189,7 @@ def of_maps(
 ) -> ImageSet:
     """The pictures of source maps (N, M, M) and their shifts, decoded, their colours matched if wanted.
 
-    facts: what determines the maps, the bank's hash among it.
+    facts: what determines the maps, including the bank's hash.
     """
     bank.check_autoencoder(autoencoder)
 
@@ -206,9 +206,9 @@ def of_maps(
 
 
 def reconstructed(real: ImageSet, autoencoder: Autoencoder, through: Bank | None = None) -> ImageSet:
-    """A set as the autoencoder gives it back. through: by way of this bank's C channels of its PCA.
+    """A set as the autoencoder reconstructs it. through: by way of the C channels of this bank's PCA.
 
-    A vector is projected and taken back; a code becomes the row of the codebook that is then nearest, as in the paper.
+    A vector is projected and mapped back; a code becomes the row of the codebook that is then nearest, as in the paper.
     """
     change = None
     if through is not None:

@@ -1,1 +1,1 @@
-"""What can be made beside random images; each mode is a plan, a starting canvas and a set of allowed bank images."""
+"""What can be made besides random images; each mode is a plan, a starting canvas and a set of allowed bank images."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lpkernel.autoencoder.protocol import Autoencoder
 
-DONORS = 12  # bank images that one donor is drawn from: with 3, four variants would often be two
+DONORS = 12  # bank images that a donor is drawn from: with 3, four variants would often be only two
 
 
 def edit(
@@ -45,20 +45,20 @@ def edit(
     donor: str | None = None,
     **options: Unpack[Options],
 ) -> Synthesis:
-    """Variants of an image in which one region is written anew from the bank.
+    """Variants of an image in which one region is rewritten from the bank.
 
-    The region is one of: `region`, comma-separated names of `modes.regions` ("eyes,mouth") or (M, M) bool cells;
+    The region is one of: `region`, comma-separated names of `alignment.regions` ("eyes,mouth") or (M, M) bool cells;
     `mask`, a path (white = change) or bool of the image's height and width; `box`, pixels x0, y0, x1, y1 of the image;
     with none of them, the transparent part of the image's file. A cell belongs to it if any of its pixels does. mode
     "free": the region grows from its surroundings; "guided": it starts from what is there. Cells outside keep their
-    codes or latents exactly (source -1), yet the decoder looks beyond a cell's edge; `keep_outside` (the default, for
-    an image in pixels) closes with the image's own pixels outside, feathered, the colours matched; `Synthesis.put_back`
-    does so in the whole picture. donor: "one" copies all of the region from one bank image, so that both eyes are of
-    one face, drawn from the k (default 12) that are nearest over two cells around the region; "patches" writes it patch
-    by patch. The default is "one" for a free region given by name, unless scales or options of `lpkernel.plan` are
-    given. donors: another bank to copy from, of the same autoencoder (`Bank.with_images`); `bank` then only tells how
-    faces are framed. `image`, `crop`, `framing`, `options`: as in `reference`. The image itself is left out of the
-    allowed images when its other cells are found in the bank. Raises InputError.
+    codes or latents exactly (source -1), but the decoder looks beyond a cell's edge; `keep_outside` (the default for an
+    image in pixels) therefore restores the image's own pixels outside, with a feathered edge and matched colours;
+    `Synthesis.put_back` does so in the whole picture. donor: "one" copies the whole region from one bank image, so that
+    both eyes are of one face; it is drawn from the k (default 12) that are nearest over two cells around the region.
+    "patches" writes it patch by patch. The default is "one" for a free region given by name, unless scales or options
+    of `lpkernel.plan` are given. donors: another bank to copy from, of the same autoencoder (`Bank.with_images`);
+    `bank` then only determines how faces are framed. `image`, `crop`, `framing`, `options`: as in `reference`. The
+    image itself is excluded from the allowed images when its other cells are found in the bank. Raises InputError.
     """
     bank = as_bank(bank)
     read = isinstance(image, Input) and image.mask is not None

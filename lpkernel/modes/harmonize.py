@@ -1,4 +1,4 @@
-"""Harmonising a paste: its seam is closed and its content moved to what the bank knows."""
+"""Harmonising a paste: its seam is closed and its content moved towards what the bank knows."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def harmonize(
 ) -> Synthesis:
     """Variants of a composite image in which what was pasted (where `mask` is set) fits its surroundings.
 
-    Cells that the mask covers wholly are guided by what is there. Free are the cells that hold the seam and those
-    around them: the ones it covers in part, and all neighbours of the pasted cells. If it covers no cell wholly, the
-    cells it touches are guided. mask None: the transparent part of the file. Cells beyond keep their values exactly.
-    The rest as in `edit`, but only a bank image that equals the whole composite is left out of the allowed images.
+    Cells that the mask covers wholly are guided by what is there. The cells that hold the seam and those around them
+    are free: the ones it covers in part, and all neighbours of the pasted cells. If the mask covers no cell wholly, the
+    cells it touches are guided. mask None: the transparent part of the file. All other cells keep their values exactly.
+    The rest is as in `edit`, but only a bank image that equals the whole composite is excluded from the allowed images.
     Raises InputError.
     """
     bank = as_bank(bank)

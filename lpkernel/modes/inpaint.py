@@ -35,15 +35,15 @@ def inpaint(
     framing: str = "auto",
     **options: Unpack[Options],
 ) -> Synthesis:
-    """Several answers to what is missing where `mask` is set (a path, white = missing, or bool like the image;
+    """Several completions of an image where `mask` is set (a path, white = missing, or bool like the image;
     None: where the image's file is transparent).
 
-    The hole is filled with averages of its surroundings before the image is resized or encoded, so nothing of what
-    was in it reaches the result. Unknown is every code whose centre lies in the hole or within one cell of it; those
-    grow from the others, which keep their values exactly. Several scales by default, as in random generation: on faces
-    they fit the parts better to one another. `keep_outside` closes with the image's own pixels outside
-    the hole, feathered. `image`, `crop`, `options`: as in `reference`; the image itself is left out of the allowed
-    images when its known cells are found in the bank. Raises InputError.
+    The hole is filled with averages of its surroundings before the image is resized or encoded, so nothing of what was
+    in it reaches the result. Every code whose centre lies in the hole or within one cell of it is unknown; those grow
+    from the others, which keep their values exactly. Several scales by default, as in random generation: on faces the
+    parts then fit one another better. `keep_outside` restores the image's own pixels outside the hole, with a feathered
+    edge. `image`, `crop`, `options`: as in `reference`; the image itself is excluded from the allowed images when its
+    known cells are found in the bank. Raises InputError.
     """
     bank = as_bank(bank)
     start = read_input(bank, image, autoencoder, crop, mask, fill=True, framing=framing, alpha=True)

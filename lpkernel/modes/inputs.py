@@ -1,4 +1,4 @@
-"""What a user gives to a mode, an image or its codes, as the canvas that a plan starts from."""
+"""What a user gives to a mode (an image or its codes), as the canvas that a plan starts from."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 Bools = NDArray[np.bool_]
 MaskLike = str | Path | NDArray[Any]
 
-# A bank image this much nearer to the canvas than the median one is the same image, encoded once more (by another
-# batch size or dtype, beside a hole). On 999 photographs such ratios were below 0.07, those of other people above 0.3.
+# A bank image this much nearer to the canvas than the median one is the same image, encoded again (with another batch
+# size or dtype, or beside a hole). On 999 photographs such ratios were below 0.07, those of other people above 0.3.
 SAME = 1 / 8
 
 
@@ -40,8 +40,8 @@ class Input:
     """canvas: (M, M) int64 codes or (M, M, L) float32 latents. mask: (S, S) bool, None if none was given.
 
     framed: the picture as a square (S, S, 3) and where that lies in the `photograph` (H, W, 3), whose hole is filled if
-    it was asked for; both None if codes were given. whole_mask: the mask of the photograph, (H, W). marked: where the
-    mask is from, for the record.
+    asked for; both None if codes were given. whole_mask: the mask of the photograph, (H, W). marked: where the
+    mask comes from, for the record.
     """
 
     canvas: NDArray[Any]
@@ -62,7 +62,7 @@ class Input:
         return None if self.framed is None else self.framed.pixels
 
     def said(self) -> list[str]:
-        """In words, what was done to the picture that nobody asked for."""
+        """In words, what was done to the picture without being asked for."""
         said = [] if self.framed is None or not self.framed.said else [self.framed.said]
         if self.framed is not None and self.whole_mask is not None:
             held = self.framed.holds(self.whole_mask)
@@ -86,13 +86,13 @@ def read_input(
     invert_mask: bool = False,
     alpha: bool = False,
 ) -> Input:
-    """Encode an image, framed as the bank's: a path, (H, W, 3) uint8 pixels, or what an autoencoder encoded.
+    """Encode an image, framed as the bank's: a path, (H, W, 3) uint8 pixels, or an autoencoder's codes or latents.
 
-    `crop`, `framing`: as in `modes.framing.frame`. A mask (a black and white picture by its path, white = True, or
-    bool) has the image's height and width and goes the same way; `invert_mask` takes what is not in it. A box x0, y0,
-    x1, y1 of the image's pixels is a mask as well. `alpha`: without either, the transparent part of a file is the mask.
-    `fill` replaces the masked pixels before anything is resized or encoded. What was read before is returned as it is.
-    Raises InputError.
+    `crop`, `framing`: as in `alignment.framing.frame`. A mask (a black and white picture by its path, white = True, or
+    bool) has the image's height and width and is framed the same way; `invert_mask` inverts it. A box x0, y0, x1, y1 of
+    the image's pixels is a mask as well. `alpha`: without either, the transparent part of a file is the mask. `fill`
+    replaces the masked pixels before anything is resized or encoded. An `Input` is returned as it is. Raises
+    InputError.
     """
     if isinstance(image, Input):
         if any(given is not None for given in (crop, mask, box)) or framing != "auto" or invert_mask:
@@ -208,7 +208,7 @@ def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int], inver
 
 
 def _without_itself(bank: Bank, start: Input, known: Bools, candidates: ArrayLike | None) -> tuple[Any, list[str]]:
-    """The allowed bank images but the input itself and its mirror image, and the names of those left out.
+    """The allowed bank images without the input itself and its mirror image, and the names of those left out.
 
     known: (M, M) bool, the cells of the canvas that are compared; without any, nothing is left out. Raises
     InputError when no image is left.
@@ -251,8 +251,8 @@ def written(
 ) -> Synthesis:
     """What a mode makes of its input: n results of the plan from its canvas, the input itself left out of the bank.
 
-    known: (M, M) bool, the cells by which the input is found there. facts: for the settings. inside, keep_outside: as
-    in `_finished`. options: of `generate`. Raises InputError.
+    known: (M, M) bool, the cells by which the input is recognised in the bank. facts: for the settings. inside,
+    keep_outside: as in `_finished`. options: of `generate`. Raises InputError.
     """
     options["candidates"], excluded = _without_itself(bank, start, known, options.get("candidates"))
     made = generate(bank, n, plan=plan, canvas=start.canvas, **options)

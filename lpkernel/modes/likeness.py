@@ -1,6 +1,6 @@
 """Is an input like the bank's images? Other pictures, and faces that are not aligned as the bank's, give poor results.
 
-Two signs are looked at, both weak: a photograph that is a little out of place often passes.
+Two signs are checked, both weak: a photograph that is a little out of place often passes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lpkernel.autoencoder.protocol import Autoencoder
     from lpkernel.bank import Bank
 
-SAMPLE = 256  # bank images that the input is held against
+SAMPLE = 256  # bank images that the input is compared with
 FAR = 95  # percentile of the bank's own distances beyond which an input is far
 LOW_PSNR = 18.0  # dB; of 40 photographs 95 % were above 22.8 with the embedded autoencoder, noise was at 10
 
@@ -25,7 +25,7 @@ def warnings(bank: Bank, start: Input, autoencoder: Autoencoder, known: NDArray[
     """Reasons why the input does not look like the bank's images; [] if none is found.
 
     known: (M, M) bool, the cells to look at; None for all. The distance to the nearest image of a sample of the bank
-    is compared with those distances within the sample; the autoencoder's reconstruction with the pixels.
+    is compared with such distances within the sample, and the autoencoder's reconstruction with the pixels.
     """
     cells = np.ones((bank.grid, bank.grid), bool) if known is None else known
     reasons = []

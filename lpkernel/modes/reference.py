@@ -37,11 +37,11 @@ def reference(
 ) -> Synthesis:
     """New images that follow a reference: the canvas starts as the encoded image, and all of it is known.
 
-    bank: one, or the path of one. image: a path, (H, W, 3) uint8, a PIL image, codes (M, M) or latents (M, M, L), or
-    what `modes.inputs.read_input` made of one; `crop` and `framing` as in `modes.framing.frame`.
+    bank: a bank, or the path of one. image: a path, (H, W, 3) uint8, a PIL image, codes (M, M) or latents (M, M, L), or
+    what `modes.inputs.read_input` made of one; `crop` and `framing` as in `alignment.framing.frame`.
     strength: raster passes, 1 to 100. Each starts from what the last one left and draws anew (the random counter
-    goes on), so each moves further from the reference. One scale by default; with more, each is passed `strength`
-    times. The reference itself is left out of the allowed images when it is in the bank. `options` are those of
+    runs on), so each moves further from the reference. One scale by default; with more, each is passed `strength`
+    times. The reference itself is excluded from the allowed images when it is in the bank. `options` are those of
     `generate`. Source maps are the same on every backend and for every n. Raises InputError.
     """
     bank = as_bank(bank)

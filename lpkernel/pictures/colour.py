@@ -1,4 +1,4 @@
-"""Embedded colour profiles (ICC): pictures whose colours are not sRGB's are converted to it by LittleCMS."""
+"""Embedded colour profiles (ICC): pictures whose colours are not sRGB are converted to it by LittleCMS."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from PIL import Image, ImageCms
 from lpkernel.errors import printable
 
 MAX_PROFILE = 4 << 20  # bytes; those of printers have up to 3 million
-_KINDS = ("scnr", "mntr", "prtr", "spac")  # profiles of colours; others name single ones or join two devices
+_KINDS = ("scnr", "mntr", "prtr", "spac")  # profiles of colour spaces; others name single colours or join two devices
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
-_PROBE = 9  # levels of each channel at which a profile is held against sRGB
+_PROBE = 9  # levels of each channel at which a profile is compared with sRGB
 _log = logging.getLogger("lpkernel")
 _told: set[int] = set()
 
 
 @dataclass(frozen=True, eq=False)
 class Convert:
-    """Makes sRGB of the pixels of one profile. takes: their mode, RGB, L or CMYK."""
+    """Converts the pixels of one profile to sRGB. takes: their mode, RGB, L or CMYK."""
 
     takes: str
     transform: ImageCms.ImageCmsTransform
@@ -34,10 +34,10 @@ class Convert:
 
 
 def conversion(profile: bytes, mode: str, name: str) -> Convert | None:
-    """What makes sRGB of 8-bit pixels with this profile; None if they are sRGB, or if it is not for pixels of `mode`.
+    """The conversion of 8-bit pixels with this profile to sRGB; None if they are sRGB, or it is not for `mode`.
 
-    Relative colorimetric, with black point compensation. A profile that cannot be used is ignored, with a warning,
-    once, that has the picture's `name`.
+    Relative colorimetric, with black point compensation. A profile that cannot be used is ignored, with one
+    warning that gives the picture's `name`.
     """
     try:
         made = _transform(profile)
@@ -50,7 +50,7 @@ def conversion(profile: bytes, mode: str, name: str) -> Convert | None:
     if made is None:
         return None
     colours = {"L": "L", "LA": "L", "CMYK": "CMYK"}.get(mode, "RGB")
-    # an RGB profile may stand on a grey picture, which was made of a coloured one
+    # an RGB profile may be left in a grey picture that was made from a coloured one
     return made if made.takes == colours or (made.takes, colours) == ("RGB", "L") else None
 
 

@@ -1,7 +1,7 @@
 """The closing composite of an edit: the result inside the region, the picture's own pixels outside, no seam between.
 
-A `Composite` does so in the framed square that the autoencoder sees, a `Whole` in the photograph that this was cut out
-of.
+A `Composite` does this in the framed square that the autoencoder sees, a `Whole` in the photograph that the square was
+cut out of.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from lpkernel.pictures.warp import Similarity, cut_out
 Pixels = NDArray[np.uint8]
 Weights = NDArray[np.uint8]
 
-MOST_MOVED = 48.0  # levels by which a colour is moved at most: more is not the autoencoder's error but another thing
+MOST_MOVED = 48.0  # levels by which a colour is moved at most: more is not the autoencoder's error but other content
 
 
 def feather(size: int, grid: int) -> int:
@@ -32,7 +32,7 @@ def feather(size: int, grid: int) -> int:
 class Composite(ByContent):
     """original (S, S, 3) uint8 and weight (S, S) uint8: 255 takes the result, 0 the original, exactly.
 
-    feather: pixels over which the weight falls, twice.
+    feather: half the number of pixels over which the weight falls.
     """
 
     original: Pixels
@@ -51,10 +51,10 @@ class Composite(ByContent):
         return np.stack([_mixed(self.original, self._matched(image), self.weight) for image in images])
 
     def _matched(self, image: Pixels) -> Pixels:
-        """The image with its colours moved, smoothly, by what the original differs from it where the weight falls.
+        """The image with its colours moved, smoothly, by how the original differs from it where the weight falls.
 
-        There the image shows what the original does, so the difference is the autoencoder's. It is averaged in squares
-        of `feather` pixels and carried on from there.
+        There both show the same, so the difference is the autoencoder's error. It is averaged in squares of `feather`
+        pixels and extended from there.
         """
         side, length = self.feather, len(image)
         seam = (self.weight > 0) & (self.weight < 255)
@@ -90,7 +90,7 @@ class Whole(ByContent):
     def around(
         closing: Composite, photograph: Pixels, where: Similarity, mask: NDArray[np.bool_] | None = None
     ) -> Whole:
-        """`where`: from the square to the photograph. mask: (H, W), pixels that are the result's all the same.
+        """`where`: from the square to the photograph. mask: (H, W), pixels that come from the result in any case.
 
         The weights are those of `closing`, carried over; where a side of the square lies within the photograph they
         fall towards it.
@@ -111,7 +111,7 @@ class Whole(ByContent):
         return Whole(photograph, back, (x0, y0), weight, closing)
 
     def apply(self, image: Pixels) -> Pixels:
-        """(H, W, 3): the photograph with a closed result (S, S, 3) in its place; where the weight is 0, as it was."""
+        """(H, W, 3): the photograph with a closed result (S, S, 3) in its place; unchanged where the weight is 0."""
         (x0, y0), (height, width) = self.corner, self.weight.shape
         result = cut_out(image, self.where.from_corner(complex(x0, y0)), (width, height))
         whole = self.photograph.copy()

@@ -1,4 +1,4 @@
-"""Filling what is unknown of a picture with averages of what is known around it."""
+"""Filling the unknown part of a picture with averages of what is known around it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ FILL = "pull-push: averages of the pixels around the hole, at growing distance"
 def fill_hole(image: NDArray[np.uint8], hole: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 with the hole's pixels (H, W) replaced by smooth averages of the others; those stay as they are.
 
-    So an encoder sees nothing of what was in the hole and no edge where it begins. The hole must leave a pixel.
+    So an encoder sees nothing of what was in the hole, nor an edge where it begins. At least one pixel must lie outside
+    the hole.
     """
     filled = fill(np.where(hole[..., None], 0, image).astype(np.float32), ~hole)
     return np.where(hole[..., None], np.rint(filled).clip(0, 255), image).astype(np.uint8)
@@ -22,7 +23,7 @@ def fill(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.fl
     """(H, W, 3) values with those that are not `known` (H, W) replaced by smooth averages of the others.
 
     Known ones are averaged two by two until every block knows one, then carried back (Gortler et al., "The
-    Lumigraph", 1996). The result does not depend on the values that are not known. At least one must be.
+    Lumigraph", 1996). The result does not depend on the unknown values. At least one must be known.
     """
     if known.all():
         return values

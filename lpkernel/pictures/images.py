@@ -40,9 +40,9 @@ if hasattr(_imaging, "jpeg2k_decoder"):
     FORMATS["JPEG2000"] = (".jp2",)
 EXTENSIONS = {extension for extensions in FORMATS.values() for extension in extensions}
 MAX_PIXELS = 64_000_000  # there are cameras of 61 megapixels; decoding takes up to 16 bytes a pixel
-MAX_PIXELS_OF = {"AVIF": MAX_PIXELS // 2, "JPEG2000": MAX_PIXELS // 2}  # whose decoders take twice as much
+MAX_PIXELS_OF = {"AVIF": MAX_PIXELS // 2, "JPEG2000": MAX_PIXELS // 2}  # their decoders take twice as much
 LARGE = 1 << 23  # pixels above which one picture is decoded at a time, however many threads read
-MAX_SIDE = 65_535  # JPEG's own: what is longer is made to break decoders
+MAX_SIDE = 65_535  # JPEG's own limit: longer images are made to break decoders
 MAX_EXIF = 1 << 16  # bytes, one segment of JPEG: Pillow copies a part of it for each of its tags
 _ROWS = 512  # converted at once
 RESIZE_FILTER = "bicubic"  # Pillow's, which averages when it shrinks; the embedded autoencoder was trained with it
@@ -66,7 +66,7 @@ def natural_key(name: str) -> Any:
 class Found:
     """What lies in a folder: relative names of its pictures in natural order, and what is left out.
 
-    others: files with another ending, in natural order. unreadable: subfolders that cannot be read, and why.
+    others: files with another extension, in natural order. unreadable: subfolders that cannot be read, and why.
     """
 
     names: list[str]
@@ -77,8 +77,8 @@ class Found:
 def find_images(folder: Path) -> Found:
     """The image files below `folder`.
 
-    Links are followed, loops once; names that start with a dot are passed over.
-    Raises InputError when there is no such folder, it cannot be read itself, or it holds no image.
+    Links are followed, loops once; names that start with a dot are skipped.
+    Raises InputError when there is no such folder, it cannot itself be read, or it holds no image.
     """
     if not folder.is_dir():
         raise InputError(f"no folder {folder}" + ("; it is a file" if folder.exists() else ""))
@@ -118,10 +118,10 @@ def _instead(found: Found) -> str:
 def load_image(path: str | Path, size: int, crop: Crop | None = None) -> np.ndarray:
     """One image file as (size, size, 3) uint8 RGB.
 
-    Turned as its EXIF says, in sRGB by its colour profile, transparent parts on white, `crop` (x0, y0, x1, y1) cut out,
-    then the centre square, resized (bicubic). Raises InputError, whose message is the reason without the path, for a
-    file that is missing, unreadable, cut short, no image of the `FORMATS`, beyond `MAX_PIXELS` or below 8 pixels a
-    side.
+    Turned as its EXIF says, converted to sRGB by its colour profile, transparent parts on white, `crop` (x0, y0, x1,
+    y1) cut out, then the centre square, resized (bicubic). Raises InputError, whose message is the reason without the
+    path, for a file that is missing, unreadable, cut short, not an image of the `FORMATS`, beyond `MAX_PIXELS` or below
+    8 pixels a side.
     """
     return square(Image.fromarray(load_pixels(path)), size, crop)
 
@@ -165,8 +165,8 @@ def _check_black_and_white(pixels: np.ndarray, grey: np.ndarray) -> None:
 def load_alpha(path: str | Path) -> tuple[np.ndarray, np.ndarray] | None:
     """A picture whose own transparency is the mask: pixels (H, W, 3), and (H, W) bool, True where it is transparent.
 
-    In the mask the pixels have the colours that lie beneath it. None if nothing is more than half transparent. Errors:
-    `load_image`.
+    In the mask the pixels have the colours beneath the transparency. None if nothing is more than half transparent.
+    Errors: `load_image`.
     """
     with opened(path) as image:
         if not image.has_transparency_data:
@@ -186,7 +186,7 @@ def picture_size(path: str | Path) -> tuple[int, int]:
 
 
 def _pixels(file: str | Path | bytes, page_colour: str | None, profiles: bool = True) -> np.ndarray:
-    """(H, W, 3) uint8 sRGB, turned as the EXIF says, transparent parts on the page. Some rows at a time, for memory.
+    """(H, W, 3) uint8 sRGB, turned as the EXIF says, transparent parts on the page. Read in strips, to save memory.
 
     page_colour None: the colours beneath transparency. profiles: whether an embedded one counts.
     """
@@ -207,7 +207,7 @@ def opened(file: str | Path | bytes) -> Iterator[Image.Image]:
     """The image in a file, or in the bytes of one; decoded when it is used. The only place where lpkernel opens one.
 
     Only `FORMATS` are tried, and nothing is decoded beyond `MAX_PIXELS`. Raises InputError as `load_image` does, for
-    what goes wrong in the block, too.
+    errors in the block, too.
     """
     try:
         with (
@@ -238,9 +238,9 @@ _READ = 64
 
 
 class _Wary(io.BufferedReader):
-    """A file that ends the reading of a header which asks for more than an honest one.
+    """A file that stops the reading of a header that asks for more than an honest one would.
 
-    The tags of a TIFF directory may all name the same bytes, and the EXIF segments of a JPEG are joined to one:
+    The tags of a TIFF directory may all name the same bytes, and the EXIF segments of a JPEG are joined into one:
     from a megabyte of these Pillow would make gigabytes. `spare`: bytes that may yet be read, where each read counts
     as `_READ` more, since some headers are read byte by byte; None for no bound.
     """
@@ -261,7 +261,7 @@ class _Wary(io.BufferedReader):
         return data
 
 
-# Pillow's words are for programmers: what matters is raised. Handlers that the user sets still get its log.
+# Pillow's log is for programmers: what matters is raised. Handlers that the user sets still get it.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 _one_large = threading.Lock()
 _lock, _readers, _kept_filters = threading.Lock(), 0, warnings.catch_warnings()
@@ -269,7 +269,7 @@ _lock, _readers, _kept_filters = threading.Lock(), 0, warnings.catch_warnings()
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Pillow's warnings. The filters are one for all threads, so the last reader puts them back."""
+    """Without Pillow's warnings. All threads share the filters, so the last reader puts them back."""
     global _readers, _kept_filters
     with _lock:
         if not _readers:
@@ -321,7 +321,7 @@ _TURNS = {
 
 def _upright(image: Image.Image) -> Image.Image:
     """The image decoded, and turned as its EXIF says."""
-    if image.format == "TIFF":  # which Pillow turns itself; it would also read directories that nobody needs
+    if image.format == "TIFF":  # Pillow turns these itself, and would also read directories that nobody needs
         exif = image.getexif()
         for group in TiffTags.TAGS_V2_GROUPS:
             exif.pop(group, None)
@@ -378,7 +378,7 @@ def square(image: Image.Image, size: int, crop: Crop | None) -> np.ndarray:
 
 
 def square_mask(mask: np.ndarray, size: int, crop: Crop | None) -> np.ndarray:
-    """What `square` makes of an image, of its mask: (H, W) bool -> (size, size) bool, True where any of it is."""
+    """What `square` does to an image, for its mask: (H, W) bool -> (size, size) bool, True where any of it is."""
     part = Image.fromarray(mask.astype(np.float32)).crop(centre_square(mask.shape[1], mask.shape[0], crop))
     return np.asarray(part.resize((size, size), Image.Resampling.BOX)) > 0
 

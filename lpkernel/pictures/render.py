@@ -55,7 +55,7 @@ def _oklch(lightness: NDArray[np.float64], chroma: float, hue: NDArray[np.float6
 
 
 def source_colours(count: int) -> Pixels:
-    """A colour for each of `count` sources: (count, 3) uint8. That of a source is the same whatever the count.
+    """A colour for each of `count` sources: (count, 3) uint8. A source's colour is the same whatever the count.
 
     Hues follow half the golden ratio and lightness cycles, so that sources with neighbouring numbers, and any few of
     the first ones, stay far apart. Raises InputError if count < 0.
@@ -122,7 +122,7 @@ def provenance_sheet(
     image (S, S, 3) and its source map (M, M); the sources numbered `shown` as pictures (B', S, S, 3) with their
     names. Cells that a source gave are outlined in its colour and bright, the rest of it is pale; above it stand its
     share of all cells and its name. shifts (M, M, 2): how far beside its place each cell was copied from, if a search
-    radius let it; it is outlined where it was. The title tells of sources left out. Raises InputError if the counts
+    radius let it; it is outlined where it was. The title mentions sources left out. Raises InputError if the counts
     differ.
     """
     if not len(shown) == len(pictures) == len(names):
@@ -174,7 +174,7 @@ def grid(images: Pixels, columns: int = COLUMNS, padding: int = 4, background: t
     """Images (N, H, W, 3) row by row in `columns` columns, `padding` pixels apart and around.
 
     Returns uint8 (rows * (H + padding) + padding, columns * (W + padding) + padding, 3); an
-    incomplete last row ends in background. Raises InputError on another shape or columns < 1.
+    incomplete last row is filled up with background. Raises InputError on another shape or columns < 1.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
@@ -231,7 +231,7 @@ def _line(text: str, width: int, height: int = 22) -> Pixels:
 
 
 def _caption(share: float, name: str, width: int) -> Pixels:
-    """A line with a share and the name of a source; of a name that is too long, its end."""
+    """A line with a share and the name of a source; only the end of a name that is too long."""
     font, shown = _font(), printable(name)
     while len(shown) > 1 and font.getlength(f"{share:.1%} {shown}") > width - 8:
         shown = "…" + shown.removeprefix("…")[1:]

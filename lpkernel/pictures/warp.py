@@ -25,7 +25,7 @@ class Similarity:
 
     @classmethod
     def of_points(cls, result: tuple[complex, complex], image: tuple[complex, complex]) -> Similarity:
-        """The one that takes two points of the result, which differ, to two of the image."""
+        """The one that takes two different points of the result to two of the image."""
         scale = (image[1] - image[0]) / (result[1] - result[0])
         return cls(scale, image[0] - scale * result[0])
 
@@ -53,7 +53,7 @@ def resample(pixels: NDArray[np.uint8], where: Similarity, size: int) -> tuple[N
 def cut_out(pixels: NDArray[np.uint8], where: Similarity, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The part of `size` (width, height) that `where` cuts out of (H, W, 3) or (H, W) uint8 pixels.
 
-    What lies beyond is the image mirrored at its edges. A shrinking transform averages: whole boxes of pixels
+    What lies beyond the image is mirrored at its edges. A shrinking transform averages: whole boxes of pixels
     first, then turned at one to four pixels for each of the result, then Pillow's bicubic filter, as in the framing
     of a bank's images. Same pixels in, same pixels out, whatever the machine's number of cores.
     """

@@ -1,9 +1,10 @@
-"""Searches whose distances float32 does not hold: of float64 rows, of other metrics, beyond float32's range.
+"""Searches whose distances float32 cannot hold: of float64 rows, of other metrics, beyond float32's range.
 
-Rows are brought to float32 and the chosen backend finds the nearest MARGIN more than k of these; they are measured in
+Rows are converted to float32 and the chosen backend finds the nearest k + MARGIN of these; they are measured in
 float64, from the rows as given, and ranked by that. What the backend left out is at least as far as the last that it
-found, less what the way to float32 moved it; a query whose k-th neighbour is not nearer than that is measured against
-all rows. So the answer is that of float64 sums whatever the backend, and costs its search where rows differ.
+found, less what the conversion to float32 moved it; a query whose k-th neighbour is not nearer than that is measured
+against all rows. So the answer is that of float64 sums whatever the backend, at the cost of its search where rows
+differ.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Problem:
     weights: Tensor | None = None
 
     def numbers(self, indices: Tensor) -> Tensor:
-        """(Q, k) what `rank` gives of rows found, tile by tile; +inf where there is none, -1."""
+        """(Q, k) what `rank` gives for the rows found, tile by tile; +inf where the index is -1."""
         everyone = torch.arange(len(self.queries), device=indices.device)
         step = max(1, TILE // max(1, indices.shape[1] * self.bank.shape[1]))
         starts = range(0, max(1, len(indices)), step)
@@ -97,7 +98,7 @@ def _nearest(problem: Problem, near: Tensor, count: int) -> tuple[Tensor, Tensor
 
 
 def _of_all(problem: Problem, query: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The same of one query and all rows, some at a time."""
+    """The same for one query and all rows, some at a time."""
     best_ranks, best = rows.new_empty((1, 0), dtype=torch.float64), rows.new_empty((1, 0))
     for part in rows.split(max(1, TILE // max(1, problem.bank.shape[1]))):
         ranks = torch.cat([best_ranks, problem.rounded(problem.rank(query, part[None]))], 1)
@@ -109,9 +110,9 @@ def _of_all(problem: Problem, query: Tensor, rows: Tensor, count: int) -> tuple[
 def _screen(problem: Problem, found: int, backend: str) -> tuple[Tensor, Tensor]:
     """(Q, found) rows, and for each query a lower bound of weight * d of all others.
 
-    With s the power of two that brings the largest value near 1, what is searched are float32 roundings of (x - c) s.
+    With s the power of two that brings the largest value near 1, float32 roundings of (x - c) s are searched.
     The difference of two rows moves by at most the sum of the lengths r by which rounding moved the rows, and by
-    float64's rounding of x - c: so sqrt(d) s is at least the root of what was found less these. 1.01 pays for the
+    float64's rounding of x - c: so sqrt(d) s is at least the root of what was found less these. 1.01 covers the
     rounding of the bound itself.
     """
     queries, bank = problem.queries, problem.bank
@@ -149,7 +150,7 @@ def _screen(problem: Problem, found: int, backend: str) -> tuple[Tensor, Tensor]
 
 
 def _exponent(*parts: Tensor) -> int:
-    """Of two, so that the largest finite magnitude is a little less."""
+    """The exponent of the power of two just above the largest finite magnitude."""
     largest = max(float(rows.abs().nan_to_num(0.0, 0.0).max()) if rows.numel() else 0.0 for rows in parts)
     return max(-500, min(500, math.frexp(largest)[1])) if largest else 0
 
@@ -170,7 +171,7 @@ class Rows:
 
 
 def problem(metric: str, rows: Rows, weights: Tensor | None, rounded: Callable[[Tensor], Tensor]) -> Problem:
-    """What masked_topk ranks by a metric of `lpkernel.search.ops`, weights (B,) float64 times it."""
+    """What masked_topk ranks by a metric of `lpkernel.search.ops`, times weights (B,) float64."""
     if metric in ("cosine", "ip") and rows.mask is not None:
         raise InputError(f"patch_mask: got (Q, D), expected (D,) by metric {metric!r}")
     if metric == "ip":

@@ -1,4 +1,4 @@
-"""Searches as objects, with the methods of those that people have: a flat index, and neighbours of a fitted set."""
+"""Searches as objects, with the methods of familiar libraries: a flat index, and neighbours of a fitted set."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ VERSION = "1"
 
 
 class IndexFlatL2:
-    """Rows that are searched by squared L2, with the methods of faiss's index of that name.
+    """An index of rows searched by squared L2, with the methods of faiss's index of that name.
 
-    It lives where its first rows do: on the CPU, or on the GPU of a tensor. Answers come in the queries' kind of array
-    and on their device. What differs from faiss: ties go to the lowest index, distances are the float32 rounding of a
-    direct sum in float64, slots beyond `ntotal` hold (+inf, -1), and files are safetensors that nothing executes.
+    It lives where its first rows do: on the CPU, or on the GPU of a tensor. Results are of the queries' kind of array
+    and on their device. Differences from faiss: ties go to the lowest index, distances are the float32 rounding of a
+    direct sum in float64, slots beyond `ntotal` hold (+inf, -1), and files are safetensors, from which nothing is
+    executed.
 
     Args:
         d: D, the width of its rows.
@@ -42,24 +43,24 @@ class IndexFlatL2:
 
     @property
     def ntotal(self) -> int:
-        """B, the rows in it."""
+        """B, the number of rows."""
         return sum(map(len, self._parts))
 
     def train(self, x: Any) -> None:
-        """Nothing: there is nothing to learn."""
+        """Does nothing: there is nothing to learn."""
 
     def add(self, x: Any) -> None:
-        """Copies rows (n, D) into it, as float32. Raises InputError for others."""
+        """Adds a copy of rows (n, D), as float32. Raises InputError for anything else."""
         rows = self._rows("x", x)
         device = self._parts[0].device if self._parts else rows.device
         self._parts.append(rows.to(device, copy=True))
 
     def reset(self) -> None:
-        """Forgets all rows."""
+        """Removes all rows."""
         self._parts = []
 
     def search(self, x: Any, k: int) -> TopK:
-        """(distances, indices), each (Q, k), of the k nearest rows to each of x (Q, D); see `lpkernel.masked_topk`."""
+        """(distances, indices), each (Q, k), of the k rows nearest to each of x (Q, D); see `lpkernel.masked_topk`."""
         if (found := self._search_here(x, k)) is not None:
             return found
         wanted, queries = checks.integer("k", k), self._rows("x", x)
@@ -80,7 +81,7 @@ class IndexFlatL2:
         return TopK(distances.numpy(force=True), indices.numpy(force=True))
 
     def _search_here(self, x: Any, k: Any) -> TopK | None:
-        """The search with little around it, where rows on the CPU and queries are ready for it; or None."""
+        """The search with little overhead, where rows on the CPU and queries are ready for it; else None."""
         if len(self._parts) != 1 or self._parts[0].device.type != "cpu":
             return None
         rows = self._parts[0].numpy()
@@ -97,7 +98,7 @@ class IndexFlatL2:
         return None
 
     def reconstruct(self, key: int) -> np.ndarray:
-        """(D,) float32: the row of an index. Raises InputError where there is none."""
+        """(D,) float32: the row at an index. Raises InputError where there is none."""
         return self.reconstruct_n(key, 1)[0]
 
     def reconstruct_n(self, n0: int = 0, ni: int = -1) -> np.ndarray:
@@ -109,7 +110,7 @@ class IndexFlatL2:
         return self._bank()[first : first + count].numpy(force=True).copy()
 
     def write(self, path: str | Path) -> None:
-        """Writes it to a file, whole or not at all. Raises OSError as the system reports it."""
+        """Writes the index to a file, whole or not at all. Raises OSError as the system reports it."""
         tensors = {"rows": self._bank().numpy(force=True)} if self.ntotal else {}
         with atomic_path(Path(path)) as partial:
             tensor_file.write(partial, tensors, {"format": FORMAT, "version": VERSION, "d": str(self.d)})
@@ -139,7 +140,7 @@ class IndexFlatL2:
         return rows.float().contiguous()
 
     def _bank(self, device: torch.device | None = None) -> Tensor:
-        """(B, D) in one piece, which it stays; where the index is empty, on the device."""
+        """(B, D), joined into one piece for good; for an empty index, on the device."""
         if len(self._parts) > 1:
             self._parts = [torch.cat(self._parts)]
         return self._parts[0] if self._parts else torch.empty((0, self.d), device=device)
@@ -148,10 +149,10 @@ class IndexFlatL2:
 class NearestNeighbors:
     """Neighbours of a fitted set of rows, with the methods and results of scikit-learn's class of that name.
 
-    float32 rows are searched as such, anything else as float64. A DataFrame is taken by its `to_numpy()`.
+    float32 rows are searched as such, anything else as float64. A DataFrame is converted by its `to_numpy()`.
 
     Args:
-        n_neighbors: k where `kneighbors` is not told one.
+        n_neighbors: the default k of `kneighbors`.
         metric: "euclidean" (also "minkowski", "l2"), "sqeuclidean" or "cosine".
         backend: "auto" or a name of `lpkernel.info()`.
     """
@@ -168,7 +169,7 @@ class NearestNeighbors:
         self.n_neighbors, self.metric, self.backend = n_neighbors, metric, backend
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Its arguments, as scikit-learn's `clone` asks for them."""
+        """Its arguments, as scikit-learn's `clone` needs them."""
         return {"n_neighbors": self.n_neighbors, "metric": self.metric, "backend": self.backend}
 
     def set_params(self, **params: Any) -> Self:
@@ -180,7 +181,7 @@ class NearestNeighbors:
         return self
 
     def fit(self, X: Any, y: object = None) -> Self:  # noqa: N803  (scikit-learn's letter)
-        """Keeps the rows X (B, D) that are searched. Raises InputError for what are none, or not finite."""
+        """Stores the rows X (B, D) to search. Raises InputError unless there are some and all are finite."""
         if self.metric not in self._METRICS:
             raise unknown_name("metric", str(self.metric), self._METRICS)
         rows = _finite("X", X)
@@ -195,9 +196,9 @@ class NearestNeighbors:
         n_neighbors: int | None = None,
         return_distance: bool = True,
     ) -> Any:
-        """(distances, indices), each (Q, k), of the fitted rows nearest to X (Q, D); indices alone if so asked.
+        """(distances, indices), each (Q, k), of the fitted rows nearest to X (Q, D); or only indices, as asked.
 
-        X = None: of each fitted row, itself left out. Raises InputError before `fit`, and for k beyond what there is.
+        X = None: for each fitted row, itself left out. Raises InputError before `fit`, and for too large a k.
         """
         if not hasattr(self, "_fit_X"):
             raise InputError("kneighbors: this NearestNeighbors is not fitted; call fit(X) first")
@@ -218,7 +219,7 @@ class NearestNeighbors:
 
 
 def _others(distances: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Without each row itself; without the last where enough of its equals come before it."""
+    """Neighbours without each row itself; without the last where equal rows have displaced it."""
     own = indices == np.arange(len(indices))[:, None]
     own[~own.any(axis=1), -1] = True
     shape = len(indices), indices.shape[1] - 1

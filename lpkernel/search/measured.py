@@ -33,7 +33,7 @@ def exact(queries: Any, bank: Any, indices: Any, patch_mask: Any, weights: Any) 
 
 
 def _exact_arrays(queries: Any, bank: Any, indices: Any, patch_mask: Any, weights: Any) -> Any:
-    """The same without torch, whose threads a forked process must not ask for."""
+    """The same without torch, whose threads a forked process must not use."""
     total, rows = np.empty(indices.shape), indices.clip(min=0)
     for part in _tiles(len(queries), indices.shape[1] * bank.shape[1]):
         mask = patch_mask[part, None] if patch_mask is not None and patch_mask.ndim == 2 else patch_mask
@@ -77,6 +77,6 @@ def sums(queries: Tensor, bank: Tensor, indices: Tensor, mask: Tensor | None, co
 
 
 def _tiles(count: int, values: int) -> list[slice]:
-    """Parts of `count` queries that have so many values each."""
+    """Parts of `count` queries, where each query has so many values."""
     step = max(1, TILE // max(1, values))
     return [slice(start, start + step) for start in range(0, count, step)]

@@ -1,4 +1,4 @@
-"""`masked_topk`: the drop-in nearest-neighbour search, for the inputs that people have."""
+"""`masked_topk`: the drop-in nearest-neighbour search, for the kinds of array people use."""
 
 from __future__ import annotations
 
@@ -41,41 +41,41 @@ def masked_topk(
         queries: (Q, D), or N sets of them (N, Q, D); a NumPy array, a torch tensor, or anything with `__dlpack__`.
             float32, float64, float16, bfloat16, int16, int8 or uint8.
         bank: (B, D), or one for each set (N, B, D); of the same kind and dtype (and device).
-        k: slots a row, 1 <= k <= B.
+        k: slots per query, 1 <= k <= B.
         patch_mask: None, (D,), (Q, D) or (N, Q, D) bool; True entries are compared.
         candidate_mask: None, (B,) or (Q, B) bool, or for each set (N, Q, B); True rows are allowed. Queries with the
-            same rows are searched together, so many different masks cost a search each.
+            same allowed rows are searched together; each different mask costs a search.
         backend: "auto" or a name of `lpkernel.info()`.
         bank_weights: None or (B,) float32 or float64, finite and above 0: rows are ranked by weight times distance.
-        return_weighted: whether distances come back times their weights; they are float32 then, float64 of float64.
+        return_weighted: whether to return distances times their weights, then as float32 (float64 for float64).
         column_weights: None or (D,) float32 or float64, finite and at least 0: factors of the squared differences.
-        metric: "l2", squared; "sqrt", its root; "cosine", 1 less the cosine, 1 where a row is 0; "ip", the inner
-            product, largest first. "cosine" and "ip" take a patch_mask of all queries only.
+        metric: "l2", squared; "sqrt", its root; "cosine", 1 minus the cosine, 1 where a row is 0; "ip", the inner
+            product, largest first. "cosine" and "ip" take only a patch_mask shared by all queries.
 
     Returns:
-        (distances, indices), each (Q, k) or (N, Q, k), in the caller's kind of array. Distances are squared L2 (or of
-        the metric), ascending: float32, float64 of float64 inputs, or int32 (exact) of integers by "l2"; indices are
-        int64. Ties go to the lowest index. Slots beyond the allowed rows come last and hold (+inf or INT32_MAX, -1),
-        by "ip" (-inf, -1).
+        (distances, indices), each (Q, k) or (N, Q, k), in the caller's kind of array. Distances are squared L2 (or the
+        metric's), ascending: float32, float64 for float64 inputs, or int32 (exact) for integers by "l2"; indices are
+        int64. Ties go to the lowest index. Slots beyond the allowed rows come last and hold (+inf or INT32_MAX, -1), by
+        "ip" (-inf, -1).
 
-    float32 distances are the float32 rounding of the direct sum in float64, float64 ones that sum; integer ones are
-    exact; so the same on every backend and device. float16 and bfloat16 are searched as float32, which holds them.
-    Infinities and NaN are values like others: a sum beyond float32 is +inf, inf - inf is NaN. Equal after rounding is
-    a tie, except that sums which underflow or overflow float32 are still ranked by their float64 values. NaN distances
-    come after +inf, ties by index, and are all the one NaN of `numpy.nan`, so a query with a NaN that no mask hides
-    gets the lowest allowed indices at distance NaN; empty slots come after all. `torch.ops.lpkernel.masked_topk` is
-    the same search of float32 and int16 rows that never looks at what it found, nor waits for a GPU to do so: there,
-    sums that underflow or overflow tie.
+    float32 distances are the float32 rounding of the direct sum in float64, float64 distances are that sum, and integer
+    ones are exact, so they are the same on every backend and device. float16 and bfloat16 are searched as float32,
+    which holds them. Infinities and NaN are values like any other: a sum beyond float32 is +inf, inf - inf is NaN.
+    Distances that are equal after rounding tie, except that sums which underflow or overflow float32 are still ranked
+    by their float64 values. NaN distances come after +inf, ties by index, and are all the one NaN of `numpy.nan`, so a
+    query with a NaN that no mask hides gets the lowest allowed indices at distance NaN; empty slots come last.
+    `torch.ops.lpkernel.masked_topk` is the same search of float32 and int16 rows, but it never inspects its results,
+    nor waits for a GPU to do so: there, sums that underflow or overflow tie.
 
-    With bank_weights w the number that is ranked is the float32 rounding of w * d, a product in float64 of the weight
-    and the direct sum d in float64 (of integers the exact one). By "sqrt" it is w^2 * d, and what comes back is its
-    root. Distances come in that order, so without return_weighted they need not rise.
+    With bank_weights w, rows are ranked by the float32 rounding of w * d, the float64 product of the weight and the
+    direct sum d in float64 (for integers the exact sum). By "sqrt" they are ranked by w^2 * d, and its root is
+    returned. Distances come in that order, so without return_weighted they need not be ascending.
 
     float64 inputs, column_weights, "cosine" and "ip" are searched in float32 and measured again in float64
-    (`lpkernel.search.double`), which takes a float64 copy of both arrays. By "cosine" the number is half the squared
-    distance of the normalised rows, in float64.
+    (`lpkernel.search.double`), which takes a float64 copy of both arrays. By "cosine", half the squared distance
+    of the normalised rows is ranked, in float64.
 
-    Not differentiable: tensors that require a gradient are taken without it, and none comes back.
+    Not differentiable: tensors that require a gradient are detached, and the results have none.
 
     Raises:
         InputError: wrong shapes, dtypes, weights, metric or k; int16 inputs whose D * (max - min)^2 reaches 2^31.
@@ -102,9 +102,9 @@ def masked_topk(
 
 
 def plain_topk(queries: np.ndarray, bank: np.ndarray, k: Any, backend: str, here: bool = False) -> TopK | None:
-    """The search of float32 rows alone, where it needs no more than a call; None where masked_topk has to look closer.
+    """The search of plain float32 rows where one call is enough; None where masked_topk has to look closer.
 
-    here: "auto" may not take a GPU, since the rows are of tensors on the CPU.
+    here: "auto" may not take a GPU, since the rows come from tensors on the CPU.
     """
     if (
         type(k) is not int
@@ -163,7 +163,7 @@ def _sets(search: _Search) -> tuple[Any, Any]:
 
 
 def _set_by_set(search: _Search, own: set[str]) -> tuple[Any, Any]:
-    """Each set apart. own: what has a part for each."""
+    """Each set separately. own: the arguments that have a part for each."""
     queries = search.queries
     if not len(queries):  # of the right types
         alone: dict[str, Any] = {"patch_mask": None, "candidate_mask": None, "bank_weights": None}
@@ -177,7 +177,7 @@ def _set_by_set(search: _Search, own: set[str]) -> tuple[Any, Any]:
 
 
 def _all_sets(search: _Search) -> tuple[Any, Any]:
-    """Sets that are compared with the same rows, as one; what each query of a set has is repeated for all sets."""
+    """Sets compared with the same rows, as one search; what belongs to a set's queries is repeated for every set."""
     count, size, width = search.queries.shape
     masks = {"patch_mask": search.patch_mask, "candidate_mask": search.candidate_mask}
     for name, mask in masks.items():
@@ -191,13 +191,13 @@ def _all_sets(search: _Search) -> tuple[Any, Any]:
 
 
 def _rows(queries: Any, count: int) -> Any:
-    """As many rows of zeros, of the queries' kind, type and width."""
+    """`count` rows of zeros, of the queries' kind, type and width."""
     shape = (count, queries.shape[-1])
     return np.zeros(shape, queries.dtype) if isinstance(queries, np.ndarray) else queries.new_zeros(shape)
 
 
 def _by_candidates(search: _Search) -> tuple[Any, Any]:
-    """Queries that may take the same rows together."""
+    """Queries with the same allowed rows, searched together."""
     allowed, queries = search.candidate_mask, search.queries
     if allowed is None or allowed.ndim != 2:
         return _search(search)
@@ -264,7 +264,7 @@ def _narrow(search: _Search) -> tuple[Any, Any]:
 
 
 def _mend(search: _Search, distances: Any, indices: Any) -> None:
-    """Searches the queries again that float32 cannot rank, in float64."""
+    """Searches again, in float64, the queries that float32 cannot rank."""
     again = _out_of_range(search, distances, indices)
     if not len(again):
         return
@@ -291,7 +291,7 @@ def _out_of_range(search: _Search, distances: Any, indices: Any) -> Any:
 
 
 def _all_in_range(distances: Any) -> bool:
-    """Whether float32 ranks all of them, NaN apart: asked first, since a GPU is waited for once."""
+    """Whether float32 ranks all of them, NaN apart: checked first, since it waits for a GPU only once."""
     least, largest = torch.stack(torch.aminmax(distances)).tolist()
     return bool(least >= double.NORMAL and largest < np.inf)
 

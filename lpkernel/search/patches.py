@@ -1,4 +1,4 @@
-"""Nearest neighbours as patch-based image synthesis asks for them: normalised distances, patches of images."""
+"""Nearest neighbours as patch-based image synthesis needs them: normalised distances, patches of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lpkernel.errors import InputError
 from lpkernel.search import measured
 from lpkernel.search.ops import masked_topk
 
-ROWS_BYTES = 8 << 20  # of rows of patches that are written at a time, of the image and of the source
+ROWS_BYTES = 8 << 20  # of patch rows written at a time, for the image and for the source each
 
 
 def normalised_nearest(
@@ -28,19 +28,19 @@ def normalised_nearest(
     k: int = 1,
     backend: str = "auto",
 ) -> TopK:
-    """The k rows of Y of the least normalised distance to each row of X (Granot et al. 2022, "Drop the GAN").
+    """The k rows of Y with the least normalised distance to each row of X (Granot et al. 2022, "Drop the GAN").
 
         score(x, y) = |x - y|^2 / D / (alpha + min over x' of |x' - y|^2 / D)
         score(x, y) = |x - y| / (alpha + min over x' of |x' - y|)                  if rooted
 
-    A row of Y that is near some row of X is dear to all others, so that every part of Y is used. Both passes are
-    searches; no (X, Y) matrix exists.
+    A row of Y that is near some row of X is costly for all others, so that every part of Y is used. Both passes are
+    searches; no (X, Y) matrix is formed.
 
     Args:
         X: (Q, D) float32, the queries; a NumPy array or a torch tensor. At least one row.
         Y: (B, D), of the same kind.
         alpha: above 0, finite; small for completeness, large for the plain nearest.
-        k: slots a row, 1 <= k <= B.
+        k: slots per query, 1 <= k <= B.
         backend: "auto" or a name of `lpkernel.info()`.
 
     Returns:
@@ -70,28 +70,29 @@ def patch_nearest(
     search_radius: int | None = None,
     backend: str = "auto",
 ) -> TopK:
-    """The k patches of a source image nearest to each patch of an image, without the rows of all patches.
+    """The k patches of a source image nearest to each patch of an image, without storing the rows of all patches.
 
-    Patches begin at every `stride`-th pixel from 0 on, on both axes of both images, and lie inside. An index counts the
-    source's patches in raster order: divmod(index, columns), columns = (source width - patch) // stride + 1.
+    Patches begin at every `stride`-th pixel from 0 on, on both axes of both images, and lie inside the image. An index
+    counts the source's patches in raster order: divmod(index, columns), columns = (source width - patch) // stride + 1.
 
     Args:
         image: (C, H, W), a NumPy array or a torch tensor, of a dtype that `masked_topk` takes.
         source: (C, H', W'), of the same kind and dtype.
         patch: the side of a patch, in pixels.
-        k: slots a patch, at most the source's patches.
+        k: slots per patch, at most the number of source patches.
         alpha: None, or as in `normalised_nearest`: d / D / (alpha + least d / D over the image's patches) is ranked.
         stride: in pixels.
-        search_radius: None, or source patches that begin within so many pixels of where the image's patch begins, on
-            both axes; slots beyond them hold (+inf or INT32_MAX, -1). With alpha, the least is over all patches.
+        search_radius: None, or only source patches that begin within this many pixels of where the image's patch
+            begins, on both axes; slots beyond them hold (+inf or INT32_MAX, -1). With alpha, the least is over all
+            patches.
         backend: "auto" or a name of `lpkernel.info()`; not used with search_radius.
 
     Returns:
         (distances, indices), each (rows, columns, k): as `masked_topk` and `normalised_nearest` of all patches give
         them, bit for bit; ties to the lowest index.
 
-    Memory: the results, and at any time up to ROWS_BYTES of patches of each image, twice that again inside a search.
-    With search_radius a few float64 copies of the image, and the time is that of comparing the images at every shift.
+    Memory: the results and, at any time, up to ROWS_BYTES of patches of each image, twice that again inside a search.
+    With search_radius, a few float64 copies of the image; the time is that of comparing the images at every shift.
 
     Raises:
         InputError: shapes, dtypes, sizes or k that do not fit.
@@ -226,7 +227,7 @@ def _distances(best: Tensor, indices: Tensor, dtype: torch.dtype, weighted: bool
 
 
 def _shifted_sums(ours: _Patches, theirs: _Patches, down: int, right: int, rows: slice, columns: slice) -> Tensor:
-    """Squared distances, float64, of our patches at some lines and columns to theirs, so many patches further."""
+    """Squared distances, float64, of our patches at some lines and columns to theirs, `down` and `right` further."""
     step, side = ours.stride, ours.side
 
     def window(image: Tensor, first: int, last: int, left: int, end: int) -> Tensor:

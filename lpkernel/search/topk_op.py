@@ -1,6 +1,6 @@
 """`torch.ops.lpkernel.masked_topk`: the op on float32 and int16 rows; checks, dispatch and its registration with torch.
 
-`lpkernel.masked_topk` takes more kinds of input and brings them to this one.
+`lpkernel.masked_topk` takes more kinds of input and converts them for this op.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def run(
     if bank_weights is None:
         request = TopkRequest(queries, bank, k, patch_mask, candidate_mask)
         chosen = registry.choose(backend, request)
-        late = isinstance(bank, Tensor) and bank.device.type != "cpu"  # or a GPU would wait for the host, and it for it
+        late = isinstance(bank, Tensor) and bank.device.type != "cpu"  # or GPU and host would wait for each other
         if not late:
             _check_range(queries, bank)
         found = chosen.masked_topk(request)
@@ -79,7 +79,7 @@ def detached(array: Any) -> Any:
 
 
 def checked_weights(bank: Any, weights: Any) -> Any:
-    """(B,) float64 of masked_topk's bank_weights."""
+    """(B,) float64: masked_topk's bank_weights, checked."""
     if tuple(weights.shape) != bank.shape[:1] or dtype_name(weights) not in ("float32", "float64"):
         got = f"{tuple(weights.shape)} {dtype_name(weights)}"
         raise InputError(f"bank_weights: got {got}, expected ({len(bank)},) float32 or float64")
@@ -91,7 +91,7 @@ def checked_weights(bank: Any, weights: Any) -> Any:
 
 
 def checked_columns(bank: Any, columns: Any) -> Any:
-    """(D,) float64 of masked_topk's column_weights."""
+    """(D,) float64: masked_topk's column_weights, checked."""
     if tuple(columns.shape) != bank.shape[1:] or dtype_name(columns) not in ("float32", "float64"):
         got = f"{tuple(columns.shape)} {dtype_name(columns)}"
         raise InputError(f"column_weights: got {got}, expected ({bank.shape[1]},) float32 or float64")
@@ -105,7 +105,7 @@ def dtype_name(array: Any) -> str:
     return _NAMES.get(array.dtype) or str(array.dtype).removeprefix("torch.")
 
 
-# To ask a dtype for its name takes 4 µs; of a function with a cache torch.compile would warn.
+# Asking a dtype for its name takes 4 µs; torch.compile would warn about a function with a cache.
 _NAMES: dict[Any, str] = {
     kind(name): name
     for name in ("float32", "float64", "float16", "int16", "int32", "int64", "bool")
@@ -152,7 +152,7 @@ def _check_range(queries: Any, bank: Any) -> None:
 
 
 def _spread(queries: Any, bank: Any) -> int:
-    """The largest of all values less the smallest. A GPU is waited for once."""
+    """The largest of all values minus the smallest. Waits for a GPU once."""
     if isinstance(bank, Tensor):
         ends = torch.stack([*queries.aminmax(), *bank.aminmax()]).tolist()
         return int(max(ends) - min(ends))
