@@ -1,5 +1,5 @@
-# Everything happens in .venv, made here. PYTHON chooses the interpreter; LPKERNEL_CPP and the other build
-# variables of setup.py are honoured when lpkernel is installed.
+# Everything happens in .venv, which is created here. PYTHON chooses the interpreter; LPKERNEL_CPP and the other
+# build variables of setup.py are honoured when lpkernel is installed.
 
 PYTHON ?= python3
 comma := ,
@@ -17,19 +17,19 @@ demo: .venv/.installed
 gallery: .venv/.installed
 	$(BIN)/python scripts/gallery.py
 
-# The paper's table 1, an hour or more; less with such as make table1 TABLE1='-n 100 --seeds 1 --features latents'.
+# The paper's table 1, an hour or more; less with e.g. make table1 TABLE1='-n 100 --seeds 1 --features latents'.
 table1: .venv/.installed
 	$(BIN)/python scripts/table1.py $(TABLE1)
 
-# The paper's figure 4; options as FIGURE4='-n 100'.
+# The paper's figure 4; pass options as in FIGURE4='-n 100'.
 figure4: .venv/.installed-test
 	$(BIN)/python scripts/figure4.py $(FIGURE4)
 
-# A worker a core, which takes about 1.5 GB; a file is one worker's, the longest first (tests/conftest.py).
+# One worker per core, each about 1.5 GB; a file's tests run on one worker, the longest file first (tests/conftest.py).
 test: .venv/.installed-test
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-# All tests of the CUDA kernels, on their source and on what nvcc makes of it, of which `make test` runs a part.
+# All tests of the CUDA kernels, on their source and on what nvcc makes of it; `make test` runs a part of them.
 rungs: .venv/.installed-test
 	$(BIN)/python -m pytest --all-rungs -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
 	    tests/test_cuda_scan.py tests/test_cuda_steps.py tests/test_cuda_walk.py tests/test_cuda_topk.py \
@@ -47,7 +47,7 @@ bench: .venv/.installed-test
 	@mkdir -p out
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-json out/bench.json --benchmark-columns min,median,rounds
 
-# The C++ code under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer, run by its tests.
+# The tests of the C++ code under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 SANITIZED = LPKERNEL_CPP=1 LPKERNEL_CUDA=0 LPKERNEL_SANITIZE=$(1) $(BIN)/python setup.py --quiet \
     build --build-base build/sanitize/$(2) --build-lib build/sanitize/$(2)/lib && \
     LD_PRELOAD="$$(gcc -print-file-name=lib$(2).so) $$(gcc -print-file-name=libstdc++.so)" \
@@ -59,7 +59,8 @@ sanitize: .venv/.installed-test
 	    tests/test_topk_floats.py tests/test_refine.py)
 	$(call SANITIZED,thread,tsan,tests/test_cpp.py tests/test_scan.py tests/test_refine.py)
 
-# What only a GPU can tell; elsewhere it says what was not run, and fails. Some parts alone: make gpu-check PARTS='speed'.
+# What only a GPU can check; without one it says what was not run, and fails. Some parts alone:
+# make gpu-check PARTS='speed'.
 gpu-check:
 	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) scripts/gpu_check.py $(PARTS)
 

@@ -1,16 +1,17 @@
 """Native build of lpkernel; everything else is in pyproject.toml.
 
-    LPKERNEL_CPP   auto (default): build lpkernel._cpu, and go on without it if that fails; 0: do not; 1: must build
-    LPKERNEL_CUDA  the same for lpkernel._cuda, which needs nvcc (never a GPU); FORCE_CUDA=1 means LPKERNEL_CUDA=1
-    CUDA_HOME      where CUDA is (default: the nvcc on the PATH, then /usr/local/cuda)
-    TORCH_CUDA_ARCH_LIST  GPU architectures, as torch reads it (default: 8.0;9.0;10.0+PTX, those that nvcc knows)
+    LPKERNEL_CPP   auto (default): build lpkernel._cpu, or go on without it if that fails; 0: do not; 1: fail instead
+    LPKERNEL_CUDA  the same for lpkernel._cuda, which needs nvcc (but no GPU); FORCE_CUDA=1 means LPKERNEL_CUDA=1
+    CUDA_HOME      where CUDA is; CUDA_PATH, too (default: the nvcc on the PATH, then /usr/local/cuda)
+    TORCH_CUDA_ARCH_LIST  GPU architectures, in torch's format (default: those of 8.0;9.0;10.0+PTX that nvcc knows)
     NVCC_FLAGS     more flags for nvcc
     MAX_JOBS       files compiled at once (default: all cores)
-    LPKERNEL_SANITIZE  what -fsanitize= takes, for `make sanitize`
+    LPKERNEL_SANITIZE  the value of -fsanitize=, set by `make sanitize`
     DEBUG          1: no optimisation, debug symbols, assertions
     CC, CXX, CXXFLAGS as usual
 
-What was built, how, or why not goes to lpkernel/_build.json, which `lpkernel info` shows. Building needs no torch.
+What was built and how, or why it was not, is recorded in lpkernel/_build.json, which `lpkernel info` shows. Building
+needs no torch.
 """
 
 from __future__ import annotations
@@ -50,13 +51,13 @@ DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
 
 
 def compile_flags() -> list[str]:
-    """Flags of every C++ file. No fused multiply-add, no fast-math, no -march: same bits on every machine."""
+    """Flags of every C++ file. No fused multiply-add, no fast-math, no -march: the same bits on every machine."""
     level = ["-O0", "-g", "-UNDEBUG"] if DEBUG else ["-O3"]
     checks = [f"-fsanitize={SANITIZERS}", "-fno-sanitize-recover=all", "-fno-wrapv", "-g"] if SANITIZERS else []
     return [*level, *checks, "-pthread", "-Wall", "-Wextra", "-ffp-contract=off"]
 
 
-# Flags of the files that are compiled for one instruction set; which of them runs is asked of the machine.
+# Flags of the files that are compiled for one instruction set; which of them runs is decided at run time.
 ISA_FLAGS = {
     "kernels_avx2.cpp": "-mavx2 -mfma",
     "kernels_avx512.cpp": "-mavx2 -mfma -mavx512f -mavx512bw -mavx512vl -mavx512vnni -mavx512vbmi "
@@ -66,7 +67,7 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def compiler_version(command: str) -> str:
-    """First line of `command --version`, or the command where it has no such option."""
+    """First line of `command --version`, or the command's name where it has no such option."""
     try:
         answer = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
@@ -75,7 +76,7 @@ def compiler_version(command: str) -> str:
 
 
 def find_nvcc() -> str | None:
-    """The nvcc of CUDA_HOME, of the PATH, or of the usual place."""
+    """The nvcc in CUDA_HOME or CUDA_PATH, on the PATH, or in the usual place."""
     for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
         if home:
             return shutil.which("nvcc", path=str(Path(home, "bin")))
@@ -95,7 +96,7 @@ def architectures(nvcc: str) -> list[str]:
 
 
 def target_flags(archs: list[str]) -> list[str]:
-    """What nvcc takes for these architectures."""
+    """nvcc's flags for these architectures."""
     flags = []
     for arch in archs:
         number = arch.removesuffix("+PTX").replace(".", "")
@@ -105,20 +106,20 @@ def target_flags(archs: list[str]) -> list[str]:
 
 
 def cuda_flags() -> list[str]:
-    """Flags of every file that nvcc compiles: as compile_flags."""
+    """Flags of every file that nvcc compiles; compare compile_flags."""
     level = ["-O0", "-g"] if DEBUG else ["-O3", "-lineinfo"]
     return [*level, "-std=c++17", "--fmad=false", *shlex.split(os.environ.get("NVCC_FLAGS", ""))]
 
 
 def write_stamp(folder: Path, version: str, built: dict[str, dict[str, Any]]) -> None:
-    """Writes _build.json into the package at `folder`: what was built, and the reasons against what was not."""
+    """Writes _build.json into the package at `folder`: what was built, and why the rest was not."""
     record = {"version": version, "cpp": NOT_ASKED.get("cpp"), "cuda": NOT_ASKED.get("cuda"), **built}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "_build.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def remove_native(folder: Path) -> None:
-    """Removes what an earlier build left in `folder`; setuptools would ship it, or the loader find it."""
+    """Removes what an earlier build left in `folder`, which setuptools would ship or the loader find."""
     for old in (*folder.glob("_cpu.*"), *folder.glob("_cuda.*")):
         old.unlink()
 
@@ -135,7 +136,7 @@ class BuildPython(build_py):
 
 
 class BuildNative(build_ext):
-    """Builds lpkernel._cpu and lpkernel._cuda; under "auto" a failure is recorded and the rest goes on."""
+    """Builds lpkernel._cpu and lpkernel._cuda; under "auto" a failure is recorded and the build goes on."""
 
     def run(self) -> None:
         folder = Path("lpkernel") if self.inplace else Path(self.build_lib, "lpkernel")
@@ -159,7 +160,7 @@ class BuildNative(build_ext):
                 self.extensions = [other for other in self.extensions if other is not ext]
 
     def _build_cpp(self, ext: Any) -> dict[str, Any]:
-        """As always, but each file with its own instruction set."""
+        """As usual, but each file with the flags of its own instruction set."""
         plain = self.compiler._compile
 
         def compile_one(obj: str, src: str, kind: str, cc_args: list[str], postargs: list[str], pp_opts: Any) -> None:
@@ -177,7 +178,7 @@ class BuildNative(build_ext):
         return {"compiler": compiler_version(command[0]), "flags": plain_flags([*command[1:], *ext.extra_compile_args])}
 
     def _build_cuda(self, ext: Any) -> dict[str, Any]:
-        """Every file through nvcc, linked with its static runtime: the module loads where there is no GPU or driver."""
+        """Compiles all files with nvcc and links its static runtime: the module loads without a GPU or driver."""
         assert NVCC is not None
         archs = architectures(NVCC)
         flags = [*cuda_flags(), *target_flags(archs)]
@@ -200,14 +201,14 @@ class BuildNative(build_ext):
 
 
 def run_nvcc(command: list[str]) -> None:
-    """Raises CompileError with nvcc's last words."""
+    """Runs nvcc; raises CompileError with the end of its output."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise CompileError(" ".join((done.stdout + done.stderr).split())[-1000:])
 
 
 def plain_flags(flags: list[str]) -> list[str]:
-    """Without the paths of the machine."""
+    """The flags, less those that hold paths of this machine."""
     return [flag for flag in flags if flag.startswith("-") and "/" not in flag]
 
 

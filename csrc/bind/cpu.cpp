@@ -1,4 +1,4 @@
-// lpkernel._cpu: the C++ code as a Python module. No torch headers: a build needs a compiler and pybind11 only.
+// lpkernel._cpu: the C++ code as a Python module. No torch headers: a build needs only a compiler and pybind11.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -52,8 +52,8 @@ py::dict build_info() {
     return info;
 }
 
-// The array's memory, after a look at its type, contiguity and number of axes. Arrays that are written elsewhere while
-// a call runs are the caller's error.
+// The array's memory, after checks of its type, contiguity and number of axes. Writing to an array elsewhere while a
+// call runs is the caller's error.
 template <class T>
 const T* view(const py::array& array, const std::string& name, int axes) {
     if (!py::isinstance<py::array_t<T>>(array)) throw py::value_error(name + ": wrong dtype");
@@ -69,7 +69,7 @@ void check_signals() {
 }
 
 // Around native work: other Python threads run meanwhile, and Ctrl+C ends it. Python runs signal handlers on its main
-// thread only, so only there is it asked for them.
+// thread only, so it is asked for them only there.
 class Released {
   public:
     Released() : interruptible_(on_main_thread() ? check_signals : nullptr) {}
@@ -128,7 +128,7 @@ std::vector<std::int64_t> allowed_images(const py::array& allowed, std::int64_t 
     return list;
 }
 
-// dy and dx of each shift of views, or none.
+// dy and dx of each shift of views; (0, 0) alone if there are none.
 std::vector<std::int64_t> read_shifts(const py::object& shifts) {
     if (shifts.is_none()) return {0, 0};
     const auto array = shifts.cast<py::array>();
@@ -139,8 +139,8 @@ std::vector<std::int64_t> read_shifts(const py::object& shifts) {
     return {values, values + array.size()};
 }
 
-// The views of a held layer, which must be those of the same images for every shift; moved: whether cells of a level of
-// so many a side are.
+// Sets the views of a held layer, which must be those of the same images for every shift; moved: whether whole cells of
+// a level of `side` cells a side are moved.
 void hold_views(HeldLayer& held, const std::vector<std::int64_t>& shifts, std::int64_t bank, std::int64_t side,
                 bool moved) {
     const auto count = static_cast<std::int64_t>(shifts.size() / 2),
@@ -166,7 +166,7 @@ void hold_views(HeldLayer& held, const std::vector<std::int64_t>& shifts, std::i
     }
 }
 
-// The layer that `make` gives for a number of images, or that of all views of these.
+// Makes the layer by `make` for a number of images, or the layer of all their views.
 void hold_layer(HeldLayer& held, const std::int16_t* data,
                 const std::function<std::unique_ptr<lpkernel::Layer>(const lpkernel::Content&, std::int64_t)>& make) {
     const auto size = static_cast<std::int64_t>(held.allowed.size());
@@ -216,8 +216,8 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
     return held;
 }
 
-// Row by row what a level at `side` reads of maps of `full` cells a side, moved by each shift: low, high (side) and
-// fraction (side).
+// Row by row what a level at `side` reads of maps of `full` cells a side, moved by each shift. axis: low, high (side)
+// and fraction (side).
 std::vector<lpkernel::Corners> corners_of(const py::tuple& axis, std::int64_t full, std::int64_t side,
                                           const std::vector<std::int64_t>& shifts) {
     const auto low = axis[0].cast<py::array>(), high = axis[1].cast<py::array>(), fraction = axis[2].cast<py::array>();
@@ -281,7 +281,7 @@ std::unique_ptr<HeldLayer> hold_derived(const py::array& codes, const py::array&
     return held;
 }
 
-// The steps of a scale, as scan() takes them; `reach`: cells a side that the scale before must have at least.
+// The steps of a scale, as scan() takes them; `reach`: fewest cells a side of the scale before.
 struct HeldSteps {
     lpkernel::Raster raster;
     int reach = 0;
@@ -337,7 +337,7 @@ struct HeldIsolation {
     lpkernel::ByStep by_step;
 };
 
-// What a layer was made from.
+// The content that a layer was made from, checked.
 lpkernel::Content content_of(const HeldLayer& held, const py::array& content) {
     const auto* data = view<std::int16_t>(content, "content", held.layer->codes() || held.derived ? 3 : 4);
     expect(py::tuple(content.attr("shape")).equal(held.shape), "content: not what the layer was made from");
@@ -584,7 +584,7 @@ py::array_t<std::int32_t> refine(const py::array& maps, const py::array& cells, 
     return refined;
 }
 
-// Whether float32 could not tell a found distance from others: it is below the normal numbers, or infinite.
+// Whether float32 cannot tell some found distance from others: it is below the normal numbers, or infinite.
 bool out_of_range(const float* distances, const std::int64_t* indices, std::int64_t count) {
     bool any = false;
     for (std::int64_t i = 0; i < count; ++i) {
@@ -601,7 +601,7 @@ std::string environment(const char* name) {
     return value ? value : "";
 }
 
-// masked_topk of float32 rows where nothing is special, with little work around it; None for anything else.
+// masked_topk of float32 rows in the plain case, with little overhead; None for anything else.
 py::object plain_topk(const py::object& queries, const py::object& bank, std::int64_t k, int threads,
                       std::int64_t packed_from, bool by_auto) {
     using Rows = py::array_t<float, py::array::c_style>;

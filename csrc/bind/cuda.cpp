@@ -1,14 +1,14 @@
 // lpkernel._cuda: the CUDA code as a Python module. No torch headers: a build needs nvcc, a C++ compiler and pybind11.
 //
-// Buffers of the device cross as (address, bytes) and are checked against the shape they must hold; what they hold, and
-// that they live until the stream is through, is the caller's word. Streams are the integers that torch calls
-// cuda_stream. Errors of CUDA raise RuntimeError with their name.
+// Device buffers are passed as (address, bytes) and checked against the shape they must hold; the caller answers for
+// what they hold, and for keeping them alive until the stream is done. Streams are the integers that torch calls
+// cuda_stream. CUDA errors raise RuntimeError with their name.
 //
 //   masked_topk(queries, bank, patch_mask | None, per_query: bool, candidate_mask | None, weights | None, Q, B, D, K,
 //               is_int16: bool, distances, indices, scratch, device: int, stream: int,
 //               launch: (tile, query_warps, bank_warps, slabs, stride))
 //   masked_topk_scratch(Q, B, D, K, per_query, weighted: bool, launch) -> bytes of `scratch`, 16-byte aligned
-//     stride: tensor cores screen the bank, of which every so many-th row is a sample; 0 to compare all directly
+//     stride: tensor cores screen the bank, with every stride-th row as a sample; 0 to compare all directly
 //   masked_topk_blocks(K, is_int16, per_query, launch, device) -> blocks that a multiprocessor holds at once
 //   scan, scan_blocks, steps: bind/cuda_scan.h; walk, walk_tables: bind/cuda_walk.h
 //   device_count(), build_info()
@@ -86,7 +86,7 @@ TopkShape topk_shape(const py::tuple& launch) {
     return shape;
 }
 
-// The launch of these sizes, planned, without its buffers.
+// The launch of these sizes, without its buffers and not yet planned.
 TopkArgs topk_args(std::int64_t q, std::int64_t b, std::int64_t d, std::int64_t k, const py::tuple& launch) {
     expect(q >= 1 && q <= MOST && b >= 1 && b <= MOST && d >= 0 && d <= MOST, "Q, B or D: expected 1 to 2^30");
     expect(k >= 1 && k <= lpkernel::MOST_NEIGHBOURS, "K: expected 1 to 128");
@@ -123,7 +123,7 @@ std::int64_t scratch_bytes(const TopkArgs& args, const py::tuple& launch) {
 
 std::int64_t masked_topk_scratch(std::int64_t q, std::int64_t b, std::int64_t d, std::int64_t k, bool per_query,
                                  bool weighted, const py::tuple& launch) {
-    static constexpr double ANY_WEIGHTS = 1.0;  // that there are some is all that sizes depend on
+    static constexpr double ANY_WEIGHTS = 1.0;  // sizes depend only on whether there are any
     TopkArgs args = topk_args(q, b, d, k, launch);
     args.own_mask = per_query && d > 0;
     args.weights = weighted ? &ANY_WEIGHTS : nullptr;

@@ -1,5 +1,5 @@
 // lpkernel._cuda.scan: plans on the device, from Python. Buffers are (address, bytes) pairs, each checked against the
-// shape that it must hold; what they hold is the caller's word.
+// shape that it must hold; the caller answers for what they hold.
 
 #pragma once
 
@@ -77,7 +77,7 @@ void take_buffer(T*& into, const pybind11::dict& buffers, const char* name, std:
     into = span<T>(buffers[name], name, count, known);
 }
 
-// The plan, the images and what becomes of them, of either engine; the shape of `args` is known.
+// Takes the plan, the images and the results, for either engine; the shape of `args` is already known.
 inline void take_plan(ScanArgs& args, const pybind11::dict& numbers, const pybind11::dict& buffers,
                       KnownBuffers& known) {
     const auto number = [&](const char* name) { return number_of(numbers, name); };
@@ -155,7 +155,7 @@ inline StepTile step_tile(int images, int bank) {
     return tile;
 }
 
-// Floats of the minima of an image.
+// How many floats the minima of an image take.
 inline int step_groups(int images, int bank, int allowed, int k) {
     expect_shape(allowed >= 1 && allowed <= MOST_IMAGES && k >= 1 && k <= MOST_NEIGHBOURS, "allowed or k");
     StepArgs args{};

@@ -7,7 +7,7 @@
 
 namespace lpkernel::cuda {
 
-// What the shape of `args` says of a bank and a plan.
+// Sets what the shape of `args` says of a bank and a plan.
 inline void take_walk(WalkArgs& args, const pybind11::dict& numbers) {
     ScanShape& shape = args.scan.shape;
     const auto number = [&](const char* name) { return number_of(numbers, name); };
@@ -30,7 +30,7 @@ inline void take_walk(WalkArgs& args, const pybind11::dict& numbers) {
     args.pitch = (static_cast<int>(number("allowed")) + 7) / 8 * 8;
 }
 
-// The distances of all pairs of a bank's images at every cell of some scales, from `first_cell` of `tables` on.
+// Fills in the distances of all pairs of a bank's images at the cells of some scales, from `first_cell` of `tables` on.
 inline void run_walk_tables(const pybind11::dict& numbers, const pybind11::dict& buffers, int device,
                             std::uintptr_t stream) {
     const auto number = [&](const char* name) { return number_of(numbers, name); };

@@ -15,7 +15,7 @@ namespace lpkernel::cuda {
 // Raises RuntimeError "what: cudaErrorName: its text". Needs no GIL.
 inline void check(cudaError_t error, const char* what) {
     if (error == cudaSuccess) return;
-    (void)cudaGetLastError();  // so that the next call does not meet it
+    (void)cudaGetLastError();  // so that the next call does not see it
     throw std::runtime_error(std::string(what) + ": " + cudaGetErrorName(error) + ": " + cudaGetErrorString(error));
 }
 
@@ -38,7 +38,7 @@ class OnDevice {
     bool changed_ = false;
 };
 
-// The buffer `pair`, an (address, bytes) of Python, as `count` values of T; kernels started while `known` lives may
+// The buffer `pair`, an (address, bytes) from Python, as `count` values of T; kernels started while `known` lives may
 // touch them. nullptr for 0 values. Raises ValueError for a buffer that is null, misaligned or too small.
 template <class T>
 T* span(const pybind11::handle& pair, const char* name, std::int64_t count, KnownBuffers& known) {

@@ -27,7 +27,7 @@ namespace lpkernel {
 using PhiloxCounter = std::array<std::uint32_t, 4>;
 using PhiloxKey = std::array<std::uint32_t, 2>;
 
-// Ten rounds in place, on a key by value.
+// Ten rounds in place; the key is passed by value.
 LPKERNEL_HOST_DEVICE static inline void philox_rounds(std::uint32_t (&c)[4], std::uint32_t k0, std::uint32_t k1) {
     for (int round = 0; round < 10; ++round) {
         const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * c[0];

@@ -1,18 +1,18 @@
 // Code domain: distance = sum over compared cells of table[canvas code][bank code], the same integers as in the
 // latent domain.
 //
-// Layout: (blocks, cells, TILE) uint16, TILE images at a time with the image last, so a cell's codes of a tile
-// are 2 KB in a row. A query reads one table row (4 KB for 1024 codes) for each compared cell; four rows at a time stay
-// in the first-level cache while a tile's codes stream past them. Compiled without vector extensions beyond the
-// baseline on purpose: gather instructions are slower than loads here.
+// Layout: (blocks, cells, TILE) uint16, TILE images at a time with the image last, so a tile's codes of one cell are
+// 2 KB in a row. A query reads one table row (4 KB for 1024 codes) for each compared cell; four rows at a time stay in
+// the first-level cache while a tile's codes stream past them. Compiled without vector extensions beyond the baseline
+// on purpose: gather instructions are slower than loads here.
 //
 // Many queries and a large bank are screened first. With L an upper limit of the query's answer, each table entry t
 // becomes the byte min(255, floor(240 t / L)); a saturating sum of them above 240 D / L proves a distance above D. Rows
 // of bytes have one lane for each query: (compared cells, codes, queries), 2 MB for 64 queries, so one load and one
-// addition serve up to 64 queries. What is left, about one in a thousand, gets its exact sum. Where images are ranked
-// by distances less offsets, an image may be as far as the limit and its offset together: offsets are sorted into at
-// most LEVELS levels, each with a row of limits by its upper end, and L is the limit and the largest offset. Tie rule:
-// see smallest.h. Limits: codes below 2^15, every distance below 2^31.
+// addition serve up to 64 queries. The images left, about one in a thousand, get their exact sums. Where images are
+// ranked by distance minus offset, an image may be as far as the limit plus its offset: offsets are sorted into at most
+// LEVELS levels, each with a row of limits for its upper end, and L is the limit plus the largest offset. Tie rule: see
+// smallest.h. Limits: codes below 2^15, every distance below 2^31.
 
 #include <algorithm>
 #include <stdexcept>
@@ -27,12 +27,12 @@ namespace {
 constexpr int TILE = 1024;
 constexpr int TILES = 4;                        // of a bank screened together
 constexpr std::int64_t ROWS = 512 << 10;        // bytes of rows used together
-constexpr std::int64_t ROWS_OF_16 = 192 << 10;  // the same of up to 16 queries
+constexpr std::int64_t ROWS_OF_16 = 192 << 10;  // the same for up to 16 queries
 constexpr int MOST = 64;                        // queries screened together
-constexpr int FEWEST = 6;                       // from which screening pays
+constexpr int FEWEST = 6;                       // queries from which screening pays
 constexpr int SEED = 256;                       // images measured for a first limit
 constexpr int LEVELS = 64;                      // of offsets
-constexpr double TOP = 240.0;                   // bytes that stand for the limit; the rest of 255 is headroom
+constexpr double TOP = 240.0;                   // the byte that stands for the limit; the rest up to 255 is headroom
 
 class CodeLayer final : public Layer {
   public:
@@ -54,7 +54,7 @@ class CodeLayer final : public Layer {
                 const std::int16_t* from = a < size ? content.image(a, cells_, 1, run) : nullptr;
                 for (std::int64_t cell = 0; cell < cells_; ++cell) {
                     const auto code = from ? static_cast<std::uint16_t>(from[cell]) : std::uint16_t{0};
-                    if (code >= rows_) throw_changed();  // looked at as it is copied: the array may be a mapped file
+                    if (code >= rows_) throw_changed();  // checked as it is copied: the array may be a mapped file
                     to[cell * tile_ + lane] = code;
                 }
             }
@@ -73,7 +73,7 @@ class CodeLayer final : public Layer {
             return search_exactly(compared, queries, n, first, last, tile_);
         }
         const auto unlimited = [](const Query* query) { return query->best.limit() == Smallest::ANY; };
-        int known = 0;  // images of the first part that are measured already
+        int known = 0;  // images of the first part that are already measured
         if (std::any_of(queries, queries + n, unlimited)) {
             known = std::min(SEED, lanes(first));
             search_exactly(compared, queries, n, first, first + 1, known);
@@ -137,7 +137,7 @@ class CodeLayer final : public Layer {
     }
 
     // Bounds in bytes for all queries at once, then the exact sum for those that a bound leaves. The first `known`
-    // images of the first part are passed by.
+    // images of the first part are skipped.
     void screen(const Compared& compared, Query* const* queries, int n, std::int64_t first, std::int64_t last,
                 int known, const Kernels& run) const {
         const int count = compared.count, lanes_wide = n <= 16 ? 16 : n <= 32 ? 32 : 64;
@@ -185,7 +185,7 @@ class CodeLayer final : public Layer {
                     tile.lanes = lanes(p);
                     tile.sums = whole ? nullptr : sums.data() + (p - part) * tile_ * lanes_wide;
                     tile.found = final ? found.data() : nullptr;
-                    for (int q = 0; q < n; ++q) {  // they fall as better images are met
+                    for (int q = 0; q < n; ++q) {  // limits fall as better images are found
                         const std::int64_t limit = queries[q]->best.limit();
                         if (limit == known_limits[q]) continue;
                         known_limits[q] = limit;
@@ -208,7 +208,7 @@ class CodeLayer final : public Layer {
         }
     }
 
-    // Exact sums of what the bounds left of a tile, from image `from` of it on.
+    // Exact sums for the images of a tile that the bounds left, from its image `from` on.
     void measure(const Compared& compared, Query* const* queries, int n, std::int64_t part, int from,
                  const std::uint64_t* found) const {
         const std::uint64_t real = n == MOST ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
@@ -236,7 +236,7 @@ class CodeLayer final : public Layer {
         return static_cast<int>(std::min<std::int64_t>(tile_, size() - part * tile_));
     }
 
-    // Distances to the first `wide` images of a tile, as they are ranked, (wide).
+    // Ranked distances to the first `wide` images of a tile, (wide).
     void sum_tile(std::int64_t part, const Compared& compared, const std::int16_t* values, int wide,
                   std::int32_t* out) const {
         const std::uint16_t* codes = codes_.data() + part * cells_ * tile_;

@@ -2,8 +2,8 @@
 //
 // Through the `left` columns of a patch of P x P cells, error E(r, c) each:
 //   sum(0, c) = E(0, c)      sum(r, c) = E(r, c) + min(sum(r - 1, c - 1 .. c + 1))
-// From the last row, path(r) is the lowest column of the least sum within one of path(r + 1); cells left of the path
-// stay as they are. The same through the `top` rows, on the transpose. Sums are int64, of errors below 2^31.
+// From the last row up, path(r) is the lowest column with the least sum within one column of path(r + 1); cells left of
+// the path stay as they are. The same through the `top` rows, on the transpose. Sums are int64, of errors below 2^31.
 
 #pragma once
 
@@ -17,8 +17,8 @@ namespace lpkernel {
 
 class Cut {
   public:
-    // The cells that the step writes, valid until the next call. error(cell): squared distance of what is there and
-    // what would be copied.
+    // The cells that the step writes, valid until the next call. error(cell): squared distance between what is
+    // there and what would be copied.
     template <class Error>
     Cells operator()(const Step& step, int side, int patch, const Error& error) {
         if (!step.left && !step.top) return step.write;

@@ -1,4 +1,4 @@
-// Which kernels run: asked of the processor when first needed.
+// Which kernels run: decided by the processor's features when first needed.
 
 #include <stdexcept>
 
@@ -8,8 +8,8 @@ namespace lpkernel {
 
 namespace {
 
-// Tables that this machine runs, best first. __builtin_cpu_supports also asks whether the system saves the registers.
-// On aarch64 there is one: the baseline, which is NEON there.
+// Tables that this machine can run, best first. __builtin_cpu_supports also checks that the system saves the registers.
+// On aarch64 there is only the baseline, which is NEON there.
 std::vector<const Kernels*> tables() {
     std::vector<const Kernels*> found;
 #if defined(__x86_64__)

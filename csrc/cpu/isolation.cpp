@@ -1,9 +1,9 @@
-// Over sums, as small banks are searched: the distances of one image's cells to NEAR references are summed over all
+// By sums, as small banks are searched: the distances of one image's cells to NEAR references are summed over all
 // cells above and to the left, and each step is a few boxes, four corners each. A large bank of codes has few different
-// cells: then the rows of distances of every code at every cell are tabulated first, (codes, cells, NEAR) int32, 16 MB
-// for 1024 codes at side 16, and a cell of an image costs one cache line.
+// cells, so the rows of distances of every code at every cell are tabulated first, (codes, cells, NEAR) int32, 16 MB
+// for 1024 codes at side 16, and each cell of an image costs one cache line.
 //
-// Limits: as those of scan(): every distance below 2^31.
+// Limits: as for scan(), every distance below 2^31.
 
 #include "cpu/isolation.h"
 
@@ -18,11 +18,11 @@ namespace lpkernel {
 namespace {
 
 constexpr std::int64_t MOST = 256;        // references
-constexpr std::int64_t TABLE = 64 << 20;  // bytes of rows of codes, at most
+constexpr std::int64_t TABLE = 64 << 20;  // bytes of the rows of codes, at most
 constexpr std::int64_t TOGETHER = 64;     // images, or codes, of one task
 constexpr std::int32_t FAR = 0x7FFFFFFF;
 
-// The boxes of all steps, and where those of each end.
+// The boxes of all steps, and where those of each step end.
 struct Boxes {
     std::vector<Box> boxes;
     std::vector<std::int32_t> ends;
@@ -55,7 +55,7 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
         parallel((count + TOGETHER - 1) / TOGETHER, threads,
                  [&](std::int64_t i) { task(i * TOGETHER, std::min(count, (i + 1) * TOGETHER)); });
     };
-    const std::int64_t at_once = tabulated ? NEAR : BLOCK;  // references; tables of more would leave the cache
+    const std::int64_t at_once = tabulated ? NEAR : BLOCK;  // references; tables of more would not fit the cache
     for (std::int64_t first = 0; first < total; first += at_once) {
         std::int64_t positions[BLOCK], images[BLOCK];
         const std::int64_t lanes = std::min(at_once, total - first);
@@ -82,7 +82,7 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
             std::vector<std::int32_t> sums(static_cast<std::size_t>((raster.side + 1) * (raster.side + 1) * NEAR));
             std::vector<const std::int32_t*> rows(every.size()), next(every.size());
             const auto values_of = [&](std::int64_t image) { return content.image(image, cells, layer.width(), run); };
-            const auto look_up = [&](std::int64_t image) {  // and bring nearer, while the image before is summed
+            const auto look_up = [&](std::int64_t image) {  // and prefetch, while the previous image is summed
                 const std::int16_t* codes = values_of(image);
                 for (std::int64_t cell = 0; cell < cells; ++cell) {
                     const auto code = static_cast<std::uint16_t>(codes[cell]);
@@ -123,7 +123,7 @@ ByStep isolation(const Raster& raster, const Layer& layer, const Content& conten
     }
     ByStep found;
     found.stride = (size + BLOCK - 1) / BLOCK * BLOCK;
-    found.values.resize(static_cast<std::size_t>(steps * found.stride + BLOCK));  // rows of views are read from within
+    found.values.resize(static_cast<std::size_t>(steps * found.stride + BLOCK));  // views read rows from any position
     found.most.resize(static_cast<std::size_t>(steps));
     for (std::int64_t a = 0; a < size; ++a) {
         const bool is_reference = (a * total + size - 1) / size * size / total == a;

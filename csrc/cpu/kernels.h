@@ -16,9 +16,9 @@ constexpr int BLOCK = 64;  // bank images of a block; masks of a block are 64 bi
 constexpr int MOST_BLOCKS = 32;
 constexpr int GROUP = 4;      // queries that share one reading of a block
 constexpr int NEAR = 16;      // images whose distances are summed together by LeastSums
-constexpr int COARSE = 6;     // channels that a coarse comparison takes
-constexpr int ROWS = 16;      // bank rows compared together where they lie
-constexpr int NARROW = 16;    // columns of rows whose squares are added up one by one
+constexpr int COARSE = 6;     // channels that a coarse comparison uses
+constexpr int ROWS = 16;      // bank rows compared together in place
+constexpr int NARROW = 16;    // most columns of rows whose squares are added one by one
 constexpr int ROW_STEP = 32;  // values of the widest vector
 
 alignas(64) constexpr std::int32_t NOTHING[BLOCK] = {};  // to be taken off distances
@@ -27,8 +27,8 @@ alignas(64) constexpr std::int32_t NOTHING[BLOCK] = {};  // to be taken off dist
 //   out[q][b] = own_norm[q] - less[b] + sum over cells and channels (bank^2 - 2 * bank * query)
 // bank: (cells of the level, pairs, BLOCK, 2) int16, channels in pairs; norms: (cells of the level, BLOCK) int32,
 // each cell's squared norm. cells: which cells are compared. query[q]: (count, pairs, 2) int16, own_norms[q]:
-// (count) each compared cell's squared norm. After every few cells the block is left if every partial distance of
-// every query is above its limit. found[q]: bit b if out[q][b] <= limits[q]; lanes beyond `lanes` are 0.
+// (count) each compared cell's squared norm. After every few cells the block is abandoned if every partial distance
+// of every query is above its limit. found[q]: bit b if out[q][b] <= limits[q]; lanes beyond `lanes` are 0.
 struct LatentBlock {
     const std::int16_t* bank;
     const std::int32_t* norms;
@@ -88,9 +88,9 @@ struct RowSums {
 
 // The smallest distances of one image, over the compared cells of each step, to the images of some lanes:
 //   distance[s][lane] = sum over boxes of step s and cells of the box of rows[cell][lane], modulo 2^32
-// ends[s]: boxes of all steps before s and of s; a box's writer is not read. Of `lanes` lanes up to NEAR, `left_out` is
-// left out (-1: none). least: (steps, nearest), ascending, of this call and those before. sums: ((side + 1)^2, NEAR)
-// for its own use, where the first row and column are zero.
+// ends[s]: number of boxes of the steps up to s inclusive; a box's writer is not read. Of `lanes` lanes, up to NEAR,
+// `left_out` is skipped (-1: none). least: (steps, nearest), ascending, of this call and those before. sums:
+// ((side + 1)^2, NEAR) for its own use, whose first row and column must be zero.
 struct LeastSums {
     const std::int32_t* const* rows;  // (side * side) rows of NEAR
     int side, lanes, left_out;
@@ -105,8 +105,8 @@ struct LeastSums {
 //   scores[q][b] = norms[b] + sum over i of query[q][i] * bank[i][b]
 // query is already multiplied by -2. found[q]: bit b if scores[q][b] <= limits[q]; lanes beyond `lanes` are 0, and
 // norms are +inf there. No score is NaN.
-// With `reach`, a query whose least score m is within its limit first gets another limit, if that is lower:
-// m + reach[q] * reach_scale + reach_more.
+// With `reach`, the limit of a query whose least score m is within it is first lowered to
+// m + reach[q] * reach_scale + reach_more, if that is lower.
 struct FloatBlock {
     const float* bank;   // (width, BLOCK)
     const float* norms;  // (BLOCK)
@@ -117,16 +117,16 @@ struct FloatBlock {
     std::uint64_t* found;  // (queries)
     const float* reach;    // (queries) or nullptr
     float reach_scale, reach_more;
-    float* scores;  // (queries, BLOCK), up to the first multiple of 16 from `lanes` on
+    float* scores;  // (queries, BLOCK), up to the next multiple of a kernel's SCORE_STEP from `lanes` on
 };
 
-// The same for one neighbour of packed blocks that lie one after the other: found[q]: bit b if any score of block b is
-// within the query's limit, lowered as with `reach` by the least score of all blocks. Scores as there, none of -inf.
+// The same for one neighbour and consecutive packed blocks: found[q]: bit b if any score of block b is within the
+// query's limit, lowered as with `reach` by the least score of all blocks. Scores as there, but none is -inf.
 struct FloatBlocks {
     const float* bank;   // (count, width, BLOCK)
     const float* norms;  // (count, BLOCK)
     std::int64_t width;
-    int count, lanes, queries;  // up to MOST_BLOCKS, the last of `lanes` lanes
+    int count, lanes, queries;  // up to MOST_BLOCKS, the last with `lanes` lanes
     const float* query;         // (queries, width)
     float* limits;              // (queries)
     std::uint32_t* found;       // (queries)
@@ -134,27 +134,27 @@ struct FloatBlocks {
     float reach_scale, reach_more;
 };
 
-// A block of rows for a FloatBlock: bank[i][b] = rows[b][i] - centre[i], each rounded once, and sums[b], the squared
-// norm of what is there, in float64 in any order.
+// Packs a block of rows for a FloatBlock: bank[i][b] = rows[b][i] - centre[i], each rounded once, and sums[b], the
+// squared norm of lane b of `bank`, in float64 in any order.
 struct PackRows {
-    const float* const* rows;  // (BLOCK) rows of `width`, those beyond `lanes` any
+    const float* const* rows;  // (BLOCK) rows of `width`; beyond `lanes`, any rows
     const float* centre;       // (width)
     std::int64_t width;
-    int lanes;     // rows that there are: beyond, sums are 0, and so is the bank as far as a FloatBlock reads it
-    bool dense;    // whether they are BLOCK, one after the other
+    int lanes;     // rows in use: beyond, sums are 0, and so is the bank as far as a FloatBlock reads it
+    bool dense;    // whether they are BLOCK consecutive rows
     float* bank;   // (width, BLOCK)
     double* sums;  // (BLOCK)
 };
 
-// Squared distances of any number of queries to up to ROWS bank rows where they lie, lanes = channels:
+// Squared distances of any number of queries to up to ROWS bank rows in place, lanes = channels:
 //   out[q][b] = sum over i of (bank[b][i] - query[q][i])^2 where mask[q] has all bits set (no mask: everywhere)
 // found[q]: bit b unless out[q][b] > limits[q], so NaN is found; lanes beyond `lanes` are 0. Queries and masks have
-// rows of `stride` values, a multiple of ROW_STEP, zero beyond `width`. Of int16, |bank - query| < 2^15 at the marked
-// entries, and the sum is exact. Of float32, every difference, product and partial sum is rounded at most once, in any
+// rows of `stride` values, a multiple of ROW_STEP, zero beyond `width`. For int16, |bank - query| < 2^15 at the marked
+// entries, and the sum is exact. For float32, every difference, product and partial sum is rounded at most once, in any
 // order.
 template <class T, class Sum>
 struct RowBlock {
-    const T* const* rows;  // (ROWS) whole rows, those beyond `lanes` too
+    const T* const* rows;  // (ROWS) whole rows, also beyond `lanes`
     int lanes, queries;
     std::int64_t width, stride, mask_stride;
     const T* query;        // (queries, stride)
@@ -201,8 +201,8 @@ struct LevelCells {
     std::int16_t* out;
 };
 
-// The same of a block of images, laid out as LatentBlock reads them, of up to 8 channels in `pairs` pairs; the values
-// of lanes beyond `lanes` stay as they are. images: (lanes) their codes; book: (mask + 1, 8).
+// The same for a block of images, laid out as LatentBlock reads them, with up to 8 channels in `pairs` pairs; the
+// values of lanes beyond `lanes` stay as they are. images: (lanes) their codes; book: (mask + 1, 8).
 struct LevelBlock {
     const std::int16_t* const* images;
     const Corners* corners;
@@ -216,8 +216,8 @@ struct LevelBlock {
 // Sums of a GroupNorm over blocks of pixels, in one order whatever the instruction set:
 //   out[b][g] = sum over the pixels of block b and the channels c of group g of pixels[.][c], or with a centre of
 //               (pixels[.][c] - centre[c])^2
-// Of a channel in float32, pixel after pixel; then in float64, the channels of the group to four sums in turn, which
-// are added up as (0 + 1) + (2 + 3). groups divides channels.
+// Each channel is summed in float32, pixel after pixel; then, in float64, the channels of the group go to four sums in
+// turn, which are added up as (0 + 1) + (2 + 3). groups divides channels.
 struct BlockSums {
     const float* pixels;  // (blocks * block, channels)
     const float* centre;  // (channels) or nullptr
@@ -252,7 +252,7 @@ struct Kernels {
     int (*ranked)(const std::int32_t* values, int count, int rank);
     // out[i] = how many values are before the i-th in that order; both have room up to the next multiple of 16.
     void (*ranks)(const std::int32_t* values, int count, std::int32_t* out);
-    // Bits of scores as float_block leaves them that are <= limit.
+    // Bit b if scores[b] <= limit; scores: (BLOCK) as float_block leaves them.
     std::uint64_t (*scores_within)(const float* scores, int lanes, float limit);
     // Bit b if values[b] <= limit; values: (BLOCK).
     std::uint64_t (*at_most)(const std::int32_t* values, std::int32_t limit);
@@ -260,13 +260,13 @@ struct Kernels {
     // values: (count, width).
     std::int32_t (*apart)(const std::int16_t* image, const std::int32_t* cells, const std::int16_t* values, int count,
                           int width);
-    // nullptr where the instruction set has no bytes to add
+    // nullptr where the instruction set has no vectors of bytes
     void (*byte_tile)(const ByteTile&);
     // out[code][q] = min(255, floor(rows[q][code] * scales[q])) for 16 queries; q is the last axis, `stride` queries
     // long. rows[q]: (codes) int32; bytes: (16, padded codes) for its own use; padded codes is a multiple of 16.
     void (*byte_rows)(const std::int32_t* const* rows, const float* scales, int codes, int padded_codes,
                       std::uint8_t* bytes, std::uint8_t* out, int stride);
-    // false if a code is not below `rows`; it is not followed then
+    // false if a code is not below `rows`; such a code is not followed
     bool (*level_cells)(const LevelCells&);
     bool (*level_block)(const LevelBlock&);
     // out[i] = squared norm of cell i, modulo 2^32; values: (count, width) int16
@@ -284,10 +284,10 @@ struct Kernels {
     double (*direct)(const float* a, const float* b, const float* weight, std::int64_t width);
     void (*block_sums)(const BlockSums&);
     void (*scaled)(const Scaled&);
-    // The same of one `a` to `count` rows: out[i] = direct(a, rows[i], weight, width).
+    // The same from one `a` to `count` rows: out[i] = direct(a, rows[i], weight, width).
     void (*direct_rows)(const float* a, const float* const* rows, const float* weight, std::int64_t width, int count,
                         double* out);
-    // The same to rows that are lanes, (width, padded) in float64, width up to NARROW; padded: a multiple of 8.
+    // The same to rows laid out as lanes, (width, padded) in float64, width up to NARROW; padded: a multiple of 8.
     void (*direct_narrow)(const float* a, const double* rows, int width, int padded, double* out);
     void (*pack_rows)(const PackRows&);
     // out[i] = -2 (values[i] - centre[i]), the difference rounded once; returns the squared norm of the differences, in
@@ -296,7 +296,7 @@ struct Kernels {
 };
 
 // The table for `isa`: "avx512", "avx2", "baseline" (SSE2 on x86, NEON on aarch64), or "" for the best that this
-// machine runs.
+// machine can run.
 // Throws std::invalid_argument for a name that is unknown, not compiled in, or not supported by the machine.
 const Kernels& kernels(const std::string& isa);
 

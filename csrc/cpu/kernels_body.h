@@ -12,12 +12,12 @@ namespace {
 
 using namespace lpkernel;
 
-constexpr int CHECK = 48;  // channel pairs between two looks at the limits
+constexpr int CHECK = 48;  // channel pairs between two checks of the limits
 
 // PAIRS: the number of channel pairs where it is known, or 0.
 template <int Q, int U, int PAIRS>
 void latent_part(const LatentBlock& a, int first) {
-    constexpr int CHAINS = Q * U < 4 ? 4 : 1;  // sums, so that a few multiply-adds do not wait for each other
+    constexpr int CHAINS = Q * U < 4 ? 4 : 1;  // independent sums, so that multiply-adds do not wait for each other
     const int pairs = PAIRS ? PAIRS : a.pairs;
     Ints dot[CHAINS][Q][U], norm[U];
     std::uint32_t own[Q];
@@ -135,7 +135,7 @@ float least_lane(Floats values) {
     return lane[0];
 }
 
-// Scores of Q queries, and SCORE_STEP rows of a block from `bank` and `norms` on. WIDTH: the number of columns where it
+// Scores of Q queries and SCORE_STEP rows of a block, from `bank` and `norms` on. WIDTH: the number of columns where it
 // is known, or 0.
 template <int Q, int WIDTH>
 inline __attribute__((always_inline)) void score(const float* bank, const float* norms, const float* const* wanted,
@@ -156,7 +156,7 @@ inline __attribute__((always_inline)) void score(const float* bank, const float*
     }
 }
 
-// What a query's limit is lowered to by a least score.
+// Lowers a query's limit, given its least score.
 template <class Blocks>
 void lower(const Blocks& a, int query, Floats least) {
     const float lower = least_lane(least) + (a.reach[query] * a.reach_scale + a.reach_more);
@@ -193,7 +193,7 @@ template <int Q, int WIDTH>
 void blocks_queries(const FloatBlocks& a, int query) {
     const float* wanted[Q];
     Floats least[Q];
-    float each[Q][MOST_BLOCKS * LANES];  // of each block
+    float each[Q][MOST_BLOCKS * LANES];  // least scores of each block
     for (int q = 0; q < Q; ++q) {
         wanted[q] = a.query + (query + q) * a.width;
         least[q] = fill(__builtin_inff());
@@ -261,7 +261,7 @@ void by_width(const Blocks& a) {
     }
 }
 
-// What the two element types differ in.
+// What differs between the two element types.
 inline Floats load_values(const float* p) {
     return load(p);
 }
@@ -362,7 +362,7 @@ void rows_of_cells(const CellRows& a) {
         std::uint32_t square = 0;
         for (int c = 0; c < width; ++c) square += static_cast<std::uint32_t>(value[c] * value[c]);
         for (int first = 0; first < a.lanes; first += LANES) {
-            Ints products[2] = {zero(), zero()};  // two sums each, which do not wait for each other
+            Ints products[2] = {zero(), zero()};  // two sums, which do not wait for each other
             const auto add_pair = [&](int p, int sum, std::int32_t pair) __attribute__((always_inline)) {
                 products[sum] = add_products(products[sum], fill(pair), load(bank + (p * BLOCK + first) * 2));
             };
@@ -475,7 +475,7 @@ int ranked_among_ties(const std::int32_t* values, int count, int rank) {
 }
 
 int ranked(const std::int32_t* values, int count, int rank) {
-    std::uint64_t found = 0;  // values that `rank` others are below: the first of equal ones is the answer
+    std::uint64_t found = 0;  // values with `rank` others below them: the first of equal ones is the answer
     for (int first = 0; first < count; first += LANES) {
         const Ints mine = load(values + first);
         Ints below = zero();
@@ -499,7 +499,7 @@ void ranks(const std::int32_t* values, int count, std::int32_t* out) {
     }
     for (int i = 0; i < count; ++i) total += out[i];
     if (total == count * (count - 1) / 2) return;
-    for (int i = 0; i < count; ++i) {  // equal ones are there
+    for (int i = 0; i < count; ++i) {  // there are equal ones
         for (int j = 0; j < i; ++j) out[i] += values[j] == values[i];
     }
 }
@@ -632,7 +632,7 @@ void resize_row(const std::int16_t* top, const std::int16_t* low, std::int32_t f
     run(top, low, fy, from, side, width, i0, i1, f, rows, out);
 }
 
-// Sums in float64, of vectors that one register holds.
+// Sums in float64, in vectors that fit one register.
 constexpr int PER_SUM = LANES < 4 ? 2 : LANES / 2;
 using Singles = float __attribute__((vector_size(4 * PER_SUM)));
 using Doubles = double __attribute__((vector_size(8 * PER_SUM)));
@@ -640,7 +640,7 @@ using Doubles = double __attribute__((vector_size(8 * PER_SUM)));
 inline __attribute__((always_inline)) void read(const float* p, Singles& values) {
     __builtin_memcpy(&values, p, sizeof values);
 }
-// By the one instruction where there is one, which compilers do not always find.
+// By a single instruction where there is one; compilers do not always find it.
 inline __attribute__((always_inline)) void widen(Singles values, Doubles& wide) {
 #if defined(LPKERNEL_AVX512)
     wide = reinterpret_cast<Doubles>(_mm512_cvtps_pd(reinterpret_cast<__m256>(values)));
@@ -687,7 +687,7 @@ double direct_sum(const float* a, const float* b, const float* weight, std::int6
 
 double direct(const float* a, const float* b, const float* weight, std::int64_t width) {
     if (width > NARROW) return weight ? direct_sum<true>(a, b, weight, width) : direct_sum<false>(a, b, weight, width);
-    double sum = 0.0;  // each of the sixteen sums is one square, so they are added up at once
+    double sum = 0.0;  // each of the sixteen sums is at most one square, so they are added directly
     for (std::int64_t i = 0; i < width; ++i) {
         const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
         if (!weight || weight[i] != 0.0f) sum += apart * apart;
@@ -762,7 +762,7 @@ int least_multiple(int number, int of) {
     return (number + of - 1) / of * of;
 }
 
-// A few columns of rows that are one after the other.
+// A few columns of consecutive rows.
 template <int WIDTH>
 void pack_narrow(const PackRows& a) {
     const float* values = a.rows[0];
@@ -841,8 +841,8 @@ double place_row(const float* values, const float* centre, std::int64_t width, f
     return sum;
 }
 
-// The four rows of a cell: upper left, low left, upper right, low right. `wrong` gets its sign bit for a code that is
-// not below `rows`, which is not followed: the book has a power of two of rows.
+// The four rows of a cell: upper left, low left, upper right, low right. The sign bit of `wrong` is set by a code that
+// is not below `rows`; such a code is masked to a row of the book, which has a power of two of them.
 inline __attribute__((always_inline)) void corner_rows(const std::int16_t* codes, const Corners& at, const float* book,
                                                        int rows, std::uint32_t mask, int stride, const float** found,
                                                        std::int32_t& wrong) {
@@ -903,7 +903,7 @@ bool level_block(const LevelBlock& a) {
 using FourFloats = float __attribute__((vector_size(16)));
 using FourDoubles = double __attribute__((vector_size(32)));
 
-// The compiler turns the loops over all channels into vectors.
+// The compiler vectorises the loops over all channels.
 void block_sums(const BlockSums& a) {
     const int channels = a.channels, own = channels / a.groups;
     float* __restrict columns = a.columns;

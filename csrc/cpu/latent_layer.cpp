@@ -3,16 +3,16 @@
 // Layout: BLOCK images at a time, (blocks, cells, channel pairs, BLOCK, 2) int16 and (blocks, cells, BLOCK) int32
 // squared norms, so a step reads runs of whole cache lines and one vector lane is one image. With
 // |a - b|^2 = |a|^2 + |b|^2 - 2 a.b modulo 2^32, the work is one multiply-add instruction (vpdpwssd or vpmaddwd)
-// for each two channels of LANES images. An odd channel is padded by a zero.
+// for every two channels of LANES images. An odd channel is padded by a zero.
 //
-// Large banks are screened first: six channels, those of the largest variance, are laid out once more in the same way.
-// Their part of a distance never exceeds the whole, so it is compared for all images, which reads a quarter of the
-// bank; the images of the smallest parts give the limit, and only images whose part is within it get their whole
-// distance, from the bank's own array. On latents in order of variance that is three in a thousand. A block of which
-// many are left is compared whole. Of a level that is derived from codes (Derived) only those six channels are laid
-// out: kept if they are few, else made anew for the compared cells of each block, once for all queries; every whole
-// distance is measured by itself. Sums begin at less than 0 where images are ranked by distances less offsets, so
-// partial ones stay lower bounds. Tie rule: see smallest.h. Limits: every distance below 2^31.
+// Large banks are screened first: the six channels of largest variance are laid out a second time in the same way.
+// Their part of a distance never exceeds the whole, so it is compared for all images, which reads a quarter to a half
+// of the bank; the images with the smallest parts set the limit, and the whole distance is measured, from the bank's
+// own array, only for images whose part is within it. On latents in order of variance these are three in a thousand. A
+// block with many images left is compared whole. For a level that is derived from codes (Derived), only those six
+// channels are laid out: they are kept if they take little memory, else made anew for the compared cells of each block,
+// once for all queries; every whole distance is measured by itself. Where images are ranked by distance minus offset,
+// sums start below 0, so partial sums stay lower bounds. Tie rule: see smallest.h. Limits: every distance below 2^31.
 
 #include <algorithm>
 #include <array>
@@ -27,10 +27,10 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t CHUNK = 8;    // blocks of which bounds are kept at a time
-constexpr std::int64_t SPARSE = 64;  // images for each one that is measured alone, at least
+constexpr std::int64_t CHUNK = 8;    // blocks whose bounds are kept at a time
+constexpr std::int64_t SPARSE = 64;  // fewest images for each one that is measured alone
 constexpr int MOST = 32;             // queries that pass over the same chunk
-constexpr int CROWD = 16;            // images of a block, from which the whole block is compared
+constexpr int CROWD = 16;            // images left of a block, above which it is compared whole
 
 // Some channels of a bank as blocks, and the squared norms of their cells.
 struct Packed {
@@ -40,7 +40,7 @@ struct Packed {
     Aligned<std::int32_t> norms;
 };
 
-// The same of the compared cells of CHUNK blocks.
+// The same for the compared cells of CHUNK blocks.
 struct Made {
     std::vector<std::int32_t> cells;  // 0, 1, ...
     std::vector<Corners> corners;
@@ -219,7 +219,7 @@ class LatentLayer final : public Layer {
     void screen(const Content& content, const Compared& compared, const Made& made, Query* const* queries, int n,
                 std::int64_t first, std::int64_t last, const Kernels& run) const {
         alignas(64) std::int32_t bounds[CHUNK][MOST][BLOCK];
-        std::uint64_t open[CHUNK][MOST];  // images that are not measured yet
+        std::uint64_t open[CHUNK][MOST];  // images that are not yet measured
         std::vector<std::int64_t> list;
         Smallest promising;
         const std::int64_t chunk = last - first;
@@ -277,7 +277,7 @@ class LatentLayer final : public Layer {
 
     void measure(const Content& content, const std::vector<std::int64_t>& list, const Compared& compared, Query& query,
                  const Kernels& run) const {
-        constexpr std::size_t AHEAD = 3;  // images on their way from memory
+        constexpr std::size_t AHEAD = 3;  // images prefetched ahead
         const auto fetch = [&](std::size_t i) {
             if (i >= list.size()) return;
             const std::int16_t* image =
@@ -338,7 +338,7 @@ class LatentLayer final : public Layer {
         return order;
     }
 
-    // What is compared first, and for a derived level the codebook of those channels.
+    // Lays out what is compared first, and for a derived level the codebook of those channels.
     void set_coarse(const Content& content, const LayerTuning& tuning, const Kernels& run) {
         const std::vector<int> channels = most_varied(content, run);
         if (!content.derived) {

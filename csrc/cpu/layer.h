@@ -1,7 +1,7 @@
-// The allowed bank images at one grid side, laid out for search: one `Layer` a scale, in either domain.
+// The allowed bank images at one grid side, laid out for search: one `Layer` per scale, in either domain.
 //
-// Images are counted by position among the allowed ones (a); position and bank index have the same order, so ties
-// are settled alike. A canvas cell is `width` int16: channels in the latent domain, one code in the code domain.
+// Images are numbered by their position (a) among the allowed ones, which has the same order as the bank index, so
+// ties are settled alike. A canvas cell is `width` int16: channels in the latent domain, one code in the code domain.
 
 #pragma once
 
@@ -20,7 +20,7 @@ namespace lpkernel {
 
 constexpr const char* CODES_CHANGED = "codes: outside the codebook; the file of the bank is damaged or has changed";
 
-// Memory on a cache line, not initialised.
+// Memory aligned to a cache line, not initialised.
 template <class T>
 class Aligned {
   public:
@@ -43,50 +43,49 @@ struct Query {
     std::vector<std::int16_t> values;  // (count, width)
     std::vector<std::int16_t> padded;  // what the layer makes of them, once for all its parts
     std::vector<std::int32_t> norms;   // empty until they are needed
-    std::vector<std::int16_t> coarse;  // the same of the channels that are compared first
+    std::vector<std::int16_t> coarse;  // the same for the channels that are compared first
     std::vector<std::int32_t> coarse_norms;
     Smallest best;
 };
 
-// What a step compares. cells: some perhaps repeatedly. less: what is taken off the distance of each image, at most
-// `most`; its end is that of a whole block. Or nullptr.
+// What a step compares. cells: some may repeat. less: what is taken off the distance of each image, at most `most`, in
+// whole blocks; or nullptr.
 struct Compared {
     const std::int32_t* cells;
     int count;
     const std::int32_t* less;
     std::int32_t most;
 
-    // The distance as images are ranked by it.
+    // The distance by which images are ranked.
     std::int32_t ranked(std::int32_t distance, std::int64_t a) const {
         if (!less) return distance;
         return static_cast<std::int32_t>(static_cast<std::uint32_t>(distance) - static_cast<std::uint32_t>(less[a]));
     }
 };
 
-// How a level of a bank of codes is made from them, for banks whose levels would take too much memory.
+// How a level of a bank is made from its codes, for banks whose levels would take too much memory.
 struct Derived {
-    int full = 0, rows = 0, stride = 0;  // side of the maps of codes, codes, values between two rows of `book`
-    std::uint32_t mask = 0;              // the first power of two from `rows` on, less 1
+    int full = 0, rows = 0, stride = 0;  // side of the maps of codes, codes, values per row of `book`
+    std::uint32_t mask = 0;              // the least power of two not below `rows`, less 1
     std::vector<float> book;             // (mask + 1, stride) fixed-point codebook, zero beyond the rows and channels
-    std::vector<Corners> corners;        // (shifts, cells of the level); but for views there is one shift
+    std::vector<Corners> corners;        // (shifts, cells of the level); without views, one shift
     std::int64_t cells = 0;              // of the level
 
-    // Cells of one image, (count, width), where codes are its map. Throws std::invalid_argument for a code out of
-    // range.
+    // Cells of one image, (count, width), whose map is `codes`. Throws std::invalid_argument for a code out of range.
     void make(const std::int16_t* codes, const Corners* at, int count, int width, const Kernels& run,
               std::int16_t* out) const;
 };
 
-// The images of a bank, moved: view v is image v % images by shift v / images.
+// The images of a bank, moved: view v is image v % images, moved by shift v / images.
 struct Views {
     std::int64_t images = 0, cells = 0;
     int shifts = 1;
     std::vector<std::int32_t> places;  // (shifts, cells) where in an image each cell of a view is; empty if `derived`
 };
 
-// Where the bank's own array is: (B, side, side, width) int16, or (B, full, full) codes that a level is made from;
-// allowed[a] is the index of allowed image a, or with `views` the number of allowed view a. shift: that of all images,
-// of a derived level without views.
+// The bank's own array: (B, side, side, width) int16, or (B, full, full) codes that a level is made from; allowed[a] is
+// the index of allowed image a, or with `views` the number of allowed view a. shift: that of all images, for a
+// derived level without views.
 struct Content {
     const std::int16_t* data;
     const std::int64_t* allowed;
@@ -94,14 +93,13 @@ struct Content {
     const Views* views = nullptr;
     int shift = 0;
 
-    // Cell of allowed image a at a level of so many cells. A cell that is made stays where it is until this thread asks
-    // for the next.
+    // Cell of allowed image a at a level of `cells` cells. A made cell stays valid until this thread asks for the next.
     const std::int16_t* cell(std::int64_t a, std::int64_t cell, std::int64_t cells, int width,
                              const Kernels& run) const;
-    // All its cells; made ones likewise.
+    // All cells of the image; made ones are valid as long.
     const std::int16_t* image(std::int64_t a, std::int64_t cells, int width, const Kernels& run) const;
 
-    // Of a derived level, those of `shift`.
+    // For a derived level: those of `shift`.
     const Corners* corners() const { return derived->corners.data() + shift * derived->cells; }
 
   private:
@@ -110,7 +108,7 @@ struct Content {
     const std::int16_t* made(std::int64_t a, std::int64_t first, int count, int width, const Kernels& run) const;
 };
 
-// Copies the few values of a cell; a call of the library's copy takes longer.
+// Copies the few values of a cell; a call of the library's copy would take longer.
 inline std::int16_t* copy_cell(const std::int16_t* from, std::int64_t width, std::int16_t* to) {
     constexpr std::int64_t AT_ONCE = 8;
     std::int64_t c = 0;
@@ -133,7 +131,7 @@ class Layer {
                         std::int64_t first, std::int64_t last, const Kernels& run) const = 0;
 
     // Distances of single cells to all images, when size() <= BLOCK: values (count, width) against cells (count), out
-    // (count, padded()) int32; what follows size() in a row is anything.
+    // (count, padded()) int32; what follows size() in a row may be anything.
     virtual void cell_rows(const std::int32_t* cells, int count, const std::int16_t* values, const Kernels& run,
                            std::int32_t* out) const = 0;
 
@@ -155,9 +153,9 @@ class Layer {
     int codes() const { return codes_; }  // codes are below this; 0: latents
     int padded() const { return static_cast<int>((size_ + 15) / 16 * 16); }
 
-    // Small banks only: distances between the images, image a to each, modulo 2^32. Either of every cell, (side^2
-    // cells, size() images, padded()) int32; or summed over all cells above and to the left of a corner, ((side + 1)^2
-    // corners, size() images, padded()), see Box.
+    // Small banks only: distances from each image to each, modulo 2^32: either at every cell, (side^2 cells, size()
+    // images, padded()) int32; or summed over all cells above and to the left of a corner, ((side + 1)^2 corners,
+    // size() images, padded()), see Box.
     bool has_tables() const { return tables_.size() > 0; }
     bool summed() const { return summed_; }
     const std::int32_t* tables() const { return tables_.data(); }
@@ -178,9 +176,9 @@ class Layer {
     Aligned<std::int32_t> tables_;
 };
 
-// What a layer holds besides the bank, and when it takes which way.
+// What a layer holds besides the bank, and when it searches in which way.
 struct LayerTuning {
-    int pairs = 0;              // most images of which all distances are tabulated; 1.2 MB for 32 at side 16
+    int pairs = 0;              // most images for which all distances are tabulated; 1.2 MB for 32 at side 16
     bool summed = false;        // whether they are summed, for boxes
     std::int64_t screened = 0;  // images of codes searched at once, from which bounds come first
     std::int64_t coarse = 0;    // images of latents, from which some channels are compared first
@@ -188,8 +186,8 @@ struct LayerTuning {
 };
 
 // The layer of all views of some images: content.allowed lists those of the first shift, which moves nothing, then
-// those of the next, ..., `images` of each. make(content): a layer of the images; that serves all shifts, but of a
-// derived level, where there is one for each.
+// those of the next, ..., `images` of each. make(content) returns a layer of the images; one serves all shifts, except
+// for a derived level, where each shift has its own.
 using MakeLayer = std::function<std::unique_ptr<Layer>(const Content& content)>;
 std::unique_ptr<Layer> view_layer(const Content& content, std::int64_t images, const MakeLayer& make);
 

@@ -1,6 +1,6 @@
 // GroupNorm of one image, channels last: fixed blocks of pixels in a fixed order, so the same bits on every machine.
 //
-// Three readings of the image (sums, squares about the mean, the result) and one writing, by the calling thread.
+// The image is read three times (sums, squares about the mean, the result) and written once, by the calling thread.
 
 #pragma once
 
@@ -23,7 +23,7 @@ struct Statistics {
     std::vector<double> mean, variance;  // (groups)
 };
 
-// The image's own: sums and squares about the mean of each block, (count / block, groups), added up block after block.
+// The image's own, from sums and squares about the mean of each block, (count / block, groups), added block by block.
 Statistics statistics(const Norm& of, const Kernels& run, double* sums, double* squares);
 
 // out = (pixels - mean) * scale + bias, each step rounded to float32; scale: 1 / sqrt(variance + eps), rounded, times

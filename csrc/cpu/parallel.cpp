@@ -1,12 +1,12 @@
-// The pool of threads. A call puts its job up, works on it, takes it down, and waits for the threads that joined it;
-// none else are waited for, so a busy pool only means less help. Threads are made as calls need them and stay; where
-// the system refuses one, calls go on with fewer. They are detached and the pool is never destroyed, so the process may
-// end at any time.
+// The pool of threads. A call puts its job up, works on it, takes it down, and waits for the threads that joined it and
+// for no others, so a busy pool only means less help. Threads are made as calls need them and stay; where the system
+// refuses one, calls go on with fewer. They are detached and the pool is never destroyed, so the process may end at any
+// time.
 //
-// Steps of a plan are microseconds apart: whoever waits looks again and again for SPIN, and sleeps then.
+// Steps of a plan are microseconds apart: a waiting thread spins for SPIN, then sleeps.
 //
-// fork() copies one thread. The pool's lock is held meanwhile, so its state is whole, and the child begins with an
-// empty pool. A call that is under way in the thread that forks (a signal handler may) fails in the child.
+// fork() copies only one thread. The pool's lock is held meanwhile, so its state is consistent, and the child begins
+// with an empty pool. A call under way in the thread that forks (a signal handler may fork) fails in the child.
 
 #include "cpu/parallel.h"
 
@@ -36,7 +36,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto SPIN = std::chrono::microseconds(100);
-constexpr auto PATIENCE = std::chrono::milliseconds(50);  // between two looks for an interrupt
+constexpr auto PATIENCE = std::chrono::milliseconds(50);  // between two checks for an interrupt
 
 struct Stopped {};  // thrown out of a task whose job has failed elsewhere
 
@@ -45,9 +45,9 @@ struct Job {
     const void* task;
     std::int64_t count;
     int wanted;      // threads that may still join; under the pool's lock, as is what follows
-    unsigned forks;  // of the process when the job began
+    unsigned forks;  // the process's count when the job began
     std::exception_ptr error;
-    std::atomic<int> helpers{0};  // threads at work on it, beside its own
+    std::atomic<int> helpers{0};  // threads at work on it, besides its own
     std::atomic<std::int64_t> next{0};
     std::atomic<bool> stop{false};
 };
@@ -113,10 +113,10 @@ void relax() {
 #endif
 }
 
-// Waits until ready(), but not much longer than SPIN; whether it is.
+// Waits until ready(), but not much longer than SPIN; returns whether it is.
 template <class Ready>
 bool spin(const Ready& ready) {
-    constexpr int TURNS = 64;  // between two looks at the clock
+    constexpr int TURNS = 64;  // between two readings of the clock
     const Clock::time_point end = Clock::now() + SPIN;
     do {
         for (int i = 0; i < TURNS; ++i) {
@@ -191,7 +191,7 @@ void put_up(Pool& of, Job& job, int helpers) {
     if (of.sleepers > 0) of.put_up.notify_all();
 }
 
-// Whether this is the child of a process that forked while it worked on the job, whose other threads are not here.
+// Whether this is the child of a process that forked while working on the job, whose other threads are not here.
 bool forked(Job& job) {
     if (job.forks == forks) return false;
     if (!job.error) job.error = std::make_exception_ptr(std::runtime_error("forked in the middle of a call"));

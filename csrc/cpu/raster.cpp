@@ -4,7 +4,7 @@
 
 namespace lpkernel {
 
-// A box reaches from the first cell left as far right, then as far down, as its owner does.
+// A box extends from the first remaining cell as far right, then as far down, as its owner's cells do.
 void cut_boxes(Cells cells, const std::vector<std::int32_t>& owner, int side, std::vector<Box>& boxes) {
     if (!cells.count) return;
     const std::int32_t top = cells.first[0] / side, rows = cells.first[cells.count - 1] / side + 1 - top;
@@ -49,7 +49,7 @@ Raster::Raster(int side_of, const RasterTables& from)
     for (std::int64_t s = 0; s < from.steps; ++s) compared += from.counts[s];
     store.resize(static_cast<std::size_t>(from.steps * area + 2 * compared));
     steps.resize(static_cast<std::size_t>(from.steps));
-    std::vector<bool> sure(writer.size());  // cells that were written whatever the boundaries
+    std::vector<bool> sure(writer.size());  // cells that are written wherever the boundaries run
     std::vector<std::size_t> first_box;
     std::int32_t* next = store.data();
     const auto list = [&](Cells cells, const auto& wanted) {

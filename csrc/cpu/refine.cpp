@@ -64,7 +64,7 @@ class Map {
         }
     }
 
-    // The cells of one colour of a chessboard, none of which is another's neighbour; whether any has moved.
+    // Moves cells of one colour of a chessboard, no two of which are neighbours; returns whether any has moved.
     bool move_cells(int colour) {
         count();
         own_part_.assign(numbers_.size(), -1);
@@ -84,8 +84,8 @@ class Map {
         return moved;
     }
 
-    // The connected parts of one image of up to `part` cells, as they are before any moves, in the order of their first
-    // cells.
+    // Moves the connected parts of one image of up to `part` cells, as they are before any moves, in the order of their
+    // first cells.
     void move_parts() {
         count();
         own_part_.assign(numbers_.size(), -1);
@@ -125,7 +125,7 @@ class Map {
         for (const int step : steps_) stale_[static_cast<std::size_t>(place + step)] = true;
     }
 
-    // The image that some cells of one image, all that own_part_ calls `part` or a single one, had best be of.
+    // The cheapest image for some cells of one image: all those that own_part_ calls `part`, or a single cell.
     std::int32_t cheapest(const int* places, int size, int part) {
         const std::int32_t own = number(*places);
         std::int64_t least = cost(own, places, size, part, NO_LIMIT);
@@ -151,7 +151,7 @@ class Map {
         return best;
     }
 
-    // Of the seams around the cells if they were of that image; of some of them once those cost `limit` or more.
+    // The cost of the seams around the cells if they were of that image; of only some once those cost `limit` or more.
     std::int64_t cost(std::int32_t image, const int* places, int size, int part, std::int64_t limit) const {
         std::int64_t sum = 0;
         for (int i = 0; i < size && sum < limit; ++i) {
@@ -170,7 +170,7 @@ class Map {
         std::int32_t sum = 0;
         for (int c = 0; c < job_.channels; ++c) {
             const auto difference = static_cast<std::int16_t>(first[c] - second[c]);
-            sum += std::int32_t{difference} * difference;  // pmaddwd, of 16-bit operands only
+            sum += std::int32_t{difference} * difference;  // by pmaddwd, which takes 16-bit operands only
         }
         return sum;
     }
@@ -189,9 +189,8 @@ class Map {
     int steps_[NEAR];
     std::vector<std::int32_t> images_, numbers_, near_;
     std::vector<int> own_part_, places_, ends_;
-    std::vector<char>
-        stale_;          // cells to be looked at again: they or neighbours have moved, or an image beside was full
-    bool full_ = false;  // whether one was, at the last look
+    std::vector<char> stale_;  // cells to look at again: they or neighbours moved, or an image beside was full
+    bool full_ = false;        // whether one was full, at the last look
     std::vector<std::int64_t> counts_;
 };
 

@@ -1,14 +1,14 @@
-// Cells and small parts of source maps moved to the part beside them where that makes seams cheaper: lpkernel/refine.py
-// has the rule.
+// Cells and small parts of source maps join a neighbouring part where that makes seams cheaper: lpkernel/refine.py has
+// the rule.
 //
 //   E(s) = sum over neighbouring cells i, j of images a = s_i != b = s_j of  |x_a(i) - x_b(i)|^2 + |x_a(j) - x_b(j)|^2
 //
 // maps (N, side, side) int32, each refined in place by one task; cells (B, side, side) codes of `vectors` (V, C), or
-// (B, side, side, C) values. Vectors of codes stay in the first cache (32 KB for 1024 codes of 16 channels), a table of
-// distances would not. Cells without a seam are passed by, and those around which nothing has moved since they were
-// looked at.
+// (B, side, side, C) values. Vectors of codes stay in the first-level cache (32 KB for 1024 codes of 16 channels); a
+// table of distances would not. Cells without a seam are skipped, and so are those around which nothing has moved since
+// they were last looked at.
 //
-// Ties: the own image before others, then the first that is met: cells in raster order, above, left, right, below.
+// Ties: a cell's own image before others, then the first met: cells in raster order, each above, left, right, below.
 // Limits: distances of two cells below 2^31, differences of values below 2^15.
 
 #pragma once
@@ -24,11 +24,11 @@ struct Refining {
     int side, channels;
     std::int32_t* maps;  // images of the bank, or -1: such a cell stays, and nothing is compared with it
     std::int64_t images;
-    int rounds, sweeps;       // rounds of a pass over the parts and so many sweeps over the cells, or fewer
-    std::int64_t part, most;  // cells of a part that may move, and of a map that one image may have
+    int rounds, sweeps;       // rounds of one pass over the parts and at most so many sweeps over the cells
+    std::int64_t part, most;  // most cells of a part that may move, and of a map that one image may have
 };
 
-// The same for any number of threads. Throws std::invalid_argument for codes outside the vectors.
+// The result is the same for any number of threads. Throws std::invalid_argument for codes outside the vectors.
 void refine(const Refining& job, int threads);
 
 }  // namespace lpkernel

@@ -2,9 +2,9 @@
 //
 //   small   small banks: an image's whole plan is one task. Cells that one step has copied from image a form a box, and
 //           the distances of a box to all images are four rows of the layer's summed tables; only cells carried over
-//           from the scale before (or a starting canvas) are measured. Where boundaries or sources that go on leave no
-//           boxes, each cell has a row of distances, of the layer's tables where it has a source: a step adds rows, and
-//           a boundary's errors are entries of them. Everything stays in the first two caches.
+//           from the scale before (or a starting canvas) are measured. Where boundaries or carried sources leave no
+//           boxes, each cell has a row of distances, from the layer's tables where it has a source: a step adds rows,
+//           and a boundary's errors are entries of them. Everything stays in the first two cache levels.
 //   groups  many images: up to tuning.group images walk together, so that each part of the bank is read into
 //           the cache once for all of them; groups are spread over the threads.
 //   parts   a large bank and not enough images for full groups: all images walk together and the threads divide the
@@ -28,10 +28,10 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t FEW = 16;        // images a thread, from which threads take images, not parts of a large bank
-constexpr int IN_TURN = 2;              // images of a small bank
-constexpr std::int64_t SMALL = 16;      // most images of a small bank in one task
-constexpr std::int64_t TOGETHER = 512;  // most images that share what is derived of a bank
+constexpr std::int64_t FEW = 16;        // images per thread, from which threads take images, not parts of a large bank
+constexpr int IN_TURN = 2;              // images that walk a small bank in turn
+constexpr std::int64_t SMALL = 16;      // most images over a small bank in one task
+constexpr std::int64_t TOGETHER = 512;  // most images that share what is derived from a bank
 
 // One image on its way through the plan.
 struct Image {
@@ -43,7 +43,7 @@ struct Image {
     Cut cut;
 };
 
-// What an image of a small bank has at one scale: its words and choices by step, the distances of its own cells, and
+// What an image over a small bank has at one scale: its words and choices by step, the distances of its own cells, and
 // where those of every cell are.
 struct Few {
     std::vector<std::uint32_t> words;
@@ -123,8 +123,8 @@ class Walk {
         image.sources.assign(cells, -1);
     }
 
-    // Every cell is that of the bank image which is its source; but those that have none or that no step writes start
-    // from `start`. A small bank's tables have the distances of the others, which need no values then.
+    // Every cell is copied from the bank image that is its source; those that have none or that no step writes start
+    // from `start`. The others need no values where a small bank's tables have their distances.
     void carry(Image& image, int from, const Scale& scale, const std::int16_t* start) {
         const Raster& raster = *scale.raster;
         const int width = scale.layer->width();
@@ -192,7 +192,7 @@ class Walk {
         }
     }
 
-    // All steps of a scale for a few images of a small bank, in turn: none waits for the other's draw.
+    // All steps of a scale for a few images over a small bank, in turn, so that none waits for another's draw.
     void walk_small(Image* images, int count, const Scale& scale, std::uint32_t first_step) {
         const Layer& layer = *scale.layer;
         const Raster& raster = *scale.raster;
@@ -229,7 +229,7 @@ class Walk {
                 if (by_cells) write_rows(few, images[j], scale, step, chosen);
             }
         }
-        for (int j = 0; j < count && !by_cells; ++j) {  // boxes need no sources before
+        for (int j = 0; j < count && !by_cells; ++j) {  // boxes need no sources until now
             for (std::size_t cell = 0; cell < raster.writer.size(); ++cell) {
                 if (raster.writer[cell] >= 0) images[j].sources[cell] = few_[j].chosen[raster.writer[cell]];
             }
@@ -268,7 +268,7 @@ class Walk {
         return scale.layer->tables() + (cell * scale.layer->size() + a) * scale.layer->padded();
     }
 
-    // A step's cells by their rows of distances.
+    // Writes a step's cells as their rows of distances.
     static void write_rows(Few& few, Image& image, const Scale& scale, const Step& step, std::int32_t chosen) {
         const Raster& raster = *scale.raster;
         const auto error = [&](std::int32_t cell) { return few.rows[cell][chosen]; };
@@ -341,7 +341,7 @@ class Walk {
         }
     }
 
-    // What `need` images do not exceed: the ranked distance of the need-th nearest among the recent ones.
+    // A limit that `need` images do not exceed: the ranked distance of the need-th nearest among the recent ones.
     std::int32_t first_limit(const Image& image, const Scale& scale, const Compared& what, std::int64_t need) const {
         if (static_cast<std::int64_t>(image.recent.size()) < need) return Smallest::ANY;
         std::vector<std::int32_t> found;

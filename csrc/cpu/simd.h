@@ -1,8 +1,8 @@
-// Vectors of the instruction set that this file is compiled for: LANES int32 lanes (or twice as many int16), and
-// LANES floats; four_sums(a, b, c, d, out): the sum of all lanes of each; count_less(sum, a, b): sum + 1 in the lanes
-// where a < b. Everything has internal linkage and uses no
-// templates of the standard library, so that code compiled for one instruction set can never be linked into another's
-// place. Every aarch64 has NEON, so there the baseline is NEON and nothing is chosen at run time.
+// Vectors of the instruction set that this file is compiled for: LANES int32 lanes (or twice as many int16), and LANES
+// floats; four_sums(a, b, c, d, out): the sum of all lanes of each; count_less(sum, a, b): sum + 1 in the lanes
+// where a < b. Everything has internal linkage and uses no templates of the standard library, so that code compiled for
+// one instruction set can never be linked in place of another's. Every aarch64 has NEON, so there the baseline is NEON
+// and nothing is chosen at run time.
 // LPKERNEL_ONE_LANE: no vectors, for tests/kernels.
 
 #pragma once
@@ -14,7 +14,7 @@
 #elif defined(__AVX512BW__) && defined(__AVX512VNNI__)
 #define LPKERNEL_AVX512
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"  // of GCC 12 in its own header
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns about its own header
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
 #pragma GCC diagnostic pop
@@ -81,7 +81,7 @@ inline Floats fill(float a) {
 inline Floats add(Floats a, Floats b) {
     return _mm512_add_ps(a, b);
 }
-inline Floats lesser(Floats a, Floats b) {  // of numbers
+inline Floats lesser(Floats a, Floats b) {  // neither is NaN
     return _mm512_min_ps(a, b);
 }
 inline std::uint32_t not_above(Floats a, Floats limit) {
@@ -164,7 +164,7 @@ inline Floats fill(float a) {
 inline Floats add(Floats a, Floats b) {
     return _mm256_add_ps(a, b);
 }
-inline Floats lesser(Floats a, Floats b) {  // of numbers
+inline Floats lesser(Floats a, Floats b) {  // neither is NaN
     return _mm256_min_ps(a, b);
 }
 inline std::uint32_t not_above(Floats a, Floats limit) {
@@ -240,7 +240,7 @@ inline Floats fill(float a) {
 inline Floats add(Floats a, Floats b) {
     return _mm_add_ps(a, b);
 }
-inline Floats lesser(Floats a, Floats b) {  // of numbers
+inline Floats lesser(Floats a, Floats b) {  // neither is NaN
     return _mm_min_ps(a, b);
 }
 inline std::uint32_t not_above(Floats a, Floats limit) {
@@ -268,7 +268,7 @@ inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
 #elif defined(LPKERNEL_NEON)
 
 constexpr int LANES = 4;
-using Ints = uint32x4_t;  // not int32x4_t, of which GCC takes an overflow for undefined
+using Ints = uint32x4_t;  // not int32x4_t, whose overflow GCC takes to be undefined
 using Floats = float32x4_t;
 inline int32x4_t as_signed(Ints a) {
     return vreinterpretq_s32_u32(a);
@@ -276,7 +276,7 @@ inline int32x4_t as_signed(Ints a) {
 inline int16x8_t as_halves(Ints a) {
     return vreinterpretq_s16_u32(a);
 }
-// One bit a lane, of lanes whose bits are all set or all clear.
+// One bit per lane, for lanes whose bits are all set or all clear.
 inline std::uint32_t lane_bits(uint32x4_t lanes) {
     const uint32x4_t bits = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(lanes, bits));
@@ -330,7 +330,7 @@ inline Floats fill(float a) {
 inline Floats add(Floats a, Floats b) {
     return vaddq_f32(a, b);
 }
-inline Floats lesser(Floats a, Floats b) {  // of numbers
+inline Floats lesser(Floats a, Floats b) {  // neither is NaN
     return vminq_f32(a, b);
 }
 inline std::uint32_t not_above(Floats a, Floats limit) {
@@ -412,7 +412,7 @@ inline Floats fill(float a) {
 inline Floats add(Floats a, Floats b) {
     return {a.v + b.v};
 }
-inline Floats lesser(Floats a, Floats b) {  // of numbers
+inline Floats lesser(Floats a, Floats b) {  // neither is NaN
     return {b.v < a.v ? b.v : a.v};
 }
 inline std::uint32_t not_above(Floats a, Floats limit) {
@@ -443,7 +443,7 @@ inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
 
 #endif
 
-// Four rows' values from `first` on less those of `centre`, columns first: out[i * stride + r].
+// Four rows' values from `first` on, minus those of `centre`, columns first: out[i * stride + r].
 #if defined(LPKERNEL_AVX512) || defined(LPKERNEL_AVX2) || defined(LPKERNEL_SSE2)
 inline void transpose_less(const float* const* rows, std::int64_t first, const float* centre, float* out,
                            std::int64_t stride) {
@@ -567,8 +567,9 @@ inline std::int32_t pair_at(const std::int16_t* p) {
     return bits;
 }
 
-// Eight numbers from `first` on of four rows, blended in float64, the first two and the last two by 1 - down and down,
-// those by 1 - across and across, and rounded to the nearest, ties to even: the low bits of the sum with 1.5 * 2^52.
+// Eight numbers from `first` on of four rows, blended in float64: the first two rows and the last two by 1 - down and
+// down, the results by 1 - across and across, rounded to the nearest, ties to even: the low bits of the sum with
+// 1.5 * 2^52.
 constexpr double ROUNDED = 0x1.8p52;
 
 #if defined(LPKERNEL_AVX512)

@@ -60,7 +60,7 @@ class Smallest {
         limit_ = std::min(limit_, distance(keys_.front()));
     }
 
-    // As if these were pushed, into one that holds none: each placed by how many come before it.
+    // As if these keys were pushed into an empty heap: each is placed by how many come before it.
     void assign(const std::uint64_t* keys, const std::int32_t* ranks, int count) {
         const auto kept = std::min(need_, static_cast<std::size_t>(count));
         keys_.resize(kept);
@@ -97,7 +97,7 @@ class Smallest {
     std::int32_t limit_ = ANY;
 };
 
-// The one nearest, with the same functions.
+// The single nearest image, with the same functions.
 class Nearest {
   public:
     void reset(std::int64_t, std::int32_t limit = Smallest::ANY) {

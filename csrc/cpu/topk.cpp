@@ -1,8 +1,8 @@
 // How masked_topk runs. The bank's allowed rows are cut into blocks of BLOCK rows, the threads take runs of blocks (and
-// of queries, when there are too few blocks), and each query has a heap for each run; they merge at the end. (Q, B)
-// never exists. Few queries are compared with the rows where they lie (topk_rows.h), many with packed blocks
-// (topk_packed.h, topk_floats.h), for which the cost of packing is shared by all of them. A small bank of float32 is
-// packed once for all, and the threads take queries.
+// of queries, when there are too few blocks), and each query has a heap for each run, merged at the end. A (Q, B) array
+// never exists. Few queries are compared with the rows in place (topk_rows.h), many with packed blocks (topk_packed.h,
+// topk_floats.h), where all of them share the cost of packing. A small bank of float32 is packed once for all, and the
+// threads take queries.
 
 #include "cpu/topk.h"
 
@@ -15,17 +15,17 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t QUERIES = 1 << 13;  // searched at a time with packed blocks: what bounds the memory of heaps
-constexpr std::int64_t PIECE = 1 << 26;    // values compared between two looks at whether to go on
+constexpr std::int64_t QUERIES = 1 << 13;  // searched at a time with packed blocks, which bounds the memory of heaps
+constexpr std::int64_t PIECE = 1 << 26;    // values compared between two calls of poll()
 constexpr std::int64_t ENTRIES = 1 << 22;  // of the lists of queries that are searched at a time
 constexpr std::int64_t KEPT = 1 << 22;     // bytes of a bank up to which it is packed once
-constexpr std::int64_t FEW = 48;           // queries of a thread below which packing it costs more than it saves,
-constexpr std::int64_t SMALL = 1 << 18;    // unless it takes so many bytes: then k rows a query are measured once
+constexpr std::int64_t FEW = 48;           // queries per thread below which packing it costs more than it saves,
+constexpr std::int64_t SMALL = 1 << 18;    // unless it takes at most these bytes: then k rows a query are measured once
 constexpr std::int64_t MEASURED = 32;      // rows up to which all may be measured
-constexpr std::int64_t FEW_VALUES = 128;   // of all rows, up to which they are for one neighbour
-constexpr std::int64_t NEAR_BY = 1 << 18;  // bytes of queries that pass over a block, from a cache
+constexpr std::int64_t FEW_VALUES = 128;   // of all rows, up to which all are measured for one neighbour
+constexpr std::int64_t NEAR_BY = 1 << 18;  // bytes of queries that pass over a block, held in a cache
 
-// search() on all of it, piece by piece. Queries are cut only where one block of rows with all of them is much.
+// search() on all of it, piece by piece. Queries are cut only where one block of rows with all of them is too much.
 template <class T, class Search, class Heap>
 void in_pieces(const Topk<T>& job, const Search& search, std::int64_t first_row, std::int64_t last_row,
                std::int64_t first, std::int64_t last, Heap* heaps) {
@@ -50,7 +50,7 @@ void for_queries(std::int64_t count, int threads, const Each& each) {
     });
 }
 
-// What is in a query's heap, as its slots.
+// Writes a query's heap to its slots.
 template <class T, class Heap, class Value>
 void write(const Topk<T>& job, std::int64_t q, Heap& heap, const Value& value, std::int64_t* indices) {
     std::int64_t at = q * job.k;
@@ -60,7 +60,7 @@ void write(const Topk<T>& job, std::int64_t q, Heap& heap, const Value& value, s
     }
 }
 
-// The heaps (runs, Q) of all runs, as slots.
+// Merges the heaps (runs, Q) of all runs and writes them to slots.
 template <class T, class Heap, class Value>
 void merge(const Topk<T>& job, std::int64_t runs, Heap* heaps, const Value& value, std::int64_t* indices) {
     for_queries(job.count, job.threads, [&](std::int64_t q) {
@@ -70,7 +70,7 @@ void merge(const Topk<T>& job, std::int64_t runs, Heap* heaps, const Value& valu
 }
 
 // Runs search(first row, last row, first query, last query, heaps) over the threads, and merges. value(at, bits): the
-// distance of a slot. heaps: any, for reuse of their memory.
+// distance of a slot. heaps: any; their memory is reused.
 template <class T, class Search, class Value, class Heap>
 void divide(const Topk<T>& job, const Search& search, const Value& value, std::int64_t* indices,
             std::vector<Heap>& heaps) {
@@ -100,7 +100,7 @@ void divide(const Topk<T>& job, const Search& search, const Value& value, std::i
     }
 }
 
-// divide() with packed int16, of QUERIES queries at a time.
+// divide() with packed int16, QUERIES queries at a time.
 template <class Heap, class Value>
 void packed_integers(const Topk<std::int16_t>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
     Topk<std::int16_t> part = job;
@@ -114,7 +114,7 @@ void packed_integers(const Topk<std::int16_t>& job, const Kernels& run, const Va
     }
 }
 
-// The threads take queries, so many at a time as a cache holds.
+// The threads take queries, as many at a time as a cache holds.
 template <class Heap, class Value>
 void packed_by_queries(const FloatBank& bank, const Value& value, std::int64_t* indices) {
     const Topk<float>& job = bank.job();
@@ -163,9 +163,9 @@ void packed_by_rows(const FloatBank& bank, const Value& value, std::int64_t* ind
     }
 }
 
-// Whether so many of the few rows are wanted, or rows are so narrow, that to look for the nearest first is no gain.
-// Screened / so, ten of 16 rows, two threads: 1.4 with 250,000 queries of 2 values, 1.2 with 64, 1.0 with 16,384 of
-// 1,024.
+// Whether so many of the few rows are wanted, or rows are so narrow, that screening for the nearest first is no gain.
+// Time screened / so, ten of 16 rows, two threads: 1.4 with 250,000 queries of 2 values, 1.2 with 64, 1.0 with 16,384
+// of 1,024.
 bool wants_most(const Topk<float>& job) {
     const bool narrow = !job.own_mask && !job.shared_mask && job.width <= NARROW;
     const bool soon_done = narrow && (job.k > 1 || job.allowed * job.width <= FEW_VALUES);
@@ -212,7 +212,7 @@ void packed_floats(const Topk<float>& job, const Kernels& run, const Value& valu
     packed_by_queries<Heap>(bank, value, indices);
 }
 
-// Fills every slot with `empty`; whether there is anything to find.
+// Fills every slot with `empty`; returns whether there is anything to find.
 template <class T, class D>
 bool begin(const Topk<T>& job, D empty, D* distances, std::int64_t* indices) {
     std::fill_n(distances, job.count * job.k, empty);
@@ -258,7 +258,7 @@ void topk(const Topk<float>& asked, const Kernels& run, float* distances, std::i
     const auto value = [&](std::int64_t at, std::int32_t bits) { distances[at] = from_bits(bits); };
     if (wants_most(job)) {
         measure_all(job, run, value, indices);
-    } else if (job.width >= WIDEST) {  // no screen is proven
+    } else if (job.width >= WIDEST) {  // no screening bound is proven
         const Exact exact(job, run);
         const auto each = [&](std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
                               auto* heaps) {

@@ -16,9 +16,9 @@ struct Topk {
     std::int64_t count, width, k;
     const bool* shared_mask = nullptr;  // (D), or nullptr
     const bool* own_mask = nullptr;     // (Q, D), or nullptr; at most one of the two
-    const double* weights = nullptr;    // (B) finite and above 0, or nullptr; of float32 alone
+    const double* weights = nullptr;    // (B) finite and above 0, or nullptr; float32 only
     std::int64_t allowed = 0;           // how many bank rows are allowed
-    std::vector<std::int64_t> rows;     // these, ascending; empty where all are
+    std::vector<std::int64_t> rows;     // these, ascending; empty where all are allowed
     int threads = 1;
     std::int64_t packed_from = 128;  // queries from which the bank is packed
 };
@@ -30,10 +30,10 @@ struct Topk {
 void topk(const Topk<std::int16_t>& job, const Kernels& run, std::int32_t* distances, std::int64_t* indices);
 void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int64_t* indices);
 
-// Whether it takes some microseconds, so that another thread would not be awake before its end.
+// Whether a search takes only some microseconds, so that another thread would not be awake before its end.
 template <class T>
 bool soon(const Topk<T>& job) {
-    constexpr double SOON = 1 << 18, CHOICE = 1 << 10;  // values compared, and as many as choosing among rows takes
+    constexpr double SOON = 1 << 18, CHOICE = 1 << 10;  // values compared; choosing among rows counts as so many
     const double of_query = static_cast<double>(job.allowed) * static_cast<double>(job.width + 4);
     return static_cast<double>(job.count) * (of_query + (job.k > 1 ? CHOICE : 0)) < SOON;
 }

@@ -1,23 +1,22 @@
 // masked_topk of float32 for many queries: a block of BLOCK bank rows is packed with the rows as lanes, and all queries
-// pass over it. A shared mask only leaves out columns when packing. No masks of single queries.
+// pass over it. A shared mask only leaves out columns when packing. No per-query masks.
 //
 // Blocks are packed as b' = b - c, with c near the bank's mean, and screened in float32; what may be among the k
-// nearest is measured exactly. |.|^2 over the marked entries, q' = q - c: rounding q', b', the norms and D products
-// moves |q'|^2
-// + |b'|^2 - 2 q'.b' by less than slack(D) (|q'|^2 + |b'|^2). Rows are passed over only if beyond the k-th distance by
-// more than that and by float32's rounding of it. Rows and queries of norms near overflow, or NaN, are always measured
-// exactly.
+// nearest is measured exactly. With |.|^2 over the marked entries and q' = q - c, rounding q', b', the norms and D
+// products moves |q'|^2 + |b'|^2 - 2 q'.b' by less than slack(D) (|q'|^2 + |b'|^2). A row is passed over only if it is
+// beyond the k-th distance by more than that plus float32's rounding of it. Rows and queries with norms near overflow,
+// or NaN, are always measured exactly.
 //
-// Nothing is measured while a search goes on: the k-th least score so far, with the room above, is the limit, and rows
-// within it wait in a list of each query, which is cut to the limit when it is full (Shortlists). So a query measures
+// Nothing is measured while a search goes on: the limit is the k-th least score so far plus the allowance above, and
+// rows within it wait in a list per query, which is cut to the limit when it is full (Shortlists). So a query measures
 // little more than k rows whatever the bank. For k = 1 the list is the last block with anything nearer, and the kernel
 // itself lowers the limit.
 //
-// With weights w a row is packed as w b', its norm is w |b'|^2, and a last column holds w against |q'|^2 of the query,
-// so that a score is w times the distance; the few more roundings are in slack(D + 8). Rows of extreme weights are
-// always measured exactly.
+// With weights w a row is packed as w b', its norm is w |b'|^2, and a last column holds w, to be multiplied by the
+// query's |q'|^2, so that a score is w times the distance; slack(D + 8) covers the few more roundings. Rows of extreme
+// weights are always measured exactly.
 //
-// Traffic: a block of 256 D bytes is read once for each TOGETHER queries, 4 D bytes of a query once for each block.
+// Traffic: a block of 256 D bytes is read once per TOGETHER queries, the 4 D bytes of a query once per block.
 
 #pragma once
 
@@ -39,7 +38,7 @@ struct PackedRows {
     float heaviest, largest;  // at least the weights and the norms of the others
 };
 
-// The bank of a call, packed block by block where it is read, or once.
+// The bank of a call, packed block by block as it is read, or once.
 class FloatBank {
   public:
     // Room for one block.
@@ -71,7 +70,7 @@ class FloatBank {
     std::int64_t packed_bytes() const { return blocks() * BLOCK * columns_ * std::int64_t{sizeof(float)}; }
 
     // What the bound allows for, of a sum of magnitudes: 3 slack instead of 2.5 pays for the rounding of
-    // score + reach + reach and of the distance, see limit_by().
+    // score + reach + reach and of the distance.
     float reach_of(double norm) const { return static_cast<float>(3 * slack_ * norm); }
 
     Room room() const {
@@ -88,8 +87,8 @@ class FloatBank {
         });
     }
 
-    // How many kept blocks without odd rows begin at a row, as many as a cache holds; 0 if that is too few to be worth
-    // making scores again.
+    // How many kept blocks without odd rows begin at a row, up to what a cache holds; 0 if that is too few to be worth
+    // computing scores again.
     std::int64_t together(std::int64_t row, std::int64_t last_row) const {
         if (packed_.empty()) return 0;
         constexpr std::int64_t NEAR_BY = 1 << 18, WORTH = 8;  // bytes; blocks
@@ -108,11 +107,11 @@ class FloatBank {
         return packed_.empty() ? pack(row, room.bank.data(), room.norms.data()) : packed_[row / BLOCK];
     }
 
-    // -2 q', and with weights the least that |q'|^2 can be, which is returned; NaN, and zeros, for a query that is to
-    // be measured against all rows: its scores tell nothing, but are no NaN.
+    // Writes -2 q', and with weights the least that |q'|^2 can be, which is returned; returns NaN, and writes zeros,
+    // for a query that is to be measured against all rows: its scores tell nothing, but are not NaN.
     double place(const float* query, float* to) const {
         double norm;
-        if (chosen_.empty() && width_ <= 4) {  // to call for it takes longer
+        if (chosen_.empty() && width_ <= 4) {  // a call would take longer
             norm = 0.0;
             for (std::int64_t i = 0; i < width_; ++i) {
                 const float value = query[i] - centre_[i];
@@ -132,8 +131,8 @@ class FloatBank {
         return own;
     }
 
-    // Scores above this cannot be among the nearest of a query whose least |q'|^2 is `own`, if k of them are no further
-    // than `kth`: that less the query's own norm, if scores are without it.
+    // Rows with scores above this cannot be among the nearest of a query whose least |q'|^2 is `own`, if k rows are no
+    // further than `kth`: that less the query's own norm, if scores do not include it.
     float limit(double own, double kth) const {
         if (!(kth < LARGE) || std::isnan(own)) return std::numeric_limits<float>::infinity();
         const double exact = kth * (1 + 0x1p-22) + TINY - (job_.weights ? 0.0 : own);
@@ -141,11 +140,11 @@ class FloatBank {
     }
 
   private:
-    static constexpr float LARGE = 1e36f;     // beyond this, norms are not to be trusted
-    static constexpr double HEAVY = 0x1p+30;  // beyond this, or below
-    static constexpr double LIGHT = 0x1p-60;  // this, weights are not
+    static constexpr float LARGE = 1e36f;     // norms beyond this are not to be trusted
+    static constexpr double HEAVY = 0x1p+30;  // nor are weights above this,
+    static constexpr double LIGHT = 0x1p-60;  // or below this
 
-    // Columns that enter, where there is a mask; one of none, if it marks none.
+    // The marked columns, where there is a mask; else none.
     static std::vector<std::int64_t> columns_of(const Topk<float>& job) {
         return job.shared_mask ? marked_columns(job) : std::vector<std::int64_t>();
     }
@@ -234,7 +233,7 @@ class FloatBank {
     std::vector<PackedRows> packed_;  // of all blocks, or empty
 };
 
-// Rows that wait, with their scores, a list for each query.
+// Rows that wait, with their scores, one list per query.
 class Shortlists {
   public:
     void reset(std::size_t queries, std::int64_t need) {
@@ -245,7 +244,7 @@ class Shortlists {
         rows_.resize(queries * stride_);
     }
 
-    // Whether the list is full now, and to be made shorter before more is added.
+    // Returns whether the list is now full, and must be shortened before more is added.
     bool add(std::size_t q, const float* scores, std::uint64_t lanes, std::int64_t row) {
         std::size_t at = q * stride_ + counts_[q];
         for (; lanes; lanes &= lanes - 1, ++at) {
@@ -262,7 +261,7 @@ class Shortlists {
     const std::int32_t* rows(std::size_t q) const { return rows_.data() + q * stride_; }
     void clear(std::size_t q) { counts_[q] = 0; }
 
-    // The need-th least score of at least `need`.
+    // The need-th least score of a list of at least `need`.
     float last(std::size_t q, std::int64_t need, const Kernels& run) {
         const float* scores = scores_.data() + q * stride_;
         const std::size_t count = counts_[q];
@@ -271,7 +270,7 @@ class Shortlists {
             std::nth_element(sorted_.begin(), sorted_.begin() + (need - 1), sorted_.end());
             return sorted_[need - 1];
         }
-        std::int32_t order[BLOCK];  // of numbers, as integers
+        std::int32_t order[BLOCK];  // of scores, as integers
         for (std::size_t i = 0; i < count; ++i) {
             order[i] = ordered(scores[i]);
         }
@@ -279,8 +278,8 @@ class Shortlists {
         return scores[run.ranked(order, static_cast<int>(count), static_cast<int>(need - 1))];
     }
 
-    // At least the need-th least of BLOCK scores, or +inf: the need-th of the least of some each, which is soon found
-    // and seldom much more.
+    // No less than the need-th least of BLOCK scores, or +inf: the need-th least of the minima of groups, which is soon
+    // found and seldom much more.
     static float reached(const float* scores, std::int64_t need, const Kernels& run) {
         constexpr std::int64_t FEW = 12, MOST = 24;
         if (need > MOST) return std::numeric_limits<float>::infinity();
@@ -290,7 +289,7 @@ class Shortlists {
         for (int first = groups; first < BLOCK; first += groups) {
             for (int i = 0; i < groups; ++i) {
                 const float one = scores[first + i], other = least[i];
-                least[i] = one < other ? one : other;  // of values, not of places: no branch
+                least[i] = one < other ? one : other;  // chooses values, not places: no branch
             }
         }
         std::int32_t order[32];
@@ -310,7 +309,7 @@ class Shortlists {
     }
 
   private:
-    // Bits in the order of numbers.
+    // A number's bits, as an integer of the same order.
     static std::int32_t ordered(float number) {
         const std::int32_t bits = to_bits(number);
         return bits ^ ((bits >> 31) & 0x7FFFFFFF);
@@ -351,7 +350,7 @@ class FloatQueries {
         });
     }
 
-    // Offers the heaps (count) what may be nearest of some rows, of which the first begins a block.
+    // Offers the heaps (count) what may be nearest of some rows, the first of which begins a block.
     template <class Heap>
     void search(std::int64_t first_row, std::int64_t last_row, Heap* heaps, Scratch& scratch) const {
         scratch.limits.resize(static_cast<std::size_t>(count_));
@@ -374,10 +373,10 @@ class FloatQueries {
     }
 
   private:
-    static constexpr std::int64_t PIECE = 1 << 24;  // values compared between two looks at whether to go on
+    static constexpr std::int64_t PIECE = 1 << 24;  // values compared between two calls of poll()
     static constexpr int TOGETHER = 48;  // queries that pass over a block at a time; their scores stay in a cache
 
-    // All queries with one block.
+    // Compares all queries with one block.
     template <class Waits>
     void compare(const PackedRows& rows, Waits& waiting, Scratch& scratch) const {
         std::uint64_t found[TOGETHER];
@@ -403,7 +402,7 @@ class FloatQueries {
         }
     }
 
-    // All queries with some blocks that are kept. Scores are made again of the few blocks that may have the nearest.
+    // Compares all queries with some kept blocks. Scores are computed again for the few that may hold the nearest.
     template <class Waits>
     void compare_many(std::int64_t row, int count, Waits& waiting, Scratch& scratch) const {
         std::uint32_t found[TOGETHER];
@@ -464,8 +463,8 @@ class FloatQueries {
         limit_of = std::min(limit_of, limit(q, heap));
     }
 
-    // What may be nearest, and has not been measured: for one neighbour rows of one block. When anything is found
-    // later, that is mostly nearer by more than the bound, and those that wait need not be measured.
+    // What may be nearest and has not been measured: for one neighbour, rows of one block. What is found later is
+    // mostly nearer by more than the bound, and then those that wait need not be measured.
     template <class Heap>
     class Waiting {
       public:
@@ -547,7 +546,7 @@ class FloatQueries::Waiting<Smallest> {
     }
 
   private:
-    // The need-th least score m of rows of all blocks so far: the need-th distance has a limit of at most m + the
+    // With m the need-th least score over all blocks so far, the need-th distance has a limit of at most m + the
     // query's reach + the rows' (kernels.h, FloatBlock).
     void shorten(std::int64_t q) {
         const std::int64_t need = heaps_[q].need();
@@ -556,7 +555,7 @@ class FloatQueries::Waiting<Smallest> {
         lists_.cut(q, limits_[q]);
     }
 
-    // What a query's scores of the nearest do not exceed, if those of so many rows do not exceed `score`.
+    // What the scores of a query's nearest do not exceed, if those of `need` rows do not exceed `score`.
     float above(std::int64_t q, float score) const { return score + (of_.reach_[q] * scale_ + more_); }
 
     void measure(std::int64_t q) {

@@ -1,5 +1,5 @@
 // masked_topk of int16 for many queries: a block of BLOCK bank rows is packed with the rows as lanes, and all queries
-// pass over it, GROUP at a time. A shared mask only leaves out columns when packing. No masks of single queries.
+// pass over it, GROUP at a time. A shared mask only leaves out columns when packing. No per-query masks.
 //
 // Distances as in the latent domain of a scan, from |q|^2 + |b|^2 - 2 q.b modulo 2^32.
 

@@ -26,7 +26,7 @@ const T* bank_row(const Topk<T>& job, std::int64_t a) {
     return job.bank + row_of(job, a) * job.width;
 }
 
-// Columns that enter, where all queries have the same.
+// The columns that count, where they are the same for all queries.
 template <class T>
 std::vector<std::int64_t> marked_columns(const Topk<T>& job) {
     std::vector<std::int64_t> list;
@@ -42,7 +42,7 @@ inline std::int32_t to_bits(float value) {
     return bits;
 }
 
-// The order of keys: distances by their bits, which rise with them; every NaN after +inf.
+// The order of keys: by the bits of the distance, which rise with it; every NaN after +inf.
 inline std::int32_t order_bits(float distance) {
     return std::isnan(distance) ? 0x7FC00000 : to_bits(distance);
 }
@@ -60,8 +60,8 @@ inline float next_above(float number) {
     return from_bits(bits >= 0 ? bits + 1 : bits - 1);
 }
 
-// What float32 screens allow for, with u = 2^-24: a sum of `width` products that float32 rounds, each product and
-// partial sum once, is wrong by less than slack(width) of the sum of their magnitudes, for width < WIDEST; products
+// What float32 screens allow for: a sum of `width` products that float32 rounds, each product and
+// partial sum once, is wrong by less than slack(width) times the sum of their magnitudes, for width < WIDEST; products
 // below float32's normal range add far less than TINY.
 constexpr double TINY = 1e-30;
 constexpr std::int64_t WIDEST = 1 << 20;
@@ -69,7 +69,7 @@ inline double slack(std::int64_t width) {
     return (1.1 * static_cast<double>(width) + 32) * 0x1p-24;
 }
 
-// A row's factor of its distances.
+// The factor of a row's distances.
 inline double weight_of(const Topk<float>& job, std::int64_t a) {
     return job.weights ? job.weights[row_of(job, a)] : 1.0;
 }
@@ -91,7 +91,7 @@ class Exact {
         heap.push(order_bits(static_cast<float>(sum * weight_of(job_, a))), a);
     }
 
-    // Of some rows, ascending, as Smallest::push takes them; none twice.
+    // The same of some rows, ascending and none twice.
     void operator()(std::int64_t q, const std::int32_t* rows, std::int64_t count, Smallest& heap) const {
         std::uint64_t made[AT_ONCE];
         std::int32_t ranks[AT_ONCE];
@@ -127,7 +127,7 @@ class Exact {
 
     static constexpr int AT_ONCE = 64;
 
-    // keys() of the first `count` rows take less time from now on, where rows are narrow.
+    // Makes keys() of the first `count` rows faster from now on, where rows are narrow.
     void keep_first(int count) {
         if (!used_.empty() || job_.width > NARROW) return;
         kept_for_ = count;

@@ -1,10 +1,10 @@
-// masked_topk on bank rows where they lie, nothing packed: ROWS rows at a time, and all queries pass over them while
+// masked_topk on bank rows in place, nothing packed: ROWS rows at a time, and all queries pass over them while
 // they are in the first-level cache, so the bank is read from memory once. Distances are sums of squared differences,
 // so nothing cancels; masks clear differences bit by bit, so NaN and infinity that they hide do not matter.
 //
-// int16:   exact, for D > 1 (differences of one single value may leave int16).
+// int16:   exact, for D > 1 (where D = 1, differences may leave int16).
 // float32: sums in float32, wrong by less than slack(D). A row is passed over only if its sum is beyond the k-th
-//          distance, divided by its weight, by more than that and by float32's rounding of that distance; the others
+//          distance, divided by its weight, by more than that plus float32's rounding of that distance; the others
 //          are measured exactly.
 
 #pragma once
@@ -13,8 +13,8 @@
 
 namespace lpkernel {
 
-// compare: the kernel. limit(heap, row, rows): sums of these rows above it are of no use. take(query, row, sum, heap):
-// for the others.
+// compare: the kernel. limit(heap, row, rows): sums of these rows above it are of no use; take(query, row, sum, heap)
+// gets the others.
 template <class T, class Sum, class Limit, class Take>
 class RowSearch {
   public:

@@ -1,7 +1,8 @@
-// Views of images, searched where the images are: a search of the views of one shift is a search of the images with the
-// compared cells moved by it, since a query has its values apart from the cells they are compared with. Nothing of the
-// bank is copied. Of a level that is derived from codes each shift has a layer of its own, which holds but the channels
-// that are compared first, if those are kept (latent_layer.cpp): the cells of a level move by parts of a cell.
+// Views of images, searched in place: a search of the views of one shift is a search of the images with the compared
+// cells moved by that shift, since a query holds its values separately from the cells they are compared with. Nothing
+// of the bank is copied. For a level that is derived from codes, each shift has a layer of its own, because the cells
+// of a level move by fractions of a cell; it holds only the channels that are compared first, if those are kept
+// (latent_layer.cpp).
 //
 // Positions count shift by shift, so views of equal distance are settled in favour of the earlier shift, then of the
 // lower image.
@@ -53,7 +54,7 @@ class ViewLayer final : public Layer {
     }
 
     void cell_rows(const std::int32_t*, int, const std::int16_t*, const Kernels&, std::int32_t*) const override {
-        throw std::logic_error("views have no rows of distances");  // they have no tables, which ask for them
+        throw std::logic_error("views have no rows of distances");  // only tables ask for them, and views have none
     }
 
     std::int32_t distance(const Content& content, std::int64_t a, const std::int32_t* cells, int count,
@@ -89,7 +90,7 @@ class ViewLayer final : public Layer {
     }
 
     std::int64_t images_;
-    std::vector<std::unique_ptr<Layer>> layers_;  // one, or one a shift
+    std::vector<std::unique_ptr<Layer>> layers_;  // one, or one per shift
 };
 
 }  // namespace

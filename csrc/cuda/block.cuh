@@ -1,4 +1,4 @@
-// What the parts of the scan kernel share about the block that runs them.
+// The state of a block that all parts of the scan kernel share.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace lpkernel::cuda {
 
-// Shared memory of a block (see SharedMap), and its place in the launch. TQ images are a tile.
+// A block's shared memory (see SharedMap) and its place in the launch. A tile is TQ images.
 struct Block {
     int* rows;                 // CodeRows: two halves of (depth, codes, TQ)
     int* window;               // compared cells: (span, TQ) offsets of table rows, or (span, W / 8, TQ, 8) latents
@@ -15,8 +15,8 @@ struct Block {
     Key* lists;                // (TQ, warps, pitch)
     int *want, *chosen, *row;  // (TQ): rank looked for, from 1; allowed image found; row in `images`
     int* norm;                 // (TQ): squared length of the compared cells, latents only
-    int* bound;                // (TQ): a distance that as many images as are wanted do not exceed
-    int *paths, *sums;         // (TQ, 2, P) and (TQ, 2, P, P), of boundaries (cut.cuh)
+    int* bound;                // (TQ): a distance that at least `want` images do not exceed
+    int *paths, *sums;         // (TQ, 2, P) and (TQ, 2, P, P), for boundaries (cut.cuh)
     int first, last;           // the block's slab of the allowed images
     int group, member;         // which group of blocks, and which block of it
 
@@ -52,7 +52,7 @@ __device__ __forceinline__ Block this_block(const ScanArgs& args) {
     return block;
 }
 
-// Adds up what the `split` lanes of one bank image found in their cells; the sum is in all of them.
+// Adds up the partial sums of the `split` lanes of one bank image; all of them get the total.
 template <int TQ>
 __device__ __forceinline__ void sum_over_lanes(int split, int (&sum)[1][TQ]) {
     for (int lanes = split / 2; lanes > 0; lanes /= 2) {
@@ -61,7 +61,7 @@ __device__ __forceinline__ void sum_over_lanes(int split, int (&sum)[1][TQ]) {
     }
 }
 
-// The allowed image whose distance is in this lane after sum_over_lanes(); a very large number in the other lanes.
+// The allowed image whose distance this lane keeps after sum_over_lanes(); INT32_MAX in the other lanes.
 __device__ __forceinline__ int image_of_lane(int split, int chunk) {
     const int thread = static_cast<int>(threadIdx.x);
     return thread % split == 0 ? chunk + thread / split : INT32_MAX;

@@ -1,5 +1,5 @@
 // The canvases of a tile, in global memory that only their block touches: (2, TQ, M * M, W), the second half for the
-// next scale. Every block of a group keeps its own, so that a step needs one barrier, not two.
+// next scale. Every block of a group keeps its own copy, so that a step needs one barrier, not two.
 
 #pragma once
 
@@ -7,9 +7,9 @@
 
 namespace lpkernel::cuda {
 
-// One channel of the canvas, resized from side n to a cell (y, x) by the tables i0, i1, f of length `pitch` each: four
-// corners times two 8-bit weights, rounded by a shift, as lpkernel.backends.specification.resize_canvas. value(from[i])
-// is what stands in a corner.
+// One channel of cell (y, x) of a canvas resized from side n, by the tables i0, i1, f of length `pitch` each: four
+// corners times two 8-bit weights, rounded by a shift, as in lpkernel.backends.specification.resize_canvas.
+// value(from[i]) is the value of a corner.
 template <class From, class Value>
 __device__ __forceinline__ std::int16_t resized(const From& from, int n, int width, const std::int32_t* tables,
                                                 int pitch, int y, int x, Value value) {
@@ -21,8 +21,9 @@ __device__ __forceinline__ std::int16_t resized(const From& from, int n, int wid
     return static_cast<std::int16_t>((at_left * (256 - across) + at_right * across + 32768) >> 16);
 }
 
-// Canvases at the beginning of scale s, `to`, from those of the scale before, `from`. The first scale begins with the
-// starting canvas, or zeros; others keep its cells where no step writes. Ends before other threads' values are seen.
+// Writes the canvases at the beginning of scale s to `to`, from those of the scale before in `from`. The first scale
+// begins with its starting canvas, or zeros; the others take theirs only in cells that no step writes. Ends without a
+// barrier.
 template <int TQ>
 __device__ __forceinline__ void enter_scale(const ScanArgs& args, const Block& block, int s, const std::int16_t* from,
                                             std::int16_t* to) {
@@ -60,7 +61,7 @@ __device__ __forceinline__ void enter_scale(const ScanArgs& args, const Block& b
     }
 }
 
-// Copies the chosen patches into the canvases, but for cells that `boundaries` keep.
+// Copies the chosen patches into the canvases, except for cells that `boundaries` keeps.
 template <class Unit, int TQ>
 __device__ __forceinline__ void copy_patches(const ScanArgs& args, const Block& block, const Unit* bank, Unit* canvas,
                                              const std::int32_t* cells, int count, const Boundaries& boundaries) {
@@ -72,8 +73,8 @@ __device__ __forceinline__ void copy_patches(const ScanArgs& args, const Block& 
     }
 }
 
-// Names `value(q)` as the source of `count` cells but for those that `boundaries` keep, for the images of the tile that
-// exist.
+// Records `value(q)` as the source of `count` cells, except those that `boundaries` keeps, for those images of the tile
+// that exist.
 template <int TQ, class Value>
 __device__ __forceinline__ void note_sources(const ScanArgs& args, const Block& block, int first_row,
                                              const std::int32_t* cells, int count, const Boundaries& boundaries,

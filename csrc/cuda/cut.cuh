@@ -1,12 +1,12 @@
-// The minimum error boundaries of a step (Efros and Freeman 2001), as lpkernel.backends.specification.kept_by_cut.
+// The minimum error boundaries of a step (Efros and Freeman 2001), as in lpkernel.backends.specification.kept_by_cut.
 //
-// E(r, c), the squared distance of canvas cell and new cell, over an overlap of P rows and `width` columns; a path from
-// top to bottom that moves by at most one column a row has the least sum: acc(r, c) = E(r, c) + min of acc(r - 1, c -
-// 1), acc(r - 1, c), acc(r - 1, c + 1). Cells left of it stay as they are; the same holds, transposed, for the rows on
-// top.
+// E(r, c) is the squared distance of canvas cell and new cell, over an overlap of P rows and `width` columns. The
+// boundary is the path of least sum from top to bottom that moves by at most one column a row:
+//   acc(r, c) = E(r, c) + min of acc(r - 1, c - 1), acc(r - 1, c), acc(r - 1, c + 1).
+// Cells left of it stay as they are; the same holds, transposed, for the rows on top.
 //
-// A warp finds a path, a lane a column. Errors of an overlap go to shared memory, all lanes together, and are summed up
-// where they lie; from the last row upwards each row takes a minimum over the warp and a ballot.
+// One warp finds one path, with a lane per column. All lanes together write the errors of an overlap to shared memory,
+// where they are summed in place; from the last row upwards each row takes a minimum over the warp and a ballot.
 // Traffic: 2 cells for each of the P * (left + top) errors; shared memory 2 * (P * P + P) * 4 bytes an image.
 // Ties: the lowest column, from the last row upwards. Limits: P <= 32, sums below 2^31.
 
@@ -20,7 +20,7 @@ class Boundaries {
   public:
     __device__ __forceinline__ Boundaries() {}
 
-    // Those of step t, at a scale of this side.
+    // The boundaries of step t, at a scale of this side.
     __device__ __forceinline__ Boundaries(const ScanArgs& args, int t, int side) : patch_(args.shape.cut), side_(side) {
         if (patch_ == 0) return;
         const std::int32_t* cut = args.cuts + 3 * t;
@@ -29,8 +29,7 @@ class Boundaries {
 
     __device__ __forceinline__ bool some() const { return cut_ != nullptr; }
 
-    // Puts the paths of all images in block.paths; error(q, cell) is E of a cell of image q. Ends before other threads
-    // see them.
+    // Puts the paths of all images in block.paths; error(q, cell) is E of a cell of image q. Ends without a barrier.
     template <int TQ, class Error>
     __device__ __forceinline__ void find(const Block& block, Error error) const {
         const int lane = lane_id();

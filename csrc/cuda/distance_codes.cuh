@@ -3,20 +3,21 @@
 // bank (cells, pitch) uint16, codes shifted left by code_shift; table (V, codes) int32. Two ways to look up:
 //
 // CodeRows, where a block's slab is larger than V. The TQ images of the tile have one code each at a cell, so one table
-// row each; two warps of the block bring these rows to shared memory, interleaved [code][TQ], while the others work on
-// the cells before (two halves of `depth` cells). A thread of the others owns 8 neighbouring bank images, VECTORS
-// times: one 16-byte load brings the codes of 8, and for TQ = 4 one 16-byte shared load answers a code for all four
-// images of the tile. Codes are stored 16 times as large (V <= 4096), so that half a word is at once the offset of that
+// row each; two warps of the block bring these rows to shared memory, interleaved [code][TQ], while the other warps
+// work on the previous cells (two halves of `depth` cells). Each of their threads owns 8 neighbouring bank images,
+// VECTORS times: one 16-byte load brings the codes of 8, and for TQ = 4 one 16-byte shared load looks up a code for all
+// four images of the tile. Codes are stored times 16 (V <= 4096), so that half a word is directly the offset of that
 // load.
-//   PTX instructions a code: 1 to take it out of its word, 1 address, 1 lookup, TQ adds: 1.75 a distance and cell for
-//   TQ = 4. An entry of the rows costs 1.5; interleaved by 4-byte cp.async in all threads it would cost 4.
-//   Shared memory: lookups of a warp meet in banks at random. A 16-byte load is served 8 lanes at a time, each lane in
-//   one of 8 bank groups: about 2.6 turns, so 12 lookups a clock and SM; a 4-byte load takes about 3.5 turns for 32
-//   lanes: 9 a clock. Neither comes near the 32 of a conflict-free access; wide lookups also save issue slots.
+//   PTX instructions per code: 1 to extract it from its word, 1 address, 1 lookup, TQ adds: 1.75 per distance and cell
+//   for TQ = 4. An entry of the rows costs 1.5; interleaved by 4-byte cp.async in all threads it would cost 4.
+//   Shared memory: the lookups of a warp hit the banks at random. A 16-byte load is served 8 lanes at a time, each lane
+//   in one of 8 bank groups: about 2.6 turns, so 12 lookups per clock and SM; a 4-byte load takes about 3.5 turns for
+//   32 lanes: 9 per clock. Neither comes near the 32 of a conflict-free access; wide lookups also save issue slots.
 //   L2: V * 4 * TQ bytes of rows a cell for each 8 * VECTORS * threads bank images, 2 bytes a bank image and cell.
 //
 // CodeGather (TQ = 1), where the slab is smaller than a row, or rows do not fit: a thread owns one bank image and reads
-// the table where it is, in L1 and L2. `split` lanes share the cells of an image when images are fewer than threads.
+// the table in place, through L1 and L2. `split` lanes share the cells of an image when there are fewer images than
+// threads.
 
 #pragma once
 
@@ -29,7 +30,7 @@ __device__ __forceinline__ int apart(const ScanArgs& args, const std::uint16_t* 
     return args.table[(*ours >> args.code_shift) * args.shape.codes + (*theirs >> args.code_shift)];
 }
 
-// Puts the offsets of the table rows of `count` compared cells, and those of the cells in the bank, in shared memory.
+// Writes to shared memory the table-row offsets of `count` compared cells, and where these cells begin in the bank.
 template <int TQ>
 __device__ __forceinline__ void stage_codes(const ScanArgs& args, const Block& block, const std::uint16_t* canvas,
                                             int image_cells, const std::int32_t* cells, int count) {
@@ -49,7 +50,7 @@ struct CodeRows {
 
     static __device__ __forceinline__ int chunk_images(const ScanArgs&) { return comparers() * IMAGES; }
 
-    // A thread's vectors lie a block's width of vectors apart, so that neighbouring threads load neighbouring ones.
+    // A thread's vectors lie comparers() vectors apart, so that neighbouring threads load neighbouring vectors.
     static __device__ __forceinline__ int image(const ScanArgs&, int chunk, int r) {
         const int thread = static_cast<int>(threadIdx.x);
         return thread < comparers() ? chunk + (r / 8 * comparers() + thread) * 8 + r % 8 : INT32_MAX;
@@ -60,7 +61,7 @@ struct CodeRows {
         stage_codes<TQ>(args, block, canvas, image_cells, cells, count);
     }
 
-    // What one load takes of a table row, and the 16 bytes that such loads at `p` make.
+    // What one load takes from a table row, and the 16 bytes that such loads at `p` make up.
     using Piece = std::conditional_t<TQ == 1, int4, std::int32_t>;
     static __device__ __forceinline__ int4 piece(const Piece* const (&row)[TQ], int p) {
         if constexpr (TQ == 1) {
@@ -70,7 +71,7 @@ struct CodeRows {
         }
     }
 
-    // Brings the rows of staged cells [from, from + depth) to one half; for the last FETCHERS threads.
+    // Brings the table rows of staged cells [from, from + depth) to one half; called by the last FETCHERS threads.
     static __device__ __forceinline__ void fetch(const ScanArgs& args, const Block& block, int from, int count,
                                                  int half) {
         constexpr int AT_ONCE = 4;
@@ -103,7 +104,7 @@ struct CodeRows {
         }
     }
 
-    // Adds the entries of a code, given 16 times as large.
+    // Adds the table entries of a code, which is given times 16.
     static __device__ __forceinline__ void look_up(const char* row, unsigned code, int (&sum)[TQ]) {
         if constexpr (TQ == 4) {
             const int4 entry = *reinterpret_cast<const int4*>(row + code);
@@ -122,7 +123,7 @@ struct CodeRows {
         const int depth = args.shape.depth, row_bytes = args.shape.codes * TQ * 4;
         const bool mine = image(args, chunk, 0) < block.last;
         const Unit* from_image = bank + image(args, chunk, 0);
-        int further[VECTORS];  // a vector beyond the slab repeats the first; nobody looks at what it adds
+        int further[VECTORS];  // a vector beyond the slab repeats the first; its sums are discarded
 #pragma unroll
         for (int v = 0; v < VECTORS; ++v) {
             further[v] = image(args, chunk, 8 * v) < block.last ? 8 * v * comparers() : 0;
@@ -134,14 +135,14 @@ struct CodeRows {
                 ahead[v] = *reinterpret_cast<const int4*>(from_image + block.where[i] + further[v]);
             }
         };
-        __syncthreads();  // no thread reads rows of the search before
+        __syncthreads();  // no thread still reads rows of the previous search
         const bool fetches = static_cast<int>(threadIdx.x) >= comparers();
         if (fetches) fetch(args, block, 0, count, 0);
         if (mine) load(0);
         int half = 0;
 #pragma unroll 1
         for (int from = 0; from < count; from += depth, half ^= 1) {
-            __syncthreads();  // this half is here, and no thread reads the other
+            __syncthreads();  // this half has arrived, and no thread still reads the other
             if (fetches && from + depth < count) fetch(args, block, from + depth, count, half ^ 1);
             if (!mine) continue;
             const char* row = reinterpret_cast<const char*>(block.rows) + half * depth * row_bytes;

@@ -1,13 +1,13 @@
 // Distances in the latent domain: d(q, b) = sum over the compared cells and channels of (q - b)^2, int32.
 //
-// bank (cells, A, W) int16, W channels padded with zeros to a multiple of 8. As d = |q|^2 + sum b * (b - 2 q), exact
+// bank (cells, A, W) int16, W channels padded with zeros to a multiple of 8. Since d = |q|^2 + sum b * (b - 2 q), exact
 // modulo 2^32 whatever the order, |b|^2 is shared by the TQ images of the tile and |q|^2 is added at the end. Shared
 // memory holds -2 q as int32, [cell][W / 8][TQ][8], which all lanes of a warp read at one address.
 //
-// A thread owns one bank image and reads it by 16 bytes (8 channels); neighbouring lanes read neighbouring images, so
-// the lines of a warp's loads are used whole. `split` lanes share the cells of an image when images are fewer than
-// threads. Integer multiply-adds a channel: 1 + TQ; unpacking 1; shared loads TQ / 4.
-// TQ = 1 is bound by memory: 2 W bytes a bank image and cell. TQ = 4 is bound by the integer units.
+// A thread owns one bank image and reads it 16 bytes (8 channels) at a time; neighbouring lanes read neighbouring
+// images, so a warp's loads use whole cache lines. `split` lanes share the cells of an image when there are fewer
+// images than threads. Integer multiply-adds per channel: 1 + TQ; unpacking 1; shared loads TQ / 4.
+// TQ = 1 is bound by memory: 2 W bytes per bank image and cell. TQ = 4 is bound by the integer units.
 
 #pragma once
 

@@ -1,6 +1,6 @@
 // The one include of the kernels: CUDA under nvcc, the test runtime (tests/emulation/simt) under g++ -DSIMT_TEST.
 //
-// A kernel is `template <...> __global__ void name(const __grid_constant__ Args args)`, with external linkage and one
+// A kernel is `__global__ void name(const __grid_constant__ Args args)`, with external linkage and one
 // trivially copyable argument. Its shared memory is all dynamic, carved from dynamic_shared(). Host code starts it
 // with launch() only. Blocks wait for each other only in a cooperative launch, with group_barrier(), and read what
 // others wrote with load_shared_by_blocks().
@@ -51,20 +51,8 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned* counter) {
 #endif
 }
 
-// Adds 1 with acquire and release order at device scope; the value before. The block that draws the last ticket of a
-// group sees what the others wrote before theirs, if all of a block's threads pass a __syncthreads() before and after.
-__device__ __forceinline__ unsigned draw_ticket(unsigned* counter) {
-#if defined(SIMT_TEST)
-    return __atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL);
-#else
-    unsigned before;
-    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-    return before;
-#endif
-}
-
-// All threads of `blocks` blocks of a cooperative launch wait for each other; what was written before is seen after
-// through load_shared_by_blocks(). `counter` (one a group) starts at 0 and only grows; `round` (a variable of each
+// All threads of `blocks` blocks of a cooperative launch wait for each other; what was written before can then be read
+// with load_shared_by_blocks(). `counter` (one per group) starts at 0 and only grows; `round` (a variable of each
 // thread) starts at 0 and counts the calls.
 __device__ __forceinline__ void group_barrier(unsigned* counter, unsigned blocks, unsigned& round) {
     const unsigned target = ++round * blocks;
@@ -76,8 +64,8 @@ __device__ __forceinline__ void group_barrier(unsigned* counter, unsigned blocks
     __syncthreads();
 }
 
-// *address of global memory that other blocks write during the launch: from L2, not reordered or kept by the compiler.
-// T has 2, 4, 8 or 16 bytes and is aligned to its size.
+// Reads global memory that other blocks write during the launch: from L2, neither reordered nor kept in a register by
+// the compiler. T has 2, 4, 8 or 16 bytes and is aligned to its size.
 template <class T>
 __device__ __forceinline__ T load_shared_by_blocks(const T* address) {
     static_assert(std::is_trivially_copyable_v<T>, "loads copy bits");
@@ -110,7 +98,7 @@ __device__ __forceinline__ T load_shared_by_blocks(const T* address) {
 #endif
 }
 
-// The bits of the float16 nearest to a number, ties to even; and the number of such bits.
+// The bits of the float16 nearest to a number, ties to even; and the number that such bits stand for.
 __device__ __forceinline__ std::uint16_t half_bits(float value) {
 #if defined(SIMT_TEST)
     return simt::to_f16(value);
@@ -126,10 +114,10 @@ __device__ __forceinline__ float half_value(std::uint16_t bits) {
 #endif
 }
 
-// c += A B on tensor cores, all lanes of a warp together: A 16 x 16, B 16 x 8 float16 (two a word, the first in the low
-// half), c float. Lane 4 g + t has A's rows g and g + 8 (`low`, `high`): of each, columns 2 t, 2 t + 1 in x and those 8
-// further on in y; of B's column g, rows 2 t, 2 t + 1 in x and those 8 further on in y; and of c, rows g (c[0], c[1])
-// and g + 8 (c[2], c[3]), columns 2 t and 2 t + 1.
+// c += A B on tensor cores, all lanes of a warp together: A 16 x 16, B 16 x 8 float16 (two per word, the first in the
+// low half), c float. Lane 4 g + t holds A's rows g and g + 8 (`low`, `high`): of each, columns 2 t, 2 t + 1 in x and
+// those 8 further on in y; of B's column g, rows 2 t, 2 t + 1 in x and those 8 further on in y; and of c, rows g (c[0],
+// c[1]) and g + 8 (c[2], c[3]), columns 2 t and 2 t + 1.
 __device__ __forceinline__ void multiply_half(float (&c)[4], const uint2& low, const uint2& high, const uint2& b) {
 #if defined(SIMT_TEST)
     const unsigned a_words[] = {low.x, high.x, low.y, high.y}, b_words[] = {b.x, b.y};
@@ -145,8 +133,8 @@ __device__ __forceinline__ void multiply_half(float (&c)[4], const uint2& low, c
 #endif
 }
 
-// Four 8 x 8 matrices of float16 from shared memory, all lanes of a warp together: lane 8 i + r brings the address of
-// row r of matrix i, 16 bytes; it gets, of each matrix, columns 2 t and 2 t + 1 of row g, lane 4 g + t.
+// Loads four 8 x 8 matrices of float16 from shared memory, all lanes of a warp together: lane 8 i + r passes the
+// address of row r of matrix i (16 bytes); lane 4 g + t gets columns 2 t and 2 t + 1 of row g of each matrix.
 __device__ __forceinline__ uint4 load_matrices(const uint4* row) {
 #if defined(SIMT_TEST)
     const auto address = reinterpret_cast<std::uint64_t>(row);
@@ -166,7 +154,7 @@ __device__ __forceinline__ uint4 load_matrices(const uint4* row) {
 #endif
 }
 
-// Waits for the kernels before this one on the stream, in a launch that overlaps; first thing in such a kernel.
+// In a launch that overlaps, waits for the kernels before this one on the stream; such a kernel calls it first.
 __device__ __forceinline__ void wait_for_kernels_before() {
 #if !defined(SIMT_TEST) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -178,10 +166,10 @@ struct LaunchShape {
     std::size_t shared = 0;  // bytes of dynamic shared memory
     cudaStream_t stream = nullptr;
     bool cooperative = false;
-    bool overlaps = false;  // may be on its way while the kernel before ends, from compute capability 9.0 on
+    bool overlaps = false;  // may start while the previous kernel is ending, from compute capability 9.0 on
 };
 
-// Starts kernel(args) on a stream of the current device. Errors of the launch come back; those of the kernel do not.
+// Starts kernel(args) on a stream of the current device. Returns errors of the launch, not those of the kernel.
 template <class Args>
 cudaError_t launch(void (*kernel)(Args), const LaunchShape& shape, const Args& args) {
     static_assert(std::is_trivially_copyable_v<Args>, "kernels take one trivially copyable struct");
@@ -233,8 +221,8 @@ cudaError_t resident_blocks(void (*kernel)(Args), int threads, std::size_t share
 #endif
 }
 
-// While one lives, kernels that this thread starts may touch the buffers added to it. The test runtime checks every
-// access of a compiled kernel against them; on a GPU it is empty.
+// While one exists, kernels that this thread starts may touch the buffers added to it. The test runtime checks every
+// access of a compiled kernel against them; on a GPU the class does nothing.
 class KnownBuffers {
   public:
 #if defined(SIMT_TEST)

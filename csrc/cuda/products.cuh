@@ -1,8 +1,8 @@
-// Products of float16 rows on tensor cores, of a warp, from shared memory.
+// Products of float16 rows in shared memory, by one warp on tensor cores.
 //
 // A stage of an operand is 64 columns of its rows, 128 bytes each: 8 units of 16 bytes, unit u of row r at place
-// u ^ (r % 8), so that eight rows of one unit lie in different banks (`stage_place`), and so do the units of a row.
-// ldmatrix brings fragments to the registers where mma wants them: 32 products of 16 columns take 8 of them.
+// u ^ (r % 8) (`stage_place`), so that one unit of eight rows lies in different banks, and so do the units of a row.
+// ldmatrix brings fragments to the registers where mma expects them; 32 products of 16 columns take 8 such loads.
 
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace lpkernel::cuda {
 
-constexpr int STAGE_UNITS = 8;  // of 16 bytes, of a row in a stage: 64 columns
+constexpr int STAGE_UNITS = 8;  // 16-byte units of a row in a stage: 64 columns
 
 // Where a unit of a row lies in its stage.
 __device__ __forceinline__ int stage_place(int row, int unit) {
@@ -18,8 +18,8 @@ __device__ __forceinline__ int stage_place(int row, int unit) {
 }
 
 // Adds the products of a stage of 16 BLOCKS left and 64 right rows to a warp's sums, as multiply_half lays them out;
-// `left` and `right` are the stages, the first rows multiples of 8. between(i), i < 4, is done in between: copies of
-// the next stage, which else would keep the tensor cores waiting.
+// `left` and `right` are the stages; the first rows are multiples of 8. between(i), i < 4, runs in between: it copies
+// the next stage, which would otherwise keep the tensor cores waiting.
 template <int BLOCKS, class Between>
 __device__ __forceinline__ void multiply_stage(const uint4* left, int first_left, const uint4* right, int first_right,
                                                float (&sum)[BLOCKS][8][4], Between between) {
@@ -46,7 +46,7 @@ __device__ __forceinline__ void multiply_stage(const uint4* left, int first_left
     }
 }
 
-// Order of floats as that of unsigned numbers, and back.
+// Maps floats to unsigned numbers of the same order, and back.
 __device__ __forceinline__ unsigned ordered(float value) {
     const unsigned bits = __float_as_uint(value);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;

@@ -1,4 +1,4 @@
-// The kernels that exist, and their launch.
+// The compiled scan kernels, and their launch.
 
 #include "cuda/distance_codes.cuh"
 #include "cuda/distance_latents.cuh"

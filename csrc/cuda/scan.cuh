@@ -1,16 +1,16 @@
 // A whole plan in one launch.
 //
-// Images are cut in tiles of TQ. A group of blocks takes a tile through all scales and steps of the plan, then the next
-// tile; each block of the group owns a slab of the allowed bank images. A step:
+// Images are cut into tiles of TQ. A group of blocks takes a tile through all scales and steps of the plan, then the
+// next tile; each block of the group owns a slab of the allowed bank images. A step:
 //   1. the block stages the compared cells of its canvases in shared memory (block.cuh, distance_*.cuh);
 //   2. it streams its slab past them; each warp keeps the smallest keys it meets (shortlist.cuh); no distance is
 //   stored;
-//   3. one warp an image merges the warps' lists; with several blocks a group they write their lists to global memory,
-//      meet at a barrier, and each merges all of them;
+//   3. one warp per image merges the warps' lists; the blocks of a larger group write theirs to global memory, meet at
+//      a barrier, and each merges all of them;
 //   4. every block copies the chosen patch into its own canvases (canvas.cuh), up to the boundaries of a step that has
-//   some (cut.cuh), so one barrier a step is enough.
-// Where images have offsets, their distances begin below zero by as much.
-// The draw is a function of (seed, image, step), so it comes first: only keys up to its rank are looked for.
+//   some (cut.cuh), so one barrier per step is enough.
+// Where images have offsets, their distances start at minus the offset.
+// The draw is a function of (seed, image, step), so it comes first: only keys up to its rank are searched for.
 //
 // Three shapes of one kernel: a small bank runs with TQ = 1 and one block a tile; few images with a large bank take
 // groups of blocks, in a cooperative launch; many images with a large bank take TQ = 4 and one block a tile, so that
@@ -27,7 +27,7 @@
 
 namespace lpkernel::cuda {
 
-// Takes ascending lists into `list`, all lanes of a warp together; load(m, rank) is an entry of list m < count.
+// Merges ascending lists into `list`, all lanes of a warp together; load(m, rank) is an entry of list m < count.
 template <class Load>
 __device__ __forceinline__ void merge_lists(Key* list, int want, int count, Load load) {
     for (int rank = 0; rank < want; ++rank) {
@@ -38,12 +38,12 @@ __device__ __forceinline__ void merge_lists(Key* list, int want, int count, Load
             smaller |= __ballot_sync(WARP, key < list[want - 1]) != 0;
             offer(list, want, key);
         }
-        if (!smaller) return;  // nor can entries of higher rank be
+        if (!smaller) return;  // entries of higher rank cannot be either
     }
 }
 
-// Takes the distances of a thread's bank images into the lists of its warp; INT32_MAX says that the thread has no such
-// image. limit: distances that may still enter the lists. What one warp knows the others learn through block.bound, so
+// Offers the distances of a thread's bank images to the lists of its warp; INT32_MAX says that the thread has no such
+// image. limit: the largest distances that may still enter the lists. Warps share their limits through block.bound, so
 // that few images of later chunks are looked at twice.
 template <class Distance>
 __device__ __forceinline__ void take(const ScanArgs& args, const Block& block, int chunk,
@@ -73,7 +73,7 @@ __device__ __forceinline__ void take(const ScanArgs& args, const Block& block, i
     }
 }
 
-// The keys of rank block.want[q] among the group's bank images -> block.chosen[q]. Ends before other threads see it.
+// Puts the bank image whose key has rank block.want[q] in the group in block.chosen[q]. Ends without a barrier.
 template <class Distance>
 __device__ __forceinline__ void search(const ScanArgs& args, const Block& block, const typename Distance::Unit* bank,
                                        const typename Distance::Unit* canvas, int image_cells,
@@ -102,7 +102,7 @@ __device__ __forceinline__ void search(const ScanArgs& args, const Block& block,
         for (int from = 0; from < compared; from += span) {
             const int count = compared - from < span ? compared - from : span;
             if (chunk == block.first || compared > span) {
-                __syncthreads();  // no thread reads what is staged, and all have seen the step begin
+                __syncthreads();  // no thread still reads what is staged, and all have seen the step begin
                 Distance::stage(args, block, canvas, image_cells, cells + from, count, chunk == block.first);
                 __syncthreads();
             }
@@ -145,7 +145,7 @@ __device__ __forceinline__ void search(const ScanArgs& args, const Block& block,
     }
 }
 
-// Blocks a multiprocessor that the compiler has in mind: for one bank image a thread, ptxas left alone takes more
+// Blocks per multiprocessor that the compiler aims for: with one bank image per thread, ptxas left alone takes more
 // registers than it needs.
 template <class Distance>
 constexpr int LEAST_BLOCKS = Distance::IMAGES == 1 && Distance::TILE == 1 ? 2 : 1;
@@ -164,7 +164,7 @@ __global__ void __launch_bounds__(MOST_THREADS, LEAST_BLOCKS<Distance>)
     const int groups = static_cast<int>(gridDim.x) / args.shape.group;
     unsigned round = 0;
     for (int first_row = block.group * TQ; first_row < args.image_count; first_row += groups * TQ) {
-        // Rows beyond the last image do its work again and write nothing.
+        // Rows beyond the last image repeat its work and write nothing.
         if (thread < TQ) block.row[thread] = min(first_row + thread, args.image_count - 1);
         const Unit* bank = reinterpret_cast<const Unit*>(args.bank);
         for (int s = 0; s < args.scale_count; ++s) {
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(MOST_THREADS, LEAST_BLOCKS<Distance>)
             for (int t = scale[1]; t < scale[1] + scale[2]; ++t) {
                 const std::int32_t *step = args.steps + 4 * t, *written = args.cells + step[2];
                 const int compared = step[1];
-                __syncthreads();  // canvases are written, and no thread reads the scalars of the step before
+                __syncthreads();  // canvases are written, and no thread still reads the previous step's scalars
                 if (thread < TQ) {
                     const std::uint32_t u =
                         draw(args.seed, args.images[block.row[thread]], args.first_step + static_cast<unsigned>(t));

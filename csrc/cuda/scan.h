@@ -1,4 +1,4 @@
-// A whole plan for many images in one kernel launch: what the host says to the device. No Python.
+// A whole plan for many images in one kernel launch: what the host passes to the device. No Python.
 
 #pragma once
 
@@ -9,31 +9,31 @@
 
 namespace lpkernel::cuda {
 
-// How distances are found; see distance_codes.cuh and distance_latents.cuh.
+// How distances are computed; see distance_codes.cuh and distance_latents.cuh.
 enum class Form : int { CodeRows = 0, CodeGather = 1, Latents = 2 };
 
-constexpr int MOST_THREADS = 384;     // leaves each 168 registers
+constexpr int MOST_THREADS = 384;     // leaves 168 registers for each
 constexpr int FETCHERS = 64;          // threads of a block that bring table rows, in CodeRows
-constexpr int MOST_ROW_CODES = 4096;  // those of CodeRows, 16 times as large
+constexpr int MOST_ROW_CODES = 4096;  // codes that CodeRows can store times 16
 constexpr int MOST_IMAGES = 1 << 30;
-constexpr int MOST_CUT = 32;    // patch side of a plan with boundaries: a lane a column
+constexpr int MOST_CUT = 32;    // patch side of a plan with boundaries: one lane per column
 constexpr int CELL_VALUES = 8;  // latent channels come in multiples of this: 16 bytes
 
 // Byte offsets of what a block keeps in its shared memory, each a multiple of 16.
 struct SharedMap {
     int window = 0;   // the compared cells of the block's images; before it, at 0, the table rows
     int where = 0;    // where these cells begin in the bank
-    int lists = 0;    // nearest bank images so far, one list a warp and image
-    int scalars = 0;  // five numbers an image
-    int paths = 0;    // where boundaries run, two an image
-    int sums = 0;     // what they sum up, two overlaps an image
+    int lists = 0;    // nearest bank images so far, one list per warp and image
+    int scalars = 0;  // five numbers per image
+    int paths = 0;    // where boundaries run, two per image
+    int sums = 0;     // their accumulated errors, two overlaps per image
     int bytes = 0;
-    int list_pitch = 0;  // entries: K, made odd so that lanes reading one rank of many lists meet different banks
+    int list_pitch = 0;  // in entries: K, made odd so that lanes reading one rank of many lists hit different banks
 };
 
 // The shape of a launch. `tile` images walk through the plan together; `group` blocks share one tile, each with its
 // part of the bank; `split` lanes share the cells of one bank image (CodeGather and Latents); `span` compared cells
-// are staged at a time, `depth` cells of table rows (CodeRows).
+// are staged at a time, and the table rows of `depth` cells (CodeRows).
 struct ScanShape {
     Form form = Form::CodeGather;
     int tile = 1, group = 1, threads = 32, split = 1, span = 1, depth = 0;
@@ -73,8 +73,9 @@ struct ScanArgs {
     const std::int16_t* bank;
     const std::int32_t* table;       // (V, codes): V rows of a multiple of 4 entries
     const std::int32_t* candidates;  // (A) bank index of each allowed image
-    const std::int32_t* offsets;     // (T, A) what is taken off distances, or null
-    // Starting canvases: begin (S, 2) is the first cell in `start` and the canvases there (0, 1 or n) of each scale.
+    const std::int32_t* offsets;     // (T, A) subtracted from distances, or null
+    // Starting canvases: begin (S, 2) is, for each scale, the first cell in `start` and the number of canvases there
+    // (0, 1 or n).
     const std::int32_t* begin;
     const std::int16_t* start;    // (cells, W)
     const std::uint32_t* images;  // (n) random counters
@@ -94,10 +95,10 @@ struct ScanArgs {
 };
 
 // Blocks of this shape that one multiprocessor of the current device holds. cudaErrorInvalidValue when there is no
-// kernel for it.
+// kernel of this shape.
 cudaError_t scan_resident(const ScanShape& shape, int& blocks);
 
-// Runs the plan of `args` with `groups` groups of blocks on a stream of the current device; returns when started.
+// Runs the plan of `args` with `groups` groups of blocks on a stream of the current device; returns once started.
 // With group > 1 all groups * group blocks must be resident at once.
 cudaError_t scan(const ScanArgs& args, int groups, cudaStream_t stream);
 

@@ -1,4 +1,4 @@
-// The kernels of the screened search that exist, and their launch.
+// The compiled kernels of the screened search, and their launch.
 
 #include <algorithm>
 
@@ -47,7 +47,7 @@ ScreenPlan plan_screen(const TopkArgs& args, int stride) {
     plan.stages = columns / SCREEN_COLUMNS;
     plan.lanes = 8;
     while (plan.lanes < 32 && plan.lanes * 4 * PREPARE_QUADS < args.width) plan.lanes *= 2;
-    const int lanes = plan.class_rows / SCREEN_TILE * 8;  // groups, were there one a lane
+    const int lanes = plan.class_rows / SCREEN_TILE * 8;  // groups, if each lane had one
     while (plan.parts < 8 && lanes * plan.parts < 8 * k) plan.parts *= 2;
     plan.groups = lanes * plan.parts;
     plan.most = std::max(SURVIVORS, 4 * k * stride);

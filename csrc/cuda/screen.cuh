@@ -1,44 +1,45 @@
-// masked_topk for many queries: tensor cores rule out most pairs, the others are measured exactly.
+// masked_topk for many queries: tensor cores rule out most pairs; the others are measured exactly.
 //
 //   distance(q, b) = |q|^2 + |b|^2 - 2 q.b over the marked columns
 //
-// The product is found in float16 with float32 sums, and only decides who is measured: whatever it rounds, the answer
-// is that of topk.cuh, bit for bit. Steps, each a kernel:
+// The product is computed in float16 with float32 sums, and only decides which pairs are measured: however it rounds,
+// the answer is that of topk.cuh, bit for bit. Steps, each a kernel:
 //
 //   centre    the mean of some bank rows becomes the origin: what all rows share would only cost precision
 //   prepare   rows of queries and bank as float16, each times a power of two of its own that brings its largest value
 //             to 2^14 ... 2^15; their squared lengths; and what float16 lost of them, measured
-//   screen    with SAMPLE: upper bounds of the distances to a sample of the bank, the least of each few of them
-//   limit     a query's K-th of these: K rows are no further, so none that is further is among the K nearest
-//   screen    lower bounds of all distances; rows within the limit are listed, some 100 of 30,000 a query
+//   screen    with SAMPLE: upper bounds of the distances to a sample of the bank; the least of every few is kept
+//   limit     a query's K-th of these: K rows are no further, so no row that is further is among the K nearest
+//   screen    lower bounds of all distances; rows within the limit are listed, some 100 of 30,000 per query
 //   recheck   their exact distances (integers, or float64 rounded to float32), and the K smallest keys
 //   topk.cuh  for queries with more survivors than their list holds: all rows equal, no limit, values too large
 //
-// The bound. Let q', b' be the rows less the origin, as float32, Q and B their float16 forms (with the power of two
-// taken out), and rq = |q' - Q|, rb = |b' - B|, which `prepare` measures. Then by Cauchy and Schwarz
+// The bound. Let q', b' be the rows minus the origin, as float32, Q and B their float16 forms (with the power of two
+// taken out), and rq = |q' - Q|, rb = |b' - B|, which `prepare` measures. Then, by Cauchy-Schwarz,
 //   |q'.b' - Q.B| <= |q'| rb + rq |B| <= |q'| rb + rq (|b'| + rb).
-// Products of float16 are exact in float32; each addition of a tensor core is taken to keep 22 bits of its largest
+// Products of float16 are exact in float32; each addition of a tensor core is assumed to keep 22 bits of its largest
 // operand (they keep 24 or more: Fasi et al., Numerical behavior of NVIDIA tensor cores, 2021), so sums of D products
 // are off by at most G |q'| |b'|, G = (D + 64) 2^-22. The rest (the origin's subtraction, float32 lengths, the last
 // few operations) is relative to |q'|^2 or |b'|^2 and within E = 2^-20 of them. With x = rb + G |b'| and y = |b'| + rb,
 //   |b'|^2 (1 - E) - 2 Q.B > limit (1 + E) - |q'|^2 (1 - E) + 2 |q'| x + 2 rq y
-// says that distance(q, b) is above the limit, and above what rounds to it. A pair is ruled out only then; a NaN or an
-// infinity rules nothing out. Squared lengths beyond 1e37 count as NaN.
+// implies that distance(q, b) is above the limit, and above all that rounds to it. A pair is ruled out only then; a NaN
+// or an infinity rules nothing out. Squared lengths beyond 1e37 count as NaN.
 //
-// With a mask m for each query, |b|^2 is a product, too: sum of m b^2, its columns appended to those of q.b, with m as
-// float16 (exact) and b'^2 scaled by a power of two of its own; the accumulators are rescaled in between. What float16
-// loses of b'^2 is measured as a sum w, and w + 2 G |b'|^2 stands for the E |b'|^2 above.
+// With a mask m for each query, |b|^2 is a product, too: the sum of m b^2, whose columns are appended to those of q.b,
+// with m as float16 (exact) and b'^2 scaled by a power of two of its own; the accumulators are rescaled in between.
+// What float16 loses of b'^2 is measured as a sum w, and w + (2 G + 2 E) |b'|^2 replaces the E |b'|^2
+// above.
 //
-// With weights w the limit is one of w d: the sample's bounds of d are multiplied by w, and a row is ruled out where
+// With weights w the limit is one on w d: the sample's bounds of d are multiplied by w, and a row is ruled out where
 // the lower bound of d is above limit / w. So |q'|^2 cannot stay on one side of the comparison: it is taken 4 E smaller
-// for lower bounds and 4 E larger for upper ones, which pays for the few more roundings, too. Rows of extreme weights
-// (row_factor) are neither sampled nor ruled out.
+// for lower bounds and 4 E larger for upper ones, which also covers the few additional roundings. Rows with extreme
+// weights (row_factor) are neither sampled nor ruled out.
 //
 // Tiling. A block takes 128 queries and 128 bank rows, a warp 64 x 64 of them: 128 accumulators a lane. Operands come
-// by cp.async, 64 columns at a time, three stages in flight (products.cuh). They lie in memory 64 bytes a row, the rows
-// of 32 columns side by side.
-// Traffic: the bank is read once as it is (twice beyond 512 columns), written and read once as float16; tiles of one
-// bank tile run together.
+// by cp.async, 64 columns at a time, three stages in flight (products.cuh). In memory they are cut into parts of 32
+// columns; within a part the rows, 64 bytes each, lie side by side.
+// Traffic: the bank is read once as it is (twice beyond 512 columns), written and read once as float16; query tiles of
+// one bank tile run together.
 // Limits: D <= 8192 (half that with a mask for each query), K <= 128.
 
 #pragma once
@@ -50,11 +51,11 @@
 namespace lpkernel::cuda {
 
 constexpr float EDGE = 0x1p-20f;      // E above
-constexpr float FAR = 3e38f;          // the distance of positions without a row that is allowed
-constexpr float FAR_SCORE = 3.2e38f;  // what rules out is below
+constexpr float FAR = 3e38f;          // the distance of positions without an allowed row
+constexpr float FAR_SCORE = 3.2e38f;  // scores that rule a row out are below this
 constexpr float MOST_SQUARE = 1e37f;
 constexpr float MORE = 1.015625f;        // covers the rounding of sums of squares in float32
-constexpr float TINY_LENGTH = 0x1p-70f;  // above the root of what float32 takes for 0
+constexpr float TINY_LENGTH = 0x1p-70f;  // above the root of what float32 rounds to 0
 constexpr int LEAST_EXPONENT = -100;
 
 // 2^n, -126 <= n <= 127.
@@ -78,8 +79,8 @@ __device__ __forceinline__ T sum_of(T value, int lanes) {
     return value;
 }
 
-// The mean of up to CENTRE_ROWS bank rows, a block 32 columns; whole for integers, so that differences stay exact. A
-// warp reads its rows all at once. Shared memory: (warps, 2, 32) floats.
+// The mean of up to CENTRE_ROWS bank rows, 32 columns per block; rounded to whole numbers for integers, so that
+// differences stay exact. A warp reads its rows all at once. Shared memory: (warps, 2, 32) floats.
 template <class Rows>
 __global__ void __launch_bounds__(CENTRE_THREADS) centre_kernel(const __grid_constant__ ScreenArgs args) {
     constexpr int WARPS = CENTRE_THREADS / 32, EACH = CENTRE_ROWS / WARPS;
@@ -132,7 +133,7 @@ __device__ __forceinline__ bool in_quads(const TopkArgs& search) {
            reinterpret_cast<std::uintptr_t>(search.patch_mask) % 4 == 0;
 }
 
-// The values of a row less the origin; 0 where the mask hides them and beyond `width`.
+// The values of a row minus the origin; 0 where the mask hides them and beyond `width`.
 template <class Rows>
 struct CentredRow {
     using Stored = typename Rows::Stored;
@@ -199,10 +200,10 @@ struct CentredRow {
     }
 };
 
-// Rows of float16, each by plan.lanes lanes, and their terms: of the bank's positions first, then of the queries.
-// A lane has PREPARE_QUADS times four columns in registers; wider rows are read twice.
+// Writes the rows as float16, each by plan.lanes lanes, and their terms: first the bank's positions, then the queries.
+// A lane holds PREPARE_QUADS times four columns in registers; wider rows are read twice.
 template <class Rows, bool OWN>
-__global__ void __launch_bounds__(PREPARE_THREADS, 3)  // 3: up to 80 registers, where ptxas left alone spills
+__global__ void __launch_bounds__(PREPARE_THREADS, 3)  // 3: allows up to 80 registers; ptxas left alone spills
     prepare_kernel(const __grid_constant__ ScreenArgs args) {
     const TopkArgs& search = args.topk;
     const ScreenPlan& plan = args.plan;
@@ -231,7 +232,7 @@ __global__ void __launch_bounds__(PREPARE_THREADS, 3)  // 3: up to 80 registers,
         for (int i = 0; i < PREPARE_QUADS; ++i) {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                most = fmaxf(most, fabsf(value[i][e]));  // a NaN is seen in `square`
+                most = fmaxf(most, fabsf(value[i][e]));  // a NaN shows in `square`
                 square += static_cast<double>(value[i][e]) * static_cast<double>(value[i][e]);
             }
         }
@@ -291,13 +292,13 @@ __global__ void __launch_bounds__(PREPARE_THREADS, 3)  // 3: up to 80 registers,
     float constant = static_cast<float>(square);
     if (OWN) constant = own_lost * MORE * power_of_two(own_shift - 14) + (sums + 2.f * EDGE) * constant;
     if (!finite) constant = __int_as_float(NAN_BITS);
-    if (!real) constant = OWN ? -FAR : FAR;  // OWN: taken off below
+    if (!real) constant = OWN ? -FAR : FAR;  // OWN: subtracted below
     args.row_terms[place] = make_float4(constant, residue + sums * length + 0x1p-100f, length + residue,
                                         OWN ? power_of_two(shift - own_shift) : power_of_two(shift - 14));
     if (OWN) args.row_scales[place] = power_of_two(own_shift - 14);
 }
 
-// The weights of the bank's positions as float32; 1 where there is no row that is allowed, which is ruled out as FAR.
+// The weights of the bank's positions as float32; 1 where there is no allowed row, which FAR rules out.
 __global__ void __launch_bounds__(256) factor_kernel(const __grid_constant__ ScreenArgs args) {
     const int place = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
     if (place >= args.plan.positions) return;
@@ -306,7 +307,7 @@ __global__ void __launch_bounds__(256) factor_kernel(const __grid_constant__ Scr
     args.row_scales[place] = real ? row_factor(args.topk.weights[index]) : 1.f;
 }
 
-// Starts a quarter of the copies of a stage, two times 32 columns, of the block's rows to a buffer.
+// Starts a quarter of the copies of a stage (twice 32 columns) of the block's rows to a buffer.
 __device__ __forceinline__ void fetch_stage(const ScreenArgs& args, uint4* shared, int stage, int quarter,
                                             int first_query, int first_row) {
     constexpr int TOGETHER = SCREEN_THREADS / STAGE_UNITS, OPERAND = SCREEN_TILE * STAGE_UNITS;
@@ -323,7 +324,7 @@ __device__ __forceinline__ void fetch_stage(const ScreenArgs& args, uint4* share
     }
 }
 
-// Appends the bank row at a position to a query's survivors; rows and queries beyond the last are none.
+// Appends the bank row at a position to a query's survivors; ignores rows and queries beyond the last.
 __device__ __forceinline__ void list_survivor(const ScreenArgs& args, int query, int position) {
     const std::int64_t index = row_at(args.plan, position);
     if (index >= args.topk.bank_count || query >= args.topk.query_count) return;
@@ -332,8 +333,8 @@ __device__ __forceinline__ void list_survivor(const ScreenArgs& args, int query,
     args.survivors[static_cast<std::int64_t>(query) * args.plan.most + at] = static_cast<int>(index);
 }
 
-// Bounds of the distances of 128 queries and 128 positions. With SAMPLE upper ones, whose minima go to args.minima;
-// else lower ones, and rows that are not above the query's threshold go to its list.
+// Bounds of the distances of 128 queries and 128 positions: with SAMPLE, upper bounds, whose minima go to args.minima;
+// else lower bounds, and rows that are not above the query's threshold go to its list.
 // Shared memory: SCREEN_STAGES * 32 KiB.
 template <bool OWN, bool SAMPLE, bool WEIGHTED>
 __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_constant__ ScreenArgs args) {
@@ -362,9 +363,9 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
     }
     for (int stage = 0; stage < stages; ++stage) {
         __pipeline_wait_prior(SCREEN_STAGES - 2);
-        __syncthreads();  // the stage is here, and no warp reads the buffer that is filled next
+        __syncthreads();  // the stage has arrived, and no warp still reads the buffer filled next
         const int next = stage + SCREEN_STAGES - 1;
-        if (OWN && stage == stages / 2) {  // from products of values to sums of squares, in their scale
+        if (OWN && stage == stages / 2) {  // sums of squares follow: rescale the products to theirs
 #pragma unroll
             for (int m = 0; m < 4; ++m) {
 #pragma unroll
@@ -386,7 +387,7 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
     }
 
     float4 query[4][2];
-    float least[4][2], own[4][2];  // own: |q'|^2 of the query, as much larger or smaller as bounds of w d want it
+    float least[4][2], own[4][2];  // own: |q'|^2 of the query, made larger or smaller as bounds of w d need it
     unsigned within[4];            // bit h 16 + j 2 + e: the pair of row h 8 + g and column 8 j + 2 t + e
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
@@ -464,8 +465,8 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
     }
 }
 
-// The k-th smallest of `count` >= k numbers above 0 in shared memory, by a warp: the next larger minimum one after the
-// other, or for a large k bit by bit.
+// The k-th smallest of `count` >= k numbers above 0 in shared memory, by a warp: by repeatedly taking the next larger
+// minimum, or, for a large k, bit by bit.
 __device__ __forceinline__ unsigned smallest(const unsigned* numbers, int count, int k) {
     unsigned found = 0;
     if (k <= MOST_ROUNDS) {
@@ -492,8 +493,8 @@ __device__ __forceinline__ unsigned smallest(const unsigned* numbers, int count,
     return found;
 }
 
-// The k-th smallest of a query's minima by a whole block, in its first warp. Each thread takes the least of its share;
-// k of these are within the k-th of them, so only numbers below that one are looked at again.
+// The k-th smallest of a query's minima, found by a whole block and returned in its first warp. Each thread takes the
+// least of its share; the result is no larger than the k-th of these, so only numbers below that are looked at again.
 // Shared memory: as limit_words.
 __device__ __forceinline__ unsigned smallest_of_block(const float* minima, int groups, int k, unsigned* shared) {
     const int thread = static_cast<int>(threadIdx.x);
@@ -522,8 +523,8 @@ __device__ __forceinline__ unsigned smallest_of_block(const float* minima, int g
     return thread >= 32 || listed < k ? enough : smallest(list, listed, k);
 }
 
-// The threshold of each query: its K-th minimum, less its squared length without weights. A warp a query, or a block
-// where it has more than WARP_GROUPS minima.
+// The threshold of each query: its K-th minimum; without weights, minus its squared length. One warp per query, or one
+// block where it has more than WARP_GROUPS minima.
 // Shared memory: limit_words.
 __global__ void __launch_bounds__(LIMIT_THREADS) limit_kernel(const __grid_constant__ ScreenArgs args) {
     const int groups = args.plan.groups, k = min(args.topk.k, groups), warp = static_cast<int>(threadIdx.x) / 32;
@@ -550,13 +551,13 @@ __global__ void __launch_bounds__(LIMIT_THREADS) limit_kernel(const __grid_const
         return;
     }
     const double square = args.query_squares[q], bound = static_cast<double>(unordered(found)) + square;
-    // what rounds to the same float32 is not above it, and below 1e-30 float32 has little to say
+    // what rounds to the same float32 is not above it; below 1e-30 float32 is not precise
     const double limit = max(bound, 0.0) * (1.0 + 2.0 * EDGE) + 4.0 * EDGE * square + 1e-30;
     const bool none = args.topk.k > groups || !(limit < static_cast<double>(MOST_SQUARE));
     args.query_terms[q].x = none ? INFINITY : static_cast<float>(limit - square);
 }
 
-// The K nearest of a query's survivors, a block a query; one that has more than its list holds is to be redone.
+// The K nearest of a query's survivors, one block per query; a query with more than its list holds is to be redone.
 // Shared memory: (warps, K) keys.
 template <class Rows, bool OWN>
 __global__ void __launch_bounds__(RECHECK_THREADS, 4) recheck_kernel(const __grid_constant__ ScreenArgs args) {
@@ -574,7 +575,7 @@ __global__ void __launch_bounds__(RECHECK_THREADS, 4) recheck_kernel(const __gri
     __syncwarp();
     const int* from = args.survivors + static_cast<std::int64_t>(q) * args.plan.most;
     const int count = static_cast<int>(survivors);
-    // A warp takes every WARPS-th survivor, 32 of them before it offers their keys.
+    // A warp takes every WARPS-th survivor, and measures 32 of them before it offers their keys.
     for (int first = warp; first < count; first += 32 * WARPS) {
         const int taken = min(32, (count - first + WARPS - 1) / WARPS);
         const int own = from[first + min(lane_id(), taken - 1) * WARPS];

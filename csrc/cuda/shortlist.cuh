@@ -1,9 +1,9 @@
 // The smallest keys that a warp has met, in shared memory.
 //
-// A key is distance << 32 | index, signed as distances are that have an offset: the minimum wins, so ties go to the
-// lowest index. A list holds its `want` smallest keys ascending, EMPTY where there are fewer. Indices are below 2^31,
-// so no key equals EMPTY. Most bank images fail the comparison with the list's last distance, one instruction each; an
-// insertion costs about 25 a warp.
+// A key is distance << 32 | index, signed because distances with an offset may be negative: the minimum wins, so ties
+// go to the lowest index. A list holds its `want` smallest keys ascending, EMPTY where there are fewer. Indices are
+// below 2^31, so no key equals EMPTY. Most bank images fail the comparison with the list's last distance, one
+// instruction each; an insertion costs a warp about 25.
 
 #pragma once
 
@@ -25,7 +25,7 @@ __device__ __forceinline__ int lane_id() {
     return static_cast<int>(threadIdx.x & 31);
 }
 
-// Puts `key`, the same in all lanes and smaller than the last entry, in its place; the last entry goes.
+// Puts `key`, the same in all lanes and smaller than the last entry, in its place; the last entry is dropped.
 __device__ __forceinline__ void insert(Key* list, int want, Key key) {
     const int lane = lane_id();
     int place = 0;
@@ -43,7 +43,7 @@ __device__ __forceinline__ void insert(Key* list, int want, Key key) {
     }
 }
 
-// Takes the keys of all lanes into the warp's list; lanes without one bring EMPTY. Returns the last entry.
+// Offers the keys of all lanes to the warp's list; lanes without one pass EMPTY. Returns the last entry.
 __device__ __forceinline__ Key offer(Key* list, int want, Key key) {
     Key last = list[want - 1];
     unsigned todo = __ballot_sync(WARP, key < last);

@@ -1,4 +1,4 @@
-// The kernels of a plan step by step that exist, and their launches.
+// The compiled kernels of a plan run step by step, and their launches.
 
 #include <algorithm>
 
@@ -21,7 +21,7 @@ Screen screen_of() {
             StepMemory<IMAGES, WARPS>::BYTES};
 }
 
-// The kernels of a tile; none in them where there is no such tile.
+// The kernels of a tile; null where there is no such tile.
 Screen screen_of(const StepTile& tile) {
     if (tile.bank_warps == 4) return tile.image_blocks == 4 ? screen_of<4, 4>() : Screen{};
     if (tile.bank_warps != 2) return {};
@@ -42,7 +42,7 @@ int tiles(std::int64_t count, int of) {
 }  // namespace
 
 void plan_steps(StepArgs& args, const StepTile& tile) {
-    constexpr int SAMPLE = 8;  // every how many-th tile is in the sample
+    constexpr int SAMPLE = 8;  // one tile in this many is in the sample
     const int lists = 4 * tile.bank_warps, all = tiles(args.scan.allowed, tile.bank());
     args.sampled =
         std::min({all, MOST_GROUPS / lists, std::max(tiles(all, SAMPLE), tiles(2 * args.scan.shape.k, lists))});
@@ -62,7 +62,7 @@ cudaError_t steps(StepArgs args, const StepTile& tile, const std::int32_t* scale
     const ScanArgs& scan = args.scan;
     const int most_rows = args.rows, bank_tiles = tiles(scan.allowed, tile.bank());
     cudaError_t error = cudaSuccess;
-    bool overlaps = false;  // not with what is before the plan on the stream, which does not wait
+    bool overlaps = false;  // not with earlier work on the stream, which does not wait
     const auto start = [&](Kernel kernel, int blocks, int threads, std::size_t shared) {
         if (error != cudaSuccess) return;
         LaunchShape shape;

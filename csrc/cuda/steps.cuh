@@ -1,29 +1,29 @@
-// A plan step by step, for many images: tensor cores rule out most bank images, the others are measured exactly.
+// A plan run step by step, for many images: tensor cores rule out most bank images; the others are measured exactly.
 //
 //   distance(q, b) = |q|^2 + |b|^2 - offset - 2 q.b over the compared cells; score(q, b) = distance - |q|^2
 //
 // Everything is in the latent domain, codes as their fixed-point vectors: whole numbers of at most 2048, exact in
-// float16. The sums of a product in float32 are not exact, so a score only decides who is measured. Each addition of a
-// tensor core is taken to keep 22 bits of its largest operand, as in screen.cuh; with cells of squared length up to
-// m, a score of c compared cells and D = c W columns is off by at most
+// float16. The sums of a product in float32 are not exact, so a score only decides which images are measured. Each
+// addition of a tensor core is assumed to keep 22 bits of its largest operand, as in screen.cuh; with cells of squared
+// length up to m, a score of c compared cells and D = c W columns is off by at most
 //   c m (2 (D + 64) 2^-22 + 2^-20) + |offset| 2^-22,
-// whose double is the step's slack. Kernels of a step, one after the other on a stream:
+// and twice that is the step's slack. Kernels of a step, one after the other on a stream:
 //
-//   screen with SAMPLE   scores of some tiles of the bank; the least of each few bank images
-//   limit                the want-th smallest of an image's minima, and slack: want bank images are no further, so
+//   screen with SAMPLE   scores of some tiles of the bank, of which the least of every few bank images is kept
+//   limit                the want-th smallest of an image's minima, plus slack: want bank images are no further, so
 //                        none above it is among the want nearest; want is the rank that the step's draw asks for
 //   screen               all scores; bank images within the limit are listed with their scores, some 100 of 30,000
 //   choose               of these, those within slack of the want-th smallest score are measured, in integers; the key
 //                        of rank want is chosen, its patch copied (canvas.cuh, cut.cuh). An image whose list overflowed
-//                        (many equal distances, or no limit) measures the whole bank.
-// A step that compares nothing takes `choose` alone. `enter` begins a scale.
+//                        (many equal distances, or no limit) is compared with the whole bank.
+// A step that compares nothing runs `choose` alone. `enter` begins a scale.
 //
-// Tiling. A block takes 32 IMAGES images and 64 WARPS bank images, a warp 16 IMAGES x 64 of them. Operands come from
-// where they are, cell by cell, by cp.async: 32 bytes a row and slice of 16 channels, four slices a stage, three stages
-// in flight.
+// Tiling. A block takes 32 IMAGES images and 64 WARPS bank images, a warp 16 IMAGES x 64 of them. cp.async copies the
+// operands from where they lie, cell by cell: 32 bytes per row and slice of 16 channels, four slices a stage, three
+// stages in flight.
 //
-// Traffic of a step: the compared cells of the bank once from memory, 2 D bytes a bank image (tiles of one bank tile
-// run together), and from L2 2 D bytes a row of both operands for each block.
+// Traffic of a step: the compared cells of the bank once from memory, 2 D bytes per bank image (image tiles of one bank
+// tile run together); from L2, 2 D bytes per row of both operands for each block.
 //
 // Ties: keys are distance << 32 | position among the allowed images, the minimum wins.
 //
@@ -67,7 +67,7 @@ __device__ __forceinline__ int apart(const ScanArgs& args, const HalfCell* ours,
     return sum;
 }
 
-// What of an image's draw a step needs: the rank looked for, from 1.
+// The draw of an image at this step, and the rank it asks for, from 1.
 __device__ __forceinline__ std::uint32_t step_draw(const StepArgs& args, int row) {
     const int image = min(args.base + row, args.scan.image_count - 1);
     return draw(args.scan.seed, args.scan.images[image], args.scan.first_step + static_cast<unsigned>(args.step));
@@ -76,7 +76,7 @@ __device__ __forceinline__ int wanted(const StepArgs& args, std::uint32_t u) {
     return 1 + static_cast<int>(draw_index(u, static_cast<std::uint32_t>(args.scan.shape.k)));
 }
 
-// The canvas of a row of the launch at the scale of this parity.
+// The canvas of a row of the launch at this scale: two alternate.
 __device__ __forceinline__ std::uint16_t* canvas_of(const StepArgs& args, int row, int scale) {
     const std::int64_t values = static_cast<std::int64_t>(args.scan.side) * args.scan.side * args.scan.shape.width;
     return reinterpret_cast<std::uint16_t*>(args.scan.canvas) +
@@ -96,7 +96,7 @@ struct StepMemory {
 template <int IMAGES, int WARPS>
 class StepCopies {
     using Memory = StepMemory<IMAGES, WARPS>;
-    static constexpr int TOGETHER = Memory::THREADS / STAGE_UNITS;  // a multiple of 8: all rows have one place
+    static constexpr int TOGETHER = Memory::THREADS / STAGE_UNITS;  // a multiple of 8: one place for all rows
     static constexpr int OURS = Memory::LEFT / TOGETHER, THEIRS = Memory::RIGHT / TOGETHER;
 
   public:
@@ -117,11 +117,11 @@ class StepCopies {
 
     __device__ __forceinline__ int stages() const { return (slices_ + STEP_SLICES - 1) / STEP_SLICES; }
 
-    // Begins the stage whose cell is looked up, and looks up the next one's: its copies are to follow.
+    // Begins the stage whose cell has been looked up, and looks up that of the next stage; calls of copy() must follow.
     __device__ __forceinline__ void begin(int stage) {
         const int units = args_.scan.shape.width / 8;
         to_ = shared_ + stage % Memory::STAGES * Memory::STAGE + stage_place(row_, unit_);
-        // of one operand, so that the other's last slice adds nothing
+        // zeros in one operand, so that the other's last slice adds nothing
         zeros_ = stage * STEP_SLICES + unit_ / 2 < slices_ ? 0 : 16;
         ours_ = reinterpret_cast<const uint4*>(canvas_of(args_, 0, args_.scale)) + cell_ * units + channel_ / 8;
         theirs_ = reinterpret_cast<const uint4*>(args_.scan.bank) +
@@ -167,7 +167,7 @@ struct Found {
     static constexpr int MOST = 4096;
     Survivor pairs[MOST];
     std::uint8_t rows[MOST];      // of the block
-    std::uint8_t overflows[128];  // rows with pairs that found no room
+    std::uint8_t overflows[128];  // rows with pairs that did not fit
     int count;
 
     __device__ __forceinline__ void add(float score, int image, int row) {
@@ -181,7 +181,7 @@ struct Found {
     }
 };
 
-// Scores of a block's images and bank images. With SAMPLE their minima go to args.minima; else bank images within an
+// Scores of a block's images and bank images. With SAMPLE, their minima go to args.minima; else bank images within an
 // image's limit go to its list.
 template <int IMAGES, int WARPS, bool SAMPLE>
 __global__ void __launch_bounds__(64 * WARPS, WARPS == 4 ? 1 : 2)
@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(64 * WARPS, WARPS == 4 ? 1 : 2)
     }
     for (int stage = 0; stage < stages; ++stage) {
         __pipeline_wait_prior(Memory::STAGES - 2);
-        __syncthreads();  // the stage is here, and no warp reads the buffer that is filled next
+        __syncthreads();  // the stage has arrived, and no warp still reads the buffer filled next
         const int next = stage + Memory::STAGES - 1;
         const bool more = next < stages;
         if (more) copies.begin(next);
@@ -254,7 +254,7 @@ __global__ void __launch_bounds__(64 * WARPS, WARPS == 4 ? 1 : 2)
         static_assert(sizeof(Found) <= Memory::BYTES, "stages hold what is found");
         auto& found = *reinterpret_cast<Found*>(shared);
         const int thread = static_cast<int>(threadIdx.x);
-        __syncthreads();  // no warp reads stages any more
+        __syncthreads();  // no warp still reads stages
         if (thread < Memory::LEFT) found.overflows[thread] = 0;
         if (thread == 0) found.count = 0;
         __syncthreads();
@@ -265,7 +265,7 @@ __global__ void __launch_bounds__(64 * WARPS, WARPS == 4 ? 1 : 2)
                 const int q = row + m * 16 + h * 8;
                 const float limit = q < args.rows ? args.limits[q] : -INFINITY;
 #pragma unroll
-                for (int j = 0; j < 8; j += 2) {  // four pairs, of which few are within
+                for (int j = 0; j < 8; j += 2) {  // four pairs; few are within the limit
                     const float2 even = *reinterpret_cast<const float2*>(constants + 8 * j);
                     const float2 odd = *reinterpret_cast<const float2*>(constants + 8 * j + 8);
                     const float score[4] = {
@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(64 * WARPS, WARPS == 4 ? 1 : 2)
     }
 }
 
-// The limit of each image, a warp each: the next larger of its minima, one after the other.
+// The limit of each image, one warp each, found by repeatedly taking the next larger of its minima.
 __global__ void __launch_bounds__(128) step_limit_kernel(const __grid_constant__ StepArgs args) {
     wait_for_kernels_before();
     constexpr int VALUES = MOST_GROUPS / 32, AT_ONCE = 4;
@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(128) step_limit_kernel(const __grid_constant__
             if (i >= held) break;
 #pragma unroll
             for (int v = i; v < i + AT_ONCE; ++v) {
-                if (own[v] <= found) continue;  // 0 is the order of no number
+                if (own[v] <= found) continue;  // ordered() never returns 0 for a number
                 equal = own[v] < next ? 1 : equal + (own[v] == next);
                 next = min(next, own[v]);
             }
@@ -335,8 +335,8 @@ struct Chosen {
     int near, chosen, row;
 };
 
-// The distance of a bank image, the compared cells of the canvas in shared memory; `from` and `apart_by` share the
-// units among the threads of a warp.
+// The distance of a bank image from the compared cells of the canvas (`own`, in shared memory); `from` and `apart_by`
+// divide the units among the threads of a warp.
 __device__ __forceinline__ int step_distance(const StepArgs& args, const uint4* own, const std::int32_t* cells,
                                              int image, int from, int apart_by) {
     const int of_cell = args.scan.shape.width / 8, units = args.compared * of_cell;
@@ -395,7 +395,7 @@ __device__ __forceinline__ void choose_listed(const StepArgs& args, Chosen& kept
 }
 
 // The image of rank `want` in the whole bank. Without offsets no distance is below 0, so the search ends at the want-th
-// image that is no distance away.
+// image at distance 0.
 __device__ __forceinline__ void choose_of_all(const StepArgs& args, Chosen& kept, const uint4* own,
                                               const std::int32_t* cells, const std::int32_t* offsets, int want) {
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, allowed = args.scan.allowed;
@@ -424,7 +424,7 @@ __device__ __forceinline__ void choose_of_all(const StepArgs& args, Chosen& kept
     if (thread == 0) kept.chosen = static_cast<int>(static_cast<unsigned>(list[want - 1]));
 }
 
-// Finds what an image copies, and copies it; a block an image.
+// Finds the patch that an image takes, and copies it; one block per image.
 __global__ void __launch_bounds__(CHOOSE_THREADS) step_choose_kernel(const __grid_constant__ StepArgs args) {
     wait_for_kernels_before();
     const ScanArgs& scan = args.scan;
@@ -477,8 +477,8 @@ __global__ void __launch_bounds__(CHOOSE_THREADS) step_choose_kernel(const __gri
     }
 }
 
-// Canvases at the beginning of a scale, as enter_scale of canvas.cuh; a block an image. In the last scale cells that no
-// step writes have no source.
+// Canvases at the beginning of a scale, as enter_scale of canvas.cuh; one block per image. In the last scale, cells
+// that no step writes have no source.
 __global__ void __launch_bounds__(CHOOSE_THREADS) step_enter_kernel(const __grid_constant__ StepArgs args) {
     wait_for_kernels_before();
     const ScanArgs& scan = args.scan;

@@ -1,4 +1,4 @@
-// The kernels that exist, and their launch.
+// The compiled masked_topk kernels, and their launch.
 
 #include <algorithm>
 #include <cmath>
@@ -46,7 +46,7 @@ void plan_topk(TopkArgs& args) {
     const std::int64_t stride = static_cast<std::int64_t>(args.width) * value_bytes;
     args.unit = multiple(args.bank, stride, 16) ? 16 : multiple(args.bank, stride, 4) ? 4 : 2;
     // (1 + 2^-24)^n <= exp(n 2^-24): D + 2 roundings of a float32 sum, 2 of the K-th distance, 3 on the way to a
-    // weighted one, and of this factor itself
+    // weighted one, and that of this factor itself
     args.slack = static_cast<float>(std::exp((args.width + (args.weights ? 12.0 : 8.0)) * 0x1p-24));
     args.tiny = args.weights ? 0x1p-120f : TINY;
     args.shared = topk_map(args.shape, args.k, value_bytes, args.own_mask);

@@ -1,37 +1,37 @@
-// masked_topk: the K nearest of B bank rows for each of Q queries, for few queries, or those that screen.cuh leaves
-// over. No (Q, B) matrix is ever stored.
+// masked_topk: the K nearest of B bank rows for each of Q queries; used for few queries, and for those that screen.cuh
+// leaves over. No (Q, B) matrix is ever stored.
 //
 //   distance(q, b) = sum over the marked columns of (q - b)^2, taken directly.
 //
-// Tiling. A warp owns TQ queries and, at a time, 128 bank rows: each lane 4 of them against all TQ queries, in 4 TQ
-// accumulators. Query values are the same in all lanes, one broadcast load from shared memory for four of them; bank
-// values are 16-byte loads of a row that 8 lanes a turn read without bank conflicts; so a column costs 4 TQ sums of
+// Tiling. A warp owns TQ queries and, at a time, 128 bank rows: each lane compares 4 of them with all TQ queries, in
+// 4 TQ accumulators. Query values are the same in all lanes: one broadcast load from shared memory brings four of them.
+// Bank values come by 16-byte loads of a row, 8 lanes a turn without bank conflicts. So a column costs 4 TQ sums of
 // squares and about (TQ + 4) / 4 loads. A block has query_warps x bank_warps such warps on one bank tile, which
 // cp.async brings in 32 columns at a time into one of two buffers while the other is compared. The grid is (tiles of
 // queries, slabs of the bank): with few queries the slabs fill the device.
 //
 // Selection. Each warp keeps the K smallest keys (distance << 32 | row) of its queries (shortlist.cuh) in shared
-// memory. A lane compares its sums with the K-th, one instruction each; few pass. At the end one warp a query merges
-// the lists of the bank's warps; slabs write theirs to global memory, and a second kernel, a block a query, takes the K
-// smallest of those: one block that merged all queries of a tile would work on alone for longer than the search. Keys
-// are all different, so the result does not depend on the tiling; ties go to the lowest row.
+// memory. A lane compares its sums with the K-th, one instruction each; few pass. At the end one warp per query merges
+// the lists of the bank's warps; slabs write theirs to global memory, and a second kernel, one block per query, takes
+// the K smallest of those: a block that merged all queries of a tile would run on alone for longer than the search.
+// Keys are all different, so the result does not depend on the tiling; ties go to the lowest row.
 //
 // Integers are exact in int32. Floats: the op promises the float32 rounding of the sum in float64. A float32 sum of D
 // squares of differences, all >= 0, is within a factor (1 + 2^-24)^(D + 2) of the exact one, so a row whose float32 sum
 // exceeds the K-th distance by more than `slack` (which covers that and the rounding of the K-th) is not among the K.
-// The others, about K ln(B / K) rows a query, are measured again in float64 by the whole warp; only those sums enter
-// the list. Cancellation plays no part, and float64 arithmetic for the others is saved.
+// The others, about K ln(B / K) rows per query, are measured again in float64 by the whole warp; only those sums enter
+// the list. Cancellation plays no part, and rows that are ruled out cost no float64 arithmetic.
 //
-// Weights, float32 alone: what is ranked is the float32 rounding of w d, w and d in float64. A float32 sum less TINY,
-// times the weight as float32, stands for the sum above: TINY is more than what squares lose below float32's normal
-// range, and is taken off before a large weight could make much of it. Rows whose weight leaves LEAST_WEIGHT ...
-// MOST_WEIGHT, or whose sum overflows float32, stand as 0: they are always measured.
+// Weights, float32 only: rows are ranked by the float32 rounding of w d, with w and d in float64. A float32 sum minus
+// TINY, times the weight as float32, takes the place of the sum above: TINY is more than what squares lose below
+// float32's normal range, and is subtracted before a large weight could magnify that loss. Rows whose weight is outside
+// LEAST_WEIGHT ... MOST_WEIGHT, or whose sum overflows float32, count as 0: they are always measured.
 //
-// Masks. Hidden entries may be NaN or infinite: they are blanked as bits, in query and bank row for a mask of all
-// queries, in the difference for a mask of each, never multiplied by 0.
+// Masks. Hidden entries may be NaN or infinite: their bits are cleared, in query and bank row for a mask shared by all
+// queries, in the difference for a mask for each query; they are never multiplied by 0.
 //
 // Traffic: the bank once for every tile of queries (from L2 when it fits there), the queries once for every 128
-// bank_warps rows of the bank from L1 or L2, K keys for every query and slab.
+// bank_warps rows of the bank (from L1 or L2), K keys for every query and slab.
 // Limits: K <= 128, B < 2^31, Q < 2^31; integer distances below 2^31 - 1. NaN distances sort last.
 
 #pragma once
@@ -45,7 +45,7 @@ constexpr int NO_ROW = INT32_MAX;     // the distance of a row that is not to be
 constexpr int ANY = INT32_MAX - 1;    // every distance is at most this
 constexpr int NAN_BITS = 0x7fc00000;  // above +inf
 constexpr float TINY = 1e-30f;        // more than what D squares lose below float32's normal range
-constexpr double LEAST_WEIGHT = 0x1p-100, MOST_WEIGHT = 0x1p+100;  // that float32 multiplies well
+constexpr double LEAST_WEIGHT = 0x1p-100, MOST_WEIGHT = 0x1p+100;  // of weights that float32 multiplies well
 
 // How values are stored, compared and summed. Value is what a lane computes with, 32 bits.
 struct FloatRows {
@@ -62,7 +62,7 @@ struct FloatRows {
     static __device__ __forceinline__ float add_square(float difference, float sum) {
         return __fmaf_rn(difference, difference, sum);
     }
-    // In the order of distances.
+    // Bits that are ordered as distances are.
     static __device__ __forceinline__ int bits(float sum) { return sum != sum ? NAN_BITS : __float_as_int(sum); }
 };
 
@@ -179,7 +179,7 @@ struct Stages {
     }
 };
 
-// TQ words that are the same in all lanes.
+// Loads TQ words that are the same in all lanes.
 template <int TQ, class T>
 __device__ __forceinline__ void broadcast(const T* from, T (&to)[TQ]) {
     if constexpr (TQ % 4 == 0) {
@@ -197,7 +197,7 @@ __device__ __forceinline__ void broadcast(const T* from, T (&to)[TQ]) {
     }
 }
 
-// Adds the squares of `groups` groups of columns. bank: the lane's first row, the others 32 rows apart.
+// Adds the squares of `groups` groups of columns. bank: the lane's first row; the others follow 32 rows apart.
 template <class Rows, bool OWN, int TQ>
 __device__ __forceinline__ void add_columns(const unsigned char* bank, int row_bytes,
                                             const typename Rows::Value* queries, const unsigned* masks, int groups,
@@ -241,9 +241,9 @@ __device__ __forceinline__ T sum_of_warp(T value) {
     return value;
 }
 
-// The exact distances of a query and some rows, by the whole warp, the same in all lanes: of int16 rows in integers; of
-// float32 rows the float32 rounding of the sum in float64, times the row's weight, as bits. Rows are read together, so
-// that they wait for memory together. WEIGHTS: whether there may be any.
+// The exact distances of a query and some rows, by the whole warp, the same in all lanes: for int16 rows, integers; for
+// float32 rows, the bits of the float32 rounding of the float64 sum times the row's weight. Rows are read together, so
+// that they wait for memory together. WEIGHTS: whether there may be weights.
 template <class Rows, bool OWN, int COUNT, bool WEIGHTS = true>
 __device__ __forceinline__ void measure_rows(const TopkArgs& args, int query, const int (&rows)[COUNT],
                                              int (&distance)[COUNT]) {
@@ -280,18 +280,19 @@ __device__ __forceinline__ float row_factor(double weight) {
     return weight >= LEAST_WEIGHT && weight <= MOST_WEIGHT ? static_cast<float>(weight) : 0.f;
 }
 
-// What a weighted distance is at least, within `slack`.
+// A lower bound of a weighted distance, within `slack`.
 __device__ __forceinline__ float weigh(float sum, float factor) {
     return sum < INFINITY ? fmaxf(sum - TINY, 0.f) * factor : sum != sum ? sum : 0.f;
 }
 
-// A float32 sum that may stand for `distance` is at most this.
+// The float32 sum of a row at `distance` is at most this.
 __device__ __forceinline__ int widen(const TopkArgs& args, int distance) {
     if (distance >= NAN_BITS) return distance;
     return __float_as_int(__int_as_float(distance) * args.slack + args.tiny);
 }
 
-// Sums that may still enter a list whose last key is `last`. Rows come in ascending order, so ties with it are late.
+// The largest sum that may still enter a list whose last key is `last`. Rows come in ascending order, so ties with it
+// come too late.
 template <class Rows>
 __device__ __forceinline__ int bound(const TopkArgs& args, Key last) {
     if (last == EMPTY) return ANY;
@@ -300,7 +301,7 @@ __device__ __forceinline__ int bound(const TopkArgs& args, Key last) {
     return widen(args, distance);
 }
 
-// Takes the 32 sums of a warp, of rows `first` + lane, into a query's list; limit: those above it cannot enter. COUNT:
+// Offers the 32 sums of a warp, of rows `first` + lane, to a query's list; those above `limit` cannot enter. COUNT:
 // rows that are measured at a time.
 template <class Rows, bool OWN, int COUNT>
 __device__ __forceinline__ void take(const TopkArgs& args, Key* list, int query, int first, int sum, int& limit) {
@@ -310,7 +311,7 @@ __device__ __forceinline__ void take(const TopkArgs& args, Key* list, int query,
         const int taken = min(__popc(todo), COUNT);
         int rows[COUNT], distance[COUNT], row = first;
 #pragma unroll
-        for (int r = 0; r < COUNT; ++r) {  // the last again where there are fewer
+        for (int r = 0; r < COUNT; ++r) {  // repeats the last where there are fewer
             if (todo) row = first + __ffs(static_cast<int>(todo)) - 1;
             rows[r] = row;
             todo &= todo - 1;
@@ -333,7 +334,7 @@ __device__ __forceinline__ void take(const TopkArgs& args, Key* list, int query,
     }
 }
 
-// Takes an ascending list of K keys into another, all lanes of a warp together; load(rank) is an entry.
+// Merges an ascending list of K keys into another, all lanes of a warp together; load(rank) is an entry.
 template <class Load>
 __device__ __forceinline__ void absorb(Key* list, int k, Load load) {
     for (int base = 0; base < k; base += 32) {
@@ -359,7 +360,7 @@ __device__ __forceinline__ void write_neighbours(const TopkArgs& args, int query
 }
 
 template <class Rows, bool OWN, int TQ>
-__global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 registers, where ptxas left alone spills
+__global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: allows up to 128 registers; ptxas left alone spills
     masked_topk_kernel(const __grid_constant__ TopkArgs args) {
     using Value = typename Rows::Value;
     const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, k = args.k;
@@ -388,7 +389,7 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
     const int first = static_cast<int>(begin);
     if (first < end) stages.fetch(0, first, 0);
     int buffer = 0;
-    // Rows fit int32 up to the end of the last tile, which plan_topk keeps below 2^31.
+    // Rows fit int32 up to the end of the last tile, below 2^31 as the binding allows 2^30 rows.
     for (int tile = first; tile < end; tile += rows) {
         Value sum[TQ][ROWS_PER_LANE];
 #pragma unroll
@@ -429,7 +430,7 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
                 for (int i = 0; i < TQ; ++i) sum[i][j] = weigh(sum[i][j], factor);
             }
         }
-        unsigned passing = 0;  // queries that some row may enter
+        unsigned passing = 0;  // queries whose list some row may enter
         int bits[TQ][ROWS_PER_LANE];
 #pragma unroll
         for (int i = 0; i < TQ; ++i) {
@@ -455,8 +456,8 @@ __global__ void __launch_bounds__(32 * MOST_TOPK_WARPS, 2)  // 2: up to 128 regi
             const int slot = query_warp * TQ + chosen;
             const int query = query_at(args, first_query + slot);
             Key* list = list_of(slot, bank_warp);
-            // K rows within what K lanes reach: the list begins with a limit. What stands for a weighted distance is no
-            // measure of how far a row may be.
+            // K rows lie within what K lanes reach, so the list begins with a limit. Not with weights: a lower bound
+            // does not tell how far a row may be.
             if (own_limit == ANY && k <= 32 && !args.weights) {
                 const int reach = reached_by(min(min(own[0], own[1]), min(own[2], own[3])), k);
                 if constexpr (sizeof(typename Rows::Stored) == 2) {
@@ -506,9 +507,10 @@ __device__ __forceinline__ void close_lists(const TopkArgs& args, int query, Key
     write_neighbours<Rows>(args, query, lists);
 }
 
-// The K smallest keys of a query's slabs, a block a query. Lists of slabs ascend: the threads' smallest first keys come
-// first, and nothing beyond the K-th of those is taken; then warps go down the lists of their slabs, a lane each, as
-// far as some key can still enter. Shared memory: (warps, K) keys, a limit, and a key a thread.
+// The K smallest keys of a query's slabs, one block per query. Lists of slabs ascend, so each thread first takes the
+// smallest first key of its slabs, and nothing beyond the K-th of those is taken; then warps go down the lists of their
+// slabs, one lane each, as far as some key can still enter. Shared memory: (warps, K) keys, a limit, and a key per
+// thread.
 template <class Rows>
 __global__ void __launch_bounds__(MERGE_THREADS) merge_slabs_kernel(const __grid_constant__ TopkArgs args) {
     constexpr int WARPS = MERGE_THREADS / 32;

@@ -1,4 +1,4 @@
-// The kernels of a plan over a small bank that exist, and their launches.
+// The compiled kernels of a plan over a small bank, and their launches.
 
 #include "cuda/walk.cuh"
 
@@ -12,7 +12,7 @@ int tiles(int count, int of) {
     return (count + of - 1) / of;
 }
 
-// Bank images of a thread that walks.
+// Bank images per thread of walk_kernel.
 int images_of_thread(int allowed) {
     return allowed <= WALK_THREADS ? 1 : allowed <= 2 * WALK_THREADS ? 2 : 4;
 }

@@ -1,26 +1,26 @@
-// A plan over a small bank, a block an image, distances by tables.
+// A plan over a small bank, one block per image, with distances from tables.
 //
 //   distance(q, b) = sum over the compared cells of row(cell)[b], less the image's offset
 //
-// A canvas cell is either a copy of a bank image's cell, or what it began its scale with. Of the first kind all
-// distances are known before: tables[cell][source][b] holds those of every pair of images at every cell. Of the second
-// kind they are measured when the scale begins. So a canvas is the number of a source for each cell, a step adds up one
-// row for each cell that it compares, and images, which depend on nothing else, walk through the plan without waiting
-// for each other.
+// A canvas cell is either a copy of a bank image's cell, or what it began its scale with. For the first kind all
+// distances are known beforehand: tables[cell][source][b] holds those of every pair of images at every cell. For the
+// second kind they are measured when the scale begins. So a canvas is the number of a source for each cell, a step adds
+// up one row for each cell that it compares, and images, which depend on nothing else, walk through the plan without
+// waiting for each other.
 //
-//   measure  tables: once for a bank and its sides, a block a cell and MEASURED of its images
+//   measure  tables: once for a bank and its sides, one block per cell and MEASURED of its images
 //   measure  what the cells of a scale begin with, resized or given: before each scale that has such cells
-//   walk     all steps of a scale, of all scales of a plan that carries; a block an image. A step:
+//   walk     all steps of a scale, or of all scales of a plan that carries; one block per image. A step:
 //              1. pointers to the rows of the compared cells go to shared memory;
-//              2. a thread adds up its R bank images' entries of these rows, ROWS_AT_ONCE under way; in a bank of few,
-//                 up to WALK_SPLIT lanes share the rows of one;
-//              3. each warp takes its `want` smallest keys, one after the other, then every warp those of all warps;
+//              2. each thread adds up the entries of its R bank images in these rows, ROWS_AT_ONCE in flight; in a bank
+//                 of few images, up to WALK_SPLIT lanes share the rows of one;
+//              3. each warp takes its `want` smallest keys, one after the other, then every warp takes those of all;
 //              4. boundaries (cut.cuh), whose errors are entries of the same rows; cells take their new source.
-//            The draw of a step gives `want`; a warp makes those of 32 steps at once. What a step needs of the plan is
-//            loaded while the step before is under way.
+//            The draw of a step gives `want`; a warp makes the draws of 32 steps at once. What a step needs of the plan
+//            is loaded during the step before.
 //
-// Traffic of a step and image: 4 * A bytes for each compared cell, from L2 where the tables fit it, and nothing else
-// that waits: one load of rows is all that lies between a choice and the next.
+// Traffic of a step and image: 4 * A bytes for each compared cell, from L2 where the tables fit it. Nothing else waits
+// for memory: between one choice and the next lies only one load of rows.
 //
 // Ties: keys are distance << 32 | position among the allowed images, the minimum wins.
 // Limits: A <= WALK_IMAGES, K <= 128, side <= WALK_SIDE, distances and offsets below 2^31, P <= 32 where there are
@@ -48,7 +48,7 @@ struct ScaleEnd {
     }
 };
 
-// What a cell of image `row` begins scale s with: what it is given, or the canvas before, resized. (Codes have one
+// What a cell of image `row` begins scale s with: the value given, or the previous canvas, resized. (Codes have one
 // scale.)
 template <bool CODES>
 __device__ __forceinline__ std::int16_t begun(const WalkArgs& args, int s, int row, int cell, int channel, bool given) {
@@ -72,8 +72,8 @@ __device__ __forceinline__ std::int16_t begun(const WalkArgs& args, int s, int r
                    [](int value) { return value; });
 }
 
-// Distances of the cell `values` (of each of `count` images, W apart, in shared memory) to all allowed images: `out`,
-// rows `stride` apart. Codes: values are where rows begin in the V x V table.
+// Writes to `out`, in rows `stride` apart, the distances of a cell of `count` images (`values`, W apart, in shared
+// memory) to all allowed images. Codes: values are where rows begin in the V x V table.
 template <bool CODES>
 __device__ __forceinline__ void measure_rows(const WalkArgs& args, const int* values, int count, std::int64_t cell,
                                              std::int32_t* out, std::int64_t stride) {
@@ -100,8 +100,7 @@ __device__ __forceinline__ void measure_rows(const WalkArgs& args, const int* va
     }
 }
 
-// A block a cell of the scale and MEASURED allowed images (TABLE) or images being made. (args.first_scale is the
-// scale.)
+// One block per cell of scale args.first_scale and MEASURED allowed images (TABLE) or images being made.
 template <bool CODES, bool TABLE>
 __global__ void __launch_bounds__(MEASURE_THREADS) walk_measure_kernel(const __grid_constant__ WalkArgs args) {
     const ScanArgs& scan = args.scan;
@@ -113,7 +112,7 @@ __global__ void __launch_bounds__(MEASURE_THREADS) walk_measure_kernel(const __g
     int* values = reinterpret_cast<int*>(dynamic_shared());  // (MEASURED, W)
     const std::int64_t bank_cell = args.first_cell + cell, canvas_cells = scan.side * scan.side;
     bool given = false;
-    if (!TABLE && scan.begin[2 * s + 1] > 0) {  // of scales after the first only what no step writes
+    if (!TABLE && scan.begin[2 * s + 1] > 0) {  // after the first scale, only cells that no step writes
         bool kept = s == 0;
         for (int i = thread; i < scale[4]; i += MEASURE_THREADS) kept |= scan.cells[scale[3] + i] == cell;
         given = __syncthreads_or(kept) != 0;
@@ -141,7 +140,7 @@ __global__ void __launch_bounds__(MEASURE_THREADS) walk_measure_kernel(const __g
     }
 }
 
-// What a walking block has in its shared memory, and its image.
+// What a walking block keeps in shared memory, and its rows of distances.
 struct Walk {
     std::int32_t* sources;              // (M * M), -1 where a cell is as it began
     const std::int32_t** window;        // (WALK_SPAN) rows of distances
@@ -155,7 +154,7 @@ struct Walk {
     }
 };
 
-// Some cells of a step, of which a thread has the first HELD of its own in registers.
+// Some cells of a step; each thread holds the first HELD of its own in registers.
 constexpr int HELD = 2;
 struct HeldCells {
     int held[HELD];
@@ -168,7 +167,7 @@ struct HeldCells {
         }
     }
 
-    // use(i, cell) of the thread's cells from `from` on, a multiple of WALK_SPAN.
+    // Calls use(i, cell) for the thread's cells from `from`, a multiple of WALK_SPAN, up to `end`.
     template <class Use>
     __device__ __forceinline__ void each(const std::int32_t* cells, int from, int end, Use use) const {
         const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
@@ -183,14 +182,13 @@ struct HeldCells {
     }
 };
 
-// Rows that a thread of R bank images has under way.
+// Rows that a thread of R bank images has in flight.
 template <int R>
 constexpr int ROWS_AT_ONCE = R == 1   ? 18
                              : R == 2 ? 12
                                       : 9;
 
-// Adds the entries of the thread's bank images `image` in the staged rows: `rows` of them, a multiple of what is under
-// way at once.
+// Adds the entries of the thread's bank images `image` in the `rows` staged rows, a multiple of those in flight.
 template <int R>
 __device__ __forceinline__ void add_rows(const WalkArgs& args, const Walk& walk, int rows, const int (&image)[R],
                                          int (&sum)[R]) {
@@ -220,7 +218,7 @@ __device__ __forceinline__ Key least_of_warp(Key key) {
     return make_key(distance, __reduce_min_sync(WARP, index));
 }
 
-// The key of rank `want`, from 1, among those of all threads of the block, in all of them.
+// The key of rank `want`, from 1, among those of all threads of the block; all of them get it.
 template <int R>
 __device__ __forceinline__ Key key_of_rank(Key (&keys)[R], int want, Key* lists) {
     const int warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
@@ -237,7 +235,7 @@ __device__ __forceinline__ Key key_of_rank(Key (&keys)[R], int want, Key* lists)
     }
     if (warps == 1) return found;
     __syncthreads();
-    int taken = 0;  // of the list of the warp that is this lane's
+    int taken = 0;  // from this lane's list: one lane per warp
 #pragma unroll 1
     for (int rank = 0; rank < want; ++rank) {
         const Key next = lane_id() < warps && taken < want ? lists[lane_id() * want + taken] : EMPTY;
@@ -263,7 +261,7 @@ __device__ __forceinline__ int nearest(const WalkArgs& args, const Walk& walk, c
     }
     for (int from = 0; from < compared; from += WALK_SPAN) {
         const int count = min(compared - from, WALK_SPAN), rows = (count + together - 1) / together * together;
-        if (from > 0) __syncthreads();  // no thread reads what was staged
+        if (from > 0) __syncthreads();  // no thread still reads what was staged
         held.each(cells, from, from + count, [&](int i, int cell) { walk.window[i - from] = walk.row(args, cell); });
         for (int i = count + thread; i < rows; i += threads) walk.window[i] = args.tables + args.zeros;
         __syncthreads();
@@ -295,7 +293,7 @@ __global__ void __launch_bounds__(WALK_THREADS, R == 1 ? 2 : 1) walk_kernel(cons
     block.paths = reinterpret_cast<int*>(shared + args.shared.paths);
     block.sums = reinterpret_cast<int*>(shared + args.shared.sums);
     const std::uint32_t number = scan.images[image];
-    const int4* steps = reinterpret_cast<const int4*>(scan.steps);  // first and number of compared cells, of written
+    const int4* steps = reinterpret_cast<const int4*>(scan.steps);  // first and number of compared, of written cells
 
     for (int s = args.first_scale; s < args.scale_end; ++s) {
         const std::int32_t* scale = scan.scales + 5 * s;
@@ -314,7 +312,7 @@ __global__ void __launch_bounds__(WALK_THREADS, R == 1 ? 2 : 1) walk_kernel(cons
         int4 step = first < end ? steps[first] : int4{}, next = first + 1 < end ? steps[first + 1] : int4{};
         compared.load(scan.cells + step.x, step.y);
         written.load(scan.cells + step.z, step.w);
-        std::uint32_t draws = 0;  // lane l: that of step first + l, of 32 steps
+        std::uint32_t draws = 0;  // lane l: that of the l-th of 32 steps
         __syncthreads();
         for (int t = first; t < end; ++t) {
             const HeldCells ours = compared, copied = written;

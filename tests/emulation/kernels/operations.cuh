@@ -92,7 +92,7 @@ __global__ void operations(const __grid_constant__ OperationArgs args) {
     atomicMax(args.counters + 2, v);
     atomicOr(args.counters + 3, u & 0xf0f0u);
     atomicCAS(args.counters + 4, 0u, 77u);
-    draw_ticket(args.counters + 5);
+    atomicAdd(args.counters + 5, 1u);
     atomicAdd(reinterpret_cast<unsigned long long*>(args.counters + 6), static_cast<unsigned long long>(wide));
     __syncthreads();
     put(load_shared_by_blocks(args.counters + 5));
