@@ -97,7 +97,7 @@ class _Part:
     def __init__(self, bank: Bank, wire: _Wire, radius: int) -> None:
         sizes = wire.told((bank.size, _number_system(bank)))
         if any(system != sizes[0][1] for _, system in sizes):
-            raise InputError("the processes hold images of different banks; divide one, as by bank.subset")
+            raise InputError("the processes hold images of different banks; divide one bank, as with bank.subset")
         self.bank, self.wire = bank, wire
         self.first = sum(size for size, _ in sizes[: wire.rank])
         self.images = sum(size for size, _ in sizes)

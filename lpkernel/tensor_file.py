@@ -159,7 +159,7 @@ def read(path: Path, mapped: Collection[str] = ()) -> tuple[dict[str, np.ndarray
         with open_regular(path) as file:
             return _read(path, file, mapped)
     except MemoryError as error:
-        raise InputError(f"{path}: too large for the memory") from error
+        raise InputError(f"{path}: too large for the available memory") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 

@@ -194,7 +194,7 @@ def main() -> int:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(names)} (default: all)")
     wanted = parser.parse_args().parts or names
     if unknown := set(wanted) - set(names):
-        parser.error(f"got {', '.join(sorted(unknown))}, expected of {', '.join(names)}")
+        parser.error(f"got {', '.join(sorted(unknown))}, expected one of {', '.join(names)}")
     if not torch.cuda.is_available():
         built = "sees no CUDA device" if torch.version.cuda else "was built without CUDA"
         print(f"No GPU was checked: PyTorch {torch.__version__} {built}. Not run: {', '.join(wanted)}.")

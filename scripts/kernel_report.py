@@ -480,7 +480,7 @@ table rows and selection.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--write-budgets", action="store_true", help="renew budgets.json and triton_resources.json")
+    parser.add_argument("--write-budgets", action="store_true", help="rewrite budgets.json and triton_resources.json")
     options = parser.parse_args()
     found = {**cuda_kernels(), **triton_kernels()}
     made = estimates()

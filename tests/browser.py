@@ -1,4 +1,4 @@
-"""A headless Chromium for tests, and the log of what its pages asked for."""
+"""A headless Chromium for tests, and the log of what its pages requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FLAGS = (
 
 
 def missing(reason: str) -> None:
-    """Skip for want of a part, or fail if a browser is required."""
+    """Skip because a part is missing, or fail if a browser is required."""
     if os.environ.get("LPKERNEL_REQUIRE_BROWSER") == "1":
         pytest.fail(f"a browser test is required but cannot run: {reason}")
     pytest.skip(reason)
@@ -50,7 +50,7 @@ def chromium(profile: Path) -> Iterator[Any]:
 
 
 def asked(driver: Any) -> list[str]:
-    """The addresses that pages asked for since the last call, of any kind, those refused among them."""
+    """All addresses that pages requested since the last call, including those that were refused."""
     found = []
     for entry in driver.get_log("performance"):
         message = json.loads(entry["message"])["message"]
@@ -62,5 +62,5 @@ def asked(driver: Any) -> list[str]:
 
 
 def hosts(addresses: list[str]) -> set[str]:
-    """The hosts among addresses, with their ports; what stands in a page itself has none."""
+    """The hosts of the addresses, with their ports; what is embedded in a page itself has none."""
     return {urlsplit(address).netloc for address in addresses if not address.startswith(("data:", "blob:", "chrome"))}

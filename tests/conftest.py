@@ -17,14 +17,14 @@ from lpkernel.backends.base import Backend
 from lpkernel.backends.cuda import CudaBackend
 
 REQUIRED = [name for name in os.environ.get("LPKERNEL_REQUIRE_BACKENDS", "").split(",") if name]
-# Without a GPU its backends have tests of their own, on emulations: test_cuda_*.py and test_triton.py.
+# Without a GPU, the GPU backends have tests of their own, on emulations: test_cuda_*.py and test_triton.py.
 NAMES = [
     name
     for name, backend in registry.BACKENDS.items()
     if name not in ("cuda", "triton") or name in REQUIRED or not backend.unavailable()
 ]
 
-# Begun first: with pytest-xdist a worker takes a file at a time, and none of these is to be waited for at the end.
+# Started first: with pytest-xdist a worker takes a file at a time, and the run should not end waiting for one of these.
 LONGEST = [
     *("test_triton", "test_kernel_budgets", "test_cuda_scan", "test_cuda_topk"),
     *("test_cuda_sanitizers", "test_emulation", "test_packaging", "test_kernel_tables"),
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest first; those of CUDA kernels as PTX only if they are marked `compiled`, unless all are wanted."""
+    """Sort the longest first; run CUDA kernels as PTX only in tests marked `compiled`, unless --all-rungs is given."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     if config.getoption("--all-rungs"):
         return
@@ -49,8 +49,8 @@ def _as_ptx(item: pytest.Item) -> bool:
     return isinstance(item, pytest.Function) and hasattr(item, "callspec") and item.callspec.params.get("cuda") == "ptx"
 
 
-# A process has one thread unless it asks for more: tests run side by side, and in tiny problems waiting for a second
-# thread costs more than it gives.
+# A process has one thread unless it asks for more: tests run side by side, and in tiny problems a second thread costs
+# more than it gains.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
@@ -66,11 +66,11 @@ def usable(name: str) -> Backend:
 
 
 def home(backend: Backend) -> str:
-    """Where a backend wants its tensors."""
+    """The device on which a backend wants its tensors."""
     return "cpu" if backend.unavailable("cpu") == [] else "cuda"
 
 
-# a session scope, since hypothesis runs one fixture value with many examples
+# session scope, since hypothesis runs many examples with one fixture value
 @pytest.fixture(scope="session", params=NAMES)
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend in turn."""
@@ -79,7 +79,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture(scope="session", params=[name for name in NAMES if name != "numpy"])
 def fast_backend(request: pytest.FixtureRequest) -> Backend:
-    """Every backend but the specification, to be compared with it."""
+    """Every backend except the specification, to be compared with it."""
     return usable(request.param)
 
 

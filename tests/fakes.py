@@ -67,7 +67,7 @@ class FakeContinuous(_MeanColour):
 
 
 def far_latents() -> np.ndarray:
-    """(4, 8, 8, 16) float32 whose cells are as far apart as fixed point has room for: corners that no PCA turns."""
+    """(4, 8, 8, 16) float32 whose cells are as far apart as fixed point allows: corners that PCA does not rotate."""
     signs = np.ones((1, 1))
     for _ in range(5):
         signs = np.block([[signs, signs], [signs, -signs]])  # orthogonal columns (Sylvester's Hadamard matrix)

@@ -13,7 +13,7 @@ from lpkernel.views import BankViews, of_images, shifts
 
 
 class World:
-    """B code maps at side M, their fixed-point codebook, and the two views that backends get."""
+    """B code maps of side M, their fixed-point codebook, and the two views that backends get."""
 
     def __init__(self, size: int, side: int = 16, channels: int = 4, codes: int = 20, spread: int = 100, seed: int = 0):
         random = np.random.default_rng(seed)
@@ -45,13 +45,13 @@ class World:
         return self._views[radius]
 
     def latent_views(self, radius: int) -> BankViews:
-        """The same, as of a bank that has no codes."""
+        """The same, as for a bank that has no codes."""
         if -radius not in self._views:
             self._views[-radius] = BankViews(radius, self.full)
         return self._views[-radius]
 
     def shifted(self, radius: int) -> World:
-        """A bank that holds all views of this one's images as images of its own, made by other means."""
+        """A bank that holds all views of this one's images as its own images, made in another way."""
         wide = np.pad(self.codes, [(0, 0), (radius, radius), (radius, radius)], mode="edge")
         side = self.codes.shape[1]
         whole = World(1, side)
@@ -78,9 +78,9 @@ class World:
         radius: int = 0,
         of_latents: bool = False,
     ) -> ScanRequest:
-        """in_codes: the full side by codes; with several scales, of a plan that carries, those below by latents.
+        """in_codes: the full side in codes; with several scales (of a plan that carries), the smaller ones in latents.
 
-        radius: that of the views that are searched; of_latents: as of a bank that has no codes.
+        radius: of the views that are searched; of_latents: as for a bank that has no codes.
         """
         canvas: tuple[np.ndarray | None, ...] = (None,) * len(plan.scales)
         if start is not None:

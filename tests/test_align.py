@@ -30,7 +30,7 @@ needs_dlib = pytest.mark.skipif(
 
 
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A picture without fine detail, so that turning it loses nothing."""
+    """A picture without fine detail, so that rotating it loses nothing."""
     small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -216,7 +216,7 @@ def test_eyes_of_a_bank_are_the_median_of_those_found() -> None:
 
 @pytest.fixture
 def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Five photographs of discs with one or two faces, one without a face, one damaged. Discs stand for faces."""
+    """Five photographs with one or two faces (drawn as discs), one without a face, and a damaged one."""
     folder = tmp_path / "in"
     (folder / "deep").mkdir(parents=True)
     for name, at in (("a.jpg", 50 + 60j), ("a.png", 40 + 30j), ("deep/b.png", 70 + 20j), ("two-2.png", 50 + 50j)):
@@ -280,7 +280,7 @@ def test_every_face(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     argv = (photographs, tmp_path / "out", "--faces", "all", "--quiet")
     record, _ = run(capsys, *argv)
     of_two = [image["image"] for image in record["images"] if image["photograph"] == "two.png"]
-    assert of_two == ["two.png", "two-2_.png"]  # two-2.png is another photograph's
+    assert of_two == ["two.png", "two-2_.png"]  # two-2.png belongs to another photograph
     assert all(image["kept"] for image in run(capsys, *argv)[0]["images"])
     (tmp_path / "out" / "two-2_.png").unlink()
     again, _ = run(capsys, *argv)
@@ -378,7 +378,7 @@ def photograph() -> np.ndarray:
 
 
 def misplaced(photograph: np.ndarray, degrees: float, scale: float) -> tuple[np.ndarray, Similarity]:
-    """A canvas of 480 pixels around the turned and scaled photograph, and where its points are in that."""
+    """A canvas of 480 pixels around the rotated and scaled photograph, and the map from its points to the canvas."""
     turn = np.exp(-1j * np.radians(degrees)) / scale
     height, width, _ = photograph.shape
     margin = 900
@@ -401,7 +401,7 @@ def test_eyes_of_a_misplaced_photograph(photograph: np.ndarray, degrees: float, 
 @needs_dlib
 @pytest.mark.data
 def test_an_aligned_photograph_suits_the_bank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The warning that names the command is gone once it was followed."""
+    """The warning that names the command is gone once the command has been run."""
     files, autoencoder = packages.face_files(), lp.load_autoencoder()
     capsys.readouterr()  # the notice of the photographs' licence
     lp.Bank.build(files[100:200], autoencoder, crop=packages.FACE_CROP).save(tmp_path / "faces.lpbank")
@@ -420,7 +420,7 @@ def test_an_aligned_photograph_suits_the_bank(tmp_path: Path, capsys: pytest.Cap
 @needs_dlib
 @pytest.mark.data
 def test_the_eyes_of_a_bank_of_photographs() -> None:
-    """Those of the decoded images, as in the photographs."""
+    """The eyes found in decoded images are where they are in the photographs."""
     autoencoder, files = lp.load_autoencoder(), packages.face_files()[:16]
     framing = lp.Framing.of(lp.Bank.build(files, autoencoder, crop=packages.FACE_CROP), autoencoder)
     found = [one[0] for one in map(faces.find_faces, map(load_pixels, files)) if one]

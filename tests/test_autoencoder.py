@@ -1,4 +1,4 @@
-"""The embedded autoencoder, diffusers folders, plug-ins, and what all of them refuse."""
+"""The embedded autoencoder, diffusers folders, plug-ins, and what each of them refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lpkernel.autoencoder.embedded import DEFAULT_WEIGHTS
 from lpkernel.autoencoder.quantise import nearest_rows
 from lpkernel.errors import InputError, MissingExtra
 
-diffusers: Any = importlib.import_module("diffusers")  # whose types are partial
+diffusers: Any = importlib.import_module("diffusers")  # its types are partial
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = '''
@@ -122,7 +122,7 @@ def test_fingerprint_ignores_dtype(embedded: Autoencoder, faces: np.ndarray) -> 
 
 
 def test_whether_a_decoder_stays_small() -> None:
-    """What dtype "auto" goes by on a GPU; there is none here, so nothing is float16."""
+    """What dtype "auto" decides by on a GPU; there is none here, so nothing is float16."""
     network: Any = load_autoencoder(DEFAULT_WEIGHTS, device="cpu", dtype="float32")
     assert network.float16_where_small and network.stays_small()
     last = [part for part in network.network.decoder.modules() if isinstance(part, torch.nn.Conv2d)][-1]
@@ -253,7 +253,7 @@ def test_vqmodel_that_looks_codes_up_itself(tmp_path: Path) -> None:
 
 
 def test_image_size_of_a_folder(tmp_path: Path) -> None:
-    save_vq(tmp_path / "vq", sample_size=32)  # the value that says nothing
+    save_vq(tmp_path / "vq", sample_size=32)  # a value that carries no information
     assert load_autoencoder(tmp_path / "vq", dtype="float32").image_size == 256
     smaller = load_autoencoder(f"{tmp_path / 'vq'}?image_size=24", dtype="float32")
     assert (smaller.image_size, smaller.grid) == (24, 12)

@@ -1,4 +1,4 @@
-"""Checkpoints are data: what is refused, and that nothing in a refused file has run."""
+"""Checkpoints are data: what is refused, and that nothing in a refused file is run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Call:
 
 
 class Named:
-    """Pickles as a call of the function of any name, whether it exists or not (protocol 0 opcodes)."""
+    """Pickles as a call of a function by name, whether it exists or not (protocol 0 opcodes)."""
 
     def __init__(self, module: str, name: str, arguments: bytes = b"(t") -> None:
         self.code = b"c" + f"{module}\n{name}\n".encode() + arguments + b"R."
@@ -124,14 +124,14 @@ def test_other_names_are_refused(tmp_path: Path, module: str, name: str) -> None
     "code",
     [
         b"cpytorch_lightning.x\nY\n(N}S'append'\nI1\nstb.",  # sets an attribute of a placeholder class
-        b"ctorch._utils\n_rebuild_tensor_v2\n(N}S'_call'\nI1\nstb.",  # and of a function
+        b"ctorch._utils\n_rebuild_tensor_v2\n(N}S'_call'\nI1\nstb.",  # and an attribute of a function
         b"ccopyreg\n_reconstructor\n(c__builtin__\ndict\nc__builtin__\nobject\nNtR.",  # builds some other object
         b"c_codecs\nencode\n(S'x'\nS'rot13'\ntR.",  # runs a codec
         b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'O'\ntRS'x'\ntR.",  # a scalar of Python objects
     ],
 )
 def test_allowed_names_cannot_be_bent(tmp_path: Path, code: bytes) -> None:
-    # The first opcodes name something that weights_only refuses, so that the placeholders' reader gets the rest.
+    # The first opcodes name something that weights_only refuses, so that the reader with placeholders gets the rest.
     save_zip(tmp_path / "x.pt", b"cpytorch_lightning.x\nZ\n0" + code)
     with pytest.raises(InputError, match=r"is refused|not a readable"):
         load_checkpoint(tmp_path / "x.pt")
@@ -144,7 +144,7 @@ def test_harmless_objects_come_back(tmp_path: Path, legacy: bool) -> None:
     weight = torch.arange(12.0).view(3, 4)
     content = {
         "state_dict": collections.OrderedDict(a=weight, b=weight.t(), c=nn_parameter(weight[1]), d=weight.half()),
-        "hparams": argparse.Namespace(rate=0.1),  # not for weights_only: an inert placeholder
+        "hparams": argparse.Namespace(rate=0.1),  # refused by weights_only: becomes an inert placeholder
         "milestones": collections.Counter([3, 3]),
         "array": np.arange(3),
         "scalar": np.float64(1.5),
@@ -240,7 +240,7 @@ def test_what_training_writes_comes_back(tmp_path: Path, protocol: int, legacy: 
     base = torch.arange(60).view(3, 4, 5)
     kinds = [torch.float64, torch.bfloat16, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
     content = {
-        "state_dict": network.state_dict(),  # an OrderedDict that has attributes
+        "state_dict": network.state_dict(),  # an OrderedDict with attributes
         "optimizer_states": [optimiser.state_dict()],
         "views": [base, base[1:, ::2].permute(2, 0, 1), base[2, 3, 4], torch.ones(()).expand(5, 2), torch.zeros(0, 3)],
         "kinds": [torch.arange(-2, 3).to(kind) for kind in (*kinds, torch.complex64)],
@@ -258,18 +258,18 @@ def test_what_training_writes_comes_back(tmp_path: Path, protocol: int, legacy: 
 
 
 def test_an_array_cannot_be_bent_into_pointers(tmp_path: Path) -> None:
-    """An object dtype that says it holds no objects turns eight bytes of the file into an address."""
+    """An object dtype that claims to hold no objects would turn eight bytes of the file into an address."""
     honest = pickle.dumps(np.array([b"x"], object), 2)
     bent = honest.replace(b"K?t", b"K\0t")
     assert bent != honest
     for content in (honest, bent):
         (tmp_path / "x.pkl").write_bytes(content)
-        with pytest.raises(InputError, match="is refused: it has a NumPy dtype of no plain numbers"):
+        with pytest.raises(InputError, match="is refused: it has a NumPy dtype that is not for plain numbers"):
             load_arrays(tmp_path / "x.pkl")
 
 
 def test_a_storage_that_is_not_written_is_never_seen(tmp_path: Path) -> None:
-    """Memory for a storage of a legacy file is filled from the file, or the file is refused."""
+    """The memory of a legacy file's storage is filled from the file, or the file is refused."""
     torch.save({"a": torch.ones(1000)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "x.pt").read_bytes()
     at = len(whole) - 4000 - 8

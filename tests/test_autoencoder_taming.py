@@ -79,7 +79,7 @@ def vqgan() -> Iterator[Callable[..., nn.Module]]:
     def make(ddconfig: dict[str, Any], rows: int, width: int) -> nn.Module:
         torch.manual_seed(3)
         model = VQGAN(ddconfig, rows, width).eval().requires_grad_(False)
-        for parameter in model.parameters():  # nothing at zero, one or a default
+        for parameter in model.parameters():  # no parameter stays at zero, one or its default
             parameter.add_(0.05 * torch.randn_like(parameter))
         sample = torch.rand(1, 3, ddconfig["resolution"], ddconfig["resolution"]) * 2 - 1
         latents = model.quant_conv(model.encoder(sample))

@@ -192,7 +192,7 @@ def test_autoencoder_check() -> None:
         with pytest.raises(InputError, match=message):
             bank.check_autoencoder(wrong)
     assert ae.codebook is not None
-    with pytest.raises(InputError, match="codebook is another"):
+    with pytest.raises(InputError, match="codebook is a different one"):
         Bank.from_codes(ae.encode(images), ae.codebook + 1, 3, autoencoder=ae)
 
 

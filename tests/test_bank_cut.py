@@ -1,4 +1,4 @@
-"""A bank whose file is cut short, or written into, while it is open: a line, or nothing at all, but never a signal."""
+"""A bank whose file is cut short or overwritten while open: a one-line error or no effect, never a signal."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SCRIPT = """
 
 
 def cut(path: Path, when: str, mapped_from: int = tensor_file.MAPPED_FROM) -> list[str]:
-    """What a process says that uses a bank after its file was cut short."""
+    """The output of a process that uses a bank after its file was cut short."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(SCRIPT), str(path), when, str(mapped_from)],
         capture_output=True,
@@ -84,7 +84,7 @@ def test_a_mapped_bank_says_that_its_file_was_cut_short(kind: str, when: str, tm
 
 
 def test_codes_are_checked_as_they_are_used(tmp_path: Path) -> None:
-    """Kernels take codes for indices, so what is written into the file after the check must not matter."""
+    """Kernels use codes as indices, so what is written into the file after the check must not matter."""
     path = tmp_path / "x.lpbank"
     random = np.random.default_rng(0)
     Bank.from_codes(random.integers(0, 9, (3, 4, 4)), random.normal(size=(9, 5)), 3).save(path)
@@ -114,7 +114,7 @@ USES: dict[str, Callable[[Bank], object]] = {
 def test_mapped_codes_are_checked_wherever_they_are_used(
     wrong: int, use: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A hostile file, or one that is written into while it is open, gives a line, whatever looks at it first."""
+    """A hostile file, or one overwritten while open, gives a one-line error, whatever reads it first."""
     monkeypatch.setattr(tensor_file, "MAPPED_FROM", 0)
     path, random = tmp_path / "x.lpbank", np.random.default_rng(0)
     Bank.from_codes(random.integers(0, 9, (50, 4, 4)), random.normal(size=(9, 5)), 3).save(path)

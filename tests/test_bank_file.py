@@ -61,7 +61,7 @@ def assert_equal(a: Bank, b: Bank) -> None:
 
 
 def first_owner(array: np.ndarray) -> object:
-    """What the memory of an array belongs to."""
+    """The object that owns an array's memory."""
     owner: Any = array
     while isinstance(owner, np.ndarray) and owner.base is not None:
         owner = owner.base
@@ -194,7 +194,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (64, 64)).save(path, "PNG")
     assert "not a safetensors file" in refused(path)
     save_file({"weight": np.ones((3, 4))}, path)
-    assert "no bank" in refused(path)
+    assert "not a bank" in refused(path)
     deep = b'{"a":' * 100_000
     path.write_bytes(len(deep).to_bytes(8, "little") + deep)
     assert "JSON" in refused(path)
@@ -222,7 +222,7 @@ def rewrite(path: Path, tensors: dict[str, np.ndarray] | None = None, **fields: 
         ({"version": "1"}, "list of tensors"),
         ({"version": "0"}, "build it again"),
         ({"version": "9" * 5000}, "build it again"),
-        ({"format": "other"}, "no bank"),
+        ({"format": "other"}, "not a bank"),
         ({"kind": "latents"}, "list of tensors"),
         ({"kind": 3}, "'kind'"),
         ({"size": 12}, "size"),

@@ -1,4 +1,4 @@
-"""Banks from banks: subsets, merged and appended ones; and what the command line says of them."""
+"""Banks from banks: subsets, merged and appended banks; and what the command line says about them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_what_does_not_merge() -> None:
     other.codebook = other.codebook + np.float32(1)
     with pytest.raises(InputError, match="different codebooks"):
         Bank.merge([codes(4, "a"), other])
-    with pytest.raises(InputError, match="no bank"):
+    with pytest.raises(InputError, match="got no banks"):
         Bank.merge([])
 
 
@@ -116,7 +116,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     run(capsys, "bank", "merge", tmp_path / "a.lpbank", tmp_path / "b.lpbank", "-o", tmp_path / "m.lpbank")
     assert Bank.load(tmp_path / "m.lpbank") == Bank.load(out)
     assert main(["bank", "merge", str(out), "-o", str(out)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     content = bytearray(out.read_bytes())
     content[-1] ^= 1
     out.write_bytes(content)

@@ -1,4 +1,4 @@
-"""masked_topk with a weight for each bank row, and the normalised distance that is made of it."""
+"""masked_topk with a weight for each bank row, and the normalised distance built on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXTREME = [1e-300, 1e-40, 1e-20, 1e-3, 1, 1, 2, 3, 1e3, 1e9, 1e20, 3e38, 1e300]
 
 @st.composite
 def weighted(draw: st.DrawFn) -> TopkRequest:
-    """A request over special values whose rows have few different weights, some of them extreme."""
+    """A request over special values, with few different row weights, some of them extreme."""
     request = draw(requests())
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     few = draw(st.sampled_from([EXTREME, [1.0, 2.0, 4.0], [1.0]]))
@@ -107,7 +107,7 @@ def test_against_a_full_sort(backend: Backend, dtype: str, q: int, b: int, d: in
 
 @pytest.mark.parametrize("count", [7, 200])
 def test_weights_over_many_magnitudes(fast_backend: Backend, count: int) -> None:
-    """General floats: the indices of the specification, near duplicates of rows with near weights among them."""
+    """General floats give the indices of the specification, even with near-equal rows of near-equal weights."""
     random = np.random.default_rng(8)
     bank = (random.standard_normal((900, 27)) + 50).astype(np.float32)
     bank[450:] = bank[:450] + random.standard_normal((450, 27)).astype(np.float32) * np.float32(1e-4)
@@ -176,7 +176,7 @@ LAUNCHES = [(8, 1, 1, 2, 0), (2, 1, 2, 3, 0), (8, 2, 1, 1, 2)]  # direct, and wi
 
 
 def many(kind: str, spread: float, k: int) -> TopkRequest:
-    """Rows that occur twice with other weights, near ones of near weights, and so many weights of each magnitude."""
+    """Rows that occur twice with other weights, near-equal rows of near-equal weights, weights of every magnitude."""
     random = np.random.default_rng(int(spread) + k)
     bank = random.standard_normal((300, 40)).astype(np.float32)
     bank[100:200] = bank[:100]
@@ -193,7 +193,7 @@ def many(kind: str, spread: float, k: int) -> TopkRequest:
 @pytest.mark.parametrize("launch", LAUNCHES)
 @pytest.mark.parametrize("kind", ["none", "shared", "own"])
 def test_cuda_at_all_magnitudes(cuda: CudaBackend, kind: str, launch: tuple[int, int, int, int, int]) -> None:
-    """Weights from 1e-30 to 1e30, for which the screen has room, and beyond."""
+    """Weights from 1e-30 to 1e30, within the screen's range, and beyond."""
     cuda.tuning = CudaTuning(search=launch)
     for spread, k in ((0, 10), (3, 1), (30, 10), (100, 128)):
         check(cuda, many(kind, spread, k))
@@ -212,7 +212,7 @@ def test_special_values_in_cuda(cuda: CudaBackend, launch: tuple[int, int, int, 
 
 
 def test_the_screen_of_cuda_leaves_few_rows(cuda: CudaBackend) -> None:
-    """And is not there with a mask for each query."""
+    """And there is no screen with a mask for each query."""
     random = np.random.default_rng(3)
     queries, bank = (random.standard_normal((n, 64)).astype(np.float32) for n in (20, 512))
     request = TopkRequest(queries, bank, 3, None, None, 10 ** random.uniform(-1, 1, 512))

@@ -1,4 +1,4 @@
-"""The benchmark suite runs, writes sound files, refuses wrong answers, names who is missing. No time is judged."""
+"""The benchmark suite runs, writes sound files, refuses wrong answers and names missing peers. No time is judged."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ KEYS = {"case", "data", "provider", "ours", "metric", "unit", "x", "p20", "p50",
 
 @pytest.fixture(autouse=True)
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The measured copy is small, and the thread settings of before come back."""
+    """The measured copy is small, and the previous thread settings are restored."""
     monkeypatch.setattr(machine, "COPIED", {"cpu": 1 << 16})
     with machine.threads(1):
         yield
@@ -272,7 +272,7 @@ def test_a_float_path_that_takes_the_farthest_is_refused(bank: Bank) -> None:
     path.k = 60
     check = points._GenerationCheck(bank, made, 0)
     share = points.Share({})
-    check.neighbours(path, share)  # anybody is among the 60 nearest
+    check.neighbours(path, share)  # every image is among the 60 nearest
     honest = TorchFloat32.run
 
     def claims_three(self: TorchFloat32, *args: Any) -> Any:
@@ -288,7 +288,7 @@ def test_a_float_path_that_takes_the_farthest_is_refused(bank: Bank) -> None:
     path.run = claims_three.__get__(path)  # type: ignore[method-assign]
     with pytest.raises(WrongAnswer, match="not among the 3 nearest"):
         check.neighbours(path, share)
-    path.exact = False  # as in TF32: told, not refused
+    path.exact = False  # as in TF32: reported, not refused
     check.neighbours(path, share)
     assert 0 < share.facts["right"] < 1
 
@@ -296,7 +296,7 @@ def test_a_float_path_that_takes_the_farthest_is_refused(bank: Bank) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["nothing"], "case: got 'nothing', expected of topk, step, generate, memory, decode"),
+        (["nothing"], "case: got 'nothing', expected one of topk, step, generate, memory, decode"),
         (["step", "--peers", "nobody"], "--peers: got 'nobody'"),
         (["step", "--backend", "fast"], "--backend: got 'fast'"),
         (["step", "--p", "9"], "--p: got 9, but this bank's fixed point is exact up to 8"),
@@ -361,7 +361,7 @@ def test_decoding_is_timed_beside_the_network_itself(
     assert found["decoded"] == {"autoencoder": "default", "device": cpu_model()}
     decoded = [r for r in found["records"] if r["metric"] == "time"]
     times = {(r["provider"], r["x"]["N"], r["data"]): r for r in decoded}
-    # the bank was made with another autoencoder, so what is made and decoded comes from one of random codes
+    # the bank was made with another autoencoder, so the timing of making and decoding uses a bank of random codes
     kinds = ("default", "default, made and decoded")
     assert set(times) == {(name, 3, kind) for name in ("lpkernel", "module float32") for kind in kinds}
     for record in [record for (_, _, kind), record in times.items() if kind == "default"]:
@@ -403,7 +403,7 @@ def test_other_pixels_are_refused(bank_path: Path, tmp_path: Path, monkeypatch: 
 
     def brighter(self: decoding.Plain, content: Any, batch: int) -> Any:
         calls.append(batch)
-        return right(self, content, batch) // 2 + (1 if len(calls) > 1 else 0)  # the first is what others are held to
+        return right(self, content, batch) // 2 + (1 if len(calls) > 1 else 0)  # the first is the reference
 
     monkeypatch.setattr(decoding.Plain, "decode", brighter)
     found = bench(tmp_path, bank_path, "decode", "--n", "1", "--peers", "module", code=2)
@@ -421,20 +421,20 @@ def test_a_plug_in_has_no_network_to_compare_with(bank: Bank, monkeypatch: pytes
     assert "the network of fake is not known" in point.entrants[-1].reason and not point.bounds
     images = point.entrants[0].prepare()[""](0)
     point.entrants[0].check(images, 0)
-    with pytest.raises(InputError, match="is no TorchAutoencoder"):
+    with pytest.raises(InputError, match="is not a TorchAutoencoder"):
         decoding.Plain("fake", "cpu", torch.float32)
 
 
 def test_who_can_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert "no-such-compiler is not there" in device_decoder.no_compiler("cpu")
+    assert "no-such-compiler was not found" in device_decoder.no_compiler("cpu")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "triton" in device_decoder.no_compiler("cuda")
 
 
 @pytest.fixture
 def said_by_card(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is asked of a card that is not there: events 250 ms apart, a cache of 1 KiB, and a flush of that."""
+    """The calls made to a card that is not there: events 250 ms apart, a cache of 1 KiB and its flush."""
     said: list[str] = []
 
     class Event:
@@ -484,7 +484,7 @@ def test_a_gpu_is_timed_by_events(said_by_card: list[str], monkeypatch: pytest.M
 
 @pytest.fixture
 def card(said_by_card: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The CPU taken for a card by the harness: what is for GPUs runs, on tensors of the CPU."""
+    """The harness takes the CPU for a card: the GPU code runs, on CPU tensors."""
     monkeypatch.setattr(measure, "on_gpu", lambda device: True)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     kept = (machine.device_name, machine.peaks, measure._scratch, peers.compiled_nearest, torch_float32._compiled)
@@ -499,7 +499,7 @@ def card(said_by_card: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 def test_everybody_is_timed_on_a_card(
     bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The CUDA kernels in their emulation; rows are tensors on the device before."""
+    """The CUDA kernels in their emulation; the rows are on the device as tensors beforehand."""
     need_compiler()
     monkeypatch.setitem(registry.BACKENDS, "cuda", CudaBackend(cuda_module(None), "cpu"))
     arguments = ["topk", "step", "generate", "memory", "--backend", "cuda,cpp", "--n", "2", "--data", "bank"]
@@ -542,7 +542,7 @@ def test_the_table_names_the_card_and_what_is_not_exact(bank: Bank) -> None:
 
 @pytest.mark.usefixtures("card", "_small_peaks")
 def test_decoders_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ours as it is and by torch.compile, both with an image's bits those that it has alone."""
+    """Ours as it is and by torch.compile: in both, an image in a batch has the bits that it has alone."""
     monkeypatch.setattr(device_decoder, "no_compiler", lambda kind: "")
     options = Options(("decode",), n=(2,), peers=("module-tf32", "module-compiled"), budget=0.001)
     kind = str(getattr(load_autoencoder("default"), "dtype", "")).removeprefix("torch.")  # bfloat16 where it is fast

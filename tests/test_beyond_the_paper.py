@@ -1,4 +1,4 @@
-"""carry, cut, hubness and mirror do what docs/method.md says, by other means than the specification's own code."""
+"""carry, cut, hubness and mirror do what docs/method.md says, checked without the specification's own code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lpkernel.errors import InputError
 
 START = np.random.default_rng(4).integers(0, 50, (3, 16, 16))
 WORLD = World(40, side=16, channels=6, codes=50, seed=3)
-# Source maps of the paper's method as they were before there was any other.
+# Source maps of the paper's method from before there was any other method.
 STORED: dict[str, tuple[ScanRequest, str]] = {
     "five scales": (WORLD.request(plan.random(16, 6), range(3), 3, seed=11), "1ea25b89ac7c7ed0"),
     "codes": (
@@ -69,7 +69,7 @@ def test_a_carried_scale_starts_from_bank_cells() -> None:
 
 
 def least_sum(errors: np.ndarray) -> int:
-    """Over all paths from top to bottom that move by at most one column a row."""
+    """The least sum over all paths from top to bottom that move by at most one column per row."""
     rows, width = errors.shape
     sums = [
         sum(int(errors[row, column]) for row, column in enumerate(path))
@@ -89,7 +89,7 @@ def test_the_boundary_is_a_path_of_least_error(rows: int, width: int, most: int,
 
 
 def test_a_cut_worked_by_hand() -> None:
-    """The boundary follows the zeros; what is left of the one and above the other stays."""
+    """The boundary follows the zeros; cells left of a vertical boundary, and above a horizontal one, are kept."""
     errors = np.array([[9, 0, 9, 9], [9, 0, 9, 9], [0, 9, 9, 9], [0, 9, 9, 9]])
     left = [[1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
     assert reference.kept_by_cut(errors, 3, 0).astype(int).tolist() == left
@@ -109,7 +109,7 @@ def test_cut_keeps_cells_of_the_overlap_only() -> None:
     assert (whole != cut).any()
     scale = made.scales[0]
     assert scale.overlap.tolist() == [[0, 0], [2, 0], [4, 0], [0, 2], [2, 2], [4, 2], [0, 4], [2, 4], [4, 4]]
-    # what is no overlap, of the last step: its corner of two by two
+    # the part of the last step that overlaps nothing: its two-by-two corner
     assert (cut[:, 10:, 10:] == cut[:, 10:11, 10:11]).all()
 
 
@@ -135,13 +135,13 @@ def test_isolation_by_brute_force() -> None:
 
 
 def hubs(sources: np.ndarray, size: int) -> float:
-    """The share of all cells that the twentieth part of the images which give most supplies."""
+    """The share of all cells that comes from the most used twentieth of the images."""
     counts = np.sort(np.bincount(sources.ravel(), minlength=size))[::-1]
     return float(counts[: size // 20].sum() / counts.sum())
 
 
 def test_hubness_spreads_the_sources() -> None:
-    """A bank with hubs: a few images near the mean of all, which are the nearest of many."""
+    """A bank with hubs: a few images near the mean of all, which are the nearest to many."""
     random = np.random.default_rng(0)
     codebook = random.integers(-300, 300, (200, 8)).astype(np.int16)
     codebook[:10] //= 8

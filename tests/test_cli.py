@@ -1,4 +1,4 @@
-"""The command line: what it writes, that it repeats, and one line for every mistake."""
+"""The command line: what it writes, that it is repeatable, and one line for every mistake."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_killed_build_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_gpu_decodes_more_at_once(
     kind: str, batches: list[int], tmp_path: Path, bank_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whose batches of a fixed size would otherwise be half empty."""
+    """On a GPU batches have a fixed size and would otherwise be half empty."""
     decode, calls = fakes.FakeVQ.decode, []
 
     def noted(self: fakes.FakeVQ, latents: np.ndarray) -> np.ndarray:
@@ -146,7 +146,7 @@ def test_a_gpu_decodes_more_at_once(
     monkeypatch.setattr("lpkernel.autoencoder.once.Once", lambda inner: inner)
     monkeypatch.setattr(fakes.FakeVQ, "decode", noted)
     argv = ["generate", "--bank", bank_path, *SMALL, "-n", 40, "--quiet", "--out", tmp_path]
-    assert main([str(word) for word in argv]) == 0 and calls[:-1] == batches  # and the sheet
+    assert main([str(word) for word in argv]) == 0 and calls[:-1] == batches  # the last call is for the sheet
 
 
 def test_generate_writes_everything(tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,7 +180,7 @@ def test_generate_without_pictures(tmp_path: Path, bank_path: Path) -> None:
 
 
 def _content(folder: Path) -> dict[str, bytes]:
-    """Every file, the record without its seconds."""
+    """The content of every file; the record without its timings."""
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     record = json.loads(files["generate.json"])
     del record["seconds"]
@@ -231,7 +231,7 @@ def test_where_makes_labelled_groups(tmp_path: Path, bank_path: Path, capsys: py
         assert {image["where"] for image in images[rows]} == {group["where"]}
         assert group["allowed"] == bank.where(group["where"]).sum()
     run_json(capsys, *argv, "--where", wanted[1], "--first-image", 3, "--out", tmp_path / "one")
-    assert facts(tmp_path / "one")[0]["sources"] == images[3]["sources"]  # a group is the same without the others
+    assert facts(tmp_path / "one")[0]["sources"] == images[3]["sources"]  # a group does not depend on the others
 
 
 def test_reference_from_a_file(tmp_path: Path, bank_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

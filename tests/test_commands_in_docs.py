@@ -1,4 +1,4 @@
-"""The commands that the documentation shows are commands; the README's short ones are run."""
+"""The commands in the documentation can be parsed; the README's short examples are run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Page and line of every call of lpkernel in a block of shell commands or in the text, pipes left out."""
+    """Page and command line of every lpkernel call in a shell block or in the text, without pipes."""
     for page in PAGES:
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
         for line in re.findall(r"`lpkernel ([a-z][^`]* --[^`]*)`", text):

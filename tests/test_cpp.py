@@ -1,4 +1,4 @@
-"""The C++ backend: the same bits for any threads, instruction set and way of working; bad arguments never crash it."""
+"""The C++ backend: the same bits for any threads, instruction set and strategy; bad arguments never crash it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def backend(way: str = "as usual") -> CppBackend:
 
 
 def cases() -> Iterator[ScanRequest]:
-    """Both domains; banks around the sizes of blocks and tiles; ties planted by few codes; few and many images."""
+    """Both domains; bank sizes around those of blocks and tiles; ties, since codes are few; few and many images."""
     for size, codes, k in [(1, 5, 1), (16, 4, 3), (33, 40, 7), (64, 3, 2), (65, 60, 128), (200, 2, 10), (1030, 30, 5)]:
         world = World(size, side=9, channels=3, codes=codes, seed=size)
         allowed = np.flatnonzero(world.random.random(size) < 0.7) if size > 2 else None
@@ -69,7 +69,7 @@ def cases() -> Iterator[ScanRequest]:
             yield world.request(two, images, k, seed=2**63)
             yield world.request(plan.reference(9, 5, scales=[7, 9]), images, k, start=start)
             yield world.request(plan.reference(9, 5), images, k, start=start, in_codes=True)
-            if size in (16, 65):  # as views, which are searched where the images are
+            if size in (16, 65):  # also as views, which are searched in place
                 carried = plan.random(9, 4, scales=[6, 9], start="carry", overlap="cut")
                 yield world.request(one, images, k, candidates=allowed, in_codes=True, radius=1)
                 yield world.request(one, images, k, candidates=allowed, radius=1, of_latents=True)
@@ -93,7 +93,7 @@ def test_scans_are_the_same_on_every_way(
 
 
 def hard_request(data: st.DataObject) -> ScanRequest:
-    """Any plan on a bank of ties, copies of few images, or cells as far from each other as fits 31 bits."""
+    """Any plan on a bank of ties, of copies of few images, or of cells as far apart as 31 bits allow."""
     side = data.draw(st.integers(3, 8), "side")
     patch = data.draw(st.integers(2, min(side, 5)), "patch")
     stride = data.draw(st.integers((patch + 1) // 2, patch), "stride")
@@ -226,7 +226,7 @@ def test_masked_topk_is_the_same_on_every_way(
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("scale", [1e-22, 1e-3, 1.0, 1e15, 1e19])
 def test_screening_loses_nothing(isa: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Screened and direct answers are one, from denormal products to overflow, with NaN and infinity about."""
+    """Screened and direct answers agree, from denormal products to overflow, with NaN and infinity among the rows."""
     monkeypatch.setenv("LPKERNEL_ISA", isa)
     random = np.random.default_rng(1)
     bank = (random.standard_normal((800, 40)) * scale).astype(np.float32)
@@ -362,7 +362,7 @@ JUNK: list[Any] = [
 
 
 def native_calls(module: ModuleType) -> dict[str, tuple[Any, list[Any]]]:
-    """Sound calls: name -> function, arguments."""
+    """Valid calls: name -> (function, arguments)."""
     codes, table = np.zeros((5, 6, 6), np.int16), np.zeros((3, 3), np.int32)
     latents = np.arange(360, dtype=np.int16).reshape(5, 6, 6, 2)
     everything = np.arange(5)
@@ -435,7 +435,7 @@ def test_sound_native_calls_run(name: str) -> None:
 @settings(max_examples=400, deadline=None)
 @given(data=st.data())
 def test_no_argument_crashes_the_native_code(data: st.DataObject) -> None:
-    """Each call with one or two arguments replaced by junk either raises or gives a result."""
+    """Each call, with one or two arguments replaced by junk, either raises or gives a result."""
     calls = native_calls(_native.cpu())
     function, arguments = calls[data.draw(st.sampled_from(sorted(calls)), "call")]
     arguments = list(arguments)
@@ -447,7 +447,7 @@ def test_no_argument_crashes_the_native_code(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_levels_made_from_codes_are_those_of_the_bank(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Numbers of channels around the vectors', sides whose blends end in a half, and no level asked for."""
+    """Channel counts around the vector widths, sides whose blends end in a half; no level is read from the bank."""
     monkeypatch.setenv("LPKERNEL_ISA", isa)
     for channels in (1, 5, 6, 7, 8, 9, 16, 17):
         world = World(70, side=16, channels=channels, codes=30, spread=600, seed=channels)
@@ -467,7 +467,7 @@ def unread(cells: Any) -> LatentBank:
 @pytest.mark.parametrize("way", ["levels made where needed", "levels kept in part"])
 @pytest.mark.parametrize("wrong", [-1, 20, 31, 32, 32767])
 def test_codes_out_of_range_make_no_level(way: str, wrong: int) -> None:
-    """Such as those of a file that is written to while it is mapped."""
+    """Such codes come from a file that is written to while it is mapped."""
     world = World(70, side=8)
     codes = world.codes.copy()
     codes[69] = wrong

@@ -1,4 +1,4 @@
-"""Every CUDA kernel's source, run on the CPU, is clean under the sanitizers and right in every order of threads."""
+"""Every CUDA kernel's source, run on the CPU, is clean under the sanitizers and right in every thread order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from emulation.build import module_file
 from emulation.compile import ROOT
 from emulation.needs import need_compiler, sanitizer_libraries
 
-# A race is seen whatever the order in which threads run; a wrong address or answer may depend on it.
+# A race is seen in any thread order; a wrong address or answer may depend on the order.
 ORDERS = {"address,undefined": ("fwd", "rev", "1"), "thread": ("1",)}
 LIBRARIES = {
-    "address,undefined": ("libasan.so", "libstdc++.so"),  # the second, too: exceptions are found through it
+    "address,undefined": ("libasan.so", "libstdc++.so"),  # libstdc++ too: exceptions are intercepted through it
     "thread": ("libtsan.so",),
 }
 
@@ -25,7 +25,7 @@ LIBRARIES = {
 def test_kernels_are_clean(sanitizer: str) -> None:
     need_compiler()
     preloaded = sanitizer_libraries(*LIBRARIES[sanitizer])
-    module_file(sanitizer)  # not where the sanitizer is preloaded: it would follow the compiler
+    module_file(sanitizer)  # built without the sanitizer preloaded, since it would also be loaded into the compiler
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),

@@ -26,7 +26,7 @@ from lpkernel.backends.specification import NumpyBackend
 from lpkernel.errors import BackendUnavailable, InputError
 
 SPECIFICATION = NumpyBackend()
-# What the launch table would not choose for banks this small: tile edges, groups of blocks, slabs without images,
+# Launches that the table would not choose for banks this small: tile edges, groups of blocks, slabs without images,
 # several tiles a group, few staged cells.
 SHAPES = [
     Tuning(walk=False),
@@ -65,7 +65,7 @@ def test_every_plan_in_every_shape(cuda: CudaBackend, kind: str, scales: list[in
 @pytest.mark.parametrize("kind", ["random-replace", "reference", "edit-free"])
 @pytest.mark.parametrize(("options", "hubness"), BEYOND)
 def test_options_beyond_the_paper(cuda: CudaBackend, kind: str, options: dict[str, Any], hubness: int) -> None:
-    """Few codes, so that boundaries and ranks tie; a full side by codes in every shape in turn."""
+    """Few codes, so that boundaries and ranks tie; the full side in codes, with every shape in turn."""
     for size, patch, scales in ((33, 3, [8]), (9, 4, [5, 8])):
         world = World(size, side=8, channels=3, codes=4, seed=size)
         made = make(kind, 8, patch, None, scales, **options)
@@ -104,7 +104,7 @@ def test_boundaries_of_the_widest_patch(cuda: CudaBackend, in_codes: bool) -> No
 
 
 def test_each_stage_must_fit(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second stage of a plan that carries has a starting canvas an image; offsets count until they are there."""
+    """The second stage of a plan that carries has one starting canvas per image; offsets count until uploaded."""
     cuda.tuning = SHAPES[0]
     world = World(40, side=8, channels=3)
     request = world.request(plan.random(8, 4, scales=[4, 8], start="carry"), range(50), 3, in_codes=True, hubness=64)
@@ -114,7 +114,7 @@ def test_each_stage_must_fit(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch)
     assert cuda.unsupported(request) == cuda.unsupported(second) == []
     assert needs[1] - needs[2] == 50 * 8 * 8 * 2
     cuda.scan(request)
-    assert cuda.unsupported(request) == [] and len(needs) == 3  # what was there once is not asked for again
+    assert cuda.unsupported(request) == [] and len(needs) == 3  # memory that sufficed once is not checked again
     cuda._store.memory = device_bank.MemoryBudget()
     assert cuda.unsupported(request) == []
     for before, after, stage in zip(needs[:2], needs[3:], (first, second), strict=True):
@@ -245,7 +245,7 @@ def test_cuda_imports_without_a_device() -> None:
 
 
 def test_a_scan_beyond_the_free_memory_is_refused(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Codes take one value a cell, latents 8 or more; what is reckoned covers what is allocated."""
+    """Codes take one value a cell, latents 8 or more; the estimate covers what is allocated."""
     cuda.tuning = SHAPES[0]
     cuda._store.memory = device_bank.MemoryBudget()
     for in_codes, channels, start_values in ((True, 3, 1), (False, 3, 8), (False, 9, 16)):

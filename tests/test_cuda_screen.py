@@ -1,4 +1,4 @@
-"""masked_topk by tensor cores, its source and its compiled code run on the CPU, has the bits of the specification."""
+"""masked_topk on tensor cores, as source and as compiled code on the CPU, has the bits of the specification."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def test_limits_are_those_of_python() -> None:
 
 @pytest.fixture(scope="module")
 def source() -> CudaBackend:
-    """The kernels as g++ compiles them: for what depends on numbers, not on what a compiler makes of the code."""
+    """The kernels as g++ compiles them: for tests that depend on the numbers, not on the compiler."""
     need_compiler()
     return CudaBackend(cuda_module(), "cpu")
 
 
 def check(cuda: CudaBackend, request: TopkRequest, stride: int = 2) -> None:
-    """The bits of the specification, distances and indices."""
+    """Distances and indices have the bits of the specification."""
     cuda.tuning = Tuning(search=(8, 2, 1, 2, stride))
     with np.errstate(all="ignore"):
         want, got = SPECIFICATION.masked_topk(request), cuda.masked_topk(request)
@@ -49,7 +49,7 @@ def check(cuda: CudaBackend, request: TopkRequest, stride: int = 2) -> None:
 
 
 def survivors(cuda: CudaBackend, request: TopkRequest, stride: int = 2) -> np.ndarray:
-    """(Q,) rows that were measured for each query, as the kernels left the counts at the end of their scratch."""
+    """(Q,) number of rows measured for each query: the counts that the kernels leave at the end of their scratch."""
     (count, width), rows, k = request.queries.shape, len(request.bank), request.k
     integer, own = request.bank.dtype == np.int16, request.patch_mask is not None and request.patch_mask.ndim == 2
     native, launch = cuda._native(), (8, 2, 1, 1, stride)
@@ -84,7 +84,7 @@ def test_ties_masks_and_candidates(cuda: CudaBackend, dtype: str, kind: str) -> 
 
 @pytest.mark.parametrize(("dtype", "kind"), KINDS)
 def test_few_rows_are_measured(cuda: CudaBackend, dtype: str, kind: str) -> None:
-    """What the screen is for: of rows that differ, only some times K are left, an offset that all share or not."""
+    """The screen's purpose: of rows that differ, only a small multiple of K is left, with a common offset or not."""
     random = np.random.default_rng(1)
     for offset in (0, 1000):
         queries, bank = ((random.standard_normal((n, 64)) * 90 + offset).astype(dtype) for n in (20, 512))
@@ -97,7 +97,7 @@ def test_few_rows_are_measured(cuda: CudaBackend, dtype: str, kind: str) -> None
 @pytest.mark.parametrize(("dtype", "kind"), KINDS)
 @pytest.mark.parametrize("width", [132, 260, 512, 516])
 def test_rows_in_registers_and_beyond(source: CudaBackend, dtype: str, kind: str, width: int) -> None:
-    """Four columns a lane, rows of 8, 16 and 32 lanes, and those that are read again; some values NaN or infinite."""
+    """Four columns a lane, rows of 8, 16 and 32 lanes, and longer rows, read again; some values NaN or infinite."""
     random = np.random.default_rng(width)
     queries, bank = ((random.standard_normal((n, width)) * 30).astype(dtype) for n in (3, 140))
     if dtype == "float32":
@@ -107,7 +107,7 @@ def test_rows_in_registers_and_beyond(source: CudaBackend, dtype: str, kind: str
 
 @pytest.mark.parametrize("k", [1, 24, 25, 128])
 def test_thresholds_of_many_minima(source: CudaBackend, k: int) -> None:
-    """More groups than a warp holds: the next larger minimum for small K, else bit by bit; ties or none."""
+    """More groups than a warp holds: the next larger minimum for small K, else bit by bit; with and without ties."""
     random = np.random.default_rng(k)
     for spread in (1000, 8):
         queries, bank = ((random.standard_normal((n, 2)) * spread).round().astype(np.float32) for n in (2, 9000))
@@ -118,7 +118,7 @@ def test_thresholds_of_many_minima(source: CudaBackend, k: int) -> None:
 
 
 def test_many_slabs_are_merged(source: CudaBackend) -> None:
-    """Of one query, more than there are warps; their lists end early, or not."""
+    """One query has more slabs than there are warps; their lists end early or not."""
     random = np.random.default_rng(3)
     for k, spread in ((10, 1000), (128, 9)):
         queries, bank = ((random.standard_normal((n, 1)) * spread).astype(np.float32) for n in (1, 20_000))
@@ -181,7 +181,7 @@ def test_what_a_mask_hides_does_not_count(cuda: CudaBackend, hidden: float, kind
 
 @pytest.mark.compiled
 def test_more_survivors_than_a_list_holds(cuda: CudaBackend) -> None:
-    """Equal rows, and half of them equal, for some queries only: those are redone."""
+    """Many equal rows overflow the lists of some queries only: those are redone."""
     queries, bank = integers("float32", 4, 1500, 8, spread=50)
     bank[:1300] = bank[0]
     queries[:2] = bank[:2] + 1
@@ -236,7 +236,7 @@ def test_special_values(source: CudaBackend, request: TopkRequest, stride: int) 
 
 
 def test_the_screen_is_chosen_for_many_queries(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And left out where its copies would not fit."""
+    """And it is left out where its copies would not fit."""
     assert cuda_launches.choose_stride(4096, 30_000, 10) == cuda_launches.SCREEN_STRIDE
     assert cuda_launches.choose_stride(31, 30_000, 10) == cuda_launches.choose_stride(4096, 1000, 10) == 0
     assert 30_000 // cuda_launches.choose_stride(64, 30_000, 128) >= 8 * 128

@@ -110,7 +110,7 @@ def test_one_start_for_all_images(cuda: CudaBackend, in_codes: bool) -> None:
 
 
 def test_large_values_and_wide_cells(cuda: CudaBackend, counted: Counted) -> None:
-    """As large as float16 is exact for, so that scores are off by thousands; and larger, which run as a whole."""
+    """The largest values exact in float16, so that scores are off by thousands; larger ones do not run step by step."""
     made = plan.random(4, 2, 1, scales=[4])
     for spread, channels, ran in ((2048, 20, 1), (2049, 3, 0)):
         world = World(50, side=4, channels=channels, codes=30, spread=1)
@@ -136,7 +136,7 @@ def test_a_start_of_large_values_runs_as_a_whole(cuda: CudaBackend, counted: Cou
 
 
 def test_slacks_bound_what_scores_are_off_by() -> None:
-    """In float32, added up in the worst order: largest first, signs in turn."""
+    """In float32, summed in a bad order: largest first."""
     world = World(64, side=4, channels=16, codes=64, spread=2047)
     request = world.request(plan.random(4, 3, 1, scales=[4]), [0], 3)
     bank = device_steps.make_step_bank(upload_bank(request, torch.device("cpu")), None, 16)
@@ -158,7 +158,7 @@ def test_slacks_bound_what_scores_are_off_by() -> None:
 
 
 def test_which_plans_run_step_by_step(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many images and a large bank, where the memory holds it."""
+    """Those with many images and a large bank, where memory suffices."""
     machine = Machine(132, 227 << 10, 90)
     work = Work(4096, 30_000, 20.0, 32, 10, 1024, 1)
     assert cuda_launches.choose_steps(work, machine) in STEP_TILES

@@ -1,4 +1,4 @@
-"""The CUDA masked_topk, its source and its compiled code run on the CPU, against the specification."""
+"""The CUDA masked_topk, as source and as compiled code on the CPU, against the specification."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def search(cuda: CudaBackend, request: TopkRequest, launch: Launch | None = None
 
 
 def check(cuda: CudaBackend, request: TopkRequest, launch: Launch | None = None) -> None:
-    """Same bits as the specification: of integers, and of floats whose sums are exact in any order."""
+    """The bits of the specification, for integers and for floats whose sums are exact in any order."""
     want, got = SPECIFICATION.masked_topk(request), search(cuda, request, launch)
     shapes = request.queries.shape, request.bank.shape
     for mine, theirs in zip(got, want, strict=True):
@@ -50,7 +50,7 @@ def check(cuda: CudaBackend, request: TopkRequest, launch: Launch | None = None)
 @pytest.mark.parametrize("count", [1, 3, 16, 70])
 @pytest.mark.parametrize("rows", [1, 5, 63, 64, 65, 1000, 5000])
 def test_shapes_and_launches(cuda: CudaBackend, count: int, rows: int) -> None:
-    """Every width, type and mask; launches, K and candidates take turns, differently for each shape."""
+    """Every width, type and mask; launches, K and candidates alternate, differently for each shape."""
     turns = itertools.count(count + rows)
     for width in (0, 1, 3, 31, 32, 64, 100):
         if count * rows * max(width, 8) > 1_500_000:
@@ -243,7 +243,7 @@ def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:
 def test_a_search_beyond_the_free_memory_is_refused(
     cuda: CudaBackend, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Reckoned: what is brought to the device or made contiguous there, results, and the parts of a cut bank."""
+    """The estimate counts copies to the device or made contiguous there, results, and the parts of a divided bank."""
     queries, bank = integers("float32", 5, 3000, 16)
     own = masks("own", 5, 16)
     arrays: list[Any] = [queries, bank, own]
@@ -256,7 +256,7 @@ def test_a_search_beyond_the_free_memory_is_refused(
     cuda.tuning = Tuning()
     cuda._store.memory = device_bank.MemoryBudget()
     _, scratch = cuda._search_of(request, torch.device("cpu"))
-    assert scratch >= 2 * 5 * 7 * 8  # the bank is cut
+    assert scratch >= 2 * 5 * 7 * 8  # the bank is divided
     need = copies + 5 * 7 * 12 + scratch
     monkeypatch.setattr(device_bank, "free_bytes", lambda device, enough: need)
     assert cuda.unsupported(request) == []

@@ -58,7 +58,7 @@ def check(cuda: CudaBackend, request: ScanRequest, rows: int = 1 << 14) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_plan(cuda: CudaBackend, counted: dict[str, int], kind: str) -> None:
-    """Banks of one image, of few that lanes share, of several warps; images in two batches."""
+    """Banks of one image, of a few that lanes share, and of several warps; images in two batches."""
     for size, images, scales, k in ((1, [3], [6], 1), (5, [5, 2**32 - 1], [4, 6], 3), (17, [0, 1, 2], [3, 4, 6], 128)):
         world = World(size, side=6, channels=3, seed=size)
         made = make(kind, 6, 3, None, scales)
@@ -143,7 +143,7 @@ def test_every_mode(cuda: CudaBackend, counted: dict[str, int], kind: str, monke
 def test_every_preset_as_the_launch_table_chooses(
     cuda: CudaBackend, counted: dict[str, int], preset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One call a generation, of any number of scales."""
+    """One call per generation, whatever the number of scales."""
     cuda.tuning = Tuning()
     monkeypatch.setitem(registry.BACKENDS, "cuda", cuda)
     bank = BANKS["codes"]
@@ -154,7 +154,7 @@ def test_every_preset_as_the_launch_table_chooses(
 
 
 def test_what_walks(cuda: CudaBackend, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small banks, or few images; where memory and kernels hold it. What does not is run by the other launches."""
+    """Small banks, or few images, where memory and kernels allow it. The other launches run the rest."""
     card = Machine(132, 227 << 10, 90)
     for images, size, walks in ((4096, 16, True), (10**6, 16, True), (16, 999, True), (4096, 999, False)):
         tables = device_walk.table_bytes((8, 16), size)
@@ -185,7 +185,7 @@ def test_what_walks(cuda: CudaBackend, counted: dict[str, int], monkeypatch: pyt
 
 
 def test_tables_are_kept(cuda: CudaBackend, counted: dict[str, int]) -> None:
-    """Of a bank and its sides, whatever the plan's steps; of other images they are others."""
+    """Tables depend on the bank images and the sides, not on the plan's steps."""
     world = World(9, side=6)
     for stride in (1, 3):
         check(cuda, world.request(plan.random(6, 3, stride, scales=[4, 6]), range(3), 3))

@@ -140,7 +140,7 @@ def test_the_parts_of_a_face_are_those_of_the_bank(engine: Engine) -> None:
     avatars = Engine(lp.Bank.default(), FakeVQ())
     assert "eyes" in avatars.regions()
     assert avatars.region(None, ["eyes"]).any()
-    assert engine.regions() == []  # nobody says how its images are framed
+    assert engine.regions() == []  # nothing says how its images are framed
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_picture_is_framed_as_the_bank(engine: Engine, tmp_path: Path, crop: C
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_result_goes_back_into_the_file(engine: Engine, tmp_path: Path, keep: bool) -> None:
-    """As the library puts it back, whether or not the page's results keep the pixels outside."""
+    """Exactly as the library does it, whether or not the page's results keep the pixels outside."""
     one = replace(engine, bank=replace(engine.bank, crop=(10, 5, 70, 65), source_size=(100, 80)))
     noise = np.random.default_rng(9).integers(0, 256, (80, 100, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "a.png")
@@ -237,7 +237,7 @@ def test_a_bank_picture_is_in_the_bank(engine: Engine, number: int) -> None:
 
 
 def sent(mask: np.ndarray, kind: str = "PNG") -> str:
-    """What a canvas with white strokes sends."""
+    """The data that a canvas with white strokes sends."""
     file = io.BytesIO()
     Image.fromarray(np.repeat((mask * 255).astype(np.uint8)[..., None], 4, 2)).save(file, format=kind)
     return painting.data_url(np.zeros((1, 1, 3), np.uint8)).partition(",")[0] + "," + encoded(file.getvalue())
@@ -275,9 +275,9 @@ NO_PNG = [
 
 @pytest.mark.parametrize("text", NO_PNG)
 def test_what_no_page_sends_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"picture: what the page sent is no PNG of 64x64 pixels"):
+    with pytest.raises(InputError, match=r"picture: what the page sent is not a PNG of 64x64 pixels"):
         painting.read_picture(text, SIZE)
-    with pytest.raises(InputError, match=r"mask: what the page sent is no PNG of 64x64 pixels"):
+    with pytest.raises(InputError, match=r"mask: what the page sent is not a PNG of 64x64 pixels"):
         painting.read_mask(text, SIZE)
 
 
@@ -309,7 +309,7 @@ def test_a_port_is_a_port(port: int) -> None:
 
 def test_a_taken_port_and_an_unknown_host_give_one_line() -> None:
     with serve.listen("127.0.0.1", 0) as bound:
-        # who connects before the page is served waits, and is not refused
+        # a client that connects before the page is served waits and is not refused
         socket.create_connection(bound.getsockname(), timeout=5).close()
         assert serve.address(bound) == f"http://127.0.0.1:{bound.getsockname()[1]}/"
         with pytest.raises(InputError, match=r"^--host 127\.0\.0\.1 --port \d+: [^\n]*; choose another$"):
@@ -345,5 +345,5 @@ def test_every_answer_carries_the_policy_and_names_no_other_host(engine: Engine,
             server.should_exit = True
             thread.join(30)
     assert "lpk-painter" in page
-    # a preconnect or prefetch is asked before any policy and in no log of requests
+    # a preconnect or prefetch is sent before any policy applies and is in no log of requests
     assert re.findall(r"<(?:link|script|img|iframe)\b[^>]*https?://[^>]*>", page) == []

@@ -1,4 +1,4 @@
-"""The demo's page as a visitor has it: every tab, in a real headless Chromium, of a real server."""
+"""The demo's page as a visitor sees it: every tab, in a real headless Chromium, served by a real server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECONDS = 60  # a page that does not answer by then fails
 
 
 class Visitor:
-    """A page in a browser. Elements go by CSS selectors; what is not there yet is waited for."""
+    """A page in a browser. Elements are found by CSS selectors, waiting for those that are not there yet."""
 
     def __init__(self, driver: Any, address: str) -> None:
         self.driver = driver
@@ -67,7 +67,7 @@ class Visitor:
         self.one(selector).send_keys(Keys.BACKSPACE, text, Keys.TAB)
 
     def line(self, tab: str, holding: str) -> str:
-        """The line of a tab, once it holds these words."""
+        """The status line of a tab, once it contains these words."""
         selector = f"#lpk-{tab}-note"
 
         def found() -> str:
@@ -77,9 +77,9 @@ class Visitor:
         return str(self.until(found, f"{selector} to hold {holding!r}"))
 
     def press(self, tab: str) -> tuple[str, list[np.ndarray]]:
-        """Press the tab's button: the line when all is done, and the pictures without their maps."""
+        """Press the tab's button; return the line when all is done, and the pictures without their maps."""
         words = f"#lpk-{tab}-note .lpk-line"
-        before = [one.text for one in self.all(words)]  # its times are never the same again
+        before = [one.text for one in self.all(words)]  # the times in it differ on every run
         self.one(f"#lpk-{tab}-run").click()
 
         def done() -> str:
@@ -96,7 +96,7 @@ class Visitor:
             return np.asarray(image.convert("RGB"))
 
     def refused(self, tab: str) -> str:
-        """The error of a tab, which is one line in the page and no pop-up."""
+        """The error of a tab: one line in the page, no pop-up."""
         error = self.one(f"#lpk-{tab}-note .lpk-error").text
         assert "\n" not in error
         assert "Traceback" not in error
@@ -104,7 +104,7 @@ class Visitor:
         return error
 
     def paint(self, x: int, y: int, to_x: int, to_y: int) -> str:
-        """A stroke between two places of the canvas, by parts of a hundred; the mask that the page would send."""
+        """Draw a stroke between two places of the canvas, in percent; return the mask that the page would send."""
         from selenium.webdriver import ActionChains
 
         canvas = self.one(".lpk-paint canvas")
@@ -119,7 +119,7 @@ class Visitor:
         return self.mask()
 
     def mask(self) -> str:
-        """What the page would send as the mask."""
+        """The mask that the page would send."""
         return str(self.driver.execute_script("return document.querySelector('#lpk-mask :is(input, textarea)').value"))
 
     def sources(self) -> np.ndarray:
@@ -130,7 +130,7 @@ class Visitor:
         )
 
     def hover(self, view: int, grid: int, x: int, y: int) -> str:
-        """Point at a cell of a view; the visible card's words. A sheet may still be replaced once by the same sheet."""
+        """Point at a cell of a view; return the visible card's text. The same sheet may still be drawn once more."""
         from selenium.webdriver import ActionChains
 
         def words() -> str:
@@ -143,18 +143,18 @@ class Visitor:
         return str(self.until(words, "a card"))
 
     def catch_saved(self) -> None:
-        """What the page would save goes to window.saved, [name, address] each."""
+        """Collect what the page would save in window.saved, as [name, address]."""
         saved = "window.saved = []; HTMLAnchorElement.prototype.click = "
         self.driver.execute_script(saved + "function () { window.saved.push([this.download, this.href]); }")
 
     def click(self) -> None:
-        """Press where the pointer is."""
+        """Click where the pointer is."""
         from selenium.webdriver import ActionChains
 
         ActionChains(self.driver).click().perform()
 
 
-# An address of the browser's own as a data URL.
+# Reads an address that only the browser knows, as a data URL.
 READ = """
 const [address, done] = arguments;
 fetch(address).then((answer) => answer.blob()).then((blob) => {
@@ -187,7 +187,7 @@ def serving(temporary: Path, *options: object) -> Iterator[str]:
             yield found[0]
         finally:
             server.terminate()
-    assert list(temporary.iterdir()) == []  # visitors' pictures go with the server
+    assert list(temporary.iterdir()) == []  # visitors' pictures are removed when the server ends
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def avatars(driver: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 @pytest.fixture
 def page(driver: Any, avatars: str) -> Iterator[Visitor]:
-    """The embedded bank's page; whatever a test does there asks nobody else and logs no error."""
+    """The embedded bank's page; whatever a test does there contacts no other host and logs no error."""
     visitor = Visitor(driver, avatars)
     yield visitor
     unharmed(visitor)
@@ -214,7 +214,7 @@ def unharmed(visitor: Visitor) -> None:
     asked = browser.asked(visitor.driver)
     assert len(asked) > 10
     assert browser.hosts(asked) == {urlsplit(visitor.address).netloc}
-    # the browser logs each file that the server refuses, which the page tells in its line
+    # the browser logs each file that the server refuses; the page reports it in its line
     told = [entry for entry in visitor.driver.get_log("browser") if "/lpkernel/picture" not in entry["message"]]
     assert [entry for entry in told if entry["level"] not in ("INFO", "WARNING")] == []
 
@@ -233,14 +233,14 @@ def test_generate_is_the_library_s(page: Visitor) -> None:
     assert len(pictures) == 3
     for picture, image in zip(pictures, images, strict=True):
         assert picture.shape == (128, 128, 3)
-        assert np.abs(picture.astype(int) - image).max() <= 1  # threads may round the decoder's sums otherwise
+        assert np.abs(picture.astype(int) - image).max() <= 1  # rounding may depend on the threads
 
 
 def test_edit_changes_what_is_painted_and_its_sources_are_shown(page: Visitor) -> None:
     page.tab("Edit")
     page.type("#lpk-edit-number input", "7")
     before = page.one(".lpk-paint img").get_attribute("src")
-    page.paint(5, 5, 95, 95)  # of no consequence: another picture starts unpainted
+    page.paint(5, 5, 95, 95)  # has no effect: another picture starts unpainted
     page.one("#lpk-edit-take").click()
     page.until(lambda: page.one(".lpk-paint img").get_attribute("src") != before, "bank image 7")
     picture = page.picture(page.one(".lpk-paint img").get_attribute("src"))
@@ -269,7 +269,7 @@ def test_edit_changes_what_is_painted_and_its_sources_are_shown(page: Visitor) -
     assert f"bank image {sources[y, x]}" in inside
     assert "kept from the picture itself" in page.hover(1, 16, 0, 15)
 
-    # a click holds a cell, another lets go
+    # a click holds a cell, another click releases it
     assert page.hover(0, 16, x, y) == inside
     page.click()
     assert page.hover(0, 16, 0, 15) == inside
@@ -280,7 +280,7 @@ def test_edit_changes_what_is_painted_and_its_sources_are_shown(page: Visitor) -
 
 def test_provenance_follows_the_latest_result_and_the_choice(page: Visitor) -> None:
     page.tab("Sources")
-    first = page.sources()  # of what the page opens with
+    first = page.sources()  # of the page's initial state
     page.tab("Generate")
     page.type("#lpk-generate-seed input", "1")
     page.press("generate")
@@ -347,7 +347,7 @@ def test_a_file_is_edited_by_parts_and_paint_is_erased(page: Visitor, tmp_path: 
     next(one for one in page.all("#lpk-edit-parts label") if one.text == "mouth").click()
     _, pictures = page.press("edit")
     assert len(pictures) == 4
-    # the file comes back with a result in it, as the command gives it
+    # the file comes back with a result in it, the same as from the command
     page.catch_saved()
     page.all(".lpk-whole")[1].click()
     [[name, address]] = page.until(lambda: page.driver.execute_script("return window.saved"), "the whole picture")
@@ -363,7 +363,7 @@ def test_a_file_is_edited_by_parts_and_paint_is_erased(page: Visitor, tmp_path: 
     page.tab("Sources")
     np.testing.assert_array_equal(page.sources() != -1, named_region("mouth", bank))
     page.tab("Edit")
-    page.one("#lpk-edit-take").click()  # of a bank image there is no file
+    page.one("#lpk-edit-take").click()  # a bank image has no file
     page.line("edit", "bank image 0")
     page.press("edit")
     assert not any(one.is_displayed() for one in page.all(".lpk-whole"))
@@ -409,7 +409,7 @@ def test_it_opens_with_pictures_which_are_enlarged_and_saved(page: Visitor) -> N
     page.until(lambda: seed.get_attribute("value") != "0", "another seed")
     line, _ = page.press("generate")
     assert f"seed {seed.get_attribute('value')}," in line
-    # the live region says what happened, at the end
+    # at the end, the live region says what happened
     page.until(lambda: page.all("#lpk-said")[0].get_attribute("textContent") == line, "the line to be read out")
 
 
@@ -426,7 +426,7 @@ def test_what_else_is_made_of_a_picture(page: Visitor, task: str) -> None:
     else:
         made = (lp.inpaint if task == "inpaint" else lp.harmonize)(bank, picture, autoencoder, mask, n=4)
     assert np.abs(np.stack(pictures).astype(int) - made.decode(autoencoder)).max() <= 2
-    # another picture: what was made of the old one goes, here and among the sources
+    # another picture: results made from the old one disappear, here and in the Sources tab
     page.tab("Sources")
     old = page.sources()
     page.tab("Edit")
@@ -458,7 +458,7 @@ def test_painting_and_pointing_with_the_keyboard(page: Visitor) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_is_for_everybody(page: Visitor, width: int) -> None:
-    """The rules of axe-core, one heading, nothing wider than the window, and every result reachable."""
+    """The page passes axe-core, has one heading and nothing wider than the window, and every result is reachable."""
     if find_spec("axe_core_python") is None:
         browser.missing("no axe-core-python")
     from axe_core_python.selenium import Axe

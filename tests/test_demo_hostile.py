@@ -33,13 +33,13 @@ from lpkernel.errors import InputError
 
 pytest.importorskip("gradio")
 
-SECRET = "sesame-7f3a9c"  # stands in the marker file
+SECRET = "sesame-7f3a9c"  # content of the marker file
 SECONDS = 60  # a server that does not answer by then fails
 
 
 @dataclass
 class Server:
-    """A demo that runs. asked: what was asked of another server of this machine meanwhile."""
+    """A running demo. asked: the requests that another server on this machine received meanwhile."""
 
     process: subprocess.Popen[str]
     host: str
@@ -51,7 +51,7 @@ class Server:
     asked: list[str]
 
     def fill(self, raw: bytes) -> bytes:
-        """The bytes of a case, with the names that hold for this server."""
+        """The bytes of a case, with this server's names filled in."""
         names = {
             b"@HOST@": f"{self.host}:{self.port}",
             b"@MARKER@": str(self.marker),
@@ -69,7 +69,7 @@ class Server:
         return head + gap + filled[1]
 
     def send(self, raw: bytes, broken: bool = False) -> bytes:
-        """All that comes back for some bytes until the server closes."""
+        """All that the server answers to some bytes until it closes the connection."""
         with socket.create_connection((self.host, self.port), SECONDS) as connection:
             got = b""
             with suppress(ConnectionError):  # refused before all of it was read
@@ -84,7 +84,7 @@ class Server:
     def ask(
         self, method: str, path: str, body: Any = None, source: str = "127.0.0.1", **headers: str
     ) -> tuple[int, str]:
-        """Status and words of an honest request."""
+        """Status and text of the answer to an honest request."""
         connection = http.client.HTTPConnection(self.host, self.port, SECONDS, (source, 0))
         if isinstance(body, list | dict):
             body, headers["Content-Type"] = json.dumps(body), "application/json"
@@ -95,7 +95,7 @@ class Server:
         return answer.status, words
 
     def post(self, function: int, data: list[Any], session: str, source: str = "127.0.0.1") -> int:
-        """The status of a job that is posted."""
+        """Post a job; the status of the answer."""
         body = {"data": data, "fn_index": function, "session_hash": session, "trigger_id": None}
         return self.ask("POST", "/gradio_api/queue/join", body, source)[0]
 
@@ -106,7 +106,7 @@ class Server:
         return words
 
     def check(self, words: bytes | str) -> None:
-        """Nothing of the machine stands in an answer."""
+        """An answer must reveal nothing about the machine."""
         text = words.decode("utf-8", "replace") if isinstance(words, bytes) else words
         for secret in (SECRET, str(self.temporary), str(Path.home()) + "/", "Traceback", 'File "', os.getcwd()):
             assert secret not in text
@@ -207,7 +207,7 @@ def test_after_all_that_the_server_is_as_before(server: Server) -> None:
 
 
 def test_the_cases_are_of_the_page(server: Server) -> None:
-    """Each function has the inputs that the cases put files into, and each name of a case is kept once."""
+    """Each function has the inputs that the cases put files into, and no case got lost."""
     words = server.ask("GET", "/")[1]
     config = json.JSONDecoder().raw_decode(words.partition("window.gradio_config = ")[2])[0]
     assert {one["id"]: len(one["inputs"]) for one in config["dependencies"]} == {
@@ -257,7 +257,7 @@ def test_everybody_s_server_has_the_names_that_are_given(tmp_path: Path) -> None
             (f"10.9.8.7:{server.port}", 403),
         ):
             assert server.ask("GET", "/theme.css", Host=name)[0] == status, name
-        server.host = "127.0.0.2"  # this machine, too, by another of its addresses
+        server.host = "127.0.0.2"  # this machine too, at another of its addresses
         assert server.ask("GET", "/theme.css", Host=f"127.0.0.2:{server.port}")[0] == 200
         assert server.ask("GET", "/theme.css", Host=f"evil.example:{server.port}")[0] == 403
 
@@ -310,7 +310,7 @@ def test_messages_lose_their_folders(said: str, shown: str) -> None:
 
 
 def test_results_that_nobody_fetches_are_dropped() -> None:
-    """By the next job that anybody posts, but for those of open streams and of the last minute."""
+    """They are dropped at the next job that anybody posts, except those of open streams and of the last minute."""
     from lpkernel.demo.engine import Engine
     from lpkernel.demo.page import Jobs, build
 
@@ -326,13 +326,13 @@ def test_results_that_nobody_fetches_are_dropped() -> None:
 
 
 def drawn(count: int) -> list[Any]:
-    """A job of so many images."""
+    """A job of `count` images."""
     return [count, *page.HONEST[0][1:]]
 
 
 def test_a_crowd_does_not_lock_others_out(tmp_path: Path) -> None:
     with serving(tmp_path, autoencoder=f"{slow.__file__}:SlowVQ") as server:
-        # one visitor with 300 jobs; then one with 300 names, who is told from others by the address
+        # one visitor with 300 jobs; then one with 300 names, recognised by the address
         for sessions, source in ((1, "127.0.0.1"), (300, "127.0.0.2")):
             taken = [server.post(0, drawn(4), f"crowd{sessions}x{count % sessions}") for count in range(300)]
             assert set(taken) == {200, 503}
@@ -344,7 +344,7 @@ def test_a_crowd_does_not_lock_others_out(tmp_path: Path) -> None:
 
 
 def test_results_that_nobody_fetches_are_bounded(server: Server) -> None:
-    """A session that never reads may post no more after some jobs."""
+    """After some jobs, a session that never reads its results may post no more."""
     found = {server.post(5, [None, None], "unread1") for _ in range(40) if server.ask("GET", "/theme.css")}
     assert found == {200, 503}
     assert server.results("unread1")
@@ -404,7 +404,7 @@ def _run_job(server: Server) -> None:
 
 
 def _send_half(server: Server) -> None:
-    """A picture of which half has come."""
+    """A picture of which half has been sent."""
     server.keep = socket.create_connection((server.host, server.port), SECONDS)  # type: ignore[attr-defined]
     raw = page.picture(bytes(2**20))
     server.keep.sendall(server.fill(raw)[: 2**19])  # type: ignore[attr-defined]
@@ -428,6 +428,6 @@ def test_a_signal_ends_it_whatever_it_does(
     with serving(tmp_path, autoencoder=f"{slow.__file__}:SlowVQ") as server:
         busy(server)
         server.process.send_signal(number)
-        assert server.process.wait(2) == 128 + number  # seconds that are promised
+        assert server.process.wait(2) == 128 + number  # the promised time, in seconds
         assert list(server.temporary.iterdir()) == []
         assert server.said.read_text() == ""

@@ -1,4 +1,4 @@
-"""How a decoder runs on a device, on the CPU's streams, which do nothing, with graphs that are none; torch.compile."""
+"""How a decoder runs on a device, tried on the CPU's no-op streams and a stand-in for graphs; torch.compile."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH, SIDE = 4, 3
 
 
 class Shift:
-    """A step: three bytes of a code, or of a latent's first number. Notes the shapes and kinds that it gets."""
+    """A step: three bytes from a code, or from a latent's first number. Records the shapes and dtypes that it gets."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[tuple[int, ...], torch.dtype]] = []
@@ -36,7 +36,7 @@ class Shift:
 
 
 class Graph:
-    """As a CUDA graph: it takes what its tensor holds now, and gives the same memory again and again."""
+    """Like a CUDA graph: it reads what its tensor holds now, and returns the same memory each time."""
 
     def __init__(self, step: Any, given: Tensor) -> None:
         self.step, self.given = step, given
@@ -66,7 +66,7 @@ def content(n: int, codes: int | None) -> np.ndarray:
     ("codes", "kind"), [(200, torch.int16), (1 << 15, torch.int16), (1 << 16, torch.int32), (None, torch.float32)]
 )
 def test_every_number_of_images(graph: Any, codes: int | None, kind: torch.dtype) -> None:
-    """Batches of one shape, in the order they came; the memory of a batch is used again only when it is read."""
+    """Batches of one shape, in the order they came; a batch's memory is reused only after it has been read."""
     step = Shift()
     pipeline = Pipeline(step, CPU, codes, graph)
     with torch.inference_mode():
@@ -85,7 +85,7 @@ def test_copies_are_waited_for_before_memory_is_used_again(monkeypatch: pytest.M
         names = iter("abcd")
 
         def __init__(self) -> None:
-            self.name = next(self.names)  # made and copied of the first slot, then of the second
+            self.name = next(self.names)  # "made" and "copied" of the first slot, then of the second
 
         def record(self, stream: Any) -> None:
             said.append(f"{self.name} on {stream}")
@@ -144,10 +144,10 @@ def test_an_exception_leaves_nothing_behind() -> None:
     pipeline, out = Pipeline(step, CPU, 200), np.zeros((9, SIDE, SIDE, 3), np.uint8)
     with torch.inference_mode():
         with pytest.raises(ValueError, match="broadcast"):
-            pipeline.run(content(9, 200), BATCH, out[..., :2])  # bytes that do not fit
+            pipeline.run(content(9, 200), BATCH, out[..., :2])  # an output that does not fit
         assert pipeline.run(content(9, 200), BATCH, out)
     assert np.array_equal(out, expected(content(9, 200)))
-    with torch.inference_mode():  # nor of a batch that was on its way when another could not be made
+    with torch.inference_mode():  # nor of a batch that was under way when another could not be made
         wrong = content(9, 200)[:, :2]
         with pytest.raises(ValueError, match="broadcast"):
             pipeline.run(wrong, BATCH, out)
@@ -157,7 +157,7 @@ def test_an_exception_leaves_nothing_behind() -> None:
 
 
 def test_an_autoencoder_decodes_through_it() -> None:
-    """The embedded one, as on a GPU but for the place; the same pixels, whatever the batch."""
+    """The embedded one, as on a GPU but run on the CPU; the same pixels, whatever the batch."""
     plain: Any = load_autoencoder(device="cpu", dtype="float32")
     piped: Any = load_autoencoder(device="cpu", dtype="float32")
     piped.pipeline, piped.batch = Pipeline(piped._bytes, CPU, len(piped.codebook), Graph), 2
@@ -199,7 +199,7 @@ def test_smaller_images_are_to_be_more() -> None:
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(InputError, match="no-such-compiler is not there; or leave it to"):
+    with pytest.raises(InputError, match="no-such-compiler was not found; install it or use"):
         choose("always", CPU, None, 256)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert choose("auto", CUDA, 10**6, 256) == (False, "auto: torch.compile needs the package triton")
@@ -209,19 +209,19 @@ def test_words_and_plug_ins_that_cannot_be_compiled() -> None:
     with pytest.raises(InputError, match="compile"):
         load_autoencoder(device="cpu", compile="sometimes")
     plug_in = f"{fakes.__file__}:FakeVQ"
-    with pytest.raises(InputError, match='compile="always" is for a TorchAutoencoder, this is a FakeVQ'):
+    with pytest.raises(InputError, match='compile="always" needs a TorchAutoencoder, but this is a FakeVQ'):
         load_autoencoder(plug_in, compile="always")
     load_autoencoder(plug_in)
 
 
 def test_a_compiled_decoder_has_one_shape_and_the_same_pixels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """By aot_eager, which traces as the true compiler does and writes no code: one graph without a break."""
+    """With aot_eager, which traces as the real compiler does but writes no code: one graph without a break."""
     from torch._dynamo.utils import counters
 
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda step, **options: real(step, backend="aot_eager", **options))
     monkeypatch.setattr(device_decoder, "no_compiler", lambda kind: "")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that monkeypatch restores it
     del os.environ["TORCHINDUCTOR_CACHE_DIR"]
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     counters.clear()
@@ -240,9 +240,9 @@ def test_info_says_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["torch.compile"] == "no: auto: on a CPU it gains nothing" and found["decoder"] == "layer by layer"
     assert info(device="cpu", compile="never")["autoencoder"]["layers"]["torch.compile"] == "no: asked for"
     ours: Any = load_autoencoder(device="cpu")
-    ours.device = CUDA  # the words only
+    ours.device = CUDA  # changes only the description
     assert described(ours)["decoder"] == (
-        "one CUDA graph a batch; codes as int16 there, bytes back through pinned memory beside the next batch"
+        "one CUDA graph a batch; codes as int16 sent there, bytes returned through pinned memory during the next batch"
     )
     ours.pipeline.why_no_graph = "no reason"
     assert described(ours)["decoder"].startswith("launched kernel by kernel (no reason); codes")
@@ -250,7 +250,7 @@ def test_info_says_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu() -> None:
-    """The true streams and graph: the same bits in any company, close to float32 on the CPU."""
+    """With real streams and a real graph: the same bits in any batch, close to float32 on the CPU."""
     ours: Any = load_autoencoder(device="cuda")
     codes = np.random.default_rng(0).integers(0, len(ours.codebook), (3 * ours.batch + 2, 16, 16))
     found = ours.decode(codes)

@@ -1,4 +1,4 @@
-"""What the documentation says is so: lines it quotes are printed by the sources, links lead on, pages are listed."""
+"""The documentation is true: the lines it quotes are in the sources, its links resolve, and its pages are listed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 
 
 def texts() -> list[str]:
-    """All text that stands in lpkernel's sources, with a gap in place of what is filled in."""
+    """All strings in lpkernel's sources, with a gap in place of what is filled in."""
     found = []
     for path in ROOT.glob("lpkernel/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -37,7 +37,7 @@ def test_lines_of_the_troubleshooting_page_are_printed() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    """To files that are there, and to headings of theirs."""
+    """To files that exist, and to headings in them."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in target:

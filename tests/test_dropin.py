@@ -1,4 +1,4 @@
-"""The drop-in examples run, and find what the formulas that they replace find."""
+"""The drop-in examples run and give the same results as the formulas that they replace."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The emulation finds what it is there to find: right kernels are right, every planted mistake is caught.
+"""The emulation does its work: right kernels give right answers, and every planted mistake is caught.
 
-Kernels run in processes of their own: a mistake found ends the process.
+Kernels run in processes of their own, since a mistake that is found ends the process.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def run(
 
 
 def answers(path: Path, kernel: str, bug: str, ptx: Path | None = None) -> set[str]:
-    """What the kernel says in all thread orders."""
+    """The kernel's answers in all thread orders."""
     done = [run(path, kernel, bug, order, ptx) for order in ORDERS]
     assert all(one.returncode == 0 for one in done), done[0].stderr
     return {one.stdout.strip() for one in done}

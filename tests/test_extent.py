@@ -1,4 +1,4 @@
-"""The bound on distances of cells holds for every cell that a scan can compare, found by trying them all."""
+"""The bound on distances between cells holds for every cell that a scan can compare, checked by trying them all."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def largest(a: np.ndarray, b: np.ndarray) -> int:
     st.integers(0, 2**32 - 1),
 )
 def test_no_cell_is_farther(size: int, channels: int, spread: int, sides: list[int], started: bool, seed: int) -> None:
-    """Banks at all sides against canvases of their cells, carried through any resizes; ends of the range are common."""
+    """Banks at all sides against canvases of their cells, after any resizes; values at the ends of the range abound."""
     random = np.random.default_rng(seed)
     side = 4
     full = random.choice([-spread, -1, 0, 1, spread], (size, side, side, channels)).astype(np.int16)
@@ -45,7 +45,7 @@ def test_no_cell_is_farther(size: int, channels: int, spread: int, sides: list[i
 
 
 def test_the_ball_is_closer_than_the_box() -> None:
-    """Many channels of values that are rarely all at their ends."""
+    """With many channels, values are rarely all at the ends of their ranges."""
     values = np.random.default_rng(0).integers(-700, 701, (1000, 16)).astype(np.int16)
     box = int(np.square(np.ptp(values.astype(np.int64), axis=0)).sum())
     assert largest(values, values) < Extent.of(lambda: values[None]).largest_distance(2) < 0.65 * box

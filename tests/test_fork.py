@@ -1,4 +1,4 @@
-"""A forked child computes, whatever its parent has computed before: with fork, multiprocessing and a DataLoader."""
+"""A forked child can compute, whatever its parent computed before: with fork, multiprocessing and a DataLoader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lpkernel import load_autoencoder, masked_topk, plan
 from lpkernel.backends import registry
 
 TESTS = Path(__file__).parent
-PATIENCE = 120  # seconds after which a child hangs; each takes one or two
+PATIENCE = 120  # seconds after which a child counts as hung; each takes one or two
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -28,7 +28,7 @@ def digest(*arrays: np.ndarray) -> str:
 
 
 def search(name: str) -> str:
-    """Enough for several threads: a scan in each domain, a search of each type."""
+    """Enough work for several threads: a scan in each domain, a search of each type."""
     world = World(300, side=8, channels=4, codes=50)
     made, backend = plan.random(8, 4, scales=[8]), registry.BACKENDS[name]
     scans = [backend.scan(world.request(made, range(20), 5, in_codes=codes)) for codes in (False, True)]
@@ -140,5 +140,5 @@ def test_children_compute(name: str) -> None:
 
 
 def test_a_fork_in_the_middle_of_calls() -> None:
-    """Of cpp, whose threads are our own: torch's OpenMP has one thread in a child, and cpp as many as are asked for."""
+    """For cpp, which has its own threads: in a child torch's OpenMP has one thread, cpp as many as are asked for."""
     run(during_calls, "cpp")

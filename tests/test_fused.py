@@ -1,4 +1,4 @@
-"""GroupNorm and SiLU in one: which layers of a network are joined, and that nothing changes but the last bits."""
+"""GroupNorm and SiLU in one kernel: which layers are joined, and that only the last bits change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _networks() -> list[Any]:
 
 @pytest.mark.parametrize("index", range(5))
 def test_a_network_gives_the_same_with_its_layers_joined(index: int) -> None:
-    """Here on a CPU, where a joined layer goes the old way; the kernel itself is tried in triton_checks.py."""
+    """On a CPU, where a joined layer runs as before; the kernel itself is tested in triton_checks.py."""
     network = _networks()[index].eval().requires_grad_(False)
     for parameter in network.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))

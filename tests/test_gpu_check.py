@@ -1,4 +1,4 @@
-"""The GPU check says what it did not run, its problems are sound, and what it starts can be started."""
+"""The GPU check says what it did not run, its problems are valid, and the commands that it starts exist."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_without_a_gpu_nothing_passes(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr("sys.argv", ["gpu_check.py", "sped"])
     with pytest.raises(SystemExit):
         gpu_check.main()
-    assert "got sped, expected of build, tests" in capsys.readouterr().err
+    assert "got sped, expected one of build, tests" in capsys.readouterr().err
 
 
 def test_small_problems_pass_where_answers_are_right() -> None:
@@ -62,7 +62,7 @@ def test_it_needs_nothing_that_it_has_yet_to_build() -> None:
 
 
 def test_what_it_starts_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its benchmarks are commands that `lpkernel bench` takes, and its tests are there."""
+    """Its benchmarks are commands that `lpkernel bench` accepts, and its tests exist."""
     asked: list[tuple[str, ...]] = []
 
     def note(seconds: float, *command: str, **variables: str) -> Any:
@@ -104,7 +104,7 @@ def test_the_large_network_has_the_shape_of_the_papers(tmp_path: Path) -> None:
 
 
 def test_a_part_ends_in_time_and_says_so() -> None:
-    """A command that fails, or whose time is up, fails its part with its last words; the next one is run."""
+    """A command that fails or runs out of time fails its part, with its last output; the next one is run."""
     slow = gpu_check.run(0.2, "bash", "-c", "echo begun; sleep 60")
     with pytest.raises(SystemExit, match="begun\ncut off: its time was up"):
         gpu_check.words(slow)

@@ -1,6 +1,6 @@
-"""What a call of the CUDA backend does in Python, counted on a device that answers at once, so that it does not grow.
+"""Counts the Python work of a CUDA backend call, on a device that answers at once, so that it does not grow.
 
-Counts, not times: the same on every machine. Each bound is what there is and a tenth more.
+Counts, unlike times, are the same on every machine. Each bound is the present count plus a tenth.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lpkernel.synthesis import generate
 
 
 class Instant:
-    """The extension's functions: they count their calls, and a scan copies image 0."""
+    """The extension's functions, which only count their calls; a scan copies image 0."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -51,7 +51,7 @@ def instant(monkeypatch: pytest.MonkeyPatch) -> Instant:
 
 
 def calls(function: Callable[[], object]) -> int:
-    """Python and C functions that the third call of a function calls."""
+    """The number of Python and C calls in the third call of a function."""
     function()
     function()
     count = 0
@@ -79,7 +79,7 @@ def test_a_search(instant: Instant, dtype: str, most: int) -> None:
     queries, rows = (torch.zeros(shape, dtype=getattr(torch, dtype)) for shape in ((16, 8), (300, 8)))
     op = torch.ops.lpkernel.masked_topk
     assert calls(lambda: op(queries, rows, 10, None, None, "cuda")) <= most
-    if dtype == "int16":  # of float32 the front looks at what came back
+    if dtype == "int16":  # for float32 the front end also checks the results
         assert calls(lambda: masked_topk(queries, rows, 10, backend="cuda")) <= most + 46
         instant.calls["masked_topk"] -= 3
     assert instant.calls["masked_topk"] == 3 and all(
@@ -111,7 +111,7 @@ def test_a_generation(instant: Instant, preset: str, walk: bool | None, most: in
 
 
 def test_launches_are_chosen_once(instant: Instant, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a shape, whatever the bank and the values."""
+    """Once for a shape, whatever the bank and the values."""
     monkeypatch.setattr(cuda_launches, "seconds", lambda *_: 1.0)
     cuda_launches.choose.cache_clear()
     registry.BACKENDS["cuda"].tuning = Tuning(walk=False)  # type: ignore[attr-defined]
@@ -142,7 +142,7 @@ def test_memory_is_asked_for_when_more_is_needed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_tensors_must_be_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NumPy arrays are copied over; tensors that are elsewhere are refused, with what to do."""
+    """NumPy arrays are copied over; tensors on another device are refused, with advice."""
     backend = CudaBackend(Instant(), "cuda")  # type: ignore[arg-type]
     queries: Any = torch.zeros(1, 2)
     (reason,) = backend.unsupported(TopkRequest(queries, queries, 1, None, None))

@@ -1,4 +1,4 @@
-"""Hostile input of every kind: refused in one line, soon, and nothing of it is run."""
+"""Hostile input of every kind: refused quickly, in one line, and none of it is run."""
 
 from __future__ import annotations
 

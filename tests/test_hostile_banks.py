@@ -1,4 +1,4 @@
-"""Hostile banks: refused in one line, soon, or sound enough for all that a bank is for."""
+"""Hostile banks: refused quickly, in one line, or sound enough for every use of a bank."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any mask, and any command line about images, masks, regions and attributes: a result, or exit code 2 and one line."""
+"""Any mask, and any command line with images, masks, regions and attributes: a result, or exit code 2 and one line."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def masks(draw: st.DrawFn, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["codes", "latents"])
 @pytest.mark.parametrize("name", ["edit", "guided", "inpaint", "harmonize"])
 def test_any_mask(name: str, kind: str) -> None:
-    """What is outside is kept, what is inside is made; refused only are masks of nothing and of too much."""
+    """The outside is kept and the inside is made; only empty masks and too large ones are refused."""
     bank, autoencoder, image = small(kind)
     seen: Counter[str] = Counter()
 
@@ -102,7 +102,7 @@ def boxes(side: int) -> st.SearchStrategy[str]:
 
 
 def save(path: Path, draw: st.DrawFn, height: int, width: int) -> Path:
-    """A picture of one of many modes, or what is none."""
+    """A picture in one of many modes, or a file that is no picture."""
     kind = draw(st.sampled_from(["RGB"] * 12 + ["L", "RGBA", "P", "1", "I;16", "cut", "text", "missing", "folder"]))
     image = Image.fromarray(np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8))
     if kind == "folder":
@@ -120,7 +120,7 @@ def save(path: Path, draw: st.DrawFn, height: int, width: int) -> Path:
 
 @st.composite
 def command_lines(draw: st.DrawFn, folder: Path) -> list[str]:
-    """A command about an image of any shape, with a mask of its own or another; some options are right, some not."""
+    """A command on an image of any shape, with a mask of its shape or another; some options are right, some not."""
     height, width = draw(st.sampled_from([(SIDE, SIDE), (SIDE, SIDE), (40, 30), (9, 80), (7, 7), (1, 1)]))
     image = save(folder / "image.png", draw, height, width)
     command = draw(st.sampled_from(["edit", "inpaint", "harmonize", "generate"]))

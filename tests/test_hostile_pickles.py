@@ -1,4 +1,4 @@
-"""Every hostile pickle is refused in one line, soon, with nothing run; damaged ones are refused or taken."""
+"""Every hostile pickle is refused quickly, in one line, with nothing run; damaged ones are refused or loaded."""
 
 from __future__ import annotations
 

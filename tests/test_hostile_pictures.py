@@ -1,4 +1,4 @@
-"""Hostile pictures: read, or refused in one line, soon; no other program is started, and Pillow says nothing."""
+"""Hostile pictures: read, or refused quickly in one line; no other program is started, and Pillow prints nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_there_are_many() -> None:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_every_format_is_read_under_any_name(kind: str, tmp_path: Path) -> None:
-    """The extension is for finding files; the content says what they are."""
+    """The extension serves to find files; the content decides their format."""
     content = pictures.picture(kind)
     for extension in (*FORMATS[kind], ".png", ".jpg"):
         (tmp_path / f"x{extension}").write_bytes(content)
@@ -36,7 +36,7 @@ def test_every_format_is_read_under_any_name(kind: str, tmp_path: Path) -> None:
 
 
 def test_rows_are_converted_as_the_whole(tmp_path: Path) -> None:
-    """Pictures of more rows than are handled at once, transparent and turned."""
+    """Pictures with more rows than are handled at once, transparent and rotated."""
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (1300, 9, 4), np.uint8)
     exif = Image.Exif()
@@ -48,7 +48,7 @@ def test_rows_are_converted_as_the_whole(tmp_path: Path) -> None:
 
 
 def test_the_users_filters_of_warnings_come_back(tmp_path: Path) -> None:
-    """Whatever the threads do: as many read at once as there are, and a file that Pillow warns of is among them."""
+    """Whatever the threads do: several read at once, among them some that read a file that Pillow warns about."""
     (tmp_path / "odd.tif").write_bytes(pictures.tiff(pictures.plain(a34665=(4, 2**32 - 1), a305=(2, [65] * 99))))
     Image.new("RGB", (99, 99)).save(tmp_path / "plain.png")
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The flat index and the neighbours of a fitted set, beside faiss's and scikit-learn's where these are installed."""
+"""The flat index and the neighbours of a fitted set, compared with faiss and scikit-learn where installed."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_wrong_calls(call: Any) -> None:
 
 @pytest.mark.parametrize(("count", "total", "width", "k"), [(7, 100, 16, 5), (200, 3000, 64, 10), (3, 4, 8, 9)])
 def test_beside_faiss(count: int, total: int, width: int, k: int, tmp_path: Path) -> None:
-    """Small integers, so that faiss's sums are exact, too; its ties are in any order, so distances are compared."""
+    """Small integers, so that faiss's sums are exact too; it orders ties freely, so distances are compared."""
     faiss = pytest.importorskip("faiss")
     random = np.random.default_rng(2)
     bank, queries = (random.integers(-50, 51, (n, width)).astype(np.float32) for n in (total, count))

@@ -1,4 +1,4 @@
-"""lp.info(): a report that is JSON-ready and never fails for what is missing."""
+"""lp.info(): a JSON-ready report that never fails because something is missing."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_autoencoder_s_layers_say_what_runs_them(monkeypatch: pytest.MonkeyP
     half = info(dtype="bfloat16", device="cpu")["autoencoder"]["layers"]
     assert half["dtype"].startswith("decoder bfloat16, encoder bfloat16") and "29 by torch" in half["convolutions"]
     assert info(f"{fakes.__file__}:FakeVQ")["autoencoder"]["layers"] == {
-        "layers": "not known: FakeVQ is no TorchAutoencoder"
+        "layers": "not known: FakeVQ is not a TorchAutoencoder"
     }
 
 
@@ -87,7 +87,7 @@ def test_group_norms_say_why_they_are_not_compiled(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_gpu_s_layers_say_what_is_fused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The words only: the network is here, and said to be there."""
+    """Only the description: the network is on the CPU and labelled as on a GPU."""
     autoencoder: Any = load_autoencoder(device="cpu", dtype="float32")
     autoencoder.device, autoencoder.batch = torch.device("cuda"), 64
     with monkeypatch.context() as patch:
@@ -102,4 +102,4 @@ def test_a_gpu_s_layers_say_what_is_fused(monkeypatch: pytest.MonkeyPatch) -> No
     assert "Triton's has no float64" in described(autoencoder)["GroupNorm"]
     autoencoder.dtype = torch.bfloat16
     monkeypatch.setattr(configs, "norm", lambda channels, groups: None)
-    assert described(autoencoder)["GroupNorm"].endswith("13 by torch, of too many channels for the kernel")
+    assert described(autoencoder)["GroupNorm"].endswith("13 by torch, with too many channels for the kernel")

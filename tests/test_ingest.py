@@ -1,4 +1,4 @@
-"""From images to banks: finding, reading and skipping files, attributes, and continuing after a kill."""
+"""From images to banks: finding, reading and skipping files, attributes, and resuming a killed build."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (80, 64)) -> Path:
-    """A file of random coarse blocks, which JPEG keeps nearly as they are."""
+    """A file of random coarse blocks, which JPEG hardly changes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     Image.fromarray(blocks).resize(size, Image.Resampling.NEAREST).save(path)
@@ -295,7 +295,7 @@ def test_stale_and_damaged_shards_are_encoded_again(tmp_path: Path, monkeypatch:
     assert encoded(FakeVQ()) == 0
     assert encoded(FakeVQ(), crop=(0, 0, 40, 40)) == 15
     assert encoded(FakeVQ(seed=1)) == 15
-    picture(folder / "7.png", 99)  # changed: that one alone
+    picture(folder / "7.png", 99)  # changed: only this one is encoded again
     assert encoded(FakeVQ()) == 1
     picture(folder / "0-first.png", 98)  # in front of all others
     assert encoded(FakeVQ()) == 1
@@ -334,7 +334,7 @@ def test_flip_adds_the_mirror_images(make: type, tmp_path: Path) -> None:
     Bank.build(images, make(), 3, crop=crop, cache=tmp_path / "c")
     later = make()
     assert np.array_equal(Bank.build(images, later, 3, crop=crop, cache=tmp_path / "c", flip=True).cells, bank.cells)
-    assert later.encoded == 4  # those that are new
+    assert later.encoded == 4  # only the new ones
 
 
 def test_flip_of_a_folder(tmp_path: Path) -> None:
@@ -377,7 +377,7 @@ def test_attribute_tables(tmp_path: Path) -> None:
     bank = Bank.build(folder, FakeVQ(), 3, attributes=table)
     assert bank.names == ["0.png", "2.png"] and list(bank.attributes) == ["Hat", "Smiling"]
     assert bank.attributes["Hat"].tolist() == [True, True] and bank.attributes["Smiling"].tolist() == [False, True]
-    found = read_attributes(table, ["deep/2.png", "1.png"])  # subfolders: by the file name alone
+    found = read_attributes(table, ["deep/2.png", "1.png"])  # in subfolders: by the file name alone
     assert found["Hat"].tolist() == [True, False]
     assert Bank.build(folder, FakeVQ(), 3, attributes=table, limit=1).attributes["Hat"].tolist() == [True]
 
@@ -470,7 +470,7 @@ def table_file(folder: Path, text: str, name: str = "t.csv") -> Path:
     ],
 )
 def test_csv_tables(text: str, tmp_path: Path) -> None:
-    """As on Kaggle: a header row, commas, 0/1 or -1/1; images that were converted are found by their stems."""
+    """As on Kaggle: a header row, commas, 0/1 or -1/1; converted images are found by their stems."""
     bank = Bank.build(folder_of(tmp_path / "in", 3), FakeVQ(), 3, attributes=table_file(tmp_path, text))
     assert {name: values.tolist() for name, values in bank.attributes.items()} == {
         "Hat": [True, False, True],
@@ -524,7 +524,7 @@ def test_rows_are_joined_by_name_or_stem(
         (CSV.replace("-1,1", "yes,1"), "line 3"),
         (CSV.replace("1.jpg", "0.jpg"), "a second row for '0.jpg'"),
         (CSV.replace("0.jpg", "9.jpg"), "no row for 1 of 3 images, first '0.png'"),
-        (CSV + '"' + "x" * 200_000, "no CSV"),
+        (CSV + '"' + "x" * 200_000, "not a CSV"),
         ("image_id,partition\n0.jpg,2\n", "line 2"),
     ],
 )

@@ -1,4 +1,4 @@
-"""masked_topk on the inputs that people have: every dtype, sets of queries, masks of single queries, metrics."""
+"""masked_topk on users' inputs: every dtype, sets of queries, masks for single queries, metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_small_integers_of_every_dtype(backend: Backend, dtype: str, mask_kind: 
 @pytest.mark.parametrize("scale", [1.0, 1e-150, 1e120])
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 def test_float64_beyond_float32(backend: Backend, mask_kind: str, scale: float, offset: float) -> None:
-    """Rows that differ in the 30th bit, under an offset, and of magnitudes that float32 has not."""
+    """Rows that differ in the 30th bit, under an offset, and of magnitudes beyond float32."""
     random = np.random.default_rng(3)
     bank = random.standard_normal((300, 12))
     bank[100:200] = bank[:100] * (1 + 1e-9)
@@ -65,7 +65,7 @@ def test_float64_beyond_float32(backend: Backend, mask_kind: str, scale: float, 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_float64(backend: Backend, data: st.DataObject) -> None:
-    """Few special values, so that ties, infinities and NaN are everywhere; weights and candidates, too."""
+    """Few special values, so that ties, infinities and NaN are everywhere; with weights and candidates too."""
     values = np.array([0, 1, 1 + 2**-40, 2, -1, 1e-200, 1e200, np.inf, np.nan])[: data.draw(st.sampled_from([5, 7, 9]))]
     count, rows, width = data.draw(st.integers(0, 3)), data.draw(st.integers(1, 40)), data.draw(st.integers(0, 4))
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -86,7 +86,7 @@ def test_any_float64(backend: Backend, data: st.DataObject) -> None:
 @pytest.mark.parametrize(("low", "high"), [(1e-30, 3e-30), (1e-45, 1e-40), (1e20, 1e21), (1e19, 3e38)])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_squares_beyond_float32_are_ranked(backend: Backend, low: float, high: float, weighted: bool) -> None:
-    """Sums that underflow or overflow, between rows whose do not; distances are what float32 can hold."""
+    """Rows whose sums underflow or overflow, among rows whose sums do not; distances are what float32 can hold."""
     random = np.random.default_rng(5)
     bank = random.uniform(low, high, (400, 6)).astype(np.float32)
     bank[::50] = random.standard_normal((8, 6))
@@ -105,7 +105,7 @@ def test_squares_beyond_float32_are_ranked(backend: Backend, low: float, high: f
 
 
 def test_equal_rows_are_not_taken_for_an_underflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A distance of 0 between equal rows is exact, so a search of a bank in itself is not done again."""
+    """A distance of 0 between equal rows is exact, so searching a bank for its own rows is not repeated in float64."""
     bank = np.random.default_rng(6).standard_normal((50, 4)).astype(np.float32)
     monkeypatch.setattr(double, "search", None)
     assert lp.masked_topk(bank, bank, 1).indices[:, 0].tolist() == list(range(50))
@@ -216,7 +216,7 @@ def test_gradients_are_left_out() -> None:
 
 
 def test_a_query_with_nan(backend: Backend) -> None:
-    """As documented: the lowest allowed rows, at distance NaN; hidden by a mask it does not count."""
+    """As documented: the lowest allowed rows, at distance NaN; a NaN hidden by a mask does not count."""
     queries, bank = integers("float32", 2, 9, 4)
     queries[0, 1] = np.nan
     for dtype in ("float32", "float64"):

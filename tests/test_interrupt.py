@@ -44,7 +44,7 @@ def big_scan(size: int, in_codes: bool = False) -> None:
 
 
 def big_group() -> None:
-    """Few images of a large bank: the threads divide every step."""
+    """Few images from a large bank: the threads share every step."""
     bank = World(20_000, side=8, channels=16, codes=300)
     request = bank.request(plan.random(8, 6, 1, scales=[8]), range(3), 10)
     runner = CppBackend()
@@ -65,7 +65,7 @@ LONG: dict[str, Callable[[], None]] = {
 
 
 def begin(threads: int) -> None:
-    """In a process of its own: each in turn says when it begins, and that it was interrupted."""
+    """Runs in a process of its own: each call in turn prints that it begins and that it was interrupted."""
     torch.set_num_threads(threads)
     for call in LONG.values():
         print("begins", flush=True)
@@ -91,7 +91,7 @@ def process(*command: str) -> Iterator[subprocess.Popen[str]]:
 @needs_cpp
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_long_call_is_interrupted(threads: int) -> None:
-    """Each would take minutes."""
+    """Uninterrupted, each would take minutes."""
     with process(sys.executable, "-c", f"import test_interrupt; test_interrupt.begin({threads})") as running:
         assert running.stdout is not None and running.stderr is not None
         alarm = threading.Timer(PATIENCE * len(LONG), running.kill)
@@ -106,7 +106,7 @@ def test_a_long_call_is_interrupted(threads: int) -> None:
 
 
 def first_heard(call: Callable[[], object]) -> float:
-    """When a handler of signals, which come every 10 ms, first runs: 0 as the call begins, 1 as it ends."""
+    """When a handler of signals that come every 10 ms first runs: 0 at the start of the call, 1 at its end."""
     heard: list[float] = []
 
     def handler(number: int, frame: FrameType | None) -> None:
@@ -127,7 +127,7 @@ def first_heard(call: Callable[[], object]) -> float:
 @needs_cpp
 @pytest.mark.parametrize("domain", ["latents", "codes"])
 def test_laying_out_a_bank_hears_signals(domain: str) -> None:
-    """Without looking for them, a handler runs after the call."""
+    """If the call did not check for signals, the handler would run only after it."""
     native = _native.cpu()
     shape = (20_000, 16, 16, 16) if domain == "latents" else (300_000, 16, 16)
     content, table = np.zeros(shape, np.int16), np.zeros((1, 1), np.int32)
@@ -137,7 +137,7 @@ def test_laying_out_a_bank_hears_signals(domain: str) -> None:
 
 @needs_cpp
 def test_a_call_on_another_thread_goes_on() -> None:
-    """Python runs signal handlers on its main thread, so a call elsewhere ends as if there were no signal."""
+    """Python runs signal handlers on its main thread, so a call on another thread completes as if without a signal."""
     world = World(2000, side=8, channels=16, codes=300)
     request = world.request(plan.random(8, 4, 2, scales=[8]), range(3000), 10)
     want, got = CppBackend().scan(request), []
@@ -151,7 +151,7 @@ def test_a_call_on_another_thread_goes_on() -> None:
     assert np.array_equal(got[0], want)
 
 
-# What has just been imported when the signal comes; -X importtime says it.
+# The module just imported when the signal is sent, according to -X importtime.
 MOMENTS = [
     *(("module", moment) for moment in ("lpkernel._startup", "numpy", "torch", "lpkernel.commands.bench")),
     *(("script", moment) for moment in ("lpkernel._startup", "torch.version", "lpkernel")),

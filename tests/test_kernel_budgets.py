@@ -1,4 +1,4 @@
-"""The kernels, all that are shipped and for all targets, stay within tests/emulation/budgets.json and spill nothing."""
+"""All shipped kernels, for all targets, stay within tests/emulation/budgets.json and spill nothing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(1024, 2) greedy(const float* in, float* out) {
 
 
 def test_machine_code_tells_what_ptxas_tells(tmp_path: Path) -> None:
-    """Of a kernel with too few registers: what is spilled is found in either way."""
+    """For a kernel with too few registers, spills are found either way."""
     need_nvcc()
     need_triton()  # it brings cuobjdump
     source = tmp_path / "greedy.cu"
@@ -74,7 +74,7 @@ def test_machine_code_tells_what_ptxas_tells(tmp_path: Path) -> None:
 
 
 def test_the_extension_s_machine_code_is_what_is_looked_at() -> None:
-    """Where it was built by this toolkit for all targets, as CI does: nothing is compiled again."""
+    """If it was built with this toolkit for all targets, as in CI, nothing is compiled again."""
     need_extension()
     wanted = {(source.stem, arch) for source in kernel_sources() for arch in (80, 90)}
     assert wanted <= set(shipped_cubins())
@@ -138,7 +138,7 @@ def test_loops_of_a_listing() -> None:
 
 
 def test_the_code_kernels_inner_loop() -> None:
-    """One machine instruction a lookup or add, on every target: 64 of each a cell and thread."""
+    """One machine instruction per lookup or add, on every target: 64 of each per cell and thread."""
     need_nvcc()
     need_triton()  # it brings the disassembler
     import kernel_report
@@ -148,7 +148,7 @@ def test_the_code_kernels_inner_loop() -> None:
 
 
 def test_triton_kernels_stay_within_their_budgets() -> None:
-    """Every configuration, for sm_80, 90, 100 and gfx942; of those that have not changed since, the record says it."""
+    """Every configuration, for sm_80, 90, 100 and gfx942; those unchanged since are taken from the record."""
     need_triton()
     import kernel_report
 
@@ -160,7 +160,7 @@ def test_triton_kernels_stay_within_their_budgets() -> None:
 
 
 def test_the_record_of_triton_kernels_is_true() -> None:
-    """Some of each target, compiled again."""
+    """Some kernels of each target are compiled again."""
     need_triton()
     import kernel_report
 

@@ -1,4 +1,4 @@
-"""Every table of CPU kernels gives what the table without vectors gives, on this machine and, emulated, on aarch64.
+"""Every table of CPU kernels gives the results of the table without vectors, here and, emulated, on aarch64.
 
 The aarch64 case needs aarch64-linux-gnu-g++ and qemu-aarch64; without them it skips, or fails if
 LPKERNEL_REQUIRE_NEON=1 (set by .ci/run where it finds both).
@@ -27,7 +27,7 @@ HERE = platform.machine().lower()
 
 @dataclass(frozen=True)
 class Machine:
-    """compile: its compiler; run: what starts its programs here, before the program; isa_flags: file -> flags."""
+    """compile: its compiler; run: the prefix that starts its programs here; isa_flags: file -> flags."""
 
     compile: str
     run: list[str]
@@ -73,9 +73,9 @@ def compile_one(machine: Machine, source: Path, folder: Path, *include: Path) ->
 
 
 def compared(machine: Machine, objects: list[Path], folder: Path) -> subprocess.CompletedProcess[str]:
-    """What the program of these objects says."""
+    """The finished run of the program linked from these objects."""
     program = folder / "compare"
-    static = ["-static"] if machine.run else []  # an emulator is given no libraries of its machine
+    static = ["-static"] if machine.run else []  # an emulator has no libraries of the emulated machine
     subprocess.run([machine.compile, *static, *map(str, objects), "-o", str(program)], check=True)
     return subprocess.run([*machine.run, str(program)], capture_output=True, text=True, timeout=300)
 
@@ -89,7 +89,7 @@ def test_tables_of_kernels_give_what_one_lane_gives(name: str, tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "baseline: as one lane"
 
-    # and a mistake in one lane is seen
+    # and a mistake in one lane is detected
     text = (CSRC / "cpu" / "simd.h").read_text(encoding="utf-8")
     assert text.count("half(a, 1) * half(b, 1)") == 1
     wrong = tmp_path / "wrong" / "cpu" / "simd.h"

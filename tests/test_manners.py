@@ -1,4 +1,4 @@
-"""How the library is to use: sequences, equality, paths, pictures of any kind, and one line for a wrong type."""
+"""The library's manners: sequences, equality, paths, pictures of any kind, and one line for a wrong type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lpkernel.bank import as_bank
 from lpkernel.content import same
 from lpkernel.errors import InputError
 
-ANY: Any = lp  # to be called as its types forbid
+ANY: Any = lp  # for calls that its types forbid
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2)
 
 
@@ -120,7 +120,7 @@ def test_another_banks_autoencoder_is_asked_for(bank: lp.Bank) -> None:
     with pytest.raises(InputError, match="pass that one"):
         lp.reference(bank, IMAGES[0], patch=3)
     with pytest.raises(InputError, match="as mask="):
-        ANY.inpaint(bank, IMAGES[0], np.zeros((64, 64), bool), patch=3)  # a mask in its place
+        ANY.inpaint(bank, IMAGES[0], np.zeros((64, 64), bool), patch=3)  # a mask in the autoencoder's place
     with pytest.raises(InputError, match="autoencoder: got a ndarray"):
         ANY.reference(bank, IMAGES[0], np.zeros((64, 64), bool), patch=3)
     with pytest.raises(InputError, match="autoencoder: got None"):

@@ -1,4 +1,4 @@
-"""masked_topk on every backend: exact for small integers, faiss's rules for general floats, and torch's own checks."""
+"""masked_topk on every backend: exact for small integers, faiss's rules for floats, and torch's own checks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHAPES = [
 
 
 def integers(dtype: str, q: int, b: int, d: int, spread: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Small integers: many ties, and every order of summation exact in float32, too."""
+    """Small integers: many ties, and exact in float32 too, whatever the order of summation."""
     random = np.random.default_rng(seed)
     return tuple(random.integers(-spread, spread + 1, (rows, d)).astype(dtype) for rows in (q, b))  # type: ignore[return-value]
 
@@ -94,7 +94,7 @@ def test_exact_on_any_shape(
 @pytest.mark.parametrize("mask_kind", ["none", "shared", "own"])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_floats_equal_the_specification(fast_backend: Backend, mask_kind: str, offset: float) -> None:
-    """A common offset makes |q|^2 + |b|^2 - 2 q.b cancel; near-equal rows are planted, too."""
+    """A common offset makes |q|^2 + |b|^2 - 2 q.b cancel; near-equal rows are planted too."""
     random = np.random.default_rng(3)
     bank = (random.standard_normal((700, 48)) + offset).astype(np.float32)
     bank[350:500] = bank[:150]
@@ -274,7 +274,7 @@ def test_environment_sets_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rows", [1, 40, 200])
 @pytest.mark.parametrize("k", [1, 3])
 def test_more_queries_than_are_searched_at_a_time(fast_backend: Backend, dtype: str, rows: int, k: int) -> None:
-    """Banks smaller than a block and larger, few values, so that ties are everywhere."""
+    """Banks smaller and larger than a block, with few values, so that ties are everywhere."""
     queries, bank = integers(dtype, 8200, rows, 3, spread=2)
     got = masked_topk(queries, bank, min(k, rows), backend=fast_backend.name)
     for mine, theirs in zip(got, oracle(queries, bank, min(k, rows)), strict=True):

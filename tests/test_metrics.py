@@ -1,4 +1,4 @@
-"""The numbers of lpkernel.metrics against closed forms, brute force and what must not change them."""
+"""The numbers of lpkernel.metrics against closed forms and brute force, and under changes that must not matter."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_kernel_distance() -> None:
     value, error = kernel_distance(a, b)
     assert value == pytest.approx(brute_kid(a, b)) and error is None
     draws = [kernel_distance(*random.normal(size=(2, 20, 4)))[0] for _ in range(400)]
-    assert abs(np.mean(draws)) < 4 * np.std(draws) / 20  # zero on average, and below it about as often as above
+    assert abs(np.mean(draws)) < 4 * np.std(draws) / 20  # zero on average; negative about as often as positive
     assert min(draws) < 0 < max(draws)
     value, error = kernel_distance(random.normal(size=(600, 4)), random.normal(size=(700, 4)) + 1)
     assert error is not None and value > 10 * error > 0
@@ -114,7 +114,7 @@ def test_precision_and_recall_of_clusters() -> None:
     assert precision_recall(left, both) == (0.5, 1.0)  # one mode is made up
     assert precision_recall(both, both) == (1.0, 1.0)
     assert precision_recall(left, right) == (0.0, 0.0)
-    # radii by hand: on a line the third nearest of 0 is 3 away
+    # radii by hand: on a line the third nearest point to 0 is 3 away
     line = np.arange(4.0)[:, None]
     assert precision_recall(line, np.array([[-3.0], [-3.1], [6.0], [20.0]]))[0] == 0.5
 
@@ -215,7 +215,7 @@ def test_kolmogorov_smirnov_equals_scipy() -> None:
 
 
 class Counting:
-    """Means of colours, counted; or their sums."""
+    """Means of colours, or their sums; counts the images seen."""
 
     def __init__(self, name: str, summed: bool) -> None:
         self.name, self.hash, self.summed, self.seen = name, f"hash of {name}", summed, 0
@@ -248,7 +248,7 @@ def test_collect_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     damaged = sorted(tmp_path.iterdir())[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     assert asked == [4, 4, 2] * 2
-    again = collect(some, [mean, total], Cache(tmp_path))  # nothing but the damaged file is made again
+    again = collect(some, [mean, total], Cache(tmp_path))  # only the damaged file is made again
     np.testing.assert_array_equal(again["mean"], found["mean"])
     assert len(asked) == 7
     version[0] = 1  # other pictures under the same names
@@ -274,7 +274,7 @@ def test_inception_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"other.pt is not a readable TorchScript archive .*; give fid_helper"):
         Inception(tmp_path / "other.pt")
     torch.jit.script(torch.nn.Conv2d(1, 1, 1)).save(str(tmp_path / "net.pt"))
-    with pytest.raises(InputError, match="another network"):
+    with pytest.raises(InputError, match="a different network"):
         Inception(tmp_path / "net.pt")
 
 

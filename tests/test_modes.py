@@ -1,4 +1,4 @@
-"""Reference, edit, inpaint and harmonize: the same on every backend, and what each promises about its cells."""
+"""Reference, edit, inpaint and harmonize: the same on every backend, with the cells that each promises."""
 
 from __future__ import annotations
 
@@ -151,9 +151,9 @@ def test_the_input_is_not_copied_from() -> None:
     ):
         assert "avatar-000009" in made.settings["left_out_as_the_input"]
         assert not (made.sources == 9).any()
-    noisy = (avatar(9) ^ 1).astype(np.uint8)  # the same picture once more, not the same bytes
+    noisy = (avatar(9) ^ 1).astype(np.uint8)  # the same picture again, with other bytes
     assert not (lp.reference(bank, noisy, autoencoder, n=1, k=1).sources == 9).any()
-    with pytest.raises(InputError, match="beside the input itself"):
+    with pytest.raises(InputError, match="besides the input itself"):
         lp.reference(bank, avatar(9), autoencoder, candidates=[9])
 
 
@@ -249,7 +249,7 @@ def test_keeping_the_outside() -> None:
     plain = lp.edit(bank, avatar(9), autoencoder, keep_outside=False, **options)
     images, bare = kept.decode(autoencoder), plain.decode(autoencoder)
     assert np.array_equal(kept.sources, plain.sources)
-    moved = np.abs(images[:, FACE].astype(int) - bare[:, FACE])  # to match the colours where the region ends
+    moved = np.abs(images[:, FACE].astype(int) - bare[:, FACE])  # to match the colours at the region's edge
     assert moved.max() <= MOST_MOVED and moved.mean() < 6
     away = ~cells.pixels(cells.grown(cells.grown(cells.touched(FACE, 16))), 128)
     assert np.array_equal(images[:, away], np.stack([avatar(9)] * 2)[:, away])

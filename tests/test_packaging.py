@@ -24,7 +24,7 @@ BUILD = "import sys; from setuptools import build_meta; print(build_meta.{0}(sys
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the sources; what builds leave in it stays from one test to the next, as in a developer's folder."""
+    """A copy of the sources; build leftovers stay in it from one test to the next, as in a developer's folder."""
     copy = tmp_path_factory.mktemp("tree")
     for name in ("Makefile", "constraints.txt", *SOURCES):
         shutil.copy(ROOT / name, copy)
@@ -66,7 +66,7 @@ def has_extension(wheel: Path, name: str = "_cpu") -> bool:
 
 @pytest.fixture(scope="module")
 def full_wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With both extensions, not optimised: what installing compiles as it ships need not be compiled so again."""
+    """With both extensions, not optimised: the optimised build is compiled on installation and need not be repeated."""
     folder = tmp_path_factory.mktemp("full")
     quick = {"DEBUG": "1", "NVCC_FLAGS": "-Xcicc -O1 -Xptxas -O0"}
     return only_file(folder, build(tree, folder, TORCH_CUDA_ARCH_LIST="8.0", **quick))
@@ -74,7 +74,7 @@ def full_wheel(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pure_wheel(tree: Path, full_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built after the full one in the same tree: nothing of that build may slip in."""
+    """Built after the full wheel in the same tree: nothing from that build may slip in."""
     folder = tmp_path_factory.mktemp("pure")
     return only_file(folder, build(tree, folder, LPKERNEL_CPP="0", LPKERNEL_CUDA="0"))
 

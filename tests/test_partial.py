@@ -1,4 +1,4 @@
-"""Decoding the cells that an edit changes: windows, statistics, and how near it is to decoding everything."""
+"""Decoding only the cells that an edit changes: windows, statistics, and how close it is to decoding everything."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_stages_are_the_decoder(autoencoder: TorchAutoencoder) -> None:
 
 
 def test_a_window_of_the_original_is_the_original_s(autoencoder: TorchAutoencoder) -> None:
-    """No edge of a window is seen, and the statistics are those of the whole image."""
+    """A window's edges do not show, and the statistics are those of the whole image."""
     content = _content(autoencoder, 1)
     pixels, record = autoencoder.decode_recorded(content[0])
     assert record is not None
@@ -60,7 +60,7 @@ def test_a_window_of_the_original_is_the_original_s(autoencoder: TorchAutoencode
     for cells in (_middle(autoencoder.grid), (0, 1, 2, 3), (autoencoder.grid - 1, 0, autoencoder.grid, 2)):
         top, left, bottom, right = (edge * size for edge in cells)
         part = autoencoder.decode_cells(content, record, cells)[0]
-        # sums in another order: a value between two levels may go to the other
+        # sums in another order: a value between two levels may round to the other
         assert np.abs(part.astype(int) - pixels[top:bottom, left:right]).max() <= 1
         assert (part == pixels[top:bottom, left:right]).mean() > 0.999
 
@@ -78,7 +78,7 @@ def test_a_decoder_without_statistics_is_cut_exactly(tmp_path: Path) -> None:
 
 
 def test_the_reach_of_a_stage_is_the_network_s(autoencoder: TorchAutoencoder) -> None:
-    """With the statistics fixed, what a pixel spoils ends where the stage says that it does, and not before."""
+    """With the statistics fixed, the influence of a pixel reaches exactly as far as the stage says."""
     stages = autoencoder.stages()
     assert stages is not None
     layers: list[Any] = [module for module in autoencoder.network.modules() if isinstance(module, nn.GroupNorm)]

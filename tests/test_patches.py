@@ -1,4 +1,4 @@
-"""Patches of images, searched without their rows: the same as the search of all rows."""
+"""Patches of images, searched without building their rows: the same result as searching all rows."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_same_as_rows(data: st.DataObject) -> None:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_within_a_radius(data: st.DataObject) -> None:
-    """As a search with a candidate mask for each patch."""
+    """The same as a search with a candidate mask for each patch."""
     dtype = data.draw(st.sampled_from(["float32", "float64", "int16"]))
     shapes = [(1, data.draw(st.integers(3, 8)), data.draw(st.integers(3, 8))) for _ in range(2)]
     image, source = (picture(dtype, shape, seed) for seed, shape in enumerate(shapes))

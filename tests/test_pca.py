@@ -1,4 +1,4 @@
-"""PCA: against a plain computation, weights as counts, signs, and independence of the batch."""
+"""PCA: against a plain computation, weights as counts, signs, and independence of the block size."""
 
 from __future__ import annotations
 

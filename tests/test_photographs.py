@@ -1,4 +1,4 @@
-"""Photographs as users have them: framed otherwise than the bank's, given back whole, in other colours, with masks."""
+"""Users' photographs: framed differently from the bank's, given back whole, in other colour spaces, with masks."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def smooth(width: int, height: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def bank() -> Bank:
-    """Of 178x218 photographs with a crop, as CelebA's."""
+    """A bank of 178x218 photographs with a crop, like CelebA's."""
     pictures = np.stack([smooth(178, 218, seed) for seed in range(12)])
     return Bank.build(pictures, FakeVQ(), 3, crop=CROP)
 
 
 def finder(*found: tuple[complex, complex]) -> Callable[[np.ndarray, bool], list[Face]]:
-    """A detector that sees these eyes in any picture, the first alone unless every face is asked for."""
+    """A detector that sees these eyes in any picture; only the first pair unless every face is asked for."""
 
     def find(pixels: np.ndarray, every: bool = False) -> list[Face]:
         return [Face(*eyes, 1.0, "hog") for eyes in (found if every else found[:1])]
@@ -101,7 +101,7 @@ def load_cropped(pixels: np.ndarray, crop: Any) -> np.ndarray:
 def test_a_square_whose_face_is_in_place_is_taken_as_it_is(bank: Bank) -> None:
     eyes = (complex(*EYES[:2]) * 500 + 20, complex(*EYES[2:]) * 500 - 30)
     assert frame(bank, smooth(500, 500), FakeVQ(), find=finder(eyes)).how == "as-is"
-    assert frame(bank, smooth(500, 500), FakeVQ(), find=finder()).how == "as-is"  # nobody knows
+    assert frame(bank, smooth(500, 500), FakeVQ(), find=finder()).how == "as-is"  # no face found
 
 
 def test_aligning_puts_the_eyes_where_the_bank_has_them(bank: Bank) -> None:
@@ -227,7 +227,7 @@ def test_pixels_outside_are_those_of_the_photograph(
 
 
 def test_a_result_lies_where_it_belongs() -> None:
-    """A photograph put back into itself stays itself, up to what resampling blurs, however it is turned."""
+    """A photograph put back into itself stays the same, up to the blur of resampling, however it is rotated."""
     photograph = smooth(700, 500)
     for degrees, scale in ((0, 2.0), (31, 3.1), (90, 1.0), (180, 0.6)):
         where = Similarity(scale * np.exp(1j * np.radians(degrees)), complex(0, 0))
@@ -244,7 +244,7 @@ def test_a_result_lies_where_it_belongs() -> None:
 
 
 def test_colours_are_matched_at_the_seam() -> None:
-    """A result of the right shape but in another colour ends without a step."""
+    """A result of the right shape but another colour blends in without a step."""
     original = smooth(128, 128)
     inside = np.zeros((128, 128), bool)
     inside[40:80, 50:90] = True
@@ -286,7 +286,7 @@ def saved(path: Path, picture: np.ndarray | Image.Image) -> Path:
 def test_transparency_is_the_mask_when_there_is_no_other(bank: Bank, tmp_path: Path) -> None:
     mask = masked(178, 218)
     picture = np.dstack([smooth(178, 218, 50), np.where(mask, 0, 255).astype(np.uint8)])
-    picture[0, 0, 3] = 200  # seen through a little: not missing, and on white as ever
+    picture[0, 0, 3] = 200  # slightly transparent: not missing, and shown on white as usual
     path = saved(tmp_path / "hole.png", picture)
     found = load_alpha(path)
     assert found is not None
@@ -366,7 +366,7 @@ def profile(name: Any) -> bytes:
 
 
 def wide() -> bytes:
-    """A profile whose red and green are far from sRGB's: the XYZ of two colorants exchanged in an sRGB profile."""
+    """A profile whose red and green are far from sRGB's: an sRGB profile with the XYZ of two colorants exchanged."""
     data = bytearray(profile("sRGB"))
     count = int.from_bytes(data[128:132], "big")
     places = {bytes(data[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
@@ -454,7 +454,7 @@ def test_what_is_left_out_of_a_folder_is_told(
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, closed: Path) -> None:
-    """A folder that may not be listed, for root as well."""
+    """Makes a folder impossible to list, even for root."""
     import os
 
     scandir = os.scandir

@@ -1,4 +1,4 @@
-"""What dlib tells of portraits: the numbers made of it without dlib, and dlib on real photographs."""
+"""What dlib finds in portraits: the numbers computed from it, tested without dlib, and dlib on real photographs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ needs_dlib = pytest.mark.skipif(
 
 
 def face(left: complex, right: complex) -> Description:
-    """A face with eyes of no width at these places."""
+    """A face with eyes of zero width at these places."""
     return Description(np.array([right, right, left, left, 0.5 + 0.7j]), np.zeros(128))
 
 
@@ -33,8 +33,8 @@ def face(left: complex, right: complex) -> Description:
 def test_equal_eyes_differ_by_nothing(turn: float) -> None:
     y, x = np.mgrid[:128, :128] + 0.5
     place = (x + 1j * y) / 128 - (0.5 + 0.5j)
-    upright = place * np.exp(-1j * turn)  # of a face that is turned clockwise
-    side = np.abs(upright.real)  # mirrored at the middle
+    upright = place * np.exp(-1j * turn)  # of a face that is rotated clockwise
+    side = np.abs(upright.real)  # mirrored about the middle
     grey = 128 + 100 * np.sin(40 * side) * np.cos(30 * upright.imag)
     picture = np.repeat(grey[..., None], 3, axis=2).round().astype(np.uint8)
     eyes = [0.5 + 0.5j + part * np.exp(1j * turn) for part in (-0.2, 0.2)]

@@ -1,6 +1,6 @@
-"""Every preset, any of its options overridden, gives the same source maps on every backend, batch and thread count.
+"""Every preset, with any options overridden, gives the same source maps on every backend, batch and thread count.
 
-The emulated GPU kernels and the native ways have their own: test_cuda_scan.py, triton_checks.py, test_cpp.py.
+The emulated GPU kernels and the native strategies have their own tests: test_cuda_scan, triton_checks, test_cpp.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How much is copied of one source: measured, limited, and shown."""
+"""How much is copied from one source: measured, limited, and shown."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_provenance_sheet_shows_what_each_source_gave() -> None:
     sheet = render.provenance_sheet(picture((9, 9, 9)), sources, shown, pictures, ["a.png", "b" * 300])
     assert sheet.dtype == np.uint8 and sheet.ndim == 3
     red, blue = ((sheet == colour).all(2).sum() for colour in ((200, 0, 0), (0, 0, 200)))
-    assert 0 < red < 64 * 64 / 2 and 0 < blue < 64 * 64 / 2  # bright where they gave, without the outline
+    assert 0 < red < 64 * 64 / 2 and 0 < blue < 64 * 64 / 2  # bright where they were copied, without the outline
     assert np.array_equal(
         sheet, render.provenance_sheet(picture((9, 9, 9)), sources, shown, pictures, ["a.png", "b" * 300])
     )

@@ -1,4 +1,4 @@
-"""Runs by several processes: the same files whatever their number, and what stays when one of them dies."""
+"""Runs by several processes: the same files whatever their number, and what remains when one of them dies."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_dead_process_ends_the_job_and_what_was_written_stays(command: list[st
     assert (out / "rank-0-of-2" / "images.jsonl.part").read_bytes().count(b"\n") == 20
     other = ended(start(3, [*command, "--out", str(out)]))
     assert [code for code, _, _ in other] == [2] * 3 and other[1][2] == other[2][2] == ""
-    assert "holds what 2 processes made; go on with --nproc-per-node 2" in other[0][2]
+    assert "holds what 2 processes made; resume with --nproc-per-node 2" in other[0][2]
     done = ended(start(2, [*command, "--out", str(out)]))
     assert [code for code, _, _ in done] == [0, 0], done
     assert main([*command, "--quiet", "--out", str(tmp_path / "one")]) == 0
@@ -137,7 +137,7 @@ DIVIDED = """
 
 
 def divided_banks(folder: Path) -> list[Path]:
-    """Codes and latents, more and fewer images than are references of an isolation, ties planted; one has colours."""
+    """Codes and latents, more and fewer images than an isolation has references, ties planted; one has colours."""
     random, paths = np.random.default_rng(2), [folder / f"{name}.lpbank" for name in ("codes", "many", "latents")]
     book = random.normal(size=(9, 5))
     few = Bank.from_codes(random.integers(0, 9, (11, 8, 8)), book, 3)
@@ -165,7 +165,7 @@ def assert_as_whole(folder: Path, paths: list[Path], ranks: range) -> None:
 
 
 def offsets(whole: Synthesis) -> NDArray[np.floating]:
-    """The offsets of matched colours; nothing where none are matched."""
+    """The offsets of matched colours; empty where none are matched."""
     colours = whole.bank.colours
     return (
         seams.offsets(whole.sources, whole.shifts, colours)

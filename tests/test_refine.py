@@ -1,4 +1,4 @@
-"""Refined seams: the rule, cell by cell; the native code and NumPy alike; the same maps from every backend."""
+"""Refined seams: the rule, cell by cell, in native code and in NumPy; the same maps from every backend."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def energy(maps: np.ndarray, cells: np.ndarray) -> np.ndarray:
-    """(N,): the cost of all seams, written another way than in `refine`."""
+    """(N,): the cost of all seams, computed differently from `refine`."""
     found = np.zeros(len(maps), np.int64)
     side = maps.shape[1]
     for n, one in enumerate(maps):
@@ -42,7 +42,7 @@ def refined(request: pytest.FixtureRequest) -> Any:
 
 
 def test_a_cell_goes_where_seams_are_cheaper(refined: Any) -> None:
-    """A cell of the one image that is unlike the others goes to the first of equals, that above it."""
+    """A cell from the one image that differs from the rest moves to the first of the equal sources, the one above."""
     cells = np.zeros((10, 6, 6, 1), np.int16)
     cells[9] = 10
     maps = (np.arange(36, dtype=np.int32) % 9).reshape(1, 6, 6)
@@ -57,14 +57,14 @@ def test_equals_stay(refined: Any) -> None:
 
 
 def test_a_part_goes_whole(refined: Any) -> None:
-    """Of four cells in a square none is cheaper to move alone."""
+    """None of the four cells of a square is cheaper to move alone."""
     cells = np.zeros((10, 8, 8, 1), np.int16)
     cells[9, :2, :2] = 10
     maps = np.broadcast_to(np.arange(8, dtype=np.int32), (1, 8, 8)).copy()
     wanted = maps.copy()
-    maps[0, :2, :2], wanted[0, :2, :2] = 9, 2  # the first that is met, right of the second cell
+    maps[0, :2, :2], wanted[0, :2, :2] = 9, 2  # the first neighbour met, right of the second cell
     assert np.array_equal(refined(maps, cells), wanted)
-    maps[0, 2, :2] = 9  # of which two cost nothing where they are; all six are too many
+    maps[0, 2, :2] = 9  # two of these six cells cost nothing where they are; all six are too many
     assert (refined(maps, cells)[0, :3, :2] == 9).all()
 
 
@@ -75,16 +75,16 @@ def test_an_image_with_its_share_takes_no_more(refined: Any) -> None:
     assert refine.limits(4) == (1, 3)
     assert np.array_equal(refined(maps, cells), maps)
     maps[0, 0, 0] = 0
-    assert refined(maps, cells)[0, 1, 1] == 1  # which has two cells of sixteen
+    assert refined(maps, cells)[0, 1, 1] == 1  # image 1 has two of sixteen cells
 
 
 def test_kept_cells_stay_and_nothing_is_compared_with_them(refined: Any) -> None:
     cells = RANDOM.integers(-9, 9, (10, 6, 6, 3)).astype(np.int16)
     maps = RANDOM.integers(0, 5, (8, 6, 6)).astype(np.int32)
-    maps[:, 2:4], maps[:, 4:] = -1, maps[:, 4:] + 5  # other images, so that shares are apart
+    maps[:, 2:4], maps[:, 4:] = -1, maps[:, 4:] + 5  # other images, so that the shares are separate
     found = refined(maps, cells)
     assert np.array_equal(found == -1, maps == -1) and not np.array_equal(found, maps)
-    alone = np.where(np.arange(6)[:, None] < 2, maps, -1)  # what is below the kept rows is as if it were not there
+    alone = np.where(np.arange(6)[:, None] < 2, maps, -1)  # as if there were nothing below the kept rows
     assert np.array_equal(refined(alone, cells)[:, :2], found[:, :2])
 
 
@@ -117,7 +117,7 @@ def bank(kind: str, side: int = 6) -> lp.Bank:
 @pytest.mark.parametrize("radius", [0, 1])
 @pytest.mark.parametrize("kind", ["codes", "latents", "many codes"])
 def test_generate_refines(kind: str, radius: int) -> None:
-    """The maps that it gives without, refined by the values of the cells that they name."""
+    """The maps without refinement, refined with the values of the cells that they name."""
     made = bank(kind)
     plain, found = (lp.generate(made, 9, patch=3, search_radius=radius, refine=wanted) for wanted in (False, True))
     assert (plain.settings["refine"], found.settings["refine"]) == (False, True)

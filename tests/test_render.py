@@ -87,7 +87,7 @@ def test_most_used_orders_by_cells_then_number() -> None:
 
 
 def _seen(sheet: np.ndarray) -> dict[tuple[int, ...], int]:
-    """How often each colour is in a picture."""
+    """How often each colour occurs in a picture."""
     pixels, counts = np.unique(sheet.reshape(-1, 3), axis=0, return_counts=True)
     return {tuple(map(int, pixel)): int(count) for pixel, count in zip(pixels, counts, strict=True)}
 
@@ -109,7 +109,7 @@ def test_sheet_has_the_colour_of_each_source_in_frame_and_map() -> None:
 
 
 def test_all_sheets_give_a_source_the_same_colour() -> None:
-    """Whichever sources are shown beside it, and of however many."""
+    """Whichever sources are shown beside it, and however many there are."""
     size = 64
     image, maps = np.zeros((size, size, 3), np.uint8), np.array([[7, 3], [50, 7]])
     colour = tuple(map(int, render.source_colours(51)[7]))
@@ -169,7 +169,7 @@ def test_png_carries_text(tmp_path: Path) -> None:
 
 
 def test_titles_are_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The longest there is, on a small page: in lines that fit, no word lost."""
+    """The longest title on a small page is broken into lines that fit, with no word lost."""
     said: list[str] = []
     line = render._line
     monkeypatch.setattr(render, "_line", lambda text, *size: said.append(text) or line(text, *size))  # type: ignore[func-returns-value]

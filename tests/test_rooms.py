@@ -1,4 +1,4 @@
-"""The rooms of the house: who may import whom. What is imported late or for types counts like the rest."""
+"""The rooms of the house: which may import which. Late imports and imports for types count like the rest."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lpkernel"
 
-# Floors from the ground up: a module imports from its own room and from the floors below. Rooms of one floor do not
-# know each other, but those on the ground, which are single files. The picture of it is in docs/architecture.md.
+# Floors from the ground up: a module imports from its own room and from the floors below. Rooms on one floor do not
+# import each other, except on the ground floor, where they are single files. docs/architecture.md has the picture.
 GROUND = "_native _startup checks clock content errors files levels limits philox tensor_file triton_kernels views"
 FLOORS = [
     GROUND.split(),
@@ -28,7 +28,7 @@ FLOORS = [
     ["cli"],
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-FRONT_DOOR = ["__init__", "__main__"]  # lpkernel/__init__.py names what is public, and imports it when it is asked for
+FRONT_DOOR = ["__init__", "__main__"]  # lpkernel/__init__.py names what is public, and imports it on demand
 
 
 def modules() -> dict[str, Path]:
@@ -59,7 +59,7 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def _module(name: str) -> str:
-    """The module of a dotted name; a public name of the package is where it is made."""
+    """The module of a dotted name; for a public name of the package, the module that defines it."""
     import lpkernel
 
     homes = lpkernel._HOMES | dict.fromkeys(("info", "__version__"), "info")
@@ -87,7 +87,7 @@ def test_imports_go_down(name: str) -> None:
 
 
 def test_no_circles() -> None:
-    """Within a room too. A package's __init__ that hands names on counts as the modules that it hands on."""
+    """Within a room too. A package's __init__ that re-exports names counts as the modules that they come from."""
     edges = {name: {other for other in imports(path) if other != name} for name, path in MODULES.items()}
     state: dict[str, bool] = {}  # False: on the way, True: done
     for start in edges:

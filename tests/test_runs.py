@@ -1,4 +1,4 @@
-"""The folder of a run: never two runs in one, cleaned of exactly what a record lists, gone on with after a kill."""
+"""The folder of a run: one run only, cleaned of exactly what a record lists, resumed after a kill."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def command(bank: Path, tmp_path: Path) -> list[str]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file; the record without its seconds."""
+    """The content of every file; the record without its timings."""
     found = {path.name: path.read_bytes() for path in folder.iterdir()}
     for name in found:
         if name.endswith(".json"):
@@ -119,7 +119,7 @@ def test_what_is_no_record_of_ours_is_not_trusted(
     (out / "generate.json").write_text(record)
     for more in ([], ["--overwrite"]):
         assert main([*command, "-n", "1", *more]) == 2
-        assert "is no record of a run" in capsys.readouterr().err
+        assert "is not a record of a run" in capsys.readouterr().err
     assert names(out) == ["generate.json"] and (tmp_path / "outside.png").exists()
 
 
@@ -131,7 +131,7 @@ def test_files_that_no_record_lists_are_not_overwritten(
     (out / "image-000001.png").write_text("mine")
     for more in ([], ["--overwrite"]):
         assert main([*command, "-n", "2", *more]) == 2
-        assert "image-000001.png is there and no record of a run lists it" in capsys.readouterr().err
+        assert "image-000001.png exists and no record of a run lists it" in capsys.readouterr().err
     assert main([*command, "-n", "1"]) == 0 and (out / "image-000001.png").read_text() == "mine"
 
 
@@ -153,7 +153,7 @@ def test_a_run_that_lost_a_file_is_made_again(command: list[str], tmp_path: Path
 
 
 def test_a_run_is_known_by_its_arguments(command: list[str], tmp_path: Path) -> None:
-    """Not by what is another object in every process."""
+    """Not by objects that differ from process to process."""
     from lpkernel.cli import build_parser
 
     def known(*more: str) -> str:
@@ -172,7 +172,7 @@ def test_an_input_that_changed_is_another_run(command: list[str], tmp_path: Path
 
 
 class Killed(BaseException):
-    """What no handler of the command line expects."""
+    """An exception that no handler of the command line expects."""
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, place: str, call: int) -> None:
@@ -373,7 +373,7 @@ def test_memory_does_not_grow_with_the_images(command: list[str], monkeypatch: p
         return [one for one in gc.get_objects() if type(one) is Synthesis]
 
     most = 0
-    append, others = runs.Stream.append, alive()  # other tests' fixtures
+    append, others = runs.Stream.append, alive()  # excludes those of other tests' fixtures
 
     def watched(self: runs.Stream, *args: Any) -> None:
         nonlocal most
@@ -397,7 +397,7 @@ def test_pictures_say_what_they_were_made_with(command: list[str], bank: Path, t
         assert said["command"] == "generate" and said["settings"]["k"] == 2 and said["settings"]["patch"] == 3
     with Image.open(out / "sheet.png") as sheet:
         assert json.loads(sheet.info["lpkernel"])["seed"] == 8
-    # enough to make it again
+    # enough to reproduce it
     loaded = Bank.load(bank)
     settings = {key: said["settings"][key] for key in ("patch", "stride", "scales", "start", "overlap", "mirror", "k")}
     allowed = loaded.where(said["where"])
@@ -426,7 +426,7 @@ def test_k_beyond_the_allowed_images_is_all_of_them(
     many, all_of_them = ([*command, "-n", "2", "--where", "Male", "--k", str(k)] for k in (99, 10))
     assert main(many) == 0
     captured = capsys.readouterr()
-    assert "warning: k is 99, but 10 bank images are allowed by 'Male': all of them are drawn from" in captured.err
+    assert "warning: k is 99, but only 10 bank images are allowed by 'Male': drawing from all of them" in captured.err
     assert len(json.loads((tmp_path / "out" / "generate.json").read_text())["warnings"]) == 1
     assert main([*all_of_them, "--out", str(tmp_path / "b")]) == 0 and "k is" not in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(tmp_path / "out/sources.npy"), np.load(tmp_path / "b/sources.npy"))
@@ -479,5 +479,5 @@ def test_a_bank_is_not_overwritten_unasked(tmp_path: Path, capsys: pytest.Captur
     assert main(argv) == 0
     before = out.read_bytes()
     assert main([*argv, "--limit", "2"]) == 2 and out.read_bytes() == before
-    assert "is there already; --overwrite replaces it" in capsys.readouterr().err
+    assert "exists already; --overwrite replaces it" in capsys.readouterr().err
     assert main([*argv, "--limit", "2", "--overwrite"]) == 0 and len(Bank.load(out)) == 2

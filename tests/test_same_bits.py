@@ -1,4 +1,4 @@
-"""An image's codes and pixels are the same whatever others it comes with, and whatever the threads."""
+"""An image's codes and pixels are the same whatever else is in its batch, and whatever the number of threads."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from lpkernel.autoencoder.base import PIXELS_ON_GPU
 from lpkernel.autoencoder.layers import Convolution, GroupNorm, settle
 from lpkernel.cli import main
 
-diffusers: Any = importlib.import_module("diffusers")  # whose types are partial
+diffusers: Any = importlib.import_module("diffusers")  # its types are partial
 
 DOWN, UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 IMAGES = 32
 
 
 def _vq(widths: tuple[int, ...], attention: bool, **more: Any) -> Any:
-    """A VQModel, with attention beside the latents if that is asked for, as taming's have."""
+    """A VQModel, optionally with attention next to the latents, as in taming's."""
     down, up = (DOWN,) * len(widths), (UP,) * len(widths)
     if attention:
         down, up = (*down[1:], "AttnDownEncoderBlock2D"), ("AttnUpDecoderBlock2D", *up[1:])
@@ -70,7 +70,7 @@ def autoencoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 
 def _pictures(side: int, count: int = IMAGES) -> np.ndarray:
-    """Smooth ones, whose codes are not all decided by noise."""
+    """Smooth pictures, whose codes are not all decided by noise."""
     small = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
     return small.repeat(side // 8, 1).repeat(side // 8, 2)
 
@@ -88,7 +88,7 @@ def test_batches_have_the_same_bits(autoencoder: TorchAutoencoder) -> None:
 
 
 def test_threads_have_the_same_bits(autoencoder: TorchAutoencoder) -> None:
-    """Of the floats before they are rounded."""
+    """The bits of the floats before they are rounded."""
     images = _pictures(autoencoder.image_size, 1)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
     before, found = torch.get_num_threads(), {}
@@ -106,7 +106,7 @@ def test_threads_have_the_same_bits(autoencoder: TorchAutoencoder) -> None:
 
 
 def test_a_batch_of_one_size_is_filled_up(autoencoder: TorchAutoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As devices other than a CPU work."""
+    """Devices other than a CPU work this way."""
     images = _pictures(autoencoder.image_size, 5)
     codes = autoencoder.encode(images)
     pixels, seen, inner = autoencoder.decode(codes), list[int](), autoencoder.decode_tensor

@@ -55,7 +55,7 @@ def test_equals_the_specification(fast_backend: Backend, kind: str, size: int, s
 
 @cache
 def plain_cases(kind: str, size: int, scales: tuple[int, ...] | None) -> list[tuple[ScanRequest, np.ndarray]]:
-    """Requests of a kind and what they give, once for all backends."""
+    """Requests of a kind and their results, computed once for all backends."""
     world, found = World(size, side=12, seed=size), []
     for patch, k in [(1, 1), (2, 3), (3, 128), (4, 10), (5, 3), (6, 3), (7, 2), (8, 10)]:
         made = make(kind, 12, patch, None, None if scales is None else list(scales))
@@ -89,7 +89,7 @@ def test_options_beyond_the_paper_equal_the_specification(
 
 @cache
 def cases_beyond(kind: str, size: int, beyond: int) -> list[tuple[ScanRequest, np.ndarray]]:
-    """As `plain_cases`; a plan's request by latents and, where it can be, by codes, with what the first gives."""
+    """Like `plain_cases`; a plan's request in latents and, where possible, in codes, with the result of the former."""
     (options, hubness), world, found = BEYOND[beyond], World(size, side=12, seed=size), []
     for patch, k, scales in [(2, 3, [6, 12]), (4, 10, [12]), (5, 3, [6, 9, 12]), (6, 1, [6, 12])]:
         made = make(kind, 12, patch, None, scales, **options)
@@ -107,7 +107,7 @@ def cases_beyond(kind: str, size: int, beyond: int) -> list[tuple[ScanRequest, n
 def any_request(
     data: st.DataObject, side: int, patch: int, size: int, channels: int, images: int, k: int
 ) -> ScanRequest:
-    """A request of any kind, drawn; the numbers are the largest drawn."""
+    """A request of any kind, drawn; the numbers are upper limits."""
     side = data.draw(st.integers(3, side), "side")
     patch = data.draw(st.integers(1, min(side, patch)), "patch")
     stride = data.draw(st.integers(1, patch), "stride")
@@ -253,7 +253,7 @@ def test_extreme_values_stay_exact(fast_backend: Backend) -> None:
     world.full = world.codebook[world.codes]
     wide = world.codebook.astype(np.int64)
     world.table = np.square(wide[:, None] - wide[None]).sum(2).astype(np.int32)
-    start = 1 - world.codes[:1].astype(np.int64)  # as far as can be from image 0
+    start = 1 - world.codes[:1].astype(np.int64)  # as far as possible from image 0
     made = plan.reference(8, 8)
     for in_codes in (False, True):
         request = world.request(made, [0, 1], 12, start=start, in_codes=in_codes)

@@ -1,4 +1,4 @@
-"""Colours matched at the seams: nothing moves where nothing differs, a difference of light goes, other things stay."""
+"""Colours matched at the seams: equal parts stay, a difference of light goes, a difference of content stays."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDE = 6
 
 
 def scene(seed: int, images: int = 5, n: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pictures (n, 48, 48, 3), maps with a few large parts and some cells kept, and colours of a bank."""
+    """Pictures (n, 48, 48, 3), maps with a few large parts and some kept cells, and a bank's colours."""
     random = np.random.default_rng(seed)
     maps = random.integers(-1, images, (n, 3, 3)).repeat(2, 1).repeat(2, 2)
     return (
@@ -40,7 +40,7 @@ def test_two_lights_become_one() -> None:
     maps[:, :, SIDE // 2 :] = 1
     found = seams.offsets(maps, None, colours)[0]
     left, right = found[:, :, : SIDE // 2], found[:, :, SIDE // 2 :]
-    assert np.ptp(left) == np.ptp(right) == 0  # one offset a part
+    assert np.ptp(left) == np.ptp(right) == 0  # one offset per part
     assert 6 < left.max() < 8 and np.allclose(left.max(), -right.max())
 
     picture = colours[maps[0], np.arange(SIDE)[:, None], np.arange(SIDE)].repeat(8, 0).repeat(8, 1)
@@ -56,7 +56,7 @@ def test_another_thing_is_no_other_light() -> None:
 
 
 def test_tints_are_short() -> None:
-    """A difference of colour beside that of lightness is matched only a little."""
+    """A difference of colour, apart from lightness, is matched only a little."""
     base = np.full((SIDE, SIDE, 3), 100)
     colours = np.stack([base, base + np.array([30, -20, 0])]).astype(np.uint8)
     maps = np.zeros((1, SIDE, SIDE), np.int32)
@@ -94,7 +94,7 @@ def test_an_image_depends_on_itself_alone(seed: int, first: int) -> None:
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10**6))
 def test_shifts_look_where_they_copied(seed: int) -> None:
-    """A shifted source is the source of a bank whose images were moved before."""
+    """A shifted source is treated like a source from a bank whose images were moved beforehand."""
     _, maps, colours = scene(seed)
     shift = np.random.default_rng(seed).integers(-2, 3, 2)
     y, x = ((np.arange(SIDE) + one).clip(0, SIDE - 1) for one in shift)
@@ -143,7 +143,7 @@ def photographs(folder: Path, n: int = 8) -> Path:
 
 @pytest.mark.parametrize("network", [FakeVQ(), FakeContinuous()], ids=["codes", "latents"])
 def test_built_banks_know_their_colours(network: FakeVQ | FakeContinuous, tmp_path: Path) -> None:
-    """Through cache, file, subset, merge and flip; results are matched if the preset says so, and say it."""
+    """Through cache, file, subset, merge and flip; results are matched if the preset says so, and record it."""
     folder = photographs(tmp_path / "faces")
     bank = Bank.build(folder, network, cache=tmp_path / "cache", flip=True)
     assert bank.colours is not None and bank.colours.shape == (16, 8, 8, 3)

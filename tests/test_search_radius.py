@@ -1,4 +1,4 @@
-"""A search radius: every backend finds what a bank of explicitly shifted copies gives, and sources map back to it."""
+"""A search radius: every backend finds what a bank of shifted copies gives, and sources map back to the bank."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ BANKS = {
 
 
 def copies(bank: lp.Bank, radius: int) -> lp.Bank:
-    """The bank that holds every view as an image, in the same number system."""
+    """The bank that contains every view as an image, in the same number system."""
     cells = bank.codes if bank.codes is not None else bank.latents
     assert cells is not None
     wide = np.pad(cells, [(0, 0), (radius, radius), (radius, radius)] + [(0, 0)] * (cells.ndim - 3), mode="edge")
@@ -157,7 +157,7 @@ def test_domains_agree() -> None:
 
 
 def test_an_image_beside_its_place_is_found() -> None:
-    """A picture of the bank, moved by a cell, is followed exactly where a search of that radius is allowed."""
+    """A bank picture moved by one cell is followed exactly when a search of that radius is allowed."""
     bank = BANKS["codes"]
     moved = bank.views(1).codes[[7 + 12 * 8]]  # type: ignore[index]
     made = lp.reference(bank, moved[0], n=2, patch=3, k=1, search_radius=1)
@@ -207,7 +207,7 @@ def test_provenance_marks_what_was_copied() -> None:
     moved[0, 0] = 1, 1
     assert views.copied_from(0, sources, moved).tolist() == [[False, False], [False, True]]
     assert views.copied_from(0, sources, None).tolist() == [[True, False], [False, False]]
-    picture = np.zeros((256, 256, 3), np.uint8)  # on whose page each title is one line
+    picture = np.zeros((256, 256, 3), np.uint8)  # large enough that each title on the page is one line
     sheets = [
         render.provenance_sheet(picture, sources, [0], picture[None], ["a"], shifts)
         for shifts in (None, 0 * moved, moved)

@@ -66,7 +66,7 @@ def test_compiled_group_norm_has_the_bits_of_torch_s(
 
 
 def test_a_large_image_is_left_to_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same bits; and so it is where nothing is compiled, or LPKERNEL_ISA is not of this machine."""
+    """With the same bits; likewise where nothing is compiled, or LPKERNEL_ISA is not available on this machine."""
     taken, inner = list[int](), moments.block_sums
 
     def seen(pixels: Tensor, *rest: Any) -> moments.Sums:

@@ -176,7 +176,7 @@ def test_a_shard_that_is_a_pipe_is_passed_over(tmp_path: Path) -> None:
 
 
 def rewrite(path: Path, content: bytes) -> None:
-    """Other content of the same size, with the old time of change."""
+    """Writes other content of the same size, keeping the old modification time."""
     status = path.stat()
     assert len(content) == status.st_size
     path.write_bytes(content)

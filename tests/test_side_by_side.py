@@ -1,4 +1,4 @@
-"""Several images at a time on a CPU: each worked on once, with few threads, and the caller's threads as before."""
+"""Several images at a time on a CPU: each processed once, with few threads, and the caller's thread count restored."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_threads_are_shared_out(threads: int, images: int, most: int, shares: se
         with lock:
             now += 1
             highest = max(highest, now)
-        if i < workers:  # so that every worker has its turn
+        if i < workers:  # so that every worker gets one
             together.wait()
         with lock:
             done.append(i)
@@ -92,7 +92,7 @@ def test_an_exception_ends_the_others() -> None:
         side_by_side(work, 50, 9)
     assert sorted(begun) == [0, 1] and left == [1]
     assert torch.get_num_threads() == _threads_of_a_new_one() == 2
-    poll()  # of no call, nothing happens
+    poll()  # outside a call, nothing happens
 
 
 def test_images_are_the_same_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def without_end() -> None:
 
 
 def test_a_long_decode_is_interrupted() -> None:
-    """It would take an hour."""
+    """Uninterrupted, it would take an hour."""
     with process(sys.executable, "-c", "import test_side_by_side; test_side_by_side.without_end()") as running:
         assert running.stdout is not None and running.stderr is not None
         alarm = threading.Timer(PATIENCE, running.kill)

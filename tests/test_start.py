@@ -1,4 +1,4 @@
-"""How the command line begins: a line at once, streams that are closed, completion, nothing from other packages."""
+"""How the command line starts: a line at once, closed streams, completion, no output from other packages."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_a_line_comes_before_torch(tmp_path: Path) -> None:
-    """On a terminal, where progress is shown as well."""
+    """On a terminal, where progress is shown too."""
     argv = ["generate", "-n", "1", "--seed", "5", "--bank", "nowhere.lpbank"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONPROFILEIMPORTTIME": "1"}
     screen, terminal = pty.openpty()
     with subprocess.Popen([sys.executable, "-m", "lpkernel", *argv], cwd=tmp_path, env=environment, stderr=terminal):
         os.close(terminal)
         seen = b""
-        with suppress(OSError):  # Linux says so when the other side is closed
+        with suppress(OSError):  # on Linux, raised when the other side is closed
             while part := os.read(screen, 1 << 16):
                 seen += part
     os.close(screen)
@@ -106,7 +106,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bytes that are no UTF-8 in names of files, folders and arguments: no traceback, and JSON for every reader."""
+    """Names of files, folders and arguments that are not UTF-8: no traceback, and JSON that every reader accepts."""
     folder = save_images(tmp_path / "in", 3)
     odd = os.fsdecode(b"\xff.png")
     (folder / "0.png").rename(folder / odd)
@@ -128,7 +128,7 @@ def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def completed(script: Path, *words: str) -> set[str]:
-    """What bash offers after these words."""
+    """The completions that bash offers after these words."""
     line = " ".join(f"'{word}'" for word in words)
     code = (
         f"source {script}; COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); "

@@ -1,4 +1,4 @@
-"""Every backend called from several threads at once gives what it gives alone."""
+"""Every backend, called from several threads at once, gives the same results as alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPECIFICATION = NumpyBackend()
 
 
 def scans(in_codes: bool) -> list[ScanRequest]:
-    """One a thread: the same bank and plan for two of them, others for the rest; in more images than one."""
+    """One per thread: the same bank and plan for two of them, others for the rest; more than one image each."""
     worlds, scales = [World(40, 6, seed=0), World(23, 6, seed=1)], [6] if in_codes else [4, 6]
     plans = [plan.random(6, 3, 2, scales), plan.random(6, 3, 3, scales)]
     pairs = [(0, 0), (0, 0), (0, 1), (1, 0)]

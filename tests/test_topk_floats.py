@@ -43,7 +43,7 @@ def requests(draw: st.DrawFn, kinds: tuple[str, ...] = tuple(KINDS), most: int =
 
 
 def check(backend: Backend, request: TopkRequest) -> None:
-    """The same bits, but for the one NaN."""
+    """The same bits, also of NaN."""
     want, got = SPECIFICATION.masked_topk(request), backend.masked_topk(request)
     np.testing.assert_array_equal(got.indices, want.indices)
     np.testing.assert_array_equal(got.distances.view(np.int32), want.distances.view(np.int32))
@@ -79,7 +79,7 @@ def test_special_values_in_cuda(cuda: CudaBackend, request: TopkRequest) -> None
 @settings(max_examples=60, deadline=None)
 @given(request=requests())
 def test_the_specification_by_its_definition(request: TopkRequest) -> None:
-    """The order (NaN last, distance, index), and what empty slots hold, from single distances in float64."""
+    """The order (NaN last, distance, index) and the contents of empty slots, from single distances in float64."""
     got = SPECIFICATION.masked_topk(request)
     assert request.queries.dtype == np.float32
     rows = np.arange(len(request.bank)) if request.candidate_mask is None else np.flatnonzero(request.candidate_mask)
@@ -102,7 +102,7 @@ def test_the_specification_by_its_definition(request: TopkRequest) -> None:
 
 
 def test_nan_after_infinity_whatever_its_sign(backend: Backend) -> None:
-    """inf - inf is a NaN with a sign on many machines."""
+    """On many machines inf - inf is a NaN with a sign."""
     bank = np.array([[np.inf], [np.nan], [-np.inf], [-np.nan], [1.0]], np.float32)
     queries = np.array([[np.inf], [0.0]], np.float32)
     distances, indices = masked_topk(queries, bank, 5, backend=backend.name)
@@ -125,7 +125,7 @@ def test_empty_slots_come_after_infinity_and_nan(backend: Backend) -> None:
     ("low", "high"), [(1e-30, 3e-30), (1e-24, 1e-22), (1e-45, 1e-40), (1e19, 3e38), (3e38, 3.4e38)]
 )
 def test_equal_after_rounding_goes_by_index(backend: Backend, low: float, high: float) -> None:
-    """Many rows, more than a screen keeps, whose distances all underflow or overflow, or some."""
+    """More rows than a screen keeps, whose distances all, or some of them, underflow or overflow."""
     random = np.random.default_rng(5)
     bank = random.uniform(low, high, (500, 6)).astype(np.float32)
     queries = np.concatenate([bank[250:252], np.zeros((1, 6), np.float32)])
@@ -133,7 +133,7 @@ def test_equal_after_rounding_goes_by_index(backend: Backend, low: float, high: 
 
 
 def test_tensors_that_require_a_gradient(backend: Backend) -> None:
-    """Taken without it: the same answer on every backend, and nothing to differentiate."""
+    """They are used without it: the same answer on every backend, and nothing to differentiate."""
     random = np.random.default_rng(6)
     plain = [random.standard_normal(shape).astype(np.float32) for shape in ((3, 8), (20, 8))]
     queries, bank = (torch.tensor(array, requires_grad=True, device=home(backend)) for array in plain)

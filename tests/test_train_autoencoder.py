@@ -13,7 +13,7 @@ WIDE = CompactConfig(16, 8, 8, (16, 32), (32, 32, 16), (2, 1), (1, 2, 2))  # eac
 
 
 def network(config: CompactConfig) -> CompactVQ:
-    """One whose blocks do something, as after training."""
+    """A network whose blocks have an effect, as after training."""
     made = CompactVQ(config)
     for layer in made.modules():
         if isinstance(layer, ResBlock):

@@ -28,7 +28,7 @@ from lpkernel.errors import BackendUnavailable, InputError
 from lpkernel.info import info
 
 HERE = Path(__file__).parent
-# About the op around the kernels: once is enough, and each of them has kernels of its own to compile.
+# Tests of the op around the kernels: running them once is enough, and each has kernels of its own to compile.
 AROUND = (
     "not (opcheck or callers_kind or graph_breaks or non_contiguous or overflow or split_and_merge or gradient"
     " or special or every_mode or near_ties or search_radius)"
@@ -113,7 +113,7 @@ def test_tensors_must_be_on_the_device(a_gpu: TritonBackend) -> None:
 @pytest.mark.parametrize(
     ("queries", "rows", "width", "k", "keys"),
     [
-        (10, 3000, 100_000, 3, 47 * 4),  # the bank, cut into its 47 tiles
+        (10, 3000, 100_000, 3, 47 * 4),  # the bank, divided into its 47 tiles
         (100_000, 10, 3000, 3, 4),  # the queries
         (7_000_000, 129, 1, 16, 16),  # results and keys
         (2000, 10, 100_000, 3, 4),
@@ -139,7 +139,7 @@ def test_rows_that_lie_apart_are_not_copied() -> None:
 
 def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(triton_lang, "_installed", triton_lang._installed.__wrapped__)  # what was found is kept
+    monkeypatch.setattr(triton_lang, "_installed", triton_lang._installed.__wrapped__)  # without the cache
     (reason,) = TritonBackend().unavailable()
     assert "pip install 'lpkernel[triton]'" in reason
 
@@ -159,7 +159,7 @@ def test_auto_passes_the_interpreter_by(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("LPKERNEL_BACKEND", raising=False)
     assert registry.choose("triton").name == "triton"
     assert registry.choose("auto").name not in ("cuda", "triton")
-    assert "triton (is here to be checked, by name only)" in str(info()["auto"]["reason"])
+    assert "triton (is only for checking; ask for it by name)" in str(info()["auto"]["reason"])
 
 
 def test_importing_lpkernel_leaves_triton_alone() -> None:
@@ -184,7 +184,7 @@ def test_too_many_neighbours_for_a_named_backend(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("family", ["cuda", "hip"])
 @pytest.mark.parametrize("in_codes", [False, True])
 def test_launches(family: str, in_codes: bool) -> None:
-    """Every launch covers the bank with slabs that are not empty, and its merge holds their keys."""
+    """Every launch covers the bank with non-empty slabs, and its merge has room for their keys."""
     for images in (1, 3, 16, 200, 10_000):
         for allowed in (1, 64, 65, 1024, 1025, 30_000):
             for k in (1, 3, 16, 17, 128):
@@ -201,7 +201,7 @@ def test_launches(family: str, in_codes: bool) -> None:
 
 
 def test_what_is_shipped_is_what_runs() -> None:
-    """Every tile of the tables is among the kernels that are compiled ahead of time, with a type for every argument."""
+    """Every tile in the tables is among the kernels compiled ahead of time, with a type for every argument."""
     need_triton()
     for family in ("cuda", "hip"):
         shipped = configs.shipped(family)

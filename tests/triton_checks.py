@@ -74,7 +74,7 @@ else:
     patch = interpreter._patch_lang
 
     def patch_once(function: Any) -> Any:
-        """A launch puts the interpreter's operations into tl; each function that a kernel calls did so again."""
+        """Patch tl once per launch; Triton's interpreter would do so again for each function that a kernel calls."""
         seen = [module for module in function.__globals__.values() if module is tl or module is tl.core]
         return patch(function) if any(tl.core.is_builtin(module.load) for module in seen) else None
 
@@ -150,7 +150,7 @@ BEYOND = [
 
 
 ALL = [*CODES, *LATENTS, *DOT, *BEYOND]
-# As PTX, where each takes kernels to be compiled twice: every form of every kernel, not every size; so below.
+# As PTX, where each case compiles kernels twice: every form of every kernel, not every size; likewise below.
 COMPILED = [CODES[-2], *LATENTS[3:5], LATENTS[-2], *DOT[1:3], *BEYOND[3:6], BEYOND[-1]]
 
 
@@ -198,7 +198,7 @@ if PTX:
 
 @pytest.mark.parametrize(("shape", "silu"), [(shape, number % 2 == 0) for number, shape in enumerate(NORMS)], ids=str)
 def test_group_norm(shape: tuple[int, ...], silu: bool) -> None:
-    """Against float64, far from 0; and each image alone, bit for bit."""
+    """Against float64, on values far from 0; and each image alone, bit for bit."""
     images, channels, groups, height, width = shape
     random = torch.Generator().manual_seed(0)
     x = torch.randn((images, channels, height, width), generator=random) * 3 + 40
@@ -225,7 +225,7 @@ def test_group_norm(shape: tuple[int, ...], silu: bool) -> None:
     ("shape", "dtype"), [((3, 64, 4, 9, 15), torch.float16), ((2, 48, 8, 5, 31), torch.float32)], ids=str
 )
 def test_sums_and_their_moments(shape: tuple[int, ...], with_residual: bool, biases: int, dtype: torch.dtype) -> None:
-    """What is added is rounded once, and known by what came of it: the bits of a norm that looks for itself."""
+    """Sums are rounded once, and the moments are those of the rounded sums: a norm given them has the same bits."""
     images, channels, groups, height, width = shape
     random = torch.Generator().manual_seed(2)
 
@@ -257,7 +257,7 @@ def test_upsampling(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("kind", ["diffusers", "embedded"])
 def test_a_decoder_by_the_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its pixels are those of torch's layers, and moments that a block found on its way are used."""
+    """Its pixels are those of torch's layers, and moments that a block has already computed are reused."""
     torch.manual_seed(0)
     widths = {"norm_num_groups": 4, "layers_per_block": 1, "sample_size": 8}
     made: Any = _vq((16, 32), True, **widths).decoder if kind == "diffusers" else CompactVQ(SMALL).decoder
@@ -279,15 +279,15 @@ def test_a_decoder_by_the_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(fused, "moments", look)
         monkeypatch.setattr(fused, "by_triton", lambda given: True)
         torch.testing.assert_close(network(x), expected, atol=1e-4, rtol=1e-4)
-    # by itself each norm but those after a residual block or an upsampling; in the embedded one none knows its place
+    # each norm computes its own, except after a residual block or an upsampling; in the embedded one all compute theirs
     assert (sum(looked), len(looked)) == ((12, 19) if kind == "diffusers" else (4, 7))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_group_norm_of_half_numbers(dtype: torch.dtype) -> None:
-    """Rounded once: what torch gives in float32 of the same numbers, to half a unit of the last place and a hair.
+    """Rounded once: within just over half a unit in the last place of torch's float32 result for the same numbers.
 
-    Triton's interpreter cuts bfloat16 off instead of rounding it: a whole unit.
+    Triton's interpreter truncates bfloat16 instead of rounding it: within a whole unit.
     """
     random = torch.Generator().manual_seed(1)
     x, weight, bias = (torch.randn(shape, generator=random).to(dtype) for shape in ((2, 64, 6, 5), (64,), (64,)))
@@ -307,7 +307,7 @@ def test_buffers_serve_the_next_scan() -> None:
 
 
 def test_a_bank_is_let_go_with_its_arrays() -> None:
-    """What is kept to run a plan again does not hold on to the bank, which may fill the device."""
+    """What is kept for running a plan again does not keep the bank alive, which may fill the device."""
     backend = TritonBackend("cpu")
     made = plan.random(4, 2, scales=[4])
     banks = []
@@ -319,7 +319,7 @@ def test_a_bank_is_let_go_with_its_arrays() -> None:
 
 @pytest.mark.parametrize("dot", [False, True])
 def test_values_at_the_limit(dot: bool) -> None:
-    """|value| = 1023 in 16 channels: what 16 products of float16 may add up to."""
+    """|value| = 1023 in 16 channels: the largest sum allowed for 16 products of float16."""
     world = World(20, 6, 16, codes=2)
     world.codebook = np.array([[-1023] * 16, [1023] * 16], np.int16)
     world.full = world.codebook[world.codes]
@@ -417,7 +417,7 @@ def test_topk_of_special_values(wanted: TopkRequest) -> None:
 
 @pytest.mark.parametrize(("spread", "k", "kind"), WEIGHTED)
 def test_topk_with_weights(spread: float, k: int, kind: str) -> None:
-    """Rows that occur twice with other weights; of 1e-30 to 1e30, sums are taken in float64 again."""
+    """Rows that occur twice with other weights; with weights of 1e-30 to 1e30, sums are redone in float64."""
     random = np.random.default_rng(k)
     bank = random.standard_normal((140, 20)).astype(np.float32)
     bank[70:] = bank[:70]

@@ -157,10 +157,10 @@ def _measured(bank: Bank, autoencoder: Autoencoder, find: Finder) -> tuple[EyePl
     counted = f"{len(found)} of {len(chosen)}"
     fix = "give --eyes LX,LY,RX,RY, fractions of the side (in Python eyes=...)"
     if len(found) < ENOUGH * len(chosen) or not found:
-        raise InputError(f"eyes: found in {counted} of the bank's images that were looked at, too few; {fix}")
+        raise InputError(f"eyes: found in only {counted} of the bank's images that were searched; {fix}")
     places = np.median(found, axis=0)
     if np.median(np.abs(found - places), axis=0).max() > LOOSE:
-        raise InputError(f"eyes: each of the bank's images has them elsewhere, it is not aligned; {fix}")
+        raise InputError(f"eyes: their places differ too much between its images, so the bank is not aligned; {fix}")
     return _four(places.round(4).tolist()), counted
 
 

@@ -53,7 +53,7 @@ class CompactConfig:
             raise ValueError(f"it is of kind {type(data).__name__}, expected an object")
         unknown = data.keys() - _CHECKS.keys()
         if unknown:
-            raise ValueError(f"it names {short(min(unknown))}, which is no part of it")
+            raise ValueError(f"it has an unknown key {short(min(unknown))}")
         return CompactConfig(**checked(data, _CHECKS))
 
 

@@ -47,7 +47,7 @@ def without_doubles(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def integer(low: int, high: int) -> Check:

@@ -21,7 +21,7 @@ def described(autoencoder: Any) -> dict[str, str]:
     A single line for a plug-in of another kind.
     """
     if not isinstance(autoencoder, TorchAutoencoder):
-        return {"layers": f"not known: {type(autoencoder).__name__} is no TorchAutoencoder"}
+        return {"layers": f"not known: {type(autoencoder).__name__} is not a TorchAutoencoder"}
     network: nn.Module = autoencoder.network
     on_cpu = autoencoder.device.type == "cpu"
     dtypes = [str(kind).removeprefix("torch.") for kind in (autoencoder.dtype, autoencoder.encoder_dtype)]
@@ -46,7 +46,7 @@ def _decoder(autoencoder: TorchAutoencoder) -> str:
     )
     book = autoencoder.codebook
     sent = "latents as float32" if book is None else f"codes as int{16 if len(book) <= INT16_CODES else 32}"
-    return f"{graph}; {sent} there, bytes back through pinned memory beside the next batch"
+    return f"{graph}; {sent} sent there, bytes returned through pinned memory during the next batch"
 
 
 def _of(network: nn.Module, *kinds: type[nn.Module]) -> list[Any]:
@@ -61,7 +61,7 @@ def _convolutions(network: nn.Module, on_cpu: bool) -> str:
         return f"{len(every)} by torch, which has no oneDNN: threads may change the last bits"
     single = sum(module.weight.dtype == torch.float32 for module in settled)
     rest = len(every) - single
-    why = " (not float32, or padded in another way than by zeros): threads may change the last bits"
+    why = " (not float32, or not padded with zeros): threads may change the last bits"
     return f"{single} float32 by oneDNN" + (f", {rest} by torch{why}" if rest else "")
 
 
@@ -81,7 +81,7 @@ def _norms(network: nn.Module, on_cpu: bool, dtype: torch.dtype) -> str:
     narrow = [module for module in fused if configs.norm(module.num_channels, module.num_groups)]
     with_silu = sum(module.silu for module in narrow)
     rest = len(every) - len(narrow)
-    wide = f", {rest} by torch, of too many channels for the kernel" if rest else ""
+    wide = f", {rest} by torch, with too many channels for the kernel" if rest else ""
     return f"{len(narrow)} by Triton, {with_silu} of them fused with SiLU{wide}"
 
 

@@ -38,7 +38,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-NOT_ASKED = Choice(False, "nobody asked for it")
+NOT_ASKED = Choice(False, "not asked for")
 
 
 def no_compiler(kind: str) -> str:
@@ -46,7 +46,7 @@ def no_compiler(kind: str) -> str:
     if kind == "cuda":
         return "" if importlib.util.find_spec("triton") else "torch.compile needs the package triton"
     compiler = os.environ.get("CXX", "g++")
-    return "" if shutil.which(compiler) else f"torch.compile needs a C++ compiler, {compiler} is not there"
+    return "" if shutil.which(compiler) else f"torch.compile needs a C++ compiler, but {compiler} was not found"
 
 
 def choose(asked: str, device: torch.device, images: int | None, side: int, fused: bool = False) -> Choice:
@@ -60,7 +60,7 @@ def choose(asked: str, device: torch.device, images: int | None, side: int, fuse
     reason = no_compiler(device.type)
     if asked == "always":
         if reason:
-            raise InputError(f'compile="always": {reason}; or leave it to compile="auto"')
+            raise InputError(f'compile="always": {reason}; install it or use compile="auto"')
         return Choice(True, "asked for")
     if asked == "never":
         return Choice(False, "asked for")

@@ -127,7 +127,7 @@ def load_network(folder: Path, class_name: str) -> Any:
     try:
         config = checked(read_config(folder), _CHECKS[class_name])
         if len({len(config[name]) for name in _LEVELS if name in config}) > 1:
-            raise ValueError("its lists are not of one length, that of the levels")
+            raise ValueError("its lists differ in length, expected one entry per level in each")
         with (
             without_notices(),
             torch.device("meta"),

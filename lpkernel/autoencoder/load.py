@@ -58,7 +58,7 @@ def load_autoencoder(
         autoencoder.compile_decoder(compile, images)
     elif compile == "always":
         raise InputError(
-            f'{source}: compile="always" is for a TorchAutoencoder, this is a {type(autoencoder).__name__}'
+            f'{source}: compile="always" needs a TorchAutoencoder, but this is a {type(autoencoder).__name__}'
         )
     return autoencoder
 
@@ -123,7 +123,7 @@ def _load_plugin(place: str, function: str, arguments: dict[str, str], device: s
         raise
     except ModuleNotFoundError as error:
         if error.name and (place == error.name or place.startswith(error.name + ".")):
-            raise InputError(f"{source}: there is no module {error.name}; for a file write its path to .py") from error
+            raise InputError(f"{source}: there is no module {error.name}; for a file, give its .py path") from error
         raise _failed(source, "importing it", error) from error
     except Exception as error:
         raise _failed(source, "importing it", error) from error
@@ -187,7 +187,7 @@ def _check_protocol(source: str, autoencoder: Any) -> Autoencoder:
     def fail(attribute: str, expected: str) -> InputError:
         got = repr(getattr(autoencoder, attribute, "nothing"))[:60].split("\n")[0]
         return InputError(
-            f"{source} gave a {type(autoencoder).__name__} whose {attribute} is {got}, expected {expected}; "
+            f"{source} returned a {type(autoencoder).__name__} whose {attribute} is {got}, expected {expected}; "
             "see docs/adding-an-autoencoder.md"
         )
 

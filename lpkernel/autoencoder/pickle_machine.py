@@ -102,13 +102,13 @@ _MARK = object()
 def as_count(value: object) -> int:
     """A size, offset or stride."""
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise Refused("it has a size that is no count")
+        raise Refused("it has a size that is not a count")
     return value
 
 
 def _counts(value: object) -> tuple[int, ...]:
     if type(value) not in (tuple, list) or len(value) > MAX_AXES:  # type: ignore[arg-type]
-        raise Refused("it has a shape that is no short tuple")
+        raise Refused("it has a shape that is not a short tuple")
     return tuple(map(as_count, value))  # type: ignore[call-overload]
 
 
@@ -139,7 +139,7 @@ def _find(module: str, name: str, scripted: bool) -> Name | torch.dtype:
     inert = any(module == known or module.startswith(known + ".") for known in INERT_MODULES)
     if inert or (module, name) in INERT_NAMES:
         return Name(text, _placeholder)
-    raise Refused(f"it names {short(text)}, which is no tensor, array or plain container")
+    raise Refused(f"it names {short(text)}, which is not a tensor, array or plain container")
 
 
 class Machine:
@@ -241,7 +241,7 @@ class Machine:
 
     def name(self, module: object, name: object) -> None:
         if type(module) is not str or type(name) is not str or max(len(module), len(name)) > MAX_NAME:
-            raise Refused("it names something by no short text")
+            raise Refused("it names something by other than a short text")
         key = (module, name)
         if key not in self.names:
             self.names[key] = _find(module, name, self.scripted)
@@ -340,7 +340,7 @@ def _dict(machine: Machine, items: object = ()) -> dict[Any, Any]:
 
 def _pair(value: Any) -> Any:
     if type(value) not in (list, tuple) or len(value) != 2:
-        raise Refused("it has a dict of no pairs")
+        raise Refused("it has a dict not made of pairs")
     return value
 
 
@@ -361,7 +361,7 @@ def _device(_machine: Machine, kind: object, _index: object = None) -> str:
 
 def _complex(_machine: Machine, real: object, imaginary: object) -> complex:
     if type(real) is not float or type(imaginary) is not float:
-        raise Refused("it has a complex number of no numbers")
+        raise Refused("it has a complex number not made of numbers")
     return complex(real, imaginary)
 
 
@@ -384,7 +384,7 @@ def _encode(machine: Machine, text: object, encoding: object = "latin1") -> byte
 
 def _numpy_dtype(_machine: Machine, code: object, _align: object = False, _copy: object = True) -> _Unfinished:
     if type(code) is not str or code not in KINDS:
-        raise Refused("it has a NumPy dtype of no plain numbers")
+        raise Refused("it has a NumPy dtype that is not for plain numbers")
     kind = KINDS[code]
 
     def finish(state: Any) -> np.dtype[Any]:
@@ -402,7 +402,7 @@ def _array(machine: Machine, shape: object, dtype: object, order: str, data: obj
     """An array on `data`, whose size must match to the byte."""
     sizes = _counts(shape)
     if not isinstance(dtype, np.dtype) or type(data) is not bytes:
-        raise Refused("it has a NumPy array of no plain numbers")
+        raise Refused("it has a NumPy array not made of plain numbers")
     machine.spend(math.prod(max(1, size) for size in sizes) * dtype.itemsize)
     if math.prod(sizes) * dtype.itemsize != len(data):
         raise Refused(f"it has an array of shape {sizes} on {len(data)} bytes")
@@ -457,7 +457,7 @@ def _tensor(
 
 def _parameter(_machine: Machine, data: object, *_grad_hooks_state: object) -> torch.Tensor:
     if type(data) is not torch.Tensor:
-        raise Refused("it has a parameter that is no tensor")
+        raise Refused("it has a parameter that is not a tensor")
     return data
 
 

@@ -87,10 +87,10 @@ def _one_line(error: Exception) -> str:
 def _storage_key(key: Any, items: int) -> tuple[torch.dtype, str, int]:
     """dtype, name and length of the storage that a torch pickle refers to."""
     if type(key) is not tuple or len(key) != items or key[0] != "storage" or type(key[1]) is not Name:
-        raise Refused("it refers to something that is no storage")
+        raise Refused("it refers to something that is not a storage")
     kind, name, count = key[1].text.removeprefix("torch."), key[2], as_count(key[4])
     if kind not in STORAGES or type(name) is not str or key[5:] not in ((), (None,)):
-        raise Refused("it has a storage of no known kind")
+        raise Refused("it has a storage of an unknown kind")
     return STORAGES[kind], name, count
 
 
@@ -160,7 +160,7 @@ def _legacy_content(file: BufferedReader, size: int) -> Any:
     machine.load()  # the system that wrote it
     content, names = machine.load(), machine.load()
     if type(names) is not list or set(map(as_key, names)) != storages.keys() or len(names) != len(storages):
-        raise Refused("it lists other storages than it uses")
+        raise Refused("the storages that it lists are not those that it uses")
     for name in names:
         if file.read(8) != len(storages[name]).to_bytes(8, "little"):
             raise Refused(f"its storage {short(name)} is not as long as it says")

@@ -175,7 +175,7 @@ def _read_config(path: Path) -> Architecture:
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: its model.params are not those of a VQ-GAN ({error})") from error
     if double_z:
-        raise InputError(f"{path}: double_z is set, so this is no VQ-GAN but a KL autoencoder")
+        raise InputError(f"{path}: double_z is set, so this is a KL autoencoder, not a VQ-GAN")
     if channels != (3, 3):
         raise InputError(f"{path}: images have {channels[0]} to {channels[1]} channels, expected 3 (RGB)")
     if not resamples:
@@ -218,13 +218,13 @@ def _infer(state: dict[str, Tensor], path: Path) -> Architecture:
     shapes = {key: tuple(state[key].shape) for key in needed}
     for key, shape in shapes.items():
         if len(shape) != (2 if key.startswith("quantize") else 4):
-            raise InputError(f"{path}: {key} is {shape}, which is no weight of a VQ-GAN")
+            raise InputError(f"{path}: {key} is {shape}, which is not a weight of a VQ-GAN")
     widths = tuple(shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels))
     if shapes["encoder.conv_in.weight"][0] != widths[0]:
         raise _first_width(path)
     z_channels = shapes["decoder.conv_in.weight"][1]
     if shapes["encoder.conv_out.weight"][0] == 2 * z_channels:
-        raise InputError(f"{path}: its encoder has double_z, so this is no VQ-GAN but a KL autoencoder")
+        raise InputError(f"{path}: its encoder has double_z, so this is a KL autoencoder, not a VQ-GAN")
     architecture = Architecture(
         widths=widths,
         blocks=sum(f"encoder.down.0.block.{block}.conv1.weight" in state for block in range(MAX_BLOCKS)),
@@ -286,7 +286,7 @@ def _require(keys: list[str], state: dict[str, Tensor], path: Path) -> None:
     missing = [key for key in keys if key not in state]
     if missing:
         raise InputError(
-            f"{path} is no VQ-GAN of this architecture: {len(missing)} weights are missing, "
+            f"{path} is not a VQ-GAN of this architecture: {len(missing)} weights are missing, "
             f"first {', '.join(missing[:3])}"
         )
 

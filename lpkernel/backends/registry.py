@@ -84,7 +84,7 @@ def against_auto(backend: Backend, wanted: Wanted = "auto") -> list[str]:
     """Reasons why "auto" passes a backend by: what it cannot do, or that it is for checking only."""
     if reasons := _reasons(backend, wanted):
         return reasons
-    return ["is here to be checked, by name only"] if backend.checks_only else []
+    return ["is only for checking; ask for it by name"] if backend.checks_only else []
 
 
 def _reasons(backend: Backend, wanted: Wanted) -> list[str]:

@@ -111,7 +111,7 @@ def _original_names(path: Path, files: Sequence[str]) -> list[str]:
         stem = PurePosixPath(file).stem
         numbered = stem.isascii() and stem.isdigit() and len(stem) < 10
         if not numbered or int(stem) not in original:
-            raise InputError(f"{path}: no line for {file!r}; it is for images named by their number in CelebA-HQ")
+            raise InputError(f"{path}: no line for {file!r}; a mapping is for images named by their CelebA-HQ number")
         names.append(original[int(stem)])
     return names
 
@@ -184,7 +184,7 @@ def _csv(path: Path, lines: list[str]) -> tuple[list[str], _Content]:
                 if any(field.strip() for field in fields):
                     yield reader.line_num, [field.strip() for field in fields]
         except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num}: no CSV ({error})") from error
+            raise InputError(f"{path}, line {reader.line_num}: not a CSV ({error})") from error
 
     content = rows()
     _, header = next(content)

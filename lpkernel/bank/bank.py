@@ -515,7 +515,7 @@ class Bank(BankFields):
         attributes are those that all have. Raises InputError for banks that do not fit or share an image name.
         """
         if not banks:
-            raise InputError("merge: no bank is given")
+            raise InputError("merge: got no banks, expected at least one")
         first = banks[0]
         for bank in banks[1:]:
             for what in ("grid", "width", "is_discrete", "autoencoder_fingerprint", "image_size", "crop"):
@@ -561,9 +561,9 @@ class Bank(BankFields):
         elif self.image_size and autoencoder.image_size != self.image_size:
             reason = f"its images have side {autoencoder.image_size}, the bank's {self.image_size}"
         elif book is not None and not np.array_equal(np.asarray(book, np.float32), self.codebook):  # type: ignore[arg-type]
-            reason = "its codebook is another one"
+            reason = "its codebook is a different one"
         elif self.autoencoder_fingerprint and autoencoder.fingerprint != self.autoencoder_fingerprint:
-            reason = "its weights are others"
+            reason = "its weights are different"
         if reason:
             made_by = self.autoencoder_name or "another one"
             raise InputError(
@@ -631,4 +631,4 @@ def check_type(autoencoder: object) -> None:
     if not all(hasattr(autoencoder, name) for name in ("image_size", "grid", "codebook", "encode", "decode")):
         got = "None" if autoencoder is None else f"a {type(autoencoder).__name__}"
         hint = "; a mask is given as mask=" if isinstance(autoencoder, np.ndarray) else ""
-        raise InputError(f"autoencoder: got {got}, expected what load_autoencoder gives{hint}")
+        raise InputError(f"autoencoder: got {got}, expected what load_autoencoder returns{hint}")

@@ -60,7 +60,7 @@ def _check_numbers(bank: BankFields) -> None:
     pca = bank.pca
     channels, width = pca.components.shape
     if pca.mean.shape != (width,) or pca.explained.shape != (channels,) or channels > width:
-        raise InputError(f"PCA mean {pca.mean.shape} and components {pca.components.shape} do not fit")
+        raise InputError(f"PCA mean {pca.mean.shape} and components {pca.components.shape} do not fit together")
     finite = all(np.isfinite(part).all() for part in (pca.mean, pca.components, pca.explained))
     if not finite or not math.isfinite(bank.scale) or bank.scale <= 0:
         raise InputError("the PCA or the scale holds NaN, infinity or a scale that is not positive")

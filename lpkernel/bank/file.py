@@ -130,7 +130,7 @@ class _Header:
 
 def _metadata(path: Path, metadata: dict[str, str]) -> str:
     if metadata.get("format") != FORMAT or "bank" not in metadata:
-        raise InputError(f"{path}: a safetensors file, but no bank; make one with `lpkernel bank build`")
+        raise InputError(f"{path}: a safetensors file, but not a bank; make one with `lpkernel bank build`")
     version = metadata.get("version", "")
     if version not in VERSIONS:
         newer = version.isascii() and version.isdigit() and len(version) < 9 and int(version) > int(VERSIONS[-1])

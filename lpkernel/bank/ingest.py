@@ -194,7 +194,7 @@ def _attributes_of(
 ) -> tuple[dict[str, np.ndarray], list[Problem]]:
     """The attributes, and the sources that a table has no row for."""
     if mapping is not None and not isinstance(attributes, str | Path):
-        raise InputError("mapping: is for attributes from a file, and there is none; give attributes, too")
+        raise InputError("mapping: is for attributes from a file, but none is given; give attributes, too")
     if attributes is None:
         return {}, []
     if isinstance(attributes, str | Path):

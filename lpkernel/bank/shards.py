@@ -111,7 +111,7 @@ def _lock(folder: Path, other: str) -> tuple[int, ExitStack]:
             held.callback(os.close, lock)
             status = os.fstat(lock)
             if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-                raise InputError(f"cache: {folder / LOCK} is no file of a build; remove it")
+                raise InputError(f"cache: {folder / LOCK} is not a file of a build; remove it")
             _take(folder, lock, other)
             if os.stat(LOCK, dir_fd=place, follow_symlinks=False).st_ino == status.st_ino:
                 os.ftruncate(lock, 0)

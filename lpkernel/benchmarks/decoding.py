@@ -58,7 +58,7 @@ class Plain:
     ) -> None:
         inner = load_autoencoder(source, "cpu", "float32")
         if not isinstance(inner, TorchAutoencoder):
-            raise InputError(f"--autoencoder: {source} is no TorchAutoencoder, so its network is not known")
+            raise InputError(f"--autoencoder: {source} is not a TorchAutoencoder, so its network is not known")
         unsettle(inner.network)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         nn.Module.to(inner.network, torch.device(device), dtype)
@@ -148,7 +148,7 @@ def _check_alone(autoencoder: Any, content: Content, images: Images) -> None:
     """Check that the first and the last image have the same bits as when decoded alone."""
     for i in {0, len(content) - 1}:
         if not np.array_equal(autoencoder.decode(content[i : i + 1])[0], images[i]):
-            raise WrongAnswer(f"image {i} decoded with {len(content) - 1} others is not the one decoded alone")
+            raise WrongAnswer(f"image {i} decoded with {len(content) - 1} others differs from it decoded alone")
 
 
 class Decoding:
@@ -193,7 +193,7 @@ class Decoding:
             return lambda: {"": lambda _: ours.decode(content)}
 
         entrants = [entrant(name, ours, None, way(ours), "") for name, ours in self.ours.items()]
-        unknown = "" if config else f"the network of {self.source} is not known, it is no TorchAutoencoder"
+        unknown = "" if config else f"the network of {self.source} is not known: it is not a TorchAutoencoder"
         for peer in self._peers():
             reason = unknown or peer.missing(self.device)
             entrants.append(entrant(peer.name, None, peer, partial(self._ways, content, peer), reason))

@@ -238,7 +238,7 @@ def facts(count: int, bounds: CpuLimits | GpuLimits, device: str = "cpu") -> dic
     """The machine, for the record. device: the card where there is one, else the CPU."""
     found = info()
     gpu = measure.on_gpu(device)
-    what = "measured" if gpu else "estimates from the frequency that the system reports; the bandwidth is a copy's"
+    what = "measured" if gpu else "estimates from the frequency the system reports; the bandwidth is that of a copy"
     return {
         "device": device_name(device),
         "cpu": found["cpu"]["model"],
@@ -247,5 +247,5 @@ def facts(count: int, bounds: CpuLimits | GpuLimits, device: str = "cpu") -> dic
         "usable_cores": found["cpu"]["usable_cores"],
         "threads": count,
         "build": found["build"],
-        "limits": {"what": f"{what}; a second, multiply-adds and bytes", **asdict(bounds)},
+        "limits": {"what": f"{what}; multiply-adds and bytes a second", **asdict(bounds)},
     }

@@ -187,7 +187,7 @@ class _SourceCheck:
             if not np.array_equal(sources[row], expected):
                 raise WrongAnswer(f"image {row}: copied {np.unique(sources[row])[1:]}, expected {expected.max()}")
         if not np.array_equal(sources, self.first.setdefault(batch, sources)):
-            raise WrongAnswer("source maps differ from those of the backend before")
+            raise WrongAnswer("source maps differ from those of the previous backend")
 
 
 def step(

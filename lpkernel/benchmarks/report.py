@@ -126,7 +126,7 @@ def summary(results: Results) -> list[str]:
     memory = [record for record in results.records if record.case == "memory"]
     if memory:
         lines.append(
-            "memory of a process with a bank and its generations, above it without, and the first image's time:"
+            "extra memory of a process that holds a bank and generates from it, and the time of its first image:"
         )
     for record in memory:
         value = f"{record.p50:.2f} s" if record.unit == "s" else f"{record.p50 / 1e6:.1f} MB"

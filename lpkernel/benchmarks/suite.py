@@ -99,7 +99,7 @@ class Options:
         ):
             for name in given:
                 if name not in known:
-                    raise InputError(f"{what}: got {name!r}, expected of {', '.join(known)}")
+                    raise InputError(f"{what}: got {name!r}, expected one of {', '.join(known)}")
         for what, values in (("--n", self.n), ("--b", self.b), ("--d", self.d), ("--p", self.p), ("--k", self.k)):
             if values is not None and min(values) < 1:
                 raise InputError(f"{what}: got {min(values)}, expected numbers of at least 1")
@@ -182,7 +182,7 @@ class Suite:
             yield point
         if "memory" in self.options.cases and self.options.on_gpu:
             self.results.miss(
-                "memory", "measures a process on the CPU; the other cases tell what they take of a card's"
+                "memory", "measures a process on the CPU; the other cases report the GPU memory that they take"
             )
         elif "memory" in self.options.cases:
             self._memory()

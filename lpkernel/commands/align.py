@@ -40,8 +40,10 @@ RECORD = "lpkernel align"  # the PNG text chunk that says what a written picture
 
 
 def register(commands: Any) -> None:
-    parser = commands.add_parser("align", help="frame photographs of faces as a bank's images")
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="photographs, recursively, or one of them")
+    parser = commands.add_parser("align", help="frame photographs of faces like a bank's images")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="a folder of photographs, searched recursively, or one photograph"
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="where the aligned images go, as PNG")
     parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
     add_autoencoder(parser)
@@ -49,11 +51,13 @@ def register(commands: Any) -> None:
         "--eyes",
         type=fractions,
         metavar="LX,LY,RX,RY",
-        help="where the eyes are to be, in fractions of the side (default: as in the bank's images)",
+        help="where the eyes go, in fractions of the side (default: as in the bank's images)",
     )
-    parser.add_argument("--size", type=int, metavar="S", help="pixels of the side (default: as the bank's images)")
-    parser.add_argument("--faces", default="largest", help="largest: one of each photograph; all: every face")
-    parser.add_argument("--strict", action="store_true", help="stop at a photograph that gives no face")
+    parser.add_argument("--size", type=int, metavar="S", help="side in pixels (default: that of the bank's images)")
+    parser.add_argument("--faces", default="largest", help="largest: one face per photograph; all: every face")
+    parser.add_argument(
+        "--strict", action="store_true", help="stop at a photograph that cannot be used instead of skipping it"
+    )
     add_output(parser)
     parser.set_defaults(run=run, begins=lambda args: f"aligning {args.folder} into {args.out}")
 
@@ -127,7 +131,7 @@ def _photographs(given: Path, out: Path) -> tuple[Path, Found]:
         for some in (found.names, found.others)
     )
     if not names:
-        raise InputError(f"no images in {folder} but those of OUT {out}")
+        raise InputError(f"no images in {folder} except those in OUT {out}")
     return folder, Found(names, others, found.unreadable)
 
 
@@ -204,7 +208,7 @@ class Target:
                 return dict(record)
         except (InputError, KeyError, TypeError, ValueError, RecursionError):
             pass
-        raise InputError(f"{path} is there and was not written by lpkernel align; move it")
+        raise InputError(f"{path} exists and was not written by lpkernel align; move it")
 
     def write(self, name: str, pixels: NDArray[np.uint8], record: dict[str, Any]) -> None:
         self.record(name)  # raises for a file that is not ours, which stays

@@ -19,7 +19,7 @@ def register(commands: Any) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help=".ckpt, .pt, .pth or .safetensors")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
     parser.add_argument(
-        "--config", type=Path, metavar="YAML", help="the project's yaml; without it: read off the weights"
+        "--config", type=Path, metavar="YAML", help="the project's yaml file (default: inferred from the weights)"
     )
     add_output(parser)
     parser.set_defaults(run=run, begins=lambda args: f"converting {args.checkpoint}")

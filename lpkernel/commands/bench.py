@@ -17,7 +17,7 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def register(commands: Any) -> None:
-    parser = commands.add_parser("bench", help="time every backend beside other libraries")
+    parser = commands.add_parser("bench", help="time every backend against other libraries")
     parser.add_argument(
         "cases", nargs="*", metavar="CASE", help="topk, step, generate, memory, decode (default: these), sweep"
     )
@@ -31,30 +31,30 @@ def register(commands: Any) -> None:
         ("k", "neighbours"),
     ):
         parser.add_argument(f"--{letter}", type=integers(), metavar=f"{letter.upper()}1,...", help=meaning)
-    parser.add_argument("--backend", type=words, metavar="B1,...", help="of lpkernel's backends (default: all)")
+    parser.add_argument("--backend", type=words, metavar="B1,...", help="lpkernel's backends to time (default: all)")
     parser.add_argument(
         "--peers",
         type=words,
         metavar="P1,...",
-        help="of searches matmul, matmul-tf32, matmul-compiled, matmul-compiled-tf32, cdist, faiss, sklearn, keops; of "
-        "generations torch-float32, torch-tf32, torch-compiled; of decoders module, module-tf32, module-bfloat16, "
-        "module-compiled; or none (default: all)",
+        help="what to compare with; searches: matmul, matmul-tf32, matmul-compiled, matmul-compiled-tf32, cdist, "
+        "faiss, sklearn, keops; generations: torch-float32, torch-tf32, torch-compiled; decoders: module, module-tf32, "
+        "module-bfloat16, module-compiled; or none (default: all)",
     )
-    parser.add_argument("--autoencoder", default="default", metavar="SRC", help="what decode decodes with")
-    parser.add_argument("--device", default="cpu", help="where everybody runs: cpu, cuda, cuda:1, ... (default: cpu)")
+    parser.add_argument("--autoencoder", default="default", metavar="SRC", help="the autoencoder of the decode case")
+    parser.add_argument("--device", default="cpu", help="where everything runs: cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--full", action="store_true", help="the whole sweep: hours, not minutes")
-    parser.add_argument("--threads", type=int, help="for everybody (default: torch's)")
-    parser.add_argument("--budget", type=float, default=0.5, metavar="S", help="seconds of runs each (default: 0.5)")
+    parser.add_argument("--threads", type=int, help="CPU threads for all of them (default: torch's number)")
+    parser.add_argument("--budget", type=float, default=0.5, metavar="S", help="seconds per measurement (default: 0.5)")
     parser.add_argument(
         "--longest",
         type=float,
         metavar="S",
-        help="searches longer than this are left out (default: 10), generations made shorter (default: 60)",
+        help="skip searches that take longer (default: 10) and shorten generations that do (default: 60)",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="FOLDER", help="default: out/bench")
     add_output(parser)
-    parser.set_defaults(run=run, begins=lambda args: f"measuring, for {args.out}")
+    parser.set_defaults(run=run, begins=lambda args: f"measuring, into {args.out}")
 
 
 def run(args: argparse.Namespace) -> None:

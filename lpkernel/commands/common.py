@@ -38,7 +38,7 @@ def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
             values = ()
         if not values or (count is not None and len(values) != count):
             what = "integers" if count is None else f"{count} integers"
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected {what} with commas between")
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected {what} separated by commas")
         return values
 
     return parse
@@ -49,7 +49,7 @@ def fractions(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers with commas between") from None
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers separated by commas") from None
 
 
 def seed(text: str) -> int:
@@ -75,7 +75,9 @@ def add_autoencoder(parser: argparse.ArgumentParser) -> None:
         help="default (the embedded one), a diffusers folder, or module:callable or file.py:callable of a plug-in",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
-    parser.add_argument("--dtype", default="auto", help="of the autoencoder: auto, float32, bfloat16 or float16")
+    parser.add_argument(
+        "--dtype", default="auto", help="precision of the autoencoder: auto, float32, bfloat16 or float16"
+    )
 
 
 def add_compile(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +85,7 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
         "--compile",
         choices=("auto", "never", "always"),
         default="auto",
-        help="the decoder by torch.compile; auto: on a GPU, for so many images that it pays (default: auto)",
+        help="compile the decoder with torch.compile; auto: on a GPU, for enough images that it pays (default: auto)",
     )
 
 
@@ -95,7 +97,7 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     parser.add_argument("-n", type=int, default=n, help=f"images to make, for each --where (default: {n})")
     parser.add_argument("--k", type=int, help="neighbours to draw from (default: 3; 12 where one donor gives a region)")
     parser.add_argument("--patch", type=int, default=6, help="patch side P in cells (default: 6)")
-    parser.add_argument("--stride", type=int, metavar="W", help="cells between patches (default: P/3 rounded)")
+    parser.add_argument("--stride", type=int, metavar="W", help="cells from patch to patch (default: P/3, rounded)")
     parser.add_argument("--scales", type=integers(), metavar="M1,M2,...", help=f"grid sides (default: {scales})")
     parser.add_argument(
         "--overlap", choices=("replace", "fill", "cut"), help="cut: a minimum error boundary between patches"
@@ -104,29 +106,29 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
         "--start", choices=("resize", "carry"), help="what a scale starts from: the canvas or its sources"
     )
     parser.add_argument(
-        "--hubness", type=float, metavar="R", help="0 to 1: how far images that are the nearest of many are held back"
+        "--hubness", type=float, metavar="R", help="0 to 1: how far images nearest to many others are held back"
     )
     parser.add_argument(
-        "--mirror", type=int, metavar="W", help="0 to 8: how much the cells that mirror a patch count, known ones only"
+        "--mirror", type=int, metavar="W", help="0 to 8: weight of the cells that mirror a patch, where they are known"
     )
     parser.add_argument(
         "--where",
         action="append",
         metavar="EXPR",
-        help="only bank images with these attributes or labels, as 'Eyeglasses & ~Male'; each one given makes a row",
+        help="use only bank images with these attributes or labels, such as 'Eyeglasses & ~Male'; repeat for more rows",
     )
     parser.add_argument(
         "--search-radius",
         type=int,
         default=0,
         metavar="R",
-        help="0 to 4: patches come from up to so many cells beside their place in the bank images, too (default: 0)",
+        help="0 to 4: patches may come from up to R cells away from their place in the bank images (default: 0)",
     )
     parser.add_argument(
         "--copy-limit",
         type=copy_limit,
         metavar="LIMIT",
-        help="redraw images that copy more than this of one source: share=0.5, area=60 (connected cells), tries=8",
+        help="redraw images that copy more than this from one source: share=0.5, area=60 (connected cells), tries=8",
     )
     add_seed(parser)
     parser.add_argument(
@@ -134,7 +136,7 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     )
     parser.add_argument("--backend", default="auto", help="auto, numpy, torch, cpp, triton or cuda; see lpkernel info")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER", help="default: out")
-    add_overwrite(parser, "remove the files of an earlier run in --out, those that its record lists")
+    add_overwrite(parser, "remove the files of an earlier run from --out, only those its record lists")
     add_output(parser)
 
 
@@ -165,14 +167,14 @@ def add_crop(parser: argparse.ArgumentParser) -> None:
         "--crop",
         type=integers(4),
         metavar="x0,y0,x1,y1",
-        help="pixels cut out of the image first (default: the bank's crop, if the image has the size it is for)",
+        help="crop the image to these pixels first (default: the bank's crop, if it is for images of this size)",
     )
     parser.add_argument(
         "--framing",
         choices=FRAMINGS,
         default="auto",
-        help="as-is: the centre square; crop: as the bank's; align: turned and scaled by its eyes as the bank's faces; "
-        "auto: whichever it needs, and says so",
+        help="as-is: the centre square; crop: cut like the bank's images; align: turned and scaled by its eyes like "
+        "the bank's faces; auto: whichever it needs, and says so",
     )
 
 
@@ -187,12 +189,12 @@ def add_mask(parser: Any, what: str) -> None:
 
 
 def add_keep_outside(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--invert-mask", action="store_true", help="take black for white in the mask")
+    parser.add_argument("--invert-mask", action="store_true", help="swap black and white in the mask")
     parser.add_argument(
         "--keep-outside",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="close with the image's own pixels outside the region, feathered (default: yes)",
+        help="keep the image's own pixels outside the region, with a feathered edge (default: yes)",
     )
 
 
@@ -209,7 +211,7 @@ def copy_limit(text: str) -> CopyLimit:
                 raise ValueError
             values[name] = kinds[name](value)
         except (KeyError, ValueError):
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected such as share=0.5,area=60,tries=8") from None
+            raise argparse.ArgumentTypeError(f"got {text!r}, expected for example share=0.5,area=60,tries=8") from None
     return CopyLimit(**values)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 SHELLS = {
     "bash": "lpkernel completion bash > ~/.local/share/bash-completion/completions/lpkernel",
-    "zsh": "lpkernel completion zsh > a folder of $fpath/_lpkernel",
+    "zsh": "lpkernel completion zsh > FOLDER/_lpkernel, with a FOLDER in $fpath",
     "fish": "lpkernel completion fish > ~/.config/fish/completions/lpkernel.fish",
 }
 

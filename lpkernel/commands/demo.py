@@ -16,9 +16,9 @@ def register(commands: Any) -> None:
     add_autoencoder(parser)
     parser.add_argument("--backend", default="auto", help="the page's first choice: auto, numpy, torch, cpp, ...")
     parser.add_argument(
-        "--host", default=HOST, help=f"who may connect: {HOST} is this machine alone, 0.0.0.0 everybody (no password)"
+        "--host", default=HOST, help=f"address to serve: {HOST} is this machine alone, 0.0.0.0 everybody (no password)"
     )
-    parser.add_argument("--port", type=int, default=PORT, help=f"0 takes a free one (default: {PORT})")
+    parser.add_argument("--port", type=int, default=PORT, help=f"0: any free port (default: {PORT})")
     parser.add_argument(
         "--allow-host",
         action="append",

@@ -26,24 +26,24 @@ def register(commands: Any) -> None:
     add_input(edit, "the image to edit")
     region = edit.add_mutually_exclusive_group()
     region.add_argument(
-        "--region", metavar="NAMES", help="eyes, eyebrows, nose, mouth, hair, left_half, right_half, with commas"
+        "--region", metavar="NAMES", help="comma-separated: eyes, eyebrows, nose, mouth, hair, left_half, right_half"
     )
     add_mask(region, "change")
-    region.add_argument("--box", type=integers(4), metavar="x0,y0,x1,y1", help="pixels of the image")
+    region.add_argument("--box", type=integers(4), metavar="x0,y0,x1,y1", help="the region, in pixels of the image")
     edit.add_argument(
         "--donors", metavar="FOLDER_OR_NAMES", help="copy only from these: a folder of images, or images of the bank"
     )
     edit.add_argument(
         "--donor",
         choices=("one", "patches"),
-        help="one bank image gives the whole region, or patches of many do (default: one for a free --region)",
+        help="one: a single bank image fills the region; patches: many do (default: one for a free --region)",
     )
-    edit.add_argument("--mode", default="free", help="free: grows from around; guided: starts from what is there")
+    edit.add_argument("--mode", default="free", help="free: grown from outside; guided: starts from what is there")
     add_keep_outside(edit)
     add_synthesis(edit, VARIANTS, "the grid alone")
     edit.set_defaults(run=run_edit, begins=lambda args: begins(f"editing {args.image},", args))
 
-    inpaint = commands.add_parser("inpaint", help="fill a hole in an image, several answers")
+    inpaint = commands.add_parser("inpaint", help="fill a hole in an image, in several ways")
     add_input(inpaint, "the damaged image")
     add_mask(inpaint, "missing")
     add_keep_outside(inpaint)
@@ -200,7 +200,7 @@ def _named(bank: Bank, text: str) -> NDArray[np.int64]:
     chosen: list[int] = []
     for name in (part.strip() for part in text.split(",")):
         if name not in places:
-            raise unknown_name("--donors: no folder, and bank image", name, bank.names)
+            raise unknown_name("--donors: no such folder, and bank image", name, bank.names)
         chosen += places[name]
     return np.unique(chosen)
 

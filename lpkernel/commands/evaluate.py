@@ -55,7 +55,7 @@ def preset(text: str) -> tuple[str, dict[str, Any]]:
     """balanced,mirror=1 as the text and the arguments of `generate`."""
     name, *parts = text.split(",")
     if name not in PRESETS:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected one of {', '.join(PRESETS)}, then perhaps options")
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected one of {', '.join(PRESETS)}, with or without options")
     options: dict[str, Any] = {"preset": name}
     for part in parts:
         key, _, value = part.partition("=")
@@ -68,7 +68,7 @@ def preset(text: str) -> tuple[str, dict[str, Any]]:
                 "patch=6, stride=2, k=3, scales=8/16, overlap=cut, start=carry, hubness=0.375, mirror=1, "
                 "search_radius=1, refine=0 or match_colours=0"
             )
-            raise argparse.ArgumentTypeError(f"got {part!r} in {text!r}, expected such as {known}") from None
+            raise argparse.ArgumentTypeError(f"got {part!r} in {text!r}, expected for example {known}") from None
     return text, options
 
 
@@ -88,19 +88,19 @@ def register(commands: Any) -> None:
         default=[],
         type=preset,
         metavar="NAME[,OPTION=X]",
-        help="also a column of images made now, as balanced or balanced,mirror=1; may be given again",
+        help="also a column of images made now, such as balanced or balanced,mirror=1; may be repeated",
     )
     parser.add_argument(
         "--reconstruct",
         action="store_true",
-        help="also columns of the real pictures through the autoencoder, without and with the bank's PCA",
+        help="also columns of the real pictures after the autoencoder, without and with the bank's PCA",
     )
     parser.add_argument(
         "--bank", default=EMBEDDED, metavar="FILE", help="what --preset makes them from (default: the embedded avatars)"
     )
     add_autoencoder(parser)
     parser.add_argument(
-        "-n", type=int, metavar="N", help=f"images of each column (default: {MADE} for --preset, all there are else)"
+        "-n", type=int, metavar="N", help=f"images per column (default: {MADE} for --preset, otherwise all)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--backend", default="auto", help="auto, numpy, torch, cpp, triton or cuda; see lpkernel info")
@@ -108,20 +108,20 @@ def register(commands: Any) -> None:
         "--crop",
         type=integers(4),
         metavar="x0,y0,x1,y1",
-        help="pixels cut out of images first (default: as the bank's, but nothing of a square image)",
+        help="crop images that are not square to these pixels first (default: the bank's crop)",
     )
     parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception-v3: also FID and KID")
     parser.add_argument("--lpips", type=Path, metavar="FILE", help="LPIPS weights (AlexNet): also LPIPS")
     parser.add_argument(
         "--faces",
         action="store_true",
-        help="also what dlib tells of pictures that one face fills: landmarks, eyes, identities (extra align)",
+        help="also what dlib finds in pictures that one face fills: landmarks, eyes, identities (extra align)",
     )
     parser.add_argument(
         "--held-out",
         type=Path,
         metavar="FOLDER",
-        help="pictures that the autoencoder was not trained on, REAL being those it was: does it remember them?",
+        help="pictures the autoencoder was not trained on; REAL are its training pictures: does it remember those?",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("out/evaluate"), metavar="FOLDER", help="default: out/evaluate"

@@ -24,11 +24,15 @@ BASELINE_COUNTER = 2**31  # random counters from here on, which no plan reaches
 def register(commands: Any) -> None:
     parser = commands.add_parser("generate", help="make new images from a bank")
     add_synthesis(parser, 16, "those of the preset; the grid alone with --reference")
-    parser.add_argument("--preset", choices=tuple(PRESETS), help=f"of the options above (default: {DEFAULT_PRESET})")
+    parser.add_argument(
+        "--preset",
+        choices=tuple(PRESETS),
+        help=f"values of the options above that are not given (default: {DEFAULT_PRESET})",
+    )
     parser.add_argument(
         "--refine",
         action=argparse.BooleanOptionalAction,
-        help="move cells and small pieces to the piece beside them where seams get cheaper (default: as the preset)",
+        help="let cells and small pieces join a neighbouring piece where seams get cheaper (default: as the preset)",
     )
     parser.add_argument(
         "--match-colours",
@@ -41,15 +45,15 @@ def register(commands: Any) -> None:
     add_crop(parser)
     parser.add_argument("--no-decode", action="store_true", help="write the source maps only, no pictures")
     parser.add_argument(
-        "--baseline", action="store_true", help="also pictures of cells drawn at random, to compare with"
+        "--baseline", action="store_true", help="also make pictures of cells drawn at random, for comparison"
     )
     parser.add_argument(
-        "--provenance", action="store_true", help="also each image's source map, overlay and provenance sheet"
+        "--provenance", action="store_true", help="also write each image's source map, overlay and provenance sheet"
     )
     parser.add_argument(
         "--shards",
         choices=("tar",),
-        help="write images, facts and source maps into a tar file of each process, as WebDataset reads them",
+        help="write images, facts and source maps into one tar file per process, in WebDataset's format",
     )
     parser.set_defaults(run=run, begins=lambda args: begins("making", args))
 
@@ -86,12 +90,12 @@ def _check(args: argparse.Namespace) -> None:
     if args.no_decode and (args.baseline or args.provenance):
         raise InputError("--baseline and --provenance make pictures, --no-decode makes none; leave one out")
     if args.reference is None and (args.strength is not None or args.crop is not None or args.framing != "auto"):
-        raise InputError("--strength, --crop and --framing are for --reference; give one, or leave them out")
+        raise InputError("--strength, --crop and --framing need --reference; give it or leave them out")
     if args.reference is not None and (
         args.preset or args.no_decode or args.baseline or (args.refine, args.match_colours) != (None, None)
     ):
         raise InputError(
-            "--preset, --refine, --match-colours, --no-decode and --baseline are not for --reference; leave one out"
+            "--preset, --refine, --match-colours, --no-decode and --baseline do not go with --reference; leave one out"
         )
 
 

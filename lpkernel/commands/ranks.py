@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, name: str, make: Callable[[argparse.Namespace,
         _together(rank, lambda: _whole(args, [shard for shard in shards if shard.exists()], make, rank))
     except RuntimeError as error:  # from gloo, when the other end is gone
         raise InputError(
-            "another process of this job has ended; what was written stays, the same command goes on with it"
+            "another process of this job has ended; what was written is kept, and the same command resumes the run"
         ) from error
     finally:
         if dist.is_initialized():
@@ -95,14 +95,14 @@ def _together(rank: Rank, work: Callable[[], None]) -> None:
 
 def _share(args: argparse.Namespace, name: str, rank: Rank, make: Callable[..., None]) -> None:
     if len(args.where or []) > 1:
-        raise InputError("--where: several groups are made by one process only; give one, or leave torchrun out")
+        raise InputError("--where: only a single process makes several groups; give one --where, or leave torchrun out")
     if (args.out / f"{name}.json").exists() and not args.overwrite:
         return  # the run is complete, or another run's: the first process will check
     others = [match for match in map(_SHARD.fullmatch, _names(args.out)) if match and int(match[2]) != rank.world]
     if others:
         count = others[0][2]
         raise InputError(
-            f"--out {args.out}: holds what {count} processes made; go on with --nproc-per-node {count}, or remove its "
+            f"--out {args.out}: holds what {count} processes made; resume with --nproc-per-node {count}, or remove its "
             f"folders rank-*-of-{count}"
         )
     mine = rank.share(args.n)

@@ -166,7 +166,7 @@ def prepare(
         [*(ending(kind) for kind in kinds if decode), "json", "npy"] if tars else [],
     )
     if (record := folder.finished()) is not None:
-        report(args, record, [f"all of this run is in {args.out} already; --overwrite makes it anew"])
+        report(args, record, [f"all of this run is in {args.out} already; --overwrite makes it again"])
         return None
     autoencoder = None
     if decode:
@@ -185,7 +185,7 @@ def _allowed(bank: Bank, expression: str, first: NDArray[np.int64] | None) -> ND
     if first is not None:
         found = np.intersect1d(found, first)
         if not len(found):
-            raise InputError(f"where: none of the first {len(first)} images is left by {expression!r}; raise --sources")
+            raise InputError(f"where: none of the first {len(first)} images matches {expression!r}; raise --sources")
     return found
 
 
@@ -217,7 +217,7 @@ def run(
     with folder.alone(), folder.start(made.bank.grid) as stream:
         stream.take(session.shards)
         if stream.done and not session.shards and not args.quiet:
-            print(f"lpkernel: going on after {stream.done} of {folder.count} images", file=sys.stderr)
+            print(f"lpkernel: resuming after {stream.done} of {folder.count} images", file=sys.stderr)
         with Progress("generating", folder.count, "image", args.quiet, stream.done) as progress:
             for start, count, candidates in _batches(session, stream.done):
                 if start:
@@ -323,7 +323,7 @@ def _few_allowed(session: Session, k: int) -> list[str]:
         count = session.bank.size if allowed is None else len(allowed)
         if count < k:
             of = f" by {title!r}" if title else ""
-            lines.append(f"k is {k}, but {count} bank images are allowed{of}: all of them are drawn from")
+            lines.append(f"k is {k}, but only {count} bank images are allowed{of}: drawing from all of them")
     return lines
 
 

@@ -123,7 +123,7 @@ def _read(folder: Path, file: str) -> Record:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         sound = False
     if not sound:
-        raise InputError(f"{path} is there and is no record of a run; move it, or give another --out")
+        raise InputError(f"{path} exists and is not a record of a run; move it, or give another --out")
     return Record(folder, file, data)
 
 
@@ -172,7 +172,7 @@ class Folder:
             (self.path / self.unfinished).unlink(missing_ok=True)  # left by a run killed just before removing it
             return record.data
         other = next(record for record in records if record.data.get("run") != self.identity)
-        go_on = "" if other.finished else " its own arguments go on with it;"
+        go_on = "" if other.finished else " its own arguments resume it;"
         raise InputError(
             f"--out {self.path}: holds {other};{go_on} --overwrite replaces exactly its files, another --out keeps them"
         )
@@ -194,7 +194,7 @@ class Folder:
         ours = Record(self.path, "", self._facts([*self.files, *self._parts()]))
         if others := [name for name in ours.listed() if name not in listed]:
             raise InputError(
-                f"{self.path / others[0]} is there and no record of a run lists it; move it, or give another --out"
+                f"{self.path / others[0]} exists and no record of a run lists it; move it, or give another --out"
             )
         if not go_on:
             for name in sorted(listed, key=lambda name: name.endswith(".json")):  # the records last

@@ -31,7 +31,7 @@ Pixels = NDArray[np.uint8]
 TASKS = ("edit", "inpaint", "harmonize", "reference")
 WORDS = {
     "as-is": "its centre square was taken",
-    "crop": "it was cut as the bank's pictures",
+    "crop": "it was cropped like the bank's pictures",
     "align": "it was aligned by its eyes",
 }
 MAX_IMAGES = 32
@@ -149,7 +149,7 @@ class Engine:
         if names:
             chosen |= named_region(",".join(names), self.bank)
         if not chosen.any():
-            raise InputError("mask: nothing is chosen; paint on the picture what is to change, or tick a part of it")
+            raise InputError("mask: nothing is chosen; paint over what is to change, or tick a part of the face")
         return chosen
 
     def generate(self, settings: Settings) -> Iterator[str | Result]:
@@ -197,7 +197,7 @@ class Engine:
         else:
             if mask is None or not mask.any():
                 what = "what is missing" if task == "inpaint" else "what was pasted in"
-                raise InputError(f"mask: nothing is painted; paint {what} white on the picture")
+                raise InputError(f"mask: nothing is painted; paint over {what}")
             called = inpaint if task == "inpaint" else harmonize
             scales = None if settings.scales == 1 else self.sides(settings)
 

@@ -130,7 +130,7 @@ def hosts(host: str, port: int, others: Iterable[str] = ()) -> frozenset[str]:
 
 def parsed(body: bytes, queue: Queue) -> dict[str, Any]:
     """A job that a client posted, as it goes to Gradio. Raises Refused unless it has the form that the page sends."""
-    wrong = Refused(400, "this is no job of the page; load it again")
+    wrong = Refused(400, "this is not a job of the page; load the page again")
     try:
         given = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -290,7 +290,7 @@ class Guard:
         try:
             body = json.dumps(job, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:  # half of a surrogate pair
-            raise Refused(400, "this is no job of the page; load it again") from error
+            raise Refused(400, "this is not a job of the page; load the page again") from error
         read = False
 
         async def replay() -> Message:
@@ -321,7 +321,7 @@ class Guard:
     async def _whole(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
         asked = re.fullmatch(rb"framing=([a-z-]{1,16})&result=(\d{1,9})", scope["query_string"])
         if asked is None or int(asked[2]) > self.body:
-            raise Refused(400, "this is no result of the page; load it again")
+            raise Refused(400, "this is not a result of the page; load the page again")
         framing = asked[1].decode("ascii")
         async with self._received(scope, receive, address, framing, int(asked[2])) as (result, path):
             picture = await asyncio.to_thread(self.put_back, result, path, framing)
@@ -335,9 +335,9 @@ class Guard:
         much memory. Raises Refused, also when the picture is at fault."""
         _expect(scope, b"application/octet-stream")
         if framing not in FRAMINGS:
-            raise Refused(400, f"a picture is framed {', '.join(FRAMINGS[:-1])} or {FRAMINGS[-1]}")
+            raise Refused(400, f"framing: expected {', '.join(FRAMINGS[:-1])} or {FRAMINGS[-1]}")
         if address in self._sending or len(self._sending) >= UPLOADS:
-            raise Refused(429, "other pictures are coming in; try again")
+            raise Refused(429, "other pictures are being received; try again")
         self._sending.add(address)
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder) as file:

@@ -125,7 +125,7 @@ class Jobs:
             raise Refused(503, "your last calls are not done yet; wait for their results")
         of_address = sum(one.request.client is not None and one.request.client.host == address for one in live)
         if len(live) >= JOBS or of_address >= JOBS_OF_ADDRESS:
-            raise Refused(503, "too many calls wait; try again in a moment")
+            raise Refused(503, "too many calls are waiting; try again in a moment")
 
     def known(self, session: str) -> bool:
         """Whether the session has posted a job whose results have not been fetched yet."""
@@ -154,7 +154,7 @@ def _check(control: Any) -> guard.Check:
             return guard.one_of(value for _, value in control.choices)
         case gr.Textbox():
             return guard.text(control.max_length)
-    raise TypeError(f"nobody has said what a browser may send for a {type(control).__name__}")
+    raise TypeError(f"no check says what a browser may send for a {type(control).__name__}")
 
 
 def _controls(engine: Engine, n: int, prefix: str) -> list[Any]:
@@ -213,7 +213,7 @@ def _more(engine: Engine, prefix: str) -> list[Any]:
             min(3, bank.size),
             step=1,
             label="k",
-            info="each piece is drawn from so many best ones",
+            info="each piece is drawn from this many best matches",
         ),
         gr.Slider(1, top, min(6, top), step=1, label="patch", info="side of a piece, in cells: larger copies more"),
         gr.Slider(0, top, 0, step=1, label="stride", info="cells from one piece to the next; 0: a third of the patch"),
@@ -223,13 +223,13 @@ def _more(engine: Engine, prefix: str) -> list[Any]:
             0,
             step=1,
             label="search radius",
-            info="cells beside its place that a piece may come from: slower, for pictures that are not well aligned",
+            info="how many cells from its place a piece may come: slower, for pictures that are not well aligned",
         ),
         gr.Radio(
             list(registry.NAMES),
             value=engine.backend,
             label="backend",
-            info="what computes it: all give the same pictures",
+            info="what computes the pictures: all give the same ones",
             elem_id=f"{prefix}-backend",
         ),
     ]
@@ -274,7 +274,8 @@ def gallery(result: Result) -> str:
         '<figure class="lpk-result">'
         f'<button type="button" class="lpk-thumb" aria-label="enlarge result {i + 1} of {count}">'
         f'<img class="lpk-made" src="{painting.data_url(image)}" alt="result {i + 1}"></button>'
-        f'<img class="lpk-map" src="{painting.data_url(coded)}" alt="source map of result {i + 1}: a colour a source">'
+        f'<img class="lpk-map" src="{painting.data_url(coded)}" '
+        f'alt="source map of result {i + 1}: one colour per source">'
         f'<figcaption><button type="button" class="lpk-save" data-name="lpkernel-{seed}-{i + 1}.png" '
         f'aria-label="download result {i + 1}">download</button>{whole(i)}</figcaption></figure>'
         for i, (image, coded) in enumerate(zip(result.images, result.maps, strict=True))
@@ -314,13 +315,13 @@ def _generate_tab(engine: Engine, opening: Result, latest: gr.State, generated: 
                 list(PRESETS),
                 value=DEFAULT_PRESET,
                 label="style",
-                info="paper averages most, diverse least and breaks more",
+                info="paper averages most; diverse averages least, but breaks more",
                 elem_id="lpk-generate-preset",
             )
             with gr.Accordion("More settings", open=False):
                 controls += _more(engine, "lpk-generate")
                 mirror = gr.Slider(
-                    -1, 2, -1, step=1, label="mirror", info="how much halves answer each other; -1: as the style"
+                    -1, 2, -1, step=1, label="mirror", info="how closely the two halves match; -1: as the style sets"
                 )
             controls += [preset, mirror]
         with gr.Column(scale=3, min_width=300):
@@ -365,20 +366,20 @@ def _edit_tab(engine: Engine, latest: gr.State, generated: gr.State) -> None:
                 ],
                 value="edit",
                 label="what to do",
-                info="with the picture as it is shown, framed as the bank's",
+                info="with the picture as shown, framed like the bank's",
                 elem_id="lpk-edit-task",
             )
             names = gr.CheckboxGroup(
                 parts,
                 label="parts of the face",
-                info="for edit: these are changed, beside what is painted",
+                info="for edit: these change in addition to what is painted",
                 visible=bool(parts),
                 elem_id="lpk-edit-parts",
             )
             controls = _controls(engine, 4, "lpk-edit")
             with gr.Accordion("More settings", open=False):
                 mode = gr.Radio(
-                    [("free: grown from around", "free"), ("guided: starts from what is there", "guided")],
+                    [("free: grown from outside", "free"), ("guided: starts from what is there", "guided")],
                     value="free",
                     label="how to edit",
                     elem_id="lpk-edit-mode",
@@ -386,7 +387,7 @@ def _edit_tab(engine: Engine, latest: gr.State, generated: gr.State) -> None:
                 keep = gr.Checkbox(
                     True,
                     label="keep the picture's own pixels outside",
-                    info="no: what the decoder alone makes of it",
+                    info="off: every pixel comes from the decoder",
                     elem_id="lpk-edit-keep",
                 )
                 controls += _more(engine, "lpk-edit")

@@ -18,12 +18,12 @@ LONGEST = 16 * 2**20  # characters of a picture or a mask; a page sends some kil
 _TURNS = itertools.count()
 # The controls that choose a picture file and its framing; page.js sends it.
 CHOOSER = (
-    '<label class="lpk-file"><span>a picture of yours: drop it here, or choose it</span>'
+    '<label class="lpk-file"><span>your picture: drop it here, or choose a file</span>'
     f'<input type="file" accept="image/*,{",".join(sorted(EXTENSIONS))}"></label>'
     '<label class="lpk-framing"><span>how it is framed</span><select>'
-    '<option value="auto">as it needs: the bank\'s way if it fits, else by the eyes</option>'
-    '<option value="align">by the eyes, turned and scaled as the bank\'s faces</option>'
-    '<option value="crop">cut as the bank\'s pictures</option>'
+    '<option value="auto">automatically: the bank\'s way if it fits, else by the eyes</option>'
+    '<option value="align">by the eyes, turned and scaled like the bank\'s faces</option>'
+    '<option value="crop">cropped like the bank\'s pictures</option>'
     '<option value="as-is">its centre square</option></select></label>'
 )
 
@@ -48,7 +48,7 @@ def painter(picture: NDArray[np.uint8]) -> str:
     height, width, _ = picture.shape
     return (
         f'<div class="lpk-paint" data-turn="{next(_TURNS)}">'
-        f'<img src="{data_url(picture)}" alt="the picture, framed as the bank\'s pictures" draggable="false">'
+        f'<img src="{data_url(picture)}" alt="the picture, framed like the bank\'s pictures" draggable="false">'
         f'<canvas width="{width}" height="{height}" tabindex="0" role="img" aria-label="the place to paint: '
         'draw with the pointer, or move with the arrow keys and paint with the space bar"></canvas><i></i></div>'
         '<div class="lpk-tools"><label>brush <input type="range" class="lpk-brush" min="2" max="40" value="14"></label>'
@@ -92,4 +92,4 @@ def _pixels(what: str, data: bytes, side: int, mode: str) -> NDArray[np.uint8]:
 
 
 def _wrong(what: str, side: int) -> InputError:
-    return InputError(f"{what}: what the page sent is no PNG of {side}x{side} pixels; load the page again")
+    return InputError(f"{what}: what the page sent is not a PNG of {side}x{side} pixels; load the page again")

@@ -45,7 +45,7 @@ def sheet(engine: Engine, result: Result, index: int) -> str:
         marked = render.marked(pictures[number], copied_from(number, sources, shifts), colours[number])
         cards.append(
             f'<figure class="lpk-card" data-source="{number}">'
-            f'<img src="{data_url(marked)}" alt="bank image {number}, what it gave is bright">'
+            f'<img src="{data_url(marked)}" alt="bank image {number}, the cells it gave are bright">'
             f"<figcaption><b>{escape(bank.names[number])}</b> (bank image {number}), {share}</figcaption></figure>"
         )
     overlay = render.overlay(image, sources, colours)
@@ -56,7 +56,7 @@ def sheet(engine: Engine, result: Result, index: int) -> str:
     )
     return (
         f'<div class="lpk-cells" data-grid="{len(sources)}" data-map="{escape(json.dumps(sources.ravel().tolist()))}">'
-        '<p class="lpk-hint">Point at a cell to see its source; click to hold it, click again to let go. '
+        '<p class="lpk-hint">Point at a cell to see its source; click to pin it, click again to release it. '
         "With the keyboard: arrow keys.</p>"
         f'<div class="lpk-views">{views}<div class="lpk-cards" aria-live="polite">{"".join(cards)}</div></div></div>'
     )

@@ -85,11 +85,9 @@ MAP_METRICS = [
         "copied_area",
         "largest copied area",
         "lower",
-        "Largest connected part that comes from one example, be it mirrored, as a share of the picture, on average.",
+        "Largest connected part that comes from one example, mirrored or not, as a share of the picture, on average.",
     ),
-    Metric(
-        "hub_share", "share of hubs", "lower", "Share of all cells that the most used images gave (2 % of the bank)."
-    ),
+    Metric("hub_share", "share of hubs", "lower", "Share of all cells from the most used images (2 % of the bank)."),
     Metric(
         "seam_energy",
         "seam energy",

@@ -113,7 +113,9 @@ class Inception:
         except InputError as error:
             raise InputError(f"--inception: {error}; give {INCEPTION_WHERE}") from None
         except (KeyError, ValueError, RuntimeError) as error:
-            raise InputError(f"--inception {path}: another network ({_line(error)}); give {INCEPTION_WHERE}") from None
+            raise InputError(
+                f"--inception {path}: a different network ({_line(error)}); give {INCEPTION_WHERE}"
+            ) from None
         self.hash = hashlib.sha256(f"{self.name} {digest} {FILTER}".encode()).hexdigest()
         self.facts = _facts(self.name, self.hash, INCEPTION_SIDE, weights_sha256=digest)
 
@@ -142,7 +144,7 @@ class Spread:
         try:
             self.network = LPIPS(path).to(self.device)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            raise InputError(f"--lpips {path}: no LPIPS weights ({_line(error)}); give {LPIPS_WHERE}") from None
+            raise InputError(f"--lpips {path}: not LPIPS weights ({_line(error)}); give {LPIPS_WHERE}") from None
         self.hash = hashlib.sha256(f"{self.name} {digest}".encode()).hexdigest()
         self.facts = {"name": self.name, "sha256": self.hash, "weights_sha256": digest, "network": "AlexNet"}
 

@@ -69,7 +69,7 @@ def of_folder(
     if maps is not None:
         names = [name for name in names if name.startswith("image-")]
         if len(names) != len(maps):
-            raise InputError(f"{folder}: {len(names)} images and {len(maps)} source maps, expected as many")
+            raise InputError(f"{folder}: {len(names)} images and {len(maps)} source maps, expected as many of both")
         maps = maps[:most]
     names = names[:most]
 
@@ -105,7 +105,7 @@ def _maps(folder: Path) -> Maps | None:
     try:
         maps = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: no array ({error}); make it again with lpkernel generate") from error
+        raise InputError(f"{path}: not an array ({error}); make it again with lpkernel generate") from error
     if maps.ndim != 3 or maps.shape[1] != maps.shape[2] or not np.issubdtype(maps.dtype, np.integer):
         raise InputError(f"{path}: {maps.dtype} {maps.shape}, expected integers (N, M, M)")
     return maps.astype(np.int32)

@@ -96,7 +96,7 @@ def read_input(
     """
     if isinstance(image, Input):
         if any(given is not None for given in (crop, mask, box)) or framing != "auto" or invert_mask:
-            raise InputError("image: got one that was read before; give crop, framing, mask and box when it is read")
+            raise InputError("image: got one already read; give crop, framing, mask and box when reading it")
         return image
     given = image if isinstance(image, str | Path) else _array(image)
     crop, box = _four("crop", crop), _four("box", box)
@@ -130,7 +130,7 @@ def _pixels(image: str | Path | NDArray[Any], alpha: bool) -> tuple[str, NDArray
         if found is None:
             raise InputError(
                 f"mask: none is given, and nothing of {image} is transparent; give --mask FILE, a black and white "
-                "picture, or to edit --region or --box (in Python mask=..., region=..., box=...)"
+                "picture, or, to edit, --region or --box (in Python mask=..., region=..., box=...)"
             )
         return str(image), *found
     return str(image), _loaded(image, load_pixels), None
@@ -201,7 +201,7 @@ def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int], inver
             given = ~given
     if given.dtype != np.bool_ or given.shape != shape:
         got = f"{kind} of {given.shape[1]}x{given.shape[0]}" if given.ndim == 2 else f"shape {given.shape}"
-        raise InputError(f"mask: got {got}, expected {expected} of {width}x{height} pixels, as the image")
+        raise InputError(f"mask: got {got}, expected {expected} of {width}x{height} pixels, like the image")
     if not given.any():
         raise InputError("mask: nothing is set; mark what is to change")
     return given
@@ -221,7 +221,7 @@ def _without_itself(bank: Bank, start: Input, known: Bools, candidates: ArrayLik
     same |= bank.flips_of(same)
     left = allowed[~same[allowed]]
     if not left.size:
-        raise InputError("candidates: no bank image is left beside the input itself; allow others")
+        raise InputError("candidates: no bank image is left besides the input itself; allow others")
     return left, [bank.names[i] for i in allowed[same[allowed]]]
 
 

@@ -41,12 +41,14 @@ def warnings(bank: Bank, start: Input, autoencoder: Autoencoder, known: NDArray[
         usual = np.percentile(nearest[1:][np.isfinite(nearest[1:])], FAR) if np.isfinite(nearest[1:]).any() else np.inf
         if np.isfinite(nearest[0]) and nearest[0] > usual:
             reasons.append(
-                f"it is {nearest[0] / usual:.2f} times as far from its nearest bank image as {FAR} % of the bank's own "
-                "are; if it is not aligned and cropped as the bank, lpkernel align makes it so"
+                f"it is {nearest[0] / usual:.2f} times as far from its nearest bank image as {FAR} % of the bank's "
+                "own are from theirs; if it is not aligned and cropped like them, lpkernel align does that"
             )
     if start.pixels is not None and known is None:
         difference = start.original.pixels(autoencoder).astype(np.float64) - start.pixels
         psnr = 10 * np.log10(255**2 / max(float(np.square(difference).mean()), 1e-9))
         if psnr < LOW_PSNR:
-            reasons.append(f"the autoencoder gives it back poorly (PSNR {psnr:.1f} dB); it was made for other pictures")
+            reasons.append(
+                f"the autoencoder reconstructs it poorly (PSNR {psnr:.1f} dB); it was made for other pictures"
+            )
     return reasons

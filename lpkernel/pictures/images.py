@@ -159,7 +159,7 @@ def _check_black_and_white(pixels: np.ndarray, grey: np.ndarray) -> None:
         what = f"{shades:.0%} of it is grey, in {np.count_nonzero(levels)} shades"
     else:
         return
-    raise InputError(f"this is no mask but looks like a photograph: {what}; expected a black and white picture")
+    raise InputError(f"this looks like a photograph, not a mask: {what}; expected a black and white picture")
 
 
 def load_alpha(path: str | Path) -> tuple[np.ndarray, np.ndarray] | None:
@@ -225,7 +225,7 @@ def opened(file: str | Path | bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise InputError(f"not an image, or damaged; expected one of {', '.join(FORMATS)}") from error
     except MemoryError as error:
-        raise InputError("too large for the memory") from error
+        raise InputError("too large for the available memory") from error
     except FileNotFoundError as error:
         raise InputError("no such file") from error
     except OSError as error:

@@ -121,7 +121,7 @@ class IndexFlatL2:
         tensors, metadata = tensor_file.read(Path(path))
         width = metadata.get("d", "")
         if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or not width.isdecimal():
-            raise InputError(f"{path}: no index that this lpkernel wrote")
+            raise InputError(f"{path}: not an index that this lpkernel wrote")
         if set(tensors) - {"rows"} or len(width) > 9:
             raise InputError(f"{path}: damaged index: its tensors are not those of one; write it again")
         index = cls(int(width), backend)

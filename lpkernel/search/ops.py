@@ -158,7 +158,7 @@ def _sets(search: _Search) -> tuple[Any, Any]:
     for name in own:
         if len(getattr(search, name)) != len(queries):
             got, front = tuple(getattr(search, name).shape), tuple(queries.shape)
-            raise InputError(f"{name}: got {got}, expected {len(queries)} in front as in queries {front}")
+            raise InputError(f"{name}: got {got}, expected {len(queries)} in front, as in queries {front}")
     return _set_by_set(search, own) if own & {"bank", "candidate_mask"} else _all_sets(search)
 
 
@@ -232,7 +232,7 @@ def _search(search: _Search) -> tuple[Any, Any]:
         raise unknown_name("metric", str(search.metric), METRICS)
     names = [dtype_name(array) for array in (search.queries, search.bank)]
     if names[0] != names[1] or names[0] not in _TAKEN:
-        raise InputError(f"queries {names[0]} and bank {names[1]}: expected both of one of {', '.join(_TAKEN)}")
+        raise InputError(f"queries {names[0]} and bank {names[1]}: expected both to be one of {', '.join(_TAKEN)}")
     wider = _WIDER.get(names[0], names[0])
     if wider == "int16" and (search.metric != "l2" or search.column_weights is not None):
         wider = "float32"

@@ -84,9 +84,9 @@ def checked_weights(bank: Any, weights: Any) -> Any:
         got = f"{tuple(weights.shape)} {dtype_name(weights)}"
         raise InputError(f"bank_weights: got {got}, expected ({len(bank)},) float32 or float64")
     if isinstance(weights, Tensor) and weights.device != bank.device:
-        raise InputError(f"bank_weights: got a tensor on {weights.device}, expected {bank.device} as the bank")
+        raise InputError(f"bank_weights: got a tensor on {weights.device}, expected {bank.device}, the bank's device")
     if not bool(((weights > 0) & (weights < np.inf)).all()):
-        raise InputError("bank_weights: got values that are not, expected all finite and above 0")
+        raise InputError("bank_weights: expected all values finite and above 0, got some that are not")
     return cast(detached(weights), "float64")
 
 
@@ -96,7 +96,7 @@ def checked_columns(bank: Any, columns: Any) -> Any:
         got = f"{tuple(columns.shape)} {dtype_name(columns)}"
         raise InputError(f"column_weights: got {got}, expected ({bank.shape[1]},) float32 or float64")
     if not bool(((columns >= 0) & (columns < np.inf)).all()):
-        raise InputError("column_weights: got values that are not, expected all finite and at least 0")
+        raise InputError("column_weights: expected all values finite and at least 0, got some that are not")
     return cast(detached(columns), "float64")
 
 

@@ -1,7 +1,7 @@
 """The CUDA extension built for the CPU: the same csrc/bind/cuda.cpp, host code and kernels, on host memory.
 
-cuda_module() compiles the kernels' source with the test runtime; cuda_module(ptx_arch=80) has nvcc compile them,
-translates its PTX and makes the same host code start that.
+cuda_module() compiles the kernels' source with the test runtime; cuda_module(ptx_arch=80) has nvcc compile it,
+translates the PTX and has the same host code run that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FLAGS = ("-O2", "-w", "-fvisibility=default")
 
 
 def kernel_sources() -> list[Path]:
-    """The .cu files of csrc/cuda: kernels and the host code that starts them."""
+    """The .cu files of csrc/cuda: kernels and the host code that launches them."""
     return sorted((CSRC / "cuda").rglob("*.cu"))
 
 
@@ -64,7 +64,7 @@ def cuda_module(ptx_arch: int | None = None, sanitize: str = "") -> ModuleType:
         return _load(path)
 
     translated = translated_kernels(ptx_arch)
-    # a file of its own, since one file is one module with one choice of kernels
+    # a separate file, since one file is one module with one choice of kernels
     copy = CACHE / translated.path.parent.name / path.parent.name / path.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     if not copy.exists():

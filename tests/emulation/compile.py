@@ -19,14 +19,14 @@ CSRC = ROOT / "csrc"
 SIMT = HERE / "simt"
 CACHE = ROOT / "build" / "emulation"
 
-# as the product's flags: no fused multiply-add, no fast-math; names stay apart and can be found by dladdr
+# like the product's flags: no fused multiply-add, no fast-math; symbols stay separate and can be found by dladdr
 BASE_FLAGS = ("-std=c++17", "-fPIC", "-pthread", "-ffp-contract=off", "-fno-gnu-unique", "-fno-ipa-icf", "-DSIMT_TEST")
-SUPPORT_FLAGS = ("-O2", "-g0", "-Wall", "-Wextra")  # lines of it would hide the kernels' from ThreadSanitizer
+SUPPORT_FLAGS = ("-O2", "-g0", "-Wall", "-Wextra")  # its debug lines would hide the kernels' from ThreadSanitizer
 NVCC_FLAGS = ("-std=c++17", "-O3", "--fmad=false", "-lineinfo")
 
 
 class BuildFailed(RuntimeError):
-    """A compiler said no; the message has its words."""
+    """A compiler failed; the message contains its output."""
 
 
 def digest(*pieces: str | bytes) -> str:
@@ -52,7 +52,7 @@ def compiler() -> str:
 
 
 def nvcc() -> str | None:
-    """Path of nvcc, or None where there is none."""
+    """Path of nvcc, or None if there is none."""
     return os.environ.get("NVCC") or shutil.which("nvcc")
 
 
@@ -64,12 +64,12 @@ def _run(command: Sequence[str]) -> str:
 
 
 def _make(target: Path, command: Sequence[str]) -> Path:
-    """Runs a command that ends in the name of its output, unless `target` is there already."""
+    """Runs a command whose last argument is the output file, unless `target` exists already."""
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with open(target.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests of several processes want the same, once
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests in several processes want the same file; build it once
         if not target.exists():
             with tempfile.TemporaryDirectory(dir=target.parent) as folder:
                 result = Path(folder, target.name)
@@ -87,9 +87,9 @@ def library(
     header: Path | None = None,
     support: Sequence[Path] = (),
 ) -> Path:
-    """Compiles C++ sources (name -> text or file) to <name>.so in the cache; its path.
+    """Compiles C++ sources (name -> text or file) to <name>.so in the cache; returns its path.
 
-    `include` are folders searched for headers, beside those of the test runtime and csrc; a change of any header in
+    `include` are folders searched for headers, besides those of the test runtime and csrc; a change of any header in
     them makes a new library. `sanitize` is what -fsanitize= takes. `header`, which all sources include first, is
     compiled once for all of them. `support` and the test runtime are linked in, compiled once whatever the `flags`.
     """
@@ -103,7 +103,7 @@ def library(
         key = digest(_version(compiler()), *options, headers, header.name)
         ready = CACHE / "headers" / key / f"{header.name}.gch"
         _make(ready, [*common, "-x", "c++-header", str(header), "-o"])
-        common.insert(1, f"-I{ready.parent}")  # other compilers than g++ find the header itself in the next folder
+        common.insert(1, f"-I{ready.parent}")  # compilers other than g++ find the header itself in the next folder
 
     with tempfile.TemporaryDirectory() as scratch:
 

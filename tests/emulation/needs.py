@@ -28,7 +28,7 @@ def need_compiler() -> None:
 
 
 def sanitizer_libraries(*names: str) -> str:
-    """Paths of the compiler's libraries of these names, as LD_PRELOAD takes them."""
+    """Paths of the compiler's libraries with these names, in the form that LD_PRELOAD takes."""
     found = [subprocess.check_output([compiler(), f"-print-file-name={name}"], text=True).strip() for name in names]
     _need(all(Path(path).is_absolute() for path in found), " ".join(names))
     return " ".join(found)

@@ -1,4 +1,4 @@
-"""What compiled kernels take: registers, spills, shared memory and occupancy, found without a GPU."""
+"""What compiled kernels use: registers, spills, shared memory and occupancy, found without a GPU."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from .compile import CACHE, HERE, digest, nvcc_library, ptxas_report
 from .shipped import shipped_cubins, tool
 
 ARCHITECTURES = (80, 90, 100)
-# What the Triton kernels took when they were compiled, under hashes of all that it depends on: 492 compilations take
+# What the Triton kernels used when last compiled, keyed by hashes of everything it depends on: 492 compilations take
 # minutes, and only what has changed since is compiled again. scripts/kernel_report.py --write-budgets renews it.
 RECORD = HERE / "triton_resources.json"
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Of one kernel for one target. Registers a thread, the rest in bytes.
+    """Resources of one kernel for one target: registers per thread, the rest in bytes.
 
-    spilled: stored and loaded; of machine code without ptxas's words, the stack, on which all that is spilled lies.
+    spilled: stores and loads; for machine code without ptxas's report, the stack, which holds everything spilled.
     """
 
     registers: int
     spilled: int
     stack: int
-    shared: int  # static, or for Triton all of it
+    shared: int  # static; for Triton, all of it
 
 
 def demangle(name: str) -> str:
-    """`lpkernel::cuda::name<...>(...)` without namespace and arguments; what is no C++ name comes back."""
+    """`lpkernel::cuda::name<...>(...)` without namespace and arguments; other names are returned unchanged."""
     words = subprocess.run(["c++filt", name], capture_output=True, text=True, check=True).stdout.strip()
     words = words.replace("lpkernel::cuda::", "").removeprefix("void ")
     return re.sub(r"\(.*\)$", "", words).replace("> >", ">>")
 
 
 def parse_ptxas(report: str) -> dict[str, Resources]:
-    """Kernel -> resources, from the words of ptxas -v."""
+    """Kernel -> resources, from the output of ptxas -v."""
     found: dict[str, Resources] = {}
     for block in report.split("Compiling entry function '")[1:]:
         registers = re.search(r"Used (\d+) registers", block)
@@ -62,7 +62,7 @@ def parse_ptxas(report: str) -> dict[str, Resources]:
 
 
 def parse_usage(listing: str) -> dict[str, Resources]:
-    """Kernel -> resources, from the words of cuobjdump -res-usage."""
+    """Kernel -> resources, from the output of cuobjdump -res-usage."""
     found: dict[str, Resources] = {}
     for name, words in re.findall(r"Function ([^:\n]+):\s*\n\s*(REG:.*)", listing):
         values = {key: int(value) for key, value in re.findall(r"(\w+):(\d+)", words)}
@@ -82,7 +82,7 @@ def machine_code_resources(cubin: Path) -> dict[str, Resources]:
 
 
 def cuda_resources(source: Path, arch: int) -> dict[str, Resources]:
-    """Demangled kernel -> resources, of a .cu file of csrc/cuda: the extension's, or as nvcc compiles it now."""
+    """Demangled kernel -> resources of a .cu file of csrc/cuda: from the extension, or from nvcc now."""
     shipped = shipped_cubins().get((source.stem, arch))
     found = parse_ptxas(ptxas_report(source, arch)) if shipped is None else machine_code_resources(shipped)
     return {demangle(name): resources for name, resources in found.items()}
@@ -109,7 +109,7 @@ def recorded() -> dict[str, Resources]:
 
 
 def record_resources(kernels: Iterable[TritonKernel]) -> None:
-    """Writes `RECORD` anew, of these kernels alone."""
+    """Writes `RECORD` anew, with these kernels only."""
     rows = {kernel.key: list(asdict(kernel.resources()).values()) for kernel in kernels}
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(rows[key])}" for key in sorted(rows))
     with atomic_path(RECORD) as path:
@@ -157,11 +157,11 @@ class TritonKernel:
 
     @property
     def known(self) -> bool:
-        """Whether nothing need be compiled to tell."""
+        """Whether `resources` needs no compilation."""
         return self.key in recorded() or self._kept.exists()
 
     def resources(self) -> Resources:
-        """What the kernel takes, compiled if that is not known yet."""
+        """What the kernel uses; compiles it if that is not known yet."""
         if self.key in recorded():
             return recorded()[self.key]
         if not self._kept.exists():
@@ -171,14 +171,14 @@ class TritonKernel:
         return Resources(**json.loads(self._kept.read_text(encoding="utf-8")))
 
     def compiled(self) -> Resources:
-        """As `resources`, of the kernel compiled now."""
+        """As `resources`, but always compiled anew."""
         import triton
         from triton.backends.compiler import GPUTarget
 
         nvidia = isinstance(self.target, int)
         goal = GPUTarget("cuda", self.target, 32) if nvidia else GPUTarget("hip", self.target, 64)
         said = io.StringIO()
-        # a cache of its own, since what was compiled before says nothing again
+        # a separate cache, since for a cached kernel nothing is reported
         with (
             tempfile.TemporaryDirectory() as folder,
             triton.knobs.cache.scope(),

@@ -1,4 +1,4 @@
-"""Runs one of the kernels in kernels/probe.cu, in a process of its own, since a mistake found ends it.
+"""Runs one of the kernels in kernels/probe.cu, in a process of its own, since a mistake that is found ends it.
 
     run_probe.py LIBRARY PTX|- KERNEL BUG
 

@@ -3,7 +3,7 @@
     run_sanitized.py SANITIZER [ORDER...]
 
 SANITIZER is what -fsanitize= takes; its library must be preloaded. Prints the number of right answers of each thread
-order (SIMT_ORDER; forwards without one); a finding is the sanitizer's to report.
+order (SIMT_ORDER; forwards without one); the sanitizer itself reports its findings.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lpkernel.backends.specification import NumpyBackend
 
 from .build import cuda_module
 
-# The kernels of the scan: rows of distances and gathered ones for codes, tiles of 1 and 4, groups of blocks.
+# The kernels of the scan: for codes, rows of distances and gathered distances; tiles of 1 and 4; groups of blocks.
 CODES = [
     Tuning(form="rows", tile=1, group=1, threads=96, depth=2),
     Tuning(form="rows", tile=4, group=2, groups=1, threads=96, span=3, depth=2),
@@ -61,7 +61,7 @@ def scans() -> Iterator[tuple[Tuning, ScanRequest]]:
         tables = Tuning(walk=True, rows=2)
         yield tables, world.request(stitched, range(3), 3, hubness=200, in_codes=in_codes)
         yield tables, world.request(guided, range(2), 8, 7, world.start(2), candidates, in_codes)
-    # more codes than rows of distances are kept for
+    # more codes than the kernels keep rows of distances for
     many = World(20, side=4, codes=cuda_launches.MOST_ROW_CODES + 1, channels=2)
     yield CODES[2], many.request(plan.reference(4, 2, None, [4]), range(2), 2, start=many.start(1), in_codes=True)
 
@@ -82,7 +82,7 @@ def searches() -> Iterator[TopkRequest]:
 
 
 def screens() -> Iterator[tuple[Tuning, TopkRequest]]:
-    """The searches by tensor cores: both types and kinds of masks; and one whose queries are all redone."""
+    """The searches on tensor cores: both types, both kinds of masks; and one whose queries are all redone."""
     for request in searches():
         if len(request.queries) > 2:
             yield Tuning(search=(8, 1, 1, 1, 2)), request
@@ -93,7 +93,7 @@ def screens() -> Iterator[tuple[Tuning, TopkRequest]]:
 
 
 def neighbours(request: TopkRequest) -> NDArray[np.int64]:
-    """Of a search, by a full sort of exact sums."""
+    """The result of a search, by a full sort of exact sums."""
     shown = np.ones(request.queries.shape, bool) if request.patch_mask is None else request.patch_mask
     wide, bank = np.asarray(request.queries, np.int64), np.asarray(request.bank, np.int64)
     distances = (np.square(wide[:, None] - bank) * np.broadcast_to(shown, wide.shape)[:, None]).sum(2)

@@ -1,6 +1,6 @@
 """Runs the kernels of kernels/triton_probe.py through the driver, in a process of its own.
 
-run_triton.py bug | ORDER...     the thread orders of simt.h to go through
+run_triton.py bug | ORDER...     the thread orders of simt.h to run
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Machine code as a GPU executes it: the instructions of a kernel's inner loop, counted in nvdisasm's listing."""
+"""Machine code: the instructions of a kernel's inner loop, counted in nvdisasm's listing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine code that lpkernel._cuda, as it is built in this checkout, holds: what need not be compiled again."""
+"""The machine code in lpkernel._cuda as built in this checkout, which need not be compiled again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .compile import CACHE, CSRC, NVCC_FLAGS, ROOT, compile_cubin, digest
 
 
 def tool(name: str) -> str | None:
-    """Path of a program of the CUDA toolkit, which Triton's wheel may bring, too; None where there is none."""
+    """Path of a program of the CUDA toolkit, possibly from Triton's wheel; None if there is none."""
     found = shutil.which(name)
     spec = importlib.util.find_spec("triton")
     if found is None and spec is not None and spec.origin is not None:
@@ -26,7 +26,7 @@ def tool(name: str) -> str | None:
 
 
 def _module() -> Path | None:
-    """The built extension, unless a source has changed since or other flags were used."""
+    """The built extension, unless a source has changed since or it was built with other flags."""
     stamp = ROOT / "lpkernel" / "_build.json"
     built = next((ROOT / "lpkernel").glob("_cuda.*.so"), None)
     if built is None or not stamp.exists():
@@ -39,7 +39,7 @@ def _module() -> Path | None:
 
 @functools.cache
 def shipped_cubins() -> dict[tuple[str, int], Path]:
-    """(stem of a .cu file, architecture) -> its machine code, taken out of the extension; {} where that cannot be."""
+    """(stem of a .cu file, architecture) -> its machine code, extracted from the extension; {} if not possible."""
     built, command = _module(), tool("cuobjdump")
     if built is None or command is None:
         return {}
@@ -55,5 +55,5 @@ def shipped_cubins() -> dict[tuple[str, int], Path]:
 
 
 def cubin(source: Path, arch: int) -> Path:
-    """Machine code of a .cu file of csrc/cuda for sm_<arch>: the extension's, or compiled where it has none."""
+    """Machine code of a .cu file of csrc/cuda for sm_<arch>: from the extension, or compiled if it has none."""
     return shipped_cubins().get((source.stem, arch)) or compile_cubin(source, arch)

@@ -3,7 +3,7 @@
     driver = install(arch=80)
     kernel[grid](...)          # with tensors of host memory
 
-install() puts the driver in place of Triton's own for the rest of the process, so it belongs in one of its own.
+install() replaces Triton's own driver for the rest of the process, so use a separate process.
 Triton's cache is used as always (TRITON_CACHE_DIR).
 """
 
@@ -29,11 +29,12 @@ _REAL_FORMATS = {"fp32": ("<f", 4), "f32": ("<f", 4), "fp64": ("<d", 8), "f64": 
 
 
 class Utils:
-    """What Triton asks of a driver about binaries and the device: here an A100's limits, whatever the target."""
+    """What Triton asks of a driver about binaries and the device, whatever the target: an H100's shared memory and an
+    A100's multiprocessors."""
 
     def __init__(self, counts: bool) -> None:
         self.counts = counts
-        self.files: Mapping[str, str] = {}  # of the kernel about to be loaded, by name
+        self.files: Mapping[str, str] = {}  # files of the kernel about to be loaded, by name
         self.modules: dict[str, Module] = {}
 
     @functools.cached_property
@@ -163,14 +164,14 @@ class PtxDriver(DriverBase):  # type: ignore[misc]
 
 
 def _to_ptx_only(backend: Any = None, stages: Any = None, *rest: Any) -> tuple[str, str]:
-    """Leaves out what makes machine code, which nothing here runs; what the caches know such kernels by."""
+    """Skips generating machine code, which nothing here runs; returns the key and hash for Triton's caches."""
     if stages is not None:
         stages["cubin"] = lambda source, metadata: b""
     return "PTX only", "PTX only"
 
 
 def install(arch: int = 80, counts: bool = False) -> PtxDriver:
-    """Makes Triton compile for compute capability `arch` / 10 and run the PTX on the CPU; the driver."""
+    """Makes Triton compile for compute capability `arch` / 10 and run the PTX on the CPU; returns the driver."""
     driver = PtxDriver(arch, counts)
 
     def remember(module: Any, function: Any, name: str, group: Mapping[str, str], key: str) -> None:

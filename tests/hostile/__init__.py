@@ -1,1 +1,1 @@
-"""Hostile input: what somebody would send who wants in, or wants something lost (docs/security.md)."""
+"""Hostile input: what somebody would send to break in or to destroy something (docs/security.md)."""

@@ -1,4 +1,4 @@
-"""Bank files: lies about sizes, overlaps, nesting, damage, values beyond their limits, and what is no file at all."""
+"""Bank files: lies about sizes, overlaps, nesting, damage, values beyond their limits, and paths that are no file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _load(folder: Path) -> Bank:
 
 
 def _use(folder: Path) -> None:
-    """All that a bank is for; what it makes must be what it says it is."""
+    """Use the bank in every way; what it makes must stay within its stated limits."""
     bank = _load(folder)
     made = generate(bank, 1, patch=min(2, bank.max_patch), k=2, scales=(bank.grid,), backend="numpy")
     bank.level(max(1, bank.grid - 1))
@@ -76,7 +76,7 @@ def whole(kind: str, folder: Path) -> bytes:
 
 
 def _changed(kind: str, change: Change, folder: Path) -> None:
-    """A bank whose parts were changed, checksum and all."""
+    """A bank whose parts were changed, with checksums to match."""
     os.chdir(folder)
     tensors, metadata, description = deepcopy(parts(kind))
     change(tensors, metadata, description)
@@ -264,7 +264,7 @@ def file(header: bytes, data: bytes = b"", claimed: int | None = None) -> bytes:
 
 
 def described(header: dict[str, Any]) -> bytes:
-    """A file of this header and 64 bytes."""
+    """A file with this header and 64 bytes of data."""
     return file(json.dumps(header).encode(), b"\1" * 64)
 
 
@@ -336,7 +336,7 @@ LONG: dict[str, Callable[[], bytes]] = {
 
 
 def escaped() -> bytes:
-    """A description of many lists, each of whose brackets the header writes as an escape."""
+    """A description of many lists, with every bracket written as an escape in the header."""
     text = '{"a":[' + "[]," * 1_000_000 + "0]}"
     head = json.dumps({"__metadata__": {"format": "lpbank", "version": "1", "bank": "@"}})
     return head.replace("@", json.dumps(text)[1:-1].replace("[", "\\u005b")).encode()
@@ -365,7 +365,7 @@ for name, content in {
 
 
 def cut(kind: str, part: int, folder: Path) -> bytes:
-    """So many percent of a bank."""
+    """The first `part` percent of a bank."""
     content = whole(kind, folder)
     return content[: len(content) * part // 100]
 
@@ -404,7 +404,7 @@ for kind in ("codes", "latents"):
                 REFUSED, f"{kind} with changed data, verified, {seed}", partial(flipped, kind, seed, False), "verify"
             )
 
-# --- what is no file, and files that are larger than they look ---------------------------------------------------
+# --- paths that are no file, and files larger than they look -----------------------------------------------------
 
 
 def sparse(header: dict[str, Any], size: int, folder: Path) -> None:
@@ -413,7 +413,7 @@ def sparse(header: dict[str, Any], size: int, folder: Path) -> None:
 
 
 def endless(kind: str, size: int, folder: Path) -> None:
-    """A bank of one image whose cells are a hole of so many bytes."""
+    """A bank of one image whose cells are a hole of `size` bytes."""
     os.chdir(folder)
     tensors, metadata, description = deepcopy(parts(kind))
     side = int((size / 2) ** 0.5) // 64 * 64

@@ -1,4 +1,4 @@
-"""Hostile configurations and weights: lpkernel's own files, diffusers folders, and what `convert` is given."""
+"""Hostile configurations and weights: lpkernel's own files, diffusers folders, and input to `convert`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lpkernel.autoencoder.taming import Architecture, _names, convert
 
 diffusers: Any = importlib.import_module("diffusers")
 
-# Texts in place of a value, in JSON and yaml alike.
+# Texts to replace a value with, in JSON and in yaml.
 WRONG = {
     "text": '"x"',
     "true": "true",
@@ -47,7 +47,7 @@ WRONG = {
 
 
 def wrong_values(key: str, number: int) -> Iterator[tuple[str, str]]:
-    """Three wrong values for a key; over the keys, all of them."""
+    """Three wrong values for a key; the keys together get all of them."""
     first = 3 * number % len(WRONG)
     names = list(itertools.islice(itertools.cycle(WRONG), first, first + 3))
     right = {"mid_block_add_attention", "use_quant_conv", "use_post_quant_conv", "double_z"}
@@ -75,7 +75,7 @@ def shapes_of(make: Callable[..., Any], *arguments: Any, **keywords: Any) -> dic
 
 
 def with_value(config: Mapping[str, object], key: str, text: str) -> str:
-    """The JSON of a config, one of its values replaced by a text."""
+    """The JSON of a config, with one of its values replaced by a text."""
     return json.dumps({**config, key: "HERE"}).replace('"HERE"', text)
 
 
@@ -105,7 +105,7 @@ def own_config(text: str) -> Case:
 
 
 def changed_header(change: Callable[[dict[str, Any]], object]) -> Callable[[], bytes]:
-    """A good file whose header is changed."""
+    """A good file with a changed header."""
 
     def make() -> bytes:
         whole = zeros(COMPACT, {"config": json.dumps(SMALL)})
@@ -304,7 +304,7 @@ CONFIGS: dict[str, str | bytes] = {
 
 
 def instead(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
-    """Put something in place of a file of the folder."""
+    """Replace a file of the folder with something else."""
 
     def change(folder: Path) -> None:
         (folder / name).unlink()
@@ -334,7 +334,7 @@ def sparse(path: Path) -> None:
 
 
 def changed_weights(**changes: tuple[int, ...] | None) -> Callable[[Path], object]:
-    """Good weights with other shapes, or without some."""
+    """Good weights with some shapes changed or some tensors missing."""
     shapes = {**SHAPES["VQModel"], **{name.replace("__", "."): shape for name, shape in changes.items()}}
     return lambda folder: (folder / WEIGHTS).write_bytes(
         zeros({name: shape for name, shape in shapes.items() if shape is not None})
@@ -379,7 +379,7 @@ def folders() -> Iterator[tuple[str, Case]]:
         yield f"folder, {name}", in_folder(json.dumps(VQ), after=change)
 
 
-# What `convert` is given
+# Input to `convert`
 
 DDCONFIG: dict[str, Any] = {
     "double_z": False,
@@ -424,7 +424,7 @@ def to_convert(text: Callable[[], str] | str | bytes | None, state: Callable[[],
 
 
 def good_state() -> dict[str, Any]:
-    """Zeros; a single number is written for each tensor."""
+    """Zeros, each tensor stored as a single number."""
     return {name: torch.zeros(()).expand(shape) for name, shape in TAMING.items()}
 
 
@@ -492,7 +492,7 @@ YAMLS: dict[str, Callable[[], str] | str | bytes] = {
     "no resolutions": project({key: value for key, value in DDCONFIG.items() if key != "attn_resolutions"}),
 }
 
-# Wrong shapes for every weight that the architecture is read off, and for one that it is not.
+# Wrong shapes for every weight from which the architecture is inferred, and for one from which it is not.
 READ_OFF = (
     *("encoder.conv_in.weight", "encoder.down.0.block.0.conv1.weight", "encoder.down.1.block.0.conv1.weight"),
     *("encoder.conv_out.weight", "decoder.conv_in.weight", "quantize.embedding.weight", "quant_conv.bias"),

@@ -1,6 +1,6 @@
-"""Requests that no page sends, byte by byte, as somebody would who wants files, other hosts or other people's turns.
+"""Requests that no page sends, byte by byte, from somebody who is after files, other hosts or other people's turns.
 
-In a case's bytes @HOST@ stands for the server's own name, @MARKER@ for a file outside of all that is served, @OTHER@
+In a case's bytes @HOST@ stands for the server's own name, @MARKER@ for a file outside everything served, @OTHER@
 for the address of another server, @TEMPORARY@ for the folder of the demo's own files.
 """
 
@@ -20,9 +20,9 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Ask:
-    """raw: all bytes of a request. taken: whether it is a job (or picture) that may be taken; else it is refused.
+    """raw: all bytes of a request. taken: whether it is a job (or picture) that may be accepted; else it is refused.
 
-    broken: it has no end, and need not get an answer.
+    broken: the request has no end and need not be answered.
     """
 
     raw: bytes
@@ -45,7 +45,7 @@ FILE = {"_type": "gradio.FileData"}
 
 
 def ask(method: str, path: str, body: bytes = b"", host: str = "@HOST@", kind: str = "", **headers: Any) -> bytes:
-    """A request with a body of the length that it says, the connection to be closed after it."""
+    """A request whose body has the stated length, with the connection to be closed after it."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     if kind:
@@ -56,7 +56,7 @@ def ask(method: str, path: str, body: bytes = b"", host: str = "@HOST@", kind: s
 
 
 def job(function: int, data: Any, session: Any = "hostile1", **more: Any) -> bytes:
-    """A job as the page posts it, or not quite."""
+    """A job, exactly or nearly as the page posts it."""
     body = {"data": data, "fn_index": function, "session_hash": session, "trigger_id": None, **more}
     return join(json.dumps(body).encode())
 
@@ -80,7 +80,7 @@ def _nested(value: Any, depth: int) -> Any:
     return value
 
 
-# A file by its name, as Gradio knows it, and as somebody may hope that it does.
+# A file by its name, in forms that Gradio knows or that somebody may hope it knows.
 FILES: dict[str, Any] = {
     "path": {"path": "@MARKER@", "meta": FILE},
     "path alone": {"path": "@MARKER@"},
@@ -105,7 +105,7 @@ FILES: dict[str, Any] = {
 
 
 def _files() -> dict[str, Ask]:
-    """A file in place of each input of each function, every way in turn."""
+    """A file in place of each input of each function, in each form in turn."""
     found, ways = {}, list(FILES.items())
     places = [(function, place) for function, data in HONEST.items() for place in range(len(data))]
     for step, (function, place) in enumerate(places):
@@ -117,7 +117,7 @@ def _files() -> dict[str, Ask]:
 
 
 def _bodies() -> dict[str, Ask]:
-    """Jobs that are none."""
+    """Malformed jobs."""
     good = {"data": HONEST[2], "fn_index": 2, "session_hash": "hostile1", "trigger_id": None}
     other: dict[str, Any] = {
         "function -1": {"fn_index": -1},
@@ -209,7 +209,7 @@ def _bodies() -> dict[str, Ask]:
 
 
 def _taken() -> dict[str, Ask]:
-    """Jobs of the right kinds, whose values are as wrong as they can be: each ends in a line."""
+    """Jobs of the right form with values as wrong as possible: each ends in one line."""
     draw = random.Random(5)
     numbers = [-1, 0, 1, 33, 2**31, -(2**31), 2**53, -(2**53), 0.5, -0.5, 1e15, None]
     texts = [
@@ -334,7 +334,7 @@ def _hosts() -> dict[str, Ask]:
 
 
 def _png(width: int, height: int, data: bytes = b"") -> bytes:
-    """A PNG that says it is so large."""
+    """A PNG that claims this size."""
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(data)),
@@ -356,7 +356,7 @@ RESULT = _saved("PNG", (64, 64), "RGBA")
 
 
 def _pictures() -> dict[str, Ask]:
-    """Picture files that are none, or that are too much."""
+    """Picture files that are not pictures or are too large."""
     svg = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="http://@OTHER@/svg"/></svg>'
     draw = random.Random(7)
     found = {
@@ -408,7 +408,7 @@ def _pictures() -> dict[str, Ask]:
 
 
 def _wholes() -> dict[str, Ask]:
-    """Results that are none, put back into pictures that are none."""
+    """Broken results, and broken pictures to put them back into."""
     found = {
         f"whole with a result of {name}": Ask(whole(result, SQUARE))
         for name, result in {
@@ -442,7 +442,7 @@ def _wholes() -> dict[str, Ask]:
 
 
 def _wire() -> dict[str, Ask]:
-    """What is no HTTP, or two requests where there should be one."""
+    """Bytes that are not HTTP, or two requests where there should be one."""
     good = job(2, HONEST[2])
     chunked = good.partition(b"\r\n\r\n")[0].rpartition(b"\r\n")[0] + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
     hidden = b"GET /gradio_api/file=@MARKER@ HTTP/1.1\r\nHost: @HOST@\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Hostile pickles of every protocol, bare and in both containers of torch: for load_checkpoint and load_arrays."""
+"""Hostile pickles of every protocol, bare and in both of torch's containers, for load_checkpoint and load_arrays."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ def attacks() -> dict[str, Any]:
 
 def by_objects() -> Iterator[tuple[str, Case]]:
     for number, (name, value) in enumerate(attacks().items()):
-        for protocol in PROTOCOLS:  # each protocol in each container, over the attacks
+        for protocol in PROTOCOLS:  # over the attacks, each protocol occurs in each container
             container = tuple(CONTAINERS)[(number + protocol) % 3]
             yield within(container, f"{name}, protocol {protocol}", partial(pickle.dumps, {"a": value}, protocol))
 
 
-# Programs no pickler would write (text opcodes are read under every protocol).
+# Programs that no pickler would write (text opcodes are read under every protocol).
 
 DTYPE = b"cnumpy\ndtype\n(S'%s'\nI00\nI01\ntR"
 ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
@@ -124,7 +124,7 @@ def data(size: int) -> bytes:
 
 
 def laughs(opening: bytes, closing: bytes) -> bytes:
-    """Thirty containers, each of ten times the last."""
+    """Thirty nested containers, each holding the previous one ten times."""
     code = opening + b"I1\n" + closing + b"q\0"
     for level in range(30):
         code += b"0" + opening + (b"h" + bytes([level])) * 10 + closing + b"q" + bytes([level + 1])
@@ -167,7 +167,7 @@ PROGRAMS: dict[str, Callable[[], bytes] | bytes] = {
     "buffer from outside": b"\x80\x05cnumpy._core.numeric\n_frombuffer\n(\x97" + dtype(b"f8") + b"(I1\ntS'C'\ntR.",
     "scalar of little data": b"cnumpy.core.multiarray\nscalar\n(" + dtype(b"f8") + data(4) + b"tR.",
     "scalar of objects": b"cnumpy.core.multiarray\nscalar\n(" + DTYPE % b"O8" + data(8) + b"tR.",
-    # BUILD, SETITEM, APPEND and calls on what is no data of the file
+    # BUILD, SETITEM, APPEND and calls on objects that are not data of the file
     "state of a dtype class": b"cnumpy\ndtype\n(dS'a'\nI1\nsb.",
     "state of a function": TENSOR + b"(dS'__code__'\nNsb.",
     "state of a torch dtype": b"ctorch\nfloat32\n(dS'a'\nI1\nsb.",
@@ -222,7 +222,7 @@ PROGRAMS: dict[str, Callable[[], bytes] | bytes] = {
     "a number of many digits": lambda: b"L" + b"9" * 60000 + b"L\n.",
     "a reference outside": b"P1\n.",
     "a reference to a list": b"(lI1\naQ.",
-    # claims of lengths
+    # false lengths
     "long text, 4 bytes": b"X\xff\xff\xff\x7fab.",
     "long text, 8 bytes": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"ab.",
     "long bytes, 8 bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"ab.",
@@ -330,7 +330,7 @@ TENSORS = {
 
 
 def legacy_storage(code: bytes, path: Path, keys: object = ("0",), length: int = 16, body: bytes = bytes(64)) -> None:
-    """A legacy file with one storage, whose reference has a place for a view."""
+    """A legacy file with one storage, whose reference also has the field for a view."""
     head = pickle.dumps(MAGIC, 2) + pickle.dumps(VERSION, 2) + pickle.dumps({}, 2)
     listed = pickle.dumps(list(keys) if isinstance(keys, tuple) else keys, 2)
     six = code if b"'v'" in code else code.replace(b"tQ", b"NtQ")
@@ -356,7 +356,7 @@ def by_tensors() -> Iterator[tuple[str, Case]]:
 
 
 def patched(path: Path, change: Callable[[bytearray], bytes | bytearray | None]) -> None:
-    """A good zip checkpoint, changed."""
+    """A good zip checkpoint, modified."""
     zipped(tensor(b"I0\n", b"(I16\nt", b"(I1\nt"), path, data_0=bytes(64))
     whole = bytearray(path.read_bytes())
     changed = change(whole)
@@ -374,7 +374,7 @@ def put(signature: bytes, offset: int, value: bytes) -> Callable[[bytearray], No
 
 
 def bomb(path: Path) -> None:
-    """2 MB that inflate to 2 GB."""
+    """2 MB that decompress to 2 GB."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", tensor(b"I0\n", b"(I16\nt", b"(I1\nt"))
         with archive.open("x/data/0", "w", force_zip64=True) as member:
@@ -461,7 +461,7 @@ ZIPS: dict[str, Callable[[Path], object]] = {
 }
 
 
-# Good files with bytes changed: what is left may be taken, and must do no harm.
+# Good files with bytes changed: the result may be loaded, and must do no harm.
 
 
 def good(protocol: int) -> bytes:
@@ -475,7 +475,7 @@ def good(protocol: int) -> bytes:
 
 
 def mutated(path: Path, seed: int) -> None:
-    """Some bytes flipped, set, removed or doubled; mostly where the pickle is."""
+    """Some bytes flipped, set, removed or doubled, mostly within the pickle."""
     chance = random.Random(seed)
     code = bytearray(pickle.dumps([np.arange(3), np.float64(1), {"a": (1, "b", b"c")}], seed % 6))
     whole = code if seed % 3 == 0 else bytearray(good(seed % 6))

@@ -1,4 +1,4 @@
-"""Pictures: formats that nobody asked for, sizes that are lies, headers that unfold, damage of every kind."""
+"""Pictures: unsupported formats, false sizes, headers that expand, damage of every kind."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from lpkernel.errors import InputError
 from lpkernel.pictures.images import FORMATS, load_image, load_mask, load_pixels
 
 Bytes = Callable[[], bytes]
-FLIPS = 25  # damaged files of a case
-logging.getLogger("lpkernel").addHandler(logging.NullHandler())  # profiles that are ignored are warned of
+FLIPS = 25  # damaged files per case
+logging.getLogger("lpkernel").addHandler(logging.NullHandler())  # ignored profiles give warnings
 Image.init()  # once, not in every child
 
 
@@ -40,7 +40,7 @@ USES: dict[str, Callable[[Path], object]] = {
     "bank": _build,
 }
 REFUSED: dict[str, Case] = {}
-ANY: dict[str, Case] = {}  # taken or refused, as the decoders see it
+ANY: dict[str, Case] = {}  # accepted or refused, as the decoders decide
 
 
 def add(into: dict[str, Case], name: str, content: Bytes, file: str = "x.png", uses: str = "image") -> None:
@@ -64,7 +64,7 @@ def picture(kind: str = "PNG", mode: str = "RGB", size: tuple[int, int] = (24, 2
 
 
 def _plain_picture(kind: str, mode: str, size: tuple[int, int]) -> bytes:
-    """A picture of one colour, which is small however large it is."""
+    """A picture of one colour, whose file is small whatever its size."""
     file = io.BytesIO()
     Image.new(mode, size).save(file, kind, **({"speed": 10} if kind == "AVIF" else {}))
     return file.getvalue()
@@ -156,7 +156,7 @@ def tiff(tags: dict[int, tuple[int, Any]], data: bytes = b"\0" * 4096, after: in
 
 
 def plain(width: int = 16, height: int = 16, **changes: Any) -> dict[int, tuple[int, Any]]:
-    """The tags of a plain RGB TIFF with its data at 8."""
+    """The tags of a plain RGB TIFF with its data at offset 8."""
     size = width * height * 3 % 2**32
     tags = {256: (4, width), 257: (4, height), 258: (3, [8, 8, 8]), 259: (3, 1), 262: (3, 2), 273: (4, 8)}
     tags |= {277: (3, 3), 278: (4, height), 279: (4, size)}
@@ -199,7 +199,7 @@ for width, height in [(16_384, 16_384), (8001, 8001), (1 << 24, 1 << 24), (1 << 
 
 
 def j2k_claiming(width: int, height: int, tile: int, parts: int = 3) -> bytes:
-    """The head of a JPEG 2000 codestream, and then the rest of a small one."""
+    """The head of a JPEG 2000 codestream, followed by the rest of a small one."""
     whole = picture("JPEG2000", no_jp2=True)
     place = whole.index(b"\xff\x51") + 6
     size = struct.pack(">8I", width, height, 0, 0, tile or width, tile or height, 0, 0)
@@ -251,11 +251,11 @@ add(ANY, "png of one column", partial(png, 1, 65_535, data=b"\0" * 300_000), use
 add(REFUSED, "png with too little", partial(png, 7000, 7000), uses="pixels")
 
 
-# --- headers that unfold -----------------------------------------------------------------------------------------
+# --- headers that expand -----------------------------------------------------------------------------------------
 
 
 def directory(tags: int, size: int, first: int = 1000, skip: tuple[int, ...] = ()) -> bytes:
-    """A TIFF whose tags, all unknown, are all the same `size` bytes."""
+    """A TIFF with unknown tags that all point at the same `size` bytes."""
     names = [tag for tag in range(first, first + tags) if tag not in skip]
     entries = b"".join(struct.pack("<HHII", tag, 7, size, 8) for tag in names)
     return b"II*\0" + struct.pack("<I", 8 + size) + b"\1" * size + struct.pack("<H", len(names)) + entries + b"\0" * 4
@@ -272,7 +272,7 @@ def exif_in_segments(exif: bytes) -> list[tuple[int, bytes]]:
 
 
 def subdirectories() -> bytes:
-    """A plain TIFF whose EXIF and GPS directories are such bombs."""
+    """A plain TIFF whose EXIF and GPS directories are bombs of that kind."""
     bomb = directory(20_000, 200_000)
     tags = plain(a34665=(4, 8 + 768 + 8 + 200_000), a34853=(4, 8 + 768 + 8 + 200_000))
     return tiff(tags, b"\0" * 768 + bomb.replace(struct.pack("<II", 200_000, 8), struct.pack("<II", 200_000, 784)))
@@ -518,7 +518,7 @@ for name, text in PPMS.items():
 
 
 def cut(kind: str, part: int) -> bytes:
-    """So many percent of a picture."""
+    """The first `part` percent of a picture."""
     whole = picture(kind)
     return whole[: len(whole) * part // 100]
 
@@ -606,7 +606,7 @@ for seed in range(8):
     ANY[f"profiles with changed bytes, {seed}"] = Case(partial(_write_profiles, seed), _try_all)
 
 
-# --- what is no file ---------------------------------------------------------------------------------------------
+# --- paths that are no file --------------------------------------------------------------------------------------
 
 
 def _listen(folder: Path) -> None:

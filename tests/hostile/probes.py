@@ -1,4 +1,4 @@
-"""Cases whose outcomes are known: test_hostile.py reads them, to see that the sandbox sees."""
+"""Cases with known outcomes, with which test_hostile.py checks that the sandbox detects what it should."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs hostile cases one by one, each in a child process that is watched: what it said, did and cost.
+"""Runs hostile cases, each in a watched child process, and reports what it said, did and cost.
 
     PYTHONPATH=tests python -m hostile.sandbox hostile.pickles FOLDER
 
@@ -37,9 +37,9 @@ class Case:
 
 
 ROOM = 4 << 30  # bytes that a case may ask for before the system refuses, so that a bomb cannot hurt the machine
-AT_ONCE = os.cpu_count() or 1  # cases that run beside each other
-PATIENCE = 60  # seconds of wall time until a case is ended
-# What no input may cause; opening files for writing is looked at, too.
+AT_ONCE = os.cpu_count() or 1  # cases that run in parallel
+PATIENCE = 60  # seconds of wall time after which a case is killed
+# What no input may cause; opening files for writing is watched too.
 FORBIDDEN = (
     "subprocess.Popen",
     "os.system",
@@ -97,7 +97,7 @@ def outcomes(module: str) -> dict[str, Outcome]:
 
 
 def faults(outcome: Outcome, refused: bool = True, seconds: float = 2.0, mebibytes: int = 1024) -> list[str]:
-    """What is wrong: [] if it was refused in one line (or, unless `refused`, taken), soon, and did nothing else."""
+    """What is wrong: [] if it was refused quickly in one line (or, unless `refused`, taken) and did nothing else."""
     found = [f"killed by {signal.Signals(outcome.signal).name}"] if outcome.signal else []
     found += [part for part in (outcome.raised, *outcome.acts) if part]
     if outcome.printed:
@@ -118,7 +118,7 @@ def _peak() -> int:
 
 
 def _watch(folder: Path, acts: list[str]) -> None:
-    """Note what is done from here on."""
+    """Record forbidden acts from here on."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event in FORBIDDEN:
@@ -164,13 +164,13 @@ def _child(case: Case, folder: Path, pipe: int) -> None:
 
 
 class _Maker:
-    """A child that writes the inputs of all cases: what making takes or changes is not the case's."""
+    """A child that writes the inputs of all cases, so that the cost of making them is not counted as the case's."""
 
     def __init__(self, cases: dict[str, Case]) -> None:
         asked, self._ask = os.pipe()
         self._answer, answered = os.pipe()
         if os.fork() == 0:
-            os.close(self._ask)  # or its end would never be read
+            os.close(self._ask)  # otherwise its end would never be read
             try:
                 with os.fdopen(asked) as lines:
                     for line in lines:
@@ -193,7 +193,7 @@ class _Maker:
 
 @dataclass
 class _Running:
-    """The child of a case, and where its outcome comes from."""
+    """The child of a case, and the pipe that brings its outcome."""
 
     name: str
     child: int
@@ -231,7 +231,7 @@ def main(module: str, folder: str) -> None:
     importlib.import_module("lpkernel")
     cases: dict[str, Case] = importlib.import_module(module).CASES
     gc.collect()
-    gc.freeze()  # or each child's first collection copies all that it shares with its parent
+    gc.freeze()  # otherwise each child's first collection would copy all memory shared with its parent
     waiting = [(name, case, Path(folder, str(number))) for number, (name, case) in enumerate(cases.items())][::-1]
     running: list[_Running] = []
     maker = _Maker(cases)

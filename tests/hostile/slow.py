@@ -1,4 +1,4 @@
-"""A tiny autoencoder that takes its time over some jobs: a job of 5 images never ends, one of 4 takes a moment."""
+"""A tiny autoencoder that is slow at some jobs: a job of 5 images takes ten minutes, one of 4 a moment."""
 
 from __future__ import annotations
 

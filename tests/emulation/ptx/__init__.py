@@ -1,4 +1,4 @@
-"""Compiled kernels on the CPU: PTX of nvcc or Triton, at the level of sm_80, translated to C++ and executed."""
+"""Compiled kernels on the CPU: PTX from nvcc or Triton, for sm_80, translated to C++ and executed."""
 
 from .module import Module
 from .parse import PtxError

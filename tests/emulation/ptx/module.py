@@ -1,4 +1,4 @@
-"""PTX as a library that runs on the CPU."""
+"""PTX compiled to a library that runs on the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FLAGS = ("-Og", "-w", "-fwrapv", "-fno-strict-aliasing")
 
 
 class Tensor(Protocol):
-    """What an argument that is a buffer must have; torch tensors do."""
+    """What a buffer argument must have; torch tensors do."""
 
     def data_ptr(self) -> int: ...
     def numel(self) -> int: ...
@@ -41,7 +41,7 @@ class _Range(ctypes.Structure):
 
 
 class Module:
-    """The kernels of one or several PTX files, translated to C++ and compiled (once; kept in build/emulation).
+    """The kernels of one or several PTX files, translated to C++ and compiled once (kept in build/emulation).
 
     With `counts`, executed instructions are counted by opcode. Raises NotImplementedError for PTX that the
     translator does not know, with its line.

@@ -1,8 +1,8 @@
 """Reads PTX, as nvcc and Triton write it, into kernels with numbered instructions.
 
 Known: .entry kernels with parameters, registers (also in nested scopes, as inline assembly makes them), labels,
-.branchtargets, .shared, .local, .global and .const variables with plain initial values, .loc and .file. Functions
-(.func) are not, since what ships is inlined.
+.branchtargets, .shared, .local, .global and .const variables with plain initial values, .loc and .file. Not known:
+functions (.func), since everything in the shipped code is inlined.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Variable:
-    """Of .global or .const: its first bytes; the rest is zero."""
+    """A .global or .const variable: its first bytes; the rest is zero."""
 
     size: int
     alignment: int
@@ -87,7 +87,7 @@ class Variable:
 class Program:
     kernels: list[Kernel] = field(default_factory=list)
     shared: dict[str, int] = field(default_factory=dict)  # offset of each .shared variable
-    shared_bytes: int = 0  # of the static ones; what is .extern begins here
+    shared_bytes: int = 0  # of the static ones; .extern variables begin here
     variables: dict[str, Variable] = field(default_factory=dict)
     sources: dict[int, tuple[str, int]] = field(default_factory=dict)  # PTX line -> source file and line
 

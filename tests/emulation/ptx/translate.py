@@ -2,8 +2,8 @@
 
 Registers are variables of the unsigned type of their width; an instruction's type says how it reads them. Each
 family of instructions is one function of the table _FAMILIES; it returns C++ for the instruction without its
-predicate. What a family does not know (a modifier, a type) raises NotImplementedError with the PTX line, since a
-modifier passed over would be a wrong answer.
+predicate. A modifier or type that a family does not know raises NotImplementedError with the PTX line, since a
+modifier that is ignored would give a wrong answer.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _ROUND = {"rni": "std::nearbyint", "rzi": "std::trunc", "rmi": "std::floor", "rp
 
 
 def c_type(name: str) -> str:
-    """The C++ type in which a PTX type's value is kept or read."""
+    """The C++ type in which a value of a PTX type is kept or read."""
     if name == "pred":
         return "bool"
     bits = 8 * type_bytes(name)
@@ -61,7 +61,7 @@ def _unsigned(name: str) -> str:
 
 
 class _Writer:
-    """What the families need to know about the kernel in hand."""
+    """What the families need to know about the current kernel."""
 
     def __init__(self, kernel: Kernel, program: Program) -> None:
         self.kernel, self.program = kernel, program
@@ -102,13 +102,13 @@ class _Writer:
         raise NotImplementedError(f"operand {operand}")
 
     def number(self, operand: str, kind: str) -> str:
-        """C++ for a source operand as a number: floating point read from its bits, integers with their sign."""
+        """C++ for a source operand as a number: floating point from its bits, integers with their sign."""
         if kind in ("f16", "bf16", "f32", "f64"):
             return f"from_{kind}({self.value(operand, 'b' + str(8 * type_bytes(kind)))})"
         return f"({c_type(kind)}){self.value(operand, kind)}"
 
     def address(self, operand: str, kind: str = "u64") -> str:
-        """C++ for [register + offset], without the brackets' contents checked."""
+        """C++ for [register + offset], without checking the address."""
         match = re.fullmatch(r"\[\s*([^+\s\]]+)\s*(?:\+\s*(-?\w+))?\s*\]", operand)
         if match is None:
             raise NotImplementedError(f"address {operand}")
@@ -131,7 +131,7 @@ def _vector(operand: str) -> list[str]:
     return [piece.strip() for piece in operand[1:-1].split(",")] if operand.startswith("{") else [operand]
 
 
-MOST_CHARACTERS = 250_000  # of a C++ file, about: few files, that compile side by side
+MOST_CHARACTERS = 250_000  # per C++ file, roughly: few files, compiled side by side
 
 Family = Callable[[_Writer, Instruction], str]
 _FAMILIES: dict[str, Family] = {}
@@ -158,7 +158,7 @@ def _modifiers(i: Instruction, known: Iterable[str], skip: int = 1) -> set[str]:
 
 
 def _store(w: _Writer, kind: str, target: str, expression: str) -> str:
-    """Assigns a floating-point number to a register of its bits."""
+    """Assigns a floating-point number to a register that holds its bits."""
     return f"{target} = to_{kind}({expression});"
 
 
@@ -731,11 +731,11 @@ def _matrices(w: _Writer, i: Instruction) -> str:
 
 
 class Translator:
-    """Translates PTX files that go into one library; with `counts` every executed instruction is counted by opcode."""
+    """Translates PTX files for one library; with `counts`, executed instructions are counted by opcode."""
 
     def __init__(self, counts: bool = False) -> None:
         self.counts = counts
-        self.counted: list[Counter[str]] = []  # opcodes of the instructions that each counter stands for
+        self.counted: list[Counter[str]] = []  # opcodes of the instructions that each counter covers
         self.kernels: dict[str, Kernel] = {}
 
     def translate(self, ptx: str) -> list[str]:
