@@ -35,6 +35,7 @@ def main() -> int:
     bank = lp.Bank.build(
         np.stack([image for image, _ in drawn]), autoencoder, attributes=dict(zip(avatars.NAMES, table, strict=True))
     )
+    bank.colours = None  # more bytes than all the rest, and drawings have no two lights to be matched
     bank.names = [f"avatar-{index:06d}" for index in range(args.count)]
     bank.save(args.out)
     size = args.out.stat().st_size
