@@ -43,7 +43,7 @@ def main(path: Path) -> None:
     whole = room(autoencoder.decode(bank.whole(np.array([AVATAR])))[0])
     start = read_input(bank, whole, autoencoder)  # aligned by its eyes, once for both edits
     brown, dark = bank.where("Skin_Brown"), bank.where("Skin_Brown & Sunglasses")
-    faces = lp.edit(bank, start, autoencoder, region="eyes,mouth", n=2, candidates=brown)
+    faces = lp.edit(bank, start, autoencoder, region="eyes,mouth", n=2, candidates=brown, seed=1)
     glasses = lp.edit(bank, start, autoencoder, region="eyes", n=1, candidates=dark)
     pictures = [whole]
     for made in (faces, glasses):
