@@ -203,7 +203,7 @@ def test_eyes_of_a_bank_are_the_median_of_those_found() -> None:
     measured = lp.Framing.of(bank, fakes.FakeVQ(), find=find([16 + 32j, 17 + 30j, None, 15 + 32j]))
     assert measured.eyes == pytest.approx((0.25, 0.5, 0.5625, 0.5)) and measured.size == 64
     assert measured.known_from == "eyes found in 15 of 20 of the bank's images"
-    with pytest.raises(lp.InputError, match=r"found in 0 of 20 .*--eyes"):
+    with pytest.raises(lp.InputError, match=r"found in only 0 of 20 .*--eyes"):
         lp.Framing.of(bank, fakes.FakeVQ(), find=find([None]))
     with pytest.raises(lp.InputError, match=r"not aligned; give --eyes"):
         lp.Framing.of(bank, fakes.FakeVQ(), find=find([5 + 5j, 40 + 30j, 20 + 60j, 33 + 14j]))

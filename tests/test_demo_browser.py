@@ -326,7 +326,7 @@ def test_mistakes_get_one_line(page: Visitor, tmp_path: Path) -> None:
     page.refused("edit")
     page.one("#lpk-edit-task input[value=inpaint]").click()
     page.one("#lpk-edit-run").click()
-    assert "nothing is painted; paint what is missing" in page.line("edit", "painted")
+    assert "nothing is painted; paint over what is missing" in page.line("edit", "painted")
 
 
 def test_a_file_is_edited_by_parts_and_paint_is_erased(page: Visitor, tmp_path: Path) -> None:

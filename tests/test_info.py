@@ -65,10 +65,10 @@ def test_the_autoencoder_s_layers_say_what_runs_them(monkeypatch: pytest.MonkeyP
     assert list(found["layers"]) == [
         *("dtype", "images", "convolutions", "GroupNorm", "SiLU", "decoder", "torch.compile")
     ]
-    assert found["layers"]["dtype"].endswith("; channels-last") and found["layers"]["SiLU"].startswith("24 by torch")
+    assert found["layers"]["dtype"].endswith("; channels-last") and found["layers"]["SiLU"].startswith("28 by torch")
     assert info("nowhere")["autoencoder"]["reason"].startswith("nowhere: no such autoencoder")
     half = info(dtype="bfloat16", device="cpu")["autoencoder"]["layers"]
-    assert half["dtype"].startswith("decoder bfloat16, encoder bfloat16") and "29 by torch" in half["convolutions"]
+    assert half["dtype"].startswith("decoder bfloat16, encoder bfloat16") and "33 by torch" in half["convolutions"]
     assert info(f"{fakes.__file__}:FakeVQ")["autoencoder"]["layers"] == {
         "layers": "not known: FakeVQ is not a TorchAutoencoder"
     }
@@ -77,11 +77,11 @@ def test_the_autoencoder_s_layers_say_what_runs_them(monkeypatch: pytest.MonkeyP
 def test_group_norms_say_why_they_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     autoencoder: Any = load_autoencoder(device="cpu", dtype="float32")
     monkeypatch.setattr(moments, "_reasons", lambda isa: ())
-    assert described(autoencoder)["GroupNorm"] == "13 by the compiled code"
+    assert described(autoencoder)["GroupNorm"] == "15 by the compiled code"
     monkeypatch.setattr(moments, "FEW_THREADS", 0)
     assert described(autoencoder)["GroupNorm"].endswith("; of one image of more than 524,288 numbers by torch")
     monkeypatch.setattr(moments, "_reasons", lambda isa: ("switched off",))
-    assert described(autoencoder)["GroupNorm"] == "13 by torch and NumPy: switched off"
+    assert described(autoencoder)["GroupNorm"] == "15 by torch and NumPy: switched off"
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert "has no oneDNN" in described(autoencoder)["convolutions"]
 
@@ -92,14 +92,14 @@ def test_a_gpu_s_layers_say_what_is_fused(monkeypatch: pytest.MonkeyPatch) -> No
     autoencoder.device, autoencoder.batch = torch.device("cuda"), 64
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
-        assert described(autoencoder)["GroupNorm"] == "13 by torch, since triton is not installed, none fused with SiLU"
+        assert described(autoencoder)["GroupNorm"] == "15 by torch, since triton is not installed, none fused with SiLU"
     need_triton()
     fuse(autoencoder.network)
     said = described(autoencoder)
-    assert said["GroupNorm"] == "13 by Triton, 13 of them fused with SiLU" and said["SiLU"] == "11 by torch"
-    assert said["images"] == "batches of 64, the last one filled up" and said["convolutions"] == "29 by torch"
+    assert said["GroupNorm"] == "15 by Triton, 15 of them fused with SiLU" and said["SiLU"] == "13 by torch"
+    assert said["images"] == "batches of 64, the last one filled up" and said["convolutions"] == "33 by torch"
     autoencoder.dtype = torch.float64
     assert "Triton's has no float64" in described(autoencoder)["GroupNorm"]
     autoencoder.dtype = torch.bfloat16
     monkeypatch.setattr(configs, "norm", lambda channels, groups: None)
-    assert described(autoencoder)["GroupNorm"].endswith("13 by torch, with too many channels for the kernel")
+    assert described(autoencoder)["GroupNorm"].endswith("15 by torch, with too many channels for the kernel")

@@ -250,7 +250,7 @@ def test_keeping_the_outside() -> None:
     images, bare = kept.decode(autoencoder), plain.decode(autoencoder)
     assert np.array_equal(kept.sources, plain.sources)
     moved = np.abs(images[:, FACE].astype(int) - bare[:, FACE])  # to match the colours at the region's edge
-    assert moved.max() <= MOST_MOVED and moved.mean() < 6
+    assert moved.max() <= MOST_MOVED and moved.mean() < 12
     away = ~cells.pixels(cells.grown(cells.grown(cells.touched(FACE, 16))), 128)
     assert np.array_equal(images[:, away], np.stack([avatar(9)] * 2)[:, away])
     assert (bare[:, away] != images[:, away]).any()  # the decoder alone does not keep them
