@@ -81,7 +81,7 @@ def _batch(images: list[Image.Image]) -> Tensor:
 
 
 def discriminator() -> nn.Sequential:
-    """Of patches of 45 pixels, positive where they look real: (N, 3, H, W) -> (N, 1, H / 4, W / 4)."""
+    """Scores patches of 45 pixels, positive where they look real: (N, 3, H, W) -> (N, 1, H / 4, W / 4)."""
     widths = (48, 96, 128)
     layers: list[nn.Module] = []
     for before, after, stride in zip((3, *widths), widths, (2, 2, 1), strict=False):
@@ -96,8 +96,14 @@ def widen(model: CompactVQ, start: CompactVQ, noise: float = 0.05) -> None:
 
     An added channel is a copy of one in the same group of its norm, and the weights that read both are halved; an
     added block does nothing yet. `noise`, a share of the weights' deviation, lets the copies part; norms also see
-    some channels more often than others.
+    some channels more often than others. Raises ValueError for a start that is not smaller.
     """
+    room = model.state_dict()
+    for name, value in start.state_dict().items():
+        if name not in room or any(new < old for new, old in zip(room[name].shape, value.shape, strict=True)):
+            raise ValueError(
+                f"start: its {name} has no place in the model; give a model that is no wider and no deeper"
+            )
     for part in ("encoder", "decoder"):
         news, olds = list(getattr(model, part)), list(getattr(start, part))
         copies = torch.arange(next(layer.in_channels for layer in olds if isinstance(layer, nn.Conv2d)))

@@ -33,6 +33,11 @@ def test_a_widened_network_has_the_function_of_its_start() -> None:
     assert torch.equal(wide.codebook, start.codebook)
 
 
+def test_a_larger_start_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"start: its encoder\.1\.weight has no place"):
+        training.widen(CompactVQ(SMALL), CompactVQ(WIDE))
+
+
 def test_noise_parts_the_copies() -> None:
     torch.manual_seed(0)
     wide = CompactVQ(WIDE)
