@@ -567,7 +567,8 @@ class Bank(BankFields):
         if reason:
             made_by = self.autoencoder_name or "another one"
             raise InputError(
-                f"autoencoder {autoencoder.name!r} does not fit the bank (made with {made_by!r}): {reason}"
+                f"autoencoder {autoencoder.name!r} does not fit the bank (made with {made_by!r}): {reason}; "
+                "give the one that made it, or build the bank again from its images"
             )
 
 
