@@ -41,6 +41,7 @@ class Made:
 
     sources: (N, M, M) int32, among all images of the bank.
     content: codes (N, M, M) int64 or latents (N, M, M, L) float32.
+    part: this process's images.
     shifts: (N, M, M, 2) int8 with a search radius, as of `lpkernel.Synthesis`.
     offsets: (N, 3, M, M) float32 where the preset matches colours: what `decode` adds to those of each cell
     (`lpkernel.pictures.seams`).
@@ -48,11 +49,13 @@ class Made:
 
     sources: NDArray[np.int32]
     content: NDArray[Any]
+    part: Bank
     shifts: NDArray[np.int8] | None = None
     offsets: NDArray[np.float32] | None = None
 
     def decode(self, autoencoder: Autoencoder) -> NDArray[np.uint8]:
-        """(N, H, W, 3) uint8, by the autoencoder that the bank was made with."""
+        """(N, H, W, 3) uint8. Raises InputError if the bank was made with another autoencoder."""
+        self.part.check_autoencoder(autoencoder)
         images = autoencoder.decode(self.content)
         return images if self.offsets is None else seams.with_offsets(images, self.offsets)
 
@@ -150,11 +153,11 @@ class _Part:
         """From maps of views: images, shifts, and what the owners have there."""
         sources, moved = views.taken_apart(maps, self.images, self.radius) if self.radius else (maps, None)
         matching = match_colours and all(self.wire.told(self.bank.colours is not None))
-        local = sources.astype(np.int64) - self.first
-        mine = (local >= 0) & (local < self.bank.size)
+        local, mine = self.own(sources.astype(np.int64))
         found = self.bank.gather(np.where(mine, local, 0), moved)
         found[~mine] = 0
-        return Made(sources, self.wire.summed(found), moved, self.offsets(sources, moved) if matching else None)
+        offsets = self.offsets(sources, moved) if matching else None
+        return Made(sources, self.wire.summed(found), self.bank, moved, offsets)
 
     def offsets(self, sources: NDArray[np.int32], moved: NDArray[np.int8] | None) -> NDArray[np.float32]:
         """The offsets of matched colours; the owners have the examples' colours."""

@@ -244,13 +244,14 @@ def test_the_embedded_autoencoder_need_not_be_given(mode: Callable[..., lp.Synth
 
 def test_keeping_the_outside() -> None:
     bank, autoencoder = avatars()
-    options: dict[str, Any] = {"mask": FACE, "n": 2}
+    alike = bank.where("Skin_Tan")  # as the avatar's: another skin is rightly moved further
+    options: dict[str, Any] = {"mask": FACE, "n": 2, "candidates": alike}
     kept = lp.edit(bank, avatar(9), autoencoder, keep_outside=True, **options)
     plain = lp.edit(bank, avatar(9), autoencoder, keep_outside=False, **options)
     images, bare = kept.decode(autoencoder), plain.decode(autoencoder)
     assert np.array_equal(kept.sources, plain.sources)
     moved = np.abs(images[:, FACE].astype(int) - bare[:, FACE])  # to match the colours at the region's edge
-    assert moved.max() <= MOST_MOVED and moved.mean() < 12
+    assert moved.max() <= MOST_MOVED and moved.mean() < 6
     away = ~cells.pixels(cells.grown(cells.grown(cells.touched(FACE, 16))), 128)
     assert np.array_equal(images[:, away], np.stack([avatar(9)] * 2)[:, away])
     assert (bare[:, away] != images[:, away]).any()  # the decoder alone does not keep them

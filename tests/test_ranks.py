@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from test_cli import FAKE
 from test_runs import content, members
 
-from lpkernel import Bank, Synthesis, distributed, generate
+from lpkernel import Bank, Synthesis, distributed, generate, load_autoencoder
 from lpkernel.cli import main
 from lpkernel.commands.ranks import Rank
 from lpkernel.errors import InputError
@@ -198,6 +198,8 @@ def test_a_divided_bank_decodes_to_the_pictures_of_the_whole(preset: str) -> Non
     made, whole = distributed.generate(bank, 4, patch=3, preset=preset), generate(bank, 4, patch=3, preset=preset)
     assert whole.match_colours == (preset == "balanced")
     assert np.array_equal(made.decode(autoencoder), whole.decode(autoencoder))
+    with pytest.raises(InputError, match="does not fit the bank"):
+        made.decode(load_autoencoder())
 
 
 def test_what_a_divided_bank_refuses(tmp_path: Path) -> None:
