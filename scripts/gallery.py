@@ -1,4 +1,4 @@
-"""The figures of docs/gallery.md: every example script is run on the avatars and its picture reduced to 256 colours.
+"""The figures of docs/gallery.md: every example script is run on the avatars and its picture reduced to 240 colours.
 
 make gallery            # or: python scripts/gallery.py
 """
@@ -15,7 +15,7 @@ from lpkernel.pictures.images import opened
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ("whole", "presets", "reference", "edit", "inpaint", "harmonize", "attributes", "provenance")
-LARGEST = 680_000  # bytes of all figures
+LARGEST = 660_000  # bytes of all figures
 
 
 def main() -> int:
@@ -25,7 +25,7 @@ def main() -> int:
         path = folder / f"{name}.png"
         runpy.run_path(str(ROOT / "examples" / f"{name}.py"))["main"](path)
         with opened(path) as picture:
-            small = picture.quantize(256, dither=Image.Dither.NONE)
+            small = picture.quantize(240, dither=Image.Dither.NONE)
         small.save(path, optimize=True)
         size += path.stat().st_size
         print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes")
