@@ -251,7 +251,7 @@ def generate(
         canvas: starting canvas of plans that need one (reference, edit): (M, M) or (n, M, M) codes, or
             (M, M, L) or (n, M, M, L) latents, as the bank's autoencoder encodes them.
         domain: compare "codes" (the full side, by table; plans of one scale or with start "carry"), "latents", or
-            "auto" for the faster of those possible. Both give the same integers.
+            "auto": codes where possible, unless the backend is quicker with latents. Both give the same integers.
         search_radius: r, 0 to 4: patches are also copied from up to r cells beside their place in the bank images, for
             banks that are not well aligned; this compares (2 r + 1)^2 times as many. See `lpkernel.views`.
         copy_limit: redraw images that copy too much of one source; see `lpkernel.copies`.
@@ -379,7 +379,7 @@ def request(
     in_codes = _in_codes(bank, plan, domain)
     return ScanRequest(
         plan=plan,
-        bank=_view(bank, plan, in_codes, radius),
+        bank=_view(bank, plan, in_codes, domain, radius),
         canvas=_canvases(bank, plan, start, in_codes),
         candidates=views.of_images(allowed, bank.size, radius) if radius else allowed,
         images=np.arange(first_image, first_image + n, dtype=np.int64),
@@ -435,12 +435,13 @@ def _in_codes(bank: Bank, plan: Plan, domain: str) -> bool:
     return possible and domain != "latents"
 
 
-def _view(bank: Bank, plan: Plan, in_codes: bool, radius: int) -> LatentBank | CodeBank | MixedBank:
+def _view(bank: Bank, plan: Plan, in_codes: bool, domain: str, radius: int) -> LatentBank | CodeBank | MixedBank:
     """The bank, or its views, as backends see it."""
+    latents = bank.latent_view(radius)
     if not in_codes:
-        return bank.latent_view(radius)
-    codes = bank.code_view(radius)
-    return codes if len(plan.scales) == 1 else MixedBank(bank.latent_view(radius), codes)
+        return latents
+    codes = replace(bank.code_view(radius), latents=latents if domain == "auto" else None)
+    return codes if len(plan.scales) == 1 else MixedBank(latents, codes)
 
 
 def _parts(hubness: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -77,10 +78,12 @@ class World:
         hubness: int = 0,
         radius: int = 0,
         of_latents: bool = False,
+        either: bool = False,
     ) -> ScanRequest:
         """in_codes: the full side in codes; with several scales (of a plan that carries), the smaller ones in latents.
 
-        radius: of the views that are searched; of_latents: as for a bank that has no codes.
+        radius: of the views that are searched; of_latents: as for a bank that has no codes. either: codes that may also
+        be compared as latents.
         """
         canvas: tuple[np.ndarray | None, ...] = (None,) * len(plan.scales)
         if start is not None:
@@ -95,6 +98,8 @@ class World:
             codes = CodeBank(self.codes if views.codes is None else views.codes, self.codebook, self.table)
             allowed = of_images(allowed, len(self.codes), radius)
         bank: LatentBank | CodeBank | MixedBank = latents
+        if either:
+            codes = replace(codes, latents=latents)
         if in_codes:
             bank = codes if len(plan.scales) == 1 else MixedBank(latents, codes)
         return ScanRequest(

@@ -129,6 +129,7 @@ def hard_request(data: st.DataObject) -> ScanRequest:
         in_codes=by_codes and data.draw(st.booleans(), "codes"),
         hubness=data.draw(st.sampled_from([0, 64, 255, 256]), "hubness"),
         radius=radius,
+        either=data.draw(st.booleans(), "either"),
     )
 
 
@@ -149,12 +150,36 @@ def test_any_plan_is_the_same_on_every_way(data: st.DataObject) -> None:
                 coarse=data.draw(st.sampled_from([1, 1 << 40]), "coarse"),
                 levels=data.draw(st.sampled_from([-1, 1 << 40]), "levels"),
                 some=data.draw(st.sampled_from([-1, 1 << 40]), "some"),
+                few=data.draw(st.sampled_from([1, 1 << 40]), "few"),
             )
             torch.set_num_threads(data.draw(st.integers(1, 4), "threads"))
             try:
                 assert np.array_equal(runner.scan(request), wanted)
             finally:
                 torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "levels", "either", "kind"),
+    [
+        (4, 60, 1 << 20, True, LatentBank),
+        (3, 60, 1 << 20, True, CodeBank),  # too few to lay latents out
+        (4, 32, 1 << 20, True, CodeBank),  # all distances are tabulated
+        (4, 60, 1 << 10, True, CodeBank),  # too many to keep
+        (4, 60, 1 << 20, False, CodeBank),  # asked for
+    ],
+)
+def test_codes_are_compared_as_latents_where_these_pay(
+    images: int, size: int, levels: int, either: bool, kind: type
+) -> None:
+    world, runner = World(size, side=6, channels=5, codes=9), CppBackend()
+    runner.tuning = Tuning(levels=levels)
+    steps = plan.random(6, 3, 3, scales=[4, 6], start="carry")
+    request = world.request(steps, range(images), 3, in_codes=True, either=either)
+    banks = runner._banks(request)
+    assert isinstance(banks[6], kind)
+    assert isinstance(banks[4], LatentBank)
+    assert np.array_equal(runner.scan(request), SPECIFICATION.scan(request))
 
 
 @pytest.mark.parametrize("size", [1, 2, 63, 500, 1023, 1024, 1025, 5000])

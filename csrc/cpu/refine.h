@@ -4,8 +4,8 @@
 //   E(s) = sum over neighbouring cells i, j of images a = s_i != b = s_j of  |x_a(i) - x_b(i)|^2 + |x_a(j) - x_b(j)|^2
 //
 // maps (N, side, side) int32, each refined in place by one task; cells (B, side, side) codes of `vectors` (V, C), or
-// (B, side, side, C) values. Vectors of codes stay in the first-level cache (32 KB for 1024 codes of 16 channels); a
-// table of distances would not. Cells without a seam are skipped, and so are those around which nothing has moved since
+// (B, side, side, C) values. Vectors of codes stay in a near cache (64 KB for 2048 codes of 16 channels); a table of
+// distances would not. Cells without a seam are skipped, and so are those around which nothing has moved since
 // they were last looked at.
 //
 // Ties: a cell's own image before others, then the first met: cells in raster order, each above, left, right, below.

@@ -29,6 +29,7 @@ namespace lpkernel {
 namespace {
 
 constexpr std::int64_t FEW = 16;        // images per thread, from which threads take images, not parts of a large bank
+constexpr std::int64_t LARGE = 4096;    // images of a large bank
 constexpr int IN_TURN = 2;              // images that walk a small bank in turn
 constexpr std::int64_t SMALL = 16;      // most images over a small bank in one task
 constexpr std::int64_t TOGETHER = 512;  // most images that share what is derived from a bank
@@ -392,7 +393,7 @@ void scan(const Scan& request, const Kernels& run, std::int32_t* sources) {
     const auto n = static_cast<std::int64_t>(request.images.size());
     const bool small = request.scales.back().layer->has_tables();
     const std::int64_t threads = std::max(1, request.threads);
-    const bool large = request.scales.back().layer->size() >= request.tuning.seeded;
+    const bool large = request.scales.back().layer->size() >= LARGE;
     if (!small && (n < threads || (large && n < threads * FEW))) {
         Walk(request, run, 0, n, static_cast<int>(threads))(sources);
         return;

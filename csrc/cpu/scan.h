@@ -23,7 +23,7 @@ struct Scale {
 struct Tuning {
     std::int64_t group = 64;       // most images that walk through the plan together
     std::int64_t split = 1 << 17;  // compared values of a step, from which threads divide the bank for few images
-    std::int64_t seeded = 4096;    // bank images from which limits are set by recent neighbours first
+    std::int64_t seeded = 512;     // bank images from which limits are set by recent neighbours first
 };
 
 struct Scan {

@@ -38,12 +38,14 @@ class CodeBank:
 
     codes (B, M, M) int16 or int32 in [0, V); vectors (V, C) int16, the fixed-point codebook; table (V, V)
     int32, the squared distance of each pair of its rows. Distances are sums of table entries, the same
-    integers as in the latent domain.
+    integers as in the latent domain. latents: the same cells as latents, where a backend may compare whichever is
+    quicker; else None.
     """
 
     codes: Codes
     vectors: NDArray[np.int16]
     table: NDArray[np.int32]
+    latents: LatentBank | None = None
 
     @property
     def size(self) -> int:

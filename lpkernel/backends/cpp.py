@@ -35,12 +35,14 @@ class Tuning:
 
     group: images that walk through a plan together.
     split: compared values of a step from which few images share it among the threads.
+    few: images made, below which codes are never compared as latents: laying these out takes longer than they save.
     seeded: bank images from which a search starts from the limit that recent neighbours give.
     pairs: bank images up to which all distances between them are tabulated.
     screened: images of codes from which bounds come before exact sums.
     coarse: images of latents from which a few channels are compared before all.
     kept: bytes of bank layouts that are kept for the next call; 1 GiB is two million images of 256 codes.
-    levels: bytes of all levels of a plan, beyond which those of a bank of codes are not kept but made where needed.
+    levels: bytes of all levels of a plan, beyond which those of a bank of codes are not kept but made where needed, and
+        its codes are not compared as latents.
     some: largest size, in bytes, at which the channels of such a level that are compared first are kept; four times
         that where there is one for each shift of views.
     packed: queries from which masked_topk packs the bank; twice as many above 4 MiB; a quarter for rows of less than 32
@@ -51,9 +53,10 @@ class Tuning:
 
     group: int = 64
     split: int = 1 << 17
-    seeded: int = 4096
+    few: int = 4
+    seeded: int = 512
     pairs: int = 32
-    screened: int = 4096
+    screened: int = 2048
     coarse: int = 256
     kept: int = 1 << 30
     levels: int = 1 << 25
@@ -115,15 +118,17 @@ class CppBackend:
         isa, tuning = os.environ.get("LPKERNEL_ISA", ""), self.tuning
         philox.check_seed(request.seed)
         scales = []
+        banks = self._banks(request)
+        kept = _level_bytes(banks) <= tuning.levels
         for scale, start in zip(request.plan.scales, request.canvas, strict=True):
-            bank = request.bank_at(scale.side)
+            bank = banks[scale.side]
             steps = self._native_steps(scale)
             made_from: tuple[Array, ...]  # content and, unless it is a level, the table or vectors for its codes
             if isinstance(bank, CodeBank):
                 codes, radius = _images(bank.codes)
                 made_from, chosen = (codes, _dense(bank.table)), Chosen(request.candidates, radius)
                 layer = self._layer(steps, *made_from, chosen, isa)
-            elif bank.cells is not None and (isinstance(bank.cells[0], Views) or _level_bytes(request) > tuning.levels):
+            elif bank.cells is not None and (isinstance(bank.cells[0], Views) or not kept):
                 codes, radius = _images(bank.cells[0])
                 made_from, chosen = (codes, bank.cells[1]), Chosen(request.candidates, radius)
                 layer = self._derived(scale.side, *made_from, chosen, isa)
@@ -134,6 +139,9 @@ class CppBackend:
             isolation = None
             if request.hubness:
                 isolation = self._isolation(scale, steps, layer, made_from, chosen, isa)
+            asked = request.bank_at(scale.side)
+            if start is not None and isinstance(asked, CodeBank) and isinstance(bank, LatentBank):
+                start = asked.vectors[start]
             first = None if start is None else _start(start, len(bank.table) if isinstance(bank, CodeBank) else None)
             scales.append((steps, layer, made_from[0], first, isolation))
         return _native.cpu().scan(
@@ -147,6 +155,14 @@ class CppBackend:
             isa,
             (tuning.group, tuning.split, tuning.seeded),
         )
+
+    def _banks(self, request: ScanRequest) -> dict[int, CodeBank | LatentBank]:
+        """What is compared at each side: codes as latents where these are allowed, worth laying out, and kept."""
+        asked = {side: request.bank_at(side) for side in request.plan.sides}
+        if len(request.images) < self.tuning.few or len(request.candidates) <= self.tuning.pairs:
+            return asked
+        latents = {side: _as_latents(bank) for side, bank in asked.items()}
+        return latents if _level_bytes(latents) <= self.tuning.levels else asked
 
     def _layer(self, steps: Any, content: Array, table: Array | None, chosen: Chosen, isa: str) -> Any:
         """The bank laid out for search, kept as long as its arrays live. Banks are read-only."""
@@ -238,12 +254,19 @@ def _key(arrays: tuple[Array, ...], chosen: Chosen) -> tuple[Any, ...]:
     return *map(id, arrays), chosen.radius, None if every else chosen.candidates.tobytes()
 
 
-def _level_bytes(request: ScanRequest) -> int:
-    """Bytes of all levels that are compared as latents."""
-    banks = {side: request.bank_at(side) for side in request.plan.sides}
-    cells = sum(side * side for side, bank in banks.items() if isinstance(bank, LatentBank))
-    vectors = next((bank.cells[1] for bank in banks.values() if isinstance(bank, LatentBank) and bank.cells), None)
-    return 0 if vectors is None else request.bank.size * cells * vectors.shape[1] * vectors.itemsize
+def _as_latents(bank: CodeBank | LatentBank) -> CodeBank | LatentBank:
+    if isinstance(bank, LatentBank) or bank.latents is None or isinstance(bank.codes, Views):
+        return bank
+    return bank.latents
+
+
+def _level_bytes(banks: dict[int, CodeBank | LatentBank]) -> int:
+    """Bytes of all levels that are compared as latents and could be made from codes."""
+    return sum(
+        bank.size * side * side * bank.cells[1].shape[1] * bank.cells[1].itemsize
+        for side, bank in banks.items()
+        if isinstance(bank, LatentBank) and bank.cells
+    )
 
 
 def _images(content: Array | Views) -> tuple[Array, int]:

@@ -36,6 +36,11 @@ MADE = 500  # images made for each --preset
 SHOWN = 32  # samples of each column on the page
 NEAREST_SHOWN = 8
 
+
+def _flag(text: str) -> bool:
+    return bool(("0", "1").index(text))
+
+
 OPTIONS: dict[str, Callable[[str], Any]] = {
     "patch": int,
     "stride": int,
@@ -46,8 +51,8 @@ OPTIONS: dict[str, Callable[[str], Any]] = {
     "hubness": float,
     "mirror": int,
     "search_radius": int,
-    "refine": lambda text: bool(("0", "1").index(text)),
-    "match_colours": lambda text: bool(("0", "1").index(text)),
+    "refine": _flag,
+    "match_colours": _flag,
 }
 
 
