@@ -40,6 +40,7 @@ from lpkernel.pictures.images import load_pixels
 TRAIN_FACES = 899
 AVATARS_SHARE = 0.25
 HELD_OUT_AVATARS = range(100)  # drawn from seeds 0..99; training uses later ones
+RAMP = 300  # steps over which the discriminator's weight grows: at once, a weight of 0.6 ruined a network
 BANDS = ((16, 32), (32, 64))  # cycles an image, of the powers that are reported
 
 
@@ -96,7 +97,8 @@ def widen(model: CompactVQ, start: CompactVQ, noise: float = 0.05) -> None:
 
     An added channel is a copy of one in the same group of its norm, and the weights that read both are halved; an
     added block does nothing yet. `noise`, a share of the weights' deviation, lets the copies part; norms also see
-    some channels more often than others. Raises ValueError for a start that is not smaller.
+    some channels more often than others. A longer codebook is left to be found. Raises ValueError for a start that is
+    not smaller.
     """
     room = model.state_dict()
     for name, value in start.state_dict().items():
@@ -122,7 +124,8 @@ def widen(model: CompactVQ, start: CompactVQ, noise: float = 0.05) -> None:
                     _widen_norm(block.norm, begun.norm, copies)
                     _widen_conv(block.conv1, begun.conv1, copies, copies, noise)
                     _widen_conv(block.conv2, begun.conv2, copies, copies, noise)
-    model.codebook.copy_(start.codebook)
+    if model.codebook.shape == start.codebook.shape:
+        model.codebook.copy_(start.codebook)
 
 
 def _copies(old: int, new: int, groups: int = 8) -> Tensor:
@@ -273,8 +276,11 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     data = Data(args.seed, args.avatars)
     model, average = (CompactVQ(CompactConfig()).to(memory_format=torch.channels_last) for _ in range(2))  # type: ignore[call-overload]
+    book_starts = args.warm_up  # the step that finds the codebook by k-means
     if args.start:
-        widen(model, load_compact(args.start, "start", "cpu", "float32").network)
+        start = load_compact(args.start, "start", "cpu", "float32").network
+        widen(model, start)
+        book_starts = -1 if start.codebook.shape == model.codebook.shape else 0
     average.load_state_dict(model.state_dict())
     lpips = LPIPS(packages.lpips_weights())
     optimiser = torch.optim.AdamW(model.parameters(), args.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
@@ -290,19 +296,18 @@ def train(args: argparse.Namespace) -> None:
             part.load_state_dict(state[name])
         book.counts, book.sums, first = state["counts"], state["sums"], state["step"]
         data.random = np.random.default_rng(args.seed + first)
-    warm_up = 0 if args.start else args.warm_up
     started = time.time()
     for step in range(first, args.steps):
         rate = learning_rate(step, args.steps, args.rate)
         for group in optimiser.param_groups:
             group["lr"] = rate
         images = data.sample(args.batch)
-        if step == warm_up and not args.start:
+        if step == book_starts:
             with torch.inference_mode():
                 book.start(torch.cat([model.encode(data.sample(64)).flatten(0, 2) for _ in range(8)]))
         with torch.autocast("cpu", torch.bfloat16):
             latents = model.encode(images)
-        if step < warm_up:
+        if step < book_starts:
             quantised, commitment = latents, latents.square().mean() * 1e-3
         else:
             flat = latents.detach().flatten(0, 2)
@@ -318,11 +323,12 @@ def train(args: argparse.Namespace) -> None:
         l1, square = (decoded - images).abs().mean(), (decoded - images).square().mean()
         loss = l1 + args.square * square + args.perceptual * perceptual + 0.25 * commitment
         optimiser.zero_grad(set_to_none=True)
-        opposed = step >= args.adversary_from * args.steps
-        backward(loss, decoded, adversary if opposed else None, args.adversary)
+        opposed = step - round(args.adversary_from * args.steps)
+        weight = args.adversary * min(1.0, opposed / RAMP)
+        backward(loss, decoded, adversary if opposed >= 0 else None, weight)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        if opposed:
+        if opposed >= 0:
             adversary.step(images, decoded.detach(), rate / args.rate)
         with torch.no_grad():
             decay = min(0.999, (step + 1) / (step + 10))

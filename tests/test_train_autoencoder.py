@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import train_autoencoder as training
@@ -31,6 +33,18 @@ def test_a_widened_network_has_the_function_of_its_start() -> None:
         torch.testing.assert_close(wide.encode(images), start.encode(images), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(wide.decode(latents), start.decode(latents), rtol=1e-4, atol=1e-5)
     assert torch.equal(wide.codebook, start.codebook)
+
+
+def test_a_longer_codebook_is_left_to_be_found() -> None:
+    wide = CompactVQ(replace(WIDE, codebook_size=16))
+    training.widen(wide, network(SMALL))
+    assert not wide.codebook.any()
+    vectors = torch.randn(400, 8)
+    book = training.Codebook(wide)
+    book.start(vectors)
+    assert torch.equal(book.sums, wide.codebook)
+    centres = [vectors[wide.nearest(vectors) == code].mean(0) for code in range(16)]
+    assert all((centre - row).norm() < 0.5 for centre, row in zip(centres, wide.codebook, strict=True))
 
 
 def test_a_larger_start_is_refused() -> None:

@@ -31,7 +31,7 @@ class CompactConfig:
     """Shape of a `CompactVQ`; stored beside its weights."""
 
     image_size: int = 128
-    codebook_size: int = 1024  # V
+    codebook_size: int = 2048  # V
     codebook_width: int = 32  # L
     encoder_widths: tuple[int, int] = (128, 256)  # channels at 32x32 and 16x16
     decoder_widths: tuple[int, int, int] = (288, 160, 64)  # at 16x16, 32x32 and 64x64

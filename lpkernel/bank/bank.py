@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_BANK = Path(__file__).resolve().parent.parent / "data" / "avatars.lpbank"
 CHANNELS = 16  # the default, where a latent has as many
 TABLE_ROWS = 4096  # codebooks up to this size have a distance table
-_CHUNK = 256  # bank images handled at once
+_CHUNK = 256  # bank images, or rows of a table, handled at once
 
 
 def _fixed(projected: np.ndarray, scale: float, limit: int) -> np.ndarray:
@@ -358,7 +358,11 @@ class Bank(BankFields):
         if self._table is None:
             rows64 = self.fixed_codebook.astype(np.float64)  # float64 products of these integers are exact
             squares = (rows64 * rows64).sum(axis=1)
-            self._table = (squares[:, None] + squares - 2 * (rows64 @ rows64.T)).astype(np.int32)
+            table = np.empty((len(rows64), len(rows64)), np.int32)
+            for start in range(0, len(rows64), _CHUNK):  # whole, the sums in float64 would take several times as much
+                some = slice(start, start + _CHUNK)
+                table[some] = squares[some, None] + squares - 2 * (rows64[some] @ rows64.T)
+            self._table = table
         return self._table
 
     def largest_cell_distance(self, start: np.ndarray | None = None, resizes: int = 0) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lpkernel.modes.inputs import SAME, Input
+from lpkernel.modes.inputs import Input
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.protocol import Autoencoder
@@ -35,8 +35,7 @@ def warnings(bank: Bank, start: Input, autoencoder: Autoencoder, known: NDArray[
         rows = np.concatenate([canvas[cells].astype(np.float64)[None], sample]).reshape(len(sample) + 1, -1)
         squares = (rows * rows).sum(1)
         distances = squares[:, None] + squares[1:] - 2 * rows @ rows[1:].T
-        # an image's distance to itself, or to the same picture once more, says nothing
-        distances[distances < SAME * np.median(distances, axis=1, keepdims=True)] = np.inf
+        distances[distances == 0] = np.inf  # an image's distance to itself says nothing
         nearest = distances.min(axis=1)
         usual = np.percentile(nearest[1:][np.isfinite(nearest[1:])], FAR) if np.isfinite(nearest[1:]).any() else np.inf
         if np.isfinite(nearest[0]) and nearest[0] > usual:
