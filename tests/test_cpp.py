@@ -182,6 +182,13 @@ def test_codes_are_compared_as_latents_where_these_pay(
     assert np.array_equal(runner.scan(request), SPECIFICATION.scan(request))
 
 
+def test_codes_stay_codes_where_nothing_says_how_large_their_latents_are() -> None:
+    world = World(60, side=6)
+    codes = replace(world.code_bank, latents=LatentBank(world.level, 60))
+    request = replace(world.request(plan.random(6, 3, 3, scales=[6]), range(4), 3), bank=codes)
+    assert CppBackend()._banks(request) == {6: codes}
+
+
 @pytest.mark.parametrize("size", [1, 2, 63, 500, 1023, 1024, 1025, 5000])
 @pytest.mark.parametrize("k", [1, 10, 128])
 def test_scans_of_ragged_banks(size: int, k: int) -> None:

@@ -255,9 +255,9 @@ def _key(arrays: tuple[Array, ...], chosen: Chosen) -> tuple[Any, ...]:
 
 
 def _as_latents(bank: CodeBank | LatentBank) -> CodeBank | LatentBank:
-    if isinstance(bank, LatentBank) or bank.latents is None or isinstance(bank.codes, Views):
+    if isinstance(bank, LatentBank) or isinstance(bank.codes, Views):
         return bank
-    return bank.latents
+    return bank if bank.latents is None or bank.latents.cells is None else bank.latents
 
 
 def _level_bytes(banks: dict[int, CodeBank | LatentBank]) -> int:
