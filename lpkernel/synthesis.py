@@ -440,7 +440,7 @@ def _view(bank: Bank, plan: Plan, in_codes: bool, domain: str, radius: int) -> L
     latents = bank.latent_view(radius)
     if not in_codes:
         return latents
-    codes = replace(bank.code_view(radius), latents=latents if domain == "auto" else None)
+    codes = bank.code_view(radius, latents if domain == "auto" else None)
     return codes if len(plan.scales) == 1 else MixedBank(latents, codes)
 
 

@@ -327,12 +327,12 @@ class Bank(BankFields):
         assert self.fixed_codebook is not None
         return LatentBank(seen.level, seen.size, (seen.codes, self.fixed_codebook))
 
-    def code_view(self, radius: int = 0) -> CodeBank:
-        """What backends compare as codes, likewise. Raises InputError as `table`."""
+    def code_view(self, radius: int = 0, latents: LatentBank | None = None) -> CodeBank:
+        """What backends compare as codes, likewise, or as these latents. Raises InputError as `table`."""
         self.check_file()
         table, seen = self.table(), self.views(radius) if radius else self
         assert seen.codes is not None and self.fixed_codebook is not None
-        return CodeBank(seen.codes, self.fixed_codebook, table)
+        return CodeBank(seen.codes, self.fixed_codebook, table, latents)
 
     def fixed_values(self, images: slice) -> np.ndarray:
         """Fixed-point values (n, M, M, C) int16 of some images. Raises InputError as `level` does."""
