@@ -10,17 +10,17 @@ rewrites the eyes and the nose.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from typing import Any
 
 import numpy as np
 import packages
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 import lpkernel as lp
-from lpkernel.metrics.lpips import LPIPS
+from lpkernel.metrics.extractors import Spread
+from lpkernel.metrics.pixels import psnr
 from lpkernel.pictures.seams import cell_colours
 
 HELD_OUT, VARIANTS = slice(900, 999), 2
@@ -55,36 +55,29 @@ def made(mode: str, options: dict[str, Any], photograph: Pixels, mask: NDArray[n
     return lp.edit(image=photograph, region="eyes,nose", **given, **options)
 
 
-def fit(found: lp.Synthesis, photograph: Pixels, lpips: LPIPS) -> NDArray[np.float64]:
+def fit(found: lp.Synthesis, photograph: Pixels, spread: Spread) -> NDArray[np.float64]:
     """(n, 4): error of the mean colours of the rewritten cells, PSNR of their pixels, LPIPS of the picture, and the
     largest copied area as a share of the rewritten cells."""
     pictures = found.decode()
-    side, size = found.bank.grid, len(photograph)
+    truth = np.broadcast_to(photograph, pictures.shape)
+    side = found.bank.grid
+    length = len(photograph) // side
+    squares = np.square(pictures.astype(float) - photograph)
+    of_cells = squares.reshape(-1, side, length, side, length, 3).mean((2, 4, 5))
+    colours = cell_colours(pictures, side).astype(float) - cell_colours(truth, side)
     written = found.sources >= 0
-    wrong = np.abs(cell_colours(pictures, side).astype(float) - cell_colours(photograph[None], side)).mean(3)
-    squares = cell_squares(pictures.astype(float) - photograph, side, size)
-    with torch.inference_mode():
-        both = (
-            torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1 for pixels in (pictures, photograph[None])
-        )
-        a, b = both
-        apart = lpips(a, b.expand_as(a)).flatten().numpy()
     cells = written.sum((1, 2))
-    errors = (np.where(written, values, 0).sum((1, 2)) / cells for values in (wrong, squares))
-    colour, square = errors
-    return np.stack([colour, 10 * np.log10(255**2 / square), apart, found.largest_copies() / cells], 1)
-
-
-def cell_squares(difference: NDArray[np.float64], side: int, size: int) -> NDArray[np.float64]:
-    """(n, M, M): mean squares over the pixels of each cell."""
-    length = size // side
-    return np.square(difference).reshape(-1, side, length, side, length, 3).mean((2, 4, 5))
+    colour, square = (
+        np.where(written, values, 0).sum((1, 2)) / cells for values in (np.abs(colours).mean(3), of_cells)
+    )
+    return np.stack([colour, psnr(square), spread.distances(pictures, truth), found.largest_copies() / cells], 1)
 
 
 def main() -> None:
-    bank, autoencoder = lp.Bank.load(sys.argv[1]), lp.load_autoencoder()
-    lpips = LPIPS(packages.lpips_weights())
-    size = autoencoder.image_size
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bank", help="a bank of the photographs, by the embedded autoencoder")
+    bank = lp.Bank.load(parser.parse_args().bank)
+    spread, size = Spread(packages.lpips_weights()), lp.load_autoencoder().image_size
     files = packages.face_files()[HELD_OUT]
     cut = (Image.open(file).convert("RGB").crop(packages.FACE_CROP) for file in files)
     photographs = [np.asarray(face.resize((size, size), Image.Resampling.BICUBIC)) for face in cut]
@@ -98,11 +91,11 @@ def main() -> None:
         )
         for name, one in options.items():
             rows = [
-                fit(made(mode, one, photograph, mask, bank=bank, n=VARIANTS, seed=i), photograph, lpips)
+                fit(made(mode, one, photograph, mask, bank=bank, n=VARIANTS, seed=i), photograph, spread)
                 for i, (photograph, mask) in enumerate(zip(photographs, masks, strict=True))
             ]
-            colour, psnr, apart, area = np.concatenate(rows).mean(0)
-            print(f"| {mode} | {name} | {colour:.1f} | {psnr:.2f} | {apart:.4f} | {area:.2f} |", flush=True)
+            colour, ratio, apart, area = np.concatenate(rows).mean(0)
+            print(f"| {mode} | {name} | {colour:.1f} | {ratio:.2f} | {apart:.4f} | {area:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
