@@ -4,7 +4,7 @@
 
 Data: photographs 1-899 of scripts/packages.py (900-999 are held out) with flips and jittered crops,
 and avatars drawn by scripts/avatars.py. Loss: L1 + mean square + LPIPS (both pictures cropped alike at random, or
-the pattern of AlexNet's strides is learnt) + commitment; in the last part of the steps also a patch discriminator
+the pattern of AlexNet's strides is learnt) + commitment, with --spectrum also the powers in BANDS; in the last part of the steps also a patch discriminator
 (Isola et al. 2017, hinge loss, weighted by gradients as in Esser et al. 2021). The codebook is an
 exponential moving average of its members (van den Oord et al. 2017, appendix A.1), started by k-means
 after a warm-up without quantisation; entries that nothing chooses restart at encoder outputs of the
@@ -322,6 +322,8 @@ def train(args: argparse.Namespace) -> None:
             perceptual = lpips(decoded[..., y : y + 120, x : x + 120], images[..., y : y + 120, x : x + 120]).mean()
         l1, square = (decoded - images).abs().mean(), (decoded - images).square().mean()
         loss = l1 + args.square * square + args.perceptual * perceptual + 0.25 * commitment
+        if args.spectrum:
+            loss = loss + args.spectrum * (powers(decoded) / powers(images)).log().square().sum()
         optimiser.zero_grad(set_to_none=True)
         opposed = step - round(args.adversary_from * args.steps)
         weight = args.adversary * min(1.0, opposed / RAMP)
@@ -358,6 +360,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--square", type=float, default=2.0, help="weight of the mean square")
     parser.add_argument("--perceptual", type=float, default=1.0, help="weight of LPIPS")
+    parser.add_argument("--spectrum", type=float, default=0.0, help="weight of the squared log ratios of the powers")
     parser.add_argument("--adversary", type=float, default=0.3, help="weight of the discriminator's gradient")
     parser.add_argument("--adversary-from", type=float, default=0.6, help="share of the steps before it")
     parser.add_argument("--start", type=Path, metavar="FILE", help="a model no wider, to begin with")

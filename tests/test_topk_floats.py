@@ -27,9 +27,9 @@ KINDS = {"all": SPECIAL, "finite": SPECIAL[:-4], "tiny": [0, 1e-45, 1e-30, 2e-30
 
 
 @st.composite
-def requests(draw: st.DrawFn, kinds: tuple[str, ...] = tuple(KINDS), most: int = 60) -> TopkRequest:
+def requests(draw: st.DrawFn, kinds: tuple[str, ...] = tuple(KINDS), most: int = 60, widest: int = 5) -> TopkRequest:
     """Any shape, masks and k, over one kind of values; sometimes one special row among ordinary ones."""
-    count, rows, width = draw(st.integers(0, 4)), draw(st.integers(1, most)), draw(st.integers(0, 5))
+    count, rows, width = draw(st.integers(0, 4)), draw(st.integers(1, most)), draw(st.integers(0, widest))
     values = np.array(KINDS[draw(st.sampled_from(kinds))], np.float32)
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     queries, bank = (random.choice(values, (size, width)) for size in (count, rows))
@@ -63,7 +63,7 @@ def test_special_values_on_every_instruction_set(isa: str, packed: int, monkeypa
     backend.tuning = Tuning(packed=packed)
 
     @settings(max_examples=100, deadline=None)
-    @given(request=requests())
+    @given(request=st.one_of(requests(), requests(widest=300)))
     def any_request(request: TopkRequest) -> None:
         check(backend, request)
 

@@ -116,6 +116,8 @@ class Nearest {
         limit_ = std::min(limit_, Smallest::distance(key));
     }
 
+    bool empty() const { return key_[0] == NONE; }
+
     void merge(const Nearest& other) { push(other.key_[0]); }
     const std::array<std::uint64_t, 1>& sorted() const { return key_; }
 

@@ -5,7 +5,7 @@
 // int16:   exact, for D > 1 (where D = 1, differences may leave int16).
 // float32: sums in float32, wrong by less than slack(D). A row is passed over only if its sum is beyond the k-th
 //          distance, divided by its weight, by more than that plus float32's rounding of that distance; the others
-//          are measured exactly.
+//          are measured exactly. Before any is, the k-th least sum of the first rows bounds that distance.
 
 #pragma once
 
@@ -13,17 +13,18 @@
 
 namespace lpkernel {
 
-// compare: the kernel. limit(heap, row, rows): sums of these rows above it are of no use; take(query, row, sum, heap)
-// gets the others.
-template <class T, class Sum, class Limit, class Take>
+// compare: the kernel. limit(heap, row, rows): sums of these rows above it are of no use; among(heap, sums, rows): the
+// rows of use of those that were found; take(query, row, sum, heap) gets these.
+template <class T, class Sum, class Limit, class Among, class Take>
 class RowSearch {
   public:
     using Compare = void (*)(const RowBlock<T, Sum>&);
 
-    RowSearch(const Topk<T>& job, Compare compare, Limit limit, Take take)
+    RowSearch(const Topk<T>& job, Compare compare, Limit limit, Among among, Take take)
         : job_(job),
           compare_(compare),
           limit_(limit),
+          among_(among),
           take_(take),
           stride_((job.width + ROW_STEP - 1) / ROW_STEP * ROW_STEP),
           values_(static_cast<std::size_t>(job.count * stride_), T{0}) {
@@ -68,9 +69,10 @@ class RowSearch {
             for (std::size_t q = 0; q < count; ++q) limits[q] = limit_(heaps[q], row, block.lanes);
             compare_(block);
             for (std::size_t q = 0; q < count; ++q) {
-                for (std::uint64_t left = found[q]; left; left &= left - 1) {
+                const Sum* const sums = out.data() + q * ROWS;
+                for (std::uint64_t left = found[q] ? among_(heaps[q], sums, found[q]) : 0; left; left &= left - 1) {
                     const int lane = __builtin_ctzll(left);
-                    take_(first + static_cast<std::int64_t>(q), row + lane, out.data()[q * ROWS + lane], heaps[q]);
+                    take_(first + static_cast<std::int64_t>(q), row + lane, sums[lane], heaps[q]);
                 }
             }
         }
@@ -80,6 +82,7 @@ class RowSearch {
     const Topk<T>& job_;
     Compare compare_;
     Limit limit_;
+    Among among_;
     Take take_;
     std::int64_t stride_;
     std::vector<T> values_, masks_;  // queries, and masks as bits, in rows of stride_
@@ -87,25 +90,45 @@ class RowSearch {
 
 inline auto integer_rows(const Topk<std::int16_t>& job, const Kernels& run) {
     const auto limit = [](const auto& heap, std::int64_t, int) { return heap.limit(); };
+    const auto among = [](const auto&, const std::int32_t*, std::uint64_t found) { return found; };
     const auto take = [](std::int64_t, std::int64_t a, std::int32_t sum, auto& heap) { heap.push(sum, a); };
-    return RowSearch<std::int16_t, std::int32_t, decltype(limit), decltype(take)>(job, run.integer_rows, limit, take);
+    return RowSearch<std::int16_t, std::int32_t, decltype(limit), decltype(among), decltype(take)>(
+        job, run.integer_rows, limit, among, take);
 }
 
 inline auto float_rows(const Topk<float>& job, const Kernels& run) {
+    const double least_share = 1 - slack(job.width);  // of a distance, that its sum is
     const double room = (1 + 0x1p-22) * (1 + slack(job.width));
-    const auto beyond = [room](const auto& heap, double weight) {
-        const double kth = from_bits(heap.limit());  // NaN: every row is to be measured
+    const auto beyond = [room](double kth, double weight) {
         return next_above(static_cast<float>(kth * room / weight + TINY));
     };
-    const auto limit = [&job, beyond](const auto& heap, std::int64_t row, int rows) {
+    const auto kth = [](const auto& heap) -> double { return from_bits(heap.limit()); };  // NaN: measure every row
+    const auto limit = [&job, beyond, kth](const auto& heap, std::int64_t row, int rows) {
         double least = weight_of(job, row);
         for (int lane = 1; job.weights && lane < rows; ++lane) least = std::min(least, weight_of(job, row + lane));
-        return beyond(heap, least);
+        return beyond(kth(heap), least);
     };
-    const auto take = [&job, beyond, exact = Exact(job, run)](std::int64_t q, std::int64_t a, float sum, auto& heap) {
-        if (!job.weights || !(sum > beyond(heap, weight_of(job, a)))) exact(q, a, heap);
+    const auto among = [&job, &run, beyond, least_share](const auto& heap, const float* sums, std::uint64_t found) {
+        const auto need = static_cast<int>(heap.need());
+        if (job.weights || !heap.empty() || __builtin_popcountll(found) <= need) return found;
+        const std::int32_t none = order_bits(std::numeric_limits<float>::quiet_NaN());
+        std::int32_t order[ROWS];
+        for (int lane = 0; lane < ROWS; ++lane) order[lane] = found >> lane & 1 ? order_bits(sums[lane]) : none;
+        const int at = run.ranked(order, ROWS, need - 1);
+        if (order[at] == none) return found;
+        const float most = beyond((sums[at] + TINY) / least_share, 1.0);
+        for (std::uint64_t left = found; left; left &= left - 1) {
+            const int lane = __builtin_ctzll(left);
+            if (sums[lane] > most) found &= ~(std::uint64_t{1} << lane);
+        }
+        return found;
     };
-    return RowSearch<float, float, decltype(limit), decltype(take)>(job, run.float_rows, limit, take);
+    const auto take = [&job, beyond, kth, exact = Exact(job, run)](std::int64_t q, std::int64_t a, float sum,
+                                                                   auto& heap) {
+        if (!job.weights || !(sum > beyond(kth(heap), weight_of(job, a)))) exact(q, a, heap);
+    };
+    return RowSearch<float, float, decltype(limit), decltype(among), decltype(take)>(job, run.float_rows, limit, among,
+                                                                                    take);
 }
 
 }  // namespace lpkernel

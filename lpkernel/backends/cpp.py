@@ -27,6 +27,9 @@ from lpkernel.views import Views
 LARGE = 1 << 22  # bytes of a bank above which packing it is bound by memory
 NARROWER = 8  # and below which packing it takes no longer than comparing it once
 NARROW = 32  # values of a row below which comparing it where it lies leaves lanes empty
+WIDE = 256  # and from which packing it takes as long as many comparisons
+FEW_ROWS = 24  # of a bank of wide rows, which are not worth packing for one neighbour
+NEVER = 1 << 62  # queries
 
 
 @dataclass
@@ -46,9 +49,11 @@ class Tuning:
     some: largest size, in bytes, at which the channels of such a level that are compared first are kept; four times
         that where there is one for each shift of views.
     packed: queries from which masked_topk packs the bank; twice as many above 4 MiB; a quarter for rows of less than 32
-        values, one for less than 8. Times with rows in place / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with
-        8 queries, 1.3 with 16, 1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16:
-        1.0 with 4, 1.7 with 8.
+        values, one for less than 8; for one neighbour in rows of 256 values or more twice as many, in up to 24 of them
+        any number. Times with rows in place / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with 8 queries, 1.3
+        with 16, 1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16: 1.0 with 4, 1.7
+        with 8. k = 1, rows of 1,024: 16 rows 0.3 with 16 queries, 0.7 with 256; 128 rows 0.8 with 16, 1.1 with 32;
+        1,024 rows 0.8, 1.0.
     """
 
     group: int = 64
@@ -213,14 +218,16 @@ class CppBackend:
         if _native.cpu_reasons():
             return None
         found: tuple[Array, Array, bool] | None = _native.cpu().plain_topk(
-            queries, bank, k, torch.get_num_threads(), self._packed_from(bank), by_auto
+            queries, bank, k, torch.get_num_threads(), self._packed_from(bank, k), by_auto
         )
         return found
 
-    def _packed_from(self, bank: Array) -> int:
+    def _packed_from(self, bank: Array, k: int) -> int:
         width, packed = bank.shape[1] if bank.ndim == 2 else 0, self.tuning.packed
         if width < NARROW:
             return packed // 4 if width >= NARROWER else 1
+        if k == 1 and width >= WIDE:
+            return 2 * packed if bank.shape[0] > FEW_ROWS else NEVER
         return packed if bank.nbytes <= LARGE else 2 * packed
 
     def masked_topk(self, request: TopkRequest) -> TopK:
@@ -229,7 +236,7 @@ class CppBackend:
             None if array is None else np.require(array, requirements=["C", "A"]) for array in arrays
         )
         threads, isa = torch.get_num_threads(), os.environ.get("LPKERNEL_ISA", "")
-        packed = self._packed_from(request.bank)
+        packed = self._packed_from(request.bank, request.k)
         return TopK(
             *_native.cpu().masked_topk(
                 queries, bank, request.k, patch_mask, candidate_mask, weights, threads, isa, packed

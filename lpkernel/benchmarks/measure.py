@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-MOST_RUNS = 200
+MOST_RUNS = 2000
 LEAST_RUNS = 3
+WARM_UP = 0.05  # seconds of calls before those that count: a thread may be woken on its caller's core and moved later
 
 
 def on_gpu(device: str) -> bool:
@@ -57,14 +59,35 @@ def cold(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def rest(device: str = "cpu") -> None:
+    """Before calls on the CPU are timed: wait, at most half a second, until no thread of this process is at work.
+
+    After its last call OpenBLAS (inside faiss) keeps threads spinning for a tenth of a second: they would slow whoever
+    is timed next.
+    """
+    if on_gpu(device):
+        return
+    pause = 0.01
+    for _ in range(50):
+        used = time.process_time()
+        time.sleep(pause)
+        if time.process_time() - used < pause / 5:
+            return
+
+
 def repeat(call: Callable[[int], Any], batches: int, budget: float, device: str = "cpu") -> list[float]:
     """Seconds of each run: query batches in turn, until `budget` seconds are spent, but at least LEAST_RUNS runs.
 
-    A call longer than the whole budget is run once. The garbage collector is off meanwhile.
+    On the CPU the first WARM_UP seconds do not count. A call longer than the whole budget is run once. The garbage collector is off
+    meanwhile.
     """
     times: list[float] = []
+    rest(device)
     gc.disable()
     try:
+        warm = math.inf if on_gpu(device) else 0.0
+        while warm < min(WARM_UP, budget):
+            warm += timed(lambda: call(0), device)[0]
         while len(times) < MOST_RUNS:
             cold(device)
             times.append(timed(lambda: call(len(times) % batches), device)[0])
@@ -78,6 +101,7 @@ def repeat(call: Callable[[int], Any], batches: int, budget: float, device: str 
 def best_of(call: Callable[[], Any], budget: float, runs: int = 3, device: str = "cpu") -> float:
     """Seconds of the fastest of some runs, fewer once `budget` seconds are spent."""
     times: list[float] = []
+    rest(device)
     while len(times) < runs and sum(times) < budget:
         cold(device)
         times.append(timed(call, device)[0])
