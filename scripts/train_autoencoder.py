@@ -2,14 +2,15 @@
 
     python scripts/train_autoencoder.py --out model.safetensors        # 2 cores: see the model card
 
-Data: photographs 1-899 of scripts/packages.py (900-999 are held out) with flips and jittered crops,
-and avatars drawn by scripts/avatars.py. Loss: L1 + mean square + LPIPS (both pictures cropped alike at random, or
-the pattern of AlexNet's strides is learnt) + commitment, with --spectrum also the powers in BANDS; in the last part of the steps also a patch discriminator
-(Isola et al. 2017, hinge loss, weighted by gradients as in Esser et al. 2021). The codebook is an
-exponential moving average of its members (van den Oord et al. 2017, appendix A.1), started by k-means
-after a warm-up without quantisation; entries that nothing chooses restart at encoder outputs of the
-current batch. The weights saved are an average over the last steps. `--start FILE` begins with a smaller model,
-widened (Chen et al. 2016), `--resume` continues a killed run, `--evaluate FILE` measures a saved model.
+Data: photographs 1-899 of scripts/packages.py (900-999 are held out) with flips and jittered crops, and avatars drawn
+by scripts/avatars.py. Loss: L1 + mean square + LPIPS (both pictures cropped alike at random, or the pattern of
+AlexNet's strides is learnt) + commitment; with --spectrum also the powers in BANDS, which a mean square alone leaves
+too low; in the last part of the steps also a patch discriminator (Isola et al. 2017, hinge loss, weighted by
+gradients as in Esser et al. 2021). The codebook is an exponential moving average of its members (van den Oord et al.
+2017, appendix A.1), started by k-means after a warm-up without quantisation; entries that nothing chooses restart at
+encoder outputs of the current batch. The weights saved are an average over the last steps. `--start FILE` begins with
+a smaller model, widened (Chen et al. 2016), `--resume` continues a killed run, `--evaluate FILE` measures a saved
+model.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import torch
 from conftest import home
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from lpkernel import _native
 from lpkernel.backends.base import Backend, TopkRequest
@@ -66,6 +67,48 @@ def test_special_values_on_every_instruction_set(isa: str, packed: int, monkeypa
     @given(request=st.one_of(requests(), requests(widest=300)))
     def any_request(request: TopkRequest) -> None:
         check(backend, request)
+
+    any_request()
+
+
+def rows_of(kind: str, random: np.random.Generator, size: int, width: int) -> NDArray[np.float32]:
+    """Rows among which a rounded comparison would often choose wrongly."""
+    if kind == "special":
+        rows = random.choice(np.array(SPECIAL), (size, width))
+        calm = random.random((size, 1)) < 0.7
+        return np.where(calm, random.normal(size=(size, width)), rows).astype(np.float32)
+    if kind == "ties":
+        return random.integers(-1, 2, (size, width)).astype(np.float32)
+    if kind == "nearly equal":  # 2^-20 of each other's norm apart, less than an int16 tells
+        return (random.normal(size=width) + random.normal(size=(size, width)) * 2.0**-20).astype(np.float32)
+    if kind == "far":
+        return (1e6 + random.normal(size=(size, width))).astype(np.float32)
+    if kind == "single":  # all of a row's norm in one value
+        return (np.eye(width)[random.integers(width, size=size)] * random.normal(size=(size, 1))).astype(np.float32)
+    scales = 10.0 ** random.uniform(-38, 17, (size, 1))  # "any size"
+    return (random.normal(size=(size, width)) * scales).astype(np.float32)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["special", "ties", "nearly equal", "far", "single", "any size"])
+def test_many_queries_of_wide_rows(isa: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are compared in int16 first."""
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        seed=st.integers(0, 2**32),
+        count=st.integers(80, 120),
+        rows=st.integers(1, 150),
+        width=st.integers(40, 140),
+        k=st.integers(1, 20),
+        masked=st.booleans(),
+    )
+    def any_request(seed: int, count: int, rows: int, width: int, k: int, masked: bool) -> None:
+        random = np.random.default_rng(seed)
+        both = rows_of(kind, random, count + rows, width)
+        mask = random.random(width) < 0.9 if masked else None
+        check(CppBackend(), TopkRequest(both[:count], both[count:], min(k, rows), mask, None))
 
     any_request()
 

@@ -120,8 +120,21 @@ struct FloatBlock {
     float* scores;  // (queries, BLOCK), up to the next multiple of a kernel's SCORE_STEP from `lanes` on
 };
 
-// The same for one neighbour and consecutive packed blocks: found[q]: bit b if any score of block b is within the
-// query's limit, lowered as with `reach` by the least score of all blocks. Scores as there, but none is -inf.
+// The same of rows and queries that are rounded to int16, two values side by side:
+//   scores[q][b] = norms[b] + query_scales[q] * (scales[b] * sum over i of query[q][i] * bank[i][b])
+// The sum is below 2^31 and exact; it, both products and the score are rounded once each. `floats` has no bank and no
+// query, and its width is the number of pairs.
+struct RoundedBlock {
+    FloatBlock floats;
+    const std::int16_t* bank;   // (pairs, BLOCK, 2)
+    const float* scales;        // (BLOCK)
+    const std::int16_t* query;  // (queries, pairs, 2)
+    const float* query_scales;  // (queries)
+};
+
+// The same as FloatBlock for one neighbour and consecutive packed blocks: found[q]: bit b if any score of block b is
+// within the query's limit, lowered as with `reach` by the least score of all blocks. Scores as there, but none is
+// -inf.
 struct FloatBlocks {
     const float* bank;   // (count, width, BLOCK)
     const float* norms;  // (count, BLOCK)
@@ -144,6 +157,15 @@ struct PackRows {
     bool dense;    // whether they are BLOCK consecutive rows
     float* bank;   // (width, BLOCK)
     double* sums;  // (BLOCK)
+};
+
+// A block of rows for a RoundedBlock: out[i / 2][b][i % 2] = values[i][b] * scales[b], rounded to float32 and then to
+// the nearest int16; |values * scales| is below 2^15 - 1. An odd last value is followed by 0.
+struct RoundBlock {
+    const float* values;  // (width, BLOCK)
+    const float* scales;  // (BLOCK)
+    std::int64_t width;
+    std::int16_t* out;  // (pairs, BLOCK, 2)
 };
 
 // Squared distances of any number of queries to up to ROWS bank rows in place, lanes = channels:
@@ -241,6 +263,10 @@ struct Kernels {
     void (*latent_block)(const LatentBlock&);
     void (*float_block)(const FloatBlock&);
     void (*float_blocks)(const FloatBlocks&);
+    void (*rounded_block)(const RoundedBlock&);
+    // The same of one row, out (pairs, 2).
+    void (*round_row)(const float* values, float scale, std::int64_t width, std::int16_t* out);
+    void (*round_block)(const RoundBlock&);
     void (*float_rows)(const FloatRows&);
     void (*integer_rows)(const IntegerRows&);
     void (*cell_rows)(const CellRows&);

@@ -163,6 +163,17 @@ void lower(const Blocks& a, int query, Floats least) {
     a.limits[query] = lower < a.limits[query] ? lower : a.limits[query];
 }
 
+// Which scores are within the limits of Q queries, given their least ones.
+template <int Q>
+void find(const FloatBlock& a, int query, const Floats (&least)[Q]) {
+    for (int q = 0; q < Q; ++q) {
+        a.found[query + q] = 0;
+        if (!not_above(least[q], fill(a.limits[query + q]))) continue;
+        if (a.reach) lower(a, query + q, least[q]);
+        a.found[query + q] = scores_within(a.scores + (query + q) * BLOCK, a.lanes, a.limits[query + q]);
+    }
+}
+
 template <int Q, int WIDTH>
 void float_queries(const FloatBlock& a, int query) {
     const float* wanted[Q];
@@ -181,11 +192,89 @@ void float_queries(const FloatBlock& a, int query) {
             }
         }
     }
+    find<Q>(a, query, least);
+}
+
+template <int Q>
+void rounded_queries(const RoundedBlock& a, int query) {
+    constexpr int U = SCORE_VECTORS;
+    const FloatBlock& of = a.floats;
+    const std::int16_t* wanted[Q];
+    Floats least[Q];
     for (int q = 0; q < Q; ++q) {
-        a.found[query + q] = 0;
-        if (!not_above(least[q], fill(a.limits[query + q]))) continue;
-        if (a.reach) lower(a, query + q, least[q]);
-        a.found[query + q] = scores_within(a.scores + (query + q) * BLOCK, a.lanes, a.limits[query + q]);
+        wanted[q] = a.query + (query + q) * of.width * 2;
+        least[q] = fill(__builtin_inff());
+    }
+    for (int first = 0; first < of.lanes; first += SCORE_STEP) {
+        Ints sum[Q][U];
+#pragma GCC unroll 6
+        for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 4
+            for (int u = 0; u < U; ++u) sum[q][u] = zero();
+        }
+        const std::int16_t* bank = a.bank + first * 2;
+        for (std::int64_t p = 0; p < of.width; ++p, bank += BLOCK * 2) {
+            Ints values[U];
+#pragma GCC unroll 4
+            for (int u = 0; u < U; ++u) values[u] = load(bank + u * LANES * 2);
+#pragma GCC unroll 6
+            for (int q = 0; q < Q; ++q) {
+                const Ints own = fill(pair_at(wanted[q] + p * 2));
+#pragma GCC unroll 4
+                for (int u = 0; u < U; ++u) accumulate_products(sum[q][u], values[u], own);
+            }
+        }
+#pragma GCC unroll 6
+        for (int q = 0; q < Q; ++q) {
+            const Floats own = fill(a.query_scales[query + q]);
+#pragma GCC unroll 4
+            for (int u = 0; u < U; ++u) {
+                const Floats product = multiply(to_floats(sum[q][u]), load(a.scales + first + u * LANES));
+                const Floats score = add_product(load(of.norms + first + u * LANES), product, own);
+                store(of.scores + (query + q) * BLOCK + first + u * LANES, score);
+                least[q] = lesser(least[q], score);
+            }
+        }
+    }
+    find<Q>(of, query, least);
+}
+
+void rounded_block(const RoundedBlock& a) {
+    int q = 0;
+    for (; q + SCORED <= a.floats.queries; q += SCORED) rounded_queries<SCORED>(a, q);
+    for (; q + 4 <= a.floats.queries; q += 4) rounded_queries<4>(a, q);
+    for (; q + 2 <= a.floats.queries; q += 2) rounded_queries<2>(a, q);
+    if (q < a.floats.queries) rounded_queries<1>(a, q);
+}
+
+// 1.5 * 2^23: adding it rounds a number of less than 2^22 to an integer, which is then in the sum's last bits.
+constexpr float TO_INTEGER = 12582912.0f;
+
+inline __attribute__((always_inline)) std::uint32_t rounded(float value) {
+    value += TO_INTEGER;
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &value, sizeof bits);
+    return bits & 0xFFFFu;
+}
+
+void round_row(const float* __restrict values, float scale, std::int64_t width, std::int16_t* __restrict out) {
+    for (std::int64_t i = 0; i < width; ++i) out[i] = static_cast<std::int16_t>(rounded(values[i] * scale));
+    if (width % 2) out[width] = 0;
+}
+
+void round_block(const RoundBlock& a) {
+    const float* __restrict scales = a.scales;
+    for (std::int64_t i = 0; i < a.width; i += 2) {
+        const float* __restrict low = a.values + i * BLOCK;
+        const float* __restrict high = low + BLOCK;
+        std::int16_t* __restrict out = a.out + i * BLOCK;
+        std::uint32_t pairs[BLOCK];
+        if (i + 1 < a.width) {
+            for (int b = 0; b < BLOCK; ++b) pairs[b] = rounded(low[b] * scales[b]) | rounded(high[b] * scales[b]) << 16;
+        } else {
+            for (int b = 0; b < BLOCK; ++b) pairs[b] = rounded(low[b] * scales[b]);
+        }
+        __builtin_memcpy(out, pairs, sizeof pairs);
     }
 }
 
@@ -958,6 +1047,9 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 latent_block,
                                 by_width<FloatBlock>,
                                 by_width<FloatBlocks>,
+                                rounded_block,
+                                round_row,
+                                round_block,
                                 rows<float, float>,
                                 rows<std::int16_t, std::int32_t>,
                                 cell_rows,

@@ -128,7 +128,7 @@ inline auto float_rows(const Topk<float>& job, const Kernels& run) {
         if (!job.weights || !(sum > beyond(kth(heap), weight_of(job, a)))) exact(q, a, heap);
     };
     return RowSearch<float, float, decltype(limit), decltype(among), decltype(take)>(job, run.float_rows, limit, among,
-                                                                                    take);
+                                                                                     take);
 }
 
 }  // namespace lpkernel

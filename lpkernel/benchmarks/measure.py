@@ -78,8 +78,8 @@ def rest(device: str = "cpu") -> None:
 def repeat(call: Callable[[int], Any], batches: int, budget: float, device: str = "cpu") -> list[float]:
     """Seconds of each run: query batches in turn, until `budget` seconds are spent, but at least LEAST_RUNS runs.
 
-    On the CPU the first WARM_UP seconds do not count. A call longer than the whole budget is run once. The garbage collector is off
-    meanwhile.
+    On the CPU the first WARM_UP seconds do not count. A call longer than the whole budget is run once. The garbage
+    collector is off meanwhile.
     """
     times: list[float] = []
     rest(device)

@@ -289,6 +289,111 @@ bool float_block(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+bool rounded_block(const Kernels& table, Random& random) {
+    Check check(table, "rounded_block");
+    for (int repeat = 0; repeat < 1000; ++repeat) {
+        const std::int64_t pairs = random.of(WIDTHS), width = 2 * pairs;
+        const int lanes = random.of(LANE_COUNTS), queries = random.between(1, 15);
+        const auto bank = random.halves(static_cast<std::size_t>(width * BLOCK) + 2, 1000);
+        const auto values = random.halves(static_cast<std::size_t>(queries * width) + 2, 1000);
+        const float scale = repeat % 4 == 0 ? 1e-15f : repeat % 4 == 1 ? 1e12f : 1.0f;
+        const auto scales = random.floats(BLOCK, scale), query_scales = random.floats(queries, scale);
+        auto norms = random.floats(BLOCK, scale * scale * static_cast<float>(width));
+        if (repeat % 5 == 0) norms[random.between(0, BLOCK - 1)] = -INF;
+        std::fill(norms.begin() + lanes, norms.end(), INF);
+        std::vector<float> scores(queries * BLOCK), reach(queries, scale * scale),
+            limits = random.floats(queries, 1.0f);
+        std::vector<std::uint64_t> found(queries, ~std::uint64_t{0});
+        FloatBlock block{};
+        block.norms = norms.data();
+        block.width = pairs;
+        block.lanes = lanes;
+        block.queries = queries;
+        block.limits = limits.data();
+        block.found = found.data();
+        block.scores = scores.data();
+        block.reach = repeat % 2 ? reach.data() : nullptr;
+        block.reach_scale = 0.5f;
+        block.reach_more = scale * scale;
+        const std::vector<float> before = limits;
+        table.rounded_block({block, bank.data(), scales.data(), values.data(), query_scales.data()});
+        const std::string sizes = sizes_of({{"pairs", pairs}, {"lanes", lanes}, {"queries", queries}, {"no.", repeat}});
+        for (int q = 0; q < queries; ++q) {
+            const float* own = scores.data() + q * BLOCK;
+            const float least = *std::min_element(own, own + lanes);
+            float lower = before[q];
+            if (block.reach && least <= lower) {
+                lower = std::min(lower, least + (reach[q] * block.reach_scale + block.reach_more));
+            }
+            if (limits[q] != lower) check.wrong(sizes, "query " + std::to_string(q) + ": another limit");
+            if (found[q] != table.scores_within(own, lanes, limits[q])) {
+                check.wrong(sizes, "query " + std::to_string(q) + ": scores_within differs from what was found");
+            }
+            for (int b = 0; b < lanes; ++b) {
+                std::int64_t sum = 0;
+                for (std::int64_t i = 0; i < width; ++i) {
+                    sum += std::int64_t{values[q * width + i]} * bank[(i / 2 * BLOCK + b) * 2 + i % 2];
+                }
+                const double product = static_cast<double>(sum) * scales[b] * query_scales[q];
+                const double exact = norms[b] + product, size = std::fabs(norms[b]) + std::fabs(product);
+                if (std::isinf(norms[b]) ? own[b] != norms[b] : std::fabs(own[b] - exact) > 0x1p-21 * size + TINY) {
+                    check.wrong(sizes, "lane " + std::to_string(b) + " is " + std::to_string(own[b]) + ", not " +
+                                           std::to_string(exact));
+                }
+            }
+        }
+    }
+    return check.passed();
+}
+
+// Numbers of up to 32,760, many of them halfway between two integers.
+std::vector<float> unrounded(Random& random, std::size_t count) {
+    std::vector<float> made(count);
+    for (auto& value : made) {
+        value = static_cast<float>(random.between(-32760, 32760));
+        if (random.between(0, 1)) value += static_cast<float>(random.between(-2, 2)) * (value > 0 ? -0.25f : 0.25f);
+    }
+    return made;
+}
+
+bool round_row(const Kernels& table, Random& random) {
+    Check check(table, "round_row");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const auto width = static_cast<std::size_t>(random.of(WIDTHS));
+        const float scale = repeat % 2 ? 1.0f : -0.5f;
+        const auto values = unrounded(random, width);
+        std::vector<std::int16_t> got(width + width % 2, 7), want = got;
+        table.round_row(values.data(), scale, static_cast<std::int64_t>(width), got.data());
+        for (std::size_t i = 0; i < want.size(); ++i) {
+            want[i] = i < width ? static_cast<std::int16_t>(std::nearbyint(values[i] * scale)) : std::int16_t{0};
+        }
+        check.same(sizes_of({{"width", width}, {"no.", repeat}}), want, got);
+    }
+    return check.passed();
+}
+
+bool round_block(const Kernels& table, Random& random) {
+    Check check(table, "round_block");
+    for (int repeat = 0; repeat < 100; ++repeat) {
+        const int width = random.of(WIDTHS), even = width + width % 2;
+        const auto values = unrounded(random, static_cast<std::size_t>(width * BLOCK) + 1);
+        std::vector<float> scales(BLOCK);
+        for (auto& scale : scales) scale = static_cast<float>(random.between(-4, 4)) / 4;
+        std::vector<std::int16_t> got(static_cast<std::size_t>(even * BLOCK)), want = got;
+        table.round_block({values.data(), scales.data(), width, got.data()});
+        for (int i = 0; i < width; ++i) {
+            for (int b = 0; b < BLOCK; ++b) {
+                const float value =
+                    values[static_cast<std::size_t>(i * BLOCK + b)] * scales[static_cast<std::size_t>(b)];
+                want[static_cast<std::size_t>((i / 2 * BLOCK + b) * 2 + i % 2)] =
+                    static_cast<std::int16_t>(std::nearbyint(value));
+            }
+        }
+        check.same(sizes_of({{"width", width}, {"no.", repeat}}), want, got);
+    }
+    return check.passed();
+}
+
 std::vector<float> row_values(Random& random, std::size_t count, int kind, float*) {
     auto made = random.floats(count, kind == 0 ? 1e-22f : kind == 1 ? 1e15f : 1.0f);
     if (kind == 2 && count > 1) {
@@ -978,6 +1083,9 @@ bool passes(const Kernels& table) {
         latent_block(table, random),
         float_block(table, random),
         float_blocks(table, random),
+        rounded_block(table, random),
+        round_row(table, random),
+        round_block(table, random),
         rows<float, float>(table, random, "float_rows", &Kernels::float_rows),
         rows<std::int16_t, std::int32_t>(table, random, "integer_rows", &Kernels::integer_rows),
         cell_rows(table, random),
