@@ -323,8 +323,9 @@ def train(args: argparse.Namespace) -> None:
             perceptual = lpips(decoded[..., y : y + 120, x : x + 120], images[..., y : y + 120, x : x + 120]).mean()
         l1, square = (decoded - images).abs().mean(), (decoded - images).square().mean()
         loss = l1 + args.square * square + args.perceptual * perceptual + 0.25 * commitment
-        if args.spectrum:
-            loss = loss + args.spectrum * (powers(decoded) / powers(images)).log().square().sum()
+        if any(args.spectrum):
+            ratios = powers(decoded) / powers(images)
+            loss = loss + (torch.tensor(args.spectrum) * ratios.log().square()).sum()
         optimiser.zero_grad(set_to_none=True)
         opposed = step - round(args.adversary_from * args.steps)
         weight = args.adversary * min(1.0, opposed / RAMP)
@@ -361,7 +362,14 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate")
     parser.add_argument("--square", type=float, default=2.0, help="weight of the mean square")
     parser.add_argument("--perceptual", type=float, default=1.0, help="weight of LPIPS")
-    parser.add_argument("--spectrum", type=float, default=0.0, help="weight of the squared log ratios of the powers")
+    parser.add_argument(
+        "--spectrum",
+        type=float,
+        nargs=len(BANDS),
+        default=[0.0] * len(BANDS),
+        metavar="W",
+        help="weights of the squared log ratios of the powers in BANDS",
+    )
     parser.add_argument("--adversary", type=float, default=0.3, help="weight of the discriminator's gradient")
     parser.add_argument("--adversary-from", type=float, default=0.6, help="share of the steps before it")
     parser.add_argument("--start", type=Path, metavar="FILE", help="a model no wider, to begin with")

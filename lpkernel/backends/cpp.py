@@ -28,8 +28,7 @@ LARGE = 1 << 22  # bytes of a bank above which packing it is bound by memory
 NARROWER = 8  # and below which packing it takes no longer than comparing it once
 NARROW = 32  # values of a row below which comparing it where it lies leaves lanes empty
 WIDE = 256  # and from which packing it takes as long as many comparisons
-FEW_ROWS = 24  # of a bank of wide rows, which are not worth packing for one neighbour
-NEVER = 1 << 62  # queries
+FEW_ROWS = 24  # of a bank of wide rows, which take long to pack for one neighbour
 
 
 @dataclass
@@ -50,10 +49,10 @@ class Tuning:
         that where there is one for each shift of views.
     packed: queries from which masked_topk packs the bank; twice as many above 4 MiB; a quarter for rows of less than 32
         values, one for less than 8; for one neighbour in rows of 256 values or more twice as many, in up to 24 of them
-        any number. Times with rows in place / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with 8 queries, 1.3
-        with 16, 1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16: 1.0 with 4, 1.7
-        with 8. k = 1, rows of 1,024: 16 rows 0.3 with 16 queries, 0.7 with 256; 128 rows 0.8 with 16, 1.1 with 32;
-        1,024 rows 0.8, 1.0.
+        four times as many. Times with rows in place / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with 8
+        queries, 1.3 with 16, 1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16:
+        1.0 with 4, 1.7 with 8. k = 1, rows of 1,024: 16 rows 0.3 with 16 queries, 0.5 with 64; 128 rows 0.8 with 16,
+        1.1 with 32; 1,024 rows 0.8, 1.0.
     """
 
     group: int = 64
@@ -227,7 +226,7 @@ class CppBackend:
         if width < NARROW:
             return packed // 4 if width >= NARROWER else 1
         if k == 1 and width >= WIDE:
-            return 2 * packed if bank.shape[0] > FEW_ROWS else NEVER
+            return (2 if bank.shape[0] > FEW_ROWS else 4) * packed
         return packed if bank.nbytes <= LARGE else 2 * packed
 
     def masked_topk(self, request: TopkRequest) -> TopK:
