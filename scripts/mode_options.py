@@ -31,7 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "hubness 0.375": {"hubness": 0.375},
     "mirror 1": {"mirror": 1},
     "overlap cut": {"overlap": "cut"},
-    "as `balanced`: carry, cut, 8 and 16, hubness, mirror": CARRY | {"hubness": 0.375, "mirror": 1},
+    "all of these, carry, 8 and 16": CARRY | {"hubness": 0.375, "mirror": 1},
     "one scale": {"scales": (16,)},
     "five scales": {"scales": (10, 12, 13, 15, 16)},
 }
