@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -327,6 +328,30 @@ def test_sweeps_hold_the_numbers_of_the_design() -> None:
     short = suite.step_sweep(Options(), "bank")
     assert set(short) <= set(step) and len(short) < len(step) / 3
     assert {b for _, _, b, _ in suite.topk_sweep(full)} == set(suite.BS[1:])
+
+
+def test_timing_waits_until_no_thread_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "process_time", iter([0.0, 0.01, 0.01, 0.02, 0.02, 0.021]).__next__)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    measure.rest()
+    assert slept == [0.01] * 3
+    monkeypatch.setattr(time, "process_time", iter(range(200)).__next__)  # one that never rests
+    measure.rest()
+    assert len(slept) == 53
+    measure.rest("cuda")
+    assert len(slept) == 53
+
+
+def test_the_first_runs_on_a_cpu_do_not_count() -> None:
+    asked: list[int] = []
+
+    def call(batch: int) -> None:
+        asked.append(batch)
+        time.sleep(0.02)
+
+    times = measure.repeat(call, 2, 0.06)
+    assert asked == [0, 0, 0, *(i % 2 for i in range(len(times)))]
 
 
 def test_repeat_runs_batches_in_turn_and_stops_at_the_budget() -> None:
