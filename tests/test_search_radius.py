@@ -239,5 +239,5 @@ def test_evaluate_measures_what_was_copied(tmp_path: Path) -> None:
         assert np.array_equal(found.read([0, 3]), made.decode(autoencoder)[[0, 3]])
         assert np.array_equal(found.maps, made.sources) and np.array_equal(found.shifts, made.shifts)  # type: ignore[arg-type]
     assert bank.fixed_codebook is not None and made.codes is not None and made.shifts is not None
-    pieces = made.sources.astype(np.int64) * 100 + made.shifts[..., 0] * 10 + made.shifts[..., 1]
+    pieces = (made.sources.astype(np.int64) + 1) * 100 + made.shifts[..., 0] * 10 + made.shifts[..., 1]
     assert compare.by_maps(found)["seam_energy"]["value"] == maps.seam_energy(pieces, bank.fixed_codebook[made.codes])
