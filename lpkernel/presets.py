@@ -28,8 +28,8 @@ class Preset:
 
 PRESETS = {
     "paper": Preset(False, "resize", "replace", hubness=0.0, mirror=0, refine=False, match_colours=False),
-    "balanced": Preset(True, "carry", "cut", hubness=0.5, mirror=1, refine=True, match_colours=True),
-    "diverse": Preset(True, "carry", "cut", hubness=0.75, mirror=1, refine=True, match_colours=True),
+    "balanced": Preset(True, "carry", "cut", hubness=0.375, mirror=1, refine=True, match_colours=True),
+    "diverse": Preset(True, "carry", "cut", hubness=0.5, mirror=1, refine=True, match_colours=True),
 }
 DEFAULT_PRESET = "balanced"
 

@@ -70,7 +70,7 @@ def preset(text: str) -> tuple[str, dict[str, Any]]:
             options[key] = OPTIONS[key](value)
         except (KeyError, ValueError):
             known = (
-                "patch=6, stride=2, k=3, scales=8/16, overlap=cut, start=carry, hubness=0.5, mirror=1, "
+                "patch=6, stride=2, k=3, scales=8/16, overlap=cut, start=carry, hubness=0.375, mirror=1, "
                 "search_radius=1, refine=0 or match_colours=0"
             )
             raise argparse.ArgumentTypeError(f"got {part!r} in {text!r}, expected for example {known}") from None
