@@ -20,6 +20,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import avatars
@@ -209,6 +210,11 @@ def powers(images: Tensor) -> Tensor:
     return torch.stack([power[(radius >= low) & (radius < high)].sum() for low, high in BANDS])
 
 
+def unlike_powers(decoded: Tensor, images: Tensor, weights: Sequence[float]) -> Tensor:
+    """Weighted sum over BANDS of the squared logarithm of the ratio of the two batches' powers."""
+    return (torch.tensor(weights) * (powers(decoded) / powers(images)).log().square()).sum()
+
+
 def learning_rate(step: int, steps: int, peak: float) -> float:
     warm_up = min(1.0, (step + 1) / 200)
     return peak * warm_up * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -324,8 +330,7 @@ def train(args: argparse.Namespace) -> None:
         l1, square = (decoded - images).abs().mean(), (decoded - images).square().mean()
         loss = l1 + args.square * square + args.perceptual * perceptual + 0.25 * commitment
         if any(args.spectrum):
-            ratios = powers(decoded) / powers(images)
-            loss = loss + (torch.tensor(args.spectrum) * ratios.log().square()).sum()
+            loss = loss + unlike_powers(decoded, images, args.spectrum)
         optimiser.zero_grad(set_to_none=True)
         opposed = step - round(args.adversary_from * args.steps)
         weight = args.adversary * min(1.0, opposed / RAMP)

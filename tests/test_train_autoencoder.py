@@ -1,7 +1,8 @@
-"""Parts of scripts/train_autoencoder.py: widening a network, and the discriminator's share of a gradient."""
+"""Parts of scripts/train_autoencoder.py: widening a network, the discriminator's share of a gradient, powers."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -91,3 +92,14 @@ def test_powers_are_those_of_the_bands() -> None:
     for image, expected in ((low, (1, 0)), (high, (0, 1))):
         found = training.powers(image)
         assert (found / found.sum()).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_powers_that_differ_cost_by_band() -> None:
+    images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    halved = (images / 2).requires_grad_()
+    loss = training.unlike_powers(halved, images, (0.5, 0.25))
+    assert float(loss.detach()) == pytest.approx(0.75 * math.log(4) ** 2, rel=1e-4)
+    (gradient,) = torch.autograd.grad(loss, halved)
+    louder = halved.detach() - 0.1 * gradient
+    assert float(training.unlike_powers(louder, images, (0.5, 0.25))) < float(loss.detach())
+    assert float(training.unlike_powers(images, images, (0.5, 0.25))) == 0
