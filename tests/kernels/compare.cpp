@@ -213,6 +213,21 @@ bool near_enough(float sum, double exact, double size, std::int64_t width) {
     return std::fabs(static_cast<double>(sum) - exact) <= slack(width) * size + TINY;
 }
 
+// How a block's limit came about, and that what was found is within it.
+void check_found(Check& check, const Kernels& table, const FloatBlock& block, int q, float before,
+                 const std::string& sizes) {
+    const float* own = block.scores + q * BLOCK;
+    const float least = *std::min_element(own, own + block.lanes);
+    float lower = before;
+    if (block.reach && least <= lower) {
+        lower = std::min(lower, least + (block.reach[q] * block.reach_scale + block.reach_more));
+    }
+    if (block.limits[q] != lower) check.wrong(sizes, "query " + std::to_string(q) + ": another limit");
+    if (block.found[q] != table.scores_within(own, block.lanes, block.limits[q])) {
+        check.wrong(sizes, "query " + std::to_string(q) + ": scores_within differs from what was found");
+    }
+}
+
 bool float_block(const Kernels& table, Random& random) {
     Check check(table, "float_block");
     for (int repeat = 0; repeat < 1000; ++repeat) {
@@ -262,17 +277,8 @@ bool float_block(const Kernels& table, Random& random) {
         table.float_block(block);
         const std::string sizes = sizes_of({{"width", width}, {"lanes", lanes}, {"queries", queries}, {"no.", repeat}});
         for (int q = 0; q < queries; ++q) {
-            const float* own = scores.data() + q * BLOCK;
-            const float least = *std::min_element(own, own + lanes);
-            float lower = before[q];
-            if (block.reach && least <= lower) {
-                lower = std::min(lower, least + (reach[q] * block.reach_scale + block.reach_more));
-            }
-            if (limits[q] != lower) check.wrong(sizes, "query " + std::to_string(q) + ": another limit");
+            check_found(check, table, block, q, before[q], sizes);
             const auto limit = static_cast<double>(limits[q]);
-            if (found[q] != table.scores_within(own, lanes, limits[q])) {
-                check.wrong(sizes, "query " + std::to_string(q) + ": scores_within differs from what was found");
-            }
             for (int b = 0; b < BLOCK; ++b) {
                 const double room = std::isfinite(exact[q][b]) ? slack(width + 1) * size[q][b] + TINY : 0.0;
                 const bool must = b < lanes && !(exact[q][b] + room > limit);
@@ -320,15 +326,7 @@ bool rounded_block(const Kernels& table, Random& random) {
         const std::string sizes = sizes_of({{"pairs", pairs}, {"lanes", lanes}, {"queries", queries}, {"no.", repeat}});
         for (int q = 0; q < queries; ++q) {
             const float* own = scores.data() + q * BLOCK;
-            const float least = *std::min_element(own, own + lanes);
-            float lower = before[q];
-            if (block.reach && least <= lower) {
-                lower = std::min(lower, least + (reach[q] * block.reach_scale + block.reach_more));
-            }
-            if (limits[q] != lower) check.wrong(sizes, "query " + std::to_string(q) + ": another limit");
-            if (found[q] != table.scores_within(own, lanes, limits[q])) {
-                check.wrong(sizes, "query " + std::to_string(q) + ": scores_within differs from what was found");
-            }
+            check_found(check, table, block, q, before[q], sizes);
             for (int b = 0; b < lanes; ++b) {
                 std::int64_t sum = 0;
                 for (std::int64_t i = 0; i < width; ++i) {
