@@ -4,6 +4,8 @@
 // Tiling: Q queries times U vectors of bank images are summed in registers over all cells, so a block's data is
 // read once for up to GROUP queries. Memory traffic: 4 * pairs + 4 bytes a cell and image for each GROUP queries.
 
+#include <type_traits>
+
 #include "common/philox.h"
 #include "cpu/kernels.h"
 #include "cpu/simd.h"
@@ -239,12 +241,18 @@ void rounded_queries(const RoundedBlock& a, int query) {
     find<Q>(of, query, least);
 }
 
-void rounded_block(const RoundedBlock& a) {
+// Calls run(a constant, q) for queries from q on, that many at a time.
+template <class Run>
+void in_groups(int queries, const Run& run) {
     int q = 0;
-    for (; q + SCORED <= a.floats.queries; q += SCORED) rounded_queries<SCORED>(a, q);
-    for (; q + 4 <= a.floats.queries; q += 4) rounded_queries<4>(a, q);
-    for (; q + 2 <= a.floats.queries; q += 2) rounded_queries<2>(a, q);
-    if (q < a.floats.queries) rounded_queries<1>(a, q);
+    for (; q + SCORED <= queries; q += SCORED) run(std::integral_constant<int, SCORED>(), q);
+    for (; q + 4 <= queries; q += 4) run(std::integral_constant<int, 4>(), q);
+    for (; q + 2 <= queries; q += 2) run(std::integral_constant<int, 2>(), q);
+    if (q < queries) run(std::integral_constant<int, 1>(), q);
+}
+
+void rounded_block(const RoundedBlock& a) {
+    in_groups(a.floats.queries, [&](auto group, int q) { rounded_queries<group.value>(a, q); });
 }
 
 // 1.5 * 2^23: adding it rounds a number of less than 2^22 to an integer, which is then in the sum's last bits.
@@ -316,22 +324,18 @@ void blocks_queries(const FloatBlocks& a, int query) {
     }
 }
 
+// The width is made known where there are many queries.
+template <int GROUP_SIZE, int WIDTH>
+constexpr int KNOWN = GROUP_SIZE == SCORED ? WIDTH : 0;
+
 template <int WIDTH>
 void columns_of(const FloatBlock& a) {
-    int q = 0;
-    for (; q + SCORED <= a.queries; q += SCORED) float_queries<SCORED, WIDTH>(a, q);
-    for (; q + 4 <= a.queries; q += 4) float_queries<4, 0>(a, q);
-    for (; q + 2 <= a.queries; q += 2) float_queries<2, 0>(a, q);
-    if (q < a.queries) float_queries<1, 0>(a, q);
+    in_groups(a.queries, [&](auto group, int q) { float_queries<group.value, KNOWN<group.value, WIDTH>>(a, q); });
 }
 
 template <int WIDTH>
 void columns_of(const FloatBlocks& a) {
-    int q = 0;
-    for (; q + SCORED <= a.queries; q += SCORED) blocks_queries<SCORED, WIDTH>(a, q);
-    for (; q + 4 <= a.queries; q += 4) blocks_queries<4, 0>(a, q);
-    for (; q + 2 <= a.queries; q += 2) blocks_queries<2, 0>(a, q);
-    if (q < a.queries) blocks_queries<1, 0>(a, q);
+    in_groups(a.queries, [&](auto group, int q) { blocks_queries<group.value, KNOWN<group.value, WIDTH>>(a, q); });
 }
 
 template <class Blocks>

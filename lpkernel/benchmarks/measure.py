@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -85,9 +84,9 @@ def repeat(call: Callable[[int], Any], batches: int, budget: float, device: str 
     rest(device)
     gc.disable()
     try:
-        warm = math.inf if on_gpu(device) else 0.0
-        while warm < min(WARM_UP, budget):
-            warm += timed(lambda: call(0), device)[0]
+        left = 0.0 if on_gpu(device) else min(WARM_UP, budget)
+        while left > 0:
+            left -= timed(lambda: call(0), device)[0]
         while len(times) < MOST_RUNS:
             cold(device)
             times.append(timed(lambda: call(len(times) % batches), device)[0])
