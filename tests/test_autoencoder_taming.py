@@ -13,11 +13,13 @@ import packages
 import pytest
 import torch
 import yaml
+from test_same_bits import DOWN, UP, diffusers
 from torch import Tensor, nn
 
 from lpkernel.autoencoder import load_autoencoder
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
-from lpkernel.autoencoder.taming import convert
+from lpkernel.autoencoder.taming import convert, decoder_of
+from lpkernel.benchmarks import decoding
 from lpkernel.errors import InputError, MissingExtra
 
 BASE = {"double_z": False, "in_channels": 3, "out_ch": 3, "ch": 32, "dropout": 0.0, "num_res_blocks": 1}
@@ -123,6 +125,39 @@ def test_parity_with_config(vqgan: Callable[..., Any], tmp_path: Path, name: str
     out = convert(tmp_path / "last.ckpt", tmp_path / "vq", config)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "project.yaml", "vq"]
     check_parity(model, out, int(MODELS[name][0]["resolution"]))
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", MODELS)
+def test_the_way_back_for_the_bench(vqgan: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    """A folder's decoder by taming's own module has the very weights of the checkpoint."""
+    model = vqgan(*MODELS[name])
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    folder = convert(tmp_path / "weights.pt", tmp_path / "vq", write_config(tmp_path / "project.yaml", *MODELS[name]))
+    plain: Any = decoding.Plain(str(folder), "cpu", torch.float32, taming=True)
+    for part, name_of in enumerate(("post_quant_conv", "decoder")):
+        want = getattr(model, name_of).state_dict()
+        found = plain.run[part].state_dict()
+        assert list(found) == list(want) and all(torch.equal(found[key], want[key]) for key in want)
+    grid = MODELS[name][0]["resolution"] >> (len(MODELS[name][0]["ch_mult"]) - 1)
+    codes = torch.randint(MODELS[name][1], (1, grid, grid), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        torch.testing.assert_close(plain.run(plain.vectors(codes.numpy())), model.pixels(codes), atol=1e-4, rtol=0)
+
+
+def test_what_taming_has_no_decoder_for() -> None:
+    def network(**change: Any) -> Any:
+        given = {"block_out_channels": (32, 64), **change}
+        return diffusers.VQModel(down_block_types=(DOWN, DOWN), up_block_types=(UP, UP), **given)
+
+    assert decoder_of(network())[0]["ch_mult"] == (1, 2)
+    for change, message in (
+        ({"norm_num_groups": 8}, "norms or activations"),
+        ({"block_out_channels": (64, 96)}, "levels"),
+        ({"mid_block_add_attention": False}, "it lacks decoder.mid_block.attentions.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            decoder_of(network(**change))
 
 
 @pytest.mark.data

@@ -1,27 +1,21 @@
-"""GroupNorm and SiLU in one kernel: which layers are joined, and that only the last bits change."""
+"""GroupNorm and SiLU in one: which layers are joined, and that on a CPU no bit changes."""
 
 from __future__ import annotations
 
-import importlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from emulation.needs import need_triton
 from lpkernel.triton_kernels import configs
 from test_same_bits import MODELS
 from torch import nn
 
+from lpkernel.autoencoder import fused
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
-from lpkernel.autoencoder.fused import NormSiLU, fuse
+from lpkernel.autoencoder.fused import NormSiLU, by_triton, fuse
 from lpkernel.autoencoder.layers import settle
-
-pytestmark = pytest.mark.usefixtures("_triton")
-
-
-@pytest.fixture
-def _triton() -> None:
-    need_triton()
+from lpkernel.autoencoder.upsampling import fold
 
 
 def _networks() -> list[Any]:
@@ -32,11 +26,12 @@ def _networks() -> list[Any]:
 
 @pytest.mark.parametrize("index", range(5))
 def test_a_network_gives_the_same_with_its_layers_joined(index: int) -> None:
-    """On a CPU, where a joined layer runs as before; the kernel itself is tested in triton_checks.py."""
+    """On a CPU, where joined layers work in place, bit for bit; the kernels are tested in triton_checks.py."""
     network = _networks()[index].eval().requires_grad_(False)
     for parameter in network.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     x = torch.rand(1, 3, 32, 32) * 2 - 1
+    fold(network)
     settle(network, 4)
 
     def run() -> torch.Tensor:
@@ -53,14 +48,15 @@ def test_a_network_gives_the_same_with_its_layers_joined(index: int) -> None:
 
     names = list(network.state_dict())
     with torch.inference_mode():
-        before = run()
+        before, given = run(), x.clone()
         joined = fuse(network)
-        torch.testing.assert_close(run(), before, atol=1e-3, rtol=1e-3)
+        assert torch.equal(run(), before) and torch.equal(x, given)
     norms = [module for module in network.modules() if isinstance(module, NormSiLU)]
     attention = sum("group_norm" in name for name, _ in network.named_modules())
     assert joined == len(norms) - attention and (joined > 3 or index == 4)
     assert list(network.state_dict()) == names
-    assert fuse(network) == 0
+    kinds = [type(module) for module in network.modules()]
+    assert fuse(network) == 0 and [type(module) for module in network.modules()] == kinds
 
 
 def test_an_activation_of_another_kind_stays() -> None:
@@ -71,11 +67,11 @@ def test_an_activation_of_another_kind_stays() -> None:
     assert kinds == ["NormSiLU", "ReLU", "NormSiLU", "Identity", "SiLU"]
 
 
-def test_without_triton_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    network = nn.Sequential(nn.GroupNorm(2, 4), nn.SiLU())
-    settle(network, 2)
-    assert fuse(network) == 0 and not isinstance(network[0], NormSiLU)
+def test_without_triton_its_kernels_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_gpu: Any = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16)
+    for known in (True, False):
+        monkeypatch.setattr(fused, "has_triton", lambda known=known: known)
+        assert by_triton(on_gpu) is known
 
 
 @pytest.mark.parametrize(("channels", "groups"), [*configs.NORMS, (32, 32), (96, 3), (4096, 1), (20, 5)])

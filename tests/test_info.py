@@ -9,14 +9,13 @@ from typing import Any
 import fakes
 import pytest
 import torch
-from emulation.needs import need_triton
 from lpkernel.triton_kernels import configs
 
 import lpkernel
 from lpkernel import load_autoencoder
+from lpkernel.autoencoder import described as describing
 from lpkernel.autoencoder import moments
 from lpkernel.autoencoder.described import described
-from lpkernel.autoencoder.fused import fuse
 from lpkernel.backends import registry
 from lpkernel.info import info, why_chosen
 
@@ -90,11 +89,9 @@ def test_a_gpu_s_layers_say_what_is_fused(monkeypatch: pytest.MonkeyPatch) -> No
     """Only the description: the network is on the CPU and labelled as on a GPU."""
     autoencoder: Any = load_autoencoder(device="cpu", dtype="float32")
     autoencoder.device, autoencoder.batch = torch.device("cuda"), 64
-    with monkeypatch.context() as patch:
-        patch.setattr("importlib.util.find_spec", lambda name: None)
-        assert described(autoencoder)["GroupNorm"] == "15 by torch, since triton is not installed, none fused with SiLU"
-    need_triton()
-    fuse(autoencoder.network)
+    monkeypatch.setattr(describing, "has_triton", lambda: False)
+    assert described(autoencoder)["GroupNorm"] == "15 by torch, since triton is not installed"
+    monkeypatch.setattr(describing, "has_triton", lambda: True)
     said = described(autoencoder)
     assert said["GroupNorm"] == "15 by Triton, 15 of them fused with SiLU" and said["SiLU"] == "13 by torch"
     assert said["images"] == "batches of 64, the last one filled up" and said["convolutions"] == "33 by torch"

@@ -49,8 +49,9 @@ from test_topk_floats import (  # noqa: F401
 from lpkernel import plan
 from lpkernel.autoencoder import fused
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ
-from lpkernel.autoencoder.fused import group_norm, moments, upsample
+from lpkernel.autoencoder.fused import group_norm, moments
 from lpkernel.autoencoder.layers import settle
+from lpkernel.autoencoder.upsampling import fold, interleaved
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, LatentBank, ScanRequest, TopkRequest
 from lpkernel.backends.specification import NumpyBackend
@@ -247,12 +248,25 @@ def test_sums_and_their_moments(shape: tuple[int, ...], with_residual: bool, bia
     assert torch.equal(normed, group_norm(found, groups, None, None, 1e-6))
 
 
+@pytest.mark.parametrize("biases", [0, 1])
 @pytest.mark.parametrize("shape", UPSAMPLED, ids=str)
-def test_upsampling(shape: tuple[int, ...]) -> None:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(3)).half()
-    found = upsample(x)
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(found, torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+def test_the_end_of_a_folded_upsampling(shape: tuple[int, ...], biases: int) -> None:
+    """The phases in their places, and the moments of the result: a norm given them has the same bits."""
+    images, channels, height, width = shape
+    random = torch.Generator().manual_seed(3)
+    phases = torch.randn((images, 4 * channels, height + 1, width + 1), generator=random).half()
+    phases = phases.contiguous(memory_format=torch.channels_last)
+    vectors = tuple(torch.randn(channels, generator=random).half() for _ in range(biases))
+    expected = interleaved(phases)
+    for vector in vectors:
+        expected = (expected.float() + vector.float().view(-1, 1, 1)).half()
+    found = torch.full_like(expected, torch.nan)
+    parts = moments(found, 4, vectors, phases=phases)
+    assert torch.equal(found, expected)
+    alone = torch.empty_like(found[-1:])
+    assert torch.equal(moments(alone, 4, vectors, phases=phases[-1:].clone()), parts[-1:])
+    assert torch.equal(alone, found[-1:])
+    assert torch.equal(group_norm(found, 4, None, None, 1e-6, known=parts), group_norm(found, 4, None, None, 1e-6))
 
 
 @pytest.mark.parametrize("kind", ["diffusers", "embedded"])
@@ -264,13 +278,14 @@ def test_a_decoder_by_the_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) ->
     network = made.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     for parameter in network.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))
+    fold(network)
     settle(network, 4)
     x = torch.randn(2, 8, 4, 4)
     looked, inner = list[bool](), fused.moments
 
-    def look(given: torch.Tensor, groups: int, biases: Any = None, residual: Any = None) -> torch.Tensor:
+    def look(given: torch.Tensor, groups: int, biases: Any = None, *more: Any, **named: Any) -> torch.Tensor:
         looked.append(biases is None)
-        return inner(given, groups, biases or (), residual)
+        return inner(given, groups, biases or (), *more, **named)
 
     with torch.inference_mode():
         expected = network(x)
@@ -279,8 +294,9 @@ def test_a_decoder_by_the_kernels(kind: str, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(fused, "moments", look)
         monkeypatch.setattr(fused, "by_triton", lambda given: True)
         torch.testing.assert_close(network(x), expected, atol=1e-4, rtol=1e-4)
-    # each norm computes its own, except after a residual block or an upsampling; in the embedded one all compute theirs
-    assert (sum(looked), len(looked)) == ((12, 19) if kind == "diffusers" else (4, 7))
+    # each norm computes its own, except after a residual block, an upsampling or the first convolution; in the embedded
+    # one all compute theirs
+    assert (sum(looked), len(looked)) == ((11, 19) if kind == "diffusers" else (4, 7))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)

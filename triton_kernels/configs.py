@@ -70,7 +70,7 @@ FINISH_CELLS = 64
 CUT = {8: 1, 16: 4}  # patch side that `stitch` holds -> warps: at most 64 values a thread of 8 channels
 MOST_CUT = max(CUT)
 NORM_VALUES, NORM_WARPS = 2048, 4  # of a tile of `moments`: 16 numbers a thread, as many means and squares
-PIXEL_VALUES = 2 * NORM_VALUES  # of a tile of `normalise` and `upsample`: four loads of 16 bytes in flight, of 16 bits
+PIXEL_VALUES = 2 * NORM_VALUES  # of a tile of `normalise`: four loads of 16 bytes in flight, of 16 bits
 NORM_SLABS = 256  # of an image at most: with a few images enough programs for a GPU
 MERGED_VALUES = 4096  # slabs by channels of a group, as powers of two, that `affine` holds
 NORM_COLUMNS = 4096  # channels at most, as a power of two
@@ -96,7 +96,7 @@ def norm(channels: int, groups: int) -> Norm | None:
 
 
 def pixel_tile(columns: int) -> int:
-    """Pixels of a tile of `normalise` and `upsample`."""
+    """Pixels of a tile of `normalise`."""
     return max(1, PIXEL_VALUES // columns)
 
 
@@ -244,12 +244,12 @@ def _norm_kernels() -> Iterator[Shipped]:
         small, large = shape | {"TP": tile.pixels}, shape | {"TP": pixel_tile(tile.columns)}
         merge = {"CHANNELS": channels, "GROUPS": groups, "JP": tile.own, "SP": tile.slabs}
         for label, kernel, constexprs in (
-            ("moments", kernels.moments, small | {"RESIDUAL": False, "BIASES": 0}),
-            ("moments-biased", kernels.moments, small | {"RESIDUAL": False, "BIASES": 1}),
-            ("moments-residual", kernels.moments, small | {"RESIDUAL": True, "BIASES": 2}),
+            ("moments", kernels.moments, small | {"RESIDUAL": False, "BIASES": 0, "PHASES": False}),
+            ("moments-biased", kernels.moments, small | {"RESIDUAL": False, "BIASES": 1, "PHASES": False}),
+            ("moments-residual", kernels.moments, small | {"RESIDUAL": True, "BIASES": 2, "PHASES": False}),
+            ("moments-phases", kernels.moments, small | {"RESIDUAL": False, "BIASES": 1, "PHASES": True}),
             ("affine", kernels.affine, merge | {"AFFINE": True, "BEFORE": True}),
             ("normalise", kernels.normalise, large | {"SILU": True}),
-            ("upsample", kernels.upsample, large),
         ):
             signature = {
                 name: "constexpr" if name in constexprs else NORM_TYPES.get(name, "i32") for name in kernel.arg_names

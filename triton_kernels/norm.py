@@ -5,11 +5,14 @@ GroupNorm and SiLU, with the bias of the convolution before it:
     z = x[n, p, c] + before[c];  mean, variance of z over the pixels and the C / G channels of a group, for each image
     y[n, p, c] = f((z - mean) / sqrt(variance + eps) * weight[c] + bias[c]),  f(z) = z or z / (1 + exp(-z))
 
-The end of a residual block, y = x + first[c] + second[c] + residual, rounded once; and nearest upsampling by two.
+The end of a residual block, y = x + first[c] + second[c] + residual, rounded once; and that of a folded upsampling
+(lpkernel/autoencoder/upsampling.py), whose phases are put in their places on the way:
+
+    y[n, (2 i + a, 2 j + b), c] = x[n, (i + a, j + b), (2 a + b) C + c] + first[c]
 
 Shapes: x, y, residual (N, P, C) float32, float16 or bfloat16, contiguous: a channels-last tensor (N, C, H, W) with
-P = H W. Channel vectors (C,) of the same kind. float32: parts (N, slabs, 2, C), each slab's means and sums of squares
-about them; affine (N, 2, C), what a channel is multiplied by and what is added.
+P = H W; phases (N, (H/2 + 1) (W/2 + 1), 4 C). Channel vectors (C,) of the same kind. float32: parts (N, slabs, 2, C),
+each slab's means and sums of squares about them; affine (N, 2, C), what a channel is multiplied by and what is added.
 
 Tiling: the pixels of an image are cut into slabs. A program of `moments` owns one slab and reads it in tiles of TP
 pixels by all channels (CP columns, a power of two), the next tile while it works on one. Every number of the tile has
@@ -18,13 +21,13 @@ between threads and no digits are lost where the mean is far from 0; at the end 
 1979). `moments` may first add biases and a residual, and write what comes of it. `affine` merges the slabs of one group
 of one image, all at once; a bias before it moves the means and nothing else. `normalise` is one multiply and add.
 
-Traffic: x is read twice and y written once, 6 N P C bytes for 16-bit numbers; where `moments` ends a residual block,
-the first of these reads is its own. Images are read backwards in `moments` and forwards in `normalise`, so that each
-begins with what the one before left in L2.
+Traffic: x is read twice and y written once, 6 N P C bytes for 16-bit numbers; where `moments` ends a residual block or
+an upsampling, the first of these reads is its own. Images are read backwards in `moments` and forwards in `normalise`,
+so that each begins with what the one before left in L2.
 
 Numbers: float32 within; what is merged when depends on P, C and G alone, so an image has the same bits in any batch.
 
-Limits: P C < 2^31 an image, 2^29 for `upsample`; CP <= 4096. Nothing is read back.
+Limits: P C < 2^31 an image, phases included; CP <= 4096. Nothing is read back.
 """
 
 from __future__ import annotations
@@ -33,20 +36,25 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["pixels", "slab"])
+@triton.jit(do_not_specialize=["pixels", "slab", "width"])
 def moments(
-    x_ptr, residual_ptr, first_ptr, second_ptr, parts_ptr,
-    pixels, slab,
+    x_ptr, y_ptr, residual_ptr, first_ptr, second_ptr, parts_ptr,
+    pixels, slab, width,
     CHANNELS: tl.constexpr, CP: tl.constexpr, TP: tl.constexpr,
-    RESIDUAL: tl.constexpr, BIASES: tl.constexpr,
+    RESIDUAL: tl.constexpr, BIASES: tl.constexpr, PHASES: tl.constexpr,
 ):  # fmt: skip
-    """Means and squares of the channels over a slab of an image; x becomes x + first + second + residual before that.
+    """Means and squares of the channels over a slab of an image of y = x + first + second + residual.
 
-    BIASES: 0, 1 or 2 of first and second. x is written if there is anything to add.
+    BIASES: 0, 1 or 2 of first and second. y, which may be x, is written if it differs from x. PHASES: x holds phases;
+    `width` is y's.
     """
     image = tl.num_programs(1) - 1 - tl.program_id(1)
     number = tl.num_programs(0) - 1 - tl.program_id(0)
     start = image.to(tl.int64) * pixels * CHANNELS
+    if PHASES:
+        x_ptr += image.to(tl.int64) * (pixels // width // 2 + 1) * (width // 2 + 1) * 4 * CHANNELS
+    else:
+        x_ptr += start
     begin = number * slab
     end = tl.minimum(begin + slab, pixels)
     row, column = tl.arange(0, TP), tl.arange(0, CP)
@@ -58,20 +66,20 @@ def moments(
     mean = tl.zeros((TP, CP), tl.float32)
     squares = tl.zeros((TP, CP), tl.float32)
     count = 0.0
-    x = _load(x_ptr + start, begin + row, end, CHANNELS, CP)
+    x = _taken(x_ptr, begin + row, end, width, CHANNELS, CP, PHASES)
     if RESIDUAL:
         residual = _load(residual_ptr + start, begin + row, end, CHANNELS, CP)
     for p0 in range(begin, end, TP):
         value = x.to(tl.float32)
-        x = _load(x_ptr + start, p0 + TP + row, end, CHANNELS, CP)
+        x = _taken(x_ptr, p0 + TP + row, end, width, CHANNELS, CP, PHASES)
         if BIASES > 0:
             value += added[None, :]
         if RESIDUAL:
             value += residual.to(tl.float32)
             residual = _load(residual_ptr + start, p0 + TP + row, end, CHANNELS, CP)
-        if RESIDUAL or BIASES > 0:
-            rounded = value.to(x_ptr.dtype.element_ty)
-            _store(x_ptr + start, rounded, p0 + row, end, CHANNELS, CP)
+        if RESIDUAL or BIASES > 0 or PHASES:
+            rounded = value.to(y_ptr.dtype.element_ty)
+            _store(y_ptr + start, rounded, p0 + row, end, CHANNELS, CP)
             value = rounded.to(tl.float32)
         count += 1.0
         apart = tl.where((p0 + row < end)[:, None], value - mean, 0.0)
@@ -144,27 +152,6 @@ def normalise(
         _store(y_ptr + start, y.to(y_ptr.dtype.element_ty), p0 + row, end, CHANNELS, CP)
 
 
-@triton.jit(do_not_specialize=["pixels", "width"])
-def upsample(
-    x_ptr, y_ptr,
-    pixels, width,
-    CHANNELS: tl.constexpr, CP: tl.constexpr, TP: tl.constexpr,
-):  # fmt: skip
-    """Each of TP pixels of image program_id(1), rows of `width`, to four: (N, H W, C) -> (N, 4 H W, C)."""
-    image = tl.program_id(1).to(tl.int64)
-    place = tl.program_id(0) * TP + tl.arange(0, TP)
-    x = _load(x_ptr + image * pixels * CHANNELS, place, pixels, CHANNELS, CP)
-    y_ptr += image * pixels * 4 * CHANNELS
-    column = tl.arange(0, CP)[None, :]
-    corner = (place // width * 4 * width + place % width * 2)[:, None]
-    live = (place < pixels)[:, None]
-    if CP != CHANNELS:
-        live = live & (column < CHANNELS)
-    for down in tl.static_range(2):
-        for right in tl.static_range(2):
-            tl.store(y_ptr + (corner + (down * 2 * width + right)) * CHANNELS + column, x, mask=live)
-
-
 @triton.jit
 def _load(x_ptr, pixel, end, CHANNELS: tl.constexpr, CP: tl.constexpr):
     """All channels of some pixels, 0 from `end` on."""
@@ -173,6 +160,20 @@ def _load(x_ptr, pixel, end, CHANNELS: tl.constexpr, CP: tl.constexpr):
     if CP != CHANNELS:  # a mask by columns would make loads narrow
         live = live & (column < CHANNELS)
     return tl.load(x_ptr + pixel[:, None] * CHANNELS + column, mask=live, other=0)
+
+
+@triton.jit
+def _taken(x_ptr, pixel, end, width, CHANNELS: tl.constexpr, CP: tl.constexpr, PHASES: tl.constexpr):
+    """As `_load`; with PHASES the pixels of an image `width` wide, each from its phase."""
+    if PHASES:
+        down, right = pixel // width, pixel % width
+        place = ((down + 1) // 2 * (width // 2 + 1) + (right + 1) // 2) * 4 + down % 2 * 2 + right % 2
+        column = tl.arange(0, CP)[None, :]
+        live = (pixel < end)[:, None]
+        if CP != CHANNELS:
+            live = live & (column < CHANNELS)
+        return tl.load(x_ptr + place[:, None] * CHANNELS + column, mask=live, other=0)
+    return _load(x_ptr, pixel, end, CHANNELS, CP)
 
 
 @triton.jit

@@ -513,8 +513,14 @@ py::object group_norm(const py::array& pixels, py::array& out, std::int64_t bloc
                       const py::object& bias, double eps, const py::object& mean, const py::object& variance,
                       const std::string& isa) {
     lpkernel::Norm job{};
-    job.pixels = view<float>(pixels, "pixels", 2);
-    view<float>(out, "out", 2);
+    const bool bfloats = py::isinstance<py::array_t<std::uint16_t>>(pixels);
+    if (bfloats) {
+        job.bfloats = view<std::uint16_t>(pixels, "pixels", 2);
+        view<std::uint16_t>(out, "out", 2);
+    } else {
+        job.pixels = view<float>(pixels, "pixels", 2);
+        view<float>(out, "out", 2);
+    }
     const std::int64_t channels = pixels.shape(1);
     job.count = pixels.shape(0), job.block = block, job.groups = groups, job.eps = eps;
     expect(out.shape(0) == job.count && out.shape(1) == channels, "out: expected the pixels' shape");
@@ -527,7 +533,11 @@ py::object group_norm(const py::array& pixels, py::array& out, std::int64_t bloc
     const auto* given_mean = optional_row<double>(mean, "mean", groups);
     const auto* given_variance = optional_row<double>(variance, "variance", groups);
     expect(!given_mean == !given_variance, "mean and variance: expected both or none");
-    job.out = static_cast<float*>(out.mutable_data());
+    if (bfloats) {
+        job.bfloats_out = static_cast<std::uint16_t*>(out.mutable_data());
+    } else {
+        job.out = static_cast<float*>(out.mutable_data());
+    }
     const lpkernel::Kernels& run = lpkernel::kernels(isa);
     if (given_mean) {
         const lpkernel::Statistics by{{given_mean, given_mean + groups}, {given_variance, given_variance + groups}};
@@ -708,6 +718,7 @@ PYBIND11_MODULE(_cpu, module) {
     module.def(
         "group_norm", &group_norm, py::arg("pixels"), py::arg("out"), py::arg("block"), py::arg("groups"),
         py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("mean"), py::arg("variance"), py::arg("isa"),
-        "Normalises pixels (p, C) float32 to out, by mean and variance (G,) float64 if they are given; else by its "
-        "own, and returns mean (G,), and sums and squares of each block of pixels, (p / block, G).");
+        "Normalises pixels (p, C), float32 or the bits of bfloat16 as uint16, to out, of the same kind, by mean and "
+        "variance (G,) float64 if they are given; else by its own, and returns mean (G,), and sums and squares of each "
+        "block of pixels, (p / block, G).");
 }

@@ -310,6 +310,9 @@ struct Kernels {
     double (*direct)(const float* a, const float* b, const float* weight, std::int64_t width);
     void (*block_sums)(const BlockSums&);
     void (*scaled)(const Scaled&);
+    // Bits of bfloat16 as float32, and back, rounded to the nearest, ties to even; NaN becomes 0x7FC0.
+    void (*widen)(const std::uint16_t* values, std::int64_t count, float* out);
+    void (*narrow)(const float* values, std::int64_t count, std::uint16_t* out);
     // The same from one `a` to `count` rows: out[i] = direct(a, rows[i], weight, width).
     void (*direct_rows)(const float* a, const float* const* rows, const float* weight, std::int64_t width, int count,
                         double* out);

@@ -1042,6 +1042,22 @@ void scaled(const Scaled& a) {
     }
 }
 
+void widen(const std::uint16_t* __restrict values, std::int64_t count, float* __restrict out) {
+    for (std::int64_t i = 0; i < count; ++i) {
+        const std::uint32_t bits = std::uint32_t{values[i]} << 16;
+        __builtin_memcpy(out + i, &bits, sizeof bits);
+    }
+}
+
+void narrow(const float* __restrict values, std::int64_t count, std::uint16_t* __restrict out) {
+    for (std::int64_t i = 0; i < count; ++i) {
+        std::uint32_t bits;
+        __builtin_memcpy(&bits, values + i, sizeof bits);
+        const std::uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+        out[i] = static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
+    }
+}
+
 }  // namespace
 
 namespace lpkernel {
@@ -1075,6 +1091,8 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 direct,
                                 block_sums,
                                 scaled,
+                                widen,
+                                narrow,
                                 direct_rows,
                                 direct_narrow,
                                 pack_rows,

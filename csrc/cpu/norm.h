@@ -1,6 +1,7 @@
 // GroupNorm of one image, channels last: fixed blocks of pixels in a fixed order, so the same bits on every machine.
 //
 // The image is read three times (sums, squares about the mean, the result) and written once, by the calling thread.
+// bfloat16 is widened, and rounded at the end, PART numbers at a time.
 
 #pragma once
 
@@ -11,12 +12,14 @@
 namespace lpkernel {
 
 struct Norm {
-    const float* pixels;  // (count, channels)
+    const float* pixels;           // (count, channels), or nullptr:
+    const std::uint16_t* bfloats;  // of bfloat16
     std::int64_t count, block;
     int channels, groups;
     const float *weight, *bias;  // (channels), or nullptr
     double eps;
-    float* out;  // (count, channels)
+    float* out;  // (count, channels), of the kind of the pixels
+    std::uint16_t* bfloats_out;
 };
 
 struct Statistics {

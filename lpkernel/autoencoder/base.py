@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from lpkernel.autoencoder.layers import settle
 from lpkernel.autoencoder.partial import Box, Parts, Record, Stage
 from lpkernel.autoencoder.quantise import nearest_rows
 from lpkernel.autoencoder.side_by_side import side_by_side
+from lpkernel.autoencoder.upsampling import fold
 from lpkernel.errors import InputError
 
 FLOAT16_END, HEADROOM = 65504.0, 16
@@ -31,6 +33,18 @@ PROBED = 4  # images decoded to see how large numbers become
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PIXELS_ON_GPU = 1 << 20  # in one batch: 16 images of 256x256, enough to fill a GPU
 PIXELS_ON_CPU = 1 << 19  # at a time, each image by itself, to limit memory: 8 of 256x256
+
+_OWN_LAYERS: ContextVar[bool] = ContextVar("own_layers", default=False)
+
+
+@contextmanager
+def own_layers() -> Iterator[None]:
+    """Networks that this thread loads within it keep the layers they come with, for comparisons."""
+    token = _OWN_LAYERS.set(True)
+    try:
+        yield
+    finally:
+        _OWN_LAYERS.reset(token)
 
 
 def choose_device(device: str) -> torch.device:
@@ -153,6 +167,9 @@ class TorchAutoencoder(ABC):
         self.codebook: np.ndarray | None = None if rows is None else rows.numpy()
         self._codebook = None if rows is None else rows.to(self.device)
         self.network: Any = network.eval().requires_grad_(False)
+        replaced = not _OWN_LAYERS.get()
+        if replaced:
+            fold(network)
         # not the class's own `to`: that of diffusers prints notices meant for training
         nn.Module.to(network, self.device)
         half = dtype == "auto" and self.device.type == "cuda" and self.dtype == torch.bfloat16
@@ -163,8 +180,9 @@ class TorchAutoencoder(ABC):
             if part not in self.encoder_parts:
                 nn.Module.to(module, self.dtype)
         nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        settle(network, grid)
-        self._fused = fuse(network) if self.device.type == "cuda" else 0
+        if replaced:
+            settle(network, grid)
+        self._fused = fuse(network) if replaced else 0
         self.batch = max(1, PIXELS_ON_GPU // image_size**2) if self.device.type == "cuda" else 1
         self._together = max(1, PIXELS_ON_CPU // image_size**2) if self.device.type == "cpu" else 1
         self.compiling: Choice = NOT_ASKED

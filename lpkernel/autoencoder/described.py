@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from torch import nn
 
 from lpkernel.autoencoder import layers, moments
 from lpkernel.autoencoder.base import TorchAutoencoder
-from lpkernel.autoencoder.fused import KINDS, NormSiLU
+from lpkernel.autoencoder.fused import KINDS, NormSiLU, has_triton
+from lpkernel.autoencoder.upsampling import FoldedUpsample
 from lpkernel.limits import INT16_CODES
 from lpkernel.triton_kernels import configs
 
@@ -56,13 +56,18 @@ def _of(network: nn.Module, *kinds: type[nn.Module]) -> list[Any]:
 def _convolutions(network: nn.Module, on_cpu: bool) -> str:
     every, settled = _of(network, nn.Conv2d), _of(network, layers.Convolution)
     if not on_cpu:
-        return f"{len(every)} by torch"
+        return f"{len(every)} by torch" + _folded(network)
     if not torch.backends.mkldnn.is_available():
         return f"{len(every)} by torch, which has no oneDNN: threads may change the last bits"
     single = sum(module.weight.dtype == torch.float32 for module in settled)
     rest = len(every) - single
     why = " (not float32, or not padded with zeros): threads may change the last bits"
-    return f"{single} float32 by oneDNN" + (f", {rest} by torch{why}" if rest else "")
+    return f"{single} float32 by oneDNN" + (f", {rest} by torch{why}" if rest else "") + _folded(network)
+
+
+def _folded(network: nn.Module) -> str:
+    count = len(_of(network, FoldedUpsample))
+    return f"; {count} of them folded with the upsampling before" if count else ""
 
 
 def _norms(network: nn.Module, on_cpu: bool, dtype: torch.dtype) -> str:
@@ -73,9 +78,8 @@ def _norms(network: nn.Module, on_cpu: bool, dtype: torch.dtype) -> str:
         large = f"; of one image of more than {moments.OF_ONE_THREAD:,} numbers by torch"
         return f"{len(every)} by the compiled code" + (large if torch.get_num_threads() > moments.FEW_THREADS else "")
     fused = [module for module in every if isinstance(module, NormSiLU)]
-    if not fused:
-        none = "" if importlib.util.find_spec("triton") else ", since triton is not installed"
-        return f"{len(every)} by torch{none}, none fused with SiLU"
+    if not has_triton():
+        return f"{len(every)} by torch, since triton is not installed"
     if dtype not in KINDS:
         return f"{len(every)} by torch, since Triton's has no {str(dtype).removeprefix('torch.')}"
     narrow = [module for module in fused if configs.norm(module.num_channels, module.num_groups)]
@@ -86,6 +90,9 @@ def _norms(network: nn.Module, on_cpu: bool, dtype: torch.dtype) -> str:
 
 
 def _activations(network: nn.Module, on_cpu: bool) -> str:
-    every = _of(network, nn.SiLU)
-    whole = ", by whole vectors" if on_cpu and every else ""
-    return f"{len(every)} by torch{whole}"
+    every = len(_of(network, nn.SiLU))
+    if not on_cpu:
+        return f"{every} by torch"
+    in_place = sum(module.silu for module in _of(network, NormSiLU))
+    every += in_place
+    return f"{every} by torch, by whole vectors, {in_place} of them in place" if every else "none"

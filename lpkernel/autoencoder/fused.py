@@ -1,7 +1,9 @@
-"""What a decoder does between its convolutions, on a GPU by triton_kernels/norm.py: `fuse` puts it into a network.
+"""What a decoder does between its convolutions: `fuse` puts it into a network.
 
-GroupNorm and SiLU in one; biases of convolutions without a pass of their own; the end of a residual block in one; and
-nearest upsampling. On other devices and dtypes, and under torch.compile, torch's own layers run instead.
+On a GPU by triton_kernels/norm.py: GroupNorm and SiLU in one; biases of convolutions without a pass of their own; the
+end of a residual block, and of a folded upsampling (`upsampling`), in one. On a CPU SiLU and the end of a residual
+block work in place, which saves the memory that would be written for the first time. Under torch.compile, and
+where Triton is not installed, torch's own layers run instead.
 """
 
 from __future__ import annotations
@@ -14,24 +16,30 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from lpkernel.autoencoder.layers import GroupNorm
+from lpkernel.autoencoder.layers import GroupNorm, by_torch, silu
+from lpkernel.autoencoder.upsampling import FoldedUpsample
 from lpkernel.triton_kernels import configs
 
 KINDS = (torch.float32, torch.float16, torch.bfloat16)
-UPSAMPLED = 1 << 29  # numbers of an image that is upsampled, at most
+MOST_NUMBERS = (1 << 31) - 1  # of an image
+
+
+@functools.cache
+def has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def by_triton(x: Tensor) -> bool:
     """Whether the kernels take a tensor."""
-    return x.device.type == "cuda" and x.dtype in KINDS and not torch.compiler.is_compiling()
+    return x.device.type == "cuda" and x.dtype in KINDS and not torch.compiler.is_compiling() and has_triton()
 
 
 class NormSiLU(GroupNorm):
-    """A GroupNorm of channels-last tensors on a GPU by Triton; with `silu` it includes the SiLU that follows.
+    """A GroupNorm; with `silu` it includes the SiLU that follows, in place on a CPU.
 
-    (N, C, H, W) or (N, C, L); others are left to `GroupNorm`, and torch.compile fuses both by itself. `before`: a
-    bias (C,) that is still to be added to x. `follows`: the input is the unchanged output of a residual block, so the
-    moments that the block found on its way are used.
+    On a GPU by Triton, of channels-last tensors (N, C, H, W) or (N, C, L); others are left to `GroupNorm`, and
+    torch.compile fuses both by itself. `before`: a bias (C,) that is still to be added to x. `follows`: the input is
+    the unchanged output of a residual block, so the moments that the block found on its way are used.
     """
 
     silu: bool
@@ -40,7 +48,9 @@ class NormSiLU(GroupNorm):
     def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
         if not by_triton(x) or x.ndim not in (3, 4) or configs.norm(self.num_channels, self.num_groups) is None:
             found = super().forward(x if before is None else x + before.view(-1, *[1] * (x.ndim - 2)))
-            return nn.functional.silu(found) if self.silu else found
+            if not self.silu:
+                return found
+            return nn.functional.silu(found) if by_torch(found) or found.ndim != 4 else silu(found, found)
         given = self.num_groups, self.weight, self.bias, self.eps, self.silu
         if x.ndim == 3:
             return group_norm(x.unsqueeze(-1), *given, before).squeeze(-1)
@@ -84,10 +94,17 @@ def group_norm(
     return y
 
 
-def moments(x: Tensor, groups: int, biases: tuple[Tensor, ...] = (), residual: Tensor | None = None) -> Tensor:
+def moments(
+    x: Tensor,
+    groups: int,
+    biases: tuple[Tensor, ...] = (),
+    residual: Tensor | None = None,
+    phases: Tensor | None = None,
+) -> Tensor:
     """Adds up to two biases (C,) and a residual to x (N, C, H, W), channels-last, in place, rounded once.
 
-    Returns what `group_norm` in `groups` groups takes as `known`: (N, slabs, 2, C) float32.
+    Returns what `group_norm` in `groups` groups takes as `known`: (N, slabs, 2, C) float32. phases: of a
+    folded upsampling (N, 4 C, H / 2 + 1, W / 2 + 1), channels-last, which x, whatever it holds, is first made of.
     """
     images, channels, pixels = _shape(x)
     tile = _tile(channels, groups)
@@ -96,32 +113,17 @@ def moments(x: Tensor, groups: int, biases: tuple[Tensor, ...] = (), residual: T
     first, second = (*biases, x, x)[:2]
     added = x if residual is None else residual.contiguous(memory_format=torch.channels_last)
     _kernels().moments[(slabs, images)](
-        *(x, added, first, second, parts, pixels, slab),
+        *(x if phases is None else phases, x, added, first, second, parts, pixels, slab, x.shape[3]),
         CHANNELS=channels,
         CP=tile.columns,
         TP=tile.pixels,
         RESIDUAL=residual is not None,
         BIASES=len(biases),
+        PHASES=phases is not None,
         num_warps=configs.NORM_WARPS,
         num_stages=1,
     )
     return parts
-
-
-def upsample(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, 2 H, 2 W), each pixel four times, channels-last."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    images, channels, pixels = _shape(x)
-    height, width = x.shape[2:]
-    columns = configs.power(channels)
-    tile = configs.pixel_tile(columns)
-    y = torch.empty(
-        (images, channels, 2 * height, 2 * width), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
-    )
-    shape = {"CHANNELS": channels, "CP": columns, "TP": tile}
-    how = {"num_warps": configs.NORM_WARPS, "num_stages": 1}
-    _kernels().upsample[(-(-pixels // tile), images)](x, y, pixels, width, **shape, **how)
-    return y
 
 
 def _kernels() -> Any:
@@ -157,8 +159,12 @@ class _Residual(nn.Module):
 
     def forward(self, input_tensor: Tensor, temb: Tensor | None = None, *others: Any, **more: Any) -> Tensor:
         block: Any = self
-        if not by_triton(input_tensor):
+        if torch.compiler.is_compiling():
             return cast(Tensor, super().forward(input_tensor, temb, *others, **more))
+        if not by_triton(input_tensor):
+            h = block.conv2(block.norm2(block.conv1(block.norm1(input_tensor))))
+            shortcut = block.conv_shortcut
+            return cast(Tensor, h.add_(input_tensor if shortcut is None else shortcut(input_tensor)))
         h = _without_bias(block.conv1, block.norm1(input_tensor))
         h = _without_bias(block.conv2, block.norm2(h, block.conv1.bias))
         shortcut = block.conv_shortcut
@@ -167,17 +173,32 @@ class _Residual(nn.Module):
         return _ended(h, convolutions, residual, block.norm2.num_groups)
 
 
-class _Upsample(nn.Module):
-    """diffusers' Upsample2D by two with a convolution after it. `groups`: of the norm that comes next."""
+class _Upsample(FoldedUpsample):
+    """A `FoldedUpsample`. `norm_groups`: of the norm that comes next."""
 
-    groups: int
+    norm_groups: int
 
-    def forward(self, hidden_states: Tensor, output_size: Any = None, *others: Any, **more: Any) -> Tensor:
-        layer: Any = self
-        if output_size is not None or not by_triton(hidden_states) or hidden_states[0].numel() > UPSAMPLED:
-            return cast(Tensor, super().forward(hidden_states, output_size, *others, **more))
-        h = _without_bias(layer.conv, upsample(hidden_states))
-        return _ended(h, [layer.conv], None, layer.groups)
+    def forward(self, x: Tensor) -> Tensor:
+        height, width, channels = x.shape[2], x.shape[3], self.conv.out_channels
+        if not by_triton(x) or 4 * channels * (height + 1) * (width + 1) > MOST_NUMBERS:
+            return super().forward(x)
+        phases = nn.functional.conv2d(x, self.folded, None, padding=1).contiguous(memory_format=torch.channels_last)
+        shape = x.shape[0], channels, 2 * height, 2 * width
+        h = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        biases = () if self.conv.bias is None else (self.conv.bias,)
+        h.moments = self.norm_groups, moments(h, self.norm_groups, biases, phases=phases)  # type: ignore[attr-defined]
+        return h
+
+
+class _Start(nn.Conv2d):
+    """The convolution before the first residual block. `norm_groups`: of the norm that comes next."""
+
+    norm_groups: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not by_triton(x):
+            return super().forward(x)
+        return _ended(_without_bias(self, x), [self], None, self.norm_groups)
 
 
 class _Block(nn.Module):
@@ -185,8 +206,10 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         block: Any = self
-        if not by_triton(x):
+        if torch.compiler.is_compiling():
             return cast(Tensor, super().forward(x))
+        if not by_triton(x):
+            return cast(Tensor, block.conv2(block.act2(block.conv1(block.norm(x)))).add_(x))
         h = _without_bias(block.conv2, block.act2(block.conv1(block.norm(x))))
         return _ended(h, [block.conv2], x, block.norm.num_groups)
 
@@ -201,10 +224,8 @@ def fuse(network: nn.Module) -> int:
     """Turn the GroupNorms of a network into `NormSiLU`s in place, including the SiLU that follows where that is known.
 
     Residual blocks and upsampling of known kinds are replaced, too. Call it after `layers.settle`. Returns how many
-    norms include their SiLU; without Triton, returns 0 and changes nothing.
+    norms include their SiLU.
     """
-    if importlib.util.find_spec("triton") is None:
-        return 0
     for module in network.modules():
         given: Any = module
         if type(module) is GroupNorm:
@@ -260,10 +281,13 @@ def _with_ends(module: Any) -> None:
         for inner in module.modules():
             if type(inner).__name__ == "ResnetBlock2D" and isinstance(inner.norm1, NormSiLU):
                 inner.norm1.follows = True
-            if type(inner).__name__ == "Upsample2D" and _upsamples(inner) and _fits(module.conv_norm_out):
-                inner.groups = module.conv_norm_out.num_groups
+            if type(inner) is FoldedUpsample and _takes(inner.conv, module.conv_norm_out):
                 given: Any = inner
-                given.__class__ = _kind(_Upsample, cast(Any, type(inner)))
+                given.__class__, given.norm_groups = _Upsample, module.conv_norm_out.num_groups
+        if not isinstance(module.conv_in, _Start) and _takes(module.conv_in, module.conv_norm_out):
+            given = module.conv_in
+            given.__class__ = _kind(_Start, cast(Any, type(module.conv_in)))
+            given.norm_groups = module.conv_norm_out.num_groups
         if isinstance(module.conv_norm_out, NormSiLU):
             module.conv_norm_out.follows = True
 
@@ -272,11 +296,6 @@ def _fits(norm: Any) -> bool:
     return isinstance(norm, NormSiLU) and configs.norm(norm.num_channels, norm.num_groups) is not None
 
 
-def _upsamples(layer: Any) -> bool:
-    """Whether an Upsample2D, not yet replaced, is by two and before a convolution."""
-    if isinstance(layer, _Upsample):
-        return False
-    plain = layer.use_conv and not layer.use_conv_transpose and layer.norm is None and layer.interpolate
-    return bool(
-        plain and layer.name == "conv" and configs.norm(layer.channels, 1) and configs.norm(layer.out_channels, 1)
-    )
+def _takes(convolution: Any, norm: Any) -> bool:
+    """Whether the kernels can end a convolution before a norm like this one."""
+    return _fits(norm) and configs.norm(convolution.out_channels, norm.num_groups) is not None

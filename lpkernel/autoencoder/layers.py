@@ -49,7 +49,7 @@ def watched(watch: Watch) -> Iterator[None]:
         _WATCH.reset(token)
 
 
-def _by_torch(x: Tensor) -> bool:
+def by_torch(x: Tensor) -> bool:
     """Whether to use torch's own layer: on devices other than a CPU, and under torch.compile."""
     return x.device.type != "cpu" or torch.compiler.is_compiling()
 
@@ -59,11 +59,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     The bits of torch's own product of small matrices depend on the number of threads.
     """
-    if _by_torch(x) or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if by_torch(x) or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
         return nn.functional.linear(x, weight, bias)
     column = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
     product = torch.mkldnn_convolution(column, weight[:, :, None, None], bias, (0, 0), (1, 1), (1, 1), 1)
     return product.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+    """As torch's conv2d. On a CPU float32 by oneDNN, whatever the size of x."""
+    poll()
+    if by_torch(x) or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return nn.functional.conv2d(x, weight, bias, padding=padding)
+    return torch.mkldnn_convolution(x, weight, bias, padding, (1, 1), (1, 1), 1)
 
 
 class Linear(nn.Linear):
@@ -84,7 +92,7 @@ class Convolution(nn.Conv2d):
     _packed: tuple[tuple[int, int], Tensor] | None = None  # which weights, and these in order
 
     def forward(self, x: Tensor) -> Tensor:
-        if _by_torch(x) or x.dtype != torch.float32:
+        if by_torch(x) or x.dtype != torch.float32:
             return super().forward(x)
         poll()
         how = cast(tuple[int, ...], self.padding), self.stride, self.dilation, self.groups
@@ -110,18 +118,20 @@ class SiLU(nn.SiLU):
     """A SiLU in which each thread's share is whole vectors, so all but the very last numbers are computed alike."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if _by_torch(x):
+        if by_torch(x):
             return super().forward(x)
         if not x.is_contiguous(memory_format=torch.channels_last) if x.ndim == 4 else not x.is_contiguous():
             x = x.contiguous()
-        whole = _whole_vectors(x.numel())
-        if whole == x.numel():
-            return nn.functional.silu(x)
-        out = torch.empty_like(x)
-        given, result = (_flat(tensor) for tensor in (x, out))
-        for part in (slice(whole), slice(whole, None)):
-            torch.ops.aten.silu.out(given[part], out=result[part])
-        return out
+        return silu(x, torch.empty_like(x))
+
+
+def silu(x: Tensor, out: Tensor) -> Tensor:
+    """SiLU of x, contiguous or channels-last as out is, to out, which may be x; returns out."""
+    whole = _whole_vectors(x.numel())
+    given, result = (_flat(tensor) for tensor in (x, out))
+    for part in (slice(whole), slice(whole, None)) if whole < x.numel() else (slice(None),):
+        torch.ops.aten.silu.out(given[part], out=result[part])
+    return out
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -147,17 +157,17 @@ class GroupNorm(nn.GroupNorm):
     grid: int
 
     def forward(self, x: Tensor) -> Tensor:
-        if _by_torch(x):
+        if by_torch(x):
             return super().forward(x)
         pixels = x.flatten(2).transpose(1, 2)  # (n, pixels, C), which channels-last tensors are already
-        width = x.shape[-1]
-        out = torch.empty(pixels.shape, dtype=torch.float32)
+        width, dtype = x.shape[-1], x.dtype if x.dtype == torch.bfloat16 else torch.float32
+        out = torch.empty(pixels.shape, dtype=dtype)
         for image, result in zip(pixels, out, strict=True):
-            self._normalise(image.float().contiguous(), result, width)
+            self._normalise(image.to(dtype).contiguous(), result, width)
         return out.to(x.dtype).transpose(1, 2).unflatten(2, x.shape[2:])
 
     def _normalise(self, pixels: Tensor, out: Tensor, width: int) -> None:
-        """One image, (p, C) float32 in rows of `width` pixels, to out (p, C) float32."""
+        """One image, (p, C) in rows of `width` pixels, to out (p, C) of the same kind: float32 or bfloat16."""
         block = width // self.grid if width % self.grid == 0 else width
         weight, bias = (self.weight.float(), self.bias.float()) if self.affine else (None, None)
         watch = _WATCH.get()
@@ -182,11 +192,3 @@ def settle(network: nn.Module, grid: int) -> None:
         plain = type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)
         if plain and onednn:
             given.__class__ = Convolution
-
-
-def unsettle(network: nn.Module) -> None:
-    """Torch's own layers again, in place."""
-    own = {SiLU: nn.SiLU, Linear: nn.Linear, GroupNorm: nn.GroupNorm, Convolution: nn.Conv2d}
-    for module in network.modules():
-        given: Any = module
-        given.__class__ = own.get(type(module), type(module))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,9 @@ def group_norm(
     eps: float,
     moments: Moments | None = None,
 ) -> tuple[Sums, Sums, Sums] | None:
-    """pixels (p, C) of an image, normalised, to out (p, C); weight, bias: (C,). All float32 and contiguous.
+    """pixels (p, C) of an image, normalised, to out (p, C), both float32 or both bfloat16; weight, bias: (C,) float32.
+
+    All contiguous. bfloat16 is computed in float32 and rounded once.
 
     moments: mean and variance of each group, (G,), to be used instead of the image's own. Without it, returns the mean
     (G,) and, for each block of pixels, the sums and the sums of squares about the mean, (p / block, G), as `block_sums`
@@ -58,9 +61,14 @@ def group_norm(
     isa = os.environ.get("LPKERNEL_ISA", "")
     few = pixels.numel() <= OF_ONE_THREAD or torch.get_num_threads() <= FEW_THREADS
     if few and not _reasons(isa):
-        given = [None if values is None else values.detach().numpy() for values in (pixels, out, weight, bias)]
+        given = [None if values is None else _array(values.detach()) for values in (pixels, out, weight, bias)]
         found: tuple[Sums, Sums, Sums] | None
         found = _native.cpu().group_norm(*given[:2], block, groups, *given[2:], eps, *(moments or (None, None)), isa)
+        return found
+    if pixels.dtype == torch.bfloat16:
+        result = torch.empty(pixels.shape, dtype=torch.float32)
+        found = group_norm(pixels.float(), result, block, groups, weight, bias, eps, moments)
+        out.copy_(result)
         return found
     own = pixels.shape[1] // groups
     found = None
@@ -76,6 +84,11 @@ def group_norm(
     for part, result in zip(_parts(pixels, 1), _parts(out, 1), strict=True):
         torch.sub(part, centre, out=result).mul_(scale).add_(shift)
     return found
+
+
+def _array(values: Tensor) -> NDArray[Any]:
+    """Bits as uint16, where NumPy lacks the kind."""
+    return values.view(torch.int16).numpy().view(np.uint16) if values.dtype == torch.bfloat16 else values.numpy()
 
 
 def each_channel(values: Sums, own: int) -> Tensor:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lpkernel.autoencoder.layers import GroupNorm, watched
 from lpkernel.autoencoder.moments import Moments, Sums, block_sums, each_channel
+from lpkernel.autoencoder.upsampling import FoldedUpsample
 
 if TYPE_CHECKING:
     from lpkernel.autoencoder.protocol import Autoencoder
@@ -59,6 +60,8 @@ def stages_of(layers: Iterable[nn.Module]) -> list[Stage]:
     stages = []
     for layer in layers:
         factor = int(layer.scale_factor) if isinstance(layer, nn.Upsample) else 1  # type: ignore[arg-type]
+        if isinstance(layer, FoldedUpsample):
+            factor = 2
         stages.append(stage(layer, layer.upscale_factor if isinstance(layer, nn.PixelShuffle) else factor))
     return stages
 

@@ -121,6 +121,41 @@ def convert(checkpoint: Path, out: Path, config: Path | None = None) -> Path:
     return out
 
 
+def decoder_of(network: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The decoder of a diffusers `VQModel` as taming's own: arguments of its `Decoder`, and weights by its names.
+
+    The weights are those of "decoder." and "post_quant_conv.". Raises ValueError if taming has no such decoder.
+    """
+    config = network.config
+    widths, ups = tuple(config.block_out_channels), tuple(config.up_block_types)
+    if (config.norm_num_groups, config.act_fn, config.norm_type) != (GROUPS, "silu", "group"):
+        raise ValueError("its norms or activations are not taming's")
+    if len({width % widths[0] for width in widths}) > 1 or not set(ups) <= {"UpDecoderBlock2D", "AttnUpDecoderBlock2D"}:
+        raise ValueError("its levels are not taming's")
+    attention = tuple(kind.startswith("Attn") for kind in reversed(ups))
+    architecture = Architecture(
+        widths, config.layers_per_block, attention, config.latent_channels, 0, 0, config.sample_size
+    )
+    held = network.state_dict()
+    wanted = [names for names in _names(architecture) if names[0].startswith(("decoder.", "post_quant_conv."))]
+    if lacking := [new for _, new in wanted if new not in held]:
+        raise ValueError(f"it lacks {lacking[0]}")
+    state = {
+        old: held[new][..., None, None] if new.endswith("weight") and held[new].ndim == 2 else held[new]
+        for old, new in wanted
+    }
+    return {
+        "ch": widths[0],
+        "ch_mult": tuple(width // widths[0] for width in widths),
+        "out_ch": 3,
+        "in_channels": 3,
+        "num_res_blocks": architecture.blocks,
+        "attn_resolutions": [architecture.resolution >> level for level, one in enumerate(attention) if one],
+        "resolution": architecture.resolution,
+        "z_channels": architecture.z_channels,
+    }, state
+
+
 def _first_stage(checkpoint: Path) -> dict[str, Tensor]:
     """The VQ-GAN's tensors under taming's names, without those of anything around it."""
     if checkpoint.suffix == ".safetensors":

@@ -6,7 +6,10 @@ every way are compared with those of the network in float32.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,8 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lpkernel import synthesis
 from lpkernel.autoencoder import TorchAutoencoder, load_autoencoder
+from lpkernel.autoencoder.base import own_layers
 from lpkernel.autoencoder.device_decoder import no_compiler
-from lpkernel.autoencoder.layers import unsettle
+from lpkernel.autoencoder.taming import decoder_of
+from lpkernel.autoencoder.vqmodel import VQModelAutoencoder
 from lpkernel.bank import Bank
 from lpkernel.bank.ingest import latent_width
 from lpkernel.benchmarks import machine, measure
@@ -29,7 +34,7 @@ from lpkernel.benchmarks.peers import Variants, missing
 from lpkernel.benchmarks.points import Entrant, Point
 from lpkernel.errors import InputError
 
-PEERS = ("module", "module-tf32", "module-bfloat16", "module-compiled")
+PEERS = ("module", "module-tf32", "module-bfloat16", "module-compiled", "taming")
 CHECKED_IMAGES = 4
 PATCH = 6  # of what is made and decoded
 # The largest and the mean difference of a pixel from float32's, in levels of 256; for float32, that of other rounding.
@@ -44,7 +49,8 @@ Images = NDArray[np.uint8]
 class Plain:
     """The network of an autoencoder by torch's own layers (diffusers' for a folder), on a device, in a dtype.
 
-    Raises InputError for a plug-in that is not a `TorchAutoencoder`.
+    taming: by taming-transformers' own decoder with the same weights. Raises InputError for a plug-in that is not a
+    `TorchAutoencoder`.
     """
 
     def __init__(
@@ -55,17 +61,19 @@ class Plain:
         channels_last: bool = False,
         compiled: bool = False,
         tf32: bool = False,
+        taming: bool = False,
     ) -> None:
-        inner = load_autoencoder(source, "cpu", "float32")
+        with own_layers():
+            inner = load_autoencoder(source, "cpu", "float32")
         if not isinstance(inner, TorchAutoencoder):
             raise InputError(f"--autoencoder: {source} is not a TorchAutoencoder, so its network is not known")
-        unsettle(inner.network)
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        nn.Module.to(inner.network, torch.device(device), dtype)
-        nn.Module.to(inner.network, memory_format=self.layout)  # type: ignore[call-overload]
+        network = taming_decoder(inner.network) if taming else inner.network
+        nn.Module.to(network, torch.device(device), dtype)
+        nn.Module.to(network, memory_format=self.layout)  # type: ignore[call-overload]
         self.device, self.dtype, self.tf32 = device, dtype, tf32
         self.book = None if inner.codebook is None else torch.from_numpy(inner.codebook).to(device)
-        self.run: Callable[[Tensor], Tensor] = inner.decode_tensor
+        self.run: Callable[[Tensor], Tensor] = network if taming else inner.decode_tensor
         if compiled:
             self.run = torch.compile(inner.decode_tensor, dynamic=False)
 
@@ -90,6 +98,18 @@ class Plain:
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
             self.run(self.vectors(content[:1]))
         return int(counter.get_total_flops())
+
+
+def taming_decoder(network: Any) -> nn.Module:
+    """taming-transformers' own post_quant_conv and decoder, with the weights of a `VQModel`."""
+    from taming.modules.diffusionmodules.model import Decoder
+
+    arguments, state = decoder_of(network)
+    with redirect_stdout(sys.stderr):  # it prints the shape of its input
+        decoder = Decoder(**arguments)
+    after = nn.ModuleDict({"post_quant_conv": network.post_quant_conv, "decoder": decoder})
+    after.load_state_dict(state)
+    return nn.Sequential(*after.values()).eval().requires_grad_(False)
 
 
 class Difference:
@@ -125,6 +145,7 @@ class Module:
     layouts: tuple[bool, ...]
     compiled: bool = False
     tf32: bool = False
+    taming: bool = False
 
     @property
     def tolerance(self) -> tuple[float, float]:
@@ -132,6 +153,8 @@ class Module:
 
     def missing(self, device: str) -> str:
         """Why it cannot run on a device here; "" if it can."""
+        if self.taming and importlib.util.find_spec("taming") is None:
+            return "the package taming-transformers is not installed: pip install taming-transformers-rom1504"
         return no_compiler(torch.device(device).type) if self.compiled else missing(device, self.tf32, False)
 
 
@@ -195,7 +218,7 @@ class Decoding:
         entrants = [entrant(name, ours, None, way(ours), "") for name, ours in self.ours.items()]
         unknown = "" if config else f"the network of {self.source} is not known: it is not a TorchAutoencoder"
         for peer in self._peers():
-            reason = unknown or peer.missing(self.device)
+            reason = unknown or peer.missing(self.device) or (self._unlike_taming() if peer.taming else "")
             entrants.append(entrant(peer.name, None, peer, partial(self._ways, content, peer), reason))
         bounds = {}
         if config:
@@ -265,10 +288,20 @@ class Decoding:
                 Module("module bfloat16", torch.bfloat16, (False,)),
                 Module("module bfloat16 channels-last", torch.bfloat16, (True,)),
             ]
+        if "taming" in self.others and isinstance(self.autoencoder, VQModelAutoencoder):
+            found.append(Module("taming-transformers float32", torch.float32, (False, True), taming=True))
         if "module-compiled" in self.others:
             name = f"torch.compile {str(self.dtype).removeprefix('torch.')}"
             found.append(Module(name, self.dtype, (True,), compiled=True))
         return found
+
+    def _unlike_taming(self) -> str:
+        """Why taming-transformers has no such decoder; "" if it has."""
+        try:
+            decoder_of(self.autoencoder.network)
+        except ValueError as error:
+            return f"taming-transformers has no such decoder: {error}"
+        return ""
 
     def _ways(self, content: Content, peer: Module) -> Variants:
         """The ways to run a peer: each layout, one image or many at a time; a compiled network with one batch size."""
@@ -278,7 +311,7 @@ class Decoding:
 
         many, ways = self._most(len(content)), {}
         for channels_last in peer.layouts:
-            plain = Plain(self.source, self.device, peer.dtype, channels_last, peer.compiled, peer.tf32)
+            plain = Plain(self.source, self.device, peer.dtype, channels_last, peer.compiled, peer.tf32, peer.taming)
             for batch in sorted({many} if peer.compiled else {1, many}):
                 name = f"{'channels-last' if channels_last else 'contiguous'}, {batch} at a time"
                 ways[name] = way(plain, batch)

@@ -943,6 +943,43 @@ bool scaled(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+bool widen(const Kernels& table, Random& random) {
+    Check check(table, "widen");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const int count = random.between(0, 100);
+        const auto drawn = random.integers(static_cast<std::size_t>(count), 0, 0xFFFF);
+        const std::vector<std::uint16_t> values(drawn.begin(), drawn.end());
+        std::vector<float> out(values.size());
+        std::vector<std::uint32_t> want, got(values.size());
+        for (const std::uint16_t value : values) want.push_back(std::uint32_t{value} << 16);
+        table.widen(values.data(), count, out.data());
+        if (count) std::memcpy(got.data(), out.data(), got.size() * sizeof(float));
+        check.same(sizes_of({{"count", count}, {"no.", repeat}}), want, got);
+    }
+    return check.passed();
+}
+
+// Rounded as the nearest of the two neighbours, the even one of a tie.
+bool narrow(const Kernels& table, Random& random) {
+    Check check(table, "narrow");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const int count = random.between(0, 100);
+        std::vector<float> values(static_cast<std::size_t>(count));
+        std::vector<std::uint16_t> want, got(values.size());
+        for (float& value : values) {
+            const std::uint32_t high = static_cast<std::uint32_t>(random.between(0, 0xFFFF)) << 16;
+            const std::uint32_t low = random.of({0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF});
+            const std::uint32_t bits = high | low;
+            std::memcpy(&value, &bits, sizeof value);
+            const bool up = low > 0x8000 || (low == 0x8000 && (high >> 16 & 1));
+            want.push_back(std::isnan(value) ? 0x7FC0 : static_cast<std::uint16_t>((high >> 16) + up));
+        }
+        table.narrow(values.data(), count, got.data());
+        check.same(sizes_of({{"count", count}, {"no.", repeat}}), want, got);
+    }
+    return check.passed();
+}
+
 bool direct_rows(const Kernels& table, Random& random) {
     Check check(table, "direct_rows");
     for (int repeat = 0; repeat < 300; ++repeat) {
@@ -1105,6 +1142,8 @@ bool passes(const Kernels& table) {
         direct(table, random),
         block_sums(table, random),
         scaled(table, random),
+        widen(table, random),
+        narrow(table, random),
         direct_rows(table, random),
         direct_narrow(table, random),
         pack_rows(table, random),
