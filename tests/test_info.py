@@ -77,8 +77,6 @@ def test_group_norms_say_why_they_are_not_compiled(monkeypatch: pytest.MonkeyPat
     autoencoder: Any = load_autoencoder(device="cpu", dtype="float32")
     monkeypatch.setattr(moments, "_reasons", lambda isa: ())
     assert described(autoencoder)["GroupNorm"] == "15 by the compiled code"
-    monkeypatch.setattr(moments, "FEW_THREADS", 0)
-    assert described(autoencoder)["GroupNorm"].endswith("; of one image of more than 524,288 numbers by torch")
     monkeypatch.setattr(moments, "_reasons", lambda isa: ("switched off",))
     assert described(autoencoder)["GroupNorm"] == "15 by torch and NumPy: switched off"
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)

@@ -106,7 +106,7 @@ def test_the_reach_of_a_stage_is_the_network_s(autoencoder: TorchAutoencoder) ->
 
 
 class _Still(nn.GroupNorm):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, in_place: bool = False) -> torch.Tensor:
         return x
 
 

@@ -74,39 +74,47 @@ def test_compiled_group_norm_has_the_bits_of_torch_s(
     assert torch.equal(out[2], out[3])
 
 
-def test_a_large_image_is_left_to_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the same bits; likewise where nothing is compiled, or LPKERNEL_ISA is not available on this machine."""
-    taken, inner = list[int](), moments.block_sums
-
-    def seen(pixels: Tensor, *rest: Any) -> moments.Sums:
-        taken.append(len(pixels))
-        return inner(pixels, *rest)
-
-    monkeypatch.setattr(moments, "block_sums", seen)
-    monkeypatch.setattr(moments, "OF_ONE_THREAD", 64 * 8)
-    before, want = torch.get_num_threads(), None
-    pixels = torch.randn(128, 8, generator=torch.Generator().manual_seed(0))
-    ways = [(pixels, 1, ""), (pixels, moments.FEW_THREADS + 1, ""), (pixels[:64], 9, ""), (pixels, 1, "another")]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_large_image_is_normalised_by_many_threads(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place or not, with the same bits, which are those of torch where LPKERNEL_ISA is not available here."""
+    before = torch.get_num_threads()
+    pixels = torch.randn(1 << 15, 12, generator=torch.Generator().manual_seed(0)).to(dtype)
+    want = torch.empty_like(pixels)
+    sums = _by_torch(pixels, want, 8, 2, None, None, 1e-6)
+    monkeypatch.setattr(moments, "OF_ONE_THREAD", pixels.numel() - 1)
     try:
-        for given_, threads, isa in ways:
+        for threads, isa in ((1, ""), (2, ""), (5, ""), (3, "another")):
             torch.set_num_threads(threads)
             monkeypatch.setenv("LPKERNEL_ISA", isa)
-            out = torch.empty_like(given_)
-            group_norm(given_, out, 4, 2, None, None, 1e-6)
-            if given_ is pixels:
-                want = out if want is None else want
-                assert torch.equal(out, want)
+            for given_ in (pixels, pixels.clone()):
+                out = torch.empty_like(given_) if given_ is pixels else given_
+                found = group_norm(given_, out, 8, 2, None, None, 1e-6)
+                assert torch.equal(out, want) and found is not None and sums is not None
+                assert all(np.array_equal(*pair) for pair in zip(found, sums, strict=True))
     finally:
         torch.set_num_threads(before)
-    assert taken == ([128] * 4 if ISAS else [128] * 4 + [64] * 2 + [128] * 2)
     assert "LPKERNEL_ISA is 'another'" in "".join(moments.reasons()) or not ISAS
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_norm_in_place(dtype: torch.dtype) -> None:
+    """What may be overwritten is, where it has the layout and kind; the bits are the same."""
+    network = nn.Sequential(nn.GroupNorm(2, 6)).to(dtype)
+    settle(network, 4)
+    x = torch.randn(2, 6, 8, 4).to(dtype)
+    with torch.inference_mode():
+        for given_ in (x, x.contiguous(memory_format=torch.channels_last)):
+            want, kept = network(given_), given_.clone()
+            assert torch.equal(given_, kept) and torch.equal(network[0](given_, in_place=True), want)
+            in_place = dtype != torch.float16 and given_ is not x
+            assert torch.equal(given_, want if in_place else kept)
 
 
 @needs_cpp
 def test_compiled_group_norm_checks_what_it_is_given() -> None:
     pixels, out = np.zeros((6, 4), np.float32), np.zeros((6, 4), np.float32)
     run = _native.cpu().group_norm
-    none = (None, None, 1e-6, None, None, "")
+    none = (None, None, 1e-6, None, None, "", 1)
     frozen = out.copy()
     frozen.flags.writeable = False
     for arguments in (
@@ -119,9 +127,12 @@ def test_compiled_group_norm_checks_what_it_is_given() -> None:
         (pixels.T, out.T, 1, 2, *none),
         (pixels[:0], out[:0], 1, 2, *none),
         (pixels, out, 1, 2, np.zeros(3, np.float32), *none[1:]),
-        (pixels, out, 1, 2, None, None, 1e-6, np.zeros(2), None, ""),
+        (pixels, out, 1, 2, None, None, 1e-6, np.zeros(2), None, "", 1),
+        (pixels, out, 1, 2, *none[:-1], 0),  # threads
     ):
-        with pytest.raises(ValueError, match=r"block|groups|out|not writeable|wrong dtype|contiguous|weight|mean"):
+        with pytest.raises(
+            ValueError, match=r"block|groups|out|not writeable|wrong dtype|contiguous|weight|mean|threads"
+        ):
             run(*arguments)
 
 

@@ -511,7 +511,7 @@ const T* optional_row(const py::object& given, const char* name, std::int64_t si
 
 py::object group_norm(const py::array& pixels, py::array& out, std::int64_t block, int groups, const py::object& weight,
                       const py::object& bias, double eps, const py::object& mean, const py::object& variance,
-                      const std::string& isa) {
+                      const std::string& isa, int threads) {
     lpkernel::Norm job{};
     const bool bfloats = py::isinstance<py::array_t<std::uint16_t>>(pixels);
     if (bfloats) {
@@ -524,6 +524,7 @@ py::object group_norm(const py::array& pixels, py::array& out, std::int64_t bloc
     const std::int64_t channels = pixels.shape(1);
     job.count = pixels.shape(0), job.block = block, job.groups = groups, job.eps = eps;
     expect(out.shape(0) == job.count && out.shape(1) == channels, "out: expected the pixels' shape");
+    expect(threads >= 1 && threads <= 4096, "threads: expected 1 to 4096");
     expect(job.count >= 1 && block >= 1 && job.count % block == 0, "block: expected a divisor of the pixels' number");
     expect(groups >= 1 && channels >= 1 && channels <= MOST && channels % groups == 0,
            "groups: expected a divisor of the channels");
@@ -542,7 +543,7 @@ py::object group_norm(const py::array& pixels, py::array& out, std::int64_t bloc
     if (given_mean) {
         const lpkernel::Statistics by{{given_mean, given_mean + groups}, {given_variance, given_variance + groups}};
         const Released free;
-        lpkernel::normalise(job, run, by);
+        lpkernel::normalise(job, run, threads, by);
         return py::none();
     }
     py::array_t<double> sums({job.count / block, std::int64_t{groups}}),
@@ -551,8 +552,8 @@ py::object group_norm(const py::array& pixels, py::array& out, std::int64_t bloc
     lpkernel::Statistics own;
     {
         const Released free;
-        own = lpkernel::statistics(job, run, to_sums, to_squares);
-        lpkernel::normalise(job, run, own);
+        own = lpkernel::statistics(job, run, threads, to_sums, to_squares);
+        lpkernel::normalise(job, run, threads, own);
     }
     return py::make_tuple(py::array_t<double>(groups, own.mean.data()), sums, squares);
 }
@@ -718,7 +719,9 @@ PYBIND11_MODULE(_cpu, module) {
     module.def(
         "group_norm", &group_norm, py::arg("pixels"), py::arg("out"), py::arg("block"), py::arg("groups"),
         py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("mean"), py::arg("variance"), py::arg("isa"),
-        "Normalises pixels (p, C), float32 or the bits of bfloat16 as uint16, to out, of the same kind, by mean and "
+        py::arg("threads"),
+        "Normalises pixels (p, C), float32 or the bits of bfloat16 as uint16, to out, of the same kind, which they may "
+        "be, by mean and "
         "variance (G,) float64 if they are given; else by its own, and returns mean (G,), and sums and squares of each "
         "block of pixels, (p / block, G).");
 }

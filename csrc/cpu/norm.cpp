@@ -2,12 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+
+#include "cpu/parallel.h"
 
 namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t PART = 4096;  // 16 KiB of float32, half of a first-level cache
+constexpr std::int64_t PART = 4096;     // numbers: 16 KiB of float32, half of a first-level cache
+constexpr std::int64_t TASK = 1 << 16;  // of a thread's turn
+
+std::int64_t times_in(std::int64_t numbers, std::int64_t size) {
+    return std::max<std::int64_t>(1, numbers / size);
+}
 
 // (groups) -> (channels)
 std::vector<float> each_channel(const std::vector<double>& values, int channels) {
@@ -17,27 +25,36 @@ std::vector<float> each_channel(const std::vector<double>& values, int channels)
     return each;
 }
 
+// task(first, count, scratch, more) over `count` items of `size` numbers in parts of at most PART numbers; scratch and
+// more have room for a part as float32.
+template <class Task>
+void in_parts(std::int64_t count, std::int64_t size, int threads, const Task& task) {
+    const std::int64_t part = times_in(PART, size), turn = part * times_in(TASK, part * size);
+    parallel((count + turn - 1) / turn, threads, [&](std::int64_t number) {
+        std::vector<float> scratch(static_cast<std::size_t>(part * size)), more(scratch.size());
+        const std::int64_t stop = std::min(count, (number + 1) * turn);
+        for (std::int64_t i = number * turn; i < stop; i += part) {
+            task(i, std::min(part, stop - i), scratch.data(), more.data());
+        }
+    });
+}
+
 }  // namespace
 
-Statistics statistics(const Norm& of, const Kernels& run, double* sums, double* squares) {
-    const std::int64_t blocks = of.count / of.block;
-    const std::int64_t at_once = of.pixels ? blocks : std::max<std::int64_t>(1, PART / (of.block * of.channels));
-    std::vector<float> part(of.pixels ? 0 : static_cast<std::size_t>(at_once * of.block * of.channels));
-    const double size = static_cast<double>(of.count) * (of.channels / of.groups);
-    std::vector<float> columns(static_cast<std::size_t>(of.channels));
+Statistics statistics(const Norm& of, const Kernels& run, int threads, double* sums, double* squares) {
+    const std::int64_t blocks = of.count / of.block, size = of.block * of.channels;
     const auto means = [&](const float* centre, double* each) {
-        for (std::int64_t b = 0; b < blocks; b += at_once) {
-            const std::int64_t count = std::min(at_once, blocks - b);
-            const std::int64_t from = b * of.block * of.channels;
-            if (of.bfloats) run.widen(of.bfloats + from, count * of.block * of.channels, part.data());
-            run.block_sums({of.pixels ? of.pixels : part.data(), centre, count, of.block, of.channels, of.groups,
-                            columns.data(), each + b * of.groups});
-        }
+        in_parts(blocks, size, threads, [&](std::int64_t first, std::int64_t count, float* wide, float* columns) {
+            const float* pixels = of.pixels ? of.pixels + first * size : wide;
+            if (of.bfloats) run.widen(of.bfloats + first * size, count * size, wide);
+            run.block_sums(
+                {pixels, centre, count, of.block, of.channels, of.groups, columns, each + first * of.groups});
+        });
         std::vector<double> mean(static_cast<std::size_t>(of.groups));
         for (std::int64_t b = 0; b < blocks; ++b) {
             for (double& sum : mean) sum += *each++;
         }
-        for (double& sum : mean) sum /= size;
+        for (double& sum : mean) sum /= static_cast<double>(of.count) * (of.channels / of.groups);
         return mean;
     };
     Statistics found;
@@ -46,7 +63,7 @@ Statistics statistics(const Norm& of, const Kernels& run, double* sums, double* 
     return found;
 }
 
-void normalise(const Norm& of, const Kernels& run, const Statistics& by) {
+void normalise(const Norm& of, const Kernels& run, int threads, const Statistics& by) {
     std::vector<double> steepness;
     for (const double variance : by.variance) steepness.push_back(1.0 / std::sqrt(variance + of.eps));
     const std::vector<float> centre = each_channel(by.mean, of.channels);
@@ -55,18 +72,16 @@ void normalise(const Norm& of, const Kernels& run, const Statistics& by) {
         if (of.weight) scale[c] *= of.weight[c];
         if (of.bias) shift[c] = of.bias[c];
     }
-    if (of.pixels) {
-        run.scaled({of.pixels, centre.data(), scale.data(), shift.data(), of.count, of.channels, of.out});
-        return;
-    }
-    const std::int64_t at_once = std::max<std::int64_t>(1, PART / of.channels);
-    std::vector<float> part(static_cast<std::size_t>(at_once * of.channels)), found(part.size());
-    for (std::int64_t p = 0; p < of.count; p += at_once) {
-        const std::int64_t count = std::min(at_once, of.count - p), from = p * of.channels;
-        run.widen(of.bfloats + from, count * of.channels, part.data());
-        run.scaled({part.data(), centre.data(), scale.data(), shift.data(), count, of.channels, found.data()});
-        run.narrow(found.data(), count * of.channels, of.bfloats_out + from);
-    }
+    in_parts(of.count, of.channels, threads, [&](std::int64_t first, std::int64_t count, float* wide, float* found) {
+        const std::int64_t from = first * of.channels, numbers = count * of.channels;
+        const bool in_place = of.pixels && of.out == of.pixels;
+        const float* pixels = of.pixels ? of.pixels + from : wide;
+        float* out = of.pixels && !in_place ? of.out + from : found;
+        if (of.bfloats) run.widen(of.bfloats + from, numbers, wide);
+        run.scaled({pixels, centre.data(), scale.data(), shift.data(), count, of.channels, out});
+        if (of.bfloats) run.narrow(out, numbers, of.bfloats_out + from);
+        if (in_place) std::memcpy(of.out + from, out, static_cast<std::size_t>(numbers) * sizeof(float));
+    });
 }
 
 }  // namespace lpkernel

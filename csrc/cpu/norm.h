@@ -1,7 +1,8 @@
 // GroupNorm of one image, channels last: fixed blocks of pixels in a fixed order, so the same bits on every machine.
 //
-// The image is read three times (sums, squares about the mean, the result) and written once, by the calling thread.
-// bfloat16 is widened, and rounded at the end, PART numbers at a time.
+// The image is read three times (sums, squares about the mean, the result) and written once; threads take turns of
+// whole blocks, whose sums are added up by one of them. bfloat16 is widened, and rounded at the end, in the first-level
+// cache.
 
 #pragma once
 
@@ -18,7 +19,7 @@ struct Norm {
     int channels, groups;
     const float *weight, *bias;  // (channels), or nullptr
     double eps;
-    float* out;  // (count, channels), of the kind of the pixels
+    float* out;  // (count, channels), of the kind of the pixels, which it may be
     std::uint16_t* bfloats_out;
 };
 
@@ -27,10 +28,10 @@ struct Statistics {
 };
 
 // The image's own, from sums and squares about the mean of each block, (count / block, groups), added block by block.
-Statistics statistics(const Norm& of, const Kernels& run, double* sums, double* squares);
+Statistics statistics(const Norm& of, const Kernels& run, int threads, double* sums, double* squares);
 
 // out = (pixels - mean) * scale + bias, each step rounded to float32; scale: 1 / sqrt(variance + eps), rounded, times
 // the weight.
-void normalise(const Norm& of, const Kernels& run, const Statistics& by);
+void normalise(const Norm& of, const Kernels& run, int threads, const Statistics& by);
 
 }  // namespace lpkernel

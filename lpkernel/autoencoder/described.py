@@ -75,8 +75,7 @@ def _norms(network: nn.Module, on_cpu: bool, dtype: torch.dtype) -> str:
     if on_cpu:
         if reasons := moments.reasons():
             return f"{len(every)} by torch and NumPy: {'; '.join(reasons)}"
-        large = f"; of one image of more than {moments.OF_ONE_THREAD:,} numbers by torch"
-        return f"{len(every)} by the compiled code" + (large if torch.get_num_threads() > moments.FEW_THREADS else "")
+        return f"{len(every)} by the compiled code"
     fused = [module for module in every if isinstance(module, NormSiLU)]
     if not has_triton():
         return f"{len(every)} by torch, since triton is not installed"

@@ -45,9 +45,9 @@ class NormSiLU(GroupNorm):
     silu: bool
     follows: bool
 
-    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, in_place: bool = False, before: Tensor | None = None) -> Tensor:
         if not by_triton(x) or x.ndim not in (3, 4) or configs.norm(self.num_channels, self.num_groups) is None:
-            found = super().forward(x if before is None else x + before.view(-1, *[1] * (x.ndim - 2)))
+            found = super().forward(x if before is None else x + before.view(-1, *[1] * (x.ndim - 2)), in_place)
             if not self.silu:
                 return found
             return nn.functional.silu(found) if by_torch(found) or found.ndim != 4 else silu(found, found)
@@ -162,11 +162,11 @@ class _Residual(nn.Module):
         if torch.compiler.is_compiling():
             return cast(Tensor, super().forward(input_tensor, temb, *others, **more))
         if not by_triton(input_tensor):
-            h = block.conv2(block.norm2(block.conv1(block.norm1(input_tensor))))
+            h = block.conv2(block.norm2(block.conv1(block.norm1(input_tensor)), in_place=True))
             shortcut = block.conv_shortcut
             return cast(Tensor, h.add_(input_tensor if shortcut is None else shortcut(input_tensor)))
         h = _without_bias(block.conv1, block.norm1(input_tensor))
-        h = _without_bias(block.conv2, block.norm2(h, block.conv1.bias))
+        h = _without_bias(block.conv2, block.norm2(h, before=block.conv1.bias))
         shortcut = block.conv_shortcut
         residual = input_tensor if shortcut is None else _without_bias(shortcut, input_tensor)
         convolutions = [block.conv2] if shortcut is None else [block.conv2, shortcut]

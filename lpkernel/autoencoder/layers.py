@@ -156,12 +156,14 @@ class GroupNorm(nn.GroupNorm):
 
     grid: int
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, in_place: bool = False) -> Tensor:
+        """in_place: on a CPU, x, if it is channels-last float32 or bfloat16, may become the result."""
         if by_torch(x):
             return super().forward(x)
         pixels = x.flatten(2).transpose(1, 2)  # (n, pixels, C), which channels-last tensors are already
         width, dtype = x.shape[-1], x.dtype if x.dtype == torch.bfloat16 else torch.float32
-        out = torch.empty(pixels.shape, dtype=dtype)
+        in_place = in_place and pixels.dtype == dtype and pixels.is_contiguous()
+        out = pixels if in_place else torch.empty(pixels.shape, dtype=dtype)
         for image, result in zip(pixels, out, strict=True):
             self._normalise(image.to(dtype).contiguous(), result, width)
         return out.to(x.dtype).transpose(1, 2).unflatten(2, x.shape[2:])

@@ -17,10 +17,7 @@ from torch import Tensor
 from lpkernel import _native
 
 NUMBERS_AT_ONCE = 1 << 18  # float32 in one turn of torch's pass over an image: 1 MiB, so that it stays in the cache
-OF_ONE_THREAD = (
-    1 << 19
-)  # float32 of an image, up to which one thread of the compiled code is faster than all of torch's
-FEW_THREADS = 3  # of torch, up to which it is faster for any image
+OF_ONE_THREAD = 1 << 19  # numbers of an image, up to which the compiled code uses one thread
 
 Sums = NDArray[np.float64]
 Moments = tuple[Sums, Sums]
@@ -51,7 +48,7 @@ def group_norm(
 ) -> tuple[Sums, Sums, Sums] | None:
     """pixels (p, C) of an image, normalised, to out (p, C), both float32 or both bfloat16; weight, bias: (C,) float32.
 
-    All contiguous. bfloat16 is computed in float32 and rounded once.
+    All contiguous; out may be pixels. bfloat16 is computed in float32 and rounded once.
 
     moments: mean and variance of each group, (G,), to be used instead of the image's own. Without it, returns the mean
     (G,) and, for each block of pixels, the sums and the sums of squares about the mean, (p / block, G), as `block_sums`
@@ -59,11 +56,12 @@ def group_norm(
     step rounded to float32; the scale is 1 / sqrt(variance + eps), rounded, times the weight.
     """
     isa = os.environ.get("LPKERNEL_ISA", "")
-    few = pixels.numel() <= OF_ONE_THREAD or torch.get_num_threads() <= FEW_THREADS
-    if few and not _reasons(isa):
+    if not _reasons(isa):
+        threads = 1 if pixels.numel() <= OF_ONE_THREAD else torch.get_num_threads()
         given = [None if values is None else _array(values.detach()) for values in (pixels, out, weight, bias)]
         found: tuple[Sums, Sums, Sums] | None
-        found = _native.cpu().group_norm(*given[:2], block, groups, *given[2:], eps, *(moments or (None, None)), isa)
+        how = *(moments or (None, None)), isa, threads
+        found = _native.cpu().group_norm(*given[:2], block, groups, *given[2:], eps, *how)
         return found
     if pixels.dtype == torch.bfloat16:
         result = torch.empty(pixels.shape, dtype=torch.float32)
