@@ -21,7 +21,7 @@ namespace simt {
 inline constexpr std::size_t kStackBytes = 256 << 10;
 inline constexpr unsigned kWarp = 32;
 inline constexpr unsigned kMaxThreads = 1024;
-inline constexpr std::size_t kMaxPayload = 32;
+inline constexpr std::size_t kMaxPayload = 96;
 inline constexpr unsigned kMaxIdleRounds = 2000;  // of the scheduler, in which every running fiber only yielded
 inline constexpr unsigned kNamedBarriers = 16;
 
@@ -45,9 +45,15 @@ struct Copy {  // a cp.async under way: `bytes` from the source, then zeros
     int group;
 };
 
-struct Fiber {
+// What a fiber runs on.
+struct Place {
     void* sp = nullptr;
     char* stack = nullptr;
+    Context context;
+};
+
+struct Fiber {
+    Place* place = nullptr;
     uint3 index{};
     unsigned linear = 0;
     bool done = false;
@@ -58,7 +64,6 @@ struct Fiber {
     Site site;
     std::vector<Copy> copies;
     int group = 0;
-    Context context;
 };
 
 struct Barrier {
