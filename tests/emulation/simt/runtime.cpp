@@ -105,7 +105,7 @@ Votes arrive_and_wait(unsigned id, unsigned expected, int predicate, const char*
         barrier.site = site;
         barrier.expected = expected;
         barrier.first = fiber->linear;
-    } else if (barrier.expected != expected || std::strcmp(barrier.what, what) != 0 ||
+    } else if (barrier.expected != expected || !same_text(barrier.what, what) ||
                (site.file != nullptr && barrier.site.line != site.line)) {
         die("divergent barrier in block (%u,%u,%u): thread %u at %s line %d, thread %u at %s line %d", block->index.x,
             block->index.y, block->index.z, barrier.first, barrier.what, barrier.site.line, fiber->linear, what,

@@ -45,6 +45,10 @@ struct Copy {  // a cp.async under way: `bytes` from the source, then zeros
     int group;
 };
 
+inline bool same_text(const char* a, const char* b) {
+    return a == b || std::strcmp(a, b) == 0;
+}
+
 // What a fiber runs on.
 struct Place {
     void* sp = nullptr;
@@ -158,8 +162,7 @@ Exchange<T> exchange(unsigned mask, const T& value, const char* what, Site site)
         op.what = what;
         op.site = site;
         op.first = fiber->linear;
-    } else if (op.mask != mask || std::strcmp(op.what, what) != 0 ||
-               (site.file != nullptr && op.site.line != site.line)) {
+    } else if (op.mask != mask || !same_text(op.what, what) || (site.file != nullptr && op.site.line != site.line)) {
         die("divergent warp operation in block (%u,%u,%u): thread %u at %s line %d mask %08x, thread %u at %s line %d "
             "mask %08x",
             block->index.x, block->index.y, block->index.z, op.first, op.what, op.site.line, op.mask, fiber->linear,
