@@ -40,9 +40,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     if config.getoption("--all-rungs"):
         return
-    left_out = [one for one in items if _as_ptx(one) and not one.get_closest_marker("compiled")]
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [one for one in items if one not in set(left_out)]
+    left_out = {one for one in items if _as_ptx(one) and not one.get_closest_marker("compiled")}
+    config.hook.pytest_deselected(items=[one for one in items if one in left_out])
+    items[:] = [one for one in items if one not in left_out]
 
 
 def _as_ptx(item: pytest.Item) -> bool:

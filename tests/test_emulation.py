@@ -11,10 +11,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from emulation.build import cuda_module, translated_kernels
 from emulation.compile import HERE, compile_ptx, library
 from emulation.needs import need_compiler, need_nvcc, need_triton, sanitizer_libraries
 from emulation.ptx import Module, PtxError, Translator
+
+from lpkernel.backends.base import TopkRequest
+from lpkernel.backends.cuda import CudaBackend
 
 KERNELS = HERE / "kernels"
 ORDERS = ("fwd", "rev", "11", "12", "13")
@@ -77,6 +82,18 @@ def test_source_and_ptx_agree_on_every_operation(plain: Path, translated: Path) 
     assert source.returncode == 0, source.stderr
     assert ptx.returncode == 0, ptx.stderr
     assert source.stdout.splitlines() == ptx.stdout.splitlines()
+
+
+def test_source_and_ptx_side_by_side() -> None:
+    """In one process, either module runs its own kernels."""
+    need_nvcc()
+    rows = np.eye(9, dtype=np.float32)
+    ran = []
+    for module in (cuda_module(), cuda_module(80)):
+        before = translated_kernels(80).counts()
+        CudaBackend(module, "cpu").masked_topk(TopkRequest(rows, rows, 3, None, None))
+        ran.append(translated_kernels(80).counts() != before)
+    assert ran == [False, True]
 
 
 @pytest.mark.parametrize("kernel", ["row_sums", "copied_sums", "group_sums"])

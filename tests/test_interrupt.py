@@ -29,31 +29,37 @@ PATIENCE = 30  # seconds
 needs_cpp = pytest.mark.skipif(bool(_native.cpu_reasons()), reason=f"cpp: {_native.cpu_reasons()}")
 
 
-def big_search(queries: int, packed: int = 128, own: bool = False) -> None:
+def big_search(queries: int, packed: int = 128, own: bool = False) -> Callable[[], object]:
     runner = CppBackend()
     runner.tuning = Tuning(packed=packed)
     bank = np.random.default_rng(0).standard_normal((200_000, 64)).astype(np.float32)
     asked = np.broadcast_to(bank[:1], (queries, 64))
     mask = np.ones((queries, 64), bool) if own else None
-    runner.masked_topk(TopkRequest(asked, bank, 1, mask, None))
+    return lambda: runner.masked_topk(TopkRequest(asked, bank, 1, mask, None))
 
 
-def big_scan(size: int, in_codes: bool = False) -> None:
+def big_scan(size: int, in_codes: bool = False) -> Callable[[], object]:
     world = World(size, side=8, channels=16, codes=300)
-    CppBackend().scan(world.request(plan.random(8, 6, 2, scales=[8]), range(4_000_000), 10, in_codes=in_codes))
+    request = world.request(plan.random(8, 6, 2, scales=[8]), range(4_000_000), 10, in_codes=in_codes)
+    return lambda: CppBackend().scan(request)
 
 
-def big_group() -> None:
+def big_group() -> Callable[[], object]:
     """Few images from a large bank: the threads share every step."""
     bank = World(20_000, side=8, channels=16, codes=300)
     request = bank.request(plan.random(8, 6, 1, scales=[8]), range(3), 10)
     runner = CppBackend()
     runner.tuning = Tuning(split=0)
-    while True:
-        runner.scan(request)
+
+    def without_end() -> None:
+        while True:
+            runner.scan(request)
+
+    return without_end
 
 
-LONG: dict[str, Callable[[], None]] = {
+# Each prepares a call and returns it.
+LONG: dict[str, Callable[[], Callable[[], object]]] = {
     "search in place": lambda: big_search(200_000, packed=1 << 40),
     "packed search": lambda: big_search(1_000_000),
     "search with masks": lambda: big_search(200_000, own=True),
@@ -67,7 +73,8 @@ LONG: dict[str, Callable[[], None]] = {
 def begin(threads: int) -> None:
     """Runs in a process of its own: each call in turn prints that it begins and that it was interrupted."""
     torch.set_num_threads(threads)
-    for call in LONG.values():
+    for prepare in LONG.values():
+        call = prepare()
         print("begins", flush=True)
         try:
             call()
@@ -98,7 +105,7 @@ def test_a_long_call_is_interrupted(threads: int) -> None:
         alarm.start()
         for name in LONG:
             assert running.stdout.readline() == "begins\n", name
-            time.sleep(1)
+            time.sleep(0.3)
             running.send_signal(signal.SIGINT)
             assert running.stdout.readline() == "interrupted\n", name
         alarm.cancel()

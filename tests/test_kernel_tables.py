@@ -21,7 +21,8 @@ from emulation.needs import need_compiler
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
 SOURCES = [*sorted((CSRC / "cpu").glob("kernels_*.cpp")), CSRC / "cpu" / "dispatch.cpp", *sorted(KERNELS.glob("*.cpp"))]
-FLAGS = ("-std=c++17", "-O3", "-ffp-contract=off")  # as setup.py compiles them
+FLAGS = ("-std=c++17", "-ffp-contract=off")
+SHIPPED, COMPARING = "-O3", "-O1"  # the kernels as setup.py compiles them, and what they are compared with
 HERE = platform.machine().lower()
 
 
@@ -66,7 +67,7 @@ MACHINES = {"this machine": this_machine, "aarch64": aarch64}
 
 def compile_one(machine: Machine, source: Path, folder: Path, *include: Path) -> Path:
     target = folder / f"{source.stem}.o"
-    own = machine.isa_flags.get(source.name, "").split()
+    own = [COMPARING if source.parent == KERNELS else SHIPPED, *machine.isa_flags.get(source.name, "").split()]
     folders = [f"-I{path}" for path in (*include, CSRC)]
     subprocess.run([machine.compile, *FLAGS, *own, *folders, "-c", str(source), "-o", str(target)], check=True)
     return target

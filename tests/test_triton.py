@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,10 +83,13 @@ def test_it_runs_where_there_is_a_gpu(a_gpu: TritonBackend) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"k": 129, "candidates": np.arange(200)}, "up to 128 neighbours, got k = 129"),
-        ({"images": np.arange(10**6), "plan": plan.random(1024, 3, 3, [1024])}, r"needs \d+ MiB on cuda:0, where 1024"),
+        (lambda: {"k": 129, "candidates": np.arange(200)}, "up to 128 neighbours, got k = 129"),
         (
-            {
+            lambda: {"images": np.arange(10**6), "plan": plan.random(1024, 3, 3, [1024])},
+            r"needs \d+ MiB on cuda:0, where 1024",
+        ),
+        (
+            lambda: {
                 "bank": CodeBank(
                     np.zeros((9, 6, 6), np.int16), np.zeros((1, 1), np.int16), np.zeros((32769, 1), np.int32)
                 )
@@ -94,8 +98,8 @@ def test_it_runs_where_there_is_a_gpu(a_gpu: TritonBackend) -> None:
         ),
     ],
 )
-def test_refusals(a_gpu: TritonBackend, change: dict[str, Any], words: str) -> None:
-    (reason,) = a_gpu.unsupported(scan_request(**change))
+def test_refusals(a_gpu: TritonBackend, change: Callable[[], dict[str, Any]], words: str) -> None:
+    (reason,) = a_gpu.unsupported(scan_request(**change()))
     assert re.search(words, reason)
 
 

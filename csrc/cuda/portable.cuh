@@ -169,6 +169,16 @@ struct LaunchShape {
     bool overlaps = false;  // may start while the previous kernel is ending, from compute capability 9.0 on
 };
 
+// A one-dimensional grid.
+inline LaunchShape linear_launch(std::int64_t blocks, int threads, std::size_t shared, cudaStream_t stream) {
+    LaunchShape shape;
+    shape.grid = dim3(static_cast<unsigned>(blocks));
+    shape.block = dim3(static_cast<unsigned>(threads));
+    shape.shared = shared;
+    shape.stream = stream;
+    return shape;
+}
+
 // Starts kernel(args) on a stream of the current device. Returns errors of the launch, not those of the kernel.
 template <class Args>
 cudaError_t launch(void (*kernel)(Args), const LaunchShape& shape, const Args& args) {

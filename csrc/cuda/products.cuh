@@ -6,7 +6,7 @@
 
 #pragma once
 
-#include "cuda/portable.cuh"
+#include "cuda/shortlist.cuh"
 
 namespace lpkernel::cuda {
 
@@ -53,6 +53,25 @@ __device__ __forceinline__ unsigned ordered(float value) {
 }
 __device__ __forceinline__ float unordered(unsigned bits) {
     return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+}
+
+// The k-th smallest of at least k numbers above 0 (ordered() gives no 0), by a warp: by repeatedly taking the next
+// larger one. each(take) calls take(number) for all numbers of a lane.
+template <class Each>
+__device__ __forceinline__ unsigned smallest_in_rounds(int k, Each each) {
+    unsigned found = 0;
+    for (int reached = 0; reached < k;) {
+        unsigned next = ~0u;
+        int equal = 0;
+        each([&](unsigned number) {
+            if (number <= found) return;
+            equal = number < next ? 1 : equal + (number == next);
+            next = min(next, number);
+        });
+        found = __reduce_min_sync(WARP, next);
+        reached += __reduce_add_sync(WARP, next == found ? equal : 0);
+    }
+    return found;
 }
 
 }  // namespace lpkernel::cuda

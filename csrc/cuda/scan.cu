@@ -35,13 +35,10 @@ cudaError_t scan_resident(const ScanShape& shape, int& blocks) {
 cudaError_t scan(const ScanArgs& args, int groups, cudaStream_t stream) {
     const Kernel kernel = kernel_of(args.shape);
     if (!kernel) return cudaErrorInvalidValue;
-    LaunchShape launch_shape;
-    launch_shape.grid = dim3(static_cast<unsigned>(groups * args.shape.group));
-    launch_shape.block = dim3(static_cast<unsigned>(args.shape.threads));
-    launch_shape.shared = static_cast<std::size_t>(args.shared.bytes);
-    launch_shape.stream = stream;
-    launch_shape.cooperative = args.shape.group > 1;
-    return launch(kernel, launch_shape, args);
+    LaunchShape shape = linear_launch(groups * args.shape.group, args.shape.threads,
+                                      static_cast<std::size_t>(args.shared.bytes), stream);
+    shape.cooperative = args.shape.group > 1;
+    return launch(kernel, shape, args);
 }
 
 }  // namespace lpkernel::cuda

@@ -86,13 +86,7 @@ cudaError_t screen(const ScreenArgs& args, cudaStream_t stream) {
     cudaError_t error =
         cudaMemsetAsync(args.counts, 0, static_cast<std::size_t>(queries + 1) * sizeof(unsigned), stream);
     const auto start = [&](Kernel kernel, std::int64_t blocks, int threads, std::size_t shared) {
-        if (error != cudaSuccess) return;
-        LaunchShape shape;
-        shape.grid = dim3(static_cast<unsigned>(blocks));
-        shape.block = dim3(static_cast<unsigned>(threads));
-        shape.shared = shared;
-        shape.stream = stream;
-        error = launch(kernel, shape, args);
+        if (error == cudaSuccess) error = launch(kernel, linear_launch(blocks, threads, shared, stream), args);
     };
     const std::size_t tile_bytes = SCREEN_STAGES * 2 * SCREEN_TILE * 2 * SCREEN_COLUMNS * 2;
     const std::int64_t query_tiles = plan.query_rows / SCREEN_TILE;

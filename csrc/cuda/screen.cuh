@@ -468,22 +468,12 @@ __global__ void __launch_bounds__(SCREEN_THREADS, 2) screen_kernel(const __grid_
 // The k-th smallest of `count` >= k numbers above 0 in shared memory, by a warp: by repeatedly taking the next larger
 // minimum, or, for a large k, bit by bit.
 __device__ __forceinline__ unsigned smallest(const unsigned* numbers, int count, int k) {
-    unsigned found = 0;
     if (k <= MOST_ROUNDS) {
-        for (int reached = 0; reached < k;) {
-            unsigned next = ~0u;
-            int equal = 0;
-            for (int i = lane_id(); i < count; i += 32) {
-                const unsigned number = numbers[i];
-                if (number <= found) continue;
-                equal = number < next ? 1 : equal + (number == next);
-                next = min(next, number);
-            }
-            found = __reduce_min_sync(WARP, next);
-            reached += __reduce_add_sync(WARP, next == found ? equal : 0);
-        }
-        return found;
+        return smallest_in_rounds(k, [&](auto take) {
+            for (int i = lane_id(); i < count; i += 32) take(numbers[i]);
+        });
     }
+    unsigned found = 0;
     for (int bit = 31; bit >= 0; --bit) {
         const unsigned above = found | 1u << bit;
         int below = 0;

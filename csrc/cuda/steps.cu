@@ -65,11 +65,7 @@ cudaError_t steps(StepArgs args, const StepTile& tile, const std::int32_t* scale
     bool overlaps = false;  // not with earlier work on the stream, which does not wait
     const auto start = [&](Kernel kernel, int blocks, int threads, std::size_t shared) {
         if (error != cudaSuccess) return;
-        LaunchShape shape;
-        shape.grid = dim3(static_cast<unsigned>(blocks));
-        shape.block = dim3(static_cast<unsigned>(threads));
-        shape.shared = shared;
-        shape.stream = stream;
+        LaunchShape shape = linear_launch(blocks, threads, shared, stream);
         shape.overlaps = overlaps;
         overlaps = args.overlaps;
         error = launch(kernel, shape, args);

@@ -304,23 +304,14 @@ __global__ void __launch_bounds__(128) step_limit_kernel(const __grid_constant__
         const int group = i * 32 + lane_id();
         own[i] = group < args.groups ? ordered(from[group]) : 0xffffffffu;
     }
-    unsigned found = 0;
-    for (int reached = 0; reached < min(want, args.groups);) {
-        unsigned next = 0xffffffffu;
-        int equal = 0;
+    const unsigned found = smallest_in_rounds(min(want, args.groups), [&](auto take) {
 #pragma unroll
         for (int i = 0; i < VALUES; i += AT_ONCE) {
             if (i >= held) break;
 #pragma unroll
-            for (int v = i; v < i + AT_ONCE; ++v) {
-                if (own[v] <= found) continue;  // ordered() never returns 0 for a number
-                equal = own[v] < next ? 1 : equal + (own[v] == next);
-                next = min(next, own[v]);
-            }
+            for (int v = i; v < i + AT_ONCE; ++v) take(own[v]);
         }
-        found = __reduce_min_sync(WARP, next);
-        reached += __reduce_add_sync(WARP, next == found ? equal : 0);
-    }
+    });
     if (lane_id() != 0) return;
     const float limit = want <= args.groups ? unordered(found) + args.slack : NO_LIMIT;
     args.limits[row] = limit < NO_LIMIT ? limit : NO_LIMIT;

@@ -35,12 +35,8 @@ Kernel measure_of(const ScanShape& shape) {
 
 // Starts a kernel that measures `images` of a scale.
 cudaError_t measure(Kernel kernel, const WalkArgs& args, int side, int images, cudaStream_t stream) {
-    LaunchShape shape;
-    shape.grid = dim3(static_cast<unsigned>(side * side * tiles(images, MEASURED)));
-    shape.block = dim3(MEASURE_THREADS);
-    shape.shared = static_cast<std::size_t>(MEASURED) * args.scan.shape.width * sizeof(int);
-    shape.stream = stream;
-    return launch(kernel, shape, args);
+    const std::size_t shared = static_cast<std::size_t>(MEASURED) * args.scan.shape.width * sizeof(int);
+    return launch(kernel, linear_launch(side * side * tiles(images, MEASURED), MEASURE_THREADS, shared, stream), args);
 }
 
 }  // namespace

@@ -54,10 +54,10 @@ def isolation(bank: LatentBank | CodeBank, content: Array, cells: Array) -> NDAr
     where there are fewer; 0 without any.
     """
     chosen, nearest = references(len(content))
-    theirs = content[chosen][:, cells]
+    theirs = content[chosen].take(cells, axis=1)
     found = np.zeros(len(content), np.int64)
-    for position, image in enumerate(content[:, cells]):
-        others = np.sort(distances(bank, image, theirs[chosen != position]))[:nearest]
+    for position, image in enumerate(content.take(cells, axis=1)):
+        others = np.sort(distances(bank, image, theirs)[chosen != position])[:nearest]
         found[position] = others.sum() // len(others) if len(others) else 0
     return found
 

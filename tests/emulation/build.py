@@ -14,7 +14,7 @@ import sysconfig
 from pathlib import Path
 from types import ModuleType
 
-from .compile import CACHE, CSRC, compile_ptx, library
+from .compile import CACHE, CSRC, compile_ptx, digest, library
 from .ptx import Module
 
 FLAGS = ("-O2", "-w", "-fvisibility=default")
@@ -26,7 +26,8 @@ def kernel_sources() -> list[Path]:
 
 
 def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("_cuda", path)
+    # a name of its own: pybind11 returns the module that it has already made for a name, whatever the file
+    spec = importlib.util.spec_from_file_location(f"emulated_{digest(str(path))}._cuda", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no extension module")
     module = importlib.util.module_from_spec(spec)

@@ -93,7 +93,7 @@ def library(
     them makes a new library. `sanitize` is what -fsanitize= takes. `header`, which all sources include first, is
     compiled once for all of them. `support` and the test runtime are linked in, compiled once whatever the `flags`.
     """
-    checks = (f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1", "-O1") if sanitize else ()
+    checks = (f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-g1", "-Og") if sanitize else ()
     folders = [*include, SIMT, CSRC]
     headers = digest(*map(_folder_digest, folders))
     options = [*BASE_FLAGS, *flags, *checks]

@@ -60,7 +60,8 @@ char* in_ranges(u64 address, u32 bytes) {
 char* generic(u64 address, u32 bytes, int line) {
     if (address % bytes != 0) bad("misaligned access", address, bytes, line);
     if (char* found = in_ranges(address, bytes)) return found;
-    const u64 block_low = reinterpret_cast<u64>(simt::block->shared), stack = reinterpret_cast<u64>(simt::fiber->stack);
+    const u64 block_low = reinterpret_cast<u64>(simt::block->shared),
+              stack = reinterpret_cast<u64>(simt::fiber->place->stack);
     const bool in_shared = address >= block_low && address + bytes <= block_low + simt::block->shared_bytes;
     if (in_shared || (address >= stack && address + bytes <= stack + simt::kStackBytes)) {
         return reinterpret_cast<char*>(address);

@@ -64,7 +64,7 @@ inline char* shared(u64 address, u32 bytes, int line) {
 
 inline char* local(u64 address, u32 bytes, int line) {
     if (address % bytes != 0) bad("misaligned local access", address, bytes, line);
-    const u64 low = reinterpret_cast<u64>(simt::fiber->stack);
+    const u64 low = reinterpret_cast<u64>(simt::fiber->place->stack);
     if (address < low || address + bytes > low + simt::kStackBytes)
         bad("local access out of bounds", address, bytes, line);
     return reinterpret_cast<char*>(address);

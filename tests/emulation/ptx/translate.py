@@ -748,16 +748,11 @@ class Translator:
         names = [f"v_{_identifier(name)}" for name in program.variables]
         ranges = [f"{{(u64){n}, (u64){n} + sizeof {n}}}" for n in names]
         pieces.append(f"const Range kVariables[] = {{{', '.join([*ranges, '{0, 0}'])}}};")
-        files = {at: (file.rpartition("/")[2], line) for at, (file, line) in program.sources.items()}
-        lines = [f'{{{at}, "{file}", {line}}}' for at, (file, line) in files.items()]
-        lines.append('{0, "", 0}')
-        pieces.append(f"const SourceLine kLines[] = {{{', '.join(lines)}}};")
-        tables = f"kLines, {len(lines)}, kVariables, {len(ranges)}"
         grouped: list[list[str]] = []
         size = MOST_CHARACTERS
         for kernel in program.kernels:
             self.kernels[kernel.name] = kernel
-            code = self._kernel(kernel, program) + self._entry(kernel, program, tables)
+            code = self._kernel(kernel, program) + self._entry(kernel, program, len(ranges))
             if size + len(code) > MOST_CHARACTERS:
                 grouped.append([*pieces])
                 size = 0
@@ -765,8 +760,10 @@ class Translator:
             size += len(code)
         return ["\n".join([*file, "}  // namespace", ""]) for file in grouped]
 
-    def _entry(self, kernel: Kernel, program: Program, tables: str) -> str:
-        facts = f'"{kernel.name}", {kernel.parameter_bytes}, {program.shared_bytes}, k_{_identifier(kernel.name)}'
+    def _entry(self, kernel: Kernel, program: Program, variables: int) -> str:
+        name = _identifier(kernel.name)
+        facts = f'"{kernel.name}", {kernel.parameter_bytes}, {program.shared_bytes}, k_{name}'
+        tables = f"l_{name}, sizeof l_{name} / sizeof *l_{name}, kVariables, {variables}"
         return "\n".join(
             [
                 "\n}  // namespace",
@@ -786,6 +783,7 @@ class Translator:
     def _kernel(self, kernel: Kernel, program: Program) -> str:
         writer = _Writer(kernel, program)
         code: list[str] = []
+        lines = ['{0, "", 0}']  # of what can go wrong
         block: int | None = None  # counter of the instructions since the last label or branch
         for item in kernel.body:
             if isinstance(item, Label):
@@ -801,6 +799,9 @@ class Translator:
                 raise NotImplementedError(
                     f"{kernel.name}: PTX line {item.line}: {item.opcode} {', '.join(item.operands)} ({error})"
                 ) from error
+            if item.line in program.sources and str(item.line) in statement:
+                file, line = program.sources[item.line]
+                lines.append(f'{{{item.line}, "{file.rpartition("/")[2]}", {line}}}')
             if self.counts and (item.predicate or block is None):
                 counter = self._counter()
                 statement = f"++counts[{counter}]; {statement}"
@@ -820,5 +821,6 @@ class Translator:
                 declared.setdefault(c_type(kind) if kind == "pred" else _unsigned(kind), []).append(f"{name} = 0")
         head = [f"  {plain} {', '.join(names)};" for plain, names in declared.items()]
         head += [f"  alignas(16) char {name}[{size}];" for name, size in kernel.local.items()]
-        body = "\n".join([*head, *("  " + line for line in code)])
-        return f"void k_{_identifier(kernel.name)}([[maybe_unused]] const char* parameters) {{\n{body}\n}}"
+        name, body = _identifier(kernel.name), "\n".join([*head, *("  " + line for line in code)])
+        table = f"const SourceLine l_{name}[] = {{{', '.join(lines)}}};"
+        return f"{table}\nvoid k_{name}([[maybe_unused]] const char* parameters) {{\n{body}\n}}"

@@ -23,14 +23,22 @@ inline std::uint16_t to_f16(double value) {
 template <int kDepth, int kPer, bool kInteger, bool kSaturate, class First, class Second>
 __attribute__((noinline)) void mma(std::uint32_t* d, const std::uint32_t* a, const std::uint32_t* b,
                                    const std::uint32_t* c, First first, Second second, Site site) {
+    using Element = decltype(first(0u));
+    constexpr int kHalves = kDepth / (4 * kPer), kFirst = 2 * kHalves * kPer;
     struct Fragment {
-        std::uint32_t a[4], b[2], pad[2];
-    } mine{};
-    constexpr int kHalves = kDepth / (4 * kPer);
-    std::memcpy(mine.a, a, sizeof(std::uint32_t) * 2 * kHalves);
-    std::memcpy(mine.b, b, sizeof(std::uint32_t) * kHalves);
+        Element elements[kFirst + kHalves * kPer];  // of A, then of B
+    } mine;
+    for (int i = 0; i < kFirst; ++i) mine.elements[i] = first(a[i / kPer] >> 32 / kPer * (i % kPer));
+    for (int i = 0; i < kHalves * kPer; ++i) {
+        mine.elements[kFirst + i] = second(b[i / kPer] >> 32 / kPer * (i % kPer));
+    }
     const Quiet quiet;
     const Exchange<Fragment> all = exchange<Fragment>(~0u, mine, "mma.sync", site);
+    const auto element = [&](int from, int at) {
+        Element value;
+        std::memcpy(&value, all.op.slot[all.side][from] + at * sizeof(Element), sizeof(Element));
+        return value;
+    };
     const int me = static_cast<int>(lane());
     for (int i = 0; i < 4; ++i) {
         const int row = me / 4 + 8 * (i / 2), column = 2 * (me % 4) + i % 2;
@@ -42,11 +50,9 @@ __attribute__((noinline)) void mma(std::uint32_t* d, const std::uint32_t* a, con
             sum = bit_cast<float>(c[i]);
         }
         for (int k = 0; k < kDepth; ++k) {
-            const int owner = k / kPer % 4, half = k / (4 * kPer), piece = 32 / kPer * (k % kPer);
-            const std::uint32_t x =
-                all.at(static_cast<std::uint32_t>(4 * (row % 8) + owner)).a[row / 8 + 2 * half] >> piece;
-            const std::uint32_t y = all.at(static_cast<std::uint32_t>(4 * column + owner)).b[half] >> piece;
-            sum += first(x) * second(y);
+            const int owner = k / kPer % 4, half = k / (4 * kPer), piece = k % kPer;
+            sum += element(4 * (row % 8) + owner, (row / 8 + 2 * half) * kPer + piece) *
+                   element(4 * column + owner, kFirst + half * kPer + piece);
         }
         if constexpr (kInteger) {
             d[i] = static_cast<std::uint32_t>(

@@ -53,16 +53,16 @@ void resume(Block& owner, Fiber& next) {
     block = &owner;
     fiber = &next;
     Scheduler& from = *scheduler;
-    from.context.leave(next.context, false);
-    switch_stack(&from.sp, next.sp);
+    from.context.leave(next.place->context);
+    switch_stack(&from.sp, next.place->sp);
     from.context.back();
     fiber = nullptr;
     block = nullptr;
 }
 
-void suspend(bool last = false) {
-    Fiber& from = *fiber;
-    from.context.leave(scheduler->context, last);
+void suspend() {
+    Place& from = *fiber->place;
+    from.context.leave(scheduler->context);
     switch_stack(&from.sp, scheduler->sp);
     from.context.back();
 }
@@ -105,7 +105,7 @@ Votes arrive_and_wait(unsigned id, unsigned expected, int predicate, const char*
         barrier.site = site;
         barrier.expected = expected;
         barrier.first = fiber->linear;
-    } else if (barrier.expected != expected || std::strcmp(barrier.what, what) != 0 ||
+    } else if (barrier.expected != expected || !same_text(barrier.what, what) ||
                (site.file != nullptr && barrier.site.line != site.line)) {
         die("divergent barrier in block (%u,%u,%u): thread %u at %s line %d, thread %u at %s line %d", block->index.x,
             block->index.y, block->index.z, barrier.first, barrier.what, barrier.site.line, fiber->linear, what,
@@ -127,53 +127,73 @@ Votes arrive_and_wait(unsigned id, unsigned expected, int predicate, const char*
 
 namespace {
 
-void fiber_main() {
-    Context::entered(scheduler->context);
+__attribute__((noinline)) void run_thread() {
     acquire(&block->live);
     scheduler->body(scheduler->argument);
     release(&block->threads);
-    {
-        Quiet quiet;
-        fiber->done = true;
-        --block->live;
-        Warp& mine = warp();
-        mine.live &= ~(1u << lane());
-        Barrier& all = block->barriers[0];  // exited threads no longer count
-        if (block->live != 0 && all.arrived != 0 && all.expected == 0 && all.arrived == block->live) open(all);
-        for (const std::unique_ptr<WarpOp>& op : mine.ops) {
-            if (op != nullptr && op->arrived != 0 && op->arrived == (op->mask & mine.live)) complete(*op);
-        }
+    const Quiet quiet;
+    fiber->done = true;
+    --block->live;
+    Warp& mine = warp();
+    mine.live &= ~(1u << lane());
+    Barrier& all = block->barriers[0];  // exited threads no longer count
+    if (block->live != 0 && all.arrived != 0 && all.expected == 0 && all.arrived == block->live) open(all);
+    for (const std::unique_ptr<WarpOp>& op : mine.ops) {
+        if (op != nullptr && op->arrived != 0 && op->arrived == (op->mask & mine.live)) complete(*op);
     }
-    suspend(true);
-    __builtin_unreachable();
 }
 
-// Stacks are kept for the next launch.
-class Stacks {
-  public:
-    char* take() {
-        const std::lock_guard<std::mutex> lock(mutex_);
-        if (free_.empty()) {
-            constexpr unsigned kSlab = 64;
-            void* slab = mmap(nullptr, kSlab * kStackBytes, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-            if (slab == MAP_FAILED) die("no memory for stacks");
-            for (unsigned i = 0; i < kSlab; ++i) free_.push_back(static_cast<char*>(slab) + i * kStackBytes);
-        }
-        char* stack = free_.back();
-        free_.pop_back();
-        return stack;
+// Runs one thread after another: those of later waves and launches, too, maybe of other OS threads.
+[[noreturn]] void fiber_main() {
+    Context::entered(scheduler->context);
+    for (;;) {
+        run_thread();
+        suspend();
     }
-    void give(char* stack) {
+}
+
+// Places are kept for the next launch: ThreadSanitizer needs a millisecond to make a context.
+class Places {
+  public:
+    Place* take() {
         const std::lock_guard<std::mutex> lock(mutex_);
-        free_.push_back(stack);
+        if (free_.empty()) make();
+        Place* place = free_.back();
+        free_.pop_back();
+        return place;
+    }
+    void give(Place* place) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        free_.push_back(place);
     }
 
   private:
+    void make() {
+        constexpr unsigned kSlab = 64;
+        if (all_.size() % kSlab == 0) {
+            void* slab = mmap(nullptr, kSlab * kStackBytes, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+            if (slab == MAP_FAILED) die("no memory for stacks");
+            slab_ = static_cast<char*>(slab);
+        }
+        Place& place = all_.emplace_back();
+        place.stack = slab_ + (all_.size() - 1) % kSlab * kStackBytes;
+        place.context.set_stack(place.stack, kStackBytes);
+        place.context.create();
+        void** top = reinterpret_cast<void**>(place.stack + kStackBytes - 64);
+        *--top = nullptr;
+        *--top = reinterpret_cast<void*>(&fiber_main);
+        for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
+        place.sp = top;
+        free_.push_back(&place);
+    }
+
     std::mutex mutex_;
-    std::vector<char*> free_;
+    std::deque<Place> all_;
+    std::vector<Place*> free_;
+    char* slab_ = nullptr;
 };
-Stacks stacks;
+Places places;
 
 // SIMT_ORDER=fwd (default), rev, or a seed: in which order threads of a block, and blocks, get their turns.
 std::vector<unsigned> turn_order(unsigned count) {
@@ -208,12 +228,6 @@ void set_up(Block& owner) {
         f.group = 0;
         f.index = {t % owner.shape.x, t / owner.shape.x % owner.shape.y, t / (owner.shape.x * owner.shape.y)};
         owner.warps[t / kWarp].live |= 1u << t % kWarp;
-        clean_stack(f.stack + kStackBytes - (16 << 10), 16 << 10);
-        void** top = reinterpret_cast<void**>(f.stack + kStackBytes - 64);
-        *--top = nullptr;
-        *--top = reinterpret_cast<void*>(&fiber_main);
-        for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
-        f.sp = top;
     }
     release(&owner.live);
 }
@@ -302,11 +316,7 @@ void run_grid(dim3 grid, dim3 shape, std::size_t shared, bool cooperative, void 
             owner.shared_bytes = shared;
             owner.shared_store.resize(shared);         // nothing behind it, so that AddressSanitizer sees its end
             owner.shared = owner.shared_store.data();  // operator new aligns to 16 bytes
-            for (Fiber& f : owner.fibers) {
-                f.stack = stacks.take();
-                f.context.set_stack(f.stack, kStackBytes);
-                f.context.create();
-            }
+            for (Fiber& f : owner.fibers) f.place = places.take();
         }
         for (unsigned first; (first = next.fetch_add(resident)) < blocks;) {
             std::deque<Block*> wave;
@@ -319,10 +329,7 @@ void run_grid(dim3 grid, dim3 shape, std::size_t shared, bool cooperative, void 
             run_wave(wave, order);
         }
         for (Block& owner : owned) {
-            for (Fiber& f : owner.fibers) {
-                f.context.destroy();
-                stacks.give(f.stack);
-            }
+            for (const Fiber& f : owner.fibers) places.give(f.place);
         }
         scheduler = nullptr;
     };

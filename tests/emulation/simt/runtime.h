@@ -21,7 +21,7 @@ namespace simt {
 inline constexpr std::size_t kStackBytes = 256 << 10;
 inline constexpr unsigned kWarp = 32;
 inline constexpr unsigned kMaxThreads = 1024;
-inline constexpr std::size_t kMaxPayload = 32;
+inline constexpr std::size_t kMaxPayload = 96;
 inline constexpr unsigned kMaxIdleRounds = 2000;  // of the scheduler, in which every running fiber only yielded
 inline constexpr unsigned kNamedBarriers = 16;
 
@@ -45,9 +45,19 @@ struct Copy {  // a cp.async under way: `bytes` from the source, then zeros
     int group;
 };
 
-struct Fiber {
+inline bool same_text(const char* a, const char* b) {
+    return a == b || std::strcmp(a, b) == 0;
+}
+
+// What a fiber runs on.
+struct Place {
     void* sp = nullptr;
     char* stack = nullptr;
+    Context context;
+};
+
+struct Fiber {
+    Place* place = nullptr;
     uint3 index{};
     unsigned linear = 0;
     bool done = false;
@@ -58,7 +68,6 @@ struct Fiber {
     Site site;
     std::vector<Copy> copies;
     int group = 0;
-    Context context;
 };
 
 struct Barrier {
@@ -153,8 +162,7 @@ Exchange<T> exchange(unsigned mask, const T& value, const char* what, Site site)
         op.what = what;
         op.site = site;
         op.first = fiber->linear;
-    } else if (op.mask != mask || std::strcmp(op.what, what) != 0 ||
-               (site.file != nullptr && op.site.line != site.line)) {
+    } else if (op.mask != mask || !same_text(op.what, what) || (site.file != nullptr && op.site.line != site.line)) {
         die("divergent warp operation in block (%u,%u,%u): thread %u at %s line %d mask %08x, thread %u at %s line %d "
             "mask %08x",
             block->index.x, block->index.y, block->index.z, op.first, op.what, op.site.line, op.mask, fiber->linear,

@@ -8,7 +8,6 @@
 #include <cstddef>
 
 #if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(__SANITIZE_THREAD__)
@@ -60,13 +59,6 @@ inline void acquire([[maybe_unused]] void* address) {
 #endif
 }
 
-// Frees a stack of what its last user's frames, which never returned, left poisoned.
-inline void clean_stack([[maybe_unused]] void* address, [[maybe_unused]] std::size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(address, bytes);
-#endif
-}
-
 // What the sanitizers keep about one stack: a fiber's or the scheduler's.
 struct Context {
 #if defined(__SANITIZE_ADDRESS__)
@@ -90,12 +82,6 @@ struct Context {
 #endif
     }
 
-    void destroy() {
-#if defined(__SANITIZE_THREAD__)
-        __tsan_destroy_fiber(fiber);
-#endif
-    }
-
     void set_stack([[maybe_unused]] const void* bottom, [[maybe_unused]] std::size_t bytes) {
 #if defined(__SANITIZE_ADDRESS__)
         stack = bottom;
@@ -103,18 +89,18 @@ struct Context {
 #endif
     }
 
-    // Called on the stack of `this`, before and after leaving it for `to`; `last` when it will never run again.
-    void leave([[maybe_unused]] const Context& to, [[maybe_unused]] bool last) {
+    // Called on the stack of `this`, before and after leaving it for `to`.
+    void leave([[maybe_unused]] const Context& to) {
 #if defined(__SANITIZE_THREAD__)
         void* next = nullptr;
         {
-            const Quiet quiet;  // an ended fiber reads this after its release; it lies on the launcher's stack
+            const Quiet quiet;  // an ended thread reads this after its release; it lies on the launcher's stack
             next = to.fiber;
         }
         __tsan_switch_to_fiber(next, __tsan_switch_to_fiber_no_sync);
 #endif
 #if defined(__SANITIZE_ADDRESS__)
-        __sanitizer_start_switch_fiber(last ? nullptr : &fake, to.stack, to.size);
+        __sanitizer_start_switch_fiber(&fake, to.stack, to.size);
 #endif
     }
     void back() {
