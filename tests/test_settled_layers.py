@@ -136,17 +136,19 @@ def test_compiled_group_norm_checks_what_it_is_given() -> None:
             run(*arguments)
 
 
-def _convolution(channels: int = 8) -> Any:
+def _convolution(channels: int = 8, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1)).requires_grad_(False)
+    network = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1)).requires_grad_(False).to(dtype)
     settle(network, 4)
     return network[0]
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
-def test_weights_kept_in_order_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = _convolution()
-    images = [torch.randn(1, 8, side, side).contiguous(memory_format=torch.channels_last) for side in (16, 7, 33)]
+@pytest.mark.parametrize("dtype", [dtype for dtype in (torch.float32, torch.bfloat16) if layers.by_onednn(dtype)])
+def test_weights_kept_in_order_change_no_bit(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = _convolution(dtype=dtype)
+    images = [torch.randn(1, 8, side, side).to(dtype) for side in (16, 7, 33)]
+    images = [image.contiguous(memory_format=torch.channels_last) for image in images]
     with torch.inference_mode():
         kept = [layer(image) for image in images]
         assert layer._packed is not None

@@ -59,10 +59,10 @@ def _convolutions(network: nn.Module, on_cpu: bool) -> str:
         return f"{len(every)} by torch" + _folded(network)
     if not torch.backends.mkldnn.is_available():
         return f"{len(every)} by torch, which has no oneDNN: threads may change the last bits"
-    single = sum(module.weight.dtype == torch.float32 for module in settled)
-    rest = len(every) - single
-    why = " (not float32, or not padded with zeros): threads may change the last bits"
-    return f"{single} float32 by oneDNN" + (f", {rest} by torch{why}" if rest else "") + _folded(network)
+    taken = sum(layers.by_onednn(module.weight.dtype) for module in settled)
+    rest = len(every) - taken
+    why = " (of another dtype, or not padded with zeros): threads may change the last bits"
+    return f"{taken} by oneDNN" + (f", {rest} by torch{why}" if rest else "") + _folded(network)
 
 
 def _folded(network: nn.Module) -> str:

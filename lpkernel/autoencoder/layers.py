@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, Protocol, cast
 
 import torch
@@ -66,10 +67,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return product.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
 
 
+@cache
+def by_onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN convolves a dtype on this CPU."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    bfloat16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bfloat16 is not None and bool(bfloat16()))
+
+
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
-    """As torch's conv2d. On a CPU float32 by oneDNN, whatever the size of x."""
+    """As torch's conv2d. On a CPU by oneDNN, whatever the size of x."""
     poll()
-    if by_torch(x) or x.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if by_torch(x) or not by_onednn(x.dtype):
         return nn.functional.conv2d(x, weight, bias, padding=padding)
     return torch.mkldnn_convolution(x, weight, bias, padding, (1, 1), (1, 1), 1)
 
@@ -92,7 +102,7 @@ class Convolution(nn.Conv2d):
     _packed: tuple[tuple[int, int], Tensor] | None = None  # which weights, and these in order
 
     def forward(self, x: Tensor) -> Tensor:
-        if by_torch(x) or x.dtype != torch.float32:
+        if by_torch(x) or not by_onednn(x.dtype):
             return super().forward(x)
         poll()
         how = cast(tuple[int, ...], self.padding), self.stride, self.dilation, self.groups
