@@ -75,7 +75,7 @@ NORM_SLABS = 256  # of an image at most: with a few images enough programs for a
 MERGED_VALUES = 4096  # slabs by channels of a group, as powers of two, that `affine` holds
 NORM_COLUMNS = 4096  # channels at most, as a power of two
 # (channels, groups) that are compiled ahead of time: of the VQ-GANs and KL autoencoders in use, and of the embedded one
-NORMS = ((128, 32), (256, 32), (512, 32), (48, 8), (112, 8))
+NORMS = ((128, 32), (256, 32), (512, 32), (288, 8), (160, 8), (64, 8))
 
 
 class Norm(NamedTuple):
