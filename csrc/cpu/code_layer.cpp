@@ -9,12 +9,16 @@
 // Many queries and a large bank are screened first. With L an upper limit of the query's answer, each table entry t
 // becomes the byte min(255, floor(240 t / L)); a saturating sum of them above 240 D / L proves a distance above D. Rows
 // of bytes have one lane for each query: (compared cells, codes, queries), 2 MB for 64 queries, so one load and one
-// addition serve up to 64 queries. The images left, about one in a thousand, get their exact sums. Where images are
-// ranked by distance minus offset, an image may be as far as the limit plus its offset: offsets are sorted into at most
-// LEVELS levels, each with a row of limits for its upper end, and L is the limit plus the largest offset. Tie rule: see
-// smallest.h. Limits: codes below 2^15, every distance below 2^31.
+// addition serve up to 64 queries. The images left, about one in a thousand, get their exact sums. For up to 16 queries
+// codes are taken in pairs of near ones, a pair at the lesser distance of the two, which halves the rows; and after a
+// quarter of the cells and later, images that no query's bound leaves are dropped, as long as that drops many. Where
+// images are ranked by distance minus offset, an image may be as far as the limit plus its offset: offsets are sorted
+// into at most LEVELS levels, each with a row of limits for its upper end, and L is the limit plus the largest offset.
+// Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
 
 #include <algorithm>
+#include <mutex>
+#include <numeric>
 #include <stdexcept>
 
 #include "cpu/layer.h"
@@ -32,6 +36,10 @@ constexpr int MOST = 64;                        // queries screened together
 constexpr int FEWEST = 6;                       // queries from which screening pays
 constexpr int SEED = 256;                       // images measured for a first limit
 constexpr int LEVELS = 64;                      // of offsets
+constexpr std::int64_t TOGETHER = 2;            // codes of a group
+constexpr std::int64_t FEW_CODES = 256;         // up to which each is a group
+constexpr double MOST_KEPT = 0.6;               // of the images of a tile, for which leaving out the others pays
+constexpr double ROUNDING = 1.0;                // covers that of a sum of bytes
 constexpr double TOP = 240.0;                   // the byte that stands for the limit; the rest up to 255 is headroom
 
 class CodeLayer final : public Layer {
@@ -63,7 +71,10 @@ class CodeLayer final : public Layer {
     }
 
     std::int64_t parts() const override { return tiles_; }
-    std::size_t bytes() const override { return Layer::bytes() + codes_.size() * sizeof(std::uint16_t); }
+    std::size_t bytes() const override {  // groups included, which are made when they are needed
+        const auto rows = static_cast<std::size_t>(rows_), groups = rows / group_size();
+        return Layer::bytes() + (codes_.size() + rows) * sizeof(std::uint16_t) + rows * groups * sizeof(std::int32_t);
+    }
 
     void prepare(Query&, int) const override {}
 
@@ -136,88 +147,188 @@ class CodeLayer final : public Layer {
         }
     }
 
-    // Bounds in bytes for all queries at once, then the exact sum for those that a bound leaves. The first `known`
-    // images of the first part are skipped.
-    void screen(const Compared& compared, Query* const* queries, int n, std::int64_t first, std::int64_t last,
-                int known, const Kernels& run) const {
-        const int count = compared.count, lanes_wide = n <= 16 ? 16 : n <= 32 ? 32 : 64;
-        const int padded = static_cast<int>((rows_ + 15) / 16 * 16);
-        Aligned<std::uint8_t> rows(static_cast<std::size_t>(count) * padded * lanes_wide), bytes(16 * padded);
-        std::vector<float> scales(lanes_wide);
-        for (int q = 0; q < lanes_wide; ++q) {
-            const std::int64_t limit = std::int64_t{queries[std::min(q, n - 1)]->best.limit()} + compared.most;
-            scales[q] = static_cast<float>(TOP / static_cast<double>(std::max<std::int64_t>(1, limit)));
-        }
-        for (int i = 0; i < count; ++i) {
-            for (int q = 0; q < lanes_wide; q += 16) {
-                const std::int32_t* of[16];
-                for (int j = 0; j < 16; ++j) of[j] = row(queries[std::min(q + j, n - 1)]->values[i]);
-                run.byte_rows(of, scales.data() + q, static_cast<int>(rows_), padded, bytes.data(),
-                              rows.data() + static_cast<std::int64_t>(i) * padded * lanes_wide + q, lanes_wide);
+    std::int64_t group_size() const { return rows_ > FEW_CODES ? TOGETHER : 1; }
+
+    // The codes in groups of up to group_size() near ones, and the least distance of each code to each group.
+    void make_groups() const {
+        std::vector<std::int32_t> codes(static_cast<std::size_t>(rows_));
+        std::iota(codes.begin(), codes.end(), 0);
+        groups_.resize(codes.size());
+        part(codes.data(), codes.data() + rows_);
+        least_ = Aligned<std::int32_t>(static_cast<std::size_t>(rows_) * count_);
+        std::fill(least_.data(), least_.data() + least_.size(), Smallest::ANY);
+        for (std::int64_t code = 0; code < rows_; ++code) {
+            const std::int32_t* mine = table_ + code * rows_;
+            std::int32_t* least = least_.data() + code * count_;
+            for (std::int64_t other = 0; other < rows_; ++other) {
+                least[groups_[other]] = std::min(least[groups_[other]], mine[other]);
             }
         }
-        // Cells are taken in portions whose rows fit the second-level cache, each over several tiles of the bank.
-        const std::int64_t row_bytes = static_cast<std::int64_t>(padded) * lanes_wide;
-        const std::int64_t together = (lanes_wide == 16 ? ROWS_OF_16 : ROWS) / row_bytes;
-        const int portion = static_cast<int>(std::max<std::int64_t>(1, std::min<std::int64_t>(count, together)));
-        const bool whole = portion >= count;
-        Aligned<std::uint8_t> sums(whole ? 0 : static_cast<std::size_t>(TILES) * tile_ * lanes_wide);
-        std::vector<std::uint64_t> found(static_cast<std::size_t>(tile_));
-        int shift = 0;
-        while (compared.most >> shift >= LEVELS) ++shift;
-        const int levels = (compared.most >> shift) + 1;
-        std::vector<std::uint8_t> level(static_cast<std::size_t>(tile_)), limits(levels * lanes_wide);
-        std::vector<std::int64_t> known_limits(static_cast<std::size_t>(n), -(1LL << 40));
+    }
+
+    // Halves the codes by whether they are nearer to one or the other of two that are far apart, until few are left.
+    void part(std::int32_t* first, std::int32_t* last) const {
+        const std::int64_t count = last - first, size = group_size();
+        if (count <= size) {
+            for (; first < last; ++first) groups_[*first] = static_cast<std::uint16_t>(count_);
+            ++count_;
+            return;
+        }
+        const auto farthest = [&](std::int32_t code) {
+            const std::int32_t* mine = table_ + code * rows_;
+            return *std::max_element(first, last, [&](auto a, auto b) { return mine[a] < mine[b]; });
+        };
+        const std::int32_t one = farthest(*first), other = farthest(one);
+        const auto nearer = [&](std::int32_t code) {
+            return std::int64_t{table_[one * rows_ + code]} - table_[other * rows_ + code];
+        };
+        std::int32_t* middle = first + std::max<std::int64_t>(1, count / 2 / size) * size;
+        std::nth_element(first, middle, last,
+                         [&](auto a, auto b) { return nearer(a) != nearer(b) ? nearer(a) < nearer(b) : a < b; });
+        part(first, middle);
+        part(middle, last);
+    }
+
+    // Bounds in bytes for all queries at once, then exact sums where these leave an image. The first `known` images of
+    // the first part are skipped.
+    void screen(const Compared& compared, Query* const* queries, int n, std::int64_t first, std::int64_t last,
+                int known, const Kernels& run) const {
+        Screen made{compared, queries, n, n <= 16 ? 16 : n <= 32 ? 32 : 64};
+        const int count = compared.count, wide = made.wide;
+        const bool grouped = wide == 16;  // some bound of more queries leaves most images until the end
+        if (grouped) std::call_once(grouped_, [&] { make_groups(); });
+        const std::int64_t groups = grouped ? count_ : rows_;
+        const int padded = static_cast<int>((groups + 15) / 16 * 16);
+        made.rows = Aligned<std::uint8_t>(static_cast<std::size_t>(count) * padded * wide);
+        Aligned<std::uint8_t> bytes(16 * padded);
+        made.scales.resize(wide);
+        for (int q = 0; q < wide; ++q) {
+            const std::int64_t limit = std::int64_t{queries[std::min(q, n - 1)]->best.limit()} + compared.most;
+            made.scales[q] = static_cast<float>(TOP / static_cast<double>(std::max<std::int64_t>(1, limit)));
+        }
+        for (int i = 0; i < count; ++i) {
+            for (int q = 0; q < wide; q += 16) {
+                const std::int32_t* of[16];
+                for (int j = 0; j < 16; ++j) {
+                    const std::int16_t code = queries[std::min(q + j, n - 1)]->values[i];
+                    of[j] = grouped ? least_.data() + code * count_ : row(code);
+                }
+                run.byte_rows(of, made.scales.data() + q, static_cast<int>(groups), padded, bytes.data(),
+                              made.rows.data() + static_cast<std::int64_t>(i) * padded * wide + q, wide);
+            }
+        }
+        // Cells are taken in portions whose rows fit a near cache, each over several tiles of the bank. After some of
+        // them only those images go on that some query's bound leaves.
+        const std::int64_t row_bytes = static_cast<std::int64_t>(padded) * wide;
+        const std::int64_t together = (grouped ? ROWS_OF_16 : ROWS) / row_bytes;
+        const std::int64_t most = grouped ? (count + 3) / 4 : count;
+        const int portion = static_cast<int>(std::max<std::int64_t>(1, std::min(most, together)));
+        Aligned<std::uint8_t> sums(static_cast<std::size_t>(TILES) * tile_ * wide);
+        std::vector<std::uint16_t> listed(static_cast<std::size_t>(TILES) * tile_);
+        int left[TILES];
+        made.found.resize(static_cast<std::size_t>(tile_));
+        while (compared.most >> made.shift >= LEVELS) ++made.shift;
+        made.levels = (compared.most >> made.shift) + 1;
+        made.level.resize(static_cast<std::size_t>(tile_));
+        made.limits.resize(static_cast<std::size_t>(made.levels) * wide);
+        made.known.assign(static_cast<std::size_t>(n), -(1LL << 40));
+        int from = grouped ? count / 4 : count;  // cells after which images are left out
         for (std::int64_t part = first; part < last; part += TILES) {
-            const std::int64_t stop = std::min(last, part + TILES);
+            const auto parts = static_cast<int>(std::min<std::int64_t>(TILES, last - part));
+            int all = 0;
+            for (int t = 0; t < parts; ++t) {
+                left[t] = lanes(part + t);
+                all += left[t];
+                std::iota(listed.data() + t * tile_, listed.data() + t * tile_ + left[t], std::uint16_t{0});
+            }
             for (int i = 0; i < count; i += portion) {
-                ByteTile tile{};
-                tile.cells = compared.cells + i;
-                tile.rows = rows.data() + i * row_bytes;
-                tile.count = std::min(portion, count - i);
-                tile.tile = tile_;
-                tile.padded_codes = padded;
-                tile.queries = lanes_wide;
-                tile.first = i == 0;
-                const bool final = i + portion >= count;
-                for (std::int64_t p = part; p < stop; ++p) {
-                    tile.codes = codes_.data() + p * cells_ * tile_;
-                    tile.lanes = lanes(p);
-                    tile.sums = whole ? nullptr : sums.data() + (p - part) * tile_ * lanes_wide;
-                    tile.found = final ? found.data() : nullptr;
-                    for (int q = 0; q < n; ++q) {  // limits fall as better images are found
-                        const std::int64_t limit = queries[q]->best.limit();
-                        if (limit == known_limits[q]) continue;
-                        known_limits[q] = limit;
-                        for (int l = 0; l < levels; ++l) {
-                            const std::int64_t farthest = limit + ((std::int64_t{l} + 1) << shift) - 1;
-                            const double bound = scales[q] * static_cast<double>(farthest) + 1;  // 1 covers rounding
-                            limits[l * lanes_wide + q] =
-                                static_cast<std::uint8_t>(std::min(255.0, std::max(0.0, bound)));
-                        }
+                const int done = std::min(i + portion, count);
+                int now = 0;
+                for (int t = 0; t < parts; ++t) {
+                    std::uint16_t* const mine = listed.data() + t * tile_;
+                    std::uint8_t* const bounds = sums.data() + t * tile_ * wide;
+                    const bool some = left[t] < lanes(part + t);
+                    run.byte_tile({codes_.data() + (part + t) * cells_ * tile_, some ? mine : nullptr,
+                                   grouped ? groups_.data() : nullptr, compared.cells + i,
+                                   made.rows.data() + i * row_bytes, done - i, tile_, left[t], padded, wide, i == 0,
+                                   bounds});
+                    if (done == count) {
+                        within(made, part + t, mine, left[t], bounds, run);
+                        measure(made, part + t, part + t == first ? known : 0, mine, left[t]);
+                    } else if (done >= from) {
+                        within(made, part + t, mine, left[t], bounds, run);
+                        left[t] = keep(made, mine, left[t], bounds);
                     }
-                    for (int lane = 0; final && compared.most && lane < tile.lanes; ++lane) {
-                        level[lane] = static_cast<std::uint8_t>(compared.less[p * tile_ + lane] >> shift);
-                    }
-                    tile.levels = level.data();
-                    tile.limits = limits.data();
-                    run.byte_tile(tile);
-                    if (final) measure(compared, queries, n, p, p == first ? known : 0, found.data());
+                    now += left[t];
+                }
+                if (done >= from && done < count) {
+                    if (now > all / 4 * 3) from = std::max(from, done + 1);
+                    all = now;
                 }
             }
         }
     }
 
-    // Exact sums for the images of a tile that the bounds left, from its image `from` on.
-    void measure(const Compared& compared, Query* const* queries, int n, std::int64_t part, int from,
-                 const std::uint64_t* found) const {
-        const std::uint64_t real = n == MOST ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+    // What a screen is made of.
+    struct Screen {
+        const Compared& compared;
+        Query* const* queries;
+        int n, wide, shift = 0, levels = 0;
+        Aligned<std::uint8_t> rows{};  // (compared cells, padded groups, wide)
+        std::vector<float> scales{};
+        std::vector<std::int64_t> known{};   // limits of the queries, of which `limits` are made
+        std::vector<std::uint8_t> limits{};  // (levels, wide)
+        std::vector<std::uint8_t> level{};   // of some images of a tile
+        std::vector<std::uint64_t> found{};
+    };
+
+    // found: which queries' bounds leave each of the listed images of a tile.
+    void within(Screen& made, std::int64_t part, const std::uint16_t* listed, int count, const std::uint8_t* sums,
+                const Kernels& run) const {
+        for (int q = 0; q < made.n; ++q) {  // limits fall as better images are found
+            const std::int64_t limit = made.queries[q]->best.limit();
+            if (limit == made.known[q]) continue;
+            made.known[q] = limit;
+            for (int l = 0; l < made.levels; ++l) {
+                const std::int64_t farthest = limit + ((std::int64_t{l} + 1) << made.shift) - 1;
+                const double bound = made.scales[q] * static_cast<double>(farthest) + ROUNDING;
+                made.limits[l * made.wide + q] = static_cast<std::uint8_t>(std::min(255.0, std::max(0.0, bound)));
+            }
+        }
+        const std::int32_t* less = made.compared.most ? made.compared.less + part * tile_ : nullptr;
+        for (int b = 0; less && b < count; ++b) {
+            made.level[b] = static_cast<std::uint8_t>(less[listed[b]] >> made.shift);
+        }
+        run.byte_limits({sums, made.level.data(), made.limits.data(), count, made.wide, made.found.data()});
+    }
+
+    // Lists the found images of a tile, with their sums, if they are few enough to pay for it. Returns how many are
+    // listed then.
+    static int keep(const Screen& made, std::uint16_t* listed, int count, std::uint8_t* sums) {
+        const auto found =
+            std::count_if(made.found.data(), made.found.data() + count, [](auto one) { return one != 0; });
+        if (found > count * MOST_KEPT) return count;
+        int kept = 0;
+        for (int b = 0; b < count; ++b) {
+            if (!made.found[b]) continue;
+            listed[kept] = listed[b];
+            for (int q = 0; q < made.wide; q += 16)
+                std::memcpy(sums + kept * made.wide + q, sums + b * made.wide + q, 16);
+            ++kept;
+        }
+        return kept;
+    }
+
+    // Measures the found images of a tile, from its image `from` on.
+    void measure(const Screen& made, std::int64_t part, int from, const std::uint16_t* listed, int count) const {
         const std::uint16_t* codes = codes_.data() + part * cells_ * tile_;
-        for (int lane = from; lane < lanes(part); ++lane) {
-            for (std::uint64_t left = found[lane] & real; left; left &= left - 1) {
-                Query& query = *queries[__builtin_ctzll(left)];
-                const std::int64_t a = part * tile_ + lane;
-                const std::int32_t ranked = compared.ranked(sum_image(codes + lane, compared, query), a);
+        const std::uint64_t real = made.n == MOST ? ~std::uint64_t{0} : (std::uint64_t{1} << made.n) - 1;
+        for (int b = 0; b < count; ++b) {
+            if (listed[b] < from) continue;
+            for (std::uint64_t left = made.found[b] & real; left; left &= left - 1) {
+                Query& query = *made.queries[__builtin_ctzll(left)];
+                const std::int64_t a = part * tile_ + listed[b];
+                const std::int32_t ranked = made.compared.ranked(sum_image(codes + listed[b], made.compared, query), a);
                 if (ranked <= query.best.limit()) query.best.push(ranked, a);
             }
         }
@@ -275,6 +386,10 @@ class CodeLayer final : public Layer {
     int tile_;
     std::int64_t tiles_;
     Aligned<std::uint16_t> codes_;
+    mutable std::once_flag grouped_;
+    mutable std::int64_t count_ = 0;             // groups
+    mutable std::vector<std::uint16_t> groups_;  // of each code
+    mutable Aligned<std::int32_t> least_;        // (rows, groups)
 };
 
 }  // namespace

@@ -189,18 +189,27 @@ using FloatRows = RowBlock<float, float>;
 using IntegerRows = RowBlock<std::int16_t, std::int32_t>;
 
 // Lower bounds in bytes for up to 64 queries and the images of a tile, lanes = queries:
-//   sums[b][q] (saturating) += sum over `count` compared cells i of rows[i][codes[cells[i]][b]][q]
-// codes: (cells of the level, tile) uint16; rows: (count, padded codes, queries) uint8. queries is 16, 32 or 64; first:
-// sums start at 0. found, unless nullptr: bit q of found[b] if sums[b][q] <= limits[levels[b]][q], limits (., queries).
+//   sums[b][q] (saturating) += sum over `count` compared cells i of rows[i][groups[codes[cells[i]][listed[b]]]][q]
+// codes: (cells of the level, tile) uint16; listed: lanes of the tile, or nullptr for 0, 1, ...; groups: of each code,
+// or nullptr for the codes themselves; rows: (count, padded groups, queries) uint8. queries is 16, 32 or 64; first:
+// sums start at 0.
 struct ByteTile {
     const std::uint16_t* codes;
+    const std::uint16_t* listed;  // (lanes)
+    const std::uint16_t* groups;
     const std::int32_t* cells;
     const std::uint8_t* rows;
-    const std::uint8_t* levels;  // (lanes)
-    const std::uint8_t* limits;
-    int count, tile, lanes, padded_codes, queries;
+    int count, tile, lanes, padded_groups, queries;
     bool first;
-    std::uint8_t* sums;    // (lanes, queries)
+    std::uint8_t* sums;  // (lanes, queries)
+};
+
+// found[b]: bit q if sums[b][q] <= limits[levels[b]][q], for sums of ByteTile.
+struct ByteLimits {
+    const std::uint8_t* sums;
+    const std::uint8_t* levels;  // (lanes)
+    const std::uint8_t* limits;  // (levels, queries)
+    int lanes, queries;
     std::uint64_t* found;  // (lanes)
 };
 
@@ -288,6 +297,7 @@ struct Kernels {
                           int width);
     // nullptr where the instruction set has no vectors of bytes
     void (*byte_tile)(const ByteTile&);
+    void (*byte_limits)(const ByteLimits&);
     // out[code][q] = min(255, floor(rows[q][code] * scales[q])) for 16 queries; q is the last axis, `stride` queries
     // long. rows[q]: (codes) int32; bytes: (16, padded codes) for its own use; padded codes is a multiple of 16.
     void (*byte_rows)(const std::int32_t* const* rows, const float* scales, int codes, int padded_codes,

@@ -638,35 +638,64 @@ std::int32_t image_apart(const std::int16_t* image, const std::int32_t* cells, c
 
 #if defined(LPKERNEL_BYTES)
 
-template <int N, int AT_ONCE>
+// Codes are read four at a time where they lie side by side: with the map to groups and the rows, loads are what bounds
+// this.
+template <int N, int AT_ONCE, bool LISTED, bool GROUPED>
 void byte_images(const ByteTile& a, int b) {
     Bytes<N> sums[AT_ONCE];
     for (int j = 0; j < AT_ONCE; ++j) sums[j] = a.first ? Bytes<N>::zero() : Bytes<N>::load(a.sums + (b + j) * N);
+    const std::uint16_t *const groups = a.groups, *const listed = LISTED ? a.listed + b : nullptr;
     const std::uint8_t* rows = a.rows;
-    for (int i = 0; i < a.count; ++i, rows += std::int64_t{a.padded_codes} * N) {
-        const std::uint16_t* codes = a.codes + std::int64_t{a.cells[i]} * a.tile + b;
-        for (int j = 0; j < AT_ONCE; ++j) sums[j].add_saturated(Bytes<N>::load(rows + std::int64_t{codes[j]} * N));
-    }
-    if (a.found) {
+    const std::int64_t tile = a.tile, row_bytes = std::int64_t{a.padded_groups} * N;
+    for (int i = 0; i < a.count; ++i, rows += row_bytes) {
+        const std::uint16_t* codes = a.codes + a.cells[i] * tile + (LISTED ? 0 : b);
+        std::uint64_t four = 0;
+#pragma GCC unroll 16
         for (int j = 0; j < AT_ONCE; ++j) {
-            a.found[b + j] = sums[j].at_most(Bytes<N>::load(a.limits + std::int64_t{a.levels[b + j]} * N));
+            std::uint16_t code;
+            if (LISTED || AT_ONCE % 4) {
+                code = codes[LISTED ? listed[j] : j];
+            } else {
+                if (j % 4 == 0) __builtin_memcpy(&four, codes + j, sizeof four);
+                code = static_cast<std::uint16_t>(four >> (16 * (j % 4)));
+            }
+            sums[j].add_saturated(Bytes<N>::load(rows + std::int64_t{GROUPED ? groups[code] : code} * N));
         }
-    } else {
-        for (int j = 0; j < AT_ONCE; ++j) sums[j].store(a.sums + (b + j) * N);
     }
+#pragma GCC unroll 16
+    for (int j = 0; j < AT_ONCE; ++j) sums[j].store(a.sums + (b + j) * N);
 }
 
-template <int N>
+template <int N, int AT_ONCE, bool LISTED, bool GROUPED>
 void byte_queries(const ByteTile& a) {
     int b = 0;
-    for (; b + 4 <= a.lanes; b += 4) byte_images<N, 4>(a, b);
-    for (; b < a.lanes; ++b) byte_images<N, 1>(a, b);
+    for (; b + AT_ONCE <= a.lanes; b += AT_ONCE) byte_images<N, AT_ONCE, LISTED, GROUPED>(a, b);
+    for (; b < a.lanes; ++b) byte_images<N, 1, LISTED, GROUPED>(a, b);
+}
+
+template <bool LISTED, bool GROUPED>
+void byte_lanes(const ByteTile& a) {
+    if (a.queries == 16) return byte_queries<16, 16, LISTED, GROUPED>(a);
+    if (a.queries == 32) return byte_queries<32, 8, LISTED, GROUPED>(a);
+    byte_queries<64, 4, LISTED, GROUPED>(a);
 }
 
 void byte_tile(const ByteTile& a) {
-    if (a.queries == 16) return byte_queries<16>(a);
-    if (a.queries == 32) return byte_queries<32>(a);
-    byte_queries<64>(a);
+    if (a.groups) return a.listed ? byte_lanes<true, true>(a) : byte_lanes<false, true>(a);
+    a.listed ? byte_lanes<true, false>(a) : byte_lanes<false, false>(a);
+}
+
+template <int N>
+void byte_within(const ByteLimits& a) {
+    for (int b = 0; b < a.lanes; ++b) {
+        a.found[b] = Bytes<N>::load(a.sums + b * N).at_most(Bytes<N>::load(a.limits + std::int64_t{a.levels[b]} * N));
+    }
+}
+
+void byte_limits(const ByteLimits& a) {
+    if (a.queries == 16) return byte_within<16>(a);
+    if (a.queries == 32) return byte_within<32>(a);
+    byte_within<64>(a);
 }
 
 void byte_rows(const std::int32_t* const* rows, const float* scales, int codes, int padded_codes, std::uint8_t* bytes,
@@ -689,6 +718,7 @@ void byte_rows(const std::int32_t* const* rows, const float* scales, int codes, 
 #else
 
 constexpr void (*byte_tile)(const ByteTile&) = nullptr;
+constexpr void (*byte_limits)(const ByteLimits&) = nullptr;
 constexpr void (*byte_rows)(const std::int32_t* const*, const float*, int, int, std::uint8_t*, std::uint8_t*,
                             int) = nullptr;
 
@@ -1082,6 +1112,7 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 at_most_of,
                                 image_apart,
                                 byte_tile,
+                                byte_limits,
                                 byte_rows,
                                 level_cells,
                                 level_block,

@@ -698,39 +698,63 @@ bool byte_tile(const Kernels& table, Random& random) {
     for (int repeat = 0; repeat < 600 && table.byte_tile; ++repeat) {
         const int queries = random.of({16, 32, 64}), lanes = random.between(1, 40), tile = lanes + random.between(0, 9);
         const int codes = 16 * random.between(1, 3), cells = random.between(1, 9), count = random.between(0, cells);
-        std::vector<std::uint16_t> code(static_cast<std::size_t>(cells * tile));
+        std::vector<std::uint16_t> code(static_cast<std::size_t>(cells * tile)), groups(codes), listed(lanes);
         for (auto& one : code) one = static_cast<std::uint16_t>(random.between(0, codes - 1));
+        for (auto& one : groups) one = static_cast<std::uint16_t>(random.between(0, codes - 1));
+        for (auto& one : listed) one = static_cast<std::uint16_t>(random.between(0, tile - 1));
+        const bool grouped = random.between(0, 1), some = random.between(0, 1), first = random.between(0, 1);
         const auto bytes = [&](int size, int most) {
             std::vector<std::uint8_t> made(static_cast<std::size_t>(size));
             for (auto& byte : made) byte = static_cast<std::uint8_t>(random.between(0, most));
             return made;
         };
         const auto rows = bytes(count * codes * queries + 1, repeat % 2 ? 255 : 60);
-        const auto limits = bytes(3 * queries, 255), levels = bytes(lanes, 2);
         const auto chosen = random.integers(static_cast<std::size_t>(count), 0, cells - 1);
         auto sums = bytes(lanes * queries, 255);
         auto expected = sums;
-        std::vector<std::uint64_t> found(static_cast<std::size_t>(lanes), ~std::uint64_t{0}), wanted(found.size());
-        const bool first = random.between(0, 1), last = random.between(0, 1);
         for (int b = 0; b < lanes; ++b) {
             for (int q = 0; q < queries; ++q) {
                 int sum = first ? 0 : expected[b * queries + q];
-                for (int i = 0; i < count; ++i) sum += rows[(i * codes + code[chosen[i] * tile + b]) * queries + q];
-                sum = std::min(sum, 255);
-                wanted[b] |= std::uint64_t{sum <= limits[levels[b] * queries + q]} << q;
-                if (!last) expected[b * queries + q] = static_cast<std::uint8_t>(sum);
+                for (int i = 0; i < count; ++i) {
+                    const int of = code[chosen[i] * tile + (some ? listed[b] : b)];
+                    sum += rows[(i * codes + (grouped ? groups[of] : of)) * queries + q];
+                }
+                expected[b * queries + q] = static_cast<std::uint8_t>(std::min(sum, 255));
             }
         }
-        table.byte_tile({code.data(), chosen.data(), rows.data(), levels.data(), limits.data(), count, tile, lanes,
-                         codes, queries, first, sums.data(), last ? found.data() : nullptr});
-        const std::string sizes = sizes_of({{"queries", queries},
-                                            {"lanes", lanes},
-                                            {"count", count},
-                                            {"first", first},
-                                            {"last", last},
-                                            {"no.", repeat}});
-        check.same(sizes, expected, sums);
-        if (last) check.same(sizes + ", found", wanted, found);
+        table.byte_tile({code.data(), some ? listed.data() : nullptr, grouped ? groups.data() : nullptr, chosen.data(),
+                         rows.data(), count, tile, lanes, codes, queries, first, sums.data()});
+        check.same(sizes_of({{"queries", queries},
+                             {"lanes", lanes},
+                             {"count", count},
+                             {"first", first},
+                             {"grouped", grouped},
+                             {"listed", some},
+                             {"no.", repeat}}),
+                   expected, sums);
+    }
+    return check.passed();
+}
+
+bool byte_limits(const Kernels& table, Random& random) {
+    Check check(table, "byte_limits");
+    if (!table.byte_limits) check.wrong("", "is missing");
+    for (int repeat = 0; repeat < 300 && table.byte_limits; ++repeat) {
+        const int queries = random.of({16, 32, 64}), lanes = random.between(0, 40);
+        const auto bytes = [&](int size, int most) {
+            std::vector<std::uint8_t> made(static_cast<std::size_t>(size) + 1);
+            for (auto& byte : made) byte = static_cast<std::uint8_t>(random.between(0, most));
+            return made;
+        };
+        const auto sums = bytes(lanes * queries, 255), limits = bytes(3 * queries, 255), levels = bytes(lanes, 2);
+        std::vector<std::uint64_t> found(static_cast<std::size_t>(lanes), ~std::uint64_t{0}), wanted(found.size());
+        for (int b = 0; b < lanes; ++b) {
+            for (int q = 0; q < queries; ++q) {
+                wanted[b] |= std::uint64_t{sums[b * queries + q] <= limits[levels[b] * queries + q]} << q;
+            }
+        }
+        table.byte_limits({sums.data(), levels.data(), limits.data(), lanes, queries, found.data()});
+        check.same(sizes_of({{"queries", queries}, {"lanes", lanes}, {"no.", repeat}}), wanted, found);
     }
     return check.passed();
 }
@@ -1133,6 +1157,7 @@ bool passes(const Kernels& table) {
         at_most(table, random),
         apart(table, random),
         byte_tile(table, random),
+        byte_limits(table, random),
         byte_rows(table, random),
         level_cells(table, random),
         level_block(table, random),
