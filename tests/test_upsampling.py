@@ -74,6 +74,17 @@ def test_a_decoder_gives_the_same_pictures(kind: str, dtype: str, tmp_path: Any)
             assert (found - exact).abs().mean() < 1.1 * apart.abs().mean()
 
 
+def test_a_compiled_decoder_is_one_graph(tmp_path: Any) -> None:
+    """With aot_eager, which traces as the real compiler does but writes no code."""
+    torch.manual_seed(0)
+    MODELS["VQModel"]().save_pretrained(tmp_path)
+    ours: Any = load_autoencoder(f"{tmp_path}?image_size=64", "cpu", "float32")
+    latents = torch.randn(1, ours.width, ours.grid, ours.grid)
+    with torch.inference_mode():
+        compiled: Any = torch.compile(ours.decode_tensor, backend="aot_eager", fullgraph=True, dynamic=False)
+        torch.testing.assert_close(compiled(latents), ours.decode_tensor(latents), atol=1e-4, rtol=1e-4)
+
+
 def test_what_is_no_such_upsampling_stays() -> None:
     def after(layer: nn.Module, *rest: nn.Module) -> nn.Sequential:
         return nn.Sequential(layer, *rest)

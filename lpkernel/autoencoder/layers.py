@@ -78,9 +78,9 @@ def by_onednn(dtype: torch.dtype) -> bool:
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
     """As torch's conv2d. On a CPU by oneDNN, whatever the size of x."""
-    poll()
     if by_torch(x) or not by_onednn(x.dtype):
         return nn.functional.conv2d(x, weight, bias, padding=padding)
+    poll()
     return torch.mkldnn_convolution(x, weight, bias, padding, (1, 1), (1, 1), 1)
 
 
