@@ -9,15 +9,13 @@
 // Many queries and a large bank are screened first. With L an upper limit of the query's answer, each table entry t
 // becomes the byte min(255, floor(240 t / L)); a saturating sum of them above 240 D / L proves a distance above D. Rows
 // of bytes have one lane for each query: (compared cells, codes, queries), 2 MB for 64 queries, so one load and one
-// addition serve up to 64 queries. The images left, about one in a thousand, get their exact sums. For up to 16 queries
-// codes are taken in pairs of near ones, a pair at the lesser distance of the two, which halves the rows; and after a
-// quarter of the cells and later, images that no query's bound leaves are dropped, as long as that drops many. Where
-// images are ranked by distance minus offset, an image may be as far as the limit plus its offset: offsets are sorted
-// into at most LEVELS levels, each with a row of limits for its upper end, and L is the limit plus the largest offset.
-// Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
+// addition serve up to 64 queries. The images left, about one in a thousand, get their exact sums. For up to 16
+// queries, images that no query's bound leaves are dropped after a quarter of the cells and later, as long as that
+// drops many. Where images are ranked by distance minus offset, an image may be as far as the limit plus its offset:
+// offsets are sorted into at most LEVELS levels, each with a row of limits for its upper end, and L is the limit plus
+// the largest offset. Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
 
 #include <algorithm>
-#include <mutex>
 #include <numeric>
 #include <stdexcept>
 
@@ -36,8 +34,6 @@ constexpr int MOST = 64;                        // queries screened together
 constexpr int FEWEST = 6;                       // queries from which screening pays
 constexpr int SEED = 256;                       // images measured for a first limit
 constexpr int LEVELS = 64;                      // of offsets
-constexpr std::int64_t TOGETHER = 2;            // codes of a group
-constexpr std::int64_t FEW_CODES = 256;         // up to which each is a group
 constexpr double MOST_KEPT = 0.6;               // of the images of a tile, for which leaving out the others pays
 constexpr double ROUNDING = 1.0;                // covers that of a sum of bytes
 constexpr double TOP = 240.0;                   // the byte that stands for the limit; the rest up to 255 is headroom
@@ -71,10 +67,7 @@ class CodeLayer final : public Layer {
     }
 
     std::int64_t parts() const override { return tiles_; }
-    std::size_t bytes() const override {  // groups included, which are made when they are needed
-        const auto rows = static_cast<std::size_t>(rows_), groups = rows / group_size();
-        return Layer::bytes() + (codes_.size() + rows) * sizeof(std::uint16_t) + rows * groups * sizeof(std::int32_t);
-    }
+    std::size_t bytes() const override { return Layer::bytes() + codes_.size() * sizeof(std::uint16_t); }
 
     void prepare(Query&, int) const override {}
 
@@ -147,58 +140,14 @@ class CodeLayer final : public Layer {
         }
     }
 
-    std::int64_t group_size() const { return rows_ > FEW_CODES ? TOGETHER : 1; }
-
-    // The codes in groups of up to group_size() near ones, and the least distance of each code to each group.
-    void make_groups() const {
-        std::vector<std::int32_t> codes(static_cast<std::size_t>(rows_));
-        std::iota(codes.begin(), codes.end(), 0);
-        groups_.resize(codes.size());
-        part(codes.data(), codes.data() + rows_);
-        least_ = Aligned<std::int32_t>(static_cast<std::size_t>(rows_) * count_);
-        std::fill(least_.data(), least_.data() + least_.size(), Smallest::ANY);
-        for (std::int64_t code = 0; code < rows_; ++code) {
-            const std::int32_t* mine = table_ + code * rows_;
-            std::int32_t* least = least_.data() + code * count_;
-            for (std::int64_t other = 0; other < rows_; ++other) {
-                least[groups_[other]] = std::min(least[groups_[other]], mine[other]);
-            }
-        }
-    }
-
-    // Halves the codes by whether they are nearer to one or the other of two that are far apart, until few are left.
-    void part(std::int32_t* first, std::int32_t* last) const {
-        const std::int64_t count = last - first, size = group_size();
-        if (count <= size) {
-            for (; first < last; ++first) groups_[*first] = static_cast<std::uint16_t>(count_);
-            ++count_;
-            return;
-        }
-        const auto farthest = [&](std::int32_t code) {
-            const std::int32_t* mine = table_ + code * rows_;
-            return *std::max_element(first, last, [&](auto a, auto b) { return mine[a] < mine[b]; });
-        };
-        const std::int32_t one = farthest(*first), other = farthest(one);
-        const auto nearer = [&](std::int32_t code) {
-            return std::int64_t{table_[one * rows_ + code]} - table_[other * rows_ + code];
-        };
-        std::int32_t* middle = first + std::max<std::int64_t>(1, count / 2 / size) * size;
-        std::nth_element(first, middle, last,
-                         [&](auto a, auto b) { return nearer(a) != nearer(b) ? nearer(a) < nearer(b) : a < b; });
-        part(first, middle);
-        part(middle, last);
-    }
-
     // Bounds in bytes for all queries at once, then exact sums where these leave an image. The first `known` images of
     // the first part are skipped.
     void screen(const Compared& compared, Query* const* queries, int n, std::int64_t first, std::int64_t last,
                 int known, const Kernels& run) const {
         Screen made{compared, queries, n, n <= 16 ? 16 : n <= 32 ? 32 : 64};
         const int count = compared.count, wide = made.wide;
-        const bool grouped = wide == 16;  // some bound of more queries leaves most images until the end
-        if (grouped) std::call_once(grouped_, [&] { make_groups(); });
-        const std::int64_t groups = grouped ? count_ : rows_;
-        const int padded = static_cast<int>((groups + 15) / 16 * 16);
+        const bool dropping = wide == 16;  // some bound of more queries leaves most images until the end
+        const int padded = static_cast<int>((rows_ + 15) / 16 * 16);
         made.rows = Aligned<std::uint8_t>(static_cast<std::size_t>(count) * padded * wide);
         Aligned<std::uint8_t> bytes(16 * padded);
         made.scales.resize(wide);
@@ -209,19 +158,16 @@ class CodeLayer final : public Layer {
         for (int i = 0; i < count; ++i) {
             for (int q = 0; q < wide; q += 16) {
                 const std::int32_t* of[16];
-                for (int j = 0; j < 16; ++j) {
-                    const std::int16_t code = queries[std::min(q + j, n - 1)]->values[i];
-                    of[j] = grouped ? least_.data() + code * count_ : row(code);
-                }
-                run.byte_rows(of, made.scales.data() + q, static_cast<int>(groups), padded, bytes.data(),
+                for (int j = 0; j < 16; ++j) of[j] = row(queries[std::min(q + j, n - 1)]->values[i]);
+                run.byte_rows(of, made.scales.data() + q, static_cast<int>(rows_), padded, bytes.data(),
                               made.rows.data() + static_cast<std::int64_t>(i) * padded * wide + q, wide);
             }
         }
         // Cells are taken in portions whose rows fit a near cache, each over several tiles of the bank. After some of
         // them only those images go on that some query's bound leaves.
         const std::int64_t row_bytes = static_cast<std::int64_t>(padded) * wide;
-        const std::int64_t together = (grouped ? ROWS_OF_16 : ROWS) / row_bytes;
-        const std::int64_t most = grouped ? (count + 3) / 4 : count;
+        const std::int64_t together = (wide == 16 ? ROWS_OF_16 : ROWS) / row_bytes;
+        const std::int64_t most = dropping ? (count + 3) / 4 : count;
         const int portion = static_cast<int>(std::max<std::int64_t>(1, std::min(most, together)));
         Aligned<std::uint8_t> sums(static_cast<std::size_t>(TILES) * tile_ * wide);
         std::vector<std::uint16_t> listed(static_cast<std::size_t>(TILES) * tile_);
@@ -232,7 +178,7 @@ class CodeLayer final : public Layer {
         made.level.resize(static_cast<std::size_t>(tile_));
         made.limits.resize(static_cast<std::size_t>(made.levels) * wide);
         made.known.assign(static_cast<std::size_t>(n), -(1LL << 40));
-        int from = grouped ? count / 4 : count;  // cells after which images are left out
+        int from = dropping ? count / 4 : count;  // cells after which images are left out
         for (std::int64_t part = first; part < last; part += TILES) {
             const auto parts = static_cast<int>(std::min<std::int64_t>(TILES, last - part));
             int all = 0;
@@ -249,9 +195,8 @@ class CodeLayer final : public Layer {
                     std::uint8_t* const bounds = sums.data() + t * tile_ * wide;
                     const bool some = left[t] < lanes(part + t);
                     run.byte_tile({codes_.data() + (part + t) * cells_ * tile_, some ? mine : nullptr,
-                                   grouped ? groups_.data() : nullptr, compared.cells + i,
-                                   made.rows.data() + i * row_bytes, done - i, tile_, left[t], padded, wide, i == 0,
-                                   bounds});
+                                   compared.cells + i, made.rows.data() + i * row_bytes, done - i, tile_, left[t],
+                                   padded, wide, i == 0, bounds});
                     if (done == count) {
                         within(made, part + t, mine, left[t], bounds, run);
                         measure(made, part + t, part + t == first ? known : 0, mine, left[t]);
@@ -274,7 +219,7 @@ class CodeLayer final : public Layer {
         const Compared& compared;
         Query* const* queries;
         int n, wide, shift = 0, levels = 0;
-        Aligned<std::uint8_t> rows{};  // (compared cells, padded groups, wide)
+        Aligned<std::uint8_t> rows{};  // (compared cells, padded codes, wide)
         std::vector<float> scales{};
         std::vector<std::int64_t> known{};   // limits of the queries, of which `limits` are made
         std::vector<std::uint8_t> limits{};  // (levels, wide)
@@ -386,10 +331,6 @@ class CodeLayer final : public Layer {
     int tile_;
     std::int64_t tiles_;
     Aligned<std::uint16_t> codes_;
-    mutable std::once_flag grouped_;
-    mutable std::int64_t count_ = 0;             // groups
-    mutable std::vector<std::uint16_t> groups_;  // of each code
-    mutable Aligned<std::int32_t> least_;        // (rows, groups)
 };
 
 }  // namespace

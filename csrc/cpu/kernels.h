@@ -189,17 +189,15 @@ using FloatRows = RowBlock<float, float>;
 using IntegerRows = RowBlock<std::int16_t, std::int32_t>;
 
 // Lower bounds in bytes for up to 64 queries and the images of a tile, lanes = queries:
-//   sums[b][q] (saturating) += sum over `count` compared cells i of rows[i][groups[codes[cells[i]][listed[b]]]][q]
-// codes: (cells of the level, tile) uint16; listed: lanes of the tile, or nullptr for 0, 1, ...; groups: of each code,
-// or nullptr for the codes themselves; rows: (count, padded groups, queries) uint8. queries is 16, 32 or 64; first:
-// sums start at 0.
+//   sums[b][q] (saturating) += sum over `count` compared cells i of rows[i][codes[cells[i]][listed[b]]][q]
+// codes: (cells of the level, tile) uint16; listed: lanes of the tile, or nullptr for 0, 1, ...; rows: (count, padded
+// codes, queries) uint8. queries is 16, 32 or 64; first: sums start at 0.
 struct ByteTile {
     const std::uint16_t* codes;
     const std::uint16_t* listed;  // (lanes)
-    const std::uint16_t* groups;
     const std::int32_t* cells;
     const std::uint8_t* rows;
-    int count, tile, lanes, padded_groups, queries;
+    int count, tile, lanes, padded_codes, queries;
     bool first;
     std::uint8_t* sums;  // (lanes, queries)
 };

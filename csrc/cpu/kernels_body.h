@@ -638,15 +638,14 @@ std::int32_t image_apart(const std::int16_t* image, const std::int32_t* cells, c
 
 #if defined(LPKERNEL_BYTES)
 
-// Codes are read four at a time where they lie side by side: with the map to groups and the rows, loads are what bounds
-// this.
-template <int N, int AT_ONCE, bool LISTED, bool GROUPED>
+// Codes are read four at a time where they lie side by side: loads are what bounds this.
+template <int N, int AT_ONCE, bool LISTED>
 void byte_images(const ByteTile& a, int b) {
     Bytes<N> sums[AT_ONCE];
     for (int j = 0; j < AT_ONCE; ++j) sums[j] = a.first ? Bytes<N>::zero() : Bytes<N>::load(a.sums + (b + j) * N);
-    const std::uint16_t *const groups = a.groups, *const listed = LISTED ? a.listed + b : nullptr;
+    const std::uint16_t* const listed = LISTED ? a.listed + b : nullptr;
     const std::uint8_t* rows = a.rows;
-    const std::int64_t tile = a.tile, row_bytes = std::int64_t{a.padded_groups} * N;
+    const std::int64_t tile = a.tile, row_bytes = std::int64_t{a.padded_codes} * N;
     for (int i = 0; i < a.count; ++i, rows += row_bytes) {
         const std::uint16_t* codes = a.codes + a.cells[i] * tile + (LISTED ? 0 : b);
         std::uint64_t four = 0;
@@ -659,30 +658,29 @@ void byte_images(const ByteTile& a, int b) {
                 if (j % 4 == 0) __builtin_memcpy(&four, codes + j, sizeof four);
                 code = static_cast<std::uint16_t>(four >> (16 * (j % 4)));
             }
-            sums[j].add_saturated(Bytes<N>::load(rows + std::int64_t{GROUPED ? groups[code] : code} * N));
+            sums[j].add_saturated(Bytes<N>::load(rows + std::int64_t{code} * N));
         }
     }
 #pragma GCC unroll 16
     for (int j = 0; j < AT_ONCE; ++j) sums[j].store(a.sums + (b + j) * N);
 }
 
-template <int N, int AT_ONCE, bool LISTED, bool GROUPED>
+template <int N, int AT_ONCE, bool LISTED>
 void byte_queries(const ByteTile& a) {
     int b = 0;
-    for (; b + AT_ONCE <= a.lanes; b += AT_ONCE) byte_images<N, AT_ONCE, LISTED, GROUPED>(a, b);
-    for (; b < a.lanes; ++b) byte_images<N, 1, LISTED, GROUPED>(a, b);
+    for (; b + AT_ONCE <= a.lanes; b += AT_ONCE) byte_images<N, AT_ONCE, LISTED>(a, b);
+    for (; b < a.lanes; ++b) byte_images<N, 1, LISTED>(a, b);
 }
 
-template <bool LISTED, bool GROUPED>
+template <bool LISTED>
 void byte_lanes(const ByteTile& a) {
-    if (a.queries == 16) return byte_queries<16, 16, LISTED, GROUPED>(a);
-    if (a.queries == 32) return byte_queries<32, 8, LISTED, GROUPED>(a);
-    byte_queries<64, 4, LISTED, GROUPED>(a);
+    if (a.queries == 16) return byte_queries<16, 16, LISTED>(a);
+    if (a.queries == 32) return byte_queries<32, 8, LISTED>(a);
+    byte_queries<64, 4, LISTED>(a);
 }
 
 void byte_tile(const ByteTile& a) {
-    if (a.groups) return a.listed ? byte_lanes<true, true>(a) : byte_lanes<false, true>(a);
-    a.listed ? byte_lanes<true, false>(a) : byte_lanes<false, false>(a);
+    a.listed ? byte_lanes<true>(a) : byte_lanes<false>(a);
 }
 
 template <int N>

@@ -698,11 +698,10 @@ bool byte_tile(const Kernels& table, Random& random) {
     for (int repeat = 0; repeat < 600 && table.byte_tile; ++repeat) {
         const int queries = random.of({16, 32, 64}), lanes = random.between(1, 40), tile = lanes + random.between(0, 9);
         const int codes = 16 * random.between(1, 3), cells = random.between(1, 9), count = random.between(0, cells);
-        std::vector<std::uint16_t> code(static_cast<std::size_t>(cells * tile)), groups(codes), listed(lanes);
+        std::vector<std::uint16_t> code(static_cast<std::size_t>(cells * tile)), listed(lanes);
         for (auto& one : code) one = static_cast<std::uint16_t>(random.between(0, codes - 1));
-        for (auto& one : groups) one = static_cast<std::uint16_t>(random.between(0, codes - 1));
         for (auto& one : listed) one = static_cast<std::uint16_t>(random.between(0, tile - 1));
-        const bool grouped = random.between(0, 1), some = random.between(0, 1), first = random.between(0, 1);
+        const bool some = random.between(0, 1), first = random.between(0, 1);
         const auto bytes = [&](int size, int most) {
             std::vector<std::uint8_t> made(static_cast<std::size_t>(size));
             for (auto& byte : made) byte = static_cast<std::uint8_t>(random.between(0, most));
@@ -717,18 +716,17 @@ bool byte_tile(const Kernels& table, Random& random) {
                 int sum = first ? 0 : expected[b * queries + q];
                 for (int i = 0; i < count; ++i) {
                     const int of = code[chosen[i] * tile + (some ? listed[b] : b)];
-                    sum += rows[(i * codes + (grouped ? groups[of] : of)) * queries + q];
+                    sum += rows[(i * codes + of) * queries + q];
                 }
                 expected[b * queries + q] = static_cast<std::uint8_t>(std::min(sum, 255));
             }
         }
-        table.byte_tile({code.data(), some ? listed.data() : nullptr, grouped ? groups.data() : nullptr, chosen.data(),
-                         rows.data(), count, tile, lanes, codes, queries, first, sums.data()});
+        table.byte_tile({code.data(), some ? listed.data() : nullptr, chosen.data(), rows.data(), count, tile, lanes,
+                         codes, queries, first, sums.data()});
         check.same(sizes_of({{"queries", queries},
                              {"lanes", lanes},
                              {"count", count},
                              {"first", first},
-                             {"grouped", grouped},
                              {"listed", some},
                              {"no.", repeat}}),
                    expected, sums);
