@@ -721,7 +721,6 @@ PYBIND11_MODULE(_cpu, module) {
         py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("mean"), py::arg("variance"), py::arg("isa"),
         py::arg("threads"),
         "Normalises pixels (p, C), float32 or the bits of bfloat16 as uint16, to out, of the same kind, which they may "
-        "be, by mean and "
-        "variance (G,) float64 if they are given; else by its own, and returns mean (G,), and sums and squares of each "
-        "block of pixels, (p / block, G).");
+        "be, by mean and variance (G,) float64 if they are given; else by its own, and returns mean (G,), and sums and "
+        "squares of each block of pixels, (p / block, G).");
 }

@@ -180,9 +180,10 @@ class TorchAutoencoder(ABC):
             if part not in self.encoder_parts:
                 nn.Module.to(module, self.dtype)
         nn.Module.to(network, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._fused = 0
         if replaced:
             settle(network, grid)
-        self._fused = fuse(network) if replaced else 0
+            self._fused = fuse(network)
         self.batch = max(1, PIXELS_ON_GPU // image_size**2) if self.device.type == "cuda" else 1
         self._together = max(1, PIXELS_ON_CPU // image_size**2) if self.device.type == "cpu" else 1
         self.compiling: Choice = NOT_ASKED

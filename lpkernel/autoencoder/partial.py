@@ -59,9 +59,8 @@ def stages_of(layers: Iterable[nn.Module]) -> list[Stage]:
     """Layers that follow one another; each layer, or sequence of layers, becomes a stage."""
     stages = []
     for layer in layers:
-        factor = int(layer.scale_factor) if isinstance(layer, nn.Upsample) else 1  # type: ignore[arg-type]
-        if isinstance(layer, FoldedUpsample):
-            factor = 2
+        upsamples = isinstance(layer, nn.Upsample | FoldedUpsample)
+        factor = int(layer.scale_factor) if upsamples else 1  # type: ignore[arg-type]
         stages.append(stage(layer, layer.upscale_factor if isinstance(layer, nn.PixelShuffle) else factor))
     return stages
 

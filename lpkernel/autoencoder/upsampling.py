@@ -24,6 +24,8 @@ PHASES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 class FoldedUpsample(nn.Module):
     """(N, C, H, W) -> (N, C', 2 H, 2 W). conv: the 3x3 convolution; folded: its phases (4 C', C, 2, 2)."""
 
+    scale_factor = 2  # as nn.Upsample names it
+
     folded: Tensor
 
     def __init__(self, conv: nn.Conv2d) -> None:
