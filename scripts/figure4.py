@@ -18,12 +18,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import console
 import numpy as np
 import packages
 import table1
 from numpy.typing import NDArray
 
-from lpkernel import Autoencoder, Bank, LpkernelError, load_autoencoder, presets
+from lpkernel import Autoencoder, Bank, load_autoencoder, presets
 from lpkernel.commands.common import EMBEDDED, file_hash, load_bank, write_json
 from lpkernel.files import atomic_path
 from lpkernel.metrics import distances, maps, sets
@@ -156,29 +157,25 @@ def main() -> int:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--out", type=Path, default=Path("out/figure4"), metavar="FOLDER")
     args = parser.parse_args()
-    try:
-        autoencoder = load_autoencoder(args.autoencoder)
-        if args.bank is None:
-            bank, name = table1.bank_of_faces(autoencoder, args.out), packages.PACKAGES["faces"].sha256
-            name = f"faces {name} {autoencoder.fingerprint}"
-        else:
-            bank, name = load_bank(args.bank), file_hash(args.bank)
-        sweep = Sweep(args, bank, name, autoencoder)
-        points = []
-        for preset in args.preset or ["paper", "balanced"]:
-            for option in SWEEPS:
-                values = values_of(option, bank)
-                for value in values:
-                    point = Point(preset, option, value)
-                    images = sweep.measure(point)
-                    if value in (values[0], values[-1]):
-                        sweep.sheet(point, images)
-                    points.append(point)
-                    found = ", ".join(f"{key} {number:.4g}" for key, number in point.numbers.items())
-                    print(f"{preset}, {option} = {value}: {found}", file=sys.stderr)
-    except (packages.FetchError, LpkernelError) as error:
-        print(f"figure4.py: {error}", file=sys.stderr)
-        return 2
+    autoencoder = load_autoencoder(args.autoencoder)
+    if args.bank is None:
+        bank, name = table1.bank_of_faces(autoencoder, args.out), packages.PACKAGES["faces"].sha256
+        name = f"faces {name} {autoencoder.fingerprint}"
+    else:
+        bank, name = load_bank(args.bank), file_hash(args.bank)
+    sweep = Sweep(args, bank, name, autoencoder)
+    points = []
+    for preset in args.preset or ["paper", "balanced"]:
+        for option in SWEEPS:
+            values = values_of(option, bank)
+            for value in values:
+                point = Point(preset, option, value)
+                images = sweep.measure(point)
+                if value in (values[0], values[-1]):
+                    sweep.sheet(point, images)
+                points.append(point)
+                found = ", ".join(f"{key} {number:.4g}" for key, number in point.numbers.items())
+                print(f"{preset}, {option} = {value}: {found}", file=sys.stderr)
     title = f"N = {args.n}, seed {args.seed}, {bank.size} bank images, latents of {autoencoder.name}"
     draw(args.out / "fidelity.png", points, "diversity", "frechet", f"Fréchet distance and diversity: {title}")
     draw(args.out / "copied-area.png", points, None, "copied_area", f"largest copied area: {title}")
@@ -189,4 +186,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

@@ -12,11 +12,11 @@ not to be redistributed.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+import console
 import numpy as np
-from packages import FetchError, latent_files
+from packages import latent_files
 from sklearn.cluster import MiniBatchKMeans
 
 from lpkernel import Bank
@@ -49,11 +49,7 @@ def main() -> int:
     args = parser.parse_args()
     if not args.out.parent.is_dir():
         parser.error(f"{args.out}: expected a file name in a folder that exists")
-    try:
-        values, labels = latents()
-    except FetchError as error:
-        print(f"latent_bank.py: {error}", file=sys.stderr)
-        return 2
+    values, labels = latents()
     codes, codebook = quantise(values.reshape(-1, SHAPE[2]), args.rows, args.seed)
     maps = codes.reshape(-1, *SHAPE[:2])
     shifted = np.concatenate([shift(maps, dy, dx) for dy in (0, 1) for dx in (0, 1)])
@@ -64,4 +60,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

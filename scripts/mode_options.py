@@ -1,11 +1,11 @@
-"""The table of docs/modes.md: what options of the method do where a part of a photograph is missing or too dark.
+"""The table of docs/modes.md: what options of the method do where a photograph, or a part of it, is written anew.
 
     python scripts/mode_options.py out/faces.lpbank
 
 The photographs are numbers 900 to 999 of scripts/packages.py, which the embedded autoencoder was not trained on; in a
 bank that holds them, each is left out of its own bank, as always. Their own pixels say how well a result fits.
-`inpaint` fills a random rectangle, `harmonize` gets such a rectangle with a third of its light taken away, and `edit`
-rewrites the eyes and the nose.
+`inpaint` fills a random rectangle, `harmonize` gets such a rectangle with a third of its light taken away, `edit`
+rewrites the eyes and the nose, and `reference` everything.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+import console
 import numpy as np
 import packages
 from numpy.typing import NDArray
@@ -35,6 +36,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "one scale": {"scales": (16,)},
     "five scales": {"scales": (10, 12, 13, 15, 16)},
 }
+EDITS: dict[str, dict[str, Any]] = {"one donor": {}} | {
+    f"patches, {name}": one | {"donor": "patches"} for name, one in OPTIONS.items()
+}
 Pixels = NDArray[np.uint8]
 
 
@@ -52,6 +56,8 @@ def made(mode: str, options: dict[str, Any], photograph: Pixels, mask: NDArray[n
     if mode == "harmonize":
         pasted = np.where(mask[..., None], photograph * DARKER, photograph).astype(np.uint8)
         return lp.harmonize(image=pasted, mask=mask, **given, **options)
+    if mode == "reference":
+        return lp.reference(image=photograph, **given, **options)
     return lp.edit(image=photograph, region="eyes,nose", **given, **options)
 
 
@@ -73,7 +79,7 @@ def fit(found: lp.Synthesis, photograph: Pixels, spread: Spread) -> NDArray[np.f
     return np.stack([colour, psnr(square), spread.distances(pictures, truth), found.largest_copies() / cells], 1)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bank", help="a bank of the photographs, by the embedded autoencoder")
     bank = lp.Bank.load(parser.parse_args().bank)
@@ -83,20 +89,16 @@ def main() -> None:
     photographs = [np.asarray(face.resize((size, size), Image.Resampling.BICUBIC)) for face in cut]
     random = np.random.default_rng(0)
     masks = [rectangle(random, size) for _ in photographs]
-    for mode in ("inpaint", "harmonize", "edit"):
-        options = (
-            OPTIONS
-            if mode != "edit"
-            else {"one donor": {}} | {f"patches, {name}": one | {"donor": "patches"} for name, one in OPTIONS.items()}
-        )
-        for name, one in options.items():
+    for mode in ("inpaint", "harmonize", "edit", "reference"):
+        for name, one in (EDITS if mode == "edit" else OPTIONS).items():
             rows = [
                 fit(made(mode, one, photograph, mask, bank=bank, n=VARIANTS, seed=i), photograph, spread)
                 for i, (photograph, mask) in enumerate(zip(photographs, masks, strict=True))
             ]
             colour, ratio, apart, area = np.concatenate(rows).mean(0)
             print(f"| {mode} | {name} | {colour:.1f} | {ratio:.2f} | {apart:.4f} | {area:.2f} |", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    console.run(main)

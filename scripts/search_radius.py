@@ -6,13 +6,15 @@ with every image moved by a random shift of up to one cell.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
+import console
 import numpy as np
 import torch
 
 import lpkernel as lp
+from lpkernel.errors import InputError
 from lpkernel.metrics import distances, maps
 
 RUNS, IMAGES, POOLED = 4, 500, 4
@@ -21,7 +23,8 @@ PRESETS = ("balanced", "paper")
 
 def moved(bank: lp.Bank) -> lp.Bank:
     codes = bank.views(1).codes
-    assert codes is not None, "a bank of codes is needed"
+    if codes is None:
+        raise InputError("got a bank of latents, expected one of codes; build it with --autoencoder default")
     shift = np.random.default_rng(0).integers(0, len(codes) // bank.size, bank.size)
     return bank.with_images(codes[np.arange(bank.size) + bank.size * shift], bank.names)
 
@@ -66,9 +69,16 @@ def effects(bank: lp.Bank, name: str) -> None:
             )
 
 
-if __name__ == "__main__":
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bank", help="a bank of codes")
+    bank = lp.Bank.load(parser.parse_args().bank)
     torch.set_num_threads(1)
-    given = lp.Bank.load(sys.argv[1])
-    costs(given)
-    effects(given, "bank")
-    effects(moved(given), "moved bank")
+    costs(bank)
+    effects(bank, "bank")
+    effects(moved(bank), "moved bank")
+    return 0
+
+
+if __name__ == "__main__":
+    console.run(main)

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import console
 import numpy as np
 import packages
 
-from lpkernel import Autoencoder, Bank, LpkernelError, load_autoencoder
+from lpkernel import Autoencoder, Bank, load_autoencoder
 from lpkernel.commands.common import integers, write_json
 from lpkernel.commands.generate import random_cells
 from lpkernel.files import atomic_path
@@ -239,20 +240,16 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, default=Path("out/table1"), metavar="FOLDER")
     args = parser.parse_args()
-    try:
-        networks = [load_autoencoder(source, args.device) for source in args.autoencoder or ["default"]]
-        table = Table(args, max(one.image_size for one in networks))
-        found = [job for autoencoder in networks for job in jobs(table, autoencoder)]
-        for seed, _, job in sorted(found, key=lambda job: job[:2]):  # stable: autoencoders in their order
-            table.add(job.row, job.images())
-            table.write()
-            print(f"{job.row.autoencoder}: B = {job.row.bank or '-'}, {job.row.method}, seed {seed}", file=sys.stderr)
-    except (packages.FetchError, LpkernelError) as error:
-        print(f"table1.py: {error}", file=sys.stderr)
-        return 2
+    networks = [load_autoencoder(source, args.device) for source in args.autoencoder or ["default"]]
+    table = Table(args, max(one.image_size for one in networks))
+    found = [job for autoencoder in networks for job in jobs(table, autoencoder)]
+    for seed, _, job in sorted(found, key=lambda job: job[:2]):  # stable: autoencoders in their order
+        table.add(job.row, job.images())
+        table.write()
+        print(f"{job.row.autoencoder}: B = {job.row.bank or '-'}, {job.row.method}, seed {seed}", file=sys.stderr)
     print(table.write())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

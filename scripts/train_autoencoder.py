@@ -18,12 +18,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import avatars
+import console
 import numpy as np
 import packages
 import torch
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ, ResBlock
 from lpkernel.autoencoder.embedded import load_compact
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
+from lpkernel.errors import InputError
 from lpkernel.files import atomic_path
 from lpkernel.metrics.lpips import LPIPS
 from lpkernel.pictures.images import load_pixels
@@ -99,14 +100,14 @@ def widen(model: CompactVQ, start: CompactVQ, noise: float = 0.05) -> None:
 
     An added channel is a copy of one in the same group of its norm, and the weights that read both are halved; an
     added block does nothing yet. `noise`, a share of the weights' deviation, lets the copies part; norms also see
-    some channels more often than others. A longer codebook is left to be found. Raises ValueError for a start that is
+    some channels more often than others. A longer codebook is left to be found. Raises InputError for a start that is
     not smaller.
     """
     room = model.state_dict()
     for name, value in start.state_dict().items():
         if name not in room or any(new < old for new, old in zip(room[name].shape, value.shape, strict=True)):
-            raise ValueError(
-                f"start: its {name} has no place in the model; give a model that is no wider and no deeper"
+            raise InputError(
+                f"--start: its {name} has no place in the model; give a model that is no wider and no deeper"
             )
     for part in ("encoder", "decoder"):
         news, olds = list(getattr(model, part)), list(getattr(start, part))
@@ -285,7 +286,7 @@ def train(args: argparse.Namespace) -> None:
     model, average = (CompactVQ(CompactConfig()).to(memory_format=torch.channels_last) for _ in range(2))  # type: ignore[call-overload]
     book_starts = args.warm_up  # the step that finds the codebook by k-means
     if args.start:
-        start = load_compact(args.start, "start", "cpu", "float32").network
+        start = load_compact(args.start, "--start", "cpu", "float32").network
         widen(model, start)
         book_starts = -1 if start.codebook.shape == model.codebook.shape else 0
     average.load_state_dict(model.state_dict())
@@ -396,4 +397,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.run(main)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import isqrt
 from operator import attrgetter
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Tuning:
     depth: int | None = None
     groups: int | None = None
     walk: bool | None = None
-    steps: StepTile | bool | None = None
+    steps: StepTile | Literal[False] | None = None
     rows: int = 1 << 14
     kept: int = 1 << 32
     search: tuple[int, int, int, int, int] | None = None

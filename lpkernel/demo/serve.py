@@ -173,8 +173,12 @@ def server(app: Any, folder: Path) -> Any:
     """A server for an application; run(sockets=[bound]) serves until a signal ends process and folder."""
     import uvicorn
 
+    from lpkernel.demo.connections import Connection
+
     # What a proxy says about its clients is not trusted: places in the queue go by the address that connects.
-    config = uvicorn.Config(app, log_level="critical", ws="none", proxy_headers=False, server_header=False)
+    config = uvicorn.Config(
+        app, http=Connection, log_level="critical", ws="none", proxy_headers=False, server_header=False
+    )
     made = uvicorn.Server(config)
     made.handle_exit = leaving(folder)  # type: ignore[method-assign, assignment]
     return made

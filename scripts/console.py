@@ -1,0 +1,19 @@
+"""How a script ends: with what its `main` returns, or with one line where the user can mend what went wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from lpkernel.errors import LpkernelError
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Exit with what `main` returns, or with 2 after the message of an LpkernelError."""
+    try:
+        sys.exit(main())
+    except LpkernelError as error:
+        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
