@@ -16,7 +16,7 @@ from lpkernel.files import atomic_path
 
 
 class Cache:
-    """A folder of arrays; it is made when the first one is stored."""
+    """A folder of arrays; it is made when the first one is stored. Another version of lpkernel finds none of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,5 +39,7 @@ class Cache:
             tensor_file.write(partial, tensors, {"sha256": tensor_file.digest(tensors)})
 
     def _path(self, key: Any) -> Path:
-        text = json.dumps(key, sort_keys=True)
+        from lpkernel import __version__
+
+        text = json.dumps([__version__, key], sort_keys=True)
         return self.folder / f"{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()}.safetensors"
