@@ -1,13 +1,11 @@
 // How masked_topk runs. The bank's allowed rows are cut into blocks of BLOCK rows, the threads take runs of blocks (and
 // of queries, when there are too few blocks), and each query has a heap for each run, merged at the end. A (Q, B) array
-// never exists. Few queries are compared with the rows in place (topk_rows.h), many with packed blocks (topk_packed.h,
-// topk_floats.h), where all of them share the cost of packing. A small bank of float32 is packed once for all, and the
-// threads take queries.
+// never exists. Few queries are compared with the rows in place (topk_rows.h), many with packed blocks (topk_packed.h),
+// where all of them share the cost of packing. A small bank is packed once for all, and the threads take queries.
 
 #include "cpu/topk.h"
 
 #include "cpu/parallel.h"
-#include "cpu/topk_floats.h"
 #include "cpu/topk_packed.h"
 #include "cpu/topk_rows.h"
 
@@ -15,7 +13,7 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t QUERIES = 1 << 13;  // searched at a time with packed blocks, which bounds the memory of heaps
+constexpr std::int64_t QUERIES = 1 << 13;  // searched at a time with packed blocks: what bounds the memory of heaps
 constexpr std::int64_t PIECE = 1 << 26;    // values compared between two calls of poll()
 constexpr std::int64_t ENTRIES = 1 << 22;  // of the lists of queries that are searched at a time
 constexpr std::int64_t KEPT = 1 << 22;     // bytes of a bank up to which it is packed once
@@ -100,30 +98,16 @@ void divide(const Topk<T>& job, const Search& search, const Value& value, std::i
     }
 }
 
-// divide() with packed int16, QUERIES queries at a time.
-template <class Heap, class Value>
-void packed_integers(const Topk<std::int16_t>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
-    Topk<std::int16_t> part = job;
-    std::vector<Heap> heaps;
-    for (std::int64_t first = 0; first < job.count; first += QUERIES) {
-        part.queries = job.queries + first * job.width;
-        part.count = std::min(QUERIES, job.count - first);
-        const std::int64_t begin = first * job.k;
-        const auto place = [&](std::int64_t at, std::int32_t bits) { value(begin + at, bits); };
-        divide(part, PackedIntegers(part, run), place, indices + begin, heaps);
-    }
-}
-
 // The threads take queries, as many at a time as a cache holds.
-template <class Heap, class Value>
-void packed_by_queries(const FloatBank& bank, const Value& value, std::int64_t* indices) {
-    const Topk<float>& job = bank.job();
+template <class Heap, class T, class Value>
+void packed_by_queries(const PackedBank<T>& bank, const Value& value, std::int64_t* indices) {
+    const Topk<T>& job = bank.job();
     const std::int64_t shares = job.threads * (job.count < std::int64_t{512} * job.threads ? 1 : 4);
     const std::int64_t tile = std::clamp<std::int64_t>(NEAR_BY / 4 / (bank.columns() + 1), 48, 1008) / 48 * 48;
     parallel(shares, job.threads, [&](std::int64_t share) {
         const std::int64_t last = job.count * (share + 1) / shares;
-        FloatQueries queries(bank);
-        FloatQueries::Scratch scratch;
+        PackedQueries<T> queries(bank);
+        typename PackedQueries<T>::Scratch scratch;
         std::vector<Heap> heaps;
         for (std::int64_t first = job.count * share / shares; first < last; first += tile) {
             const std::int64_t count = std::min(tile, last - first);
@@ -137,17 +121,17 @@ void packed_by_queries(const FloatBank& bank, const Value& value, std::int64_t* 
 }
 
 // The threads take rows.
-template <class Heap, class Value>
-void packed_by_rows(const FloatBank& bank, const Value& value, std::int64_t* indices) {
-    const Topk<float>& job = bank.job();
+template <class Heap, class T, class Value>
+void packed_by_rows(const PackedBank<T>& bank, const Value& value, std::int64_t* indices) {
+    const Topk<T>& job = bank.job();
     const std::int64_t runs = std::min<std::int64_t>(bank.blocks(), job.threads);
     const std::int64_t tile = std::clamp<std::int64_t>(ENTRIES / (2 * job.k + BLOCK), 48, QUERIES);
-    FloatQueries queries(bank);
+    PackedQueries<T> queries(bank);
     std::vector<Heap> heaps;
-    std::vector<FloatQueries::Scratch> scratch(static_cast<std::size_t>(runs));
-    for (FloatQueries::Scratch& own : scratch) own.room = bank.room();
+    std::vector<typename PackedQueries<T>::Scratch> scratch(static_cast<std::size_t>(runs));
+    for (auto& own : scratch) own.room = bank.room();
     for (std::int64_t first = 0; first < job.count; first += tile) {
-        Topk<float> part = job;
+        Topk<T> part = job;
         part.count = std::min(tile, job.count - first);
         queries.place(first, part.count, job.threads);
         heaps.resize(static_cast<std::size_t>(runs * part.count));
@@ -166,17 +150,18 @@ void packed_by_rows(const FloatBank& bank, const Value& value, std::int64_t* ind
 // Whether so many of the few rows are wanted, or rows are so narrow, that screening for the nearest first is no gain.
 // Time screened / so, ten of 16 rows, two threads: 1.4 with 250,000 queries of 2 values, 1.2 with 64, 1.0 with 16,384
 // of 1,024.
-bool wants_most(const Topk<float>& job) {
+template <class T>
+bool wants_most(const Topk<T>& job) {
     const bool narrow = !job.own_mask && !job.shared_mask && job.width <= NARROW;
     const bool soon_done = narrow && (job.k > 1 || job.allowed * job.width <= FEW_VALUES);
     return job.allowed <= MEASURED && (job.allowed <= 3 * job.k || soon_done);
 }
 
 // Measures all rows, and places each by how many come before it.
-template <class Value>
-void measure_all(const Topk<float>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+template <class T, class Value>
+void measure_all(const Topk<T>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
     const auto rows = static_cast<int>(job.allowed);
-    Exact exact(job, run);
+    Exact<T> exact(job, run);
     exact.keep_first(rows);
     for_queries(job.count, job.threads, [&](std::int64_t q) {
         std::uint64_t keys[MEASURED];
@@ -200,9 +185,9 @@ void measure_all(const Topk<float>& job, const Kernels& run, const Value& value,
     });
 }
 
-template <class Heap, class Value>
-void packed_floats(const Topk<float>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
-    FloatBank bank(job, run);
+template <class Heap, class T, class Value>
+void packed(const Topk<T>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+    PackedBank<T> bank(job, run);
     const bool few = job.count < FEW * job.threads && (job.k == 1 || bank.packed_bytes() > SMALL);
     const bool many = !few || bank.blocks() < job.threads;
     if (!many || (bank.packed_bytes() > KEPT && bank.blocks() >= job.threads)) {
@@ -220,8 +205,26 @@ bool begin(const Topk<T>& job, D empty, D* distances, std::int64_t* indices) {
     return job.allowed > 0 && job.count > 0;
 }
 
-std::int32_t square(std::int32_t a) {
-    return static_cast<std::int32_t>(static_cast<std::uint32_t>(a) * static_cast<std::uint32_t>(a));
+template <class T, class Value>
+void packed(const Topk<T>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+    if (job.k == 1) {
+        packed<Nearest>(job, run, value, indices);
+    } else {
+        packed<Smallest>(job, run, value, indices);
+    }
+}
+
+// Measures each row, one after the other.
+template <class T, class Value>
+void each_row(const Topk<T>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+    const Exact<T> exact(job, run);
+    const auto search = [&](std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
+                            auto* heaps) {
+        for (std::int64_t q = first; q < last; ++q) {
+            for (std::int64_t a = first_row; a < last_row; ++a) exact(q, a, heaps[q - first]);
+        }
+    };
+    divide(job, search, value, indices);
 }
 
 }  // namespace
@@ -231,23 +234,14 @@ void topk(const Topk<std::int16_t>& asked, const Kernels& run, std::int32_t* dis
     if (soon(job)) job.threads = 1;
     if (!begin(job, Smallest::ANY, distances, indices)) return;
     const auto value = [&](std::int64_t at, std::int32_t bits) { distances[at] = bits; };
-    if (job.width == 1) {  // the only width at which differences may leave int16
-        const auto single = [&](std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
-                                auto* heaps) {
-            for (std::int64_t q = first; q < last; ++q) {
-                const bool used = job.own_mask ? job.own_mask[q] : !job.shared_mask || job.shared_mask[0];
-                for (std::int64_t a = first_row; a < last_row; ++a) {
-                    heaps[q - first].push(used ? square(job.queries[q] - *bank_row(job, a)) : 0, a);
-                }
-            }
-        };
-        divide(job, single, value, indices);
-    } else if (job.own_mask || job.count < job.packed_from) {
+    if (wants_most(job)) {
+        measure_all(job, run, value, indices);
+    } else if (job.width == 1 && job.own_mask) {  // the only width at which differences may leave int16
+        each_row(job, run, value, indices);
+    } else if (job.width > 1 && (job.own_mask || job.count < job.packed_from || job.width >= WIDEST)) {
         divide(job, integer_rows(job, run), value, indices);
     } else {
-        const auto search =
-            job.k == 1 ? packed_integers<Nearest, decltype(value)> : packed_integers<Smallest, decltype(value)>;
-        search(job, run, value, indices);
+        packed(job, run, value, indices);
     }
 }
 
@@ -259,20 +253,11 @@ void topk(const Topk<float>& asked, const Kernels& run, float* distances, std::i
     if (wants_most(job)) {
         measure_all(job, run, value, indices);
     } else if (job.width >= WIDEST) {  // no screening bound is proven
-        const Exact exact(job, run);
-        const auto each = [&](std::int64_t first_row, std::int64_t last_row, std::int64_t first, std::int64_t last,
-                              auto* heaps) {
-            for (std::int64_t q = first; q < last; ++q) {
-                for (std::int64_t a = first_row; a < last_row; ++a) exact(q, a, heaps[q - first]);
-            }
-        };
-        divide(job, each, value, indices);
+        each_row(job, run, value, indices);
     } else if (job.own_mask || job.count < job.packed_from) {
         divide(job, float_rows(job, run), value, indices);
     } else {
-        const auto search =
-            job.k == 1 ? packed_floats<Nearest, decltype(value)> : packed_floats<Smallest, decltype(value)>;
-        search(job, run, value, indices);
+        packed(job, run, value, indices);
     }
 }
 

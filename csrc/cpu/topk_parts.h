@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/layer.h"
@@ -70,25 +71,32 @@ inline double slack(std::int64_t width) {
 }
 
 // The factor of a row's distances.
-inline double weight_of(const Topk<float>& job, std::int64_t a) {
+template <class T>
+double weight_of(const Topk<T>& job, std::int64_t a) {
     return job.weights ? job.weights[row_of(job, a)] : 1.0;
 }
 
-// The float32 rounding of the direct sum in float64, times the row's weight, offered to heaps.
+// Distances as they are returned, offered to heaps as integers of the same order. float32: the rounding of the direct
+// sum in float64, times the row's weight. int16: the sum itself.
+template <class T>
 class Exact {
   public:
-    Exact(const Topk<float>& job, const Kernels& run) : job_(job), run_(run), shared_(!job.own_mask) {
+    Exact(const Topk<T>& job, const Kernels& run) : job_(job), run_(run), shared_(!job.own_mask) {
         const bool* marked = job.own_mask ? job.own_mask : job.shared_mask;
         if (!marked) return;
         used_.resize(static_cast<std::size_t>((shared_ ? 1 : job.count) * job.width));
         for (std::size_t i = 0; i < used_.size(); ++i) used_[i] = marked[i] ? 1.0f : 0.0f;
     }
 
+    // What an integer of a heap stands for; NaN or +inf before there is any.
+    static double distance(std::int32_t bits) {
+        if constexpr (std::is_same_v<T, float>) return from_bits(bits);
+        return bits == Smallest::ANY ? std::numeric_limits<double>::infinity() : bits;
+    }
+
     template <class Heap>
     void operator()(std::int64_t q, std::int64_t a, Heap& heap) const {
-        const float* used = used_.empty() ? nullptr : used_.data() + (shared_ ? 0 : q * job_.width);
-        const double sum = run_.direct(job_.queries + q * job_.width, bank_row(job_, a), used, job_.width);
-        heap.push(order_bits(static_cast<float>(sum * weight_of(job_, a))), a);
+        heap.push(bits(q, a), a);
     }
 
     // The same of some rows, ascending and none twice.
@@ -109,27 +117,26 @@ class Exact {
 
     // Keys of up to AT_ONCE rows; rows: their positions, or nullptr for the first ones.
     void keys(std::int64_t q, const std::int32_t* rows, int count, std::uint64_t* made) const {
-        const float* used = used_.empty() ? nullptr : used_.data() + (shared_ ? 0 : q * job_.width);
-        const float* from[AT_ONCE];
-        double sums[AT_ONCE];
-        const float* const query = job_.queries + q * job_.width;
-        if (!rows && kept_for_ == count) {
-            run_.direct_narrow(query, kept_.data(), static_cast<int>(job_.width), padded(count), sums);
+        if constexpr (std::is_same_v<T, float>) {
+            double sums[AT_ONCE];
+            sums_of(q, rows, count, sums);
+            for (int i = 0; i < count; ++i) {
+                const std::int64_t a = rows ? rows[i] : i;
+                made[i] = Smallest::key(order_bits(static_cast<float>(sums[i] * weight_of(job_, a))), a);
+            }
         } else {
-            for (int i = 0; i < count; ++i) from[i] = bank_row(job_, rows ? rows[i] : i);
-            run_.direct_rows(query, from, used, job_.width, count, sums);
-        }
-        for (int i = 0; i < count; ++i) {
-            const std::int64_t a = rows ? rows[i] : i;
-            made[i] = Smallest::key(order_bits(static_cast<float>(sums[i] * weight_of(job_, a))), a);
+            for (int i = 0; i < count; ++i) {
+                const std::int64_t a = rows ? rows[i] : i;
+                made[i] = Smallest::key(bits(q, a), a);
+            }
         }
     }
 
     static constexpr int AT_ONCE = 64;
 
-    // Makes keys() of the first `count` rows faster from now on, where rows are narrow.
+    // Makes keys() of the first `count` rows faster from now on, where rows of float32 are narrow.
     void keep_first(int count) {
-        if (!used_.empty() || job_.width > NARROW) return;
+        if (!std::is_same_v<T, float> || !used_.empty() || job_.width > NARROW) return;
         kept_for_ = count;
         kept_.assign(static_cast<std::size_t>(padded(count) * job_.width), 0.0);
         for (int a = 0; a < count; ++a) {
@@ -148,7 +155,42 @@ class Exact {
   private:
     static int padded(int count) { return (count + 7) / 8 * 8; }
 
-    const Topk<float>& job_;
+    const float* used_by(std::int64_t q) const {
+        return used_.empty() ? nullptr : used_.data() + (shared_ ? 0 : q * job_.width);
+    }
+
+    std::int32_t bits(std::int64_t q, std::int64_t a) const {
+        const T* const query = job_.queries + q * job_.width;
+        const T* const row = bank_row(job_, a);
+        const float* const used = used_by(q);
+        if constexpr (std::is_same_v<T, float>) {
+            const double sum = run_.direct(query, row, used, job_.width);
+            return order_bits(static_cast<float>(sum * weight_of(job_, a)));
+        } else if (!used) {
+            const std::int32_t cell = 0;
+            return run_.apart(row, &cell, query, 1, static_cast<int>(job_.width));
+        } else {
+            std::int64_t sum = 0;
+            for (std::int64_t i = 0; i < job_.width; ++i) {
+                const std::int64_t apart = used[i] != 0.0f ? row[i] - query[i] : 0;
+                sum += apart * apart;
+            }
+            return static_cast<std::int32_t>(sum);
+        }
+    }
+
+    void sums_of(std::int64_t q, const std::int32_t* rows, int count, double* sums) const {
+        const float* const query = job_.queries + q * job_.width;
+        if (!rows && kept_for_ == count) {
+            run_.direct_narrow(query, kept_.data(), static_cast<int>(job_.width), padded(count), sums);
+            return;
+        }
+        const float* from[AT_ONCE];
+        for (int i = 0; i < count; ++i) from[i] = bank_row(job_, rows ? rows[i] : i);
+        run_.direct_rows(query, from, used_by(q), job_.width, count, sums);
+    }
+
+    const Topk<T>& job_;
     const Kernels& run_;
     bool shared_;
     std::vector<float> used_;

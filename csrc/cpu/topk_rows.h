@@ -123,7 +123,7 @@ inline auto float_rows(const Topk<float>& job, const Kernels& run) {
         }
         return found;
     };
-    const auto take = [&job, beyond, kth, exact = Exact(job, run)](std::int64_t q, std::int64_t a, float sum,
+    const auto take = [&job, beyond, kth, exact = Exact<float>(job, run)](std::int64_t q, std::int64_t a, float sum,
                                                                    auto& heap) {
         if (!job.weights || !(sum > beyond(kth(heap), weight_of(job, a)))) exact(q, a, heap);
     };

@@ -1,0 +1,61 @@
+"""masked_topk of int16 rows by rounded comparisons, which must not show: the answer is that of whole numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from test_topk_floats import ISAS, check
+
+from lpkernel.backends.base import TopkRequest
+from lpkernel.backends.cpp import CppBackend, Tuning
+
+
+def rows_of(kind: str, random: np.random.Generator, size: int, width: int) -> NDArray[np.int16]:
+    """Rows among which a rounded comparison would often choose wrongly; width * (max - min)^2 stays below 2^31."""
+    span = min(2**16 - 1, math.isqrt((2**31 - 1) // width))
+    low = max(-(2**15), 2**15 - 1 - span)  # so that the largest are far from 0
+    if kind == "ties":
+        values = random.integers(-1, 2, (size, width))
+    elif kind == "widest":
+        values = random.choice([low, low + 1, low + span - 1, low + span], (size, width))
+    elif kind == "far":
+        values = 2**15 - 1 - random.integers(0, 3, (size, width))
+    elif kind == "nearly equal":
+        values = random.integers(low, low + span, width) + random.integers(0, 2, (size, width))
+    else:  # "single": one value of a row
+        values = np.eye(width, dtype=int)[random.integers(width, size=size)] * random.integers(1, span + 1, (size, 1))
+        values = np.minimum(values, 2**15 - 1)
+    return values.astype(np.int16)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["ties", "widest", "far", "nearly equal", "single"])
+@pytest.mark.parametrize("widths", [(1, 8), (9, 140)])
+def test_many_queries(isa: str, kind: str, widths: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+    backend = CppBackend()
+    backend.tuning = Tuning(packed=1)
+
+    @settings(max_examples=40, deadline=None)
+    @given(
+        seed=st.integers(0, 2**32),
+        count=st.integers(1, 120),
+        rows=st.integers(1, 150),
+        width=st.integers(*widths),
+        k=st.integers(1, 150),
+        mask=st.sampled_from(["none", "shared", "own"]),
+        allowed=st.sampled_from([1.0, 0.7, 0.0]),
+    )
+    def any_request(seed: int, count: int, rows: int, width: int, k: int, mask: str, allowed: float) -> None:
+        random = np.random.default_rng(seed)
+        both = rows_of(kind, random, count + rows, width)
+        marked = {"none": None, "shared": random.random(width) < 0.9, "own": random.random((count, width)) < 0.9}[mask]
+        candidates = None if allowed == 1 else random.random(rows) < allowed
+        check(backend, TopkRequest(both[:count], both[count:], min(k, rows), marked, candidates))
+
+    any_request()
