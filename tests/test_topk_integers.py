@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_topk_floats import ISAS, check
 
+from lpkernel import _native
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cpp import CppBackend, Tuning
+from lpkernel.errors import InputError
+from lpkernel.search.ops import masked_topk
 
 
 def rows_of(kind: str, random: np.random.Generator, size: int, width: int) -> NDArray[np.int16]:
@@ -59,3 +62,21 @@ def test_many_queries(isa: str, kind: str, widths: tuple[int, int], monkeypatch:
         check(backend, TopkRequest(both[:count], both[count:], min(k, rows), marked, candidates))
 
     any_request()
+
+
+@pytest.mark.skipif(not ISAS, reason=f"cpp: {_native.cpu_reasons()}")
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2**18 - 1), (2, 2**17), (3, 100_003)])
+def test_ends_of_rows(shape: tuple[int, int], threads: int) -> None:
+    rows = np.random.default_rng(0).integers(-(2**15) + 1, 2**15 - 1, shape).astype(np.int16)
+    assert _native.cpu().ends(rows, threads) == (rows.min(), rows.max())
+    rows[-1, -1], rows[0, 0] = 2**15 - 1, -(2**15)
+    assert _native.cpu().ends(rows, threads) == (rows.min(), rows.max())
+
+
+def test_a_value_anywhere_in_a_large_bank_counts() -> None:
+    bank = np.zeros((20_000, 4), np.int16)
+    masked_topk(bank[:3], bank, 2)
+    bank[-1, -1] = 23171  # 4 * 23171^2 is above 2^31
+    with pytest.raises(InputError, match="span 23171 over D = 4"):
+        masked_topk(bank[:3], bank, 2)

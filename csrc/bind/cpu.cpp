@@ -88,13 +88,25 @@ void expect(bool right, const char* what) {
     if (!right) throw py::value_error(what);
 }
 
+// The least and the largest of some values, at least one.
+template <class T>
+std::pair<T, T> ends_of(const T* values, std::int64_t count) {
+    T least = values[0], largest = values[0];
+    for (std::int64_t i = 0; i < count; ++i) {
+        const T value = values[i];  // not a reference, of which compilers make no vectors
+        least = std::min(least, value);
+        largest = std::max(largest, value);
+    }
+    return {least, largest};
+}
+
 template <class T>
 bool within(const T* values, std::int64_t count, std::int64_t low, std::int64_t high) {
     constexpr std::int64_t PIECE = 1 << 24;
     const Released free;
     for (std::int64_t first = 0; first < count; first += PIECE) {
-        const auto ends = std::minmax_element(values + first, values + std::min(count, first + PIECE));
-        if (*ends.first < low || *ends.second > high) return false;
+        const auto [least, largest] = ends_of(values + first, std::min(count - first, PIECE));
+        if (least < low || largest > high) return false;
         lpkernel::poll();
     }
     return true;
@@ -612,6 +624,25 @@ std::string environment(const char* name) {
     return value ? value : "";
 }
 
+py::tuple ends(const py::array& rows, int threads) {
+    constexpr std::int64_t PIECE = 1 << 18;
+    const auto* values = view<std::int16_t>(rows, "rows", 2);
+    expect(rows.size() > 0 && threads >= 1 && threads <= 4096, "rows: expected some, and 1 to 4096 threads");
+    const std::int64_t count = rows.size(), pieces = (count + PIECE - 1) / PIECE;
+    std::vector<std::pair<std::int16_t, std::int16_t>> found(static_cast<std::size_t>(pieces));
+    {
+        const Released free;
+        lpkernel::parallel(pieces, threads, [&](std::int64_t piece) {
+            const std::int64_t first = piece * PIECE;
+            found[static_cast<std::size_t>(piece)] = ends_of(values + first, std::min(PIECE, count - first));
+            lpkernel::poll();
+        });
+    }
+    std::pair<std::int16_t, std::int16_t> all = found[0];
+    for (const auto& [least, largest] : found) all = {std::min(all.first, least), std::max(all.second, largest)};
+    return py::make_tuple(all.first, all.second);
+}
+
 // masked_topk of float32 rows in the plain case, with little overhead; None for anything else.
 py::object plain_topk(const py::object& queries, const py::object& bank, std::int64_t k, int threads,
                       std::int64_t packed_from, bool by_auto) {
@@ -708,6 +739,8 @@ PYBIND11_MODULE(_cpu, module) {
         py::arg("part"), py::arg("most"), py::arg("threads"),
         "Source maps (N, M, M) int32 with seams refined; cells (B, M, M) int16 codes of vectors (V, C) int16, or "
         "(B, M, M, C) int16 and None.");
+    module.def("ends", &ends, py::arg("rows"), py::arg("threads"),
+               "The least and the largest value of int16 rows (N, D), at least one.");
     module.def("plain_topk", &plain_topk, py::arg("queries"), py::arg("bank"), py::arg("k"), py::arg("threads"),
                py::arg("packed_from"), py::arg("by_auto"),
                "(distances, indices, whether any distance is out of float32's range), or None where the arrays are not "

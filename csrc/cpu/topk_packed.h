@@ -1,11 +1,12 @@
 // masked_topk for many queries: a block of BLOCK bank rows is packed with the rows as lanes, and all queries pass over
 // it. A shared mask only leaves out columns when packing. No per-query masks.
 //
-// int16 rows are packed as float32 ones, which hold them exactly; what follows is about both. Blocks are packed as b' = b - c, with c near the bank's mean, and screened in float32; what may be among the k
-// nearest is measured exactly. With |.|^2 over the marked entries and q' = q - c, rounding q', b', the norms and D
-// products moves |q'|^2 + |b'|^2 - 2 q'.b' by less than slack(D) (|q'|^2 + |b'|^2). A row is passed over only if it is
-// beyond the k-th distance by more than that plus float32's rounding of it. Rows and queries with norms near overflow,
-// or NaN, are always measured exactly.
+// int16 rows are packed as float32 ones, which hold them exactly; what follows is about both. Blocks are packed as b' =
+// b - c, with c near the bank's mean, and screened in float32; what may be among the k nearest is measured exactly.
+// With |.|^2 over the marked entries and q' = q - c, rounding q', b', the norms and D products moves |q'|^2 + |b'|^2 -
+// 2 q'.b' by less than slack(D) (|q'|^2 + |b'|^2). A row is passed over only if it is beyond the k-th distance by more
+// than that plus float32's rounding of it. Rows and queries with norms near overflow, or NaN, are always measured
+// exactly.
 //
 // Nothing is measured while a search goes on: the limit is the k-th least score so far plus the allowance above, and
 // rows within it wait in a list per query, which is cut to the limit when it is full (Shortlists). So a query measures

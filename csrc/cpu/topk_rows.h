@@ -124,7 +124,7 @@ inline auto float_rows(const Topk<float>& job, const Kernels& run) {
         return found;
     };
     const auto take = [&job, beyond, kth, exact = Exact<float>(job, run)](std::int64_t q, std::int64_t a, float sum,
-                                                                   auto& heap) {
+                                                                          auto& heap) {
         if (!job.weights || !(sum > beyond(kth(heap), weight_of(job, a)))) exact(q, a, heap);
     };
     return RowSearch<float, float, decltype(limit), decltype(among), decltype(take)>(job, run.float_rows, limit, among,

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lpkernel import _native
 from lpkernel.backends import registry
 from lpkernel.backends.base import TopK, TopkRequest
 from lpkernel.errors import InputError
 from lpkernel.search import measured
+
+MANY = 1 << 16  # values, from which NumPy takes longer than a call of native code
 
 _library = torch.library.Library("lpkernel", "DEF")
 _library.define(
@@ -153,10 +156,20 @@ def _check_range(queries: Any, bank: Any) -> None:
 
 def _spread(queries: Any, bank: Any) -> int:
     """The largest of all values minus the smallest. Waits for a GPU once."""
-    if isinstance(bank, Tensor):
-        ends = torch.stack([*queries.aminmax(), *bank.aminmax()]).tolist()
-        return int(max(ends) - min(ends))
-    return max(int(queries.max()), int(bank.max())) - min(int(queries.min()), int(bank.min()))
+    ends = [end for rows in (queries, bank) for end in _ends(rows)]
+    values = torch.stack(ends).tolist() if isinstance(bank, Tensor) else [int(end) for end in ends]
+    return int(max(values) - min(values))
+
+
+def _ends(rows: Any) -> tuple[Any, Any]:
+    """The smallest and the largest value."""
+    if isinstance(rows, Tensor):
+        least, largest = rows.aminmax()
+        return least, largest
+    if rows.size < MANY or not (rows.flags.c_contiguous and rows.flags.aligned) or _native.cpu_reasons():
+        return rows.min(), rows.max()
+    found: tuple[int, int] = _native.cpu().ends(rows, torch.get_num_threads())
+    return found
 
 
 def _dense(
