@@ -5,12 +5,14 @@
 The photographs are numbers 900 to 999 of scripts/packages.py, which the embedded autoencoder was not trained on; in a
 bank that holds them, each is left out of its own bank, as always. Their own pixels say how well a result fits.
 `inpaint` fills a random rectangle, `harmonize` gets such a rectangle with a third of its light taken away, `edit`
-rewrites the eyes and the nose, and `reference` everything.
+rewrites the eyes and the nose, and `reference` everything; its last number is the Fréchet distance, on latents, of all
+results to all photographs.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import console
@@ -20,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lpkernel as lp
-from lpkernel.metrics.extractors import Spread
+from lpkernel.metrics.distances import Gaussian, frechet
+from lpkernel.metrics.extractors import Latents, Spread
 from lpkernel.metrics.pixels import psnr
 from lpkernel.pictures.seams import cell_colours
 
@@ -39,6 +42,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 EDITS: dict[str, dict[str, Any]] = {"one donor": {}} | {
     f"patches, {name}": one | {"donor": "patches"} for name, one in OPTIONS.items()
 }
+REFERENCES: dict[str, dict[str, Any]] = {
+    "paper": {"preset": "paper"},
+    "balanced": {},
+    "balanced, mirror 0": {"mirror": 0},
+    "balanced, stride 2": {"stride": 2},
+    "diverse": {"preset": "diverse"},
+    "paper, strength 6": {"preset": "paper", "strength": 6},
+    "balanced, strength 6": {"strength": 6},
+}
+OF_MODE = {"inpaint": OPTIONS, "harmonize": OPTIONS, "edit": EDITS, "reference": REFERENCES}
 Pixels = NDArray[np.uint8]
 
 
@@ -61,10 +74,9 @@ def made(mode: str, options: dict[str, Any], photograph: Pixels, mask: NDArray[n
     return lp.edit(image=photograph, region="eyes,nose", **given, **options)
 
 
-def fit(found: lp.Synthesis, photograph: Pixels, spread: Spread) -> NDArray[np.float64]:
+def fit(pictures: Pixels, found: lp.Synthesis, photograph: Pixels, spread: Spread) -> NDArray[np.float64]:
     """(n, 4): error of the mean colours of the rewritten cells, PSNR of their pixels, LPIPS of the picture, and the
     largest copied area as a share of the rewritten cells."""
-    pictures = found.decode()
     truth = np.broadcast_to(photograph, pictures.shape)
     side = found.bank.grid
     length = len(photograph) // side
@@ -84,19 +96,28 @@ def main() -> int:
     parser.add_argument("bank", help="a bank of the photographs, by the embedded autoencoder")
     bank = lp.Bank.load(parser.parse_args().bank)
     spread, size = Spread(packages.lpips_weights()), lp.load_autoencoder().image_size
-    files = packages.face_files()[HELD_OUT]
-    cut = (Image.open(file).convert("RGB").crop(packages.FACE_CROP) for file in files)
-    photographs = [np.asarray(face.resize((size, size), Image.Resampling.BICUBIC)) for face in cut]
+
+    def square(file: Path) -> Pixels:
+        face = Image.open(file).convert("RGB").crop(packages.FACE_CROP)
+        return np.asarray(face.resize((size, size), Image.Resampling.BICUBIC))
+
+    photographs = [square(file) for file in packages.face_files()[HELD_OUT]]
     random = np.random.default_rng(0)
     masks = [rectangle(random, size) for _ in photographs]
-    for mode in ("inpaint", "harmonize", "edit", "reference"):
-        for name, one in (EDITS if mode == "edit" else OPTIONS).items():
-            rows = [
-                fit(made(mode, one, photograph, mask, bank=bank, n=VARIANTS, seed=i), photograph, spread)
-                for i, (photograph, mask) in enumerate(zip(photographs, masks, strict=True))
-            ]
+    features = Latents()
+    everybody = Gaussian.of(features(np.stack([square(file) for file in packages.face_files()])))
+    for mode, options in OF_MODE.items():
+        for name, one in options.items():
+            rows, pictures = [], []
+            for i, (photograph, mask) in enumerate(zip(photographs, masks, strict=True)):
+                found = made(mode, one, photograph, mask, bank=bank, n=VARIANTS, seed=i)
+                pictures.append(found.decode())
+                rows.append(fit(pictures[-1], found, photograph, spread))
             colour, ratio, apart, area = np.concatenate(rows).mean(0)
-            print(f"| {mode} | {name} | {colour:.1f} | {ratio:.2f} | {apart:.4f} | {area:.2f} |", flush=True)
+            line = f"| {mode} | {name} | {colour:.1f} | {ratio:.2f} | {apart:.4f} | {area:.2f} |"
+            if mode == "reference":
+                line += f" {frechet(everybody, Gaussian.of(features(np.concatenate(pictures)))):.1f} |"
+            print(line, flush=True)
     return 0
 
 

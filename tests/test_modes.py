@@ -142,6 +142,28 @@ def test_each_pass_goes_on_from_the_last_and_draws_anew() -> None:
     assert np.array_equal(codes.sources, latents.sources)
 
 
+@pytest.mark.parametrize(
+    ("preset", "plan", "options"),
+    [
+        ("paper", lp.plan.reference(16), {}),
+        ("balanced", lp.plan.reference(16, 6, 4, overlap="cut", mirror=1), {"hubness": 0.375, "refine": True}),
+        ("diverse", lp.plan.reference(16, 6, 4, overlap="cut", mirror=1), {"hubness": 0.5, "refine": True}),
+    ],
+)
+def test_presets_of_reference(preset: str, plan: lp.plan.Plan, options: dict[str, Any]) -> None:
+    bank, autoencoder = avatars()
+    made = lp.reference(bank, avatar(9), autoencoder, n=3, preset=preset)
+    others = np.flatnonzero(~np.isin(bank.names, made.settings["left_out_as_the_input"]))
+    canvas = autoencoder.encode(avatar(9)[None])[0]
+    wanted = lp.generate(bank, 3, plan=plan, canvas=canvas, candidates=others, **options)
+    assert np.array_equal(made.sources, wanted.sources)
+    given: dict[str, Any] = {"overlap": "replace", "hubness": 0.0, "mirror": 0, "refine": False}
+    assert np.array_equal(
+        lp.reference(bank, avatar(9), autoencoder, n=3, preset=preset, **given).sources,
+        lp.reference(bank, avatar(9), autoencoder, n=3, preset="paper").sources,
+    )
+
+
 def test_the_input_is_not_copied_from() -> None:
     bank, autoencoder = avatars()
     for made in (

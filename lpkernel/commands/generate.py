@@ -40,7 +40,9 @@ def register(commands: Any) -> None:
         help="match the colours of pieces where they meet (default: as the preset, if the bank holds colours)",
     )
     parser.add_argument("--sources", type=int, metavar="N", help="use only the first N images of the bank")
-    parser.add_argument("--reference", type=Path, metavar="IMAGE", help="start from this image instead of nothing")
+    parser.add_argument(
+        "--reference", type=Path, metavar="IMAGE", help="start from this image instead of nothing; stride 2P/3"
+    )
     parser.add_argument("--strength", type=int, metavar="S", help="raster passes away from the reference (default: 1)")
     add_crop(parser)
     parser.add_argument("--no-decode", action="store_true", help="write the source maps only, no pictures")
@@ -91,12 +93,8 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--baseline and --provenance make pictures, --no-decode makes none; leave one out")
     if args.reference is None and (args.strength is not None or args.crop is not None or args.framing != "auto"):
         raise InputError("--strength, --crop and --framing need --reference; give it or leave them out")
-    if args.reference is not None and (
-        args.preset or args.no_decode or args.baseline or (args.refine, args.match_colours) != (None, None)
-    ):
-        raise InputError(
-            "--preset, --refine, --match-colours, --no-decode and --baseline do not go with --reference; leave one out"
-        )
+    if args.reference is not None and (args.no_decode or args.baseline):
+        raise InputError("--no-decode and --baseline do not go with --reference; leave one out")
 
 
 def _at_random(session: Session) -> Any:
@@ -135,9 +133,12 @@ def _guided(session: Session) -> tuple[Any, list[Pictures], list[str], list[str]
             given,
             autoencoder,
             strength=1 if args.strength is None else args.strength,
+            preset=args.preset or DEFAULT_PRESET,
             patch=args.patch,
             stride=args.stride,
             scales=args.scales,
+            refine=args.refine,
+            match_colours=args.match_colours,
             **options,
         )
 

@@ -248,14 +248,16 @@ def written(
     facts: dict[str, Any],
     inside: Bools | None = None,
     keep_outside: bool | None = None,
+    refine: bool = False,
+    match_colours: bool = False,
 ) -> Synthesis:
     """What a mode makes of its input: n results of the plan from its canvas, the input itself left out of the bank.
 
     known: (M, M) bool, the cells by which the input is recognised in the bank. facts: for the settings. inside,
-    keep_outside: as in `_finished`. options: of `generate`. Raises InputError.
+    keep_outside: as in `_finished`. options, refine, match_colours: of `generate`. Raises InputError.
     """
     options["candidates"], excluded = _without_itself(bank, start, known, options.get("candidates"))
-    made = generate(bank, n, plan=plan, canvas=start.canvas, **options)
+    made = generate(bank, n, plan=plan, canvas=start.canvas, refine=refine, match_colours=match_colours, **options)
     return _finished(made, start, excluded, facts, inside, keep_outside)
 
 
