@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -80,3 +81,36 @@ def test_a_value_anywhere_in_a_large_bank_counts() -> None:
     bank[-1, -1] = 23171  # 4 * 23171^2 is above 2^31
     with pytest.raises(InputError, match="span 23171 over D = 4"):
         masked_topk(bank[:3], bank, 2)
+
+
+@pytest.mark.skipif(not ISAS, reason=f"cpp: {_native.cpu_reasons()}")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_small_number_is_widened(threads: int) -> None:
+    bits = np.arange(2**16, dtype=np.uint16)
+    halves = np.tile(bits, 5).view(np.float16).reshape(5, 2**16)
+    wide = _native.cpu().widened(halves, threads)
+    assert wide.dtype == np.float32
+    np.testing.assert_array_equal(np.isnan(wide), np.isnan(halves))
+    told = ~np.isnan(halves)
+    np.testing.assert_array_equal(wide[told].view(np.int32), halves[told].astype(np.float32).view(np.int32))
+    brains = torch.from_numpy(bits).view(torch.bfloat16).float().numpy()
+    np.testing.assert_array_equal(_native.cpu().widened(bits, threads).view(np.int32), brains.view(np.int32))
+    for kind in (np.uint8, np.int8):
+        small = bits.astype(kind)
+        assert np.array_equal(_native.cpu().widened(small, threads), small.astype(np.int16))
+    for wrong in (halves.T, halves[:, ::2], bits.astype(np.int32), halves.astype(np.float64)):
+        with pytest.raises(ValueError, match="values: expected"):
+            _native.cpu().widened(wrong, threads)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint8", "int8"])
+def test_many_small_numbers_are_ranked_as_wider_ones(dtype: str) -> None:
+    random = torch.Generator().manual_seed(0)
+    bank = torch.randint(-100, 100, (2000, 40), generator=random).to(getattr(torch, dtype))
+    wide = bank.to(torch.float32 if "float" in dtype else torch.int16)
+    wanted = masked_topk(wide[:5], wide, 7)
+    rows = [bank, bank.T.contiguous().T] + ([] if dtype == "bfloat16" else [bank.numpy()])
+    for one in rows:
+        found = masked_topk(one[:5], one, 7)
+        for got, want in zip(found, wanted, strict=True):
+            assert type(got) is type(one) and np.array_equal(got, want)

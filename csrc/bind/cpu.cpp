@@ -624,6 +624,44 @@ std::string environment(const char* name) {
     return value ? value : "";
 }
 
+// An array of another type; convert(from, count, to) makes a run of its values.
+template <class To, class From, class Convert>
+py::array converted(const py::array& values, int threads, const Convert& convert) {
+    constexpr std::int64_t PIECE = 1 << 18;
+    py::array_t<To> made(std::vector<py::ssize_t>(values.shape(), values.shape() + values.ndim()));
+    const auto* from = static_cast<const From*>(values.data());
+    To* const to = made.mutable_data();
+    const std::int64_t count = values.size();
+    const Released free;
+    lpkernel::parallel((count + PIECE - 1) / PIECE, threads, [&](std::int64_t piece) {
+        const std::int64_t first = piece * PIECE;
+        convert(from + first, std::min(PIECE, count - first), to + first);
+        lpkernel::poll();
+    });
+    return made;
+}
+
+py::array widened(const py::array& values, int threads) {
+    const bool dense = values.flags() & py::array::c_style;
+    const auto place = reinterpret_cast<std::uintptr_t>(values.data());
+    const bool aligned = place % static_cast<std::uintptr_t>(values.itemsize()) == 0;
+    expect(dense && aligned && threads >= 1 && threads <= 4096,
+           "values: expected a dense array, and 1 to 4096 threads");
+    const lpkernel::Kernels& run = lpkernel::kernels("");
+    const auto copy = [](const auto* from, std::int64_t count, std::int16_t* to) { std::copy_n(from, count, to); };
+    if (py::isinstance<py::array_t<std::uint8_t>>(values)) {
+        return converted<std::int16_t, std::uint8_t>(values, threads, copy);
+    }
+    if (py::isinstance<py::array_t<std::int8_t>>(values)) {
+        return converted<std::int16_t, std::int8_t>(values, threads, copy);
+    }
+    if (py::isinstance<py::array_t<std::uint16_t>>(values)) {
+        return converted<float, std::uint16_t>(values, threads, run.widen);
+    }
+    expect(values.dtype().is(py::dtype("float16")), "values: expected float16, the bits of bfloat16, uint8 or int8");
+    return converted<float, std::uint16_t>(values, threads, run.widen_half);
+}
+
 py::tuple ends(const py::array& rows, int threads) {
     constexpr std::int64_t PIECE = 1 << 18;
     const auto* values = view<std::int16_t>(rows, "rows", 2);
@@ -739,6 +777,9 @@ PYBIND11_MODULE(_cpu, module) {
         py::arg("part"), py::arg("most"), py::arg("threads"),
         "Source maps (N, M, M) int32 with seams refined; cells (B, M, M) int16 codes of vectors (V, C) int16, or "
         "(B, M, M, C) int16 and None.");
+    module.def(
+        "widened", &widened, py::arg("values"), py::arg("threads"),
+        "float16, and uint16 as the bits of bfloat16, as float32; uint8 and int8 as int16; of any shape, dense.");
     module.def("ends", &ends, py::arg("rows"), py::arg("threads"),
                "The least and the largest value of int16 rows (N, D), at least one.");
     module.def("plain_topk", &plain_topk, py::arg("queries"), py::arg("bank"), py::arg("k"), py::arg("threads"),

@@ -321,6 +321,8 @@ struct Kernels {
     // Bits of bfloat16 as float32, and back, rounded to the nearest, ties to even; NaN becomes 0x7FC0.
     void (*widen)(const std::uint16_t* values, std::int64_t count, float* out);
     void (*narrow)(const float* values, std::int64_t count, std::uint16_t* out);
+    // Bits of float16 as float32.
+    void (*widen_half)(const std::uint16_t* values, std::int64_t count, float* out);
     // The same from one `a` to `count` rows: out[i] = direct(a, rows[i], weight, width).
     void (*direct_rows)(const float* a, const float* const* rows, const float* weight, std::int64_t width, int count,
                         double* out);

@@ -1086,6 +1086,22 @@ void narrow(const float* __restrict values, std::int64_t count, std::uint16_t* _
     }
 }
 
+void widen_half(const std::uint16_t* __restrict values, std::int64_t count, float* __restrict out) {
+    constexpr std::uint32_t EXPONENT = 0x7C00u << 13, BIAS = (127u - 15u) << 23, ONE = 1u << 23;
+    for (std::int64_t i = 0; i < count; ++i) {
+        const std::uint32_t magnitude = (values[i] & 0x7FFFu) << 13, exponent = magnitude & EXPONENT;
+        std::uint32_t bits = magnitude + BIAS;
+        bits += exponent == EXPONENT ? BIAS : 0u;  // infinity and NaN
+        bits += exponent == 0 ? ONE : 0u;          // no leading 1 below the normal numbers: 2^-14 too much
+        float value;
+        __builtin_memcpy(&value, &bits, sizeof value);
+        value -= exponent == 0 ? 0x1p-14f : 0.0f;
+        __builtin_memcpy(&bits, &value, sizeof bits);
+        bits |= (values[i] & 0x8000u) << 16;
+        __builtin_memcpy(out + i, &bits, sizeof bits);
+    }
+}
+
 }  // namespace
 
 namespace lpkernel {
@@ -1122,6 +1138,7 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 scaled,
                                 widen,
                                 narrow,
+                                widen_half,
                                 direct_rows,
                                 direct_narrow,
                                 pack_rows,

@@ -19,8 +19,7 @@ from lpkernel.search import double, measured, topk_op
 from lpkernel.search.topk_op import cast, dtype_name
 
 METRICS = ("l2", "sqrt", "cosine", "ip")
-_WIDER = {"float16": "float32", "bfloat16": "float32", "uint8": "int16", "int8": "int16"}
-_TAKEN = ("float32", "float64", "int16", *_WIDER)
+_TAKEN = ("float32", "float64", "int16", *topk_op.WIDER)
 
 
 def masked_topk(
@@ -233,7 +232,7 @@ def _search(search: _Search) -> tuple[Any, Any]:
     names = [dtype_name(array) for array in (search.queries, search.bank)]
     if names[0] != names[1] or names[0] not in _TAKEN:
         raise InputError(f"queries {names[0]} and bank {names[1]}: expected both to be one of {', '.join(_TAKEN)}")
-    wider = _WIDER.get(names[0], names[0])
+    wider = topk_op.WIDER.get(names[0], names[0])
     if wider == "int16" and (search.metric != "l2" or search.column_weights is not None):
         wider = "float32"
     queries, bank = (topk_op.detached(cast(array, wider)) for array in (search.queries, search.bank))

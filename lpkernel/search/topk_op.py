@@ -17,6 +17,7 @@ from lpkernel.backends.base import TopK, TopkRequest
 from lpkernel.errors import InputError
 from lpkernel.search import measured
 
+WIDER = {"float16": "float32", "bfloat16": "float32", "uint8": "int16", "int8": "int16"}  # as what these are ranked
 MANY = 1 << 16  # values, from which NumPy takes longer than a call of native code
 
 _library = torch.library.Library("lpkernel", "DEF")
@@ -71,9 +72,28 @@ def _floats(distances: Any) -> Any:
 
 def cast(array: Any, dtype: str) -> Any:
     """The array with another dtype, by its name."""
+    wide = _widened(array, dtype)
+    if wide is not None:
+        return wide
     if isinstance(array, Tensor):
         return array.to(getattr(torch, dtype))
     return array.astype(dtype, copy=False)
+
+
+def _widened(array: Any, dtype: str) -> Any:
+    """Many small numbers by native code, None for all else: NumPy takes 25 ms for 17 million float16 and torch 15."""
+    if WIDER.get(dtype_name(array)) != dtype or _native.cpu_reasons():
+        return None
+    rows = array
+    if isinstance(array, Tensor):
+        if type(array) is not Tensor or array.device.type != "cpu" or torch.compiler.is_compiling():
+            return None
+        rows = array.detach()
+        rows = (rows.view(torch.uint16) if array.dtype == torch.bfloat16 else rows).numpy()
+    if rows.size < MANY or not (rows.flags.c_contiguous and rows.flags.aligned):
+        return None
+    wide = _native.cpu().widened(rows, torch.get_num_threads())
+    return torch.from_numpy(wide) if isinstance(array, Tensor) else wide
 
 
 def detached(array: Any) -> Any:
