@@ -26,7 +26,7 @@ struct Topk {
 // distances (Q, k), indices (Q, k), ascending by (distance, index); slots beyond the allowed rows hold
 // (INT32_MAX or +inf, -1). int16: exact; D * (max - min)^2 < 2^31. float32: the float32 rounding of the direct
 // sum in float64, of weight times that sum where there are weights; NaN last. Memory: O(min(Q, 8192) (k threads + D))
-// and one packed block for each thread.
+// and one packed block for each thread, or all blocks of a bank that takes up to 4 MiB packed.
 void topk(const Topk<std::int16_t>& job, const Kernels& run, std::int32_t* distances, std::int64_t* indices);
 void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int64_t* indices);
 

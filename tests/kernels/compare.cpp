@@ -965,46 +965,43 @@ bool scaled(const Kernels& table, Random& random) {
     return check.passed();
 }
 
-bool widen(const Kernels& table, Random& random) {
-    Check check(table, "widen");
+// expected: the bits of a float32 for those of a narrower number.
+template <class Expected>
+bool widens(const Kernels& table, Random& random, const char* name, decltype(Kernels::widen) kernel,
+            const Expected& expected) {
+    Check check(table, name);
     for (int repeat = 0; repeat < 300; ++repeat) {
         const int count = random.between(0, 100);
         const auto drawn = random.integers(static_cast<std::size_t>(count), 0, 0xFFFF);
         const std::vector<std::uint16_t> values(drawn.begin(), drawn.end());
         std::vector<float> out(values.size());
         std::vector<std::uint32_t> want, got(values.size());
-        for (const std::uint16_t value : values) want.push_back(std::uint32_t{value} << 16);
-        table.widen(values.data(), count, out.data());
+        for (const std::uint16_t value : values) want.push_back(expected(value));
+        kernel(values.data(), count, out.data());
         if (count) std::memcpy(got.data(), out.data(), got.size() * sizeof(float));
         check.same(sizes_of({{"count", count}, {"no.", repeat}}), want, got);
     }
     return check.passed();
 }
 
+bool widen(const Kernels& table, Random& random) {
+    const auto expected = [](std::uint16_t value) { return std::uint32_t{value} << 16; };
+    return widens(table, random, "widen", table.widen, expected);
+}
+
 // By the definition of float16.
 bool widen_half(const Kernels& table, Random& random) {
-    Check check(table, "widen_half");
-    for (int repeat = 0; repeat < 300; ++repeat) {
-        const int count = random.between(0, 100);
-        const auto drawn = random.integers(static_cast<std::size_t>(count), 0, 0xFFFF);
-        const std::vector<std::uint16_t> values(drawn.begin(), drawn.end());
-        std::vector<float> out(values.size());
-        std::vector<std::uint32_t> want, got(values.size());
-        for (const std::uint16_t value : values) {
-            const int exponent = value >> 10 & 31, fraction = value & 1023;
-            float number =
-                std::ldexp(static_cast<float>(exponent ? fraction + 1024 : fraction), std::max(1, exponent) - 25);
-            if (exponent == 31) number = std::numeric_limits<float>::infinity();
-            std::uint32_t bits;
-            std::memcpy(&bits, &number, sizeof bits);
-            if (exponent == 31) bits |= static_cast<std::uint32_t>(fraction) << 13;
-            want.push_back(bits | static_cast<std::uint32_t>(value >> 15) << 31);
-        }
-        table.widen_half(values.data(), count, out.data());
-        if (count) std::memcpy(got.data(), out.data(), got.size() * sizeof(float));
-        check.same(sizes_of({{"count", count}, {"no.", repeat}}), want, got);
-    }
-    return check.passed();
+    const auto expected = [](std::uint16_t value) {
+        const int exponent = value >> 10 & 31, fraction = value & 1023;
+        float number =
+            std::ldexp(static_cast<float>(exponent ? fraction + 1024 : fraction), std::max(1, exponent) - 25);
+        if (exponent == 31) number = std::numeric_limits<float>::infinity();
+        std::uint32_t bits;
+        std::memcpy(&bits, &number, sizeof bits);
+        if (exponent == 31) bits |= static_cast<std::uint32_t>(fraction) << 13;
+        return bits | static_cast<std::uint32_t>(value >> 15) << 31;
+    };
+    return widens(table, random, "widen_half", table.widen_half, expected);
 }
 
 // Rounded as the nearest of the two neighbours, the even one of a tie.
