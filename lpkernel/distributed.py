@@ -18,7 +18,6 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from lpkernel import checks, philox, presets, refine, views
-from lpkernel import plan as plans
 from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.backends.specification import kept_by_cut, references, resize_canvas
 from lpkernel.backends.store import Store
@@ -194,16 +193,7 @@ def generate(
     Where torch.distributed is not initialised, the part is the bank. Raises InputError for parts of different banks.
     """
     defaults = presets.find(preset)
-    patch = checks.integer("patch", patch)
-    plan = plans.random(
-        part.grid,
-        patch,
-        stride,
-        defaults.scales(part.grid, patch) if scales is None else scales,
-        defaults.overlap,
-        defaults.start,
-        defaults.mirror,
-    )
+    plan = defaults.plan(part.grid, patch, stride, scales)
     if checks.integer("n", n) < 1 or checks.integer("k", k) < 1:
         raise InputError(f"n: got {n}, k: got {k}, expected at least 1")
     if plan.most_compared * part.largest_cell_distance(resizes=len(plan.scales)) >= 2**31:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lpkernel import checks, plan
 from lpkernel.errors import InputError
-from lpkernel.plan import default_scales
+from lpkernel.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,30 @@ class Preset:
 
     def scales(self, side: int, patch: int) -> tuple[int, ...]:
         """The grid sides for a grid of `side`: five, or M/2 and M; only those that a patch fits."""
-        sides = (side // 2, side) if self.halved else default_scales(side)
-        return tuple(m for m in sides if m >= patch) or (side,)
+        sides = (side // 2, side) if self.halved else plan.default_scales(side)
+        return tuple([m for m in sides if m >= patch]) or (side,)
+
+    def plan(
+        self,
+        side: int,
+        patch: int = 6,
+        stride: int | None = None,
+        scales: Sequence[int] | None = None,
+        overlap: str | None = None,
+        start: str | None = None,
+        mirror: int | None = None,
+    ) -> Plan:
+        """The plan of random generation by the preset's options, unless others are given: see `plan.random`."""
+        patch = checks.integer("patch", patch)
+        return plan.random(
+            side,
+            patch,
+            stride,
+            self.scales(side, patch) if scales is None else scales,
+            self.overlap if overlap is None else overlap,
+            self.start if start is None else start,
+            self.mirror if mirror is None else mirror,
+        )
 
 
 PRESETS = {

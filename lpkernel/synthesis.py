@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from lpkernel import checks, presets, views
-from lpkernel import plan as plans
 from lpkernel import refine as refinement
 from lpkernel.autoencoder.partial import Original
 from lpkernel.autoencoder.protocol import Autoencoder
@@ -263,7 +262,7 @@ def generate(
     if copy_limit is not None and not isinstance(copy_limit, CopyLimit):
         raise InputError(f"copy_limit: got {copy_limit!r}, expected a CopyLimit")
     if plan is None:
-        plan = _plan_of(bank, defaults, patch, stride, scales, overlap, start, mirror)
+        plan = defaults.plan(bank.grid, patch, stride, scales, overlap, start, mirror)
         hubness = defaults.hubness if hubness is None else hubness
     else:
         defaults = replace(defaults, refine=False, match_colours=False)
@@ -308,29 +307,6 @@ def generate(
     content = _content(bank, sources, shifts, None if canvas is None else canvas_array(bank, canvas, n))
     codes, latents = (content, None) if bank.is_discrete else (None, content)
     return Synthesis(sources, codes, latents, plan, bank, settings, shifts=shifts, match_colours=matching)
-
-
-def _plan_of(
-    bank: Bank,
-    defaults: presets.Preset,
-    patch: int,
-    stride: int | None,
-    scales: Sequence[int] | None,
-    overlap: str | None,
-    start: str | None,
-    mirror: int | None,
-) -> Plan:
-    """The plan of random generation: the preset's options unless given."""
-    patch = checks.integer("patch", patch)
-    return plans.random(
-        bank.grid,
-        patch,
-        stride,
-        defaults.scales(bank.grid, patch) if scales is None else scales,
-        defaults.overlap if overlap is None else overlap,
-        defaults.start if start is None else start,
-        defaults.mirror if mirror is None else mirror,
-    )
 
 
 def _settings(plan: Plan, asked: ScanRequest, views_of_an_image: int) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 import torch
 
-from lpkernel import plan as plans
 from lpkernel import presets, synthesis
 from lpkernel.backends import registry
 from lpkernel.backends.cuda import CudaBackend, Tuning
@@ -49,8 +48,7 @@ def compare(
     """A line for each preset, number of images and way. Raises SystemExit if source maps differ."""
     for name in PRESETS:
         preset = presets.find(name)
-        scales = preset.scales(bank.grid, patch)
-        plan = plans.random(bank.grid, patch, None, scales, preset.overlap, preset.start, preset.mirror)
+        plan = preset.plan(bank.grid, patch)
         for count in counts:
             asked = synthesis.request(bank, plan, count, NEIGHBOURS, hubness=preset.hubness, device=device)
             maps = None

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import philox, presets, synthesis
-from lpkernel import plan as plans
 from lpkernel.backends import registry
 from lpkernel.backends.base import Backend, LatentBank, ScanRequest, TopK, TopkRequest
 from lpkernel.bank import Bank
@@ -271,9 +270,8 @@ class Generation:
 
     def plan(self, side: int) -> Plan:
         """The plan of these source maps."""
-        made = presets.find(self.preset)
-        scales = (side,) if self.one_scale else made.scales(side, self.patch)
-        return plans.random(side, self.patch, self.stride, scales, made.overlap, made.start, made.mirror)
+        scales = (side,) if self.one_scale else None
+        return presets.find(self.preset).plan(side, self.patch, self.stride, scales)
 
 
 class _GenerationCheck:

@@ -72,25 +72,24 @@ def _floats(distances: Any) -> Any:
 
 def cast(array: Any, dtype: str) -> Any:
     """The array with another dtype, by its name."""
-    wide = _widened(array, dtype)
+    name = dtype_name(array)
+    if name == dtype:
+        return array
+    wide = _widened(array) if WIDER.get(name) == dtype else None
     if wide is not None:
         return wide
-    if isinstance(array, Tensor):
-        return array.to(getattr(torch, dtype))
-    return array.astype(dtype, copy=False)
+    return array.to(getattr(torch, dtype)) if isinstance(array, Tensor) else array.astype(dtype)
 
 
-def _widened(array: Any, dtype: str) -> Any:
-    """Many small numbers by native code, None for all else: NumPy takes 25 ms for 17 million float16 and torch 15."""
-    if WIDER.get(dtype_name(array)) != dtype or _native.cpu_reasons():
-        return None
+def _widened(array: Any) -> Any:
+    """Many small numbers by native code, else None: NumPy takes 25 ms for 17 million float16, and torch 15."""
     rows = array
     if isinstance(array, Tensor):
         if type(array) is not Tensor or array.device.type != "cpu" or torch.compiler.is_compiling():
             return None
         rows = array.detach()
         rows = (rows.view(torch.uint16) if array.dtype == torch.bfloat16 else rows).numpy()
-    if rows.size < MANY or not (rows.flags.c_contiguous and rows.flags.aligned):
+    if rows.size < MANY or not (rows.flags.c_contiguous and rows.flags.aligned) or _native.cpu_reasons():
         return None
     wide = _native.cpu().widened(rows, torch.get_num_threads())
     return torch.from_numpy(wide) if isinstance(array, Tensor) else wide
@@ -176,16 +175,15 @@ def _check_range(queries: Any, bank: Any) -> None:
 
 def _spread(queries: Any, bank: Any) -> int:
     """The largest of all values minus the smallest. Waits for a GPU once."""
-    ends = [end for rows in (queries, bank) for end in _ends(rows)]
-    values = torch.stack(ends).tolist() if isinstance(bank, Tensor) else [int(end) for end in ends]
-    return int(max(values) - min(values))
+    if isinstance(bank, Tensor):
+        ends = torch.stack([*queries.aminmax(), *bank.aminmax()]).tolist()
+    else:
+        ends = [int(end) for rows in (queries, bank) for end in _ends(rows)]
+    return int(max(ends) - min(ends))
 
 
-def _ends(rows: Any) -> tuple[Any, Any]:
+def _ends(rows: np.ndarray) -> tuple[Any, Any]:
     """The smallest and the largest value."""
-    if isinstance(rows, Tensor):
-        least, largest = rows.aminmax()
-        return least, largest
     if rows.size < MANY or not (rows.flags.c_contiguous and rows.flags.aligned) or _native.cpu_reasons():
         return rows.min(), rows.max()
     found: tuple[int, int] = _native.cpu().ends(rows, torch.get_num_threads())
