@@ -23,8 +23,7 @@ PRESETS = ("balanced", "paper")
 
 def moved(bank: lp.Bank) -> lp.Bank:
     codes = bank.views(1).codes
-    if codes is None:
-        raise InputError("got a bank of latents, expected one of codes; build it with --autoencoder default")
+    assert codes is not None
     shift = np.random.default_rng(0).integers(0, len(codes) // bank.size, bank.size)
     return bank.with_images(codes[np.arange(bank.size) + bank.size * shift], bank.names)
 
@@ -73,6 +72,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bank", help="a bank of codes")
     bank = lp.Bank.load(parser.parse_args().bank)
+    if not bank.is_discrete:
+        raise InputError("got a bank of latents, expected one of codes; build it with --autoencoder default")
     torch.set_num_threads(1)
     costs(bank)
     effects(bank, "bank")

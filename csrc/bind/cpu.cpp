@@ -632,12 +632,14 @@ py::array converted(const py::array& values, int threads, const Convert& convert
     const auto* from = static_cast<const From*>(values.data());
     To* const to = made.mutable_data();
     const std::int64_t count = values.size();
-    const Released free;
-    lpkernel::parallel((count + PIECE - 1) / PIECE, threads, [&](std::int64_t piece) {
-        const std::int64_t first = piece * PIECE;
-        convert(from + first, std::min(PIECE, count - first), to + first);
-        lpkernel::poll();
-    });
+    {
+        const Released free;  // not longer: what is returned may be counted
+        lpkernel::parallel((count + PIECE - 1) / PIECE, threads, [&](std::int64_t piece) {
+            const std::int64_t first = piece * PIECE;
+            convert(from + first, std::min(PIECE, count - first), to + first);
+            lpkernel::poll();
+        });
+    }
     return made;
 }
 
