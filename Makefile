@@ -9,7 +9,7 @@ CPP_TESTS := $(shell find tests/emulation tests/kernels -name '*.h' -o -name '*.
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 BUILD_INPUTS := pyproject.toml setup.py constraints.txt $(CPP_SOURCES)
 
-.PHONY: demo gallery table1 figure4 test rungs lint check bench sanitize gpu-check kernel-report dist clean
+.PHONY: demo gallery table1 figure4 test thorough rungs lint check bench sanitize gpu-check kernel-report dist clean
 
 demo: .venv/.installed
 	$(BIN)/python scripts/demo.py
@@ -26,12 +26,19 @@ figure4: .venv/.installed-test
 	$(BIN)/python scripts/figure4.py $(FIGURE4)
 
 # One worker per core, each about 1.5 GB; a file's tests run on one worker, the longest file first (tests/conftest.py).
-test: .venv/.installed-test
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-# All tests of the CUDA kernels, on their source and on what nvcc makes of it; `make test` runs a part of them.
+test: .venv/.installed-test
+	$(PYTEST) -m 'not thorough'
+
+# The tests that `make test` leaves out: what nvcc and Triton make of the GPU kernels, emulated; sanitizers; the emulator
+# itself; kernels for aarch64; whole wheels; the demo in a browser.
+thorough: .venv/.installed-test
+	$(PYTEST) -m thorough
+
+# All tests of the CUDA kernels, on their source and on what nvcc makes of it; `make check` runs a part of them.
 rungs: .venv/.installed-test
-	$(BIN)/python -m pytest --all-rungs -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+	$(PYTEST) --all-rungs \
 	    tests/test_cuda_scan.py tests/test_cuda_steps.py tests/test_cuda_walk.py tests/test_cuda_topk.py \
 	    tests/test_cuda_screen.py tests/test_topk_floats.py tests/test_modes_backends.py
 
@@ -41,7 +48,7 @@ lint: .venv/.installed-dev
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES) $(CPP_TESTS)
 
-check: lint test
+check: lint test thorough
 
 bench: .venv/.installed-test
 	@mkdir -p out

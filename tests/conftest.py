@@ -83,7 +83,7 @@ def fast_backend(request: pytest.FixtureRequest) -> Backend:
     return usable(request.param)
 
 
-@pytest.fixture(scope="module", params=["simt", "ptx"])
+@pytest.fixture(scope="module", params=["simt", pytest.param("ptx", marks=pytest.mark.thorough)])
 def cuda(request: pytest.FixtureRequest) -> CudaBackend:
     """The CUDA kernels as g++ compiles them, and as nvcc does (PTX for sm_80, translated), run on the CPU."""
     need_compiler()

@@ -21,6 +21,7 @@ LIBRARIES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sanitizer", LIBRARIES)
 def test_kernels_are_clean(sanitizer: str) -> None:
     need_compiler()

@@ -28,6 +28,8 @@ from lpkernel.alignment.regions import named_region
 from lpkernel.demo import painting
 from lpkernel.modes import cells
 
+pytestmark = pytest.mark.thorough
+
 CELLS = range(16)
 SECONDS = 60  # a page that does not answer by then fails
 

@@ -21,6 +21,8 @@ from emulation.ptx import Module, PtxError, Translator
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend
 
+pytestmark = pytest.mark.thorough
+
 KERNELS = HERE / "kernels"
 ORDERS = ("fwd", "rev", "11", "12", "13")
 WARNINGS = ("-O1", "-g", "-Wall", "-Wextra", "-Wno-unknown-pragmas")

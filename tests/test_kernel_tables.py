@@ -81,7 +81,7 @@ def compared(machine: Machine, objects: list[Path], folder: Path) -> subprocess.
     return subprocess.run([*machine.run, str(program)], capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("name", ["this machine", pytest.param("aarch64", marks=pytest.mark.thorough)])
 def test_tables_of_kernels_give_what_one_lane_gives(name: str, tmp_path: Path) -> None:
     machine = MACHINES[name]()
     with ThreadPoolExecutor(2) as pool:

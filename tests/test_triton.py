@@ -36,7 +36,7 @@ AROUND = (
 )
 
 
-@pytest.mark.parametrize("rung", ["interpreter", "ptx"])
+@pytest.mark.parametrize("rung", ["interpreter", pytest.param("ptx", marks=pytest.mark.thorough)])
 def test_kernels_equal_the_specification(rung: str, tmp_path: Path) -> None:
     """triton_checks.py in Triton's interpreter, and as PTX for sm_80 executed on the CPU."""
     need_triton()
