@@ -37,7 +37,20 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out"
 PROBLEMS = (sys.executable, str(ROOT / "scripts" / "gpu_problems.py"))
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-TESTS = ("scan", "masked_topk", "topk_floats", "modes", "modes_backends", "synthesis", "device_decoder")
+TESTS = (
+    *(
+        "scan",
+        "masked_topk",
+        "topk_floats",
+        "inputs",
+        "bank_weights",
+        "modes",
+        "modes_backends",
+        "synthesis",
+        "threads",
+    ),
+    "device_decoder",
+)
 SHOWN = 400  # lines of a benchmark
 
 

@@ -13,6 +13,7 @@ from scans import World
 from test_scan import BEYOND, KINDS, make
 
 from lpkernel import plan
+from lpkernel.backends import cuda as cuda_backend
 from lpkernel.backends import cuda_launches, device_steps
 from lpkernel.backends.base import ScanRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning, _machine
@@ -94,6 +95,18 @@ def test_ties_and_overflowing_lists(cuda: CudaBackend, k: int) -> None:
 def test_a_block_that_finds_more_than_it_holds(cuda: CudaBackend) -> None:
     world = World(1300, side=3, codes=1, channels=1)
     check(cuda, world.request(plan.random(3, 2, 1, scales=[3]), range(40), 5, in_codes=True), WIDE)
+
+
+def test_steps_that_need_more_shared_memory_run_in_one_launch(
+    cuda: CudaBackend, counted: Counted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, made = World(40, side=6), plan.random(6, 3, 1, scales=[6])
+    width = device_steps.step_width(device_steps.channels_of(world.request(made, [0], 3)))
+    need = counted.step_choose_bytes(max(len(cells) for cells in made.scales[0].compared), width, 0)
+    for shared in (need, need - 1):
+        monkeypatch.setattr(cuda_backend, "_machine", lambda device, shared=shared: Machine(4, shared, 80))
+        check(cuda, world.request(made, [0, 1], 3))
+        assert counted.steps_run == 1
 
 
 def test_only_some_images(cuda: CudaBackend) -> None:

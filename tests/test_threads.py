@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -17,6 +18,7 @@ from lpkernel import plan
 from lpkernel.backends.base import Backend, ScanRequest, TopkRequest
 from lpkernel.backends.cuda import CudaBackend
 from lpkernel.backends.specification import NumpyBackend
+from lpkernel.backends.store import Store
 
 THREADS, ROUNDS = 4, 3
 SPECIFICATION = NumpyBackend()
@@ -84,3 +86,26 @@ def test_searches(backend: Backend) -> None:
 
 def test_searches_by_the_cuda_backend(emulated: CudaBackend) -> None:
     check_searches(emulated)
+
+
+def test_a_store() -> None:
+    """Values are found, made, and let go with their sources, while other threads do the same."""
+    store: Store[int] = Store()
+    together, interval = Barrier(THREADS), sys.getswitchinterval()
+
+    def work(number: int) -> int:
+        together.wait(60)
+        wrong = 0
+        for i in range(3000):
+            plan_like = np.empty(1)
+            store.find((number, i - 1))
+            found = store.get((number, i), [plan_like], 100, lambda _: 1, lambda i=i: i)
+            wrong += found != i or store.get((number, i), [plan_like], 100, lambda _: 1, lambda: -1) != i
+        return wrong
+
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(THREADS) as pool:
+            assert list(pool.map(work, range(THREADS))) == [0] * THREADS
+    finally:
+        sys.setswitchinterval(interval)

@@ -225,6 +225,8 @@ inline void bind_scan(pybind11::module_& module) {
                py::arg("stream"), "Starts a scan; see csrc/cuda/scan.h for the buffers, each (address, bytes).");
     module.def("step_groups", &step_groups, py::arg("images"), py::arg("bank"), py::arg("allowed"), py::arg("K"),
                "Minima of an image in a plan that runs step by step.");
+    module.def("step_choose_bytes", &step_choose_bytes, py::arg("compared"), py::arg("width"), py::arg("cut"),
+               "Bytes of shared memory that a block takes in a plan that runs step by step.");
     module.def(
         "steps", &run_steps, py::arg("tile"), py::arg("numbers"), py::arg("buffers"), py::arg("device"),
         py::arg("stream"),

@@ -18,6 +18,8 @@
 #include <cuda_fp16.h>
 #include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
+
+#include <mutex>
 #endif
 
 namespace lpkernel::cuda {
@@ -179,6 +181,41 @@ inline LaunchShape linear_launch(std::int64_t blocks, int threads, std::size_t s
     return shape;
 }
 
+#if !defined(SIMT_TEST)
+// While one exists, a kernel may have so many bytes of dynamic shared memory: above 48 KiB the limit is set, and no
+// other thread may set a lower one for the same kernel before it is launched.
+class SharedMemory {
+  public:
+    SharedMemory(const void* function, std::size_t bytes) {
+        if (bytes <= (48 << 10)) return;
+        lock_ = std::unique_lock<std::mutex>(limits());
+        error_ = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    }
+    cudaError_t error() const { return error_; }
+
+  private:
+    static std::mutex& limits() {
+        static std::mutex held;
+        return held;
+    }
+    std::unique_lock<std::mutex> lock_;
+    cudaError_t error_ = cudaSuccess;
+};
+#endif
+
+// Whether a kernel waits for those before it in a launch that overlaps: not where it was compiled for older devices.
+template <class Args>
+bool waits_for_kernels_before(void (*kernel)(Args)) {
+#if defined(SIMT_TEST)
+    (void)kernel;
+    return true;
+#else
+    cudaFuncAttributes compiled{};
+    const cudaError_t error = cudaFuncGetAttributes(&compiled, reinterpret_cast<const void*>(kernel));
+    return error == cudaSuccess && compiled.ptxVersion >= 90;
+#endif
+}
+
 // Starts kernel(args) on a stream of the current device. Returns errors of the launch, not those of the kernel.
 template <class Args>
 cudaError_t launch(void (*kernel)(Args), const LaunchShape& shape, const Args& args) {
@@ -187,11 +224,8 @@ cudaError_t launch(void (*kernel)(Args), const LaunchShape& shape, const Args& a
     return simt::launch(kernel, shape.grid, shape.block, shape.shared, shape.cooperative, args);
 #else
     const void* function = reinterpret_cast<const void*>(kernel);
-    if (shape.shared > (48 << 10)) {
-        const cudaError_t error =
-            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shape.shared));
-        if (error != cudaSuccess) return error;
-    }
+    const SharedMemory allowed(function, shape.shared);
+    if (allowed.error() != cudaSuccess) return allowed.error();
     cudaLaunchAttribute attribute{};
     if (shape.cooperative) {
         attribute.id = cudaLaunchAttributeCooperative;
@@ -222,11 +256,8 @@ cudaError_t resident_blocks(void (*kernel)(Args), int threads, std::size_t share
     return simt::resident_blocks(static_cast<unsigned>(threads), shared, blocks);
 #else
     const void* function = reinterpret_cast<const void*>(kernel);
-    if (shared > (48 << 10)) {
-        const cudaError_t error =
-            cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
-        if (error != cudaSuccess) return error;
-    }
+    const SharedMemory allowed(function, shared);
+    if (allowed.error() != cudaSuccess) return allowed.error();
     return cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, function, threads, shared);
 #endif
 }

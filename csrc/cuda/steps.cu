@@ -55,12 +55,18 @@ void plan_steps(StepArgs& args, const StepTile& tile) {
     args.groups = args.sampled * lists * args.parts;
 }
 
+std::size_t step_choose_bytes(int compared, int width, int cut) {
+    const std::size_t paths = 8 * cut * (cut + 1) + 16;
+    return sizeof(Chosen) + paths + static_cast<std::size_t>(compared) * width * 2;
+}
+
 cudaError_t steps(StepArgs args, const StepTile& tile, const std::int32_t* scales, const std::int32_t* steps,
                   const float* slacks, cudaStream_t stream) {
     const Screen screen = screen_of(tile);
     if (!screen.screen) return cudaErrorInvalidValue;
     const ScanArgs& scan = args.scan;
     const int most_rows = args.rows, bank_tiles = tiles(scan.allowed, tile.bank());
+    args.overlaps = args.overlaps && waits_for_kernels_before(screen.screen);
     cudaError_t error = cudaSuccess;
     bool overlaps = false;  // not with earlier work on the stream, which does not wait
     const auto start = [&](Kernel kernel, int blocks, int threads, std::size_t shared) {
@@ -92,9 +98,8 @@ cudaError_t steps(StepArgs args, const StepTile& tile, const std::int32_t* scale
                     start(screen.screen, args.image_tiles * bank_tiles, tile.threads(),
                           static_cast<std::size_t>(screen.bytes));
                 }
-                const int cut = scan.shape.cut, paths = 8 * cut * (cut + 1) + 16;
                 start(step_choose_kernel, args.rows, CHOOSE_THREADS,
-                      sizeof(Chosen) + static_cast<std::size_t>(paths + args.compared * scan.shape.width * 2));
+                      step_choose_bytes(args.compared, scan.shape.width, scan.shape.cut));
             }
             args.first_cell += scale[0] * scale[0];
         }

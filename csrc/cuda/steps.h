@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cuda/scan.h"
@@ -58,6 +59,9 @@ struct StepArgs {
 
 // Sets the sizes of the bank's sample, `parts` and `groups`.
 void plan_steps(StepArgs& args, const StepTile& tile);
+
+// Bytes of shared memory that the choice of a step takes.
+std::size_t step_choose_bytes(int compared, int width, int cut);
 
 // Runs the plan; scales (S, 5), steps (T, 4) and slacks (T) are on the host. The bank and the rest of `args` are on the
 // device, `counts` zero. Returns once started.

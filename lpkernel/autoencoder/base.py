@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lpkernel.autoencoder.device_decoder import NOT_ASKED, Choice, Graph, Pipeline, Step, choose, compiled
+from lpkernel.autoencoder.device_decoder import NOT_ASKED, Choice, Graph, Pipeline, Step, choose, compiled, on_device
 from lpkernel.autoencoder.fused import fuse
 from lpkernel.autoencoder.layers import settle
 from lpkernel.autoencoder.partial import Box, Parts, Record, Stage
@@ -203,7 +203,8 @@ class TorchAutoencoder(ABC):
         random = torch.Generator().manual_seed(0)
         codes = torch.randint(len(self._codebook), (PROBED, self.grid, self.grid), generator=random)
         vectors = self._codebook[codes.to(self.device)].permute(0, 3, 1, 2)
-        return largest_number(self.network, lambda: self.decode_tensor(vectors)) < FLOAT16_END / HEADROOM
+        with on_device(self.device):
+            return largest_number(self.network, lambda: self.decode_tensor(vectors)) < FLOAT16_END / HEADROOM
 
     def stages(self) -> list[Stage] | None:
         """`decode_tensor`, split so that parts of an image can be decoded; None where it cannot be."""
@@ -261,7 +262,7 @@ class TorchAutoencoder(ABC):
     def _encoded(self, images: np.ndarray) -> np.ndarray:
         part = torch.from_numpy(images).to(self.device)
         pixels = part.permute(0, 3, 1, 2).float() / 127.5 - 1  # the strides are channels-last already
-        with full_precision(self.device):
+        with on_device(self.device), full_precision(self.device):
             latents = self._finite(self.encode_tensor(pixels.to(self.encoder_dtype))).permute(0, 2, 3, 1)
         if latents.shape[1:] != (self.grid, self.grid, self.width):
             raise InputError(

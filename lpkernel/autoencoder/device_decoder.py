@@ -92,6 +92,11 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "lpkernel" / "torch.compile"
 
 
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it a GPU is the current one, on which Triton starts its kernels wherever their tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 class Graph:
     """A step of one shape as a CUDA graph, which the host launches in one call."""
 
@@ -103,7 +108,8 @@ class Graph:
             step(given)  # loads kernels, and libraries take their workspaces: none of it may be recorded
         torch.cuda.current_stream(device).wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        # not the stream that torch keeps for captures, which is on the first device that captured anything
+        with torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"):
             self._found = step(given)
 
     def __call__(self, given: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,7 +159,7 @@ class Pipeline:
 
         The last batch is filled up with its own last image. batch and the shapes of an image are always the same.
         """
-        with self._lock, self._on_device():
+        with self._lock, on_device(self._device):
             try:
                 return self._run(values, batch, out)
             except BaseException:
@@ -211,6 +217,3 @@ class Pipeline:
         self._slots = [_Slot(given, levels, self._streams, pinned) for _ in range(2)]
         self._beside = torch.cuda.Stream(self._device) if pinned else torch.cpu.Stream()
         self._given = given
-
-    def _on_device(self) -> AbstractContextManager[Any]:
-        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()

@@ -238,6 +238,9 @@ class CudaBackend:
                 return None
         if wanted is None or isinstance(wanted, bool):
             return None
+        width = device_steps.step_width(device_steps.channels_of(request))
+        if self._native().step_choose_bytes(work.most, width, work.cut) > _machine(target).shared:
+            return None
         vectors = device_steps.vectors_of(request)
         if vectors is not None and np.abs(vectors.astype(np.int32)).max(initial=0) > device_steps.MOST_SLICED:
             return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from lpkernel.backends.pytorch import TILE_BYTES, hubness_offsets, tensor
 from lpkernel.backends.store import Store
 from lpkernel.errors import BackendUnavailable, InputError
 from lpkernel.plan import Plan
+
+Made = TypeVar("Made")
 
 UPLOAD = 1 << 26  # bytes of a bank on their way to the device at a time
 CODE_STEP = 8  # codes of a cell come in multiples of this, so that 16-byte loads may begin at any of them
@@ -246,6 +248,13 @@ def upload(arrays: Sequence[Array], device: torch.device) -> tuple[torch.Tensor,
     return host.to(device, non_blocking=True), begin
 
 
+def settled(made: Made, device: torch.device) -> Made:
+    """What was made on a device, once it is there: it may be kept, and other threads have streams of their own."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    return made
+
+
 def numbered_device(name: str, kind: str) -> torch.device:
     """The device of this name, with its number; "auto": the current one of `kind`."""
     return numbered(torch.device(kind if name == "auto" else name))
@@ -312,7 +321,7 @@ class DeviceStore:
             arrays,
             budget,
             lambda bank: bank.bytes,
-            lambda: upload_bank(request, device, code_shift),
+            lambda: settled(upload_bank(request, device, code_shift), device),
         )
 
     def offsets(self, request: ScanRequest, bank: DeviceBank, budget: int) -> torch.Tensor | None:
@@ -324,7 +333,7 @@ class DeviceStore:
             [request.plan, bank],
             budget,
             lambda offsets: offsets.nbytes,
-            lambda: make_offsets(request, bank),
+            lambda: settled(make_offsets(request, bank), bank.content.device),
         )
 
     def plan(self, plan: Plan, device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -334,7 +343,7 @@ class DeviceStore:
             [plan],
             1 << 26,
             lambda tables: sum(table.nbytes for table in tables),
-            lambda: tuple(torch.from_numpy(np.array(table)).to(device) for table in plan.flat),
+            lambda: settled(tuple(torch.from_numpy(np.array(table)).to(device) for table in plan.flat), device),
         )
 
 

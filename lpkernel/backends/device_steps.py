@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel.backends.base import CodeBank, ScanRequest
-from lpkernel.backends.device_bank import DeviceBank, latent_channels, padded
+from lpkernel.backends.device_bank import DeviceBank, latent_channels, padded, settled
 from lpkernel.backends.pytorch import tensor
 from lpkernel.backends.store import Store
 
@@ -103,8 +103,10 @@ def make_constants(request: ScanRequest, bank: StepBank, offsets: torch.Tensor |
             constants[step, :allowed] = sums if offsets is None else sums - offsets[step]
             step += 1
         first += scale.side**2
-    farthest = 0.0 if offsets is None or not offsets.numel() else float(offsets.double().abs().amax())
-    return StepConstants(constants, farthest)
+    farthest = 0
+    if offsets is not None and offsets.numel():
+        farthest = max(abs(end) for end in torch.stack(torch.aminmax(offsets)).tolist())  # abs would copy them
+    return StepConstants(constants, float(farthest))
 
 
 def slacks(request: ScanRequest, width: int, longest: float, farthest: float) -> NDArray[np.float32]:
@@ -156,7 +158,7 @@ class StepStore:
             [bank],
             budget,
             lambda made: made.bytes,
-            lambda: make_step_bank(bank, vectors_of(request), channels_of(request)),
+            lambda: settled(make_step_bank(bank, vectors_of(request), channels_of(request)), bank.content.device),
         )
 
     def constants(
@@ -167,5 +169,5 @@ class StepStore:
             [request.plan, bank],
             budget,
             lambda made: made.content.nbytes,
-            lambda: make_constants(request, bank, offsets),
+            lambda: settled(make_constants(request, bank, offsets), bank.content.device),
         )

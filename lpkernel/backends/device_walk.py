@@ -9,7 +9,7 @@ import torch
 
 from lpkernel.backends.base import ScanRequest
 from lpkernel.backends.cuda_launches import Walk, Work
-from lpkernel.backends.device_bank import CODE_STEP, DeviceBank, DeviceStore, padded
+from lpkernel.backends.device_bank import CODE_STEP, DeviceBank, DeviceStore, padded, settled
 from lpkernel.backends.store import Store
 
 ROW_STEP = 8  # entries of a row come in multiples of this: 32 bytes
@@ -70,7 +70,7 @@ class WalkStore:
             for bank in banks:
                 fill(made, bank, first)
                 first += len(bank.content)
-            return made
+            return settled(made, made.device)
 
         return self._tables.get(tuple(map(id, banks)), banks, budget, lambda made: made.nbytes, make)
 
@@ -81,10 +81,15 @@ class WalkStore:
         if not request.hubness or len(parts) == 1:
             return store.offsets(*parts[0], budget)
         banks = [bank for _, bank in parts]
+
+        def make() -> torch.Tensor:
+            made = torch.cat([part for one in parts if (part := store.offsets(*one, budget)) is not None])
+            return settled(made, made.device)
+
         return self._offsets.get(
             (id(request.plan), *map(id, banks), request.hubness),
             [request.plan, *banks],
             budget,
             lambda offsets: offsets.nbytes,
-            lambda: torch.cat([part for one in parts if (part := store.offsets(*one, budget)) is not None]),
+            make,
         )

@@ -36,12 +36,10 @@ _said: set[str] = set()
 def choose(name: str, wanted: Wanted = "auto") -> Backend:
     """The backend `name`, or for "auto" the first of `BACKENDS` that can run what is wanted.
 
-    "auto" reads the environment variable LPKERNEL_BACKEND first; a name, from there or from the
-    caller, never falls back. Logs once which backend "auto" took. Raises InputError for an unknown
-    name, BackendUnavailable with the reasons when it cannot run.
+    A name, the caller's or the environment's (`named`), never falls back. Logs once which backend "auto" took. Raises
+    InputError for an unknown name, BackendUnavailable with the reasons when it cannot run.
     """
-    if name == "auto":
-        name = os.environ.get("LPKERNEL_BACKEND") or "auto"
+    name = named(name)
     if name not in NAMES:
         raise InputError(f"backend: got {name!r}, expected one of {', '.join(NAMES)}")
     if name != "auto":
@@ -59,6 +57,11 @@ def choose(name: str, wanted: Wanted = "auto") -> Backend:
             return backend
         refused.append(f"{backend.name}: {'; '.join(reasons)}")
     raise BackendUnavailable(f"no backend can run this. {' | '.join(refused)}")
+
+
+def named(name: str) -> str:
+    """The name that counts: for "auto" that in the environment variable LPKERNEL_BACKEND, if there is one."""
+    return (os.environ.get("LPKERNEL_BACKEND") or "auto") if name == "auto" else name
 
 
 def plain_topk(name: str, queries: Any, bank: Any, k: int, here: bool) -> tuple[Any, Any, bool] | None:

@@ -75,7 +75,7 @@ class TritonBackend:
         self._store = DeviceStore()
         self._largest: Store[int] = Store()
         self._runs: Store[_Run] = Store()
-        self._lock = threading.Lock()  # runs keep their buffers
+        self._lock = threading.Lock()  # runs keep their buffers, and kernels are compiled at their first call
 
     @property
     def interpreted(self) -> bool:
@@ -193,7 +193,8 @@ class TritonBackend:
             assert queries is not None and bank is not None
             if self.interpreted:  # it keeps one copy per address, whatever the sizes of the arrays that begin there
                 queries = queries.clone()
-            found = _topk(queries, bank, request.k, patch_mask, candidate_mask, weights)
+            with self._lock:  # one thread compiles a kernel
+                found = _topk(queries, bank, request.k, patch_mask, candidate_mask, weights)
             return TopK(*(array.cpu().numpy() for array in found)) if of_numpy else found
 
     @property

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lpkernel.errors import InputError
+from lpkernel.errors import BackendUnavailable, InputError
 from lpkernel.search import measured, topk_op
+from lpkernel.triton_kernels.configs import MOST_NEIGHBOURS
 
-MARGIN = 16  # rows beyond k that are measured
+MARGIN = 16  # rows beyond k that are measured, or fewer by a backend that finds no more than MOST_NEIGHBOURS
 TILE = 1 << 21  # values that are held at a time, at least one row's
 NORMAL = 2.0**-126  # the least of float32's normal numbers
 BEYOND = 2.0**128 - 2.0**103  # rounds to float32's infinity, as all above do
@@ -70,8 +71,12 @@ def to_float32_in_range(values: Tensor) -> Tensor:
     return torch.where((values.abs() < NORMAL) | (values.abs() >= BEYOND), values, to_float32(values))
 
 
-def search(problem: Problem, k: int, backend: str) -> tuple[Tensor, Tensor]:
-    """(Q, k) ranks float64, as rounded, and indices int64; +inf and -1 where there are too few rows."""
+def search(problem: Problem, k: int, backend: str, in_numpy: bool) -> tuple[Tensor, Tensor]:
+    """(Q, k) ranks float64, as rounded, and indices int64; +inf and -1 where there are too few rows.
+
+    in_numpy: whether the backend gets its rows as NumPy arrays, as the caller gave them: a backend of GPUs takes these,
+    but no tensors on the CPU.
+    """
     bank, device = problem.bank, problem.bank.device
     allowed = torch.ones(len(bank), dtype=torch.bool, device=device) if problem.allowed is None else problem.allowed
     rows = allowed.nonzero()[:, 0]
@@ -81,7 +86,13 @@ def search(problem: Problem, k: int, backend: str) -> tuple[Tensor, Tensor]:
     if not count or not len(problem.queries):
         return ranks, indices
     found = min(len(rows), k + MARGIN)
-    near, bound = _screen(problem, found, backend)
+    try:
+        near, bound = _screen(problem, found, backend, in_numpy)
+    except BackendUnavailable:
+        if not k <= MOST_NEIGHBOURS < found:
+            raise
+        found = MOST_NEIGHBOURS
+        near, bound = _screen(problem, found, backend, in_numpy)
     ranks[:, :count], indices[:, :count] = _nearest(problem, near, count)
     if found < len(rows):
         doubtful = ~(problem.rounded(problem.least(bound)) > ranks[:, count - 1])  # true for NaN, too
@@ -107,7 +118,7 @@ def _of_all(problem: Problem, query: Tensor, rows: Tensor, count: int) -> tuple[
     return best_ranks[0], best[0]
 
 
-def _screen(problem: Problem, found: int, backend: str) -> tuple[Tensor, Tensor]:
+def _screen(problem: Problem, found: int, backend: str, in_numpy: bool) -> tuple[Tensor, Tensor]:
     """(Q, found) rows, and for each query a lower bound of weight * d of all others.
 
     With s the power of two that brings the largest value near 1, float32 roundings of (x - c) s are searched.
@@ -131,16 +142,9 @@ def _screen(problem: Problem, found: int, backend: str) -> tuple[Tensor, Tensor]
         lost = 0.0 if plain else 2.0**-52 * _times_power(rows.abs() + centre.abs(), -exponent).norm(dim=1)
         # Infinities and NaN are in both, and move nothing.
         moved.append((scaled - rounded.double()).nan_to_num(0.0, torch.inf, -torch.inf).norm(dim=1) + lost)
-    distances, near = topk_op.run(
-        screened[0],
-        screened[1],
-        found,
-        problem.mask,
-        problem.allowed,
-        backend,
-        problem.weights,
-        problem.weights is not None,
-    )
+    given = (*screened, problem.mask, problem.allowed, problem.weights)
+    q, b, mask, allowed, weights = (array.numpy() if in_numpy and array is not None else array for array in given)
+    distances, near = topk_op.run(q, b, found, mask, allowed, backend, weights, weights is not None)
     last = torch.as_tensor(distances)[:, -1].double().clamp(max=2.0**127) * (1 - 2.0**-22)
     last = torch.where(last < 2.0**-100, 0.0, last)  # where float32 loses more than that
     heaviest = 1.0 if problem.weights is None else float(problem.weights.max())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lpkernel import checks, tensor_file
+from lpkernel.backends import registry
 from lpkernel.backends.base import TopK
 from lpkernel.errors import InputError, unknown_name
 from lpkernel.files import atomic_path
@@ -68,14 +69,18 @@ class IndexFlatL2:
             raise InputError(f"k: got {k}, expected at least 1")
         bank, home = self._bank(queries.device), queries.device
         count = min(wanted, len(bank))
-        if count == wanted:
-            distances, indices = masked_topk(queries.to(bank.device), bank, count, backend=self.backend)
-        else:
-            distances = torch.full((len(queries), wanted), torch.inf)
-            indices = torch.full((len(queries), wanted), -1)
-            if count:
-                found = masked_topk(queries.to(bank.device), bank, count, backend=self.backend)
-                distances[:, :count], indices[:, :count] = found
+        asked: Any = queries.to(bank.device)
+        rows: Any = bank
+        if not isinstance(x, Tensor) and bank.device.type == "cpu" and registry.named(self.backend) != "auto":
+            asked, rows = asked.numpy(), bank.numpy()  # which a backend of GPUs takes; "auto" would take one
+        distances, indices = torch.empty((len(queries), 0)), torch.empty((len(queries), 0), dtype=torch.int64)
+        if count:
+            found = masked_topk(asked, rows, count, backend=self.backend)
+            distances, indices = map(torch.as_tensor, found)
+        if count < wanted:
+            empty = 0, wanted - count
+            distances = torch.nn.functional.pad(distances, empty, value=torch.inf)
+            indices = torch.nn.functional.pad(indices, empty, value=-1)
         if isinstance(x, Tensor):
             return TopK(distances.to(home), indices.to(home))
         return TopK(distances.numpy(force=True), indices.numpy(force=True))

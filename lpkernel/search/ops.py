@@ -309,17 +309,17 @@ def _wide(search: _Search, rounded: Callable[[Tensor], Tensor] | None = None) ->
     )
     if patch is not None and patch.ndim == 1:
         q, b, columns, patch = q[:, patch], b[:, patch], None if columns is None else columns[patch], None
-    narrow = dtype_name(search.bank) == "float32"
+    narrow, in_numpy = dtype_name(search.bank) == "float32", isinstance(search.queries, np.ndarray)
     rows = double.Rows(q.double(), b.double(), patch, allowed, columns)
     with torch.no_grad():
         problem = double.problem(
             search.metric, rows, weights, rounded or (double.to_float32 if narrow else double.same)
         )
-        numbers, indices = double.search(problem, search.k, search.backend)
+        numbers, indices = double.search(problem, search.k, search.backend, in_numpy)
         if weights is not None and not search.return_weighted:
             numbers = double.problem(search.metric, rows, None, problem.rounded).numbers(indices)
         if search.metric == "ip":
             numbers = -numbers
         distances = numbers.float() if narrow else numbers
         distances[distances.isnan()] = torch.nan
-    return (distances.numpy(), indices.numpy()) if isinstance(search.queries, np.ndarray) else (distances, indices)
+    return (distances.numpy(), indices.numpy()) if in_numpy else (distances, indices)

@@ -108,7 +108,7 @@ def patch_nearest(
             raise InputError(
                 f"patch {side} and stride {step}: expected at least 1, the patch within {name} {array.shape}"
             )
-    ours, theirs = (_Patches(array.detach(), side, step) for array in pair)
+    ours, theirs = (_Patches(array.detach(), side, step, of_numpy) for array in pair)
     if not 1 <= count <= len(theirs):
         raise InputError(f"k: got {k}, expected 1 to the {len(theirs)} patches of the source")
     weights = None if alpha is None else _weights(ours, theirs, alpha, backend)
@@ -125,11 +125,12 @@ def patch_nearest(
 
 @dataclass(frozen=True)
 class _Patches:
-    """All patches of an image (C, H, W), in raster order."""
+    """All patches of an image (C, H, W), in raster order. of_numpy: whether the caller gave NumPy arrays."""
 
     image: Tensor
     side: int
     stride: int
+    of_numpy: bool
 
     @property
     def rows(self) -> int:
@@ -166,9 +167,12 @@ def _of_rows(rows: Tensor, theirs: _Patches, k: int, weights: Tensor | None, bac
     best: tuple[Tensor, Tensor] | None = None
     for at, bank in theirs.parts():
         own = None if weights is None else weights[at]
-        distances, indices = masked_topk(
-            rows, bank, min(k, len(bank)), backend=backend, bank_weights=own, return_weighted=own is not None
+        given = (array.numpy() if theirs.of_numpy and array is not None else array for array in (rows, bank, own))
+        queries, among, weighted = given
+        found = masked_topk(
+            queries, among, min(k, len(bank)), backend=backend, bank_weights=weighted, return_weighted=own is not None
         )
+        distances, indices = map(torch.as_tensor, found)
         indices += at.start
         if best is not None:
             distances, indices = torch.cat([best[0], distances], 1), torch.cat([best[1], indices], 1)
