@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_a_store() -> None:
         for i in range(3000):
             plan_like = np.empty(1)
             store.find((number, i - 1))
-            found = store.get((number, i), [plan_like], 100, lambda _: 1, lambda i=i: i)
+            found = store.get((number, i), [plan_like], 100, lambda _: 1, partial(int, i))
             wrong += found != i or store.get((number, i), [plan_like], 100, lambda _: 1, lambda: -1) != i
         return wrong
 
