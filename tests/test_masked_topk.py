@@ -115,7 +115,7 @@ def test_floats_equal_the_specification(fast_backend: Backend, mask_kind: str, o
     assert (indices[:6, :2] == np.array([[i, i + 350] for i in range(6)])).all()  # duplicates: lowest index first
 
 
-def test_many_near_ties_beyond_the_screen(fast_backend: Backend) -> None:
+def test_many_equal_rows_beyond_the_screen(fast_backend: Backend) -> None:
     """200 copies of the nearest row under a large offset: the lowest indices must still win."""
     random = np.random.default_rng(4)
     bank = (random.standard_normal((400, 16)) + 3000).astype(np.float32)
@@ -123,6 +123,21 @@ def test_many_near_ties_beyond_the_screen(fast_backend: Backend) -> None:
     query = (bank[137:138] + np.float32(0.5)).astype(np.float32)
     _, indices = masked_topk(query, bank, 5, backend=fast_backend.name)
     assert indices.tolist() == [[137, 138, 139, 140, 141]]
+
+
+@pytest.mark.parametrize("k", [1, 4, 16, 128])
+def test_near_ties(fast_backend: Backend, k: int) -> None:
+    """Rows whose distances differ in the last bits of float32, if at all."""
+    random = np.random.default_rng(k)
+    bank = random.standard_normal((150, 64))
+    bank = (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float32)
+    queries = np.concatenate([np.zeros((2, 64)), random.standard_normal((2, 64)) * 1e-7]).astype(np.float32)
+    weights = random.choice([1.0, 1 + 2.0**-24], len(bank))
+    for given in ({}, {"bank_weights": weights, "return_weighted": True}):
+        found = masked_topk(queries, bank, k, backend=fast_backend.name, **given)
+        wanted = masked_topk(queries, bank, k, backend="numpy", **given)
+        assert np.array_equal(found.indices, wanted.indices)
+        assert np.array_equal(found.distances, wanted.distances)
 
 
 def test_split_and_merge_equals_the_whole(backend: Backend) -> None:

@@ -107,6 +107,11 @@ def norm_slabs(pixels: int, tile: Norm) -> tuple[int, int]:
     return slab, -(-pixels // slab)
 
 
+def search_slots(k: int, integer: bool) -> int:
+    """Key slots of a search: where it is screened, one to spare shows that no other row is as near."""
+    return slots_for(k if integer else min(k + 1, MOST_NEIGHBOURS))
+
+
 def slots_for(k: int) -> int:
     """Key slots that hold k neighbours. Raises ValueError beyond MOST_NEIGHBOURS."""
     return _least(SLOTS, k)

@@ -13,18 +13,20 @@ B * D values for each TQ queries, and slabs * KP keys a query.
 Numbers: int16 differences are squared and added in int32, exact (the caller has checked that they fit). float32 ones
 are summed directly, TD columns in float32 and these sums in float64, so a screened distance is within about 5e-7 of
 the exact one for any D; the survivors are measured again in float64 by `merge`, and what is returned is the float32
-rounding of that, in its order. Rows that are equal get equal sums, so ties go to the lowest index; near-ties within
-5e-7 at the K-th place may swap. Masked entries are replaced before they are squared, so their NaN or infinity never
-counts.
+rounding of that, in its order, ties to the lowest index. Masked entries are replaced before they are squared, so their
+NaN or infinity never counts.
 
-Small distances: a square that underflows is off by 2^-150 at most, so 5e-7 holds from D * 2^-127 on. `merge` flags a
-query whose KP-th distance is below twice that, and both kernels run once more (REDO), for flagged queries alone, with
-differences times 2^90: the least that float32 has, 2^-149, then has a square, and what overflows is far behind the KP
-nearest. Without a flag these two launches end at once; nothing is read back to decide.
+Near-ties: K is below KP, and a row that is not among the KP is no nearer than the last of them, less 5e-7. `merge` flags
+a query whose K-th exact distance is not nearer than that, and both kernels run once more (REDO), for flagged queries
+alone, in float64. Without a flag these two launches end at once; nothing is read back to decide. K = KP = 128 always
+runs twice.
+
+Small distances: a square that underflows is off by 2^-150 at most, so 5e-7 holds from D * 2^-127 on; a query whose
+KP-th distance is below twice that is flagged, too.
 
 Weights: what is ranked is the float32 rounding of weight times sum, a product in float64. A row whose sum underflows or
 overflows float32 may then be anywhere below the largest weight * D * 2^-126 or above the least * 2^126; a query whose
-KP-th is there is flagged, too, and its second run squares in float64.
+KP-th is there is flagged, too.
 
 Limits: K <= 128, B < 2^31.
 """
@@ -45,8 +47,7 @@ from .keys import (
 )
 
 INTEGERS = ["queries", "bank", "width", "mask_stride", "slab", "slabs", "k"]
-UP = tl.constexpr(2.0**90)
-DOWN = tl.constexpr(2.0**-180)
+NEARER = tl.constexpr(1 - 1e-6)  # a distance below this times a screened one is the nearer of both
 OVERFLOW = tl.constexpr(2.0**126)
 UNDERFLOW = tl.constexpr(2.0**-126)  # a column's part of the distance below which a query is done once more
 
@@ -88,15 +89,13 @@ def search(
             if INTEGER:
                 ours = ours.to(tl.int32)
                 theirs = theirs.to(tl.int32)
-            if WEIGHTED and REDO:
+            if REDO:
                 ours = ours.to(tl.float64)
                 theirs = theirs.to(tl.float64)
             difference = ours[:, :, None] - theirs[:, None, :]
             if MASKED:
                 counts = tl.load(weights_ptr + column[:, None], mask=live[None, :] & within, other=0) != 0
                 difference = tl.where(counts[:, :, None], difference, 0)
-            if REDO and not WEIGHTED:
-                difference = difference * UP
             # Columns first: then a thread holds all columns of a pair, and sums over them need no exchange.
             total += tl.sum(difference * difference, axis=0).to(total.dtype)
         if INTEGER:
@@ -105,8 +104,6 @@ def search(
             if WEIGHTED:
                 factor = tl.load(row_weights_ptr + cols, mask=inside, other=0.0)
                 total = total * factor[None, :]
-            elif REDO:
-                total = total * DOWN
             keys = pack_floats(total.to(tl.float32), cols[None, :])
         best = keep_smallest(best, tl.where(inside[None, :], keys, EMPTY_KEY))
     at = (rows.to(tl.int64) * slabs + tl.program_id(1))[:, None] * KP + tl.arange(0, KP)[None, :]
@@ -133,17 +130,8 @@ def merge(
     keys = tl.where(key_index(keys) < 0, EMPTY_KEY, keys)
     best = tl.reshape(keep_smallest(no_keys(1, KP), keys[None, :]), (KP,))
     index = key_index(best)
+    worst = key_distance(tl.max(best, axis=0)).to(tl.float32, bitcast=True)
     if not INTEGER:
-        if not REDO:
-            worst = key_distance(tl.max(best, axis=0)).to(tl.float32, bitcast=True)
-            low = width.to(tl.float32) * UNDERFLOW
-            if WEIGHTED:
-                apart = worst.to(tl.float64)
-                lost = low.to(tl.float64) * tl.maximum(tl.load(range_ptr + 1), 1.0)
-                told = (apart >= lost) & (apart <= tl.load(range_ptr) * OVERFLOW)
-                tl.store(flags_ptr + row, (told == 0).to(tl.uint8))
-            else:
-                tl.store(flags_ptr + row, (worst < low).to(tl.uint8))
         found = index >= 0
         theirs_ptr = bank_ptr + tl.where(found, index, 0).to(tl.int64)[:, None] * bank_stride
         total = tl.zeros((KP,), tl.float64)
@@ -167,5 +155,16 @@ def merge(
         distance = key_distance(best)
     else:
         distance = tl.where(index < 0, float("inf"), key_distance(best).to(tl.float32, bitcast=True))
+        if not REDO:
+            low = width.to(tl.float32) * UNDERFLOW
+            if WEIGHTED:
+                apart = worst.to(tl.float64)
+                lost = low.to(tl.float64) * tl.maximum(tl.load(range_ptr + 1), 1.0)
+                told = (apart >= lost) & (apart <= tl.load(range_ptr) * OVERFLOW)
+            else:
+                told = worst >= low
+            last = tl.max(tl.where(rank == k - 1, key_distance(best), 0), axis=0).to(tl.float32, bitcast=True)
+            all_kept = tl.min(index, axis=0) < 0  # a slot is empty
+            tl.store(flags_ptr + row, (((told & (last < worst * NEARER)) | all_kept) == 0).to(tl.uint8))
     tl.store(distances_ptr + row * k + rank, distance, mask=rank < kept)
     tl.store(indices_ptr + row * k + rank, tl.where(index < 0, -1, index).to(tl.int64), mask=rank < kept)

@@ -110,8 +110,9 @@ class TritonBackend:
         if isinstance(request, ScanRequest):
             return stages.reasons(request, self._scan_reasons)
         target = self._device(request.device)
-        slabs = _slabs(len(request.queries), len(request.bank), request.k, target)
-        keys = len(request.queries) * slabs * configs.slots_for(request.k) * 8
+        slots = configs.search_slots(request.k, request.bank.itemsize == 2)
+        slabs = _slabs(len(request.queries), len(request.bank), slots, target)
+        keys = len(request.queries) * slabs * slots * 8
         return self._store.memory.reasons(search_bytes(request, keys, apart=True), target)
 
     def _scan_reasons(self, request: ScanRequest) -> list[str]:
@@ -407,14 +408,14 @@ def _topk(
     indices = torch.empty((count, k), dtype=torch.int64, device=device)
     if not count:
         return TopK(distances, indices)
-    slots = configs.slots_for(k)
+    slots = configs.search_slots(k, integer)
     tile = configs.TOPK[_family(), slots]
     tiles = -(-count // tile.queries)
-    slabs = _slabs(count, rows, k, device)
+    slabs = _slabs(count, rows, slots, device)
     slab = configs.slab(rows, tile.rows, slabs)
     keys = torch.empty((count, slabs, slots), dtype=torch.int64, device=device)
     strides = (queries.stride(0), bank.stride(0), mask.stride(0) if mask.ndim == 2 else 0)
-    # Flags of the queries that are run again, scaled; integer ones never are.
+    # Flags of the queries that are run again, in float64; integer ones never are.
     flags = torch.empty(0 if integer else count, dtype=torch.uint8, device=device)
     merged = configs.merged_for(slabs * slots)
     for redo in (False,) if integer else (False, True):
@@ -440,9 +441,8 @@ def _topk(
     return TopK(distances, indices)
 
 
-def _slabs(count: int, rows: int, k: int, device: torch.device) -> int:
+def _slabs(count: int, rows: int, slots: int, device: torch.device) -> int:
     """Parts that a search of `count` queries cuts the bank into."""
-    slots = configs.slots_for(k)
     tile = configs.TOPK[_family(), slots]
     tiles = max(1, -(-count // tile.queries))
     return configs.cut(rows, tile.rows, -(-configs.PROGRAMS * _multiprocessors(device) // tiles), slots)
