@@ -133,9 +133,11 @@ def test_near_ties(fast_backend: Backend, k: int) -> None:
     bank = (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float32)
     queries = np.concatenate([np.zeros((2, 64)), random.standard_normal((2, 64)) * 1e-7]).astype(np.float32)
     weights = random.choice([1.0, 1 + 2.0**-24], len(bank))
-    for given in ({}, {"bank_weights": weights, "return_weighted": True}):
-        found = masked_topk(queries, bank, k, backend=fast_backend.name, **given)
-        wanted = masked_topk(queries, bank, k, backend="numpy", **given)
+    for own in (None, weights):
+        found, wanted = (
+            masked_topk(queries, bank, k, backend=name, bank_weights=own, return_weighted=own is not None)
+            for name in (fast_backend.name, "numpy")
+        )
         assert np.array_equal(found.indices, wanted.indices)
         assert np.array_equal(found.distances, wanted.distances)
 

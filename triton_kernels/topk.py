@@ -16,9 +16,9 @@ the exact one for any D; the survivors are measured again in float64 by `merge`,
 rounding of that, in its order, ties to the lowest index. Masked entries are replaced before they are squared, so their
 NaN or infinity never counts.
 
-Near-ties: K is below KP, and a row that is not among the KP is no nearer than the last of them, less 5e-7. `merge` flags
-a query whose K-th exact distance is not nearer than that, and both kernels run once more (REDO), for flagged queries
-alone, in float64. Without a flag these two launches end at once; nothing is read back to decide. K = KP = 128 always
+Near-ties: K is below KP, and a row that is not among the KP is no nearer than the last of them, less 5e-7. `merge`
+flags a query whose K-th exact distance is not nearer than that, and both kernels run once more (REDO), for flagged
+queries alone, in float64. Without a flag these two launches end at once; nothing is read back to decide. K = KP = 128 always
 runs twice.
 
 Small distances: a square that underflows is off by 2^-150 at most, so 5e-7 holds from D * 2^-127 on; a query whose
