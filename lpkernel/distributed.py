@@ -23,13 +23,13 @@ from lpkernel.backends.specification import kept_by_cut, references, resize_canv
 from lpkernel.backends.store import Store
 from lpkernel.bank import Bank
 from lpkernel.bank.checks import check_codes
+from lpkernel.bank.generation import check_distances, check_generation
 from lpkernel.errors import InputError
 from lpkernel.pictures import seams
 from lpkernel.plan import Plan, Scale
 
 AT_ONCE = 4096  # images of the bank compared at once
 FAR = torch.iinfo(torch.int64).max
-PARTS = 256  # hubness is counted in 1/256ths
 KEPT = 1 << 30  # bytes of isolations that are kept for the next call
 _ISOLATIONS: Store[torch.Tensor] = Store()
 
@@ -194,13 +194,12 @@ def generate(
     """
     defaults = presets.find(preset)
     plan = defaults.plan(part.grid, patch, stride, scales)
-    if checks.integer("n", n) < 1 or checks.integer("k", k) < 1:
-        raise InputError(f"n: got {n}, k: got {k}, expected at least 1")
-    if plan.most_compared * part.largest_cell_distance(resizes=len(plan.scales)) >= 2**31:
-        raise InputError(f"patch: got {plan.patch}: distances may reach 2^31; use a smaller one")
+    check_generation(part, plan, n, k, first_image)
+    check_distances(part, plan)
+    philox.check_seed(checks.integer("seed", seed))
     held = _Part(part, _Wire(), search_radius)
     walk = _Walk(plan, held, np.arange(first_image, first_image + n), k, seed)
-    maps = walk.run(round(PARTS * defaults.hubness))
+    maps = walk.run(presets.hubness_parts(defaults.hubness))
     return held.made(_refined(maps, held) if defaults.refine else maps, defaults.match_colours)
 
 

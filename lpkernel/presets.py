@@ -56,6 +56,14 @@ PRESETS = {
     "diverse": Preset(True, "carry", "cut", hubness=0.5, mirror=1, refine=True, match_colours=True),
 }
 DEFAULT_PRESET = "balanced"
+HUBNESS_PARTS = 256  # hubness is counted in 1/256ths
+
+
+def hubness_parts(hubness: float) -> int:
+    """A hubness in [0, 1] as backends take it. Raises InputError for other numbers."""
+    if not 0 <= checks.real("hubness", hubness) <= 1:
+        raise InputError(f"hubness: got {hubness}, expected 0 to 1")
+    return round(HUBNESS_PARTS * hubness)
 
 
 def refines(preset: Preset, given: bool | None) -> bool:

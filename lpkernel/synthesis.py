@@ -20,6 +20,7 @@ from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.backends import registry
 from lpkernel.backends.base import Array, CodeBank, LatentBank, MixedBank, ScanRequest
 from lpkernel.bank import TABLE_ROWS, Bank, allowed_images, as_bank, autoencoder_of
+from lpkernel.bank.generation import check_distances, check_generation
 from lpkernel.content import ByContent
 from lpkernel.copies import CopyLimit, largest_areas, redraw
 from lpkernel.errors import InputError
@@ -30,7 +31,6 @@ from lpkernel.plan import Plan
 
 DOMAINS = ("auto", "codes", "latents")
 NOTEBOOK_IMAGES = 32
-HUBNESS_PARTS = 256  # hubness is counted in 1/256ths
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -239,7 +239,7 @@ def generate(
         k: neighbours to draw from; more than the allowed images means all of them (settings["k_used"]).
         seed: [0, 2^64).
         candidates: allowed bank images, (B,) bool or integer indices; None allows all.
-        backend, device: see `lpkernel.info()`; device is for the torch backend.
+        backend, device: see `lpkernel.info()`; device: where the backend runs.
         refine: whether cells and small parts of the finished map join a neighbouring part where that makes seams
             cheaper (`lpkernel.refine`). Default: as the preset says.
         match_colours: whether `decode` moves the colours of parts of different examples towards each other where they
@@ -320,7 +320,7 @@ def _settings(plan: Plan, asked: ScanRequest, views_of_an_image: int) -> dict[st
         "overlap": plan.overlap,
         "mirror": plan.mirror,
         "steps": plan.steps,
-        "hubness": asked.hubness / HUBNESS_PARTS,
+        "hubness": asked.hubness / presets.HUBNESS_PARTS,
         "k_used": min(asked.k, len(asked.candidates)),
         "candidates": len(asked.candidates) // views_of_an_image,
         "domain": "latents" if isinstance(asked.bank, LatentBank) else "codes",
@@ -342,7 +342,7 @@ def request(
     device: str = "auto",
 ) -> ScanRequest:
     """What `generate` asks of a backend, checked. Arguments as there. Raises InputError."""
-    _check(bank, plan, n, k, first_image)
+    check_generation(bank, plan, n, k, first_image)
     radius = views.checked_radius(search_radius, bank.size)
     n, k, seed, first_image = int(n), int(k), checks.integer("seed", seed), int(first_image)
     allowed = allowed_images(bank, candidates)
@@ -351,7 +351,7 @@ def request(
         raise InputError(
             f"canvas: a plan of kind {plan.kind} needs a starting canvas; pass canvas=autoencoder.encode(image)"
         )
-    _check_distances(bank, plan, start)
+    check_distances(bank, plan, start)
     in_codes = _in_codes(bank, plan, domain)
     return ScanRequest(
         plan=plan,
@@ -361,40 +361,8 @@ def request(
         images=np.arange(first_image, first_image + n, dtype=np.int64),
         k=k,
         seed=seed,
-        hubness=_parts(hubness),
+        hubness=presets.hubness_parts(hubness),
         device=device,
-    )
-
-
-def _check(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
-    if not isinstance(plan, Plan):
-        raise InputError(f"plan: got {plan!r}, expected one of lpkernel.plan")
-    if checks.integer("n", n) < 1:
-        raise InputError(f"n: got {n}, expected at least 1 image")
-    if checks.integer("k", k) < 1:
-        raise InputError(f"k: got {k}, expected at least 1 neighbour")
-    if checks.integer("first_image", first_image) < 0 or first_image + n > 2**32:
-        raise InputError(f"first_image: got {first_image} with n = {n}, expected image numbers in [0, 2^32)")
-    if plan.sides[-1] != bank.grid:
-        raise InputError(f"plan: ends at side {plan.sides[-1]}, expected the bank's grid side {bank.grid}")
-
-
-def _check_distances(bank: Bank, plan: Plan, canvas: Array | None) -> None:
-    """Distances must fit int32: over max_patch^2 cells by the bank's limit, over more by the values that it holds."""
-    most = plan.most_compared
-    if most <= bank.max_patch**2:
-        return
-    start = None if canvas is None or bank.is_discrete else bank.project(canvas)
-    if most * bank.largest_cell_distance(start, sum(scale.resize is not None for scale in plan.scales)) < 2**31:
-        return
-    if plan.patch > bank.max_patch:
-        raise InputError(
-            f"patch: got {plan.patch}, but this bank's fixed point is exact up to {bank.max_patch}; "
-            f"rebuild it with max_patch={plan.patch}"
-        )
-    raise InputError(
-        f"mirror: got {plan.mirror}: up to {most} cells are compared and distances may reach 2^31; lower it, or "
-        "use a smaller patch"
     )
 
 
@@ -418,12 +386,6 @@ def _view(bank: Bank, plan: Plan, in_codes: bool, domain: str, radius: int) -> L
         return latents
     codes = bank.code_view(radius, latents if domain == "auto" else None)
     return codes if len(plan.scales) == 1 else MixedBank(latents, codes)
-
-
-def _parts(hubness: float) -> int:
-    if not 0 <= checks.real("hubness", hubness) <= 1:
-        raise InputError(f"hubness: got {hubness}, expected 0 to 1")
-    return round(HUBNESS_PARTS * hubness)
 
 
 def canvas_array(bank: Bank, canvas: ArrayLike, n: int) -> Array:

@@ -205,7 +205,8 @@ def test_a_divided_bank_decodes_to_the_pictures_of_the_whole(preset: str) -> Non
 def test_what_a_divided_bank_refuses(tmp_path: Path) -> None:
     bank = Bank.from_codes(np.zeros((3, 8, 8), int), np.eye(3), 2)
     cases: list[dict[str, Any]] = [{"n": 0}, {"k": 0}, {"patch": 9}, {"preset": "other"}, {"seed": -1}]
-    cases += [{"search_radius": 5}, {"search_radius": -1}]
+    cases += [{"search_radius": 5}, {"search_radius": -1}, {"first_image": -1}, {"first_image": 1.5}, {"seed": 1.5}]
     for options in cases:
-        with pytest.raises(InputError):
-            distributed.generate(bank, **{"patch": 3, **options})
+        for call in (distributed.generate, generate):  # the same is asked of both
+            with pytest.raises(InputError):
+                call(bank, **{"patch": 3, "n": 1, **options})

@@ -18,8 +18,8 @@ NaN or infinity never counts.
 
 Near-ties: K is below KP, and a row that is not among the KP is no nearer than the last of them, less 5e-7. `merge`
 flags a query whose K-th exact distance is not nearer than that, and both kernels run once more (REDO), for flagged
-queries alone, in float64. Without a flag these two launches end at once; nothing is read back to decide. K = KP = 128 always
-runs twice.
+queries alone, in float64. Without a flag these two launches end at once; nothing is read back to decide. K = KP = 128
+always runs twice.
 
 Small distances: a square that underflows is off by 2^-150 at most, so 5e-7 holds from D * 2^-127 on; a query whose
 KP-th distance is below twice that is flagged, too.
