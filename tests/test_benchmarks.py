@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +33,7 @@ from lpkernel.benchmarks.points import Generation
 from lpkernel.benchmarks.suite import Options, Suite
 from lpkernel.benchmarks.torch_float32 import TorchFloat32
 from lpkernel.cli import main
+from lpkernel.commands import bench as command
 from lpkernel.errors import InputError
 from lpkernel.info import cpu_model
 from lpkernel.search import ops
@@ -685,3 +688,10 @@ def test_losses_are_told_with_the_worst() -> None:
     verdicts = [{"ratio": ratio, "x": {"N": i}} for i, ratio in enumerate((4.0, 0.5, 0.25))]
     assert report.losses(verdicts) == "geometric mean 0.79, 2 of 3 points lost, the worst 0.25 at N=2"
     assert report.losses(verdicts[:1]) == "geometric mean 4.00, 0 of 1 points lost"
+
+
+def test_help_names_every_peer() -> None:
+    commands = argparse.ArgumentParser().add_subparsers()
+    command.register(commands)
+    (said,) = (action.help or "" for action in commands.choices["bench"]._actions if action.dest == "peers")
+    assert set(re.findall(r"[\w-]+", said)) >= {*peers.PEERS, *torch_float32.PATHS, *decoding.PEERS}

@@ -38,7 +38,7 @@ def register(commands: Any) -> None:
         metavar="P1,...",
         help="what to compare with; searches: matmul, matmul-tf32, matmul-compiled, matmul-compiled-tf32, cdist, "
         "faiss, sklearn, keops; generations: torch-float32, torch-tf32, torch-compiled; decoders: module, module-tf32, "
-        "module-bfloat16, module-compiled; or none (default: all)",
+        "module-bfloat16, module-compiled, taming; or none (default: all)",
     )
     parser.add_argument("--autoencoder", default="default", metavar="SRC", help="the autoencoder of the decode case")
     parser.add_argument("--device", default="cpu", help="where everything runs: cpu, cuda, cuda:1, ... (default: cpu)")

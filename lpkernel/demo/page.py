@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -337,8 +337,64 @@ def _generate_tab(engine: Engine, opening: Result, latest: gr.State, generated: 
     button.click(run, controls, [line, results, latest, generated], **CALL)
 
 
+class _EditChoices(NamedTuple):
+    """What is asked of a picture, and where the answer is shown."""
+
+    task: gr.Radio
+    parts: gr.CheckboxGroup
+    mode: gr.Radio
+    keep: gr.Checkbox
+    controls: list[Any]
+    button: gr.Button
+    line: gr.HTML
+    results: gr.HTML
+
+
+def _edit_choices(engine: Engine) -> _EditChoices:
+    task = gr.Radio(
+        [
+            ("edit: change what is painted or ticked", "edit"),
+            ("inpaint: fill what is painted, as if it were missing", "inpaint"),
+            ("harmonize: fit in what is painted, as if it were pasted", "harmonize"),
+            ("reference: new pictures that follow all of it", "reference"),
+        ],
+        value="edit",
+        label="what to do",
+        info="with the picture as shown, framed like the bank's",
+        elem_id="lpk-edit-task",
+    )
+    names = gr.CheckboxGroup(
+        engine.regions(),
+        label="parts of the face",
+        info="for edit: these change in addition to what is painted",
+        visible=bool(engine.regions()),
+        elem_id="lpk-edit-parts",
+    )
+    controls = _controls(engine, 4, "lpk-edit")
+    with gr.Accordion("More settings", open=False):
+        mode = gr.Radio(
+            [("free: grown from outside", "free"), ("guided: starts from what is there", "guided")],
+            value="free",
+            label="how to edit",
+            elem_id="lpk-edit-mode",
+        )
+        keep = gr.Checkbox(
+            True,
+            label="keep the picture's own pixels outside",
+            info="off: every pixel comes from the decoder",
+            elem_id="lpk-edit-keep",
+        )
+        controls += _more(engine, "lpk-edit")
+        controls.append(
+            gr.Slider(1, MAX_SCALES, 1, step=1, label="scales", info="from coarse to fine; 1: what suits the task")
+        )
+    button = gr.Button("Make it", variant="primary", elem_id="lpk-edit-run")
+    line = gr.HTML(elem_id="lpk-edit-note", elem_classes="lpk-note", padding=False)
+    results = _gallery("lpk-edit")
+    return _EditChoices(task, names, mode, keep, controls, button, line, results)
+
+
 def _edit_tab(engine: Engine, latest: gr.State, generated: gr.State) -> None:
-    parts = engine.regions()
     first = engine.bank_picture(0)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -357,48 +413,7 @@ def _edit_tab(engine: Engine, latest: gr.State, generated: gr.State) -> None:
             painter = gr.HTML(painting.painter(first), elem_id="lpk-painter", padding=False)
             sent = _sent("lpk-mask")
         with gr.Column(scale=3, min_width=300):
-            task = gr.Radio(
-                [
-                    ("edit: change what is painted or ticked", "edit"),
-                    ("inpaint: fill what is painted, as if it were missing", "inpaint"),
-                    ("harmonize: fit in what is painted, as if it were pasted", "harmonize"),
-                    ("reference: new pictures that follow all of it", "reference"),
-                ],
-                value="edit",
-                label="what to do",
-                info="with the picture as shown, framed like the bank's",
-                elem_id="lpk-edit-task",
-            )
-            names = gr.CheckboxGroup(
-                parts,
-                label="parts of the face",
-                info="for edit: these change in addition to what is painted",
-                visible=bool(parts),
-                elem_id="lpk-edit-parts",
-            )
-            controls = _controls(engine, 4, "lpk-edit")
-            with gr.Accordion("More settings", open=False):
-                mode = gr.Radio(
-                    [("free: grown from outside", "free"), ("guided: starts from what is there", "guided")],
-                    value="free",
-                    label="how to edit",
-                    elem_id="lpk-edit-mode",
-                )
-                keep = gr.Checkbox(
-                    True,
-                    label="keep the picture's own pixels outside",
-                    info="off: every pixel comes from the decoder",
-                    elem_id="lpk-edit-keep",
-                )
-                controls += _more(engine, "lpk-edit")
-                controls.append(
-                    gr.Slider(
-                        1, MAX_SCALES, 1, step=1, label="scales", info="from coarse to fine; 1: what suits the task"
-                    )
-                )
-            button = gr.Button("Make it", variant="primary", elem_id="lpk-edit-run")
-            line = gr.HTML(elem_id="lpk-edit-note", elem_classes="lpk-note", padding=False)
-            results = _gallery("lpk-edit")
+            choices = _edit_choices(engine)
     picture = gr.State(first, time_to_live=FORGET)
 
     @once
@@ -428,11 +443,11 @@ def _edit_tab(engine: Engine, latest: gr.State, generated: gr.State) -> None:
         yield from _shown(engine.change(_settings(values, "scales"), pixels, painted, parts, what, how, kept))
 
     # the results of an old picture go with it
-    loaded = [line, painter, sent, picture, results, latest]
+    loaded = [choices.line, painter, sent, picture, choices.results, latest]
     framed.change(load, [framed, generated], loaded, **CALL)
     take.click(take_one, [number, generated], loaded, **CALL)
-    given = [picture, sent, names, task, mode, keep, *controls]
-    button.click(run, given, [line, results, latest], **CALL)
+    given = [picture, sent, choices.parts, choices.task, choices.mode, choices.keep, *choices.controls]
+    choices.button.click(run, given, [choices.line, choices.results, latest], **CALL)
 
 
 def _provenance_tab(engine: Engine, opening: Result, latest: gr.State, tab: gr.Tab) -> None:

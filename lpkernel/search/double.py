@@ -21,7 +21,6 @@ from lpkernel.search import measured, topk_op
 from lpkernel.triton_kernels.configs import MOST_NEIGHBOURS
 
 MARGIN = 16  # rows beyond k that are measured, or fewer by a backend that finds no more than MOST_NEIGHBOURS
-TILE = 1 << 21  # values that are held at a time, at least one row's
 NORMAL = 2.0**-126  # the least of float32's normal numbers
 BEYOND = 2.0**128 - 2.0**103  # rounds to float32's infinity, as all above do
 
@@ -49,7 +48,7 @@ class Problem:
     def numbers(self, indices: Tensor) -> Tensor:
         """(Q, k) what `rank` gives for the rows found, tile by tile; +inf where the index is -1."""
         everyone = torch.arange(len(self.queries), device=indices.device)
-        step = max(1, TILE // max(1, indices.shape[1] * self.bank.shape[1]))
+        step = max(1, measured.TILE // max(1, indices.shape[1] * self.bank.shape[1]))
         starts = range(0, max(1, len(indices)), step)
         near = indices.clamp(min=0)
         found = torch.cat([self.rank(everyone[i : i + step], near[i : i + step]) for i in starts])
@@ -111,7 +110,7 @@ def _nearest(problem: Problem, near: Tensor, count: int) -> tuple[Tensor, Tensor
 def _of_all(problem: Problem, query: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The same for one query and all rows, some at a time."""
     best_ranks, best = rows.new_empty((1, 0), dtype=torch.float64), rows.new_empty((1, 0))
-    for part in rows.split(max(1, TILE // max(1, problem.bank.shape[1]))):
+    for part in rows.split(max(1, measured.TILE // max(1, problem.bank.shape[1]))):
         ranks = torch.cat([best_ranks, problem.rounded(problem.rank(query, part[None]))], 1)
         ranks, order = ranks.sort(dim=1, stable=True)
         best_ranks, best = ranks[:, :count], torch.cat([best, part[None]], 1).gather(1, order)[:, :count]

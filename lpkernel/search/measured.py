@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lpkernel.backends.pytorch import tensor
 
-TILE = 1 << 21  # differences that are held at a time
+TILE = 1 << 21  # differences that are held at a time, at least one row's
 
 
 def distances(queries: Any, bank: Any, indices: Any, patch_mask: Any) -> Any:

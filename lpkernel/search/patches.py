@@ -16,6 +16,7 @@ from lpkernel.backends.pytorch import tensor
 from lpkernel.errors import InputError
 from lpkernel.search import measured
 from lpkernel.search.ops import masked_topk
+from lpkernel.search.topk_op import cast
 
 ROWS_BYTES = 8 << 20  # of patch rows written at a time, for the image and for the source each
 
@@ -40,6 +41,7 @@ def normalised_nearest(
         X: (Q, D) float32, the queries; a NumPy array or a torch tensor. At least one row.
         Y: (B, D), of the same kind.
         alpha: above 0, finite; small for completeness, large for the plain nearest.
+        rooted: whether distances are lengths, of rows that are compared whole.
         k: slots per query, 1 <= k <= B.
         backend: "auto" or a name of `lpkernel.info()`.
 
@@ -50,14 +52,18 @@ def normalised_nearest(
     Raises:
         InputError: wrong shapes, dtypes, k or alpha; values of which no distance is finite.
     """
+    scale = _scale(alpha)
+    least = cast(masked_topk(Y, X, 1, backend=backend).distances[:, 0], "float64")
+    weights = 1 / (scale + measured.root(least)) ** 2 if rooted else 1 / (scale * X.shape[1] + least)
+    scores, indices = masked_topk(X, Y, k, backend=backend, bank_weights=weights, return_weighted=True)
+    return TopK(measured.root(scores) if rooted else scores, indices)
+
+
+def _scale(alpha: float) -> float:
     scale = checks.real("alpha", alpha)
     if scale <= 0:
         raise InputError(f"alpha: got {alpha}, expected above 0")
-    nearest = masked_topk(Y, X, 1, backend=backend).distances[:, 0]
-    nearest = nearest.double() if isinstance(nearest, Tensor) else nearest.astype(np.float64)
-    weights = 1 / (scale + measured.root(nearest)) ** 2 if rooted else 1 / (scale * X.shape[1] + nearest)
-    scores, indices = masked_topk(X, Y, k, backend=backend, bank_weights=weights, return_weighted=True)
-    return TopK(measured.root(scores) if rooted else scores, indices)
+    return scale
 
 
 def patch_nearest(
@@ -185,11 +191,8 @@ def _of_rows(rows: Tensor, theirs: _Patches, k: int, weights: Tensor | None, bac
 
 def _weights(ours: _Patches, theirs: _Patches, alpha: float, backend: str) -> Tensor:
     """(B,) float64 of the source's patches, as `normalised_nearest` has them."""
-    scale = checks.real("alpha", alpha)
-    if scale <= 0:
-        raise InputError(f"alpha: got {alpha}, expected above 0")
-    least = _of_all(theirs, ours, 1, None, backend)[0][:, 0].double()
-    return 1 / (scale * ours.width + least)
+    scale = _scale(alpha)
+    return 1 / (scale * ours.width + _of_all(theirs, ours, 1, None, backend)[0][:, 0].double())
 
 
 def _near(ours: _Patches, theirs: _Patches, k: int, weights: Tensor | None, radius: int) -> tuple[Tensor, Tensor]:
