@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
@@ -47,6 +48,9 @@ LARGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: sys.argv) and return its exit code; --help raises SystemExit(0)."""
     os.environ.setdefault(*LARGE_PAGES)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal's encoding does not have
     try:
         logging.basicConfig(format="lpkernel: %(message)s", level=logging.WARNING)
         parser = build_parser()

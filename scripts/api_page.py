@@ -59,7 +59,11 @@ def _entry(name: str, thing: Callable[..., Any], level: str) -> str:
 def _signature(thing: Callable[..., Any]) -> str:
     """The signature as written; one argument per line where it is long."""
     signature = inspect.signature(thing)
-    arguments = [_argument(one) for one in signature.parameters.values() if one.name not in ("self", "cls")]
+    given = [one for one in signature.parameters.values() if one.name not in ("self", "cls")]
+    arguments = [_argument(one) for one in given]
+    named = [one.kind is one.KEYWORD_ONLY for one in given]
+    if True in named and not any(one.kind is one.VAR_POSITIONAL for one in given):
+        arguments.insert(named.index(True), "*")
     answer = signature.return_annotation
     result = "" if inspect.isclass(thing) or answer is inspect.Signature.empty else f" -> {answer}"
     line = f"({', '.join(arguments)}){result}"

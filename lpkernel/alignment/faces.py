@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lpkernel.errors import MissingExtra
+from lpkernel.errors import InputError, MissingExtra
 from lpkernel.pictures.warp import Similarity, resample
 
 LONGEST = 1024  # pixels of the longer side in which faces are looked for
+LEAST_SIDE = 16  # pixels of the shorter side: dlib's network writes beyond its memory for pictures 9 pixels wide
 SURE = 1.0  # score from which on an upright face needs no other turn; upside-down ones were found with up to 0.8
 CNN_LONGEST = 640  # the network takes 4 s for a megapixel
 
@@ -71,10 +72,10 @@ def find_faces(pixels: Pixels, every: bool = False) -> list[Face]:
     small faces even if a large one was found. Deterministic. Raises MissingExtra.
     """
     small, factor = _reduced(pixels, LONGEST)
-    found, detector = _by_histograms(small, (1,) if every else (0, 1)), "hog"
+    found, detector = _by_histograms(small, (1,) if every else (0, 1)) if _large_enough(small) else [], "hog"
     if not found:
         small, factor = _reduced(pixels, CNN_LONGEST)
-        found, detector = _by_network(small), "cnn"
+        found, detector = _by_network(small) if _large_enough(small) else [], "cnn"
     faces = []
     for hit in found:
         rough = tuple(eye * factor for eye in _turned_back(_eyes(_turned(small, hit.turn), hit.box), hit.turn, small))
@@ -142,7 +143,15 @@ def _by_histograms(small: Pixels, upsamples: tuple[int, ...]) -> list[_Hit]:
 
 
 def _by_network(small: Pixels) -> list[_Hit]:
-    return [_Hit(float(hit.confidence), 0, hit.rect) for hit in _network()(small, 0)]
+    try:
+        hits = list(_network()(small, 0))
+    except RuntimeError as error:
+        raise InputError(f"dlib cannot look for faces in {small.shape[1]}x{small.shape[0]} pixels") from error
+    return [_Hit(float(hit.confidence), 0, hit.rect) for hit in hits]
+
+
+def _large_enough(picture: Pixels) -> bool:
+    return min(picture.shape[:2]) >= LEAST_SIDE
 
 
 def _best_score(hits: list[_Hit]) -> float:

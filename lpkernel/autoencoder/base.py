@@ -26,7 +26,7 @@ from lpkernel.autoencoder.partial import Box, Parts, Record, Stage
 from lpkernel.autoencoder.quantise import nearest_rows
 from lpkernel.autoencoder.side_by_side import side_by_side
 from lpkernel.autoencoder.upsampling import fold
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, short
 
 FLOAT16_END, HEADROOM = 65504.0, 16
 PROBED = 4  # images decoded to see how large numbers become
@@ -53,10 +53,10 @@ def choose_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        torch.ones(1, device=chosen).item()  # "meta" has no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f'device {device!r} cannot be used ({reason}); use "auto", "cpu" or "cuda"') from error
+        reason = short(str(error).split("\n")[0])
+        raise InputError(f'device {device!r} cannot be used ({reason}); use "auto", "cpu" or a GPU of torch') from error
     return chosen
 
 

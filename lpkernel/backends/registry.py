@@ -39,6 +39,7 @@ def choose(name: str, wanted: Wanted = "auto") -> Backend:
     A name, the caller's or the environment's (`named`), never falls back. Logs once which backend "auto" took. Raises
     InputError for an unknown name, BackendUnavailable with the reasons when it cannot run.
     """
+    _check_device(wanted)
     name = named(name)
     if name not in NAMES:
         raise InputError(f"backend: got {name!r}, expected one of {', '.join(NAMES)}")
@@ -57,6 +58,16 @@ def choose(name: str, wanted: Wanted = "auto") -> Backend:
             return backend
         refused.append(f"{backend.name}: {'; '.join(reasons)}")
     raise BackendUnavailable(f"no backend can run this. {' | '.join(refused)}")
+
+
+def _check_device(wanted: Wanted) -> None:
+    device = wanted if isinstance(wanted, str) else wanted.device
+    try:
+        known = device == "auto" or torch.device(device).type != "meta"
+    except RuntimeError:
+        known = False
+    if not known:
+        raise InputError(f'device: got {device!r}, expected "auto", "cpu", "cuda" or one of several, such as "cuda:1"')
 
 
 def named(name: str) -> str:

@@ -156,7 +156,7 @@ class Suite:
         options.check()
         self.options, self.said = options, said
         self.maps = data.Maps(bank, options.seed)
-        largest = max(p for _, _, p, _ in step_sweep(options, "bank"))
+        largest = max((p for _, _, p, _ in step_sweep(options, "bank")), default=0)
         if "step" in options.cases and largest > bank.max_patch:
             raise InputError(
                 f"--p: got {largest}, but this bank's fixed point is exact up to {bank.max_patch}; give less"

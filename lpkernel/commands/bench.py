@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
         autoencoder=args.autoencoder,
         device=args.device,
         full=args.full,
-        threads=args.threads or torch.get_num_threads(),
+        threads=torch.get_num_threads() if args.threads is None else args.threads,
         budget=args.budget,
         longest=args.longest,
         seed=args.seed,

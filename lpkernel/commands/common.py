@@ -212,7 +212,10 @@ def copy_limit(text: str) -> CopyLimit:
             values[name] = kinds[name](value)
         except (KeyError, ValueError):
             raise argparse.ArgumentTypeError(f"got {text!r}, expected for example share=0.5,area=60,tries=8") from None
-    return CopyLimit(**values)
+    try:
+        return CopyLimit(**values)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def load_bank(name: str) -> Bank:

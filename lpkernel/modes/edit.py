@@ -73,14 +73,17 @@ def edit(
         chosen = cells.touched(start.mask, bank.grid)
     chosen = np.asarray(chosen)
     if chosen.shape != (bank.grid, bank.grid):
-        raise InputError(f"region: got shape {chosen.shape}, expected the bank's grid {(bank.grid, bank.grid)}")
+        raise InputError(
+            f"region: got shape {chosen.shape}, expected names in one text, as in 'eyes,mouth', or the bank's grid "
+            f"{(bank.grid, bank.grid)}"
+        )
     of_plan = taken_by_plan(options)
     if donor is None:
         donor = "one" if isinstance(region, str) and mode == "free" and not (scales or of_plan) else "patches"
     if donor == "one":
         if mode != "free" or scales or of_plan:
             raise InputError(
-                'donor: "one" copies a free region in one step; leave scales, overlap, start and mirror out'
+                'donor: "one" copies a free region in one step; leave mode "guided", scales, overlap, start, mirror out'
             )
         steps = plans.transplant(chosen)
         options.setdefault("k", DONORS)

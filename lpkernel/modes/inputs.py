@@ -183,7 +183,7 @@ def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int], inver
     if box is not None:
         x0, y0, x1, y1 = box
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-            raise InputError(f"box: {x0},{y0},{x1},{y1} is not within the image's {width}x{height} pixels")
+            raise InputError(f"box: {x0},{y0},{x1},{y1} is empty or not within the image's {width}x{height} pixels")
         inside = np.zeros(shape, bool)
         inside[y0:y1, x0:x1] = True
         mask = inside

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lpkernel import checks
 from lpkernel.backends import registry
 from lpkernel.backends.base import TopK
 from lpkernel.backends.pytorch import tensor
@@ -85,6 +86,8 @@ def masked_topk(
     plain = plain and metric == "l2" and type(queries) is type(bank) is np.ndarray
     if plain and (found := plain_topk(queries, bank, k, backend)) is not None:
         return found
+    if not isinstance(k, int | torch.SymInt):
+        k = checks.integer("k", k)
     back: Callable[[Any], Any] = _as_it_is
     if isinstance(queries, np.ndarray):
         given: list[Any] = [None if array is None else np.asarray(array) for array in arrays]
