@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lpkernel.modes.harmonize import harmonize
     from lpkernel.modes.inpaint import inpaint
     from lpkernel.modes.reference import reference
+    from lpkernel.pictures import render as render
     from lpkernel.search.index import IndexFlatL2, NearestNeighbors
     from lpkernel.search.ops import masked_topk
     from lpkernel.search.patches import normalised_nearest, patch_nearest
@@ -78,19 +79,21 @@ _HOMES = {
 _ROOMS = {"render": "pictures.render"}  # modules that go by a shorter name
 
 
-def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(f"module 'lpkernel' has no attribute {name!r}")
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"lpkernel.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
-    try:
-        return importlib.import_module(f"lpkernel.{_ROOMS.get(name, name)}")
-    except ModuleNotFoundError as error:
-        if error.name != f"lpkernel.{name}":
-            raise
-        raise AttributeError(f"module 'lpkernel' has no attribute {name!r}") from None
+if not TYPE_CHECKING:  # or a misspelt name would be one of any type
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"module 'lpkernel' has no attribute {name!r}")
+        if name in _HOMES:
+            value = getattr(importlib.import_module(f"lpkernel.{_HOMES[name]}"), name)
+            globals()[name] = value
+            return value
+        try:
+            return importlib.import_module(f"lpkernel.{_ROOMS.get(name, name)}")
+        except ModuleNotFoundError as error:
+            if error.name != f"lpkernel.{name}":
+                raise
+            raise AttributeError(f"module 'lpkernel' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:

@@ -54,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         logging.basicConfig(format="lpkernel: %(message)s", level=logging.WARNING)
         parser = build_parser()
-        args = parser.parse_args(argv)
+        args, unknown = parser.parse_known_args(argv)
+        if unknown:
+            given = sys.argv[1:] if argv is None else list(argv)
+            command = f"{given[0]} " if given and hasattr(args, "run") else ""
+            raise InputError(f"unrecognized arguments: {' '.join(unknown)}; see lpkernel {command}--help")
         if args.version:
             from lpkernel import __version__
 
@@ -93,5 +97,5 @@ def _fail(message: str) -> int:
         sys.stdout.flush()
     except OSError:  # its buffer cannot be written, as on a full disk, and must not be tried again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    print("lpkernel: error:", " ".join(message.split()), file=sys.stderr)
+    print("lpkernel: error:", printable(" ".join(message.split())), file=sys.stderr)
     return USAGE_ERROR

@@ -8,6 +8,7 @@ source maps are those of the whole bank in one process, bit for bit.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ from lpkernel.plan import Plan, Scale
 
 AT_ONCE = 4096  # images of the bank compared at once
 FAR = torch.iinfo(torch.int64).max
+LONGEST_TOLD = 1 << 20  # bytes of what a process tells the others
 KEPT = 1 << 30  # bytes of isolations that are kept for the next call
 _ISOLATIONS: Store[torch.Tensor] = Store()
 
@@ -59,6 +61,26 @@ class Made:
         return images if self.offsets is None else seams.with_offsets(images, self.offsets)
 
 
+def told(value: Any) -> list[Any]:
+    """The value of each process of torch.distributed, of what JSON holds. Called by all.
+
+    Not by `all_gather_object`, which executes what a pickle from the network asks for.
+    """
+    text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    world = dist.get_world_size()
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+    dist.all_gather(sizes, torch.tensor([len(text)]))
+    longest = max(int(size) for size in sizes)
+    if longest > LONGEST_TOLD:
+        raise InputError(f"a process of this job sends {longest} bytes, expected at most {LONGEST_TOLD}")
+    texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(world)]
+    dist.all_gather(texts, torch.nn.functional.pad(text, (0, longest - len(text)), value=ord(" ")))
+    try:
+        return [json.loads(bytes(one.numpy())) for one in texts]
+    except (ValueError, RecursionError) as error:
+        raise InputError("a process of this job sends what is not JSON") from error
+
+
 class _Wire:
     """The processes; there may be only one."""
 
@@ -69,11 +91,7 @@ class _Wire:
 
     def told(self, value: Any) -> list[Any]:
         """The value of each process."""
-        found: list[Any] = [value]
-        if self.on:
-            found = [None] * self.world
-            dist.all_gather_object(found, value)
-        return found
+        return told(value) if self.on else [value]
 
     def gathered(self, keys: torch.Tensor) -> torch.Tensor:
         """(n, K) int64 of every process, side by side."""
@@ -97,7 +115,7 @@ class _Part:
     """
 
     def __init__(self, bank: Bank, wire: _Wire, radius: int) -> None:
-        sizes = wire.told((bank.size, _number_system(bank)))
+        sizes = wire.told([bank.size, _number_system(bank)])
         if any(system != sizes[0][1] for _, system in sizes):
             raise InputError("the processes hold images of different banks; divide one bank, as with bank.subset")
         self.bank, self.wire = bank, wire

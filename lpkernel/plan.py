@@ -248,6 +248,11 @@ def default_scales(side: int, count: int = 5) -> tuple[int, ...]:
     return tuple(int(m) for m in np.unique(sides))
 
 
+def fitting(sides: Sequence[int], patch: int) -> tuple[int, ...]:
+    """The sides that a patch fits."""
+    return tuple(m for m in sides if m >= patch)
+
+
 def random(
     side: int = 16,
     patch: int = 6,
@@ -259,7 +264,7 @@ def random(
 ) -> Plan:
     """Generation from nothing: no cell is known at the first step.
 
-    scales: increasing sides ending at `side` (M), none below P; default `default_scales`.
+    scales: increasing sides ending at `side` (M), none below P; default those of `default_scales` that a patch fits.
     overlap: "replace" overwrites the whole patch; "fill" writes only unknown cells at the first
     scale; "cut" lets a minimum error boundary decide which cells of the overlap stay (Efros and Freeman, "Image
     quilting for texture synthesis and transfer", 2001). start: what a scale after the first starts from: "resize", the
@@ -267,7 +272,7 @@ def random(
     to 8, cells that mirror the patch and are already known enter the distance. Raises InputError.
     """
     side, patch, stride, sides, mirror = _whole_numbers(side, patch, stride, scales, mirror)
-    sides = sides or default_scales(side)
+    sides = sides or fitting(default_scales(side), patch) or (side,)
     return _whole("random", side, patch, stride, sides, overlap, False, 1, start, mirror)
 
 

@@ -550,3 +550,42 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_an_unknown_option_points_to_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--nonsense"]) == 2
+    assert capsys.readouterr().err == (
+        "lpkernel: error: unrecognized arguments: --nonsense; see lpkernel generate --help\n"
+    )
+
+
+@pytest.mark.parametrize("device", ["foo", "CPU", "", "meta"])
+def test_an_unknown_device_is_one_line(device: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for more in (["--no-decode"], []):
+        assert main(["generate", "-n", "1", "--device", device, "--out", str(tmp_path / "out"), *more]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and repr(device) in said
+
+
+def test_names_that_the_terminal_cannot_show(tmp_path: Path) -> None:
+    out = tmp_path / "人"
+    command = [sys.executable, "-m", "lpkernel", "generate", "-n", "1", "--no-decode", "--out", str(out)]
+    environment = {**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.returncode == 0 and b"\\u4eba" in done.stdout, done
+
+
+def test_escapes_in_names_of_files_are_not_sent_to_the_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    (photographs / "0\x1b]0;title\x07\x1b[2J.png").symlink_to(tmp_path / "nothing")
+    main(["bank", "build", str(photographs), "-o", str(tmp_path / "one.lpbank")])
+    main(["evaluate", str(photographs)])
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_wrong_copy_limit_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--copy-limit", "share=2"]) == 2
+    assert "share is 2.0, expected more than 0 and at most 1" in capsys.readouterr().err

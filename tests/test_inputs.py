@@ -254,3 +254,11 @@ def test_wrong_arguments(change: dict[str, Any], word: str) -> None:
     queries, bank = integers("float32", 3, 20, 8)
     with pytest.raises(InputError, match=word):
         lp.masked_topk(**{"queries": queries, "bank": bank, "k": 4, **change})
+
+
+@pytest.mark.parametrize("k", [3.5, None, "3", np.float32(2.5)])
+def test_neighbours_are_a_whole_number(k: Any) -> None:
+    rows = np.zeros((5, 4), np.float32)
+    for name in ("cpp", "torch", "numpy"):
+        with pytest.raises(InputError, match=r"^k: got "):
+            lp.masked_topk(rows, rows, k, backend=name)

@@ -427,8 +427,13 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
     "tiny image": (lambda b, a: lp.reference(b, np.zeros((4, 90, 3), np.uint8), a), "at least 8 a side"),
     "empty image": (lambda b, a: lp.reference(b, np.zeros((0, 9, 3), np.uint8), a), "shape"),
     "grey image": (lambda b, a: lp.reference(b, np.zeros((64, 64), np.uint8), a), "expected \\(H, W, 3\\)"),
-    "float image": (lambda b, a: lp.reference(b, np.zeros((64, 64, 3)), a, patch=3), "canvas"),
-    "codes of another grid": (lambda b, a: lp.reference(b, np.zeros((9, 9), int), patch=3), "canvas"),
+    "a result": (lambda b, a: lp.edit(b, lp.generate(b, n=1, patch=3), a, box=(0, 0, 9, 9)), "got a Synthesis"),
+    "names as a list": (lambda b, a: lp.edit(b, small_image(), a, region=["eyes", "mouth"]), "in one text"),
+    "float image": (lambda b, a: lp.reference(b, np.zeros((64, 64, 3)), a, patch=3), "float64 .* uint8 pixels"),
+    "codes of another grid": (
+        lambda b, a: lp.reference(b, np.zeros((9, 9), int), patch=3),
+        r"codes or latents of \(8, 8\)",
+    ),
     "codes out of range": (lambda b, a: lp.reference(b, np.full((8, 8), 32), patch=3), "codes in"),
     "crop outside": (
         lambda b, a: lp.reference(b, small_image(), a, crop=(0, 0, 65, 65)),

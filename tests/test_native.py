@@ -146,3 +146,8 @@ def test_module_that_does_not_load_is_tried_once(fresh: None, monkeypatch: pytes
         with pytest.raises(BackendUnavailable, match="undefined symbol: x"):
             _native.cpu()
     assert tried == ["lpkernel._cpu"]
+
+
+def test_numbers_of_no_bytes_are_refused() -> None:
+    with pytest.raises(ValueError, match="dense array"):
+        _native.cpu().widened(np.empty(3, "V0"), 1)

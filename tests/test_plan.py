@@ -256,3 +256,8 @@ def test_any_transplant_writes_its_region(side: int, ring: int, seed: int) -> No
     far = np.indices(region.shape)[:, :, :, None] - np.argwhere(region).T[:, None, None]
     near = (np.abs(far).max(0) <= ring).any(2) & ~region
     assert np.array_equal(scale.compared[0], np.flatnonzero(near))
+
+
+def test_default_scales_are_those_that_a_patch_fits() -> None:
+    assert plan.random(8).sides == (6, 7, 8) and plan.random(6).sides == (6,)
+    assert plan.random(16).sides == plan.default_scales(16)

@@ -210,3 +210,56 @@ def test_what_a_divided_bank_refuses(tmp_path: Path) -> None:
         for call in (distributed.generate, generate):  # the same is asked of both
             with pytest.raises(InputError):
                 call(bank, **{"patch": 3, "n": 1, **options})
+
+
+TOLD = """
+    import os, pickle, sys
+    import torch
+    import torch.distributed as dist
+    from lpkernel.distributed import told
+    from lpkernel.errors import InputError
+
+    class Rogue:
+        def __reduce__(self):
+            return os.mkdir, (sys.argv[1],)
+
+    dist.init_process_group("gloo")
+    if dist.get_rank():
+        sent = torch.frombuffer(bytearray(pickle.dumps(Rogue())), dtype=torch.uint8)
+        dist.all_gather([torch.zeros(1, dtype=torch.int64) for _ in range(2)], torch.tensor([len(sent)]))
+        dist.all_gather([torch.zeros_like(sent) for _ in range(2)], sent)
+    else:
+        try:
+            told("mine")
+        except InputError as error:
+            print(error)
+"""
+
+
+def test_nothing_that_another_process_sends_is_executed(tmp_path: Path) -> None:
+    done = ended(start(2, ["-c", textwrap.dedent(TOLD), str(tmp_path / "made")]))
+    assert done[0][:2] == (0, "a process of this job sends what is not JSON\n"), done
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("RANK", "7"), ("WORLD_SIZE", "two"), ("MASTER_PORT", "")])
+def test_wrong_numbers_of_the_environment(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for key, number in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(key, number)
+    monkeypatch.setenv(name, value)
+    assert main(["generate", "-n", "2", "--no-decode", "--out", str(tmp_path / "out")]) == 2
+    assert "RANK" in capsys.readouterr().err
+
+
+def test_links_are_not_followed(command: list[str], tmp_path: Path) -> None:
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    victim.mkdir()
+    for name in ("sources.npy.part", "images.jsonl.part", "generate.unfinished.json"):
+        (victim / name).write_text("mine", encoding="utf-8")
+    out.mkdir()
+    (out / "rank-0-of-2").symlink_to(victim)
+    done = ended(start(2, [*command, "--out", str(out)]))
+    assert done[0][0] == 2 and "is a link" in done[0][2]
+    assert {path.read_text(encoding="utf-8") for path in victim.iterdir()} == {"mine"}

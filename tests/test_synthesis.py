@@ -12,7 +12,7 @@ from fakes import FakeContinuous, FakeVQ, far_latents
 
 import lpkernel as lp
 from lpkernel.backends.base import Backend
-from lpkernel.errors import BackendUnavailable, InputError
+from lpkernel.errors import InputError
 
 GRID = 8
 
@@ -186,5 +186,6 @@ def test_patch_beyond_the_banks_exact_range() -> None:
 
 
 def test_a_missing_device_is_said(bank: lp.Bank) -> None:
-    with pytest.raises(BackendUnavailable, match="torch knows no device"):
-        lp.generate(bank, n=1, patch=3, backend="torch", device="abacus")
+    for backend in ("torch", "auto"):
+        with pytest.raises(InputError, match="device: got 'abacus'"):
+            lp.generate(bank, n=1, patch=3, backend=backend, device="abacus")

@@ -646,8 +646,8 @@ py::array converted(const py::array& values, int threads, const Convert& convert
 py::array widened(const py::array& values, int threads) {
     const bool dense = values.flags() & py::array::c_style;
     const auto place = reinterpret_cast<std::uintptr_t>(values.data());
-    const bool aligned = place % static_cast<std::uintptr_t>(values.itemsize()) == 0;
-    expect(dense && aligned && threads >= 1 && threads <= 4096,
+    const auto size = static_cast<std::uintptr_t>(values.itemsize());  // 0 for np.void of no bytes
+    expect(dense && size > 0 && place % size == 0 && threads >= 1 && threads <= 4096,
            "values: expected a dense array, and 1 to 4096 threads");
     const lpkernel::Kernels& run = lpkernel::kernels("");
     const auto copy = [](const auto* from, std::int64_t count, std::int16_t* to) { std::copy_n(from, count, to); };

@@ -69,9 +69,8 @@ class Framing:
         InputError when the autoencoder is missing or is not the bank's, and when eyes are found in less than a third of
         the images or have no common place; MissingExtra.
         """
-        size = (
-            size if size is not None else bank.image_size or (autoencoder.image_size if autoencoder is not None else 0)
-        )
+        if size is None:
+            size = bank.image_size or (autoencoder.image_size if autoencoder is not None else 0)
         if not size:
             raise InputError("size: the bank does not say how large its images are; give a size")
         if eyes is not None:

@@ -112,12 +112,16 @@ def _counts(value: object) -> tuple[int, ...]:
     return tuple(map(as_count, value))  # type: ignore[call-overload]
 
 
+def _short_text(value: object) -> bool:
+    return type(value) is str and len(value) <= MAX_KEY
+
+
 def as_key(value: Any) -> Any:
     """A key of a dict or set, of a kind whose hash is quick and cannot be chosen to collide with many others."""
     plain = value is None or type(value) in (bool, float, Name, Placeholder, torch.dtype)
     plain = plain or (type(value) is int and -(1 << 60) < value < 1 << 60)
     plain = plain or (type(value) in (str, bytes) and len(value) <= MAX_KEY)
-    plain = plain or (type(value) is tuple and len(value) <= 16 and all(type(part) is str for part in value))
+    plain = plain or (type(value) is tuple and len(value) <= 16 and all(_short_text(part) for part in value))
     if not plain:
         raise Refused(f"it has a key of kind {type(value).__name__}")
     return value
@@ -302,7 +306,8 @@ def _attributes(machine: Machine) -> _Unfinished:
     return _Unfinished(finish)
 
 
-def _integers(_machine: Machine, values: object) -> list[Any]:
+def _integers(machine: Machine, values: object) -> list[Any]:
+    machine.spend(8 * len(values) if type(values) is list else 0)
     if type(values) is not list or not all(type(value) is int for value in values):
         raise Refused("it has a list of integers that holds other things")
     return values

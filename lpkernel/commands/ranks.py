@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from lpkernel.commands.runs import FACTS, PART, SOURCES
 from lpkernel.commands.tar_shard import shard_name
@@ -38,9 +37,15 @@ class Rank:
     def of_environment() -> Rank | None:
         """The rank that torchrun sets; None where there is only one process."""
         names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        if not all(name in os.environ for name in names) or int(os.environ["WORLD_SIZE"]) < 2:
+        if not all(name in os.environ for name in names):
             return None
-        return Rank(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        texts = [os.environ[name] for name in names if name != "MASTER_ADDR"]
+        if not all(text.isascii() and text.isdecimal() and len(text) < 10 for text in texts):
+            raise InputError(f"RANK, WORLD_SIZE, MASTER_PORT: got {', '.join(texts)}, expected the numbers of torchrun")
+        number, world, _ = map(int, texts)
+        if number >= max(1, world):
+            raise InputError(f"RANK: got {number}, expected less than WORLD_SIZE, {world}")
+        return Rank(number, world) if world > 1 else None
 
     def share(self, count: int) -> range:
         """This process's images among `count`."""
@@ -77,16 +82,14 @@ def run(args: argparse.Namespace, name: str, make: Callable[[argparse.Namespace,
 
 def _together(rank: Rank, work: Callable[[], None]) -> None:
     """Do this process's work and wait for the others. If any fails, the first process says why and all end."""
-    import torch.distributed as dist
+    from lpkernel.distributed import told
 
     failure = None
     try:
         work()
     except (LpkernelError, OSError) as error:
         failure = str(error)
-    failures: list[Any] = [None] * rank.world
-    dist.all_gather_object(failures, failure)
-    for number, said in enumerate(failures):
+    for number, said in enumerate(told(failure)):
         if said is not None:
             if rank.number == 0:
                 raise InputError(said if number == 0 else f"process {number}: {said}")
@@ -105,10 +108,12 @@ def _share(args: argparse.Namespace, name: str, rank: Rank, make: Callable[..., 
             f"--out {args.out}: holds what {count} processes made; resume with --nproc-per-node {count}, or remove its "
             f"folders rank-*-of-{count}"
         )
-    mine = rank.share(args.n)
+    mine, folder = rank.share(args.n), rank.folder(args.out)
+    if folder.is_symlink():
+        raise InputError(f"{folder} is a link, which no run makes; remove it")
     if not mine:
         return
-    own = vars(args) | {"n": len(mine), "first_image": args.first_image + mine.start, "out": rank.folder(args.out)}
+    own = vars(args) | {"n": len(mine), "first_image": args.first_image + mine.start, "out": folder}
     make(argparse.Namespace(**own | {"json": False, "quiet": args.quiet or rank.number > 0}), True, ())
 
 

@@ -98,11 +98,19 @@ def read_input(
         if any(given is not None for given in (crop, mask, box)) or framing != "auto" or invert_mask:
             raise InputError("image: got one already read; give crop, framing, mask and box when reading it")
         return image
+    if isinstance(image, Synthesis):
+        raise InputError("image: got a Synthesis; give one of its pictures, as of decode(autoencoder)[0], or codes[0]")
     given = image if isinstance(image, str | Path) else _array(image)
     crop, box = _four("crop", crop), _four("box", box)
     if isinstance(given, np.ndarray) and given.dtype != np.uint8:
         if fill or crop is not None or framing != "auto":
             raise InputError(f"image: got {given.dtype} {given.shape}, expected a path or (H, W, 3) uint8 pixels")
+        cells = (bank.grid, bank.grid)
+        if given.shape not in ((cells,) if bank.is_discrete else ((*cells, bank.width),)):
+            raise InputError(
+                f"image: got {given.dtype} {given.shape}, expected a path, (H, W, 3) uint8 pixels, or codes or "
+                f"latents of {cells} cells"
+            )
         side = bank.image_size or bank.grid
         canvas = canvas_array(bank, given, 1)[0]
         return Input(canvas, _mask(mask, box, (side, side), invert_mask), marked=_marked(mask, box))

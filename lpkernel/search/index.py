@@ -111,7 +111,8 @@ class IndexFlatL2:
         first, count = checks.integer("n0", n0), checks.integer("ni", ni)
         count = self.ntotal - first if count == -1 else count
         if first < 0 or count < 0 or first + count > self.ntotal:
-            raise InputError(f"rows: got {first} to {first + count}, expected 0 to {self.ntotal}")
+            last = self.ntotal - 1
+            raise InputError(f"rows: got {count} from {first} on, of an index whose rows are numbered 0 to {last}")
         return self._bank()[first : first + count].numpy(force=True).copy()
 
     def write(self, path: str | Path) -> None:
