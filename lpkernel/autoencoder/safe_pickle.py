@@ -18,6 +18,7 @@ import torch
 from lpkernel.autoencoder.pickle_machine import STORAGES, Machine, Name, Refused, Storage, as_count, as_key
 from lpkernel.autoencoder.zip_members import Member, members, seek_member
 from lpkernel.errors import InputError, short
+from lpkernel.files import open_regular
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of a legacy file
 
@@ -71,7 +72,7 @@ def _opened(path: Path, kind: str) -> Iterator[tuple[BufferedReader, int]]:
     if not path.is_file():
         raise InputError(f"{path}: no such {kind.split()[-1]} file")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield file, os.fstat(file.fileno()).st_size
     except Refused as error:
         raise InputError(f"{path} is refused: {_one_line(error)}") from error

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lpkernel.errors import InputError, short
+from lpkernel.files import open_regular
 
 MAX_HEADER = 8 << 20  # bytes: some 60,000 tensors
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -20,7 +21,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 def open_weights(path: Path) -> Iterator[Any]:
     """The safetensors file at `path`. Raises InputError if it cannot be read."""
     try:
-        with path.open("rb") as header:
+        with open_regular(path) as header:
             length = int.from_bytes(header.read(8), "little")
         if length > MAX_HEADER:
             raise InputError(f"{path} is not a readable safetensors file (its header claims {length} bytes)")

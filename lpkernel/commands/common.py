@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lpkernel.alignment import FRAMINGS
 from lpkernel.errors import InputError, printable
-from lpkernel.files import atomic_path
+from lpkernel.files import atomic_path, open_regular
 
 if TYPE_CHECKING:
     from lpkernel import Bank, CopyLimit
@@ -231,7 +231,7 @@ def bank_path(name: str) -> Path:
 
 def file_hash(bank: str) -> str:
     """SHA-256 (hex) of a bank's file."""
-    with bank_path(bank).open("rb") as file:
+    with open_regular(bank_path(bank)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpkernel.errors import InputError
+from lpkernel.files import open_regular
 from lpkernel.metrics.inception import SIDE as INCEPTION_SIDE
 from lpkernel.metrics.inception import InceptionV3
 from lpkernel.metrics.lpips import LPIPS
@@ -182,7 +183,7 @@ def mean_of_pairs(sums: NDArray[np.float64]) -> float:
 def _file_hash(option: str, path: Path, where: str) -> str:
     if not path.is_file():
         raise InputError(f"{option} {path}: no such file; give {where}")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
