@@ -8,9 +8,8 @@ a transformer's checkpoint (`first_stage_model.*`). taming-transformers need not
 from __future__ import annotations
 
 import logging
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -382,12 +381,10 @@ def _attention(old: str, new: str) -> Iterator[tuple[str, str]]:
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out`, renamed to it if the block succeeds and removed if it fails."""
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    partial = out.parent / f".{out.name}.{secrets.token_hex(8)}.part"
+    partial.mkdir()  # like any new folder, so that the system sets its mode, as in `files.atomic_path`
     try:
         yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
         partial.replace(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
