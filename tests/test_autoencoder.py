@@ -156,7 +156,7 @@ def test_wrong_inputs_are_told(embedded: Autoencoder, faces: np.ndarray) -> None
         (embedded.encode, faces.tolist(), "list"),
         (embedded.decode, codes.astype(np.float32), "integer codes"),
         (embedded.decode, codes[0], "integer codes"),
-        (embedded.decode, codes * 0 + rows, f"expected 0..{rows - 1}"),
+        (embedded.decode, codes * 0 + rows, f"expected 0 to {rows - 1}"),
         (embedded.decode, codes * 0 - 1, "from -1"),
         (embedded.decode, None, "NoneType"),
     ]
