@@ -36,6 +36,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def one_line(error: BaseException, most: int = 160) -> str:
+    """The error's message as one line of at most so many characters, or its type where there is none."""
+    return printable(" ".join(str(error).split()))[:most] or type(error).__name__
+
+
 def short(text: str) -> str:
     """The text, cut to what a one-line message can hold."""
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

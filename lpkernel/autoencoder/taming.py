@@ -36,7 +36,7 @@ from lpkernel.autoencoder.config_values import (
 from lpkernel.autoencoder.folder import import_diffusers, without_notices
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
 from lpkernel.autoencoder.weights import open_weights
-from lpkernel.errors import InputError, MissingExtra
+from lpkernel.errors import InputError, MissingExtra, one_line
 
 FIRST_STAGE = "first_stage_model."
 GROUPS = 32  # of every normalisation in taming
@@ -184,7 +184,7 @@ def _read_config(path: Path) -> Architecture:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such config") from error
     except Exception as error:  # yaml's constructors of values fail in any way
-        raise InputError(f"{path} is not readable yaml ({' '.join(str(error).split())[:160]})") from error
+        raise InputError(f"{path} is not readable yaml ({one_line(error)})") from error
     try:
         params = data["model"]["params"]
         if "first_stage_config" in params:

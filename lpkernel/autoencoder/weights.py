@@ -10,7 +10,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lpkernel.errors import InputError, short
+from lpkernel.errors import InputError, one_line, short
 from lpkernel.files import open_regular
 
 MAX_HEADER = 8 << 20  # bytes: some 60,000 tensors
@@ -28,8 +28,7 @@ def open_weights(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, MemoryError) as error:
-        reason = short(str(error).split("\n")[0])
-        raise InputError(f"{path} is not a readable safetensors file ({reason})") from error
+        raise InputError(f"{path} is not a readable safetensors file ({one_line(error)})") from error
 
 
 def shapes(file: Any) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, one_line
 from lpkernel.files import open_regular
 from lpkernel.metrics.inception import SIDE as INCEPTION_SIDE
 from lpkernel.metrics.inception import InceptionV3
@@ -115,7 +115,7 @@ class Inception:
             raise InputError(f"--inception: {error}; give {INCEPTION_WHERE}") from None
         except (KeyError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"--inception {path}: a different network ({_line(error)}); give {INCEPTION_WHERE}"
+                f"--inception {path}: a different network ({one_line(error)}); give {INCEPTION_WHERE}"
             ) from None
         self.hash = hashlib.sha256(f"{self.name} {digest} {FILTER}".encode()).hexdigest()
         self.facts = _facts(self.name, self.hash, INCEPTION_SIDE, weights_sha256=digest)
@@ -145,7 +145,7 @@ class Spread:
         try:
             self.network = LPIPS(path).to(self.device)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            raise InputError(f"--lpips {path}: not LPIPS weights ({_line(error)}); give {LPIPS_WHERE}") from None
+            raise InputError(f"--lpips {path}: not LPIPS weights ({one_line(error)}); give {LPIPS_WHERE}") from None
         self.hash = hashlib.sha256(f"{self.name} {digest}".encode()).hexdigest()
         self.facts = {"name": self.name, "sha256": self.hash, "weights_sha256": digest, "network": "AlexNet"}
 
@@ -185,7 +185,3 @@ def _file_hash(option: str, path: Path, where: str) -> str:
         raise InputError(f"{option} {path}: no such file; give {where}")
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
