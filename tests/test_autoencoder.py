@@ -51,11 +51,6 @@ number = 3
 '''
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def faces() -> np.ndarray:
     return np.stack([avatars.draw(index)[0] for index in range(3)])

@@ -47,11 +47,6 @@ MODELS: dict[str, tuple[dict[str, Any], int, int]] = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def vqgan() -> Iterator[Callable[..., nn.Module]]:
     """taming's VQ-GAN: its encoder, decoder and quantiser, wired as in its VQModel."""
