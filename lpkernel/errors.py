@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+USAGE_ERROR = 2  # the exit code of the command line
 NEAREST = 5  # names suggested for an unknown one
 SHOWN = 60  # characters of the user's text repeated in a message
 
