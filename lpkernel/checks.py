@@ -1,4 +1,4 @@
-"""Type checks of plain arguments. Ranges are checked where they are known."""
+"""Type checks of plain arguments, whose ranges are checked where they are known; the range of codes."""
 
 from __future__ import annotations
 
@@ -34,3 +34,9 @@ def integers(name: str, values: Any, count: int | None = None) -> tuple[int, ...
             return tuple(integer(name, value) for value in listed)
     what = "whole numbers" if count is None else f"{count} whole numbers"
     raise InputError(f"{name}: got {short(repr(values))}, expected {what}")
+
+
+def check_codes(codes: np.ndarray, rows: int, more: str = "") -> None:
+    """Raise InputError, with `more` at its end, unless all codes are within a codebook of so many rows."""
+    if codes.size and (codes.min() < 0 or codes.max() >= rows):
+        raise InputError(f"codes run from {codes.min()} to {codes.max()}, expected 0 to {rows - 1}{more}")

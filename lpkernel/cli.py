@@ -17,9 +17,7 @@ from typing import NoReturn
 from lpkernel import _startup
 from lpkernel._startup import INTERRUPTED
 from lpkernel.commands import align, autoencoder, bank, bench, completion, demo, edit, evaluate, generate, info
-from lpkernel.errors import InputError, LpkernelError, printable
-
-USAGE_ERROR = 2
+from lpkernel.errors import USAGE_ERROR, InputError, LpkernelError, printable
 
 
 class Parser(argparse.ArgumentParser):

@@ -23,8 +23,8 @@ from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.backends.specification import kept_by_cut, references, resize_canvas
 from lpkernel.backends.store import Store
 from lpkernel.bank import Bank
-from lpkernel.bank.checks import check_codes
 from lpkernel.bank.generation import check_distances, check_generation
+from lpkernel.checks import check_codes
 from lpkernel.errors import InputError
 from lpkernel.pictures import seams
 from lpkernel.plan import Plan, Scale

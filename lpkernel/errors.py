@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+USAGE_ERROR = 2  # the exit code of the command line
 NEAREST = 5  # names suggested for an unknown one
 SHOWN = 60  # characters of the user's text repeated in a message
 
@@ -34,6 +35,11 @@ class MissingExtra(LpkernelError, ImportError):
 def printable(text: str) -> str:
     """The text with unprintable characters (line breaks, escapes, bytes that are not UTF-8) escaped as in Python."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def one_line(error: BaseException, most: int = 160) -> str:
+    """The error's message as one line of at most so many characters, or its type where there is none."""
+    return printable(" ".join(str(error).split()))[:most] or type(error).__name__
 
 
 def short(text: str) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lpkernel import checks
 from lpkernel.content import ByContent
 from lpkernel.errors import InputError
+from lpkernel.levels import level_axis
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int32]
@@ -28,6 +29,7 @@ STARTS = ("resize", "carry")
 EDIT_MODES = ("free", "guided")
 MAX_PASSES = 100
 MAX_MIRROR = 8
+RING = 2  # cells around a transplanted region that are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +48,9 @@ class Resize(ByContent):
 
     @staticmethod
     def between(n: int, m: int) -> Resize:
-        centre = np.clip((np.arange(m) + 0.5) * n / m - 0.5, 0, n - 1)
-        i0 = np.floor(centre)
-        i1, f = np.minimum(i0 + 1, n - 1), np.rint(256 * (centre - i0))
-        return Resize(n, m, *(_frozen(table.astype(np.int32)) for table in (i0, i1, f)))
+        """The resize from side n to side m, both at least 1."""
+        low, high, fraction = level_axis(n, m)
+        return Resize(n, m, *(_frozen(table.astype(np.int32)) for table in (low, high, np.rint(256 * fraction))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,7 @@ class Carry(ByContent):
 
     @staticmethod
     def between(n: int, m: int) -> Carry:
+        """The carry from side n to side m, both at least 1."""
         return Carry(n, m, _frozen(((2 * np.arange(m) + 1) * n // (2 * m)).astype(np.int32)))
 
 
@@ -340,16 +342,16 @@ def grown(cells: Bools) -> Bools:
     return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
 
 
-def transplant(region: Bools, ring: int = 2) -> Plan:
+def transplant(region: Bools) -> Plan:
     """Rewriting a region in one step, so that all of it comes from one bank image.
 
-    region: (M, M) bool. The cells outside it within `ring` cells, along either axis, are compared; there must be
+    region: (M, M) bool. The cells outside it within `RING` cells, along either axis, are compared; there must be
     at least one. Raises InputError.
     """
     region = _checked_region(region)
     side = len(region)
     near = region.copy()
-    for _ in range(ring):
+    for _ in range(RING):
         near = grown(near)
     if not (near & ~region).any():
         raise InputError("region: holds every cell, so there is nothing around it to compare; make new images instead")

@@ -33,7 +33,7 @@ from lpkernel import _native
 from lpkernel.backends.base import CodeBank, ScanRequest
 from lpkernel.errors import InputError
 from lpkernel.pictures.seams import areas
-from lpkernel.views import Views
+from lpkernel.views import Views, looked_up
 
 ROUNDS, SWEEPS = 2, 4
 PART = 16
@@ -57,7 +57,7 @@ def of_request(request: ScanRequest, maps: Maps) -> Maps:
     else:
         cells = bank.level(request.plan.sides[-1])
     if isinstance(cells, Views) or cells.dtype != np.int16:
-        return gathered(maps, lambda numbers: cells[numbers] if vectors is None else _read(vectors, cells[numbers]))
+        return gathered(maps, lambda numbers: cells[numbers] if vectors is None else looked_up(vectors, cells[numbers]))
     return refined(maps, cells, vectors)
 
 
@@ -181,10 +181,4 @@ def _values(
     cells: Cells, vectors: Cells | None, images: Maps, y: NDArray[np.int64], x: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     found = cells[images, y, x]
-    return (found if vectors is None else _read(vectors, found)).astype(np.int64)
-
-
-def _read(vectors: Cells, codes: NDArray[np.integer]) -> Cells:
-    if codes.size and not 0 <= codes.min() <= codes.max() < len(vectors):
-        raise InputError(f"codes: outside the codebook of {len(vectors)}; the bank is damaged or has changed")
-    return vectors[codes]
+    return (found if vectors is None else looked_up(vectors, found)).astype(np.int64)

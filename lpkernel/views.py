@@ -26,6 +26,15 @@ MAX_RADIUS = 4  # 81 views per image
 _CHUNK = 256  # views made at once
 
 
+def looked_up(vectors: Array, codes: Array) -> Array:
+    """The vectors (V, C) of codes (...) that were read from a bank, whose mapped file may have changed: (..., C).
+
+    Raises InputError for codes outside the codebook.
+    """
+    checks.check_codes(codes, len(vectors), "; the bank is damaged or has changed")
+    return vectors[codes]
+
+
 @lru_cache(maxsize=16)
 def shifts(radius: int) -> NDArray[np.int64]:
     """(S, 2): dy and dx of the S = (2 r + 1)^2 views of an image, (0, 0) first, then in raster order."""
@@ -128,13 +137,7 @@ class Views:
         def read(rows: Array, columns: Array) -> Array:
             last = self.full - 1
             found = self.cells[image, (rows + dy).clip(0, last), (columns + dx).clip(0, last)]
-            if self.vectors is None:
-                return found
-            if found.size and not 0 <= found.min() <= found.max() < len(self.vectors):  # a mapped file may have changed
-                raise InputError(
-                    f"codes: outside the codebook of {len(self.vectors)}; the bank is damaged or has changed"
-                )
-            return self.vectors[found]
+            return found if self.vectors is None else looked_up(self.vectors, found)
 
         if self.side == self.full:
             return read(y, x)

@@ -288,9 +288,7 @@ def test_every_face(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert [image["kept"] for image in again["images"]].count(False) == 2
 
 
-def test_one_photograph_and_out_within_the_folder(
-    photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_photograph_and_out_within_the_folder(photographs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record, _ = run(capsys, photographs / "a.jpg", photographs / "out")
     assert [image["image"] for image in record["images"]] == ["a.png"]
     assert record["size"] == 128 and record["eyes_known_from"] == "the bank's layout"

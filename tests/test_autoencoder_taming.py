@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from lpkernel.autoencoder import load_autoencoder
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
-from lpkernel.autoencoder.taming import convert, decoder_of
+from lpkernel.autoencoder.taming import _new_folder, convert, decoder_of
 from lpkernel.benchmarks import decoding
 from lpkernel.errors import InputError, MissingExtra
 
@@ -44,11 +45,6 @@ MODELS: dict[str, tuple[dict[str, Any], int, int]] = {
     ),
     "no levels": (BASE | {"ch_mult": [1, 2, 2], "attn_resolutions": [], "z_channels": 8, "resolution": 40}, 20, 3),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
@@ -316,6 +312,15 @@ def test_tied_weights_are_written_apart(vqgan: Callable[..., Any], tmp_path: Pat
     torch.save(state, tmp_path / "last.ckpt")
     folder = convert(tmp_path / "last.ckpt", tmp_path / "vq")
     assert load_autoencoder(folder, device="cpu").image_size == 256
+
+
+def test_mode_is_that_of_any_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plain").mkdir()
+    monkeypatch.delattr("os.umask")  # it is the whole process's, other threads' files included
+    with _new_folder(tmp_path / "vq") as partial:
+        (partial / "config.json").write_text("{}")
+    assert (tmp_path / "vq").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert sorted(os.listdir(tmp_path)) == ["plain", "vq"]
 
 
 def test_paths_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -383,9 +383,7 @@ def _small_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_small_peaks")
-def test_decoding_is_timed_beside_the_network_itself(
-    bank_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_decoding_is_timed_beside_the_network_itself(bank_path: Path, tmp_path: Path) -> None:
     found = bench(tmp_path, bank_path, "decode", "--n", "3", "--peers", "module")
     assert found["refused"] == found["skipped"] == []
     assert found["decoded"] == {"autoencoder": "default", "device": cpu_model()}
@@ -526,9 +524,7 @@ def card(said_by_card: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 
 @pytest.mark.usefixtures("card", "_small_peaks")
-def test_everybody_is_timed_on_a_card(
-    bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_everybody_is_timed_on_a_card(bank_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CUDA kernels in their emulation; the rows are on the device as tensors beforehand."""
     need_compiler()
     monkeypatch.setitem(registry.BACKENDS, "cuda", CudaBackend(cuda_module(None), "cpu"))

@@ -29,6 +29,7 @@ from lpkernel.errors import InputError, MissingExtra
 from lpkernel.modes import cells
 from lpkernel.modes.inputs import read_input
 from lpkernel.pictures.images import Crop
+from lpkernel.pictures.render import png
 from lpkernel.presets import PRESETS
 
 SIZE, GRID = 64, 8  # of FakeVQ
@@ -201,7 +202,7 @@ def test_a_result_goes_back_into_the_file(engine: Engine, tmp_path: Path, keep: 
     _, result = last(one.change(FEW, one.frame(tmp_path / "a.png").pixels, mask, [], "edit", "free", keep))
     closed = result.closed()
     assert closed is not None and closed.shape == (*result.images.shape[:3], 4)
-    read = painting.read_closed(painting.png(closed[1]), SIZE)
+    read = painting.read_closed(png(closed[1]), SIZE)
     whole = one.put_back(read, tmp_path / "a.png")
     made = lp.edit(
         one.bank, tmp_path / "a.png", one.autoencoder, region=cells.touched(mask, GRID), n=FEW.n, k=FEW.k,

@@ -217,7 +217,7 @@ def test_the_cases_are_of_the_page(server: Server) -> None:
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]", "faces.example.org"])
-def test_the_page_has_its_own_names(tmp_path: Path, server: Server, name: str) -> None:
+def test_the_page_has_its_own_names(server: Server, name: str) -> None:
     allowed = guard.hosts("127.0.0.1", server.port, ["faces.example.org"])
     assert f"{name.lower()}:{server.port}" in allowed
     if name != "faces.example.org":

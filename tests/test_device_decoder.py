@@ -235,7 +235,7 @@ def test_a_compiled_decoder_has_one_shape_and_the_same_pixels(monkeypatch: pytes
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "lpkernel" / "torch.compile")
 
 
-def test_info_says_what_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_says_what_is_chosen() -> None:
     found = info(device="cpu")["autoencoder"]["layers"]
     assert found["torch.compile"] == "no: auto: on a CPU it gains nothing" and found["decoder"] == "layer by layer"
     assert info(device="cpu", compile="never")["autoencoder"]["layers"]["torch.compile"] == "no: asked for"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,21 @@ def test_a_folder_of_generate_brings_its_maps(
     result = run_json(capsys, real, made, made, *SMALL, "--out", tmp_path / "out")  # without the bank it was made from
     assert "seam_energy" not in result["columns"][0]["metrics"]
     assert [column["name"] for column in result["columns"]] == ["made", "made (2)"]
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path, real: Path) -> None:
+    """A record that is a pipe says nothing, as a missing one; a bank that is one is refused."""
+    made = shutil.copytree(real, tmp_path / "made")
+    for path in list(made.iterdir()):
+        path.rename(made / f"image-{path.name}")
+    np.save(made / "sources.npy", np.zeros((12, 8, 8), np.int32))
+    os.mkfifo(made / "generate.json")
+    found = sets.of_folder(made, 64, None)
+    assert found.maps is not None and found.facts["kind"] == "folder" and "seed" not in found.facts
+    (made / "sources.npy").unlink()
+    os.mkfifo(made / "sources.npy")
+    with pytest.raises(OSError, match="not a regular file"):
+        file_hash(str(made / "sources.npy"))
 
 
 def test_crop_is_for_images_that_are_not_square(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lpkernel.errors import one_line
 from lpkernel.files import atomic_path
 
 
@@ -48,3 +49,8 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, error: BaseException) -> 
     assert os.listdir(tmp_path) == ["x.txt"]
     if isinstance(caught.value, OSError):
         assert caught.value.filename == str(target)
+
+
+def test_an_error_is_one_line() -> None:
+    assert one_line(ValueError("a\n  b\x1b")) == "a b\\x1b" and one_line(ValueError("x" * 999), 80) == "x" * 80
+    assert one_line(MemoryError()) == "MemoryError"

@@ -119,7 +119,7 @@ def test_wrong_calls(call: Any) -> None:
 
 
 @pytest.mark.parametrize(("count", "total", "width", "k"), [(7, 100, 16, 5), (200, 3000, 64, 10), (3, 4, 8, 9)])
-def test_beside_faiss(count: int, total: int, width: int, k: int, tmp_path: Path) -> None:
+def test_beside_faiss(count: int, total: int, width: int, k: int) -> None:
     """Small integers, so that faiss's sums are exact too; it orders ties freely, so distances are compared."""
     faiss = pytest.importorskip("faiss")
     random = np.random.default_rng(2)

@@ -58,7 +58,7 @@ def test_why_a_named_backend() -> None:
     assert why_chosen("torch") == "asked for by name"
 
 
-def test_the_autoencoder_s_layers_say_what_runs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_autoencoder_s_layers_say_what_runs_them() -> None:
     found = info()["autoencoder"]
     assert found["source"] == "default"
     assert list(found["layers"]) == [

@@ -78,7 +78,7 @@ def test_banks_and_results_compare_by_content(bank: lp.Bank, continuous: lp.Bank
     assert not same(np.zeros(2), np.zeros(2, int)) and not same([1], (1, 2)) and not same(np.zeros(1), 0.0)
 
 
-def test_a_bank_may_be_a_path(bank: lp.Bank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bank_may_be_a_path(bank: lp.Bank, tmp_path: Path) -> None:
     path = tmp_path / "b.lpbank"
     bank.save(str(path))
     made = lp.generate(bank, n=2, patch=3)

@@ -95,7 +95,7 @@ def test_no_face_is_zeros() -> None:
 
 @needs_dlib
 @pytest.mark.data
-def test_real_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_faces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "photographs"
     folder.mkdir()
     for path in packages.face_files()[:8]:

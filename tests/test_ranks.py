@@ -202,7 +202,7 @@ def test_a_divided_bank_decodes_to_the_pictures_of_the_whole(preset: str) -> Non
         made.decode(load_autoencoder())
 
 
-def test_what_a_divided_bank_refuses(tmp_path: Path) -> None:
+def test_what_a_divided_bank_refuses() -> None:
     bank = Bank.from_codes(np.zeros((3, 8, 8), int), np.eye(3), 2)
     cases: list[dict[str, Any]] = [{"n": 0}, {"k": 0}, {"patch": 9}, {"preset": "other"}, {"seed": -1}]
     cases += [{"search_radius": 5}, {"search_radius": -1}, {"first_image": -1}, {"first_image": 1.5}, {"seed": 1.5}]

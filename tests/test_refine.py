@@ -182,7 +182,7 @@ def test_damaged_codes_are_refused(refined: Any) -> None:
     codes = np.zeros((3, 4, 4), np.int16)
     codes[1, 1, 1] = 7
     maps = np.arange(16, dtype=np.int32).reshape(1, 4, 4) % 3
-    with pytest.raises(InputError, match="codes: outside the codebook"):
+    with pytest.raises(InputError, match="bank is damaged or has changed"):
         refined(maps, codes, np.zeros((7, 2), np.int16))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pty
@@ -15,6 +16,8 @@ from test_cli import FAKE, facts, save_images
 
 import lpkernel
 from lpkernel import Bank
+from lpkernel.autoencoder.device_decoder import COMPILE
+from lpkernel.bank.ingest import MISSING_ATTRIBUTES
 from lpkernel.cli import build_parser, main
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +41,17 @@ def test_only_what_is_needed_is_imported() -> None:
         subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     code = "import torch, lpkernel; torch.ops.lpkernel.masked_topk; lpkernel.info; lpkernel.errors; lpkernel.render"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_choices_are_those_of_modules_that_start_too_slowly() -> None:
+    def choices(parser: argparse.ArgumentParser, option: str, *names: str) -> object:
+        for name in names:
+            (commands,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+            parser = commands.choices[name]
+        return next(action.choices for action in parser._actions if option in action.option_strings)
+
+    assert choices(build_parser(), "--compile", "generate") == COMPILE
+    assert choices(build_parser(), "--missing-attributes", "bank", "build") == MISSING_ATTRIBUTES
 
 
 def test_every_public_name_is_there() -> None:

@@ -147,6 +147,10 @@ def test_images_of_others_share_the_number_system() -> None:
     assert np.array_equal(made.codes, other) and made.scale == BANK.scale and made.names == ["a", "b", "c"]
     assert np.array_equal(made.level(4), BANK.fixed_codebook[other])
     assert not made.attributes and made.labels is None
-    for wrong in (np.zeros((1, 3, 3), int), np.full((1, 4, 4), 9), np.zeros((1, 4, 4))):
-        with pytest.raises(InputError):
+    for wrong, message in (
+        (np.zeros((1, 3, 3), int), "expected a grid of 4x4"),
+        (np.full((1, 4, 4), 9), "codes run from 9 to 9, expected 0 to 8"),
+        (np.zeros((1, 4, 4)), "codes are float64, expected integers"),
+    ):
+        with pytest.raises(InputError, match=message):
             BANK.with_images(wrong, ["a"])

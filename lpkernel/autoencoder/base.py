@@ -26,6 +26,7 @@ from lpkernel.autoencoder.partial import Box, Parts, Record, Stage
 from lpkernel.autoencoder.quantise import nearest_rows
 from lpkernel.autoencoder.side_by_side import side_by_side
 from lpkernel.autoencoder.upsampling import fold
+from lpkernel.checks import check_codes
 from lpkernel.errors import InputError, short
 
 FLOAT16_END, HEADROOM = 65504.0, 16
@@ -362,10 +363,8 @@ class TorchAutoencoder(ABC):
             raise InputError(f"decode got a {type(latents).__name__}; {expected} in a NumPy array")
         if not np.issubdtype(latents.dtype, kind) or latents.ndim != len(tail) + 1 or latents.shape[1:] != tail:
             raise InputError(f"decode got {latents.shape} {latents.dtype}; {expected}")
-        if self.codebook is not None and latents.size:
-            low, high = int(latents.min()), int(latents.max())
-            if low < 0 or high >= len(self.codebook):
-                raise InputError(f"codes run from {low} to {high}, expected 0..{len(self.codebook) - 1} ({self.name})")
+        if self.codebook is not None:
+            check_codes(latents, len(self.codebook), f" ({self.name})")
 
     def _finite(self, values: Tensor) -> Tensor:
         values = values.float()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lpkernel.errors import short
+from lpkernel.files import open_regular
 
 MAX_TEXT = 1 << 16  # bytes of a config; real ones have some 3,000
 MAX_SIDE = 4096  # pixels of an image
@@ -21,7 +22,7 @@ Check = Callable[[Any], Any]
 
 def read_text(path: Path) -> str:
     """The text of a small file. Raises OSError, or ValueError if it is large or not UTF-8."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         data = file.read(MAX_TEXT + 1)
     if len(data) > MAX_TEXT:
         raise ValueError(f"it is longer than {MAX_TEXT} bytes")

@@ -24,7 +24,7 @@ from lpkernel.autoencoder.config_values import (
     several,
 )
 from lpkernel.autoencoder.weights import open_weights, read_floats, shapes
-from lpkernel.errors import InputError, MissingExtra, short
+from lpkernel.errors import InputError, MissingExtra, one_line, short
 
 UNTOLD_SAMPLE_SIZE = 32  # what diffusers writes when none was set, so it says nothing
 USUAL_IMAGE_SIZE = 256
@@ -62,7 +62,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = parse_json(read_text(path))
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not readable JSON ({str(error).splitlines()[0][:200]})") from error
+        raise InputError(f"{path} is not readable JSON ({one_line(error)})") from error
     if not isinstance(config, dict):
         raise InputError(f"{path} holds a JSON {type(config).__name__}, expected an object")
     return config
@@ -136,7 +136,7 @@ def load_network(folder: Path, class_name: str) -> Any:
     except InputError:
         raise
     except Exception as error:  # diffusers raises many kinds for settings that do not fit together
-        raise InputError(f"{failed} ({' '.join(str(error).split())[:200]})") from error
+        raise InputError(f"{failed} ({one_line(error)})") from error
     if network.config.in_channels != 3 or network.config.out_channels != 3:
         channels = f"{network.config.in_channels} to {network.config.out_channels}"
         raise InputError(f"{folder}: its images have {channels} channels, expected 3 (RGB)")

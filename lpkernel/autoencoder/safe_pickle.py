@@ -17,7 +17,8 @@ import torch
 
 from lpkernel.autoencoder.pickle_machine import STORAGES, Machine, Name, Refused, Storage, as_count, as_key
 from lpkernel.autoencoder.zip_members import Member, members, seek_member
-from lpkernel.errors import InputError, short
+from lpkernel.errors import InputError, one_line, short
+from lpkernel.files import open_regular
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of a legacy file
 
@@ -71,17 +72,12 @@ def _opened(path: Path, kind: str) -> Iterator[tuple[BufferedReader, int]]:
     if not path.is_file():
         raise InputError(f"{path}: no such {kind.split()[-1]} file")
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield file, os.fstat(file.fileno()).st_size
     except Refused as error:
-        raise InputError(f"{path} is refused: {_one_line(error)}") from error
+        raise InputError(f"{path} is refused: {one_line(error)}") from error
     except Exception as error:  # a damaged file can fail in any way
-        raise InputError(f"{path} is not a readable {kind} ({_one_line(error)})") from error
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).split("\n")[0].strip()[:160] or type(error).__name__
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+        raise InputError(f"{path} is not a readable {kind} ({one_line(error)})") from error
 
 
 def _storage_key(key: Any, items: int) -> tuple[torch.dtype, str, int]:

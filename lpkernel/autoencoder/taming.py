@@ -8,9 +8,8 @@ a transformer's checkpoint (`first_stage_model.*`). taming-transformers need not
 from __future__ import annotations
 
 import logging
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from lpkernel.autoencoder.config_values import (
 from lpkernel.autoencoder.folder import import_diffusers, without_notices
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
 from lpkernel.autoencoder.weights import open_weights
-from lpkernel.errors import InputError, MissingExtra
+from lpkernel.errors import InputError, MissingExtra, one_line
 
 FIRST_STAGE = "first_stage_model."
 GROUPS = 32  # of every normalisation in taming
@@ -185,7 +184,7 @@ def _read_config(path: Path) -> Architecture:
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such config") from error
     except Exception as error:  # yaml's constructors of values fail in any way
-        raise InputError(f"{path} is not readable yaml ({' '.join(str(error).split())[:160]})") from error
+        raise InputError(f"{path} is not readable yaml ({one_line(error)})") from error
     try:
         params = data["model"]["params"]
         if "first_stage_config" in params:
@@ -382,12 +381,10 @@ def _attention(old: str, new: str) -> Iterator[tuple[str, str]]:
 @contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out`, renamed to it if the block succeeds and removed if it fails."""
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    partial = out.parent / f".{out.name}.{secrets.token_hex(8)}.part"
+    partial.mkdir()  # like any new folder, so that the system sets its mode, as in `files.atomic_path`
     try:
         yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
         partial.replace(out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -10,7 +10,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lpkernel.errors import InputError, short
+from lpkernel.errors import InputError, one_line, short
+from lpkernel.files import open_regular
 
 MAX_HEADER = 8 << 20  # bytes: some 60,000 tensors
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -20,15 +21,14 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 def open_weights(path: Path) -> Iterator[Any]:
     """The safetensors file at `path`. Raises InputError if it cannot be read."""
     try:
-        with path.open("rb") as header:
+        with open_regular(path) as header:
             length = int.from_bytes(header.read(8), "little")
         if length > MAX_HEADER:
             raise InputError(f"{path} is not a readable safetensors file (its header claims {length} bytes)")
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError, MemoryError) as error:
-        reason = short(str(error).split("\n")[0])
-        raise InputError(f"{path} is not a readable safetensors file ({reason})") from error
+        raise InputError(f"{path} is not a readable safetensors file ({one_line(error)})") from error
 
 
 def shapes(file: Any) -> dict[str, tuple[int, ...]]:

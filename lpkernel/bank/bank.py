@@ -21,11 +21,12 @@ from numpy.typing import ArrayLike
 from lpkernel import checks
 from lpkernel.backends.base import CodeBank, LatentBank
 from lpkernel.bank import pca as pca_module
-from lpkernel.bank.checks import check_bank, check_codes, fixed_limit, within_limit
+from lpkernel.bank.checks import check_bank, fixed_limit, within_limit
 from lpkernel.bank.extent import Extent
 from lpkernel.bank.fields import FLIPPED, BankFields, default_names
 from lpkernel.bank.file import read_fields
 from lpkernel.bank.file import save as write_file
+from lpkernel.checks import check_codes
 from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.levels import resize_level
 from lpkernel.limits import INT16_CODES
@@ -169,8 +170,7 @@ class Bank(BankFields):
         channels = check_options(channels, max_patch, lambda: book.shape[1])
         if not np.issubdtype(codes.dtype, np.integer) or codes.shape[1] != codes.shape[2]:
             raise InputError(f"codes are {codes.dtype} {codes.shape}, expected integers (B, M, M)")
-        if codes.min() < 0 or codes.max() >= len(book):
-            raise InputError(f"codes run from {codes.min()} to {codes.max()}, expected 0 to {len(book) - 1}")
+        check_codes(codes, len(book))
         if not np.isfinite(book).all():
             raise InputError("codebook holds NaN or infinity")
         max_patch = min(max_patch, codes.shape[1])
@@ -415,7 +415,7 @@ class Bank(BankFields):
             within = (y * self.grid + x).reshape(-1, area)
         chosen = sources.reshape(-1, area).astype(np.int64) * area + within  # one index is faster than three
         content = flat.take(chosen.reshape(sources.shape), axis=0)
-        if self.codebook is not None and content.size:
+        if self.codebook is not None:
             check_codes(content, len(self.codebook))
         return content.astype(np.int64 if self.is_discrete else np.float32)
 
@@ -475,8 +475,9 @@ class Bank(BankFields):
         if self.is_discrete:
             assert self.codes is not None and self.codebook is not None
             codes = _array(values, "codes", 3)
-            if not np.issubdtype(codes.dtype, np.integer) or codes.min() < 0 or codes.max() >= len(self.codebook):
-                raise InputError(f"codes are {codes.dtype}, expected integers in [0, {len(self.codebook)})")
+            if not np.issubdtype(codes.dtype, np.integer):
+                raise InputError(f"codes are {codes.dtype}, expected integers")
+            check_codes(codes, len(self.codebook))
             cells: dict[str, Any] = {"codes": np.ascontiguousarray(codes, self.codes.dtype)}
         else:
             latents = _array(values, "latents", 4)

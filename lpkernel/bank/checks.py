@@ -8,6 +8,7 @@ import numpy as np
 
 from lpkernel import tensor_file
 from lpkernel.bank.fields import BankFields
+from lpkernel.checks import check_codes
 from lpkernel.errors import InputError
 from lpkernel.limits import INT16_CODES
 
@@ -84,12 +85,6 @@ def _check_codes(bank: BankFields) -> None:
         raise InputError(f"fixed codebook is {fixed.dtype} {fixed.shape}, expected {expected}")
     if not tensor_file.is_mapped(codes):
         check_codes(codes, rows)
-
-
-def check_codes(codes: np.ndarray, rows: int) -> None:
-    """Raise InputError unless codes (at least one) are within a codebook of so many rows."""
-    if codes.min() < 0 or codes.max() >= rows:
-        raise InputError(f"codes run from {codes.min()} to {codes.max()}, expected 0 to {rows - 1}")
 
 
 def _check_latents(bank: BankFields) -> None:

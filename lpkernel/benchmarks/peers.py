@@ -71,9 +71,15 @@ def blocks(queries: int, bank: int) -> Iterator[tuple[str, int]]:
             yield ("one block" if rows == queries else name), rows
 
 
+def ranked(queries: Tensor, norms: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(n, D), (B,), (B, D) -> |b|^2 - 2 q.b, which ranks the bank's rows, and indices, (n, k): one matrix product."""
+    values, indices = torch.topk(torch.addmm(norms, queries, bank.T, alpha=-2), k, largest=False)
+    return values, indices
+
+
 def nearest(part: Tensor, norms: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """(n, D), (B,), (B, D) -> squared distances and indices, (n, k): |q|^2 + |b|^2 - 2 q.b by one matrix product."""
-    values, indices = torch.topk(torch.addmm(norms, part, bank.T, alpha=-2), k, largest=False)
+    """(n, D), (B,), (B, D) -> squared distances and indices, (n, k): |q|^2 + |b|^2 - 2 q.b."""
+    values, indices = ranked(part, norms, bank, k)
     return values + part.square().sum(1, keepdim=True), indices
 
 

@@ -65,6 +65,7 @@ class Point:
 
 
 def batch_count(queries: int) -> int:
+    """How many batches of so many queries a point is measured with, so that no single query decides."""
     return min(MOST_BATCHES, max(1, QUERIES_A_POINT // queries))
 
 
@@ -110,6 +111,7 @@ def placed(array: NDArray[Any], device: str) -> Any:
 
 
 def on_host(answer: Any) -> TopK:
+    """Distances and indices, each (N, K), arrays or tensors of any device, as NumPy arrays."""
     return TopK(*(part.cpu().numpy() if isinstance(part, torch.Tensor) else part for part in answer))
 
 

@@ -14,6 +14,7 @@ LOST = "SLOWER"
 
 
 def place(x: dict[str, int]) -> str:
+    """The sizes of a point, such as "n=2 b=40"."""
     return " ".join(f"{name}={value}" for name, value in x.items())
 
 
@@ -32,6 +33,7 @@ def fastest_peer(records: Iterable[Record]) -> float | None:
 
 
 def duration(seconds: float) -> str:
+    """The time to three digits, in s, ms or us."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lpkernel.bank import Bank
 from lpkernel.benchmarks import machine
-from lpkernel.benchmarks.peers import missing
+from lpkernel.benchmarks.peers import missing, ranked
 from lpkernel.plan import Plan
 
 BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # of distances at a time
@@ -46,14 +46,9 @@ PATHS = {
 }
 
 
-def _nearest(queries: Tensor, norms: Tensor, vectors: Tensor, k: int) -> Tensor:
-    """(n, D), (B,), (B, D) -> indices (n, k)."""
-    return torch.topk(torch.addmm(norms, queries, vectors.T, alpha=-2), k, largest=False).indices
-
-
 @cache
-def _compiled() -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
-    return torch.compile(_nearest, dynamic=True)
+def _compiled() -> Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]:
+    return torch.compile(ranked, dynamic=True)
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,7 @@ class TorchFloat32:
     ) -> None:
         self.plan, self.k, self.size = plan, min(k, bank.size), bank.size
         self.device, self.exact = device, not kind.tf32
-        self.nearest = _compiled() if kind.compiled else _nearest
+        self.ranked = _compiled() if kind.compiled else ranked
         self.rows = max(1, BLOCK_BYTES[torch.device(device).type] // (4 * self.size))
         self.levels = [torch.from_numpy(bank.level(side).astype(np.float32)).to(device) for side in plan.sides]
         self.steps: list[list[_Step]] = []
@@ -138,5 +133,5 @@ class TorchFloat32:
             vectors = self._vectors(level, step.window, step.known)
             norms = vectors.square().sum(1)
         drawn = torch.randint(self.k, (len(query), 1), generator=random, device=self.device)
-        nearest = [self.nearest(part, norms, vectors, self.k) for part in query.split(self.rows)]
+        nearest = [self.ranked(part, norms, vectors, self.k)[1] for part in query.split(self.rows)]
         return torch.cat(nearest).gather(1, drawn)[:, 0]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from lpkernel.alignment import FRAMINGS
 from lpkernel.errors import InputError, printable
-from lpkernel.files import atomic_path
+from lpkernel.files import atomic_path, open_regular
+from lpkernel.plan import OVERLAPS, STARTS
 
 if TYPE_CHECKING:
     from lpkernel import Bank, CopyLimit
@@ -99,12 +100,8 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     parser.add_argument("--patch", type=int, default=6, help="patch side P in cells (default: 6)")
     parser.add_argument("--stride", type=int, metavar="W", help="cells from patch to patch (default: P/3, rounded)")
     parser.add_argument("--scales", type=integers(), metavar="M1,M2,...", help=f"grid sides (default: {scales})")
-    parser.add_argument(
-        "--overlap", choices=("replace", "fill", "cut"), help="cut: a minimum error boundary between patches"
-    )
-    parser.add_argument(
-        "--start", choices=("resize", "carry"), help="what a scale starts from: the canvas or its sources"
-    )
+    parser.add_argument("--overlap", choices=OVERLAPS, help="cut: a minimum error boundary between patches")
+    parser.add_argument("--start", choices=STARTS, help="what a scale starts from: the canvas or its sources")
     parser.add_argument(
         "--hubness", type=float, metavar="R", help="0 to 1: how far images nearest to many others are held back"
     )
@@ -234,7 +231,7 @@ def bank_path(name: str) -> Path:
 
 def file_hash(bank: str) -> str:
     """SHA-256 (hex) of a bank's file."""
-    with bank_path(bank).open("rb") as file:
+    with open_regular(bank_path(bank)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

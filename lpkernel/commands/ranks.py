@@ -19,9 +19,8 @@ from pathlib import Path
 
 from lpkernel.commands.runs import FACTS, PART, SOURCES
 from lpkernel.commands.tar_shard import shard_name
-from lpkernel.errors import InputError, LpkernelError
+from lpkernel.errors import USAGE_ERROR, InputError, LpkernelError
 
-USAGE_ERROR = 2
 LONGEST = timedelta(days=30)  # that a process waits for the slowest
 _SHARD = re.compile(r"rank-(\d+)-of-(\d+)")
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 import itertools
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lpkernel.errors import InputError
 from lpkernel.pictures.images import EXTENSIONS, MASK_LEVEL, opened
+from lpkernel.pictures.render import png
 
 PREFIX = "data:image/png;base64,"
 LONGEST = 16 * 2**20  # characters of a picture or a mask; a page sends some kilobytes
@@ -26,13 +25,6 @@ CHOOSER = (
     '<option value="crop">cropped like the bank\'s pictures</option>'
     '<option value="as-is">its centre square</option></select></label>'
 )
-
-
-def png(picture: NDArray[np.uint8], fast: bool = False) -> bytes:
-    """(H, W, 3 or 4) uint8 as a PNG. fast: a larger file in less time."""
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", compress_level=1 if fast else 6)
-    return file.getvalue()
 
 
 def data_url(picture: NDArray[np.uint8]) -> str:

@@ -16,8 +16,9 @@ from typing import Any
 
 from lpkernel.demo.engine import Engine
 from lpkernel.demo.guard import Guard, host_name
-from lpkernel.demo.painting import data_url, png, read_closed
+from lpkernel.demo.painting import data_url, read_closed
 from lpkernel.errors import InputError, MissingExtra
+from lpkernel.pictures.render import png
 
 # What a browser may load: this server's own files and what is in the page. It refuses all else.
 POLICY = (

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, one_line
+from lpkernel.files import open_regular
 from lpkernel.metrics.inception import SIDE as INCEPTION_SIDE
 from lpkernel.metrics.inception import InceptionV3
 from lpkernel.metrics.lpips import LPIPS
@@ -114,7 +115,7 @@ class Inception:
             raise InputError(f"--inception: {error}; give {INCEPTION_WHERE}") from None
         except (KeyError, ValueError, RuntimeError) as error:
             raise InputError(
-                f"--inception {path}: a different network ({_line(error)}); give {INCEPTION_WHERE}"
+                f"--inception {path}: a different network ({one_line(error)}); give {INCEPTION_WHERE}"
             ) from None
         self.hash = hashlib.sha256(f"{self.name} {digest} {FILTER}".encode()).hexdigest()
         self.facts = _facts(self.name, self.hash, INCEPTION_SIDE, weights_sha256=digest)
@@ -144,7 +145,7 @@ class Spread:
         try:
             self.network = LPIPS(path).to(self.device)
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
-            raise InputError(f"--lpips {path}: not LPIPS weights ({_line(error)}); give {LPIPS_WHERE}") from None
+            raise InputError(f"--lpips {path}: not LPIPS weights ({one_line(error)}); give {LPIPS_WHERE}") from None
         self.hash = hashlib.sha256(f"{self.name} {digest}".encode()).hexdigest()
         self.facts = {"name": self.name, "sha256": self.hash, "weights_sha256": digest, "network": "AlexNet"}
 
@@ -182,9 +183,5 @@ def mean_of_pairs(sums: NDArray[np.float64]) -> float:
 def _file_hash(option: str, path: Path, where: str) -> str:
     if not path.is_file():
         raise InputError(f"{option} {path}: no such file; give {where}")
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

@@ -20,6 +20,7 @@ from lpkernel import presets
 from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.bank import Bank
 from lpkernel.errors import InputError
+from lpkernel.files import open_regular
 from lpkernel.metrics.cache import Cache
 from lpkernel.pictures.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
 from lpkernel.synthesis import generate, matched
@@ -103,7 +104,8 @@ def _maps(folder: Path) -> Maps | None:
     if not path.is_file():
         return None
     try:
-        maps = np.load(path, allow_pickle=False)
+        with open_regular(path) as file:
+            maps = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not an array ({error}); make it again with lpkernel generate") from error
     if maps.ndim != 3 or maps.shape[1] != maps.shape[2] or not np.issubdtype(maps.dtype, np.integer):
@@ -114,7 +116,8 @@ def _maps(folder: Path) -> Maps | None:
 def _record(folder: Path) -> dict[str, Any]:
     """The number of bank images allowed, the seed and the hash of the bank's file, from generate.json if present."""
     try:
-        record = json.loads((folder / "generate.json").read_text())
+        with open_regular(folder / "generate.json") as file:
+            record = json.load(file)
         chosen = {name: int(record["settings"][name]) for name in ("candidates", "seed")}
         if record["settings"].get("search_radius"):
             return chosen  # the maps alone do not tell which cells of the bank were copied

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-from lpkernel.errors import printable
+from lpkernel.errors import one_line, printable
 
 MAX_PROFILE = 4 << 20  # bytes; those of printers have up to 3 million
 _KINDS = ("scnr", "mntr", "prtr", "spac")  # profiles of colour spaces; others name single colours or join two devices
@@ -44,7 +44,7 @@ def conversion(profile: bytes, mode: str, name: str) -> Convert | None:
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, MemoryError) as error:
         if hash(profile) not in _told:
             _told.add(hash(profile))
-            reason = " ".join(str(error).split())[:80]
+            reason = one_line(error, 80)
             _log.warning("%s: its colour profile cannot be used and is ignored: %s", printable(name), reason)
         return None
     if made is None:

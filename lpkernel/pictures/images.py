@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, TiffTags, UnidentifiedImageError, _imaging
 
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, one_line
 from lpkernel.files import open_regular
 from lpkernel.pictures.colour import Convert, conversion
 
@@ -229,9 +229,9 @@ def opened(file: str | Path | bytes) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         raise InputError("no such file") from error
     except OSError as error:
-        raise InputError(error.strerror or f"damaged: {_line(error)}") from error
+        raise InputError(error.strerror or f"damaged: {one_line(error)}") from error
     except Exception as error:  # Pillow's decoders raise many kinds of errors on damaged files
-        raise InputError(f"damaged: {_line(error) or type(error).__name__}") from error
+        raise InputError(f"damaged: {one_line(error)}") from error
 
 
 _READ = 64
@@ -331,10 +331,6 @@ def _upright(image: Image.Image) -> Image.Image:
         raise InputError(f"{held} bytes of EXIF, expected at most {MAX_EXIF}; save it without")
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if turn is None else image.transpose(turn)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]
 
 
 def plain_pixels(image: Image.Image) -> np.ndarray:

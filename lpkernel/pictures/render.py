@@ -292,7 +292,7 @@ def save_png(path: Path, image: Pixels, text: Mapping[str, str] | None = None, f
 
 
 def png(image: Pixels, text: Mapping[str, str] | None = None, fast: bool = False) -> bytes:
-    """What `save_png` writes."""
+    """What `save_png` writes; also of images with transparency, (H, W, 4)."""
     chunks, file = PngInfo(), BytesIO()
     for keyword, value in (text or {}).items():
         chunks.add_text(keyword, value)

@@ -539,6 +539,20 @@ def with_tensor(name: str, value: Callable[[], Any]) -> dict[str, Any]:
     return {key: tensor for key, tensor in {**good_state(), name: value()}.items() if tensor is not None}
 
 
+def pipe_to_convert(name: str) -> Case:
+    """A pipe, which nobody writes to, for the checkpoint or, by its ending, for the yaml beside a good one."""
+
+    def make(folder: Path) -> None:
+        torch.save(good_state(), folder / "x.pt")
+        os.mkfifo(folder / name)
+
+    def use(folder: Path) -> Path:
+        paths = (folder / "x.pt", folder / "out", folder / name)
+        return convert(*paths) if name.endswith(".yaml") else convert(folder / name, folder / "out")
+
+    return Case(make, use)
+
+
 def conversions() -> Iterator[tuple[str, Case]]:
     yield "good: convert with a yaml", to_convert(project())
     yield "good: convert without a yaml", to_convert(None)
@@ -553,6 +567,9 @@ def conversions() -> Iterator[tuple[str, Case]]:
             yield f"state: {weight} {name}", to_convert(None, partial(with_tensor, weight, value))
     for name, state in STATES.items():
         yield f"state, {name}", to_convert(None, state)
+    for ending in ("ckpt", "safetensors"):
+        yield f"state, a pipe: .{ending}", pipe_to_convert(f"pipe.{ending}")
+    yield "yaml, a pipe", pipe_to_convert("pipe.yaml")
 
 
 CASES = {**dict(own_files()), **dict(folders()), **dict(conversions())}
