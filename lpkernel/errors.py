@@ -42,6 +42,11 @@ def one_line(error: BaseException, most: int = 160) -> str:
     return printable(" ".join(str(error).split()))[:most] or type(error).__name__
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, as in "1 image" and "2 images"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def short(text: str) -> str:
     """The text, cut to what a one-line message can hold."""
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."

@@ -4,7 +4,7 @@
 
 Avatar i is drawn from the seed string str(i), so it is the same on every machine. The options that
 DiceBear chooses become attributes in CelebA's text format (line 1 count, line 2 names, then
-`file 1 -1 ...`). Needs dicebear-core, dicebear-styles and resvg-py (the `dev` extra).
+`file 1 -1 ...`). Needs dicebear-core, dicebear-styles and resvg-py (the `test` extra).
 """
 
 from __future__ import annotations

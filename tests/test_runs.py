@@ -426,7 +426,10 @@ def test_k_beyond_the_allowed_images_is_all_of_them(
     many, all_of_them = ([*command, "-n", "2", "--where", "Male", "--k", str(k)] for k in (99, 10))
     assert main(many) == 0
     captured = capsys.readouterr()
-    assert "warning: k is 99, but only 10 bank images are allowed by 'Male': drawing from all of them" in captured.err
+    assert (
+        "warning: k is 99, but only 10 bank images may be copied from by 'Male': drawing from all of them"
+        in captured.err
+    )
     assert len(json.loads((tmp_path / "out" / "generate.json").read_text())["warnings"]) == 1
     assert main([*all_of_them, "--out", str(tmp_path / "b")]) == 0 and "k is" not in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(tmp_path / "out/sources.npy"), np.load(tmp_path / "b/sources.npy"))

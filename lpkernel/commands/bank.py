@@ -19,7 +19,7 @@ from lpkernel.commands.common import (
     load_bank,
     report,
 )
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, counted
 
 if TYPE_CHECKING:
     from lpkernel import Bank
@@ -141,7 +141,7 @@ def run_verify(args: argparse.Namespace) -> None:
     for start in range(0, bank.size, AT_ONCE):
         bank.fixed_values(slice(start, start + AT_ONCE))
     result = {"bank": args.bank, "images": bank.size, "sound": True}
-    report(args, result, [f"{args.bank}: {bank.size} images, sound"])
+    report(args, result, [f"{args.bank}: {counted(bank.size, 'image')}, sound"])
 
 
 def _check_target(args: argparse.Namespace) -> None:
@@ -192,7 +192,7 @@ def _write(args: argparse.Namespace, bank: Bank) -> None:
         list_left_out(bank.left_out)
     skipped = [list(pair) for pair in bank.skipped]
     result = {"bank": str(args.out), **describe(bank), "skipped": skipped, "left_out": bank.left_out}
-    report(args, result, [f"{bank.size} images in {args.out}, {len(bank.skipped)} files skipped"])
+    report(args, result, [f"{counted(bank.size, 'image')} in {args.out}, {counted(len(bank.skipped), 'file')} skipped"])
 
 
 def run_show(args: argparse.Namespace) -> None:
@@ -229,6 +229,7 @@ def describe(bank: Bank) -> dict[str, Any]:
         "autoencoder_fingerprint": bank.autoencoder_fingerprint,
         "image_size": bank.image_size,
         "source_size": bank.source_size,
+        "crop": bank.crop,
         "colours": bank.colours is not None,
         "labels": dict(sorted(Counter(bank.labels or []).items())),
         "attributes": {name: int(values.sum()) for name, values in bank.attributes.items()},

@@ -120,7 +120,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--faces",
         action="store_true",
-        help="also what dlib finds in pictures that one face fills: landmarks, eyes, identities (extra align)",
+        help="also what dlib finds in pictures that one face fills: landmarks, eyes, identities (extra evaluate)",
     )
     parser.add_argument(
         "--held-out",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lpkernel.clock import Clock
 from lpkernel.commands.common import Progress, check_folder, file_hash, json_text, load_bank, report
 from lpkernel.commands.runs import FACTS, SOURCES, Folder, Stream, identity, of_image
-from lpkernel.errors import InputError, printable
+from lpkernel.errors import InputError, counted, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -239,11 +239,12 @@ def run(
     for warning in [] if args.quiet else warnings:
         print(printable(f"lpkernel: warning: {warning}"), file=sys.stderr)
     speed = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in session.clock.seconds.items())
-    what = "source maps" if session.autoencoder is None else f"images and {SHEET}"
+    maps_alone = session.autoencoder is None
+    what = counted(folder.count, "source map" if maps_alone else "image") + ("" if maps_alone else f" and {SHEET}")
     report(
         args,
         result,
-        [f"{folder.count} {what} in {args.out} (seed {args.seed}; backend {settings['backend']}; {speed})"],
+        [f"{what} in {args.out} (seed {args.seed}; backend {settings['backend']}; {speed})"],
     )
 
 
@@ -323,7 +324,8 @@ def _few_allowed(session: Session, k: int) -> list[str]:
         count = session.bank.size if allowed is None else len(allowed)
         if count < k:
             of = f" by {title!r}" if title else ""
-            lines.append(f"k is {k}, but only {count} bank images are allowed{of}: drawing from all of them")
+            few = counted(count, "bank image")
+            lines.append(f"k is {k}, but only {few} may be copied from{of}: drawing from all of them")
     return lines
 
 
