@@ -146,7 +146,7 @@ class FlatPlan(NamedTuple):
     cuts: Ints
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan(ByContent):
     """Scales of increasing side, the last at the autoencoder's grid side. Its arrays are read-only.
 
@@ -163,6 +163,10 @@ class Plan(ByContent):
     start: str = "resize"
     mirror: int = 0
     first_step: int = 0
+
+    def __repr__(self) -> str:
+        how = f"patch {self.patch}, stride {self.stride}, {self.overlap}"
+        return f"Plan({self.kind}, sides {'-'.join(map(str, self.sides))}, {how}, {self.steps} steps)"
 
     @cached_property
     def sides(self) -> tuple[int, ...]:

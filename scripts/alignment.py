@@ -10,8 +10,8 @@ them: pictures of real people, not to be published.
 
 from __future__ import annotations
 
+import argparse
 import cmath
-import sys
 
 import console
 import numpy as np
@@ -55,6 +55,9 @@ def report(what: str, values: list[float]) -> None:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sheet", nargs="?", metavar="SHEET.png")
+    sheet = parser.parse_args().sheet
     files = packages.face_files()
     photographs = [load_pixels(files[number]) for number in PHOTOGRAPHS]
     left, top, right, _ = packages.FACE_CROP
@@ -119,9 +122,9 @@ def main() -> int:
                 continue
             right_way_up += abs((turned.rotation - 90 * quarters + 180) % 360 - 180) < 30
         print(f"turned by {90 * quarters} degrees: {right_way_up} of {len(lying)} set upright")
-    if len(sys.argv) > 1:
+    if sheet is not None:
         half = len(rows) // 2
-        Image.fromarray(np.hstack([np.vstack(rows[:half]), np.vstack(rows[half:])])).save(sys.argv[1])
+        Image.fromarray(np.hstack([np.vstack(rows[:half]), np.vstack(rows[half:])])).save(sheet)
     return 0
 
 

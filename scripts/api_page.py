@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import console
 
 import lpkernel
 from lpkernel import plan
@@ -94,4 +95,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.no_options(__doc__)
+    console.run(main)

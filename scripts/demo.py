@@ -53,4 +53,5 @@ def _short(path: Path) -> Path:
 
 
 if __name__ == "__main__":
+    console.no_options(__doc__)
     console.run(main)

@@ -115,4 +115,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    console.no_options(__doc__)
     console.run(main)

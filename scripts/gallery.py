@@ -9,6 +9,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import console
 from PIL import Image
 
 from lpkernel.pictures.images import opened
@@ -36,4 +37,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console.no_options(__doc__)
+    console.run(main)

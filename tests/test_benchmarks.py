@@ -691,3 +691,9 @@ def test_help_names_every_peer() -> None:
     command.register(commands)
     (said,) = (action.help or "" for action in commands.choices["bench"]._actions if action.dest == "peers")
     assert set(re.findall(r"[\w-]+", said)) >= {*peers.PEERS, *torch_float32.PATHS, *decoding.PEERS}
+
+
+@pytest.mark.parametrize("case", [("topk", "--k", "200", "--b", "100"), ("step", "--k", "200", "--b", "100")])
+def test_nothing_to_measure_is_said(tmp_path: Path, case: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *case, "--n", "1", "--out", str(tmp_path / "out")]) == 2
+    assert "nothing to measure" in capsys.readouterr().err

@@ -208,3 +208,14 @@ def test_parameters_as_scikit_learn_asks_for_them() -> None:
 def test_wrong_neighbours(call: Any, word: str) -> None:
     with pytest.raises(InputError, match=word):
         call()
+
+
+def test_they_say_what_they_are() -> None:
+    index = lp.IndexFlatL2(4)
+    index.add(np.zeros((3, 4), np.float32))
+    assert repr(index) == "IndexFlatL2(d=4, ntotal=3, backend='auto')"
+    assert repr(lp.NearestNeighbors(2)) == "NearestNeighbors(n_neighbors=2, metric='euclidean', backend='auto')"
+    assert repr(lp.plan.random(8)) == "Plan(random, sides 6-7-8, patch 6, stride 2, replace, 9 steps)"
+    assert repr(lp.load_autoencoder(device="cpu")).startswith(
+        "CompactAutoencoder(default, 128 pixels, 16x16 codes of 2048"
+    )

@@ -177,7 +177,7 @@ def test_every_cell_of_every_scale_is_written(
     ("arguments", "word"),
     [
         ({"patch": 0}, "patch"),
-        ({"patch": 11}, "larger than the smallest scale 10"),
+        ({"patch": 11, "scales": [10, 16]}, "larger than the smallest scale 10"),
         ({"patch": 17, "scales": [16]}, "patch"),
         ({"stride": 0}, "stride"),
         ({"stride": 7}, "stride"),

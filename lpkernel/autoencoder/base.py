@@ -189,6 +189,11 @@ class TorchAutoencoder(ABC):
         self._together = max(1, PIXELS_ON_CPU // image_size**2) if self.device.type == "cpu" else 1
         self.compiling: Choice = NOT_ASKED
 
+    def __repr__(self) -> str:
+        codes = "latents" if self.codebook is None else f"codes of {len(self.codebook)}"
+        grid = f"{self.grid}x{self.grid} {codes}"
+        return f"{type(self).__name__}({self.name}, {self.image_size} pixels, {grid}, {self.device})"
+
     @abstractmethod
     def encode_tensor(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) in [-1, 1] -> latents (n, L, M, M) before quantisation, with the same device and dtype."""

@@ -173,13 +173,17 @@ class Suite:
 
     def run(self) -> Iterator[Point]:
         """Every point of the sweep, once it is measured."""
+        points_run = 0
         for make in self._points():
+            points_run += 1
             gc.collect()
             with machine.threads(self.options.threads):
                 point = make()
             self.said(f"{point.case} {point.data} " + " ".join(f"{name}={value}" for name, value in point.x.items()))
             self._run_point(point)
             yield point
+        if not points_run and "memory" not in self.options.cases:
+            raise InputError("nothing to measure: every --k is larger than every --b, or --p than the grid; change one")
         if "memory" in self.options.cases and self.options.on_gpu:
             self.results.miss(
                 "memory", "measures a process on the CPU; the other cases report the GPU memory that they take"

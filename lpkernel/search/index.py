@@ -21,7 +21,7 @@ VERSION = "1"
 
 
 class IndexFlatL2:
-    """An index of rows searched by squared L2, with the methods of faiss's index of that name.
+    """An index of rows searched by squared L2, with `add`, `search`, `reconstruct`, `reset` and `train` of faiss's.
 
     It lives where its first rows do: on the CPU, or on the GPU of a tensor. Results are of the queries' kind of array
     and on their device. Differences from faiss: ties go to the lowest index, distances are the float32 rounding of a
@@ -41,6 +41,9 @@ class IndexFlatL2:
             raise InputError(f"d: got {d}, expected at least 1")
         self.backend = backend
         self._parts: list[Tensor] = []
+
+    def __repr__(self) -> str:
+        return f"IndexFlatL2(d={self.d}, ntotal={self.ntotal}, backend={self.backend!r})"
 
     @property
     def ntotal(self) -> int:
@@ -153,9 +156,10 @@ class IndexFlatL2:
 
 
 class NearestNeighbors:
-    """Neighbours of a fitted set of rows, with the methods and results of scikit-learn's class of that name.
+    """Neighbours of a fitted set of rows, with `fit`, `kneighbors`, `get_params` and `set_params` of scikit-learn.
 
-    float32 rows are searched as such, anything else as float64. A DataFrame is converted by its `to_numpy()`.
+    float32 rows are searched as such and have float32 distances, anything else is float64. A DataFrame is converted by
+    its `to_numpy()`.
 
     Args:
         n_neighbors: the default k of `kneighbors`.
@@ -173,6 +177,9 @@ class NearestNeighbors:
 
     def __init__(self, n_neighbors: int = 5, *, metric: str = "euclidean", backend: str = "auto") -> None:
         self.n_neighbors, self.metric, self.backend = n_neighbors, metric, backend
+
+    def __repr__(self) -> str:
+        return f"NearestNeighbors({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Its arguments, as scikit-learn's `clone` needs them."""
