@@ -21,6 +21,7 @@
 
 #include "bind/cuda_scan.h"
 #include "bind/cuda_walk.h"
+#include "bind/expect.h"
 #include "bind/span.h"
 #include "cuda/portable.cuh"
 #include "cuda/screen.h"
@@ -30,6 +31,7 @@ namespace py = pybind11;
 
 namespace {
 
+using lpkernel::expect;
 using lpkernel::cuda::check;
 using lpkernel::cuda::KnownBuffers;
 using lpkernel::cuda::OnDevice;
@@ -39,10 +41,6 @@ using lpkernel::cuda::TopkArgs;
 using lpkernel::cuda::TopkShape;
 
 constexpr std::int64_t MOST = std::int64_t{1} << 30;  // of Q, B and D
-
-void expect(bool right, const char* what) {
-    if (!right) throw py::value_error(what);
-}
 
 // Devices that can be used; 0 where there is no driver.
 int device_count() {
