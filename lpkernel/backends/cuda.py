@@ -600,7 +600,7 @@ def _host_span(array: NDArray[Any]) -> tuple[int, int]:
 def _of_plan(
     request: ScanRequest, tables: Sequence[torch.Tensor], bank: DeviceBank, offsets: torch.Tensor | None, start: Array
 ) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-    """A request as both engines take it: numbers, and buffers."""
+    """A request as every engine takes it: numbers, and buffers."""
     plan = request.plan
     numbers = {
         "scales": len(plan.scales),
