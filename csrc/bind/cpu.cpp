@@ -29,6 +29,7 @@ namespace py = pybind11;
 namespace {
 
 using lpkernel::expect;
+using lpkernel::MOST_SIDE;
 
 std::string compiler() {
 #if defined(__clang__)
@@ -122,7 +123,6 @@ bool within(const T* values, std::int64_t count, std::int64_t low, std::int64_t 
 }
 
 constexpr std::int64_t MOST = std::numeric_limits<std::int32_t>::max();
-constexpr int LARGEST_SIDE = 4096;
 
 // A layer, with what it borrows.
 struct HeldLayer {
@@ -154,7 +154,7 @@ std::vector<std::int64_t> read_shifts(const py::object& shifts) {
     if (shifts.is_none()) return {0, 0};
     const auto array = shifts.cast<py::array>();
     const auto* values = view<std::int64_t>(array, "shifts", 2);
-    expect(array.shape(0) >= 1 && array.shape(1) == 2 && within(values, array.size(), -LARGEST_SIDE, LARGEST_SIDE) &&
+    expect(array.shape(0) >= 1 && array.shape(1) == 2 && within(values, array.size(), -MOST_SIDE, MOST_SIDE) &&
                values[0] == 0 && values[1] == 0,
            "shifts: expected (S, 2) cells, the first (0, 0)");
     return {values, values + array.size()};
@@ -206,7 +206,7 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
                                 std::int64_t coarse, const py::object& shifts) {
     const bool in_codes = content.ndim() == 3;
     const auto* data = view<std::int16_t>(content, "content", in_codes ? 3 : 4);
-    expect(content.shape(1) == content.shape(2) && content.shape(1) >= 1 && content.shape(1) <= LARGEST_SIDE,
+    expect(content.shape(1) == content.shape(2) && content.shape(1) >= 1 && content.shape(1) <= MOST_SIDE,
            "content: expected a square grid of 1 to 4096 cells a side");
     auto held = std::make_unique<HeldLayer>();
     const std::vector<std::int64_t> moves = read_shifts(shifts);
@@ -272,7 +272,7 @@ std::unique_ptr<HeldLayer> hold_derived(const py::array& codes, const py::array&
     const auto* book = view<std::int16_t>(codebook, "codebook", 2);
     expect(axis.size() == 3, "axis: expected low, high and fraction");
     const std::int64_t full = codes.shape(1), side = py::len(axis[0]), width = codebook.shape(1);
-    expect(codes.shape(2) == full && full >= 1 && full <= LARGEST_SIDE && side >= 1 && side <= full,
+    expect(codes.shape(2) == full && full >= 1 && full <= MOST_SIDE && side >= 1 && side <= full,
            "codes: expected a square grid of 1 to 4096 cells a side, and a level of no more");
     expect(codebook.shape(0) >= 1 && codebook.shape(0) <= lpkernel::INT16_CODES && width >= 1 && width <= 1 << 20,
            "codebook: expected 1 to 32768 rows of 1 to 2^20 channels");
@@ -311,7 +311,7 @@ struct HeldSteps {
 std::unique_ptr<HeldSteps> hold_steps(int side, const py::array& positions, const py::array& counts,
                                       const py::array& compared, const py::array& write, const py::array& overlap,
                                       const py::object& enter) {
-    expect(side >= 1 && side <= LARGEST_SIDE, "side: expected 1 to 4096 cells");
+    expect(side >= 1 && side <= MOST_SIDE, "side: expected 1 to 4096 cells");
     const std::int64_t cells = std::int64_t{side} * side;
     lpkernel::RasterTables from{};
     from.positions = view<std::int32_t>(positions, "positions", 2);
@@ -345,7 +345,7 @@ std::unique_ptr<HeldSteps> hold_steps(int side, const py::array& positions, cons
     for (std::size_t i = 0; i < tables.size(); ++i) {
         const auto table = tables[i].cast<py::array>();
         const auto* values = view<std::int32_t>(table, "enter", 1);
-        expect(table.size() == side && within(values, table.size(), 0, i == 2 ? 256 : LARGEST_SIDE - 1),
+        expect(table.size() == side && within(values, table.size(), 0, i == 2 ? 256 : MOST_SIDE - 1),
                "enter: a table of another size, or values outside it");
         (tables.size() == 1 ? held->raster.carry : *resize[i]).assign(values, values + table.size());
         if (i < 2) held->reach = std::max(held->reach, *std::max_element(values, values + table.size()) + 1);
@@ -595,7 +595,7 @@ py::array_t<std::int32_t> refine(const py::array& maps, const py::array& cells, 
         job.codes = rows.shape(0);
         job.channels = static_cast<int>(rows.shape(1));
     }
-    expect(cells.shape(0) >= 1 && cells.shape(0) <= MOST && cells.shape(1) >= 1 && cells.shape(1) <= LARGEST_SIDE &&
+    expect(cells.shape(0) >= 1 && cells.shape(0) <= MOST && cells.shape(1) >= 1 && cells.shape(1) <= MOST_SIDE &&
                cells.shape(2) == cells.shape(1) && maps.shape(1) == cells.shape(1) && maps.shape(2) == cells.shape(1),
            "maps: expected (N, M, M) for cells (B, M, M)");
     expect(within(given, maps.size(), -1, cells.shape(0) - 1), "maps: images that the cells are not of");
@@ -744,6 +744,8 @@ PYBIND11_MODULE(_cpu, module) {
     module.doc() = "Compiled CPU code of lpkernel; reach it through lpkernel._native.";
     py::dict limits;
     limits["INT16_CODES"] = lpkernel::INT16_CODES;
+    limits["MOST_REFERENCES"] = lpkernel::MOST_REFERENCES;
+    limits["MOST_SIDE"] = MOST_SIDE;
     module.attr("LIMITS") = limits;
     module.def("philox4x32_10", &lpkernel::philox4x32_10, py::arg("counter"), py::arg("key"),
                "Four words of Philox 4x32-10 from a counter of four and a key of two, each in [0, 2**32).");

@@ -42,8 +42,9 @@ inline ScanShape scan_shape(const pybind11::dict& from) {
     expect(shape.k >= 1 && shape.k <= MOST_NEIGHBOURS, "k: expected 1 to 128");
     expect(shape.width >= 1 && shape.width <= 1 << 20 && (in_codes ? shape.width == 1 : shape.width % CELL_VALUES == 0),
            "width: expected 1 for codes, a multiple of 8 for latents");
-    expect(in_codes ? shape.codes >= 4 && shape.codes <= INT16_CODES && shape.codes % 4 == 0 : shape.codes == 0,
-           "codes: expected a multiple of 4 up to 32768, 0 for latents");
+    expect(
+        in_codes ? shape.codes >= 4 && shape.codes <= INT16_CODES && shape.codes % TABLE_STEP == 0 : shape.codes == 0,
+        "codes: expected a multiple of 4 up to 32768, 0 for latents");
     expect(shape.span >= 1 && static_cast<std::int64_t>(shape.span) * shape.tile * shape.width <= 1 << 17, "span");
     expect(shape.form == Form::CodeRows
                ? shape.depth >= 1 && static_cast<std::int64_t>(shape.depth) * shape.codes * shape.tile <= 1 << 17
@@ -81,7 +82,7 @@ inline void take_plan(ScanArgs& args, const pybind11::dict& numbers, const pybin
                        side = number("side"), allowed = number("allowed"), offsets = number("offsets");
     expect(scales >= 1 && scales <= 4096 && steps >= 0 && steps < std::int64_t{1} << 31, "scales or steps");
     expect(images >= 1 && images < std::int64_t{1} << 30, "images");
-    expect(side >= 1 && side <= 4096 && side * side * shape.width * shape.tile < std::int64_t{1} << 31, "side");
+    expect(side >= 1 && side <= MOST_SIDE && side * side * shape.width * shape.tile < std::int64_t{1} << 31, "side");
     expect(allowed >= 1 && allowed <= MOST_IMAGES && shape.k <= allowed, "allowed: expected k or more images");
     expect(number("pitch") >= allowed && number("pitch") < std::int64_t{1} << 31, "pitch");
     expect(offsets == 0 || offsets == steps * allowed, "offsets: expected one a step and allowed image, or none");
@@ -122,11 +123,12 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
     expect(groups >= 1 && groups * shape.group <= 1 << 24, "groups");
     expect(rows <= shape.codes, "rows: more than codes");
     args.code_shift = static_cast<int>(number("code_shift"));
-    expect(args.code_shift == 4 ? shape.codes <= MOST_ROW_CODES : args.code_shift == 0 && shape.form != Form::CodeRows,
+    expect(args.code_shift == CODE_SHIFT ? shape.codes <= MOST_ROW_CODES
+                                         : args.code_shift == 0 && shape.form != Form::CodeRows,
            "code_shift: expected 4 for rows, 4 or 0 for gather, 0 for latents");
     KnownBuffers known;
     take_plan(args, numbers, buffers, known);
-    expect(shape.width > 1 || args.pitch % 8 == 0, "pitch");
+    expect(shape.width > 1 || args.pitch % CODE_STEP == 0, "pitch");
     const std::int64_t canvas = std::int64_t{args.side} * args.side * shape.width;
     take_buffer(args.table, buffers, "table", rows * shape.codes, known);
     take_buffer(args.canvas, buffers, "canvas", groups * shape.group * 2 * shape.tile * canvas, known);
@@ -212,6 +214,14 @@ inline void bind_scan(pybind11::module_& module) {
     limits["MOST_LISTED"] = MOST_LISTED;
     limits["MOST_SLICED"] = MOST_SLICED;
     limits["SLICE"] = SLICE;
+    limits["MOST_SIDE"] = MOST_SIDE;
+    limits["CODE_SHIFT"] = CODE_SHIFT;
+    limits["CODE_STEP"] = CODE_STEP;
+    limits["CHANNEL_STEP"] = CELL_VALUES;
+    limits["TABLE_STEP"] = TABLE_STEP;
+    py::dict chunk;
+    for (const int tile : {1, 4}) chunk[py::int_(tile)] = row_images(tile);
+    limits["CHUNK"] = chunk;
     module.attr("LIMITS") = limits;
     module.def("scan_blocks", &scan_blocks, py::arg("shape"), py::arg("device"),
                "Blocks of a launch shape that a multiprocessor holds at once.");

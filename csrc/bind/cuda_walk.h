@@ -17,17 +17,17 @@ inline void take_walk(WalkArgs& args, const pybind11::dict& numbers) {
     shape.cut = static_cast<int>(number("cut"));
     args.scan.code_shift = static_cast<int>(number("code_shift"));
     expect(shape.k >= 1 && shape.k <= MOST_NEIGHBOURS, "k: expected 1 to 128");
-    expect(shape.codes >= 0 && shape.codes <= INT16_CODES && shape.codes % 4 == 0,
+    expect(shape.codes >= 0 && shape.codes <= INT16_CODES && shape.codes % TABLE_STEP == 0,
            "codes: expected a multiple of 4 up to 32768, 0 for latents");
     expect(shape.codes ? shape.width == 1
                        : shape.width >= 1 && shape.width <= WALK_VALUES && shape.width % CELL_VALUES == 0,
            "width: expected 1 for codes, a multiple of 8 up to 512 for latents");
     expect(shape.cut >= 0 && shape.cut <= MOST_CUT, "cut: expected a patch of up to 32 cells");
     const std::int64_t shift = args.scan.code_shift;
-    expect(shift == 0 || (shift == 4 && shape.codes > 0 && shape.codes <= MOST_ROW_CODES),
+    expect(shift == 0 || (shift == CODE_SHIFT && shape.codes > 0 && shape.codes <= MOST_ROW_CODES),
            "code_shift: expected 0, or 4 for codes");
     expect(number("allowed") >= 1 && number("allowed") <= WALK_IMAGES, "allowed: expected 1 to 2048 images");
-    args.pitch = (static_cast<int>(number("allowed")) + 7) / 8 * 8;
+    args.pitch = (static_cast<int>(number("allowed")) + ROW_STEP - 1) / ROW_STEP * ROW_STEP;
 }
 
 // Fills in the distances of all pairs of a bank's images at the cells of some scales, from `first_cell` of `tables` on.
@@ -90,6 +90,7 @@ inline void run_walk(const pybind11::dict& numbers, const pybind11::dict& buffer
 inline void bind_walk(pybind11::module_& module) {
     namespace py = pybind11;
     py::dict limits = module.attr("LIMITS").cast<py::dict>();
+    limits["ROW_STEP"] = ROW_STEP;
     limits["WALK_IMAGES"] = WALK_IMAGES;
     limits["WALK_SIDE"] = WALK_SIDE;
     limits["WALK_VALUES"] = WALK_VALUES;

@@ -47,7 +47,7 @@ __device__ __forceinline__ void stage_codes(const ScanArgs& args, const Block& b
 template <int TQ>
 struct CodeRows {
     using Unit = std::uint16_t;
-    static constexpr int TILE = TQ, VECTORS = TQ == 1 ? 4 : 2, IMAGES = 8 * VECTORS;
+    static constexpr int TILE = TQ, IMAGES = row_images(TQ), VECTORS = IMAGES / 8;
 
     static __device__ __forceinline__ int comparers() { return static_cast<int>(blockDim.x) - FETCHERS; }
 

@@ -20,7 +20,7 @@ from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, Top
 from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
 from lpkernel.levels import level_axis
-from lpkernel.limits import INT16_CODES
+from lpkernel.limits import INT16_CODES, MOST_SIDE
 from lpkernel.plan import Scale
 from lpkernel.views import Views
 
@@ -107,7 +107,9 @@ class CppBackend:
         if reasons := self.unavailable(request.device):
             return reasons
         if isinstance(request, ScanRequest):
-            bank = request.bank_at(request.plan.sides[-1])
+            if (side := request.plan.sides[-1]) > MOST_SIDE:
+                return [f"scans grids of up to {MOST_SIDE} cells a side, got {side}"]
+            bank = request.bank_at(side)
             if isinstance(bank, CodeBank) and len(bank.table) > INT16_CODES:
                 return [f"compares up to {INT16_CODES} codes by table, got {len(bank.table)}"]
         return []

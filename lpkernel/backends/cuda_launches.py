@@ -33,7 +33,7 @@ FETCHERS = 64  # threads of a block that only bring table rows
 # written once as float16, against 2 instructions per column and pair.
 SCREEN_QUERIES, SCREEN_ROWS = 32, 4096
 SCREEN_STRIDE = 8
-CHUNK = {(CODE_ROWS, 1): 32, (CODE_ROWS, 4): 16}  # bank images that each of the others owns at a time
+CHUNK = {1: 32, 4: 16}  # bank images that each of the others owns at a time, by tile
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ def seconds(launch: Launch, work: Work, machine: Machine) -> float:
         arithmetic = pairs / rates.lookups[launch.form, launch.tile]
         chunks, row = 1, min(slab * 8, work.codes)
         if launch.form == CODE_ROWS:
-            chunks, row = -(-slab // ((launch.threads - FETCHERS) * CHUNK[CODE_ROWS, launch.tile])), work.codes
+            chunks, row = -(-slab // ((launch.threads - FETCHERS) * CHUNK[launch.tile])), work.codes
         row_bytes = row * 4.0 * launch.tile * work.compared * chunks
     bank_bytes = slab * work.compared * work.width * 2
     beside = -(-blocks // machine.multiprocessors)  # blocks that share a multiprocessor
@@ -281,8 +281,8 @@ def _fill_in(form: str, tile: int, group: int, work: Work, wanted: dict[str, int
     if "threads" in wanted:
         threads = int(wanted["threads"])
     elif form == CODE_ROWS:
-        chunks = -(-slab // ((MOST_THREADS - FETCHERS) * CHUNK[form, tile]))
-        threads = FETCHERS + -(-slab // (chunks * CHUNK[form, tile] * 32)) * 32
+        chunks = -(-slab // ((MOST_THREADS - FETCHERS) * CHUNK[tile]))
+        threads = FETCHERS + -(-slab // (chunks * CHUNK[tile] * 32)) * 32
     else:
         threads = 128 if slab <= 512 else 256
     split = 1 if form == CODE_ROWS else max(1, min(32, _power(threads // slab + 1) // 2 if slab <= threads else 1))
