@@ -208,7 +208,7 @@ def choose_topk(queries: int, rows: int, k: int, shared: int) -> tuple[int, int,
 def topk_bytes(tile: int, query_warps: int, bank_warps: int, k: int) -> int:
     """Most shared memory of a block: `topk_map` of csrc/cuda/topk.h for float32 with a mask for each query."""
     bank, queries, lists = 128 * 144 * bank_warps, 32 * 4 * tile * query_warps, 8 * tile * query_warps * bank_warps * k
-    return 2 * (bank + 2 * queries) + lists + 16
+    return 2 * (bank + 2 * queries) + lists
 
 
 def choose_slabs(queries: int, rows: int, tile: tuple[int, int, int], blocks: int) -> int:
