@@ -145,9 +145,8 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
 inline StepTile step_tile(int images, int bank) {
     StepTile tile;
     tile.image_blocks = images / 32;
-    tile.bank_warps = bank / 64;
-    expect((images == 64 || images == 128) && (bank == 128 || (bank == 256 && images == 128)),
-           "tile: expected 64 or 128 images and 128 bank images, or 128 and 256");
+    expect((images == 64 || images == 128) && bank == tile.bank(),
+           "tile: expected 64 or 128 images and 128 bank images");
     return tile;
 }
 

@@ -110,7 +110,7 @@ class StepTile:
     bank: int
 
 
-STEP_TILES = (StepTile(64, 128), StepTile(128, 128), StepTile(128, 256))
+STEP_TILES = (StepTile(64, 128), StepTile(128, 128))
 STEP_SHARED = 97 << 10  # bytes of a block of 128 images and 128 bank images
 MOST_LISTED = 1024  # bank images that an image lists in a step
 # A plan runs step by step from this many images, and pairs of images and bank images. Time of one launch of the whole
@@ -127,7 +127,7 @@ def choose_steps(work: Work, machine: Machine) -> StepTile | None:
     """
     if work.images < STEP_IMAGES or work.images * work.allowed < STEP_PAIRS:
         return None
-    small, large = STEP_TILES[:2]
+    small, large = STEP_TILES
     return small if work.images <= small.images or machine.shared < STEP_SHARED else large
 
 
