@@ -19,6 +19,7 @@ from scans import World
 from test_scan import KINDS, make
 
 from lpkernel import _native, plan
+from lpkernel.backends import cpp
 from lpkernel.backends.base import CodeBank, LatentBank, ScanRequest, TopkRequest
 from lpkernel.backends.cpp import CppBackend, Tuning
 from lpkernel.backends.specification import NumpyBackend
@@ -318,6 +319,13 @@ def test_the_environment_names_the_instruction_set(monkeypatch: pytest.MonkeyPat
 def test_runs_on_the_cpu_only() -> None:
     assert backend().unavailable("cuda") == ["runs on the CPU only, not on cuda"]
     assert backend().unavailable("cpu") == []
+
+
+def test_a_larger_side_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = World(3, side=6).request(plan.random(6, 3, 1, [6]), [0], 3)
+    assert CppBackend().unsupported(request) == []
+    monkeypatch.setattr(cpp, "MOST_SIDE", 5)
+    assert CppBackend().unsupported(request) == ["scans grids of up to 5 cells a side, got 6"]
 
 
 def test_read_only_and_scattered_arrays(tmp_path: Path) -> None:

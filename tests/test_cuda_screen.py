@@ -15,7 +15,7 @@ from test_masked_topk import integers, masks
 from test_topk_floats import requests
 
 from lpkernel import limits
-from lpkernel.backends import cuda_launches, device_steps, device_walk
+from lpkernel.backends import cuda_launches, device_bank, device_steps, device_walk
 from lpkernel.backends.base import TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning
 from lpkernel.backends.specification import NumpyBackend
@@ -25,10 +25,13 @@ KINDS = [(dtype, mask) for dtype in ("float32", "int16") for mask in ("none", "s
 
 
 def test_limits_are_those_of_python() -> None:
-    names = ("FETCHERS", "MOST_CUT", "MOST_LISTED", "MOST_NEIGHBOURS", "MOST_ROW_CODES", "MOST_THREADS")
-    of_python = {name: getattr(cuda_launches, name) for name in names} | {"INT16_CODES": limits.INT16_CODES}
+    names = ("CHUNK", "CODE_SHIFT", "FETCHERS", "MOST_CUT", "MOST_LISTED", "MOST_NEIGHBOURS", "MOST_ROW_CODES")
+    of_python = {name: getattr(cuda_launches, name) for name in names}
+    of_python["MOST_THREADS"] = cuda_launches.MOST_THREADS
+    of_python |= {name: getattr(limits, name) for name in ("INT16_CODES", "MOST_SIDE")}
+    of_python |= {name: getattr(device_bank, name) for name in ("CHANNEL_STEP", "CODE_STEP", "TABLE_STEP")}
     of_python |= {name: getattr(device_steps, name) for name in ("MOST_SLICED", "SLICE")}
-    of_python |= {name: getattr(device_walk, name) for name in ("WALK_IMAGES", "WALK_SIDE", "WALK_VALUES")}
+    of_python |= {name: getattr(device_walk, name) for name in ("ROW_STEP", "WALK_IMAGES", "WALK_SIDE", "WALK_VALUES")}
     assert of_python == cuda_module().LIMITS
 
 

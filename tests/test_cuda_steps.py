@@ -22,7 +22,7 @@ from lpkernel.backends.device_bank import upload_bank
 from lpkernel.backends.specification import NumpyBackend
 
 SPECIFICATION = NumpyBackend()
-SMALL, WIDE, LARGE = STEP_TILES
+SMALL, WIDE = STEP_TILES
 
 
 class Counted:
@@ -77,7 +77,7 @@ def test_options_beyond_the_paper(cuda: CudaBackend, options: dict[str, Any], hu
 @pytest.mark.parametrize("tile", STEP_TILES)
 def test_tiles(cuda: CudaBackend, tile: StepTile) -> None:
     """Several tiles of both kinds, ragged at their ends, and a sample that is not the whole bank."""
-    world = World(700 if tile == LARGE else 2500 if tile == SMALL else 300, side=4, codes=40)
+    world = World(2500 if tile == SMALL else 300, side=4, codes=40)
     made = plan.random(4, 3, 1, scales=[4])
     check(cuda, world.request(made, range(tile.images + 1), 10, in_codes=True), tile)
 
@@ -189,6 +189,7 @@ def test_which_plans_run_step_by_step(cuda: CudaBackend, monkeypatch: pytest.Mon
 
 def test_tiles_fit_banks_and_devices() -> None:
     assert device_steps.PITCH % max(tile.bank for tile in STEP_TILES) == 0
-    with pytest.raises(ValueError, match="tile: expected"):
-        cuda_module().step_groups(16, 128, 10, 1)
+    for images, bank in ((16, 128), (128, 256)):
+        with pytest.raises(ValueError, match="tile: expected"):
+            cuda_module().step_groups(images, bank, 10, 1)
     assert _machine(torch.device("cpu")).shared >= cuda_launches.STEP_SHARED

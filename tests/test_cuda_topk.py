@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from emulation.build import cuda_module
+from emulation.needs import need_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_masked_topk import integers, masks, oracle
@@ -194,6 +196,17 @@ def test_launches_fit_and_fill_the_device(shared: int, k: int) -> None:
         slabs = cuda_launches.choose_slabs(count, rows, tile, 264)
         assert slabs == 1 or (slabs - 1) * 128 * tile[2] < rows
     assert cuda_launches.choose_slabs(1, 30_000, cuda_launches.choose_topk(1, 30_000, k, shared), 264) >= 117
+
+
+def test_shared_memory_is_that_of_the_kernels() -> None:
+    need_compiler()
+    native = cuda_module()
+    for tile, query_warps, bank_warps, k in itertools.product((2, 8), range(1, 9), range(1, 9), (1, 3, 16, 127, 128)):
+        if query_warps * bank_warps > 8:
+            continue
+        launch, kinds = (tile, query_warps, bank_warps, 1, 0), itertools.product((False, True), repeat=2)
+        most = max(native.masked_topk_bytes(k, *kind, launch) for kind in kinds)
+        assert most == cuda_launches.topk_bytes(tile, query_warps, bank_warps, k)
 
 
 def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from lpkernel import _native, limits, philox
+from lpkernel.backends import specification
 from lpkernel.errors import BackendUnavailable
 
 # Random123's published vectors for philox4x32, 10 rounds: counter, key, expected.
@@ -54,7 +55,8 @@ def test_philox_gives_the_published_words(extension: ModuleType, counter: str, k
 
 
 def test_limits_are_those_of_python(extension: ModuleType) -> None:
-    assert extension.LIMITS == {"INT16_CODES": limits.INT16_CODES}
+    of_python = {name: getattr(limits, name) for name in ("INT16_CODES", "MOST_SIDE")}
+    assert of_python | {"MOST_REFERENCES": specification.MOST_REFERENCES} == extension.LIMITS
 
 
 def test_philox_and_draw_agree_with_the_specification(extension: ModuleType) -> None:

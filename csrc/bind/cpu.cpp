@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "bind/expect.h"
 #include "common/limits.h"
 #include "common/philox.h"
 #include "cpu/isolation.h"
@@ -26,6 +27,9 @@
 namespace py = pybind11;
 
 namespace {
+
+using lpkernel::expect;
+using lpkernel::MOST_SIDE;
 
 std::string compiler() {
 #if defined(__clang__)
@@ -84,8 +88,14 @@ class Released {
     py::gil_scoped_release free_;
 };
 
-void expect(bool right, const char* what) {
-    if (!right) throw py::value_error(what);
+constexpr int MOST_THREADS = 4096;
+
+bool can_run(int threads) {
+    return threads >= 1 && threads <= MOST_THREADS;
+}
+
+void expect_threads(int threads) {
+    expect(can_run(threads), "threads: expected 1 to 4096");
 }
 
 // The least and the largest of some values, at least one.
@@ -113,7 +123,6 @@ bool within(const T* values, std::int64_t count, std::int64_t low, std::int64_t 
 }
 
 constexpr std::int64_t MOST = std::numeric_limits<std::int32_t>::max();
-constexpr int LARGEST_SIDE = 4096;
 
 // A layer, with what it borrows.
 struct HeldLayer {
@@ -145,7 +154,7 @@ std::vector<std::int64_t> read_shifts(const py::object& shifts) {
     if (shifts.is_none()) return {0, 0};
     const auto array = shifts.cast<py::array>();
     const auto* values = view<std::int64_t>(array, "shifts", 2);
-    expect(array.shape(0) >= 1 && array.shape(1) == 2 && within(values, array.size(), -LARGEST_SIDE, LARGEST_SIDE) &&
+    expect(array.shape(0) >= 1 && array.shape(1) == 2 && within(values, array.size(), -MOST_SIDE, MOST_SIDE) &&
                values[0] == 0 && values[1] == 0,
            "shifts: expected (S, 2) cells, the first (0, 0)");
     return {values, values + array.size()};
@@ -197,7 +206,7 @@ std::unique_ptr<HeldLayer> hold(const py::array& content, const py::array& table
                                 std::int64_t coarse, const py::object& shifts) {
     const bool in_codes = content.ndim() == 3;
     const auto* data = view<std::int16_t>(content, "content", in_codes ? 3 : 4);
-    expect(content.shape(1) == content.shape(2) && content.shape(1) >= 1 && content.shape(1) <= LARGEST_SIDE,
+    expect(content.shape(1) == content.shape(2) && content.shape(1) >= 1 && content.shape(1) <= MOST_SIDE,
            "content: expected a square grid of 1 to 4096 cells a side");
     auto held = std::make_unique<HeldLayer>();
     const std::vector<std::int64_t> moves = read_shifts(shifts);
@@ -263,7 +272,7 @@ std::unique_ptr<HeldLayer> hold_derived(const py::array& codes, const py::array&
     const auto* book = view<std::int16_t>(codebook, "codebook", 2);
     expect(axis.size() == 3, "axis: expected low, high and fraction");
     const std::int64_t full = codes.shape(1), side = py::len(axis[0]), width = codebook.shape(1);
-    expect(codes.shape(2) == full && full >= 1 && full <= LARGEST_SIDE && side >= 1 && side <= full,
+    expect(codes.shape(2) == full && full >= 1 && full <= MOST_SIDE && side >= 1 && side <= full,
            "codes: expected a square grid of 1 to 4096 cells a side, and a level of no more");
     expect(codebook.shape(0) >= 1 && codebook.shape(0) <= lpkernel::INT16_CODES && width >= 1 && width <= 1 << 20,
            "codebook: expected 1 to 32768 rows of 1 to 2^20 channels");
@@ -302,7 +311,7 @@ struct HeldSteps {
 std::unique_ptr<HeldSteps> hold_steps(int side, const py::array& positions, const py::array& counts,
                                       const py::array& compared, const py::array& write, const py::array& overlap,
                                       const py::object& enter) {
-    expect(side >= 1 && side <= LARGEST_SIDE, "side: expected 1 to 4096 cells");
+    expect(side >= 1 && side <= MOST_SIDE, "side: expected 1 to 4096 cells");
     const std::int64_t cells = std::int64_t{side} * side;
     lpkernel::RasterTables from{};
     from.positions = view<std::int32_t>(positions, "positions", 2);
@@ -336,7 +345,7 @@ std::unique_ptr<HeldSteps> hold_steps(int side, const py::array& positions, cons
     for (std::size_t i = 0; i < tables.size(); ++i) {
         const auto table = tables[i].cast<py::array>();
         const auto* values = view<std::int32_t>(table, "enter", 1);
-        expect(table.size() == side && within(values, table.size(), 0, i == 2 ? 256 : LARGEST_SIDE - 1),
+        expect(table.size() == side && within(values, table.size(), 0, i == 2 ? 256 : MOST_SIDE - 1),
                "enter: a table of another size, or values outside it");
         (tables.size() == 1 ? held->raster.carry : *resize[i]).assign(values, values + table.size());
         if (i < 2) held->reach = std::max(held->reach, *std::max_element(values, values + table.size()) + 1);
@@ -360,7 +369,7 @@ std::unique_ptr<HeldIsolation> hold_isolation(const HeldSteps& steps, const Held
                                               int threads, const std::string& isa) {
     const lpkernel::Layer& layer = *held.layer;
     expect(steps.raster.side == layer.side(), "isolation: the layer has another side");
-    expect(threads >= 1 && threads <= 4096, "threads: expected 1 to 4096");
+    expect_threads(threads);
     const lpkernel::Content from = content_of(held, content);
     const lpkernel::Kernels& run = lpkernel::kernels(isa);
     const Released free;
@@ -421,7 +430,8 @@ py::array_t<std::int32_t> scan(const py::list& scales, const py::array& images, 
     const auto* numbers = view<std::int64_t>(images, "images", 1);
     expect(within(numbers, images.size(), 0, std::numeric_limits<std::uint32_t>::max()), "images: outside [0, 2^32)");
     request.images.assign(numbers, numbers + images.size());
-    expect(k >= 1 && threads >= 1 && threads <= 4096, "k and threads: expected at least 1");
+    expect(k >= 1, "k: expected at least 1");
+    expect_threads(threads);
     request.k = k;
     request.seed = seed;
     request.first_step = first_step;
@@ -462,7 +472,7 @@ py::tuple topk(const py::array& queries, const py::array& bank, std::int64_t k, 
     expect(bank.shape(1) == job.width && bank.shape(0) <= MOST && job.width <= MOST / 4,
            "queries and bank: expected (Q, D) and (B, D), B < 2^31, D < 2^29");
     expect(k >= 1 && k <= bank.shape(0), "k: expected 1 to the bank's rows");
-    expect(threads >= 1 && threads <= 4096, "threads: expected 1 to 4096");
+    expect_threads(threads);
     if (!patch_mask.is_none()) {
         const auto mask = patch_mask.cast<py::array>();
         if (mask.ndim() == 1) {
@@ -536,7 +546,7 @@ py::object group_norm(const py::array& pixels, py::array& out, std::int64_t bloc
     const std::int64_t channels = pixels.shape(1);
     job.count = pixels.shape(0), job.block = block, job.groups = groups, job.eps = eps;
     expect(out.shape(0) == job.count && out.shape(1) == channels, "out: expected the pixels' shape");
-    expect(threads >= 1 && threads <= 4096, "threads: expected 1 to 4096");
+    expect_threads(threads);
     expect(job.count >= 1 && block >= 1 && job.count % block == 0, "block: expected a divisor of the pixels' number");
     expect(groups >= 1 && channels >= 1 && channels <= MOST && channels % groups == 0,
            "groups: expected a divisor of the channels");
@@ -585,12 +595,12 @@ py::array_t<std::int32_t> refine(const py::array& maps, const py::array& cells, 
         job.codes = rows.shape(0);
         job.channels = static_cast<int>(rows.shape(1));
     }
-    expect(cells.shape(0) >= 1 && cells.shape(0) <= MOST && cells.shape(1) >= 1 && cells.shape(1) <= LARGEST_SIDE &&
+    expect(cells.shape(0) >= 1 && cells.shape(0) <= MOST && cells.shape(1) >= 1 && cells.shape(1) <= MOST_SIDE &&
                cells.shape(2) == cells.shape(1) && maps.shape(1) == cells.shape(1) && maps.shape(2) == cells.shape(1),
            "maps: expected (N, M, M) for cells (B, M, M)");
     expect(within(given, maps.size(), -1, cells.shape(0) - 1), "maps: images that the cells are not of");
     expect(rounds >= 0 && sweeps >= 0 && part >= 0 && most >= 0, "rounds, sweeps, part and most: expected 0 or more");
-    expect(threads >= 1 && threads <= 4096, "threads: expected 1 to 4096");
+    expect_threads(threads);
     job.side = static_cast<int>(cells.shape(1));
     job.images = maps.shape(0);
     job.rounds = rounds;
@@ -647,8 +657,8 @@ py::array widened(const py::array& values, int threads) {
     const bool dense = values.flags() & py::array::c_style;
     const auto place = reinterpret_cast<std::uintptr_t>(values.data());
     const auto size = static_cast<std::uintptr_t>(values.itemsize());  // 0 for np.void of no bytes
-    expect(dense && size > 0 && place % size == 0 && threads >= 1 && threads <= 4096,
-           "values: expected a dense array, and 1 to 4096 threads");
+    expect(dense && size > 0 && place % size == 0, "values: expected a dense array");
+    expect_threads(threads);
     const lpkernel::Kernels& run = lpkernel::kernels("");
     const auto copy = [](const auto* from, std::int64_t count, std::int16_t* to) { std::copy_n(from, count, to); };
     if (py::isinstance<py::array_t<std::uint8_t>>(values)) {
@@ -667,7 +677,8 @@ py::array widened(const py::array& values, int threads) {
 py::tuple ends(const py::array& rows, int threads) {
     constexpr std::int64_t PIECE = 1 << 18;
     const auto* values = view<std::int16_t>(rows, "rows", 2);
-    expect(rows.size() > 0 && threads >= 1 && threads <= 4096, "rows: expected some, and 1 to 4096 threads");
+    expect(rows.size() > 0, "rows: expected some");
+    expect_threads(threads);
     const std::int64_t count = rows.size(), pieces = (count + PIECE - 1) / PIECE;
     std::vector<std::pair<std::int16_t, std::int16_t>> found(static_cast<std::size_t>(pieces));
     {
@@ -687,7 +698,7 @@ py::tuple ends(const py::array& rows, int threads) {
 py::object plain_topk(const py::object& queries, const py::object& bank, std::int64_t k, int threads,
                       std::int64_t packed_from, bool by_auto) {
     using Rows = py::array_t<float, py::array::c_style>;
-    if (!Rows::check_(queries) || !Rows::check_(bank) || threads < 1 || threads > 4096) return py::none();
+    if (!Rows::check_(queries) || !Rows::check_(bank) || !can_run(threads)) return py::none();
     const auto q = py::reinterpret_borrow<py::array>(queries), b = py::reinterpret_borrow<py::array>(bank);
     if (q.ndim() != 2 || b.ndim() != 2 || q.shape(1) != b.shape(1) || k < 1 || k > b.shape(0)) return py::none();
     if (b.shape(0) > MOST || b.shape(1) > MOST / 4) return py::none();
@@ -733,6 +744,8 @@ PYBIND11_MODULE(_cpu, module) {
     module.doc() = "Compiled CPU code of lpkernel; reach it through lpkernel._native.";
     py::dict limits;
     limits["INT16_CODES"] = lpkernel::INT16_CODES;
+    limits["MOST_REFERENCES"] = lpkernel::MOST_REFERENCES;
+    limits["MOST_SIDE"] = MOST_SIDE;
     module.attr("LIMITS") = limits;
     module.def("philox4x32_10", &lpkernel::philox4x32_10, py::arg("counter"), py::arg("key"),
                "Four words of Philox 4x32-10 from a counter of four and a key of two, each in [0, 2**32).");

@@ -10,6 +10,7 @@
 //   masked_topk_scratch(Q, B, D, K, per_query, weighted: bool, launch) -> bytes of `scratch`, 16-byte aligned
 //     stride: tensor cores screen the bank, with every stride-th row as a sample; 0 to compare all directly
 //   masked_topk_blocks(K, is_int16, per_query, launch, device) -> blocks that a multiprocessor holds at once
+//   masked_topk_bytes(K, is_int16, per_query, launch) -> bytes of shared memory of a block
 //   scan, scan_blocks, steps: bind/cuda_scan.h; walk, walk_tables: bind/cuda_walk.h
 //   device_count(), build_info()
 
@@ -21,6 +22,7 @@
 
 #include "bind/cuda_scan.h"
 #include "bind/cuda_walk.h"
+#include "bind/expect.h"
 #include "bind/span.h"
 #include "cuda/portable.cuh"
 #include "cuda/screen.h"
@@ -30,6 +32,7 @@ namespace py = pybind11;
 
 namespace {
 
+using lpkernel::expect;
 using lpkernel::cuda::check;
 using lpkernel::cuda::KnownBuffers;
 using lpkernel::cuda::OnDevice;
@@ -39,10 +42,6 @@ using lpkernel::cuda::TopkArgs;
 using lpkernel::cuda::TopkShape;
 
 constexpr std::int64_t MOST = std::int64_t{1} << 30;  // of Q, B and D
-
-void expect(bool right, const char* what) {
-    if (!right) throw py::value_error(what);
-}
 
 // Devices that can be used; 0 where there is no driver.
 int device_count() {
@@ -140,6 +139,11 @@ int masked_topk_blocks(int k, bool integers, bool per_query, const py::tuple& la
     return blocks;
 }
 
+int masked_topk_bytes(int k, bool integers, bool per_query, const py::tuple& launch) {
+    expect(k >= 1 && k <= lpkernel::MOST_NEIGHBOURS, "K: expected 1 to 128");
+    return lpkernel::cuda::topk_map(topk_shape(launch), k, integers ? 2 : 4, per_query).bytes;
+}
+
 // Fills in the buffers of one type of values.
 template <class Value, class Distance>
 void take_buffers(TopkArgs& args, const py::handle& queries, const py::handle& bank, const py::handle& distances,
@@ -198,6 +202,8 @@ PYBIND11_MODULE(_cuda, module) {
                "Bytes of scratch that masked_topk needs.");
     module.def("masked_topk_blocks", &masked_topk_blocks, py::arg("K"), py::arg("is_int16"), py::arg("per_query"),
                py::arg("launch"), py::arg("device"), "Blocks of a launch that a multiprocessor holds at once.");
+    module.def("masked_topk_bytes", &masked_topk_bytes, py::arg("K"), py::arg("is_int16"), py::arg("per_query"),
+               py::arg("launch"), "Bytes of shared memory that a block of a launch takes.");
     module.def("masked_topk", &masked_topk, py::arg("queries"), py::arg("bank"), py::arg("patch_mask"),
                py::arg("per_query"), py::arg("candidate_mask"), py::arg("weights"), py::arg("Q"), py::arg("B"),
                py::arg("D"), py::arg("K"), py::arg("is_int16"), py::arg("distances"), py::arg("indices"),

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 
+#include "bind/expect.h"
 #include "bind/span.h"
 #include "cuda/portable.cuh"
 #include "cuda/scan.h"
@@ -15,14 +16,10 @@
 
 namespace lpkernel::cuda {
 
-inline void expect_shape(bool right, const char* what) {
-    if (!right) throw pybind11::value_error(what);
-}
-
 inline ScanShape scan_shape(const pybind11::dict& from) {
     const auto number = [&](const char* name) { return from[name].cast<int>(); };
     const auto form = from["form"].cast<std::string>();
-    expect_shape(form == "rows" || form == "gather" || form == "latents", "form: expected rows, gather or latents");
+    expect(form == "rows" || form == "gather" || form == "latents", "form: expected rows, gather or latents");
     ScanShape shape;
     shape.form = form == "rows" ? Form::CodeRows : form == "gather" ? Form::CodeGather : Form::Latents;
     shape.tile = number("tile");
@@ -36,25 +33,24 @@ inline ScanShape scan_shape(const pybind11::dict& from) {
     shape.width = number("width");
     shape.cut = number("cut");
     const bool in_codes = shape.form != Form::Latents;
-    expect_shape(shape.tile >= 1 && shape.tile <= 4 && shape.group >= 1 && shape.group <= 1 << 16, "tile or group");
+    expect(shape.tile >= 1 && shape.tile <= 4 && shape.group >= 1 && shape.group <= 1 << 16, "tile or group");
     const int fewest = shape.form == Form::CodeRows ? FETCHERS + 32 : 32;
-    expect_shape(shape.threads >= fewest && shape.threads <= MOST_THREADS && shape.threads % 32 == 0, "threads");
-    expect_shape(shape.split >= 1 && shape.split <= 32 && !(shape.split & (shape.split - 1)) &&
-                     (shape.form != Form::CodeRows || shape.split == 1),
-                 "split: expected a power of two, 1 for rows");
-    expect_shape(shape.k >= 1 && shape.k <= MOST_NEIGHBOURS, "k: expected 1 to 128");
-    expect_shape(
-        shape.width >= 1 && shape.width <= 1 << 20 && (in_codes ? shape.width == 1 : shape.width % CELL_VALUES == 0),
-        "width: expected 1 for codes, a multiple of 8 for latents");
-    expect_shape(in_codes ? shape.codes >= 4 && shape.codes <= INT16_CODES && shape.codes % 4 == 0 : shape.codes == 0,
-                 "codes: expected a multiple of 4 up to 32768, 0 for latents");
-    expect_shape(shape.span >= 1 && static_cast<std::int64_t>(shape.span) * shape.tile * shape.width <= 1 << 17,
-                 "span");
-    expect_shape(shape.form == Form::CodeRows
-                     ? shape.depth >= 1 && static_cast<std::int64_t>(shape.depth) * shape.codes * shape.tile <= 1 << 17
-                     : shape.depth == 0,
-                 "depth");
-    expect_shape(shape.cut >= 0 && shape.cut <= MOST_CUT, "cut: expected a patch of up to 32 cells");
+    expect(shape.threads >= fewest && shape.threads <= MOST_THREADS && shape.threads % 32 == 0, "threads");
+    expect(shape.split >= 1 && shape.split <= 32 && !(shape.split & (shape.split - 1)) &&
+               (shape.form != Form::CodeRows || shape.split == 1),
+           "split: expected a power of two, 1 for rows");
+    expect(shape.k >= 1 && shape.k <= MOST_NEIGHBOURS, "k: expected 1 to 128");
+    expect(shape.width >= 1 && shape.width <= 1 << 20 && (in_codes ? shape.width == 1 : shape.width % CELL_VALUES == 0),
+           "width: expected 1 for codes, a multiple of 8 for latents");
+    expect(
+        in_codes ? shape.codes >= 4 && shape.codes <= INT16_CODES && shape.codes % TABLE_STEP == 0 : shape.codes == 0,
+        "codes: expected a multiple of 4 up to 32768, 0 for latents");
+    expect(shape.span >= 1 && static_cast<std::int64_t>(shape.span) * shape.tile * shape.width <= 1 << 17, "span");
+    expect(shape.form == Form::CodeRows
+               ? shape.depth >= 1 && static_cast<std::int64_t>(shape.depth) * shape.codes * shape.tile <= 1 << 17
+               : shape.depth == 0,
+           "depth");
+    expect(shape.cut >= 0 && shape.cut <= MOST_CUT, "cut: expected a patch of up to 32 cells");
     return shape;
 }
 
@@ -77,19 +73,19 @@ void take_buffer(T*& into, const pybind11::dict& buffers, const char* name, std:
     into = span<T>(buffers[name], name, count, known);
 }
 
-// Takes the plan, the images and the results, for either engine; the shape of `args` is already known.
+// Takes the plan, the images and the results, for every engine; the shape of `args` is already known.
 inline void take_plan(ScanArgs& args, const pybind11::dict& numbers, const pybind11::dict& buffers,
                       KnownBuffers& known) {
     const auto number = [&](const char* name) { return number_of(numbers, name); };
     const ScanShape& shape = args.shape;
     const std::int64_t scales = number("scales"), steps = number("steps"), images = number("images"),
                        side = number("side"), allowed = number("allowed"), offsets = number("offsets");
-    expect_shape(scales >= 1 && scales <= 4096 && steps >= 0 && steps < std::int64_t{1} << 31, "scales or steps");
-    expect_shape(images >= 1 && images < std::int64_t{1} << 30, "images");
-    expect_shape(side >= 1 && side <= 4096 && side * side * shape.width * shape.tile < std::int64_t{1} << 31, "side");
-    expect_shape(allowed >= 1 && allowed <= MOST_IMAGES && shape.k <= allowed, "allowed: expected k or more images");
-    expect_shape(number("pitch") >= allowed && number("pitch") < std::int64_t{1} << 31, "pitch");
-    expect_shape(offsets == 0 || offsets == steps * allowed, "offsets: expected one a step and allowed image, or none");
+    expect(scales >= 1 && scales <= 4096 && steps >= 0 && steps < std::int64_t{1} << 31, "scales or steps");
+    expect(images >= 1 && images < std::int64_t{1} << 30, "images");
+    expect(side >= 1 && side <= MOST_SIDE && side * side * shape.width * shape.tile < std::int64_t{1} << 31, "side");
+    expect(allowed >= 1 && allowed <= MOST_IMAGES && shape.k <= allowed, "allowed: expected k or more images");
+    expect(number("pitch") >= allowed && number("pitch") < std::int64_t{1} << 31, "pitch");
+    expect(offsets == 0 || offsets == steps * allowed, "offsets: expected one a step and allowed image, or none");
     args.scale_count = static_cast<int>(scales);
     args.image_count = static_cast<int>(images);
     args.side = static_cast<int>(side);
@@ -121,18 +117,18 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
     ScanArgs args{};
     args.shape = scan_shape(shape_from);
     args.shared = shared_map(args.shape);
-    expect_shape(number("shared") == args.shared.bytes, "shared: the launch table and the kernel disagree");
+    expect(number("shared") == args.shared.bytes, "shared: the launch table and the kernel disagree");
     const ScanShape& shape = args.shape;
     const std::int64_t groups = number("groups"), rows = number("rows");
-    expect_shape(groups >= 1 && groups * shape.group <= 1 << 24, "groups");
-    expect_shape(rows <= shape.codes, "rows: more than codes");
+    expect(groups >= 1 && groups * shape.group <= 1 << 24, "groups");
+    expect(rows <= shape.codes, "rows: more than codes");
     args.code_shift = static_cast<int>(number("code_shift"));
-    expect_shape(
-        args.code_shift == 4 ? shape.codes <= MOST_ROW_CODES : args.code_shift == 0 && shape.form != Form::CodeRows,
-        "code_shift: expected 4 for rows, 4 or 0 for gather, 0 for latents");
+    expect(args.code_shift == CODE_SHIFT ? shape.codes <= MOST_ROW_CODES
+                                         : args.code_shift == 0 && shape.form != Form::CodeRows,
+           "code_shift: expected 4 for rows, 4 or 0 for gather, 0 for latents");
     KnownBuffers known;
     take_plan(args, numbers, buffers, known);
-    expect_shape(shape.width > 1 || args.pitch % 8 == 0, "pitch");
+    expect(shape.width > 1 || args.pitch % CODE_STEP == 0, "pitch");
     const std::int64_t canvas = std::int64_t{args.side} * args.side * shape.width;
     take_buffer(args.table, buffers, "table", rows * shape.codes, known);
     take_buffer(args.canvas, buffers, "canvas", groups * shape.group * 2 * shape.tile * canvas, known);
@@ -149,15 +145,14 @@ inline void run_scan(const pybind11::dict& shape_from, const pybind11::dict& num
 inline StepTile step_tile(int images, int bank) {
     StepTile tile;
     tile.image_blocks = images / 32;
-    tile.bank_warps = bank / 64;
-    expect_shape((images == 64 || images == 128) && (bank == 128 || (bank == 256 && images == 128)),
-                 "tile: expected 64 or 128 images and 128 bank images, or 128 and 256");
+    expect((images == 64 || images == 128) && bank == tile.bank(),
+           "tile: expected 64 or 128 images and 128 bank images");
     return tile;
 }
 
 // How many floats the minima of an image take.
 inline int step_groups(int images, int bank, int allowed, int k) {
-    expect_shape(allowed >= 1 && allowed <= MOST_IMAGES && k >= 1 && k <= MOST_NEIGHBOURS, "allowed or k");
+    expect(allowed >= 1 && allowed <= MOST_IMAGES && k >= 1 && k <= MOST_NEIGHBOURS, "allowed or k");
     StepArgs args{};
     args.scan.allowed = allowed;
     args.scan.shape.k = k;
@@ -174,17 +169,17 @@ inline void run_steps(const pybind11::tuple& tile_from, const pybind11::dict& nu
     scan.shape.k = static_cast<int>(number("k"));
     scan.shape.width = static_cast<int>(number("width"));
     scan.shape.cut = static_cast<int>(number("cut"));
-    expect_shape(scan.shape.k >= 1 && scan.shape.k <= MOST_NEIGHBOURS, "k: expected 1 to 128");
-    expect_shape(scan.shape.width >= SLICE && scan.shape.width <= 1 << 20 && scan.shape.width % SLICE == 0,
-                 "width: expected a multiple of 16");
-    expect_shape(scan.shape.cut >= 0 && scan.shape.cut <= MOST_CUT, "cut: expected a patch of up to 32 cells");
+    expect(scan.shape.k >= 1 && scan.shape.k <= MOST_NEIGHBOURS, "k: expected 1 to 128");
+    expect(scan.shape.width >= SLICE && scan.shape.width <= 1 << 20 && scan.shape.width % SLICE == 0,
+           "width: expected a multiple of 16");
+    expect(scan.shape.cut >= 0 && scan.shape.cut <= MOST_CUT, "cut: expected a patch of up to 32 cells");
     KnownBuffers known;
     take_plan(scan, numbers, buffers, known);
-    expect_shape(scan.pitch % tile.bank() == 0, "pitch: expected a multiple of the tile");
+    expect(scan.pitch % tile.bank() == 0, "pitch: expected a multiple of the tile");
     args.rows = static_cast<int>(number("rows"));
-    expect_shape(args.rows >= 1 && args.rows <= scan.image_count, "rows: expected 1 to the number of images");
-    expect_shape(std::int64_t{args.rows} * scan.side * scan.side * scan.shape.width < std::int64_t{1} << 33,
-                 "rows: more canvas than 32-bit places of 8 values tell");
+    expect(args.rows >= 1 && args.rows <= scan.image_count, "rows: expected 1 to the number of images");
+    expect(std::int64_t{args.rows} * scan.side * scan.side * scan.shape.width < std::int64_t{1} << 33,
+           "rows: more canvas than 32-bit places of 8 values tell");
     plan_steps(args, tile);
     args.overlaps = number("overlaps") != 0;
     const std::int64_t rows = args.rows, steps_there = number("steps");
@@ -218,6 +213,14 @@ inline void bind_scan(pybind11::module_& module) {
     limits["MOST_LISTED"] = MOST_LISTED;
     limits["MOST_SLICED"] = MOST_SLICED;
     limits["SLICE"] = SLICE;
+    limits["MOST_SIDE"] = MOST_SIDE;
+    limits["CODE_SHIFT"] = CODE_SHIFT;
+    limits["CODE_STEP"] = CODE_STEP;
+    limits["CHANNEL_STEP"] = CELL_VALUES;
+    limits["TABLE_STEP"] = TABLE_STEP;
+    py::dict chunk;
+    for (const int tile : {1, 4}) chunk[py::int_(tile)] = row_images(tile);
+    limits["CHUNK"] = chunk;
     module.attr("LIMITS") = limits;
     module.def("scan_blocks", &scan_blocks, py::arg("shape"), py::arg("device"),
                "Blocks of a launch shape that a multiprocessor holds at once.");

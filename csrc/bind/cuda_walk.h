@@ -16,18 +16,18 @@ inline void take_walk(WalkArgs& args, const pybind11::dict& numbers) {
     shape.width = static_cast<int>(number("width"));
     shape.cut = static_cast<int>(number("cut"));
     args.scan.code_shift = static_cast<int>(number("code_shift"));
-    expect_shape(shape.k >= 1 && shape.k <= MOST_NEIGHBOURS, "k: expected 1 to 128");
-    expect_shape(shape.codes >= 0 && shape.codes <= INT16_CODES && shape.codes % 4 == 0,
-                 "codes: expected a multiple of 4 up to 32768, 0 for latents");
-    expect_shape(shape.codes ? shape.width == 1
-                             : shape.width >= 1 && shape.width <= WALK_VALUES && shape.width % CELL_VALUES == 0,
-                 "width: expected 1 for codes, a multiple of 8 up to 512 for latents");
-    expect_shape(shape.cut >= 0 && shape.cut <= MOST_CUT, "cut: expected a patch of up to 32 cells");
+    expect(shape.k >= 1 && shape.k <= MOST_NEIGHBOURS, "k: expected 1 to 128");
+    expect(shape.codes >= 0 && shape.codes <= INT16_CODES && shape.codes % TABLE_STEP == 0,
+           "codes: expected a multiple of 4 up to 32768, 0 for latents");
+    expect(shape.codes ? shape.width == 1
+                       : shape.width >= 1 && shape.width <= WALK_VALUES && shape.width % CELL_VALUES == 0,
+           "width: expected 1 for codes, a multiple of 8 up to 512 for latents");
+    expect(shape.cut >= 0 && shape.cut <= MOST_CUT, "cut: expected a patch of up to 32 cells");
     const std::int64_t shift = args.scan.code_shift;
-    expect_shape(shift == 0 || (shift == 4 && shape.codes > 0 && shape.codes <= MOST_ROW_CODES),
-                 "code_shift: expected 0, or 4 for codes");
-    expect_shape(number("allowed") >= 1 && number("allowed") <= WALK_IMAGES, "allowed: expected 1 to 2048 images");
-    args.pitch = (static_cast<int>(number("allowed")) + 7) / 8 * 8;
+    expect(shift == 0 || (shift == CODE_SHIFT && shape.codes > 0 && shape.codes <= MOST_ROW_CODES),
+           "code_shift: expected 0, or 4 for codes");
+    expect(number("allowed") >= 1 && number("allowed") <= WALK_IMAGES, "allowed: expected 1 to 2048 images");
+    args.pitch = (static_cast<int>(number("allowed")) + ROW_STEP - 1) / ROW_STEP * ROW_STEP;
 }
 
 // Fills in the distances of all pairs of a bank's images at the cells of some scales, from `first_cell` of `tables` on.
@@ -38,12 +38,12 @@ inline void run_walk_tables(const pybind11::dict& numbers, const pybind11::dict&
     ScanArgs& scan = args.scan;
     take_walk(args, numbers);
     const std::int64_t scales = number("scales"), cells = number("bank_cells"), first = number("first_cell");
-    expect_shape(scales >= 1 && scales <= 4096 && first >= 0, "scales or first_cell");
+    expect(scales >= 1 && scales <= 4096 && first >= 0, "scales or first_cell");
     scan.scale_count = static_cast<int>(scales);
     scan.side = static_cast<int>(number("side"));
     scan.allowed = static_cast<int>(number("allowed"));
     scan.pitch = number("pitch");
-    expect_shape(scan.side >= 1 && scan.side <= WALK_SIDE && scan.pitch >= scan.allowed, "side or pitch");
+    expect(scan.side >= 1 && scan.side <= WALK_SIDE && scan.pitch >= scan.allowed, "side or pitch");
     KnownBuffers known;
     const std::int32_t* host_scales;
     const std::int64_t rows = std::int64_t{scan.allowed} * args.pitch;
@@ -66,10 +66,10 @@ inline void run_walk(const pybind11::dict& numbers, const pybind11::dict& buffer
     take_walk(args, numbers);
     KnownBuffers known;
     take_plan(scan, numbers, buffers, known);
-    expect_shape(scan.side <= WALK_SIDE, "side: expected up to 64");
+    expect(scan.side <= WALK_SIDE, "side: expected up to 64");
     args.carries = number("carries") != 0;
     args.rows = static_cast<int>(number("batch"));
-    expect_shape(args.rows >= 1 && args.rows <= scan.image_count, "batch: expected 1 to the number of images");
+    expect(args.rows >= 1 && args.rows <= scan.image_count, "batch: expected 1 to the number of images");
     plan_walk(args);
     const std::int64_t map = std::int64_t{scan.side} * scan.side, begins = number("begins") != 0 ? args.rows : 0;
     args.zeros = number("table_cells") * scan.allowed * args.pitch;
@@ -90,6 +90,7 @@ inline void run_walk(const pybind11::dict& numbers, const pybind11::dict& buffer
 inline void bind_walk(pybind11::module_& module) {
     namespace py = pybind11;
     py::dict limits = module.attr("LIMITS").cast<py::dict>();
+    limits["ROW_STEP"] = ROW_STEP;
     limits["WALK_IMAGES"] = WALK_IMAGES;
     limits["WALK_SIDE"] = WALK_SIDE;
     limits["WALK_VALUES"] = WALK_VALUES;

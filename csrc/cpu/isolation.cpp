@@ -17,7 +17,6 @@ namespace lpkernel {
 
 namespace {
 
-constexpr std::int64_t MOST = 256;        // references
 constexpr std::int64_t TABLE = 64 << 20;  // bytes of the rows of codes, at most
 constexpr std::int64_t TOGETHER = 64;     // images, or codes, of one task
 constexpr std::int32_t FAR = 0x7FFFFFFF;
@@ -39,7 +38,7 @@ struct Boxes {
 }  // namespace
 
 ByStep isolation(const Raster& raster, const Layer& layer, const Content& content, const Kernels& run, int threads) {
-    const std::int64_t size = layer.size(), total = std::min(size, MOST),
+    const std::int64_t size = layer.size(), total = std::min(size, MOST_REFERENCES),
                        cells = std::int64_t{raster.side} * raster.side;
     const auto steps = static_cast<std::int64_t>(raster.steps.size());
     const std::int64_t nearest = std::max<std::int64_t>(1, (5 * total + size / 2) / size);

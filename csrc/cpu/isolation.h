@@ -4,7 +4,8 @@
 //   isolation(step, a) = floor of the mean of the `nearest` smallest distances, over the cells that the step compares,
 //                        of image a to the reference images other than a; to all of these where there are
 //                        fewer; 0 where there are none
-// Reference r of T = min(A, 256) is image floor(r A / T) of the A allowed ones; nearest = max(1, (5 T + A / 2) / A).
+// Reference r of T = min(A, MOST_REFERENCES) is image floor(r A / T) of the A allowed ones; nearest = max(1, (5 T + A /
+// 2) / A).
 
 #pragma once
 
@@ -15,6 +16,8 @@
 #include "cpu/raster.h"
 
 namespace lpkernel {
+
+constexpr std::int64_t MOST_REFERENCES = 256;
 
 // A row of A int32 for each step, none below 0, and the largest of each row. Rows are whole blocks, zero beyond A.
 struct ByStep {

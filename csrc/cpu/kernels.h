@@ -217,7 +217,7 @@ struct Corners {
     double down, across;
 };
 
-// Cells of a level of an image of codes, as lpkernel.bank.resize_level makes them: each the blend in float64 of four
+// Cells of a level of an image of codes, as lpkernel.levels.resize_level makes them: each the blend in float64 of four
 // rows of the codebook, rows first, then columns, rounded to the nearest, ties to even.
 // codes: (cells of the full side), each below `rows`; corners: (count); book: (mask + 1, stride), zero beyond `rows`
 // and `width`; stride is a multiple of 8, mask + 1 a power of two. out: (count, width).
@@ -271,9 +271,9 @@ struct Kernels {
     void (*float_block)(const FloatBlock&);
     void (*float_blocks)(const FloatBlocks&);
     void (*rounded_block)(const RoundedBlock&);
+    void (*round_block)(const RoundBlock&);
     // The same of one row, out (pairs, 2).
     void (*round_row)(const float* values, float scale, std::int64_t width, std::int16_t* out);
-    void (*round_block)(const RoundBlock&);
     void (*float_rows)(const FloatRows&);
     void (*integer_rows)(const IntegerRows&);
     void (*cell_rows)(const CellRows&);
@@ -316,13 +316,6 @@ struct Kernels {
     // sum of (a - b)^2 over the entries where weight is not 0 (all, if it is nullptr), in float64. Sixteen partial
     // sums, added up in one order whatever the instruction set.
     double (*direct)(const float* a, const float* b, const float* weight, std::int64_t width);
-    void (*block_sums)(const BlockSums&);
-    void (*scaled)(const Scaled&);
-    // Bits of bfloat16 as float32, and back, rounded to the nearest, ties to even; NaN becomes 0x7FC0.
-    void (*widen)(const std::uint16_t* values, std::int64_t count, float* out);
-    void (*narrow)(const float* values, std::int64_t count, std::uint16_t* out);
-    // Bits of float16 as float32.
-    void (*widen_half)(const std::uint16_t* values, std::int64_t count, float* out);
     // The same from one `a` to `count` rows: out[i] = direct(a, rows[i], weight, width).
     void (*direct_rows)(const float* a, const float* const* rows, const float* weight, std::int64_t width, int count,
                         double* out);
@@ -332,6 +325,13 @@ struct Kernels {
     // out[i] = -2 (values[i] - centre[i]), the difference rounded once; returns the squared norm of the differences, in
     // float64 in any order.
     double (*place_row)(const float* values, const float* centre, std::int64_t width, float* out);
+    void (*block_sums)(const BlockSums&);
+    void (*scaled)(const Scaled&);
+    // Bits of bfloat16 as float32, and back, rounded to the nearest, ties to even; NaN becomes 0x7FC0.
+    void (*widen)(const std::uint16_t* values, std::int64_t count, float* out);
+    void (*narrow)(const float* values, std::int64_t count, std::uint16_t* out);
+    // Bits of float16 as float32.
+    void (*widen_half)(const std::uint16_t* values, std::int64_t count, float* out);
 };
 
 // The table for `isa`: "avx512", "avx2", "baseline" (SSE2 on x86, NEON on aarch64), or "" for the best that this

@@ -1,18 +1,30 @@
 // The kernels of kernels.h, written on the vectors of simd.h. Included once by each kernels_*.cpp, which defines
 // LPKERNEL_TABLE (the name of its table) and LPKERNEL_ISA_NAME, and is compiled for its instruction set.
 //
+// Formulas, shapes and limits stand in kernels.h, above the argument of each kernel. GroupNorm and the widening of
+// 16-bit numbers are in norm_body.h.
+//
 // Tiling: Q queries times U vectors of bank images are summed in registers over all cells, so a block's data is
 // read once for up to GROUP queries. Memory traffic: 4 * pairs + 4 bytes a cell and image for each GROUP queries.
+//
+// Ties: kernels that filter report every lane at or below a limit, equal ones too, and leave the choice to the keys of
+// smallest.h; `ranked` and `ranks` order equal values by their index.
 
 #include <type_traits>
 
 #include "common/philox.h"
 #include "cpu/kernels.h"
+#include "cpu/norm_body.h"
 #include "cpu/simd.h"
 
 namespace {
 
 using namespace lpkernel;
+
+// The first `lanes` bits of a block's mask.
+std::uint64_t real_lanes(int lanes) {
+    return lanes == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << lanes) - 1;
+}
 
 constexpr int CHECK = 48;  // channel pairs between two checks of the limits
 
@@ -89,8 +101,7 @@ void latent_queries(const LatentBlock& a) {
             first += LANES;
         }
     }
-    const std::uint64_t real = a.lanes == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << a.lanes) - 1;
-    for (int q = 0; q < Q; ++q) a.found[q] &= real;
+    for (int q = 0; q < Q; ++q) a.found[q] &= real_lanes(a.lanes);
 }
 
 template <int PAIRS>
@@ -114,10 +125,6 @@ void latent_block(const LatentBlock& a) {
 constexpr int SCORED = 6;                           // queries whose sums are held together; registers as below
 constexpr int SCORE_VECTORS = LANES == 16 ? 4 : 2;  // vectors of rows
 constexpr int SCORE_STEP = LANES * SCORE_VECTORS;
-
-std::uint64_t real_lanes(int lanes) {
-    return lanes == BLOCK ? ~std::uint64_t{0} : (std::uint64_t{1} << lanes) - 1;
-}
 
 std::uint64_t scores_within(const float* scores, int lanes, float limit) {
     std::uint64_t found = 0;
@@ -1021,87 +1028,6 @@ bool level_block(const LevelBlock& a) {
     return wrong >= 0;
 }
 
-using FourFloats = float __attribute__((vector_size(16)));
-using FourDoubles = double __attribute__((vector_size(32)));
-
-// The compiler vectorises the loops over all channels.
-void block_sums(const BlockSums& a) {
-    const int channels = a.channels, own = channels / a.groups;
-    float* __restrict columns = a.columns;
-    const float* __restrict centre = a.centre;
-    const float* __restrict pixel = a.pixels;
-    double* out = a.out;
-    for (std::int64_t b = 0; b < a.blocks; ++b) {
-        for (std::int64_t p = 0; p < a.block; ++p, pixel += channels) {
-            if (centre && p == 0) {
-                for (int c = 0; c < channels; ++c) columns[c] = (pixel[c] - centre[c]) * (pixel[c] - centre[c]);
-            } else if (centre) {
-                for (int c = 0; c < channels; ++c) columns[c] += (pixel[c] - centre[c]) * (pixel[c] - centre[c]);
-            } else if (p == 0) {
-                for (int c = 0; c < channels; ++c) columns[c] = pixel[c];
-            } else {
-                for (int c = 0; c < channels; ++c) columns[c] += pixel[c];
-            }
-        }
-        const float* from = columns;
-        for (int g = 0; g < a.groups; ++g, from += own) {
-            FourDoubles sum = {};
-            int c = 0;
-            for (; c + 4 <= own; c += 4) {
-                FourFloats values;
-                __builtin_memcpy(&values, from + c, sizeof values);
-                sum += __builtin_convertvector(values, FourDoubles);
-            }
-            for (int lane = 0; c < own; ++c, ++lane) sum[lane] += static_cast<double>(from[c]);
-            *out++ = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-        }
-    }
-}
-
-void scaled(const Scaled& a) {
-    const int channels = a.channels;
-    const float* __restrict centre = a.centre;
-    const float* __restrict scale = a.scale;
-    const float* __restrict shift = a.shift;
-    const float* __restrict pixel = a.pixels;
-    float* __restrict out = a.out;
-    for (std::int64_t p = 0; p < a.count; ++p, pixel += channels, out += channels) {
-        for (int c = 0; c < channels; ++c) out[c] = (pixel[c] - centre[c]) * scale[c] + shift[c];
-    }
-}
-
-void widen(const std::uint16_t* __restrict values, std::int64_t count, float* __restrict out) {
-    for (std::int64_t i = 0; i < count; ++i) {
-        const std::uint32_t bits = std::uint32_t{values[i]} << 16;
-        __builtin_memcpy(out + i, &bits, sizeof bits);
-    }
-}
-
-void narrow(const float* __restrict values, std::int64_t count, std::uint16_t* __restrict out) {
-    for (std::int64_t i = 0; i < count; ++i) {
-        std::uint32_t bits;
-        __builtin_memcpy(&bits, values + i, sizeof bits);
-        const std::uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
-        out[i] = static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? 0x7FC0u : rounded);
-    }
-}
-
-void widen_half(const std::uint16_t* __restrict values, std::int64_t count, float* __restrict out) {
-    constexpr std::uint32_t EXPONENT = 0x7C00u << 13, BIAS = (127u - 15u) << 23, ONE = 1u << 23;
-    for (std::int64_t i = 0; i < count; ++i) {
-        const std::uint32_t magnitude = (values[i] & 0x7FFFu) << 13, exponent = magnitude & EXPONENT;
-        std::uint32_t bits = magnitude + BIAS;
-        bits += exponent == EXPONENT ? BIAS : 0u;  // infinity and NaN
-        bits += exponent == 0 ? ONE : 0u;          // no leading 1 below the normal numbers: 2^-14 too much
-        float value;
-        __builtin_memcpy(&value, &bits, sizeof value);
-        value -= exponent == 0 ? 0x1p-14f : 0.0f;
-        __builtin_memcpy(&bits, &value, sizeof bits);
-        bits |= (values[i] & 0x8000u) << 16;
-        __builtin_memcpy(out + i, &bits, sizeof bits);
-    }
-}
-
 }  // namespace
 
 namespace lpkernel {
@@ -1112,8 +1038,8 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 by_width<FloatBlock>,
                                 by_width<FloatBlocks>,
                                 rounded_block,
-                                round_row,
                                 round_block,
+                                round_row,
                                 rows<float, float>,
                                 rows<std::int16_t, std::int32_t>,
                                 cell_rows,
@@ -1134,14 +1060,14 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 resize_row,
                                 words,
                                 direct,
+                                direct_rows,
+                                direct_narrow,
+                                pack_rows,
+                                place_row,
                                 block_sums,
                                 scaled,
                                 widen,
                                 narrow,
-                                widen_half,
-                                direct_rows,
-                                direct_narrow,
-                                pack_rows,
-                                place_row};
+                                widen_half};
 
 }  // namespace lpkernel

@@ -1,5 +1,8 @@
 // GroupNorm of one image, channels last: fixed blocks of pixels in a fixed order, so the same bits on every machine.
 //
+//   out[p][c] = (pixels[p][c] - mean[g]) / sqrt(variance[g] + eps) * weight[c] + bias[c], c in group g; mean and
+//   variance (not corrected) over all pixels and the channels of the group (Wu and He 2018)
+//
 // The image is read three times (sums, squares about the mean, the result) and written once; threads take turns of
 // whole blocks, whose sums are added up by one of them. bfloat16 is widened, and rounded at the end, in the first-level
 // cache.

@@ -12,6 +12,9 @@
 //
 // The draw needs only the neighbour of one rank, and the random word does not depend on the search: so the rank is
 // drawn first, and the search keeps rank + 1 images instead of K.
+//
+// Ties: the lower of the allowed images, see smallest.h. Limits: distances below 2^31, fewer than 2^31 bank images,
+// sides up to MOST_SIDE (bind/cpu.cpp checks what callers give).
 
 #include "cpu/scan.h"
 

@@ -21,9 +21,9 @@ struct Scale {
 };
 
 struct Tuning {
-    std::int64_t group = 64;       // most images that walk through the plan together
-    std::int64_t split = 1 << 17;  // compared values of a step, from which threads divide the bank for few images
-    std::int64_t seeded = 512;     // bank images from which limits are set by recent neighbours first
+    std::int64_t group;   // most images that walk through the plan together
+    std::int64_t split;   // compared values of a step, from which threads divide the bank for few images
+    std::int64_t seeded;  // bank images from which limits are set by recent neighbours first
 };
 
 struct Scan {
@@ -33,7 +33,7 @@ struct Scan {
     std::uint64_t seed = 0;
     std::uint32_t first_step = 0;  // random counter of the first step
     int threads = 1;
-    Tuning tuning;
+    Tuning tuning{};
 };
 
 // sources: (n, M, M) int32, bank index of each cell or -1 where nothing was written. Bit-identical for any number

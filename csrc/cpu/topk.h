@@ -20,7 +20,7 @@ struct Topk {
     std::int64_t allowed = 0;           // how many bank rows are allowed
     std::vector<std::int64_t> rows;     // these, ascending; empty where all are allowed
     int threads = 1;
-    std::int64_t packed_from = 128;  // queries from which the bank is packed
+    std::int64_t packed_from;  // queries from which the bank is packed
 };
 
 // distances (Q, k), indices (Q, k), ascending by (distance, index); slots beyond the allowed rows hold

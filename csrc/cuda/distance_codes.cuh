@@ -18,6 +18,9 @@
 // CodeGather (TQ = 1), where the slab is smaller than a row, or rows do not fit: a thread owns one bank image and reads
 // the table in place, through L1 and L2. `split` lanes share the cells of an image when there are fewer images than
 // threads.
+//
+// Ties: sums are exact in any order, and scan.cuh orders equal ones by the position of the bank image. Limits: V <=
+// 32768, sums below 2^31.
 
 #pragma once
 
@@ -44,7 +47,7 @@ __device__ __forceinline__ void stage_codes(const ScanArgs& args, const Block& b
 template <int TQ>
 struct CodeRows {
     using Unit = std::uint16_t;
-    static constexpr int TILE = TQ, VECTORS = TQ == 1 ? 4 : 2, IMAGES = 8 * VECTORS;
+    static constexpr int TILE = TQ, IMAGES = row_images(TQ), VECTORS = IMAGES / 8;
 
     static __device__ __forceinline__ int comparers() { return static_cast<int>(blockDim.x) - FETCHERS; }
 

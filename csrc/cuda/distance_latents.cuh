@@ -8,6 +8,9 @@
 // images, so a warp's loads use whole cache lines. `split` lanes share the cells of an image when there are fewer
 // images than threads. Integer multiply-adds per channel: 1 + TQ; unpacking 1; shared loads TQ / 4.
 // TQ = 1 is bound by memory: 2 W bytes per bank image and cell. TQ = 4 is bound by the integer units.
+//
+// Ties: scan.cuh orders equal distances by the position of the bank image. Limits: distances below 2^31; the window of
+// a cell, TQ * W int32, fits shared memory.
 
 #pragma once
 

@@ -18,6 +18,9 @@ constexpr int MOST_ROW_CODES = 4096;  // codes that CodeRows can store times 16
 constexpr int MOST_IMAGES = 1 << 30;
 constexpr int MOST_CUT = 32;    // patch side of a plan with boundaries: one lane per column
 constexpr int CELL_VALUES = 8;  // latent channels come in multiples of this: 16 bytes
+constexpr int CODE_STEP = 8;    // codes of a cell, and
+constexpr int TABLE_STEP = 4;   // entries of a table row do, too
+constexpr int CODE_SHIFT = 4;   // of stored codes, where CodeRows may take them
 
 // Byte offsets of what a block keeps in its shared memory, each a multiple of 16.
 struct SharedMap {
@@ -40,6 +43,11 @@ struct ScanShape {
     int k = 1, codes = 0, width = 1;  // neighbours, rows of the table, values of a cell
     int cut = 0;                      // patch side where the plan has boundaries, else 0
 };
+
+// Bank images that a thread of CodeRows owns at a time.
+constexpr int row_images(int tile) {
+    return tile == 1 ? 32 : 16;
+}
 
 constexpr int align16(int bytes) {
     return (bytes + 15) / 16 * 16;
@@ -89,7 +97,7 @@ struct ScanArgs {
     std::uint32_t first_step;  // random counter of the first step
     int allowed;               // A, at most MOST_IMAGES
     int scale_count, image_count, side;
-    int code_shift;  // 4 for CodeRows
+    int code_shift;  // CODE_SHIFT for CodeRows
     ScanShape shape;
     SharedMap shared;
 };

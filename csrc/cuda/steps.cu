@@ -15,21 +15,20 @@ struct Screen {
     int bytes;
 };
 
-template <int IMAGES, int WARPS>
+template <int IMAGES>
 Screen screen_of() {
+    constexpr int WARPS = StepTile::BANK_WARPS;
     return {step_screen_kernel<IMAGES, WARPS, true>, step_screen_kernel<IMAGES, WARPS, false>,
             StepMemory<IMAGES, WARPS>::BYTES};
 }
 
 // The kernels of a tile; null where there is no such tile.
 Screen screen_of(const StepTile& tile) {
-    if (tile.bank_warps == 4) return tile.image_blocks == 4 ? screen_of<4, 4>() : Screen{};
-    if (tile.bank_warps != 2) return {};
     switch (tile.image_blocks) {
         case 2:
-            return screen_of<2, 2>();
+            return screen_of<2>();
         case 4:
-            return screen_of<4, 2>();
+            return screen_of<4>();
         default:
             return {};
     }
@@ -43,7 +42,7 @@ int tiles(std::int64_t count, int of) {
 
 void plan_steps(StepArgs& args, const StepTile& tile) {
     constexpr int SAMPLE = 8;  // one tile in this many is in the sample
-    const int lists = 4 * tile.bank_warps, all = tiles(args.scan.allowed, tile.bank());
+    const int lists = 4 * StepTile::BANK_WARPS, all = tiles(args.scan.allowed, tile.bank());
     args.sampled =
         std::min({all, MOST_GROUPS / lists, std::max(tiles(all, SAMPLE), tiles(2 * args.scan.shape.k, lists))});
     args.every = all / args.sampled;

@@ -17,14 +17,14 @@ constexpr int MOST_LISTED = 1024;  // survivors of an image that are kept
 constexpr int CHOOSE_THREADS = 256;
 constexpr float NO_LIMIT = 1e38f;  // below the constant of positions without an image
 
-// A block multiplies 32 * image_blocks images by 64 * bank_warps bank images, with two rows of bank_warps warps.
+// A block multiplies 32 * image_blocks images by 64 * BANK_WARPS bank images, with two rows of BANK_WARPS warps.
 struct StepTile {
-    int image_blocks = 4;  // of 16 images each, per warp: 2 or 4
-    int bank_warps = 4;    // of 64 bank images each: 2 or 4
+    static constexpr int BANK_WARPS = 2;  // of 64 bank images each
+    int image_blocks = 4;                 // of 16 images each, per warp: 2 or 4
 
     int images() const { return 32 * image_blocks; }
-    int bank() const { return 64 * bank_warps; }
-    int threads() const { return 64 * bank_warps; }
+    int bank() const { return 64 * BANK_WARPS; }
+    int threads() const { return 64 * BANK_WARPS; }
 };
 
 struct alignas(8) Survivor {

@@ -16,6 +16,7 @@ constexpr int WALK_SPLIT = 4;      // lanes that share the rows of one bank imag
 constexpr int MEASURE_THREADS = 128;
 constexpr int MEASURED = 8;       // images, or bank images, whose cell a block measures
 constexpr int WALK_VALUES = 512;  // latent channels of a cell, at most
+constexpr int ROW_STEP = 8;       // entries of a row of distances come in multiples of this: 32 bytes
 
 // Byte offsets of what a walking block keeps in its shared memory, each a multiple of 16.
 struct WalkMap {
@@ -33,7 +34,7 @@ struct WalkArgs {
     std::int32_t* tables;    // (cells of all scales, A, pitch): squared distances of a cell's images; a row of zeros
     std::int32_t* measured;  // (rows, M * M, pitch): distances of what a cell began its scale with
     std::int32_t* state;     // (rows, M * M): sources at the end of a scale, -1 where a cell is as it began
-    int pitch = 0;           // of rows of distances: A padded to a multiple of 8
+    int pitch = 0;           // of rows of distances: A padded to a multiple of ROW_STEP
     bool carries = false;    // scales after the first start from the sources of the one before; all in one launch
     int rows = 0, base = 0;  // images at a time, and the first of them
     int threads = 0;         // of a block that walks

@@ -20,13 +20,18 @@ from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, Top
 from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
 from lpkernel.levels import level_axis
-from lpkernel.limits import INT16_CODES
+from lpkernel.limits import INT16_CODES, MOST_SIDE
 from lpkernel.plan import Scale
 from lpkernel.views import Views
 
+# Times of masked_topk with rows in place / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with 8 queries, 1.3 with
+# 16, 1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16: 1.0 with 4, 1.7 with 8. k
+# = 1, rows of 1,024: 16 rows 0.3 with 16 queries, 0.5 with 64; 128 rows 0.8 with 16, 1.1 with 32; 1,024 rows 0.8, 1.0.
+# Of int16: 10,000 rows of 64: 0.7 with 8 queries, 0.9 with 16, 1.2 with 32; 30,000 of 512: 0.4 with 16, 0.7 with 32,
+# 0.8 with 64, 1.1 with 128.
 LARGE = 1 << 22  # bytes of a bank above which packing it is bound by memory
-NARROWER = 8  # and below which packing it takes no longer than comparing it once
 NARROW = 32  # values of a row below which comparing it where it lies leaves lanes empty
+NARROWER = 8  # and below which packing it takes no longer than comparing it once
 WIDE = 256  # and from which packing it takes as long as many comparisons
 FEW_ROWS = 24  # of a bank of wide rows, which take long to pack for one neighbour
 
@@ -49,11 +54,7 @@ class Tuning:
         that where there is one for each shift of views.
     packed: queries from which masked_topk packs the bank; twice as many above 4 MiB; a quarter for rows of less than 32
         values, one for less than 8; for one neighbour in rows of 256 values or more twice as many, in up to 24 of them
-        four times as many. Times with rows in place / packed, k = 10, two threads: 10,000 rows of 64: 0.9 with 8
-        queries, 1.3 with 16, 1.9 with 32; 10,000 of 256: 0.4, 0.8, 1.1; 100,000 of 64: 0.6, 0.9, 1.4; 100,000 of 16:
-        1.0 with 4, 1.7 with 8. k = 1, rows of 1,024: 16 rows 0.3 with 16 queries, 0.5 with 64; 128 rows 0.8 with 16,
-        1.1 with 32; 1,024 rows 0.8, 1.0. Of int16 twice as many in rows of 32 values or more: 10,000 of 64: 0.7 with 8
-        queries, 0.9 with 16, 1.2 with 32; 30,000 of 512: 0.4 with 16, 0.7 with 32, 0.8 with 64, 1.1 with 128.
+        four times as many; of int16 twice as many in rows of 32 values or more.
     """
 
     group: int = 64
@@ -106,7 +107,9 @@ class CppBackend:
         if reasons := self.unavailable(request.device):
             return reasons
         if isinstance(request, ScanRequest):
-            bank = request.bank_at(request.plan.sides[-1])
+            if (side := request.plan.sides[-1]) > MOST_SIDE:
+                return [f"scans grids of up to {MOST_SIDE} cells a side, got {side}"]
+            bank = request.bank_at(side)
             if isinstance(bank, CodeBank) and len(bank.table) > INT16_CODES:
                 return [f"compares up to {INT16_CODES} codes by table, got {len(bank.table)}"]
         return []

@@ -20,6 +20,7 @@ from lpkernel.backends import cuda_launches, device_steps, device_walk, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.cuda_launches import Launch, Machine, StepTile, Walk, Work
 from lpkernel.backends.device_bank import (
+    TABLE_STEP,
     DeviceBank,
     DeviceStore,
     bank_bytes,
@@ -36,11 +37,10 @@ from lpkernel.backends.device_bank import (
 )
 from lpkernel.backends.pytorch import tensor
 from lpkernel.errors import BackendUnavailable
-from lpkernel.limits import INT16_CODES
+from lpkernel.limits import INT16_CODES, MOST_SIDE
 
 CAPABILITY = 80  # the kernels use what 8.0 has
 OVERLAPPING = 90  # from here on a kernel may begin while the one before ends
-MOST_SIDE = 4096
 _PLAN_TABLES = ("scales", "steps", "cells", "resize", "cuts")
 SHARED = 99 << 10  # bytes that a block may have on the smallest of these, where torch does not say
 
@@ -600,7 +600,7 @@ def _host_span(array: NDArray[Any]) -> tuple[int, int]:
 def _of_plan(
     request: ScanRequest, tables: Sequence[torch.Tensor], bank: DeviceBank, offsets: torch.Tensor | None, start: Array
 ) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-    """A request as both engines take it: numbers, and buffers."""
+    """A request as every engine takes it: numbers, and buffers."""
     plan = request.plan
     numbers = {
         "scales": len(plan.scales),
@@ -662,7 +662,7 @@ def _work(request: ScanRequest) -> Work:
         compared=max(1.0, request.plan.mean_compared),
         most=max(1, request.plan.most_compared),
         k=min(request.k, len(request.candidates)),
-        codes=-(-len(request.bank.table) // 4) * 4 if isinstance(request.bank, CodeBank) else 0,
+        codes=-(-len(request.bank.table) // TABLE_STEP) * TABLE_STEP if isinstance(request.bank, CodeBank) else 0,
         width=cell_width(request),
         cut=request.plan.patch if request.plan.cuts else 0,
     )

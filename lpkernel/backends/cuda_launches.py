@@ -33,7 +33,7 @@ FETCHERS = 64  # threads of a block that only bring table rows
 # written once as float16, against 2 instructions per column and pair.
 SCREEN_QUERIES, SCREEN_ROWS = 32, 4096
 SCREEN_STRIDE = 8
-CHUNK = {(CODE_ROWS, 1): 32, (CODE_ROWS, 4): 16}  # bank images that each of the others owns at a time
+CHUNK = {1: 32, 4: 16}  # bank images that each of the others owns at a time, by tile
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class StepTile:
     bank: int
 
 
-STEP_TILES = (StepTile(64, 128), StepTile(128, 128), StepTile(128, 256))
+STEP_TILES = (StepTile(64, 128), StepTile(128, 128))
 STEP_SHARED = 97 << 10  # bytes of a block of 128 images and 128 bank images
 MOST_LISTED = 1024  # bank images that an image lists in a step
 # A plan runs step by step from this many images, and pairs of images and bank images. Time of one launch of the whole
@@ -127,7 +127,7 @@ def choose_steps(work: Work, machine: Machine) -> StepTile | None:
     """
     if work.images < STEP_IMAGES or work.images * work.allowed < STEP_PAIRS:
         return None
-    small, large = STEP_TILES[:2]
+    small, large = STEP_TILES
     return small if work.images <= small.images or machine.shared < STEP_SHARED else large
 
 
@@ -208,7 +208,7 @@ def choose_topk(queries: int, rows: int, k: int, shared: int) -> tuple[int, int,
 def topk_bytes(tile: int, query_warps: int, bank_warps: int, k: int) -> int:
     """Most shared memory of a block: `topk_map` of csrc/cuda/topk.h for float32 with a mask for each query."""
     bank, queries, lists = 128 * 144 * bank_warps, 32 * 4 * tile * query_warps, 8 * tile * query_warps * bank_warps * k
-    return 2 * (bank + 2 * queries) + lists + 16
+    return 2 * (bank + 2 * queries) + lists
 
 
 def choose_slabs(queries: int, rows: int, tile: tuple[int, int, int], blocks: int) -> int:
@@ -244,7 +244,7 @@ def seconds(launch: Launch, work: Work, machine: Machine) -> float:
         arithmetic = pairs / rates.lookups[launch.form, launch.tile]
         chunks, row = 1, min(slab * 8, work.codes)
         if launch.form == CODE_ROWS:
-            chunks, row = -(-slab // ((launch.threads - FETCHERS) * CHUNK[CODE_ROWS, launch.tile])), work.codes
+            chunks, row = -(-slab // ((launch.threads - FETCHERS) * CHUNK[launch.tile])), work.codes
         row_bytes = row * 4.0 * launch.tile * work.compared * chunks
     bank_bytes = slab * work.compared * work.width * 2
     beside = -(-blocks // machine.multiprocessors)  # blocks that share a multiprocessor
@@ -281,8 +281,8 @@ def _fill_in(form: str, tile: int, group: int, work: Work, wanted: dict[str, int
     if "threads" in wanted:
         threads = int(wanted["threads"])
     elif form == CODE_ROWS:
-        chunks = -(-slab // ((MOST_THREADS - FETCHERS) * CHUNK[form, tile]))
-        threads = FETCHERS + -(-slab // (chunks * CHUNK[form, tile] * 32)) * 32
+        chunks = -(-slab // ((MOST_THREADS - FETCHERS) * CHUNK[tile]))
+        threads = FETCHERS + -(-slab // (chunks * CHUNK[tile] * 32)) * 32
     else:
         threads = 128 if slab <= 512 else 256
     split = 1 if form == CODE_ROWS else max(1, min(32, _power(threads // slab + 1) // 2 if slab <= threads else 1))

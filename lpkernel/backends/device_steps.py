@@ -17,7 +17,7 @@ from lpkernel.backends.pytorch import tensor
 from lpkernel.backends.store import Store
 
 SLICE = 16  # channels come in multiples of this
-PITCH = 256  # and images in multiples of this, the largest tile
+PITCH = 128  # and images in multiples of this, the bank images of a tile
 MOST_SLICED = 2048  # magnitude up to which whole numbers are exact in float16
 NO_IMAGE = 3e38  # the constant of positions without an image
 PIECE = 1 << 27  # bytes of a bank that are made at a time
