@@ -39,8 +39,10 @@ def choose(name: str, wanted: Wanted = "auto") -> Backend:
     A name, the caller's or the environment's (`named`), never falls back. Logs once which backend "auto" took. Raises
     InputError for an unknown name, BackendUnavailable with the reasons when it cannot run.
     """
-    _check_device(wanted)
-    name = named(name)
+    if type(wanted) is not TopkRequest:  # rows have a device already
+        _check_device(wanted)
+    if name == "auto":
+        name = named(name)
     if name not in NAMES:
         raise InputError(f"backend: got {name!r}, expected one of {', '.join(NAMES)}")
     if name != "auto":

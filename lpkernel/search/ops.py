@@ -86,7 +86,7 @@ def masked_topk(
     plain = plain and metric == "l2" and type(queries) is type(bank) is np.ndarray
     if plain and (found := plain_topk(queries, bank, k, backend)) is not None:
         return found
-    if not isinstance(k, int | torch.SymInt):
+    if type(k) is not int and not torch.compiler.is_compiling():
         k = checks.integer("k", k)
     back: Callable[[Any], Any] = _as_it_is
     if isinstance(queries, np.ndarray):
