@@ -296,6 +296,54 @@ def test_a_body_that_never_ends_is_given_up() -> None:
         asyncio.run(read())
 
 
+def test_a_visitor_who_reads_no_answer_stops_nobody_else() -> None:
+    """The answer to a job, or its refusal, waits for its client alone."""
+
+    class Queue:
+        inputs, triggers = {0: []}, frozenset[int]()  # type: ignore[var-annotated]
+
+        def admit(self, session: str, address: str) -> None:
+            if session == "refused":
+                raise guard.Refused(503, "busy")
+
+        def known(self, session: str) -> bool:
+            return True
+
+        def drop(self, keep: set[str]) -> None:
+            pass
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await guard._answer(send, 200, b"{}", b"application/json")
+
+    one = guard.Guard(inner, Queue(), frozenset({"a"}), None, None, Path(), 1000)  # type: ignore[arg-type]
+    got: list[int] = []
+
+    async def post(session: str, reads: bool) -> None:
+        body = json.dumps({"data": [], "fn_index": 0, "session_hash": session, "trigger_id": None}).encode()
+        scope: Any = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "query_string": b""}
+        scope["headers"] = [(b"host", b"a"), (b"content-type", b"application/json")]
+
+        async def receive() -> guard.Message:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: guard.Message) -> None:
+            if not reads:
+                await asyncio.Event().wait()
+            got.append(message.get("status", 0))
+
+        await one(scope, receive, send)
+
+    async def visit() -> None:
+        unread = [asyncio.create_task(post(session, False)) for session in ("accepted", "refused")]
+        for session in ("honest1", "refused"):
+            await asyncio.wait_for(post(session, True), SECONDS)
+        for task in unread:
+            task.cancel()
+
+    asyncio.run(visit())
+    assert got == [200, 0, 503, 0]
+
+
 @pytest.mark.parametrize(
     ("said", "shown"),
     [

@@ -301,6 +301,12 @@ class Guard:
             return {"type": "http.request", "body": body, "more_body": False}
 
         more = ((b"content-type", b"application/json"), (b"content-length", str(len(body)).encode("ascii")))
+        # The answer is sent after the lock is released: a client that reads nothing would keep all others waiting.
+        answer: list[Message] = []
+
+        async def collect(message: Message) -> None:
+            answer.append(message)
+
         async with self._joining:  # otherwise many at once would each find the same free place
             now = asyncio.get_running_loop().time()
             self._posted = {one: when for one, when in self._posted.items() if now - when < SETTLED}
@@ -308,9 +314,12 @@ class Guard:
             try:
                 self.queue.admit(job["session_hash"], address)
             except Refused as busy:  # in the form that Gradio's browser code reads and shows to the visitor
-                return await _say(send, busy.status, json.dumps({"detail": busy.line}), b"application/json")
-            self._posted[job["session_hash"]] = now
-            await self._forward(scope, replay, send, more=more)
+                await _say(collect, busy.status, json.dumps({"detail": busy.line}), b"application/json")
+            else:
+                self._posted[job["session_hash"]] = now
+                await self._forward(scope, replay, collect, more=more)
+        for message in answer:
+            await send(message)
 
     async def _picture(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
         framing = scope["query_string"].decode("latin-1").removeprefix("framing=") or FRAMINGS[0]
