@@ -12,8 +12,8 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -31,6 +31,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PICTURE = 64 * 2**20  # bytes of a picture file
 UPLOADS = 8  # picture files that may come in at once, one from each address
+PIECE = 2**16  # bytes of an answer that are sent at once
 OPEN = 64  # requests that an address may have open, event streams among them
 PATIENCE = 60  # seconds for a posted body; a picture has five times as long
 SETTLED = 60  # seconds after which results that are not fetched are dropped
@@ -323,8 +324,9 @@ class Guard:
 
     async def _picture(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
         framing = scope["query_string"].decode("latin-1").removeprefix("framing=") or FRAMINGS[0]
-        async with self._received(scope, receive, address, framing) as (_, path):
-            url = await asyncio.to_thread(self.frame, path, framing)
+        with self._turn(address):
+            async with self._received(scope, receive, framing) as (_, path):
+                url = await asyncio.to_thread(self.frame, path, framing)
         await _say(send, 200, url)
 
     async def _whole(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
@@ -332,22 +334,31 @@ class Guard:
         if asked is None or int(asked[2]) > self.body:
             raise Refused(400, "this is not a result of the page; load the page again")
         framing = asked[1].decode("ascii")
-        async with self._received(scope, receive, address, framing, int(asked[2])) as (result, path):
-            picture = await asyncio.to_thread(self.put_back, result, path, framing)
-        await _answer(send, 200, picture, b"image/png")
+        with self._turn(address):  # until it is read: it may be large
+            async with self._received(scope, receive, framing, int(asked[2])) as (result, path):
+                picture = await asyncio.to_thread(self.put_back, result, path, framing)
+            await _answer(send, 200, picture, b"image/png")
+
+    @contextmanager
+    def _turn(self, address: str) -> Iterator[None]:
+        """One of the places for picture files, of which an address may take one. Raises Refused when there is none."""
+        if address in self._sending or len(self._sending) >= UPLOADS:
+            raise Refused(429, "other pictures are being received; try again")
+        self._sending.add(address)
+        try:
+            yield
+        finally:
+            self._sending.discard(address)
 
     @asynccontextmanager
     async def _received(
-        self, scope: Message, receive: Receive, address: str, framing: str, first: int = 0
+        self, scope: Message, receive: Receive, framing: str, first: int = 0
     ) -> AsyncIterator[tuple[bytes, Path]]:
         """The `first` bytes of a posted body, and the picture file after them, one file at a time: a large one takes
         much memory. Raises Refused, also when the picture is at fault."""
         _expect(scope, b"application/octet-stream")
         if framing not in FRAMINGS:
             raise Refused(400, f"framing: expected {', '.join(FRAMINGS[:-1])} or {FRAMINGS[-1]}")
-        if address in self._sending or len(self._sending) >= UPLOADS:
-            raise Refused(429, "other pictures are being received; try again")
-        self._sending.add(address)
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder) as file:
                 begin = bytearray()
@@ -360,8 +371,6 @@ class Guard:
                     yield bytes(begin), Path(file.name)
         except LpkernelError as error:
             raise Refused(422, without_folders(" ".join(str(error).split()))) from error
-        finally:
-            self._sending.discard(address)
 
 
 def _expect(scope: Message, kind: bytes) -> None:
@@ -379,4 +388,7 @@ async def _answer(send: Send, status: int, body: bytes, kind: bytes) -> None:
     if status >= 400:
         headers.append((b"connection", b"close"))  # the rest of a body need not be read
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    view = memoryview(body)  # in pieces: each waits until most of those before it are read
+    for begin in range(0, len(body), PIECE):
+        await send({"type": "http.response.body", "body": view[begin : begin + PIECE].tobytes(), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
