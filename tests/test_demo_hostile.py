@@ -309,7 +309,7 @@ def test_a_visitor_who_reads_no_answer_stops_nobody_else() -> None:
         def known(self, session: str) -> bool:
             return True
 
-        def drop(self, keep: set[str]) -> None:
+        def drop(self, recent: set[str], read: set[str]) -> None:
             pass
 
     async def inner(scope: Any, receive: Any, send: Any) -> None:
@@ -358,20 +358,51 @@ def test_messages_lose_their_folders(said: str, shown: str) -> None:
     assert guard.without_folders(said) == shown
 
 
-def test_results_that_nobody_fetches_are_dropped() -> None:
-    """They are dropped at the next job that anybody posts, except those of open streams and of the last minute."""
+@pytest.fixture
+def queued() -> tuple[Any, Any]:
+    """The jobs of a page, and Gradio's queue of them."""
     from lpkernel.demo.engine import Engine
     from lpkernel.demo.page import Jobs, build
 
     images = np.zeros((3, 64, 64, 3), np.uint8)
     made = build(Engine(lp.Bank.build(images, fakes.FakeVQ(), channels=3), fakes.FakeVQ()))
-    jobs, queue = Jobs(made), made._queue
-    for session in ("kept", "gone"):
+    return Jobs(made), made._queue
+
+
+def test_results_that_nobody_fetches_are_dropped(queued: tuple[Any, Any]) -> None:
+    """They are dropped at the next job that anybody posts, except those of open streams and of the last minute; and
+    where all results have been fetched, nothing is kept."""
+    jobs, queue = queued
+    for session, waiting in (("recent", True), ("read", False), ("gone", True), ("fetched", False)):
         queue.pending_messages_per_session[session] = asyncio.Queue()
-        queue.pending_event_ids_session[session] = set()
-    jobs.drop({"kept"})
-    assert [jobs.known("kept"), jobs.known("gone")] == [True, False]
-    assert list(queue.pending_event_ids_session) == ["kept"]
+        queue.pending_event_ids_session[session] = {"job"} if waiting else set()
+    jobs.drop({"recent", "fetched"}, {"read"})
+    assert [jobs.known(one) for one in ("recent", "read", "gone", "fetched")] == [True, True, False, False]
+    assert list(queue.pending_event_ids_session) == ["recent", "read"]
+
+
+def test_sessions_are_bounded(queued: tuple[Any, Any]) -> None:
+    """Gradio's queue would drop one that has a job when there are many, and stop."""
+    from lpkernel.demo.page import FETCHING, FETCHING_OF_ADDRESS
+
+    jobs, queue = queued
+
+    def post(count: int, address: str) -> None:
+        jobs.admit(f"s{count}", address)
+        queue.pending_messages_per_session[f"s{count}"] = asyncio.Queue()
+        queue.pending_event_ids_session[f"s{count}"] = {"job"}
+
+    for count in range(FETCHING):
+        post(count, f"address {count // FETCHING_OF_ADDRESS}")
+        if count == FETCHING_OF_ADDRESS:
+            with pytest.raises(guard.Refused, match="fetched"):
+                post(FETCHING, "address 0")
+    with pytest.raises(guard.Refused, match="fetched"):
+        post(FETCHING, "another")
+    post(0, "address 0")  # one that is known
+    assert queue.pending_messages_per_session.max_size > FETCHING
+    jobs.drop({f"s{count}" for count in range(1, FETCHING)}, set())
+    post(FETCHING, "another")
 
 
 def drawn(count: int) -> list[Any]:

@@ -99,13 +99,14 @@ class Queue(Protocol):
     triggers: frozenset[int]
 
     def admit(self, session: str, address: str) -> None:
-        """Raise Refused if the session, the address or the whole page already has as many jobs as it may."""
+        """Raise Refused if the session, the address or the whole page already has as many jobs, or results to fetch, as
+        it may."""
 
     def known(self, session: str) -> bool:
         """Whether the session has posted a job whose results have not been fetched yet."""
 
-    def drop(self, keep: set[str]) -> None:
-        """Forget the results of all sessions that have no job, except those in `keep`."""
+    def drop(self, recent: set[str], read: set[str]) -> None:
+        """Forget all sessions that have no job, except those in `read`, and those in `recent` with results unread."""
 
 
 def host_name(host: str) -> str:
@@ -311,7 +312,7 @@ class Guard:
         async with self._joining:  # otherwise many at once would each find the same free place
             now = asyncio.get_running_loop().time()
             self._posted = {one: when for one, when in self._posted.items() if now - when < SETTLED}
-            self.queue.drop(self._posted.keys() | self._streams.keys())
+            self.queue.drop(set(self._posted), set(self._streams))
             try:
                 self.queue.admit(job["session_hash"], address)
             except Refused as busy:  # in the form that Gradio's browser code reads and shows to the visitor
