@@ -345,9 +345,11 @@ def _png(width: int, height: int, data: bytes = b"") -> bytes:
     )
 
 
-def _saved(kind: str, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> bytes:
+def _saved(
+    kind: str, size: tuple[int, int] = (40, 30), mode: str = "RGB", colour: tuple[int, ...] = (90, 60, 30)
+) -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size, (90, 60, 30)).save(file, format=kind)
+    Image.new(mode, size, colour).save(file, format=kind)
     return file.getvalue()
 
 
@@ -416,6 +418,7 @@ def _wholes() -> dict[str, Ask]:
             "words": b"these are words",
             "a path": b"@MARKER@",
             "another size": SQUARE,
+            "no part": _saved("PNG", (64, 64), "RGBA", (0, 0, 0, 0)),
             "a JPEG": _saved("JPEG", (64, 64)),
             "a cut PNG": RESULT[:-40],
             "a large PNG": _png(60_000, 60_000, bytes(1000)),
