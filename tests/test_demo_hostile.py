@@ -405,6 +405,21 @@ def test_sessions_are_bounded(queued: tuple[Any, Any]) -> None:
     post(FETCHING, "another")
 
 
+@pytest.mark.parametrize("cpp", [True, False])
+def test_visitors_choose_among_fast_backends(monkeypatch: pytest.MonkeyPatch, cpp: bool) -> None:
+    """A job on a slow one could keep all others waiting for half an hour."""
+    from lpkernel.backends import registry
+    from lpkernel.demo.engine import Engine
+    from lpkernel.demo.page import backends
+
+    monkeypatch.setattr(registry.BACKENDS["cpp"], "unavailable", lambda device: [] if cpp else ["it was not built"])
+    bank = lp.Bank.build(np.zeros((3, 64, 64, 3), np.uint8), fakes.FakeVQ(), channels=3)
+    offered = backends(Engine(bank, fakes.FakeVQ()))
+    assert offered[0] == "auto" and "numpy" not in offered
+    assert ("torch" in offered) is not cpp
+    assert "numpy" in backends(Engine(bank, fakes.FakeVQ(), backend="numpy"))
+
+
 def drawn(count: int) -> list[Any]:
     """A job of `count` images."""
     return [count, *page.HONEST[0][1:]]

@@ -217,6 +217,15 @@ def _hint(names: list[str]) -> str:
     return f"& and, | or, ~ not; {', '.join(names[:HINTED])}{more}"
 
 
+def backends(engine: Engine) -> list[str]:
+    """The backends that a visitor may choose: the one that the server was started with, and those that are fast. With
+    another, one call at the limits of the controls would keep all others waiting for half an hour."""
+    slow = {"numpy"} | {one.name for one in registry.BACKENDS.values() if one.checks_only}
+    if not registry.BACKENDS["cpp"].unavailable(engine.device):
+        slow.add("torch")
+    return [name for name in registry.NAMES if name not in slow or name == engine.backend]
+
+
 def _more(engine: Engine, prefix: str) -> list[Any]:
     """The controls of both tabs that most visitors leave alone."""
     bank = engine.bank
@@ -241,7 +250,7 @@ def _more(engine: Engine, prefix: str) -> list[Any]:
             info="how many cells from its place a piece may come: slower, for pictures that are not well aligned",
         ),
         gr.Radio(
-            list(registry.NAMES),
+            backends(engine),
             value=engine.backend,
             label="backend",
             info="what computes the pictures: all give the same ones",
