@@ -213,6 +213,21 @@ def test_a_result_goes_back_into_the_file(engine: Engine, tmp_path: Path, keep: 
     assert (whole != noise).any()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["[md link](https://evil.example/md)", "https://evil.example", "www.evil.example", "*a*", "![](//e)", "`a`", "<a>"],
+)
+def test_a_hint_has_no_markup_of_the_bank_s(name: str) -> None:
+    """Gradio reads hints as Markdown, where a name could become a link to another site."""
+    pytest.importorskip("gradio")
+    from lpkernel.demo.page import _hint
+
+    plain, long = _hint(["Even", name]), _hint(["a" * 5000])
+    assert unescape(plain).endswith(f"; Even, {name}")
+    assert set(plain.partition("Even, ")[2]) <= set("&#;0123456789 abcdefghijklmnopqrstuvwxyz")
+    assert len(long) < 100
+
+
 def test_a_whole_picture_is_the_same_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many rows are worked on at a time: a large photograph would take gigabytes at once."""
     draw = np.random.default_rng(4)

@@ -36,8 +36,11 @@ OPEN = 64  # requests that an address may have open, event streams among them
 PATIENCE = 60  # seconds for a posted body; a picture has five times as long
 SETTLED = 60  # seconds after which results that are not fetched are dropped
 LARGEST_NUMBER = 2**53  # in either direction: integers that a browser holds exactly
+LONGEST = 1024  # characters of a path; with more, or with names of more than 255, systems fail in ways of their own
 SESSION = "[a-z0-9]{4,32}"
-FILES = re.compile(r"/|/theme\.css|/favicon\.ico|/manifest\.json|/(?:assets|static)(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
+FILES = re.compile(
+    r"/|/theme\.css|/favicon\.ico|/manifest\.json|/(?:assets|static)(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254})+"
+)
 HEARTBEAT = re.compile(f"/gradio_api/heartbeat/{SESSION}")
 HEADERS = (b"host", b"accept", b"accept-encoding", b"if-none-match", b"if-modified-since", b"x-forwarded-proto")
 NAME = re.compile(r"([a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -245,7 +248,7 @@ class Guard:
 
     async def _route(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
         path, method = scope["path"], scope["method"]
-        if method in ("GET", "HEAD") and FILES.fullmatch(path):
+        if method in ("GET", "HEAD") and len(path) <= LONGEST and FILES.fullmatch(path):
             return await self._forward(scope, receive, send)
         if method == "GET" and HEARTBEAT.fullmatch(path):
             return await self._forward(scope, receive, send)
@@ -274,7 +277,11 @@ class Guard:
         await self.inner({**scope, **asked}, receive, send)
 
     async def _results(self, scope: Message, receive: Receive, send: Send) -> None:
-        session = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8).get("session_hash", [""])[0]
+        try:
+            asked = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+        except ValueError as error:
+            raise Refused(400, "more fields than the page sends; load the page again") from error
+        session = asked.get("session_hash", [""])[0]
         if re.fullmatch(SESSION, session) is None or not self.queue.known(session):
             raise Refused(404, "the session has no job")
         self._streams[session] += 1

@@ -38,7 +38,7 @@ JOBS, JOBS_OF_ADDRESS, JOBS_OF_SESSION = 32, 8, 4  # waiting or running; one run
 FETCHING, FETCHING_OF_ADDRESS = 500, 64
 LINE = 400  # characters of a line that a browser asks to be shown
 UNREAD = 16  # messages that a session may leave unread and still post jobs
-HINTED = 6  # attributes named in a hint
+HINTED, NAMED = 6, 40  # attributes named in a hint, and characters of each
 
 
 def note(text: str) -> str:
@@ -213,8 +213,15 @@ def _example(names: list[str]) -> str:
 
 
 def _hint(names: list[str]) -> str:
+    """Gradio reads it as Markdown: names must not become links or pictures of other sites."""
     more = f" and {len(names) - HINTED} more" if len(names) > HINTED else ""
-    return f"& and, | or, ~ not; {', '.join(names[:HINTED])}{more}"
+    return f"& and, | or, ~ not; {', '.join(map(_plain, names[:HINTED]))}{more}"
+
+
+def _plain(name: str) -> str:
+    """A name as Markdown that shows it as it is, cut where it is long: no markup, and no addresses made into links."""
+    short = name if len(name) <= NAMED else name[: NAMED - 1] + "…"
+    return "".join(one if one.isalnum() or one in " …" else f"&#{ord(one)};" for one in short)
 
 
 def backends(engine: Engine) -> list[str]:

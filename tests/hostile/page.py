@@ -261,7 +261,8 @@ API = (
     "undo-vibe-edit", "run-history/connect", "run-history/buckets", "profiling/traces", "mcp", "mcp/", "mcp/sse",
     "mcp/schema", "heartbeat/", "heartbeat/../../etc/passwd", "heartbeat/" + "a" * 200, "heartbeat/A%00", "queue/data",
     "queue/data?session_hash=", "queue/data?session_hash=nobody", "queue/data?session_hash=../a", "queue/join",
-    "queue/data?session_hash[]=a", "queue/data/", "queue/status", "predict", "theme.css", "",
+    "queue/data?a=" + "&a=" * 8, "queue/data?session_hash[]=a", "queue/data/", "queue/status", "predict",
+    "theme.css", "",
 )  # fmt: skip
 ROOT = (
     "config", "config/", "login", "logout", "monitoring", "monitoring/summary", "monitoring/a", "docs", "redoc", "dev",
@@ -271,6 +272,7 @@ ROOT = (
     "static/..\\..\\..\\routes.py", "static/%2e%2e%5c%2e%2e", "assets//etc/passwd", "static/%2fetc%2fpasswd",
     "static/./../../index.html", "assets/a%00.js", "assets/%c0%ae%c0%ae/a", "static/....//....//routes.py", "%2e%2e",
     "static/%252e%252e/%252e%252e/routes.py", "assets/.htaccess", "assets/a.js;/../..", "assets/" + "a/" * 2000,
+    "assets/" + "a" * 256, "static/a/" + "a" * 300 + "/a",
     "?deep_link=../../a", "theme.css/../gradio_api/info",
 )  # fmt: skip
 
