@@ -28,8 +28,10 @@ from lpkernel.demo.engine import Engine, Result, Settings
 from lpkernel.errors import InputError, MissingExtra
 from lpkernel.modes import cells
 from lpkernel.modes.inputs import read_input
+from lpkernel.pictures import composite
 from lpkernel.pictures.images import Crop
 from lpkernel.pictures.render import png
+from lpkernel.pictures.warp import Similarity
 from lpkernel.presets import PRESETS
 
 SIZE, GRID = 64, 8  # of FakeVQ
@@ -210,6 +212,46 @@ def test_a_result_goes_back_into_the_file(engine: Engine, tmp_path: Path, keep: 
     )  # fmt: skip
     np.testing.assert_array_equal(whole, list(made.put_back(made.decode(one.autoencoder)))[1])
     assert (whole != noise).any()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["[md link](https://evil.example/md)", "https://evil.example", "www.evil.example", "*a*", "![](//e)", "`a`", "<a>"],
+)
+def test_a_hint_has_no_markup_of_the_bank_s(name: str) -> None:
+    """Gradio reads hints as Markdown, where a name could become a link to another site."""
+    pytest.importorskip("gradio")
+    from lpkernel.demo.page import _hint
+
+    plain, long = _hint(["Even", name]), _hint(["a" * 5000])
+    assert unescape(plain).endswith(f"; Even, {name}")
+    assert set(plain.partition("Even, ")[2]) <= set("&#;0123456789 abcdefghijklmnopqrstuvwxyz")
+    assert len(long) < 100
+
+
+def test_a_whole_picture_is_the_same_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many rows are worked on at a time: a large photograph would take gigabytes at once."""
+    draw = np.random.default_rng(4)
+    photograph, inside = draw.integers(0, 256, (90, 70, 3), np.uint8), np.zeros((32, 32), bool)
+    inside[3:25, 8:30] = True
+    original, image = draw.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    closing = composite.Composite.feathered(original, inside, 3)
+    made = []
+    for strip in (2**20, 1, 500):
+        monkeypatch.setattr(composite, "STRIP", strip)
+        whole = composite.Whole.around(closing, photograph, Similarity(1.5 + 0.4j, 20 + 5j))
+        made.append((whole.weight, whole.apply(image)))
+    assert (made[0][1] != photograph).any()
+    for weight, pixels in made[1:]:
+        np.testing.assert_array_equal(weight, made[0][0])
+        np.testing.assert_array_equal(pixels, made[0][1])
+
+
+def test_a_result_that_is_nowhere_gives_one_line(engine: Engine, tmp_path: Path) -> None:
+    Image.new("RGB", (300, 300)).save(tmp_path / "a.png")
+    size = engine.autoencoder.image_size
+    with pytest.raises(InputError, match="transparent"):
+        engine.put_back(np.zeros((size, size, 4), np.uint8), tmp_path / "a.png", "as-is")
 
 
 @pytest.mark.parametrize(

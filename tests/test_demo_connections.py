@@ -1,4 +1,4 @@
-"""Connections of the demo's server on which nothing is asked, or only slowly."""
+"""Connections of the demo's server on which nothing is asked, or only slowly, or no answer is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ REQUEST = HEAD + b"\r\n"
 Place = tuple[str, int]
 
 
+LARGE = 2**25  # bytes, more than the system keeps for a connection
+
+
 async def answer(scope: Any, receive: Any, send: Any) -> None:
+    if scope["path"] == "/large":
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+        await send({"type": "http.response.body", "body": bytes(LARGE)})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -30,6 +37,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(connections, "PATIENCE", 0.5)
     monkeypatch.setattr(connections, "OPEN", 5)
+    monkeypatch.setattr(connections, "SLOW", 1)
     made, bound = serve.server(answer, tmp_path), serve.listen("127.0.0.1", 0)
     thread = Thread(target=made.run, kwargs={"sockets": [bound]})
     thread.start()
@@ -86,3 +94,29 @@ def test_an_address_has_so_many_connections(place: Place) -> None:
         assert answered(held[-1])
         assert ended(stack.enter_context(socket.create_connection(place, 10, ("127.0.0.3", 0))))
         assert answered(stack.enter_context(socket.create_connection(place, 10, ("127.0.0.4", 0))))
+
+
+def read(connection: socket.socket, pause: float) -> int:
+    """How many bytes come, read piece by piece with a pause after each, until the server ends the connection."""
+    got = 0
+    with suppress(ConnectionError):
+        while part := connection.recv(2**20):
+            got += len(part)
+            time.sleep(pause)
+    return got
+
+
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"], ids=["kept open", "closed"])
+@pytest.mark.parametrize("following", [0, 3])
+def test_an_answer_that_is_not_read_is_dropped(place: Place, more: bytes, following: int) -> None:
+    request = HEAD.replace(b"/ ", b"/large ") + more + b"\r\n"
+    with socket.create_connection(place, 10) as connection:
+        connection.sendall(request * (1 + following))
+        time.sleep(3)
+        assert read(connection, 0) < LARGE
+
+
+def test_an_answer_that_is_read_slowly_arrives(place: Place) -> None:
+    with socket.create_connection(place, 10) as connection:
+        connection.sendall(HEAD.replace(b"/ ", b"/large ") + b"\r\n")
+        assert read(connection, 0.1) > LARGE

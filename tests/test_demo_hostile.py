@@ -296,6 +296,55 @@ def test_a_body_that_never_ends_is_given_up() -> None:
         asyncio.run(read())
 
 
+def test_a_visitor_who_reads_no_answer_stops_nobody_else() -> None:
+    """The answer to a job, or its refusal, waits for its client alone."""
+
+    class Queue:
+        inputs, triggers = {0: []}, frozenset[int]()  # type: ignore[var-annotated]
+
+        def admit(self, session: str, address: str) -> None:
+            if session == "refused":
+                raise guard.Refused(503, "busy")
+
+        def known(self, session: str) -> bool:
+            return True
+
+        def drop(self, recent: set[str], read: set[str]) -> None:
+            pass
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await guard._answer(send, 200, b"{}", b"application/json")
+
+    one = guard.Guard(inner, Queue(), frozenset({"a"}), None, None, Path(), 1000)  # type: ignore[arg-type]
+    got: list[int] = []
+
+    async def post(session: str, reads: bool) -> None:
+        body = json.dumps({"data": [], "fn_index": 0, "session_hash": session, "trigger_id": None}).encode()
+        scope: Any = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "query_string": b""}
+        scope["headers"] = [(b"host", b"a"), (b"content-type", b"application/json")]
+
+        async def receive() -> guard.Message:
+            return {"type": "http.request", "body": body}
+
+        async def send(message: guard.Message) -> None:
+            if not reads:
+                await asyncio.Event().wait()
+            if "status" in message:
+                got.append(message["status"])
+
+        await one(scope, receive, send)
+
+    async def visit() -> None:
+        unread = [asyncio.create_task(post(session, False)) for session in ("accepted", "refused")]
+        for session in ("honest1", "refused"):
+            await asyncio.wait_for(post(session, True), SECONDS)
+        for task in unread:
+            task.cancel()
+
+    asyncio.run(visit())
+    assert got == [200, 503]
+
+
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
@@ -309,20 +358,66 @@ def test_messages_lose_their_folders(said: str, shown: str) -> None:
     assert guard.without_folders(said) == shown
 
 
-def test_results_that_nobody_fetches_are_dropped() -> None:
-    """They are dropped at the next job that anybody posts, except those of open streams and of the last minute."""
+@pytest.fixture
+def queued() -> tuple[Any, Any]:
+    """The jobs of a page, and Gradio's queue of them."""
     from lpkernel.demo.engine import Engine
     from lpkernel.demo.page import Jobs, build
 
     images = np.zeros((3, 64, 64, 3), np.uint8)
     made = build(Engine(lp.Bank.build(images, fakes.FakeVQ(), channels=3), fakes.FakeVQ()))
-    jobs, queue = Jobs(made), made._queue
-    for session in ("kept", "gone"):
+    return Jobs(made), made._queue
+
+
+def test_results_that_nobody_fetches_are_dropped(queued: tuple[Any, Any]) -> None:
+    """They are dropped at the next job that anybody posts, except those of open streams and of the last minute; and
+    where all results have been fetched, nothing is kept."""
+    jobs, queue = queued
+    for session, waiting in (("recent", True), ("read", False), ("gone", True), ("fetched", False)):
         queue.pending_messages_per_session[session] = asyncio.Queue()
-        queue.pending_event_ids_session[session] = set()
-    jobs.drop({"kept"})
-    assert [jobs.known("kept"), jobs.known("gone")] == [True, False]
-    assert list(queue.pending_event_ids_session) == ["kept"]
+        queue.pending_event_ids_session[session] = {"job"} if waiting else set()
+    jobs.drop({"recent", "fetched"}, {"read"})
+    assert [jobs.known(one) for one in ("recent", "read", "gone", "fetched")] == [True, True, False, False]
+    assert list(queue.pending_event_ids_session) == ["recent", "read"]
+
+
+def test_sessions_are_bounded(queued: tuple[Any, Any]) -> None:
+    """Gradio's queue would drop one that has a job when there are many, and stop."""
+    from lpkernel.demo.page import FETCHING, FETCHING_OF_ADDRESS
+
+    jobs, queue = queued
+
+    def post(count: int, address: str) -> None:
+        jobs.admit(f"s{count}", address)
+        queue.pending_messages_per_session[f"s{count}"] = asyncio.Queue()
+        queue.pending_event_ids_session[f"s{count}"] = {"job"}
+
+    for count in range(FETCHING):
+        post(count, f"address {count // FETCHING_OF_ADDRESS}")
+        if count == FETCHING_OF_ADDRESS:
+            with pytest.raises(guard.Refused, match="fetched"):
+                post(FETCHING, "address 0")
+    with pytest.raises(guard.Refused, match="fetched"):
+        post(FETCHING, "another")
+    post(0, "address 0")  # one that is known
+    assert queue.pending_messages_per_session.max_size > FETCHING
+    jobs.drop({f"s{count}" for count in range(1, FETCHING)}, set())
+    post(FETCHING, "another")
+
+
+@pytest.mark.parametrize("cpp", [True, False])
+def test_visitors_choose_among_fast_backends(monkeypatch: pytest.MonkeyPatch, cpp: bool) -> None:
+    """A job on a slow one could keep all others waiting for half an hour."""
+    from lpkernel.backends import registry
+    from lpkernel.demo.engine import Engine
+    from lpkernel.demo.page import backends
+
+    monkeypatch.setattr(registry.BACKENDS["cpp"], "unavailable", lambda device: [] if cpp else ["it was not built"])
+    bank = lp.Bank.build(np.zeros((3, 64, 64, 3), np.uint8), fakes.FakeVQ(), channels=3)
+    offered = backends(Engine(bank, fakes.FakeVQ()))
+    assert offered[0] == "auto" and "numpy" not in offered
+    assert ("torch" in offered) is not cpp
+    assert "numpy" in backends(Engine(bank, fakes.FakeVQ(), backend="numpy"))
 
 
 def drawn(count: int) -> list[Any]:
@@ -380,6 +475,44 @@ def test_a_picture_has_a_limit(server: Server) -> None:
     with Image.open(io.BytesIO(answer.partition(b"\r\n\r\n")[2])) as picture:
         assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (40, 40))
     assert [path for path in server.temporary.rglob("*") if path.is_file()] == []
+
+
+def test_an_address_has_one_whole_picture_to_read(tmp_path: Path) -> None:
+    """The next one is not made before it is read."""
+    large = bytes(2**20)
+    one = guard.Guard(None, None, frozenset({"a"}), None, lambda *_: large, tmp_path, 9)  # type: ignore[arg-type]
+    got: list[tuple[str, int]] = []
+
+    async def post(address: str, read: asyncio.Event) -> None:
+        scope: Any = {"type": "http", "method": "POST", "path": "/lpkernel/whole", "client": (address, 1)}
+        scope |= {"query_string": b"framing=auto&result=1"}
+        scope["headers"] = [(b"host", b"a"), (b"content-type", page.OCTETS.encode())]
+
+        async def receive() -> guard.Message:
+            return {"type": "http.request", "body": b"ab"}
+
+        async def send(message: guard.Message) -> None:
+            if "status" in message:
+                got.append((address, message["status"]))
+            assert len(message.get("body", b"")) < len(large)  # so that the server can wait between the pieces
+            await read.wait()
+
+        await one(scope, receive, send)
+
+    async def visit() -> None:
+        later, at_once = asyncio.Event(), asyncio.Event()
+        at_once.set()
+        first = asyncio.create_task(post("one", later))
+        while not got:
+            await asyncio.sleep(0.01)
+        await post("one", at_once)
+        await post("two", at_once)
+        later.set()
+        await first
+        await post("one", at_once)
+
+    asyncio.run(visit())
+    assert got == [("one", 200), ("one", 429), ("two", 200), ("one", 200)]
 
 
 def _leave_alone(server: Server) -> None:

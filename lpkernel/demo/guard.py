@@ -12,8 +12,8 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -31,12 +31,16 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 PICTURE = 64 * 2**20  # bytes of a picture file
 UPLOADS = 8  # picture files that may come in at once, one from each address
+PIECE = 2**16  # bytes of an answer that are sent at once
 OPEN = 64  # requests that an address may have open, event streams among them
 PATIENCE = 60  # seconds for a posted body; a picture has five times as long
 SETTLED = 60  # seconds after which results that are not fetched are dropped
 LARGEST_NUMBER = 2**53  # in either direction: integers that a browser holds exactly
+LONGEST = 1024  # characters of a path; with more, or with names of more than 255, systems fail in ways of their own
 SESSION = "[a-z0-9]{4,32}"
-FILES = re.compile(r"/|/theme\.css|/favicon\.ico|/manifest\.json|/(?:assets|static)(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
+FILES = re.compile(
+    r"/|/theme\.css|/favicon\.ico|/manifest\.json|/(?:assets|static)(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254})+"
+)
 HEARTBEAT = re.compile(f"/gradio_api/heartbeat/{SESSION}")
 HEADERS = (b"host", b"accept", b"accept-encoding", b"if-none-match", b"if-modified-since", b"x-forwarded-proto")
 NAME = re.compile(r"([a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
@@ -98,13 +102,14 @@ class Queue(Protocol):
     triggers: frozenset[int]
 
     def admit(self, session: str, address: str) -> None:
-        """Raise Refused if the session, the address or the whole page already has as many jobs as it may."""
+        """Raise Refused if the session, the address or the whole page already has as many jobs, or results to fetch, as
+        it may."""
 
     def known(self, session: str) -> bool:
         """Whether the session has posted a job whose results have not been fetched yet."""
 
-    def drop(self, keep: set[str]) -> None:
-        """Forget the results of all sessions that have no job, except those in `keep`."""
+    def drop(self, recent: set[str], read: set[str]) -> None:
+        """Forget all sessions that have no job, except those in `read`, and those in `recent` with results unread."""
 
 
 def host_name(host: str) -> str:
@@ -243,7 +248,7 @@ class Guard:
 
     async def _route(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
         path, method = scope["path"], scope["method"]
-        if method in ("GET", "HEAD") and FILES.fullmatch(path):
+        if method in ("GET", "HEAD") and len(path) <= LONGEST and FILES.fullmatch(path):
             return await self._forward(scope, receive, send)
         if method == "GET" and HEARTBEAT.fullmatch(path):
             return await self._forward(scope, receive, send)
@@ -272,7 +277,11 @@ class Guard:
         await self.inner({**scope, **asked}, receive, send)
 
     async def _results(self, scope: Message, receive: Receive, send: Send) -> None:
-        session = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8).get("session_hash", [""])[0]
+        try:
+            asked = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=8)
+        except ValueError as error:
+            raise Refused(400, "more fields than the page sends; load the page again") from error
+        session = asked.get("session_hash", [""])[0]
         if re.fullmatch(SESSION, session) is None or not self.queue.known(session):
             raise Refused(404, "the session has no job")
         self._streams[session] += 1
@@ -301,21 +310,31 @@ class Guard:
             return {"type": "http.request", "body": body, "more_body": False}
 
         more = ((b"content-type", b"application/json"), (b"content-length", str(len(body)).encode("ascii")))
+        # The answer is sent after the lock is released: a client that reads nothing would keep all others waiting.
+        answer: list[Message] = []
+
+        async def collect(message: Message) -> None:
+            answer.append(message)
+
         async with self._joining:  # otherwise many at once would each find the same free place
             now = asyncio.get_running_loop().time()
             self._posted = {one: when for one, when in self._posted.items() if now - when < SETTLED}
-            self.queue.drop(self._posted.keys() | self._streams.keys())
+            self.queue.drop(set(self._posted), set(self._streams))
             try:
                 self.queue.admit(job["session_hash"], address)
             except Refused as busy:  # in the form that Gradio's browser code reads and shows to the visitor
-                return await _say(send, busy.status, json.dumps({"detail": busy.line}), b"application/json")
-            self._posted[job["session_hash"]] = now
-            await self._forward(scope, replay, send, more=more)
+                await _say(collect, busy.status, json.dumps({"detail": busy.line}), b"application/json")
+            else:
+                self._posted[job["session_hash"]] = now
+                await self._forward(scope, replay, collect, more=more)
+        for message in answer:
+            await send(message)
 
     async def _picture(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
         framing = scope["query_string"].decode("latin-1").removeprefix("framing=") or FRAMINGS[0]
-        async with self._received(scope, receive, address, framing) as (_, path):
-            url = await asyncio.to_thread(self.frame, path, framing)
+        with self._turn(address):
+            async with self._received(scope, receive, framing) as (_, path):
+                url = await asyncio.to_thread(self.frame, path, framing)
         await _say(send, 200, url)
 
     async def _whole(self, scope: Message, receive: Receive, send: Send, address: str) -> None:
@@ -323,22 +342,31 @@ class Guard:
         if asked is None or int(asked[2]) > self.body:
             raise Refused(400, "this is not a result of the page; load the page again")
         framing = asked[1].decode("ascii")
-        async with self._received(scope, receive, address, framing, int(asked[2])) as (result, path):
-            picture = await asyncio.to_thread(self.put_back, result, path, framing)
-        await _answer(send, 200, picture, b"image/png")
+        with self._turn(address):  # until it is read: it may be large
+            async with self._received(scope, receive, framing, int(asked[2])) as (result, path):
+                picture = await asyncio.to_thread(self.put_back, result, path, framing)
+            await _answer(send, 200, picture, b"image/png")
+
+    @contextmanager
+    def _turn(self, address: str) -> Iterator[None]:
+        """One of the places for picture files, of which an address may take one. Raises Refused when there is none."""
+        if address in self._sending or len(self._sending) >= UPLOADS:
+            raise Refused(429, "other pictures are being received; try again")
+        self._sending.add(address)
+        try:
+            yield
+        finally:
+            self._sending.discard(address)
 
     @asynccontextmanager
     async def _received(
-        self, scope: Message, receive: Receive, address: str, framing: str, first: int = 0
+        self, scope: Message, receive: Receive, framing: str, first: int = 0
     ) -> AsyncIterator[tuple[bytes, Path]]:
         """The `first` bytes of a posted body, and the picture file after them, one file at a time: a large one takes
         much memory. Raises Refused, also when the picture is at fault."""
         _expect(scope, b"application/octet-stream")
         if framing not in FRAMINGS:
             raise Refused(400, f"framing: expected {', '.join(FRAMINGS[:-1])} or {FRAMINGS[-1]}")
-        if address in self._sending or len(self._sending) >= UPLOADS:
-            raise Refused(429, "other pictures are being received; try again")
-        self._sending.add(address)
         try:
             with tempfile.NamedTemporaryFile(dir=self.folder) as file:
                 begin = bytearray()
@@ -351,8 +379,6 @@ class Guard:
                     yield bytes(begin), Path(file.name)
         except LpkernelError as error:
             raise Refused(422, without_folders(" ".join(str(error).split()))) from error
-        finally:
-            self._sending.discard(address)
 
 
 def _expect(scope: Message, kind: bytes) -> None:
@@ -370,4 +396,7 @@ async def _answer(send: Send, status: int, body: bytes, kind: bytes) -> None:
     if status >= 400:
         headers.append((b"connection", b"close"))  # the rest of a body need not be read
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    view = memoryview(body)  # in pieces: each waits until most of those before it are read
+    for begin in range(0, len(body), PIECE):
+        await send({"type": "http.response.body", "body": view[begin : begin + PIECE].tobytes(), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

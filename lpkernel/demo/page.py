@@ -33,9 +33,12 @@ CALL: dict[str, Any] = {
 FORGET = 3600  # seconds after which a visitor's results are dropped
 SESSIONS = 100  # visitors whose results are kept
 JOBS, JOBS_OF_ADDRESS, JOBS_OF_SESSION = 32, 8, 4  # waiting or running; one runs at a time
+# Visitors with results that they may still fetch. Gradio's queue drops the oldest of 2000 and stops for good when that
+# one has a job.
+FETCHING, FETCHING_OF_ADDRESS = 500, 64
 LINE = 400  # characters of a line that a browser asks to be shown
 UNREAD = 16  # messages that a session may leave unread and still post jobs
-HINTED = 6  # attributes named in a hint
+HINTED, NAMED = 6, 40  # attributes named in a hint, and characters of each
 
 
 def note(text: str) -> str:
@@ -116,9 +119,11 @@ class Jobs:
         self.inputs = {index: [_check(one) for one in function.inputs] for index, function in page.fns.items()}
         self.triggers = frozenset(page.blocks)
         self._queue = page._queue
+        self._addresses: dict[str, str] = {}  # of the sessions that are known
 
     def admit(self, session: str, address: str) -> None:
-        """Raise Refused if the session, the address or the whole page already has as many jobs as it may."""
+        """Raise Refused if the session, the address or the whole page already has as many jobs, or results to fetch, as
+        it may."""
         live = list(self._queue.event_ids_to_events.values())
         unread = self._queue.pending_messages_per_session.get(session)
         if sum(one.session_hash == session for one in live) >= JOBS_OF_SESSION or (unread and unread.qsize() > UNREAD):
@@ -126,17 +131,27 @@ class Jobs:
         of_address = sum(one.request.client is not None and one.request.client.host == address for one in live)
         if len(live) >= JOBS or of_address >= JOBS_OF_ADDRESS:
             raise Refused(503, "too many calls are waiting; try again in a moment")
+        if not self.known(session):
+            others = list(self._addresses.values())
+            if len(others) >= FETCHING or others.count(address) >= FETCHING_OF_ADDRESS:
+                raise Refused(503, "too many results wait to be fetched; try again in a minute")
+            self._addresses[session] = address
 
     def known(self, session: str) -> bool:
         """Whether the session has posted a job whose results have not been fetched yet."""
         return session in self._queue.pending_messages_per_session
 
-    def drop(self, keep: set[str]) -> None:
-        """Forget the results of all sessions that have no job, except those in `keep`."""
-        keep = keep | {one.session_hash for one in self._queue.event_ids_to_events.values()}
-        for session in self._queue.pending_messages_per_session.keys() - keep:
-            del self._queue.pending_messages_per_session[session]
-            self._queue.pending_event_ids_session.pop(session, None)
+    def drop(self, recent: set[str], read: set[str]) -> None:
+        """Forget all sessions that have no job, except those in `read`, and those in `recent` with results unread."""
+        queue = self._queue
+        keep = read | {one.session_hash for one in queue.event_ids_to_events.values()}
+        for session in queue.pending_messages_per_session.keys() - keep:
+            unread = queue.pending_event_ids_session.get(session) or queue.pending_messages_per_session[session].qsize()
+            if session not in recent or not unread:
+                del queue.pending_messages_per_session[session]
+                queue.pending_event_ids_session.pop(session, None)
+        for session in self._addresses.keys() - queue.pending_messages_per_session.keys():
+            del self._addresses[session]
 
 
 def _check(control: Any) -> guard.Check:
@@ -198,8 +213,24 @@ def _example(names: list[str]) -> str:
 
 
 def _hint(names: list[str]) -> str:
+    """Gradio reads it as Markdown: names must not become links or pictures of other sites."""
     more = f" and {len(names) - HINTED} more" if len(names) > HINTED else ""
-    return f"& and, | or, ~ not; {', '.join(names[:HINTED])}{more}"
+    return f"& and, | or, ~ not; {', '.join(map(_plain, names[:HINTED]))}{more}"
+
+
+def _plain(name: str) -> str:
+    """A name as Markdown that shows it as it is, cut where it is long: no markup, and no addresses made into links."""
+    short = name if len(name) <= NAMED else name[: NAMED - 1] + "…"
+    return "".join(one if one.isalnum() or one in " …" else f"&#{ord(one)};" for one in short)
+
+
+def backends(engine: Engine) -> list[str]:
+    """The backends that a visitor may choose: the one that the server was started with, and those that are fast. With
+    another, one call at the limits of the controls would keep all others waiting for half an hour."""
+    slow = {"numpy"} | {one.name for one in registry.BACKENDS.values() if one.checks_only}
+    if not registry.BACKENDS["cpp"].unavailable(engine.device):
+        slow.add("torch")
+    return [name for name in registry.NAMES if name not in slow or name == engine.backend]
 
 
 def _more(engine: Engine, prefix: str) -> list[Any]:
@@ -226,7 +257,7 @@ def _more(engine: Engine, prefix: str) -> list[Any]:
             info="how many cells from its place a piece may come: slower, for pictures that are not well aligned",
         ),
         gr.Radio(
-            list(registry.NAMES),
+            backends(engine),
             value=engine.backend,
             label="backend",
             info="what computes the pictures: all give the same ones",

@@ -7,19 +7,23 @@ cut out of.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from lpkernel.content import ByContent
+from lpkernel.errors import InputError
 from lpkernel.pictures.fill import fill
 from lpkernel.pictures.warp import Similarity, cut_out
 
 Pixels = NDArray[np.uint8]
 Weights = NDArray[np.uint8]
 
+STRIP = 2**20  # pixels of a photograph that are worked on at a time: the numbers of all would take gigabytes
 MOST_MOVED = 48.0  # levels by which a colour is moved at most: more is not the autoencoder's error but other content
 
 
@@ -93,10 +97,12 @@ class Whole(ByContent):
         """`where`: from the square to the photograph. mask: (H, W), pixels that come from the result in any case.
 
         The weights are those of `closing`, carried over; where a side of the square lies within the photograph they
-        fall towards it.
+        fall towards it. Raises InputError if there is no weight above 0 and no mask.
         """
         height, width, _ = photograph.shape
         size = len(closing.weight)
+        if mask is None and not closing.weight.any():
+            raise InputError("result: it is transparent all over; choose one that differs from the picture")
         used = np.argwhere(closing.weight) if mask is None else np.array([[0, 0], [size, size]])
         low, high = (complex(*edge[::-1]) for edge in (used.min(0) - 2, used.max(0) + 3))
         corners = [where(point) for point in (low, high, complex(low.real, high.imag), complex(high.real, low.imag))]
@@ -106,8 +112,13 @@ class Whole(ByContent):
         weight = cut_out(closing.weight, part, shape)
         if mask is not None:
             weight = np.maximum(weight, mask[y0:y1, x0:x1].astype(np.uint8) * 255)
-        ramp = _ramp(where, part, size, shape, (width, height), closing.feather)
-        weight = ((weight.astype(np.uint32) * ramp + 127) // 255).astype(np.uint8)
+        clear = [
+            not _at_edge(begin, end, width, height)
+            for begin, end in pairwise(where(complex(x, y)) for x, y in _outline(size))
+        ]
+        for rows in _strips(shape[1], shape[0]):
+            ramp = _ramp(part, size, shape[0], rows, clear, closing.feather)
+            weight[rows] = (weight[rows].astype(np.uint32) * ramp + 127) // 255
         return Whole(photograph, back, (x0, y0), weight, closing)
 
     def apply(self, image: Pixels) -> Pixels:
@@ -116,7 +127,8 @@ class Whole(ByContent):
         result = cut_out(image, self.where.from_corner(complex(x0, y0)), (width, height))
         whole = self.photograph.copy()
         part = whole[y0 : y0 + height, x0 : x0 + width]
-        part[:] = _mixed(part, result, self.weight)
+        for rows in _strips(height, width):
+            part[rows] = _mixed(part[rows], result[rows], self.weight[rows])
         return whole
 
     def changed(self) -> NDArray[np.bool_]:
@@ -142,20 +154,28 @@ def _axes(points: list[complex]) -> tuple[list[float], list[float]]:
     return [point.real for point in points], [point.imag for point in points]
 
 
-def _ramp(
-    where: Similarity, part: Similarity, size: int, shape: tuple[int, int], photograph: tuple[int, int], feather: int
-) -> NDArray[np.uint32]:
-    """Weights (h, w) that fall to 0 at the sides of the square, over 2 * feather of its pixels, and are 0 beyond.
+def _strips(height: int, width: int) -> Iterator[slice]:
+    """All rows, so many at a time that they have about `STRIP` pixels."""
+    some = max(1, STRIP // width)
+    return (slice(first, min(first + some, height)) for first in range(0, height, some))
 
-    Not at a side that lies on an edge of the photograph or beyond: there is nothing to fade to.
+
+def _outline(size: int) -> list[tuple[int, int]]:
+    """The corners of a square along its sides: top, right, bottom, left."""
+    return [(0, 0), (size, 0), (size, size), (0, size), (0, 0)]
+
+
+def _ramp(part: Similarity, size: int, width: int, rows: slice, clear: list[bool], feather: int) -> NDArray[np.uint32]:
+    """Weights that fall to 0 at the sides of the square, over 2 * feather of its pixels, and are 0 beyond.
+
+    Not at a side that is not `clear`: it lies on an edge of the photograph or beyond, and there is nothing to fade to.
     """
-    corners = [where(complex(x, y)) for x, y in ((0, 0), (size, 0), (size, size), (0, size))]
-    x, y = np.arange(shape[0]) + 0.5, np.arange(shape[1])[:, None] + 0.5
+    x, y = np.arange(width) + 0.5, np.arange(rows.start, rows.stop)[:, None] + 0.5
     points = part.scale * (x + 1j * y) + part.shift
     distances = (points.imag, size - points.real, size - points.imag, points.real)  # top, right, bottom, left
-    ramp = np.ones(shape[::-1])
-    for distance, begin, end in zip(distances, corners, corners[1:] + corners[:1], strict=True):
-        if not _at_edge(begin, end, *photograph):
+    ramp = np.ones((len(y), width))
+    for distance, fades in zip(distances, clear, strict=True):
+        if fades:
             ramp = np.minimum(ramp, distance / (2 * feather))
     return np.rint(255 * ramp.clip(0, 1)).astype(np.uint32)
 

@@ -261,7 +261,8 @@ API = (
     "undo-vibe-edit", "run-history/connect", "run-history/buckets", "profiling/traces", "mcp", "mcp/", "mcp/sse",
     "mcp/schema", "heartbeat/", "heartbeat/../../etc/passwd", "heartbeat/" + "a" * 200, "heartbeat/A%00", "queue/data",
     "queue/data?session_hash=", "queue/data?session_hash=nobody", "queue/data?session_hash=../a", "queue/join",
-    "queue/data?session_hash[]=a", "queue/data/", "queue/status", "predict", "theme.css", "",
+    "queue/data?a=" + "&a=" * 8, "queue/data?session_hash[]=a", "queue/data/", "queue/status", "predict",
+    "theme.css", "",
 )  # fmt: skip
 ROOT = (
     "config", "config/", "login", "logout", "monitoring", "monitoring/summary", "monitoring/a", "docs", "redoc", "dev",
@@ -271,6 +272,7 @@ ROOT = (
     "static/..\\..\\..\\routes.py", "static/%2e%2e%5c%2e%2e", "assets//etc/passwd", "static/%2fetc%2fpasswd",
     "static/./../../index.html", "assets/a%00.js", "assets/%c0%ae%c0%ae/a", "static/....//....//routes.py", "%2e%2e",
     "static/%252e%252e/%252e%252e/routes.py", "assets/.htaccess", "assets/a.js;/../..", "assets/" + "a/" * 2000,
+    "assets/" + "a" * 256, "static/a/" + "a" * 300 + "/a",
     "?deep_link=../../a", "theme.css/../gradio_api/info",
 )  # fmt: skip
 
@@ -345,9 +347,11 @@ def _png(width: int, height: int, data: bytes = b"") -> bytes:
     )
 
 
-def _saved(kind: str, size: tuple[int, int] = (40, 30), mode: str = "RGB") -> bytes:
+def _saved(
+    kind: str, size: tuple[int, int] = (40, 30), mode: str = "RGB", colour: tuple[int, ...] = (90, 60, 30)
+) -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size, (90, 60, 30)).save(file, format=kind)
+    Image.new(mode, size, colour).save(file, format=kind)
     return file.getvalue()
 
 
@@ -416,6 +420,7 @@ def _wholes() -> dict[str, Ask]:
             "words": b"these are words",
             "a path": b"@MARKER@",
             "another size": SQUARE,
+            "no part": _saved("PNG", (64, 64), "RGBA", (0, 0, 0, 0)),
             "a JPEG": _saved("JPEG", (64, 64)),
             "a cut PNG": RESULT[:-40],
             "a large PNG": _png(60_000, 60_000, bytes(1000)),
