@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 from hostile import pictures, sandbox
 from PIL import Image
 
-from lpkernel.pictures.images import FORMATS, load_pixels, opened
+from lpkernel.errors import InputError
+from lpkernel.pictures import images
+from lpkernel.pictures.images import FORMATS, load_pixels, opened, plain_pixels
 
 
 @pytest.mark.parametrize("name", pictures.CASES)
@@ -33,6 +37,42 @@ def test_every_format_is_read_under_any_name(kind: str, tmp_path: Path) -> None:
         with opened(tmp_path / f"x{extension}") as image:
             assert image.format == kind
     assert np.array_equal(load_pixels(content), load_pixels(tmp_path / "x.png"))
+
+
+@pytest.mark.parametrize("block", [7, 64, 1 << 20])
+def test_scans_of_honest_photographs(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither scans nor markers in a thumbnail refuse one, wherever the blocks that are searched end."""
+    monkeypatch.setattr(images, "_BLOCK", block)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 100, 3), np.uint8))
+    thumbnail = b"Exif\0\0" + b"\xff\xda\0\2\xff\xd9" * 500
+    for options in ({}, {"progressive": True}, {"progressive": True, "restart_marker_blocks": 1}):
+        file = io.BytesIO()
+        noise.save(file, "JPEG", quality=98, exif=thumbnail, **options)
+        content = file.getvalue()
+        assert load_pixels(content).shape == (90, 100, 3)
+        scans = content[content.index(thumbnail) + len(thumbnail) :].count(b"\xff\xda")
+        monkeypatch.setattr(images, "MAX_SCANS", scans)
+        load_pixels(content)
+        monkeypatch.setattr(images, "MAX_SCANS", scans - 1)
+        with pytest.raises(InputError, match=f"a JPEG of more than {scans - 1} scans"):
+            load_pixels(content)
+        monkeypatch.undo()
+        monkeypatch.setattr(images, "_BLOCK", block)
+
+
+def test_integers_of_32_bits_are_refused_and_grey_of_16_is_read() -> None:
+    """From a file and as a picture at hand: their range is not stated, so that they became black."""
+    wide = Image.fromarray(np.full((20, 20), 200, np.uint8)).convert("I")
+    file = io.BytesIO()
+    wide.save(file, "TIFF")
+    reads: tuple[Callable[[], object], ...] = (lambda: load_pixels(file.getvalue()), lambda: plain_pixels(wide))
+    for read in reads:
+        with pytest.raises(InputError, match=r"^32-bit integer pixels, expected RGB or grey of 8 or 16 bits"):
+            read()
+    grey = b"P5 20 20 65535\n" + np.full((20, 20), 200 << 8, ">u2").tobytes()
+    assert (load_pixels(grey) == 200).all()
+    with Image.open(io.BytesIO(grey)) as image:
+        assert (plain_pixels(image) == 200).all()
 
 
 def test_rows_are_converted_as_the_whole(tmp_path: Path) -> None:

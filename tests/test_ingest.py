@@ -442,6 +442,22 @@ def test_file_names_that_are_not_text(tmp_path: Path) -> None:
     assert json.loads(json.dumps(bank.names)) == [name]
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("1," * 200_000 + "1" * 130_000, "line 2: expected a file name and 3 values 1 or -1, or 1 or 0"),
+        ("1,1," + "1" * 130_000, "line 2: expected a file name and 3 values 1 or -1, or 1 or 0"),
+        ("0,1,-1", "line 2: expected a file name and 3 values 1 or 0, as in the rest of the table"),
+        ("1,1,", "line 2: expected a file name and 3 values 1 or -1, or 1 or 0"),
+    ],
+)
+def test_a_row_of_other_values(row: str, message: str, tmp_path: Path) -> None:
+    """However many and long they are: as an array the first would take 97 GiB."""
+    table = table_file(tmp_path, f"image,a,b,c\n0.png,{row}\n")
+    with pytest.raises(InputError, match=message):
+        read_attributes(table, ["0.png"])
+
+
 def test_attributes_are_a_file_of_a_table_s_size(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with (tmp_path / "sparse").open("wb") as file:

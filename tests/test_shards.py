@@ -14,6 +14,7 @@ import pytest
 from fakes import FakeVQ
 from test_ingest import folder_of, picture
 
+from lpkernel import tensor_file
 from lpkernel.bank import Bank, ingest, shards
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp
@@ -173,6 +174,13 @@ def test_a_shard_that_is_a_pipe_is_passed_over(tmp_path: Path) -> None:
     ae = FakeVQ()
     Bank.build(folder, ae, 3, cache=cache)
     assert ae.encoded == 2 and shard.is_file()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[[], []]", "[[], null]", "[[], 7]", "{}", '[[], {"a": 7}]'])
+def test_a_shard_of_other_facts_is_passed_over(text: str, tmp_path: Path) -> None:
+    """Its hash may be right: anyone can compute one."""
+    tensor_file.write(tmp_path / f"{'0' * 64}.shard", {}, {"sources": text, "sha256": tensor_file.digest({}, text)})
+    assert shards.read_shards(tmp_path) == {}
 
 
 def rewrite(path: Path, content: bytes) -> None:

@@ -144,17 +144,15 @@ def _table(path: Path) -> tuple[list[str], list[_Row]]:
     seen: set[str] = set()
     absent = ""  # the value for no: 0 or -1, the same in a whole table
     for number, fields in content:
-        values = np.array(fields[1:])
-        positive = values == "1"
-        for value in set(values[~positive].tolist()) if not absent else ():
-            absent = value if value in ("-1", "0") else absent
-        if len(values) != len(names) or not (positive | (values == (absent or "-1"))).all():
-            kinds = f"1 or {absent}" if absent else "1 or -1, or 1 or 0"
+        values = fields[1:]  # counted and looked at as texts: NumPy would make all as long as the longest
+        absent = absent or next((value for value in values if value in ("-1", "0")), "")
+        if len(values) != len(names) or not {"1", absent or "-1"}.issuperset(values):
+            kinds = f"1 or {absent}, as in the rest of the table" if absent else "1 or -1, or 1 or 0"
             raise InputError(f"{path}, line {number}: expected a file name and {len(names)} values {kinds}")
         if fields[0] in seen:
             raise InputError(f"{path}, line {number}: a second row for {fields[0]!r}")
         seen.add(fields[0])
-        rows.append((fields[0], positive))
+        rows.append((fields[0], np.array([value == "1" for value in values], bool)))
     if not rows or (count is not None and count != str(len(rows))):
         says = f"line 1 says {count[:20]} images, " if count is not None else ""
         raise InputError(f"{path}: {says}{len(rows)} rows follow; is the file cut short?")

@@ -64,7 +64,7 @@ def read_shards(folder: Path) -> dict[str, Example | Problem]:
                 parts = zip(tensors.get("values", ()), tensors.get("colours", ()), strict=True)
                 found |= dict(zip(keys, (Example(*part) for part in parts), strict=True))
                 found |= {key: (name, reason) for key, (name, reason) in skipped.items()}
-        except (InputError, KeyError, ValueError, TypeError):
+        except (InputError, KeyError, ValueError, TypeError, AttributeError, RecursionError):
             continue
     return found
 

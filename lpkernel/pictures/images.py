@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, TiffTags, UnidentifiedImageError, _imaging
+from PIL.JpegImagePlugin import JpegImageFile
 
 from lpkernel.errors import InputError, one_line
 from lpkernel.files import open_regular
@@ -44,6 +45,10 @@ MAX_PIXELS_OF = {"AVIF": MAX_PIXELS // 2, "JPEG2000": MAX_PIXELS // 2}  # their 
 LARGE = 1 << 23  # pixels above which one picture is decoded at a time, however many threads read
 MAX_SIDE = 65_535  # JPEG's own limit: longer images are made to break decoders
 MAX_EXIF = 1 << 16  # bytes, one segment of JPEG: Pillow copies a part of it for each of its tags
+MAX_SCANS = 100  # of a JPEG: progressive ones have about ten, and each scan makes libjpeg walk the whole picture
+_MAX_SEGMENTS = 50_000  # of a JPEG; long metadata takes a thousand
+_SEGMENT = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # the markers that are neither data nor restarts
+_BLOCK = 1 << 20  # bytes of a JPEG searched at once
 _ROWS = 512  # converted at once
 RESIZE_FILTER = "bicubic"  # Pillow's, which averages when it shrinks; the embedded autoencoder was trained with it
 MASK_LEVEL = 127  # grey values above are white
@@ -215,8 +220,10 @@ def opened(file: str | Path | bytes) -> Iterator[Image.Image]:
             _Wary(io.BytesIO(file) if isinstance(file, bytes) else open_regular(file)) as source,
             Image.open(source, formats=list(FORMATS)) as image,
         ):
-            _check(image)
             source.spare = None
+            _check(image)
+            if isinstance(image, JpegImageFile):
+                _check_scans(source)
             yield image
     except InputError:
         raise
@@ -305,6 +312,48 @@ def _check(image: Image.Image) -> None:
         _silence_libtiff()
     if any(tile[0] == "bmp_rle" for tile in getattr(image, "tile", [])):
         raise InputError("a run-length coded BMP, expected a plain one; save it as PNG")
+    if any(tile[0] == "ppm_plain" for tile in getattr(image, "tile", [])):  # slow: comments are cut out one by one
+        raise InputError("a PPM of plain text (P1, P2 or P3), expected a binary one; save it as PNG")
+    _check_mode(image)
+
+
+def _check_mode(image: Image.Image) -> None:
+    """Raise InputError for integers of 32 bits, whose range no file states."""
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):  # those have 16 bits, which Pillow may read as this
+        raise InputError("32-bit integer pixels, expected RGB or grey of 8 or 16 bits a channel; convert it")
+
+
+def _check_scans(file: io.BufferedReader) -> None:
+    """Raise InputError for a JPEG with too many scans. Reads its segments as libjpeg does, up to the end of the image.
+
+    A segment is skipped by its length, so that thumbnails in it do not count; the data of a scan up to a next marker.
+    """
+    kept, place, scans, segments = file.tell(), 0, 0, 0
+    while True:
+        file.seek(place)
+        block = io.BufferedReader.read(file, _BLOCK)
+        at, last = 0, len(block) < _BLOCK
+        while found := _SEGMENT.search(block, at):
+            at, marker = found.end(), found[1][0]
+            if marker == 0xD9:  # the end of the image
+                last = True
+                break
+            if marker == 0xD8:  # its beginning
+                continue
+            if at + 2 > len(block):
+                at = found.start()  # its length is in the next block
+                break
+            segments, scans = segments + 1, scans + (marker == 0xDA)
+            if scans > MAX_SCANS or segments > _MAX_SEGMENTS:
+                what = f"{MAX_SCANS} scans" if scans > MAX_SCANS else f"{_MAX_SEGMENTS} segments"
+                raise InputError(f"a JPEG of more than {what}, expected about ten scans; save it as PNG")
+            at += max(2, int.from_bytes(block[at : at + 2]))
+        else:
+            at = max(at, len(block) - 1)  # the last byte may begin a marker
+        if last and at <= len(block):
+            break
+        place += at
+    file.seek(kept)
 
 
 # What each EXIF orientation asks for; 1, and any other value, for nothing.
@@ -335,6 +384,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def plain_pixels(image: Image.Image) -> np.ndarray:
     """A PIL image as (H, W, 3) uint8, as `load_pixels` reads it from a file. Raises InputError."""
+    _check_mode(image)
     return np.asarray(_rgb(_upright(image.copy()), "white"))
 
 

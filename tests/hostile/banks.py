@@ -121,7 +121,19 @@ WRONG: dict[str, list[Any]] = {
     "limit": [0, 1, 1022, 1024, 32_767, 2**31 - 1, -1023, 1023.0, None],
     "scale": [0.0, -1.0, float("nan"), float("inf"), float("-inf"), 1, "1", None, [1.0], 10**400],
     "image_size": [-1, 2**31, 1.5, "64", True, None],
-    "crop": [[], [1, 2, 3], [1, 2, 3, 4.0], [True] * 4, {"a": 1}, "1,2,3,4", 7],
+    "crop": [
+        [],
+        [1, 2, 3],
+        [1, 2, 3, 4.0],
+        [True] * 4,
+        {"a": 1},
+        "1,2,3,4",
+        7,
+        [0, 0, 2**31, 9],
+        [-1, 0, 9, 9],
+        [0, 0, 9, 10**4000],
+    ],
+    "source_size": [[0, 0], [7, 0], [-1, 9], [7, 10**400], [65_536, 9], [1], [9.0, 9], "9,9"],
     "names": [None, [], ["a"], ["a"] * 12, [1] * 11, [None] * 11, [["a"]] * 11, "abcdefghijk", {"a": 1}, NESTED],
     "labels": [["a"], ["a"] * 12, [1] * 11, [None] * 11, "abcdefghijk", {"a": 1}, 7, NESTED],
     "attributes": [None, [], ["Hat"], ["Hat", "Hat"], ["Hat", 7], ["a", "b", "c"], "Hat", {"Hat": 1}, NESTED],
@@ -148,6 +160,14 @@ for kind in ("codes", "latents"):
     add(REFUSED, "a version that is odd", kind, lambda t, m, d: m.__setitem__("version", "²\n\x1b[2J"))
     add(REFUSED, "no version", kind, lambda t, m, d: m.pop("version"))
     add(REFUSED, "no format", kind, lambda t, m, d: m.clear())
+
+
+def packed_names(count: int) -> Change:
+    return lambda t, m, d: t.__setitem__("names", np.frombuffer(b"ab\0" * count, np.uint8))
+
+
+for count in (1, 9, 11, 50_000_000):  # the last would take gigabytes as Python's texts
+    add(REFUSED, f"{count + 1} packed names", "codes", packed_names(count))
 
 TEXTS = {
     "controls": "\x1b]0;x\x07\x1b[2J",

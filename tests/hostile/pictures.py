@@ -315,6 +315,22 @@ add(ANY, "png with a claim of texts", lambda: png(20, 20)[:33] + struct.pack(">I
 add(ANY, "jpeg of 20,000 comments", lambda: jpeg_with([(0xFE, b"x" * 99)] * 20_000), "x.jpg")
 add(ANY, "jpeg of 3,000 profiles", lambda: jpeg_with([(0xE2, b"ICC_PROFILE\0\1\1" + b"x" * 999)] * 3000), "x.jpg")
 add(ANY, "jpeg of many photoshops", lambda: jpeg_with([(0xED, b"Photoshop 3.0\0" + b"8BIM" * 9000)] * 99), "x.jpg")
+
+
+def jpeg_of_scans(between: bytes) -> bytes:
+    """A progressive JPEG whose last scan comes again and again."""
+    file = io.BytesIO()
+    Image.new("L", (2000, 2000), 128).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    return whole[:-2] + (between + whole[whole.rfind(b"\xff\xda") : -2]) * 9000 + whole[-2:]
+
+
+add(REFUSED, "jpeg of 9,000 scans", partial(jpeg_of_scans, b""), "x.jpg", "pixels mask")
+add(
+    REFUSED, "jpeg of 9,000 scans and filled gaps", partial(jpeg_of_scans, b"\xff\xff\x01\xff\xd0\0"), "x.jpg", "pixels"
+)
+add(REFUSED, "jpeg of 9,000 scans and comments", partial(jpeg_of_scans, b"\xff\xfe\0\4\xff\xd9"), "x.jpg", "pixels")
+add(REFUSED, "jpeg of endless segments", lambda: picture("JPEG")[:-2] + b"\xff\xe0\0\2" * (4 << 20), "x.jpg", "pixels")
 add(ANY, "jpeg of many frames", lambda: jpeg_with([(0xE2, b"MPF\0II*\0\x08\0\0\0" + b"\xff" * 9000)]), "x.jpg")
 
 
@@ -453,7 +469,7 @@ MODES = {
 }
 for kind, modes in MODES.items():
     for mode in modes:
-        into = REFUSED if mode in ("F", "LAB") else ANY
+        into = REFUSED if mode in ("F", "LAB", "I") else ANY
         add(into, f"{kind} of mode {mode}", partial(picture, kind, mode), f"x{FORMATS[kind][0]}", "pixels")
 
 PALETTES = {
@@ -516,6 +532,8 @@ PPMS = {
 }
 for name, text in PPMS.items():
     add(ANY, f"ppm with {name}", partial(bytes, text), "x.ppm", "pixels")
+for name, text in {"P1": b"0 ", "P2": b"0 ", "P3": b"0 ", "P3 of comments": b"#\n"}.items():
+    add(REFUSED, f"plain {name}", partial(bytes, name[:2].encode() + b" 999 999 255\n" + text * 512_000), uses="pixels")
 
 
 # --- damage ------------------------------------------------------------------------------------------------------
