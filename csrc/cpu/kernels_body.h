@@ -101,7 +101,8 @@ void latent_queries(const LatentBlock& a) {
             first += LANES;
         }
     }
-    for (int q = 0; q < Q; ++q) a.found[q] &= real_lanes(a.lanes);
+    const std::uint64_t real = real_lanes(a.lanes);
+    for (int q = 0; q < Q; ++q) a.found[q] &= real;
 }
 
 template <int PAIRS>

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native, philox, views
+from lpkernel.backends import refusals
 from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
@@ -111,7 +112,7 @@ class CppBackend:
                 return [f"scans grids of up to {MOST_SIDE} cells a side, got {side}"]
             bank = request.bank_at(side)
             if isinstance(bank, CodeBank) and len(bank.table) > INT16_CODES:
-                return [f"compares up to {INT16_CODES} codes by table, got {len(bank.table)}"]
+                return [refusals.too_many_codes(len(bank.table))]
         return []
 
     def scan(self, request: ScanRequest) -> NDArray[np.int32]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native, philox
-from lpkernel.backends import cuda_launches, device_steps, device_walk, stages
+from lpkernel.backends import cuda_launches, device_steps, device_walk, refusals, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.cuda_launches import Launch, Machine, StepTile, Walk, Work
 from lpkernel.backends.device_bank import (
@@ -25,7 +25,9 @@ from lpkernel.backends.device_bank import (
     DeviceStore,
     bank_bytes,
     carve,
+    cell_count,
     cell_width,
+    layout_bytes,
     numbered,
     numbered_device,
     offset_bytes,
@@ -158,7 +160,7 @@ class CudaBackend:
         target = numbered(place)
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
         if (k := min(request.k, count)) > cuda_launches.MOST_NEIGHBOURS:
-            return [f"finds up to {cuda_launches.MOST_NEIGHBOURS} neighbours, got k = {k}"]
+            return [refusals.too_many_neighbours(k, cuda_launches.MOST_NEIGHBOURS)]
         if isinstance(request, ScanRequest):
             return stages.reasons(request, lambda stage: self._scan_reasons(stage, target))
         search = self._search_of(request, target)
@@ -218,7 +220,8 @@ class CudaBackend:
     def _find_walk(
         self, work: Work, sides: tuple[int, ...], begins: bool, device: torch.device, wanted: bool | None, most: int
     ) -> tuple[Walk, int] | None:
-        tables, bank = device_walk.table_bytes(sides, work.allowed), device_walk.bank_bytes(sides, work)
+        tables = device_walk.table_bytes(sides, work.allowed)
+        bank = layout_bytes(sides, work.allowed, work.width, work.codes)
         if work.allowed > device_walk.WALK_IMAGES or max(sides) > device_walk.WALK_SIDE:
             return None
         if work.width > device_walk.WALK_VALUES:
@@ -397,7 +400,7 @@ class CudaBackend:
             "batch": walk.rows,
             "begins": walk.begins,
             "carries": len(parts) > 1,
-            "table_cells": device_walk.table_cells(plan.sides),
+            "table_cells": cell_count(plan.sides),
         }
         buffers = {
             **plan_buffers,
@@ -646,11 +649,11 @@ def _own_mask(request: TopkRequest) -> bool:
 def _too_large(request: ScanRequest, width: int) -> list[str]:
     """Why no kernel takes a stage whose cells have `width` values; [] if one does."""
     if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
-        return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
+        return [refusals.too_many_codes(len(request.bank.table))]
     if request.plan.sides[-1] > MOST_SIDE or request.plan.sides[-1] ** 2 * width * 4 >= 2**31:
         return [f"canvas of side {request.plan.sides[-1]} with {width} channels is too large"]
     if request.plan.cuts and request.plan.patch > cuda_launches.MOST_CUT:
-        return [f"cuts patches of up to {cuda_launches.MOST_CUT} cells, got {request.plan.patch}"]
+        return [refusals.too_wide_a_patch(request.plan.patch, cuda_launches.MOST_CUT)]
     return []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -62,11 +62,22 @@ class DeviceBank:
 
 def bank_bytes(request: ScanRequest) -> int:
     """Bytes that `DeviceBank` will take for this request."""
-    allowed, cells = len(request.candidates), sum(side * side for side in request.plan.sides)
+    sides, allowed = request.plan.sides, len(request.candidates)
     if isinstance(request.bank, CodeBank):
-        table = request.bank.table
-        return cells * padded(allowed, CODE_STEP) * 2 + len(table) * padded(len(table), TABLE_STEP) * 4 + allowed * 4
-    return cells * allowed * cell_width(request) * 2 + allowed * 4
+        return layout_bytes(sides, allowed, 1, len(request.bank.table))
+    return layout_bytes(sides, allowed, cell_width(request), 0)
+
+
+def layout_bytes(sides: tuple[int, ...], allowed: int, width: int, codes: int) -> int:
+    """Bytes of a `DeviceBank` of A images, cells of W values, and a table of V codes; 0 codes for latents."""
+    images = padded(allowed, CODE_STEP) if codes else allowed
+    return cell_count(sides) * images * width * 2 + codes * padded(codes, TABLE_STEP) * 4 + allowed * 4
+
+
+@lru_cache(256)
+def cell_count(sides: tuple[int, ...]) -> int:
+    """Cells of grids of some sides."""
+    return sum(side * side for side in sides)
 
 
 def offset_bytes(request: ScanRequest) -> int:
@@ -363,4 +374,5 @@ def _offsets_key(request: ScanRequest, bank: DeviceBank) -> tuple[Any, ...]:
 
 
 def padded(count: int, step: int) -> int:
+    """The least multiple of `step` that is not below `count`."""
     return -(-count // step) * step

@@ -90,6 +90,7 @@ def resized_length(longest: float, width: int) -> float:
 
 
 def make_constants(request: ScanRequest, bank: StepBank, offsets: torch.Tensor | None) -> StepConstants:
+    """offsets: (T, A) int32, what isolation takes off distances, as `device_bank.make_offsets` gives them, or None."""
     allowed, pitch = len(request.candidates), bank.content.shape[1]
     device = bank.content.device
     constants = torch.full((request.plan.steps, pitch), NO_IMAGE, device=device)

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import torch
 
 from lpkernel.backends.base import ScanRequest
 from lpkernel.backends.cuda_launches import Walk, Work
-from lpkernel.backends.device_bank import CODE_STEP, DeviceBank, DeviceStore, padded, settled
+from lpkernel.backends.device_bank import DeviceBank, DeviceStore, cell_count, padded, settled
 from lpkernel.backends.store import Store
 
 ROW_STEP = 8  # entries of a row come in multiples of this: 32 bytes
 WALK_IMAGES, WALK_SIDE, WALK_VALUES = 2048, 64, 512  # allowed images, cells of a side, channels
 
 
-@lru_cache(256)
-def table_cells(sides: tuple[int, ...]) -> int:
-    return sum(side * side for side in sides)
-
-
 def table_bytes(sides: tuple[int, ...], allowed: int) -> int:
     """Bytes of tables (cells of all sides, A, pitch) int32 and a row of zeros."""
-    return (table_cells(sides) * allowed + 1) * padded(allowed, ROW_STEP) * 4
-
-
-def bank_bytes(sides: tuple[int, ...], work: Work) -> int:
-    """Bytes that `DeviceBank` will take."""
-    return table_cells(sides) * padded(work.allowed, CODE_STEP) * work.width * 2 + work.codes**2 * 4 + work.allowed * 4
+    return (cell_count(sides) * allowed + 1) * padded(allowed, ROW_STEP) * 4
 
 
 def begins(request: ScanRequest) -> bool:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpkernel import philox
-from lpkernel.backends import stages
+from lpkernel.backends import refusals, stages
 from lpkernel.backends.base import CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.device_bank import (
     DeviceBank,
@@ -106,7 +106,7 @@ class TritonBackend:
             return reasons
         count = len(request.candidates) if isinstance(request, ScanRequest) else request.k
         if (k := min(request.k, count)) > configs.MOST_NEIGHBOURS:
-            return [f"finds up to {configs.MOST_NEIGHBOURS} neighbours, got k = {k}"]
+            return [refusals.too_many_neighbours(k, configs.MOST_NEIGHBOURS)]
         if isinstance(request, ScanRequest):
             return stages.reasons(request, self._scan_reasons)
         target = self._device(request.device)
@@ -117,9 +117,9 @@ class TritonBackend:
 
     def _scan_reasons(self, request: ScanRequest) -> list[str]:
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
-            return [f"compares up to {INT16_CODES} codes by table, got {len(request.bank.table)}"]
+            return [refusals.too_many_codes(len(request.bank.table))]
         if request.plan.cuts and request.plan.patch > configs.MOST_CUT:
-            return [f"cuts patches of up to {configs.MOST_CUT} cells, got {request.plan.patch}"]
+            return [refusals.too_wide_a_patch(request.plan.patch, configs.MOST_CUT)]
         target = self._device(request.device)
         return self._store.memory.reasons(self._store.need(request, target, self._scratch_bytes(request)), target)
 
