@@ -15,6 +15,7 @@ import numpy as np
 import packages
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import lpkernel as lp
 from lpkernel.alignment import faces
@@ -306,6 +307,39 @@ def test_files_of_others_stay(photographs: Path, tmp_path: Path, capsys: pytest.
     reasons = dict(record["skipped"])
     assert "was not written by lpkernel align" in reasons["two.png"] and "two-2.png" in reasons
     assert (out / "two.png").read_bytes() == before and (out / "two-2.png").read_text() == "notes"
+
+
+def test_a_record_names_no_other_file(photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    argv = (photographs / "a.jpg", out, "--size", 64)
+    run(capsys, *argv)
+    with Image.open(out / "a.png") as image:
+        record = json.loads(image.info["lpkernel align"])
+    for name in ("/etc/passwd", "../in/two.png", "b.png"):
+        text = PngInfo()
+        text.add_text("lpkernel align", json.dumps({**record, "faces": [{**record["faces"][0], "image": name}]}))
+        Image.new("RGB", (64, 64)).save(out / "a.png", pnginfo=text)
+        again, _ = run(capsys, *argv)
+        assert [(image["image"], image["kept"]) for image in again["images"]] == [("a.png", False)]
+    wrong: list[Any] = [[], "x", {"image": "a.png"}]
+    for other in wrong:
+        text = PngInfo()
+        text.add_text("lpkernel align", json.dumps({**record, "faces": other}))
+        Image.new("RGB", (64, 64)).save(out / "a.png", pnginfo=text)
+        assert main(["align", *map(str, argv), "--strict"]) == 2
+        error = capsys.readouterr().err
+        assert "was not written by lpkernel align" in error and error.count("\n") <= 2
+
+
+@pytest.mark.parametrize("text", ["my notes", "{}", "[1]"])
+def test_a_record_of_others_stays(
+    text: str, photographs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "align.json").write_text(text)
+    assert main(["align", str(photographs), str(tmp_path / "out")]) == 2
+    assert "align.json exists and was not written by lpkernel align; move it" in capsys.readouterr().err
+    assert (tmp_path / "out" / "align.json").read_text() == text and not list((tmp_path / "out").glob("*.png"))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from lpkernel import Bank, generate, load_autoencoder
 from lpkernel.cli import main
 from lpkernel.commands import results, runs
 from lpkernel.commands.common import json_text, seed
+from lpkernel.commands.tar_shard import TarShard
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,8 @@ def test_commands_share_no_folder(command: list[str], bank: Path, tmp_path: Path
         json.dumps({"files": [], "files_per_image": [], "first_image": 0, "count": -1}),
         json.dumps({"files": [], "files_per_image": [], "first_image": 0, "count": 1e9}),
         "[" * 100_000,
+        json.dumps({"files": [], "x": [[]] * 1_100_000}),
+        json.dumps({"files": []}) + " " * (1 << 23) + "x",
     ],
 )
 def test_what_is_no_record_of_ours_is_not_trusted(
@@ -360,6 +363,29 @@ def test_a_link_in_place_of_a_growing_file_is_not_followed(command: list[str], t
     mine.write_text("mine")
     (out / "sources.npy.part").symlink_to(mine)
     assert main([*command, "-n", "1"]) == 2 and mine.read_text() == "mine"
+
+
+def test_a_growing_file_that_has_another_name_is_left_alone(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hard link to a file of the user's, or a pipe, which would wait for ever."""
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    for name in ("sources.npy.part", "images.jsonl.part"):
+        for kind in ("link", "pipe"):
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir()
+            mine.write_text("mine")
+            (out / name).hardlink_to(mine) if kind == "link" else os.mkfifo(out / name)
+            assert main([*command, "-n", "1"]) == 2 and mine.read_text() == "mine"
+            assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("name", "size"), [("000000.png", -5000), ("000000.png", -512), ("é" * 5, 0)])
+def test_a_damaged_member_of_a_shard_ends_it(name: str, size: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = size
+    block = entry.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    assert len(TarShard(io.BufferedRandom(io.BytesIO(block * 3)), 0, ["png"])) == 0  # type: ignore[arg-type]
 
 
 def test_memory_does_not_grow_with_the_images(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

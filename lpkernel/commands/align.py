@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +30,7 @@ from lpkernel.commands.common import (
     write_json,
 )
 from lpkernel.errors import InputError
-from lpkernel.files import atomic_path, content_stamp
+from lpkernel.files import atomic_path, content_stamp, open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from lpkernel import Framing
     from lpkernel.pictures.images import Found
 
+FACTS = "align.json"
+_BEGINS = re.compile(rb'\{\s*"lpkernel":\s*"[^"]*",\s*"bank":')
 RECORD = "lpkernel align"  # the PNG text chunk that says what a written picture was made from
 
 
@@ -69,6 +74,7 @@ def run(args: argparse.Namespace) -> None:
     if args.faces not in ("largest", "all"):
         raise InputError(f"--faces: got {args.faces!r}, expected largest or all")
     check_folder(args.out)
+    _check_facts(args.out / FACTS)
     folder, found = _photographs(args.folder, args.out)
     names = found.names
     target = Target(args.out, _outputs(names))
@@ -108,10 +114,20 @@ def run(args: argparse.Namespace) -> None:
         "left_out": found.others,
         "seconds": clock.seconds,
     }
-    write_json(args.out / "align.json", result)
+    write_json(args.out / FACTS, result)
     kept = sum(image["kept"] for image in images)
     counted = f"{len(images)} face{'s' * (len(images) != 1)}" + (f" ({kept} of an earlier run)" if kept else "")
     report(args, result, [f"{counted} in {args.out}, {len(skipped)} photographs skipped; see align.json"])
+
+
+def _check_facts(path: Path) -> None:
+    """Raise InputError for a file of the user's own in the place of the record."""
+    if not os.path.lexists(path):
+        return
+    with suppress(OSError), open_regular(path) as file:
+        if _BEGINS.match(file.read(1000)):  # all of it may be long: it lists every face
+            return
+    raise InputError(f"{path} exists and was not written by lpkernel align; move it")
 
 
 def _photographs(given: Path, out: Path) -> tuple[Path, Found]:
@@ -165,7 +181,11 @@ def _one(path: Path, name: str, target: Target, framing: Framing, every: bool) -
     }
     first = target.record(target.name(name, 1))
     if first is not None and first["origin"] == origin:
-        records = [target.record(fact["image"]) for fact in first["faces"]]
+        # a name that is not what it would be here could lead to any file
+        named = [fact["image"] for fact in first["faces"]] == [
+            target.name(name, number) for number in range(1, len(first["faces"]) + 1)
+        ]
+        records = [target.record(fact["image"]) for fact in first["faces"]] if named else [None]
         if all(record == first for record in records):
             return [{**fact, "kept": True} for fact in first["faces"]]
     aligned = align(path, framing, every)
@@ -204,7 +224,8 @@ class Target:
         try:
             with opened(path) as image:
                 record = json.loads(image.info[RECORD])
-            if record["origin"] and all(Path(fact["image"]).name for fact in record["faces"]):
+            faces = record["faces"]
+            if record["origin"] and faces and isinstance(faces, list) and all(Path(one["image"]).name for one in faces):
                 return dict(record)
         except (InputError, KeyError, TypeError, ValueError, RecursionError):
             pass

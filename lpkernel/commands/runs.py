@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from lpkernel.commands.common import json_text, write_json
 from lpkernel.commands.tar_shard import TarShard
 from lpkernel.errors import InputError
 from lpkernel.files import content_stamp, open_regular
+from lpkernel.tensor_file import json_object
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 COMMANDS = ("generate", "edit", "inpaint", "harmonize")
 FACTS, SOURCES = "images.jsonl", "sources.npy"
 PART = ".part"  # at the end of the names of these two while they grow
-LONGEST = 1 << 26  # bytes of a record
+LONGEST = 1 << 23  # bytes of a record
 _NAME = re.compile(r"\w[\w.-]*")
 _OF_IMAGE = re.compile(r"[a-z][a-z-]*-\{index:06d\}\.png")
 # Arguments that may differ when a run is repeated, whatever their effect on its bytes; all others identify the run.
@@ -111,7 +112,8 @@ def _read(folder: Path, file: str) -> Record:
     path = folder / file
     try:
         with open_regular(path) as opened:
-            data = json.loads(opened.read(LONGEST))
+            text = opened.read(LONGEST + 1)
+        data = (json_object(text) if len(text) <= LONGEST else None) or {}
         names, formats = data["files"], data.get("files_per_image", [])
         numbers = [data.get("first_image", 0), data.get("count", 0)]
         sound = (
@@ -368,7 +370,11 @@ def _appendable(folder: Path, name: str) -> io.BufferedRandom:
     path = folder / (name + PART)
     if (folder / name).exists():  # of a run that was killed after it had all its images
         os.replace(folder / name, path)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # a pipe, or a file that has another name as well
+        os.close(handle)
+        raise InputError(f"{path} is not a file of a run; move it, or give another --out")
     return os.fdopen(handle, "r+b")
 
 

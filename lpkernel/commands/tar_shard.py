@@ -78,7 +78,9 @@ class TarShard:
                 self._file.seek(place)
                 try:
                     entry = tarfile.TarInfo.frombuf(self._file.read(BLOCK), "ascii", "strict")
-                except tarfile.HeaderError:  # a truncated header, or the end of the file
+                except (tarfile.HeaderError, UnicodeDecodeError):  # cut, damaged, or the end of the file
+                    return
+                if entry.size < 0:
                     return
                 place += BLOCK + entry.size + -entry.size % BLOCK
                 if entry.name != f"{key:06d}.{ending}" or place > length:
