@@ -20,6 +20,7 @@ from PIL import Image
 from lpkernel import Bank, generate
 from lpkernel.cli import main
 from lpkernel.commands.common import file_hash
+from lpkernel.errors import InputError
 from lpkernel.metrics import sets
 from lpkernel.metrics.cache import Cache
 from lpkernel.presets import DEFAULT_PRESET, PRESETS
@@ -180,6 +181,37 @@ def test_lpips(tmp_path: Path, real: Path, bank: Path, capsys: pytest.CaptureFix
     decoded, reconstruction, _ = (column["metrics"] for column in result["columns"])
     assert 0 < decoded["diversity_lpips"]["value"] < 2 and 0 < reconstruction["lpips"]["value"] < 2
     assert decoded["diversity_lpips"]["value"] == pytest.approx(reconstruction["diversity_lpips"]["value"], rel=1e-5)
+
+
+def _npy(shape: str, content: bytes = b"") -> bytes:
+    header = f"{{'descr': '<i4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header + content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _npy("(4, 1000000, 1000000)"),
+        _npy("(4, 10000000000000, 10000000000000)"),
+        _npy("(0, 3, 3)"),
+        _npy("(4, 0, 0)"),
+        _npy("(4, 1, 1)", np.full(4, 2**31 - 1, "<i4").tobytes()),
+        _npy("(4, 1, 1)", np.full(4, -1, "<i4").tobytes()),
+        b"PK\3\4" + b"\0" * 99,
+    ],
+)
+def test_maps_of_others_are_one_line(content: bytes, tmp_path: Path) -> None:
+    folder = save_images(tmp_path / "made", 4)
+    (folder / "sources.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"sources\.npy: ") as caught:
+        sets._maps(folder)
+    assert len(str(caught.value)) < len(str(folder)) + 160
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"settings": {"candidates": Infinity, "seed": 0}}', "[1]"])
+def test_records_of_others_are_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "generate.json").write_text(text)
+    assert sets._record(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -274,8 +275,12 @@ def test_inception_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"other.pt is not a readable TorchScript archive .*; give fid_helper"):
         Inception(tmp_path / "other.pt")
     torch.jit.script(torch.nn.Conv2d(1, 1, 1)).save(str(tmp_path / "net.pt"))
-    with pytest.raises(InputError, match="a different network"):
-        Inception(tmp_path / "net.pt")
+    one = torch.ones(4)
+    weights = {"a.weight": torch.zeros(4, 3, 3, 3), "a.beta": one, "a.mean": one, "a.var": torch.tensor(1.0)}
+    torch.save(weights, tmp_path / "flat.pt")
+    for name in ("net.pt", "flat.pt"):
+        with pytest.raises(InputError, match="a different network"):
+            Inception(tmp_path / name)
 
 
 @pytest.mark.data
@@ -290,6 +295,18 @@ def test_inception_is_the_network_of_its_file() -> None:
         expected = program((torch.from_numpy(images).permute(0, 3, 1, 2).float() - 128) / 128)
     assert found.shape == (2, 2048) and extractor.facts["side"] == 299
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("first", "linear", "kind"), [(7, 4, "f4"), (3, 5, "f4"), (3, 4, "f8"), (3, 4, "i4")], ids=str)
+def test_lpips_of_other_shapes(first: int, linear: int, kind: str, tmp_path: Path) -> None:
+    convs = {
+        f"Conv_{i}": {"kernel": np.zeros((3, 3, 4 if i else first, 4), kind), "bias": np.zeros(4, kind)}
+        for i in range(5)
+    }
+    weights = {f"NetLinLayer_{i}": {"Conv_0": {"kernel": np.zeros((1, 1, linear, 1), kind)}} for i in range(5)}
+    (tmp_path / "x").write_bytes(pickle.dumps({"AlexNet_0": convs, **weights}, protocol=4))
+    with pytest.raises(InputError, match="not LPIPS weights"):
+        Spread(tmp_path / "x", "cpu")
 
 
 def test_lpips_file_is_missing_or_another(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class Inception:
             self.network = InceptionV3(path).to(self.device)
         except InputError as error:
             raise InputError(f"--inception: {error}; give {INCEPTION_WHERE}") from None
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, IndexError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"--inception {path}: a different network ({one_line(error)}); give {INCEPTION_WHERE}"
             ) from None
@@ -144,6 +144,8 @@ class Spread:
         self.device = choose_device(device)
         try:
             self.network = LPIPS(path).to(self.device)
+            with torch.inference_mode():  # weights of other shapes or types fail here, not among the pictures
+                self._weighted(torch.zeros(1, 3, 64, 64, device=self.device))
         except (KeyError, IndexError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise InputError(f"--lpips {path}: not LPIPS weights ({one_line(error)}); give {LPIPS_WHERE}") from None
         self.hash = hashlib.sha256(f"{self.name} {digest}".encode()).hexdigest()

@@ -6,7 +6,6 @@ All give square uint8 images of one side, a few at a time, the same ones however
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,17 +18,20 @@ from PIL import Image
 from lpkernel import presets
 from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.bank import Bank
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, short
 from lpkernel.files import open_regular
 from lpkernel.metrics.cache import Cache
 from lpkernel.pictures.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
 from lpkernel.synthesis import generate, matched
+from lpkernel.tensor_file import json_object
 
 Pixels = NDArray[np.uint8]
 Maps = NDArray[np.int32]
 Shifts = NDArray[np.int8]
 Numbers = Sequence[int] | NDArray[np.integer]
 
+MOST_EXAMPLES = 1 << 24  # of a bank whose maps are read: each takes memory in the counts of copies
+LONGEST = 1 << 23  # bytes of a record
 SYNTHESIS_BATCH = 256  # images made at once, whose maps are cached together
 
 
@@ -85,7 +87,8 @@ def of_folder(
     found = ImageSet(folder.name or str(folder), len(names), read, stamp, facts)
     if maps is not None:
         record = _record(folder)
-        found.maps, found.bank_images = maps, max(record.get("candidates", 0), int(maps.max(initial=0)) + 1)
+        candidates = min(record.get("candidates", 0), MOST_EXAMPLES)
+        found.maps, found.bank_images = maps, max(candidates, int(maps.max(initial=0)) + 1)
         found.bank = bank if digest and record.get("bank") == digest else None
         found.facts |= record
     return found
@@ -104,25 +107,29 @@ def _maps(folder: Path) -> Maps | None:
     if not path.is_file():
         return None
     try:
-        with open_regular(path) as file:
-            maps = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: not an array ({error}); make it again with lpkernel generate") from error
+        # mapped, so that a shape beyond the file's size is an error and not an allocation
+        with np.errstate(over="ignore"):
+            maps = np.lib.format.open_memmap(path, mode="r")
+    except (TypeError, OSError, ValueError, EOFError, OverflowError, RecursionError, MemoryError, SyntaxError) as error:
+        reason = short(" ".join(str(error).split()))
+        raise InputError(f"{path}: not an array ({reason}); make it again with lpkernel generate") from error
     if maps.ndim != 3 or maps.shape[1] != maps.shape[2] or not np.issubdtype(maps.dtype, np.integer):
-        raise InputError(f"{path}: {maps.dtype} {maps.shape}, expected integers (N, M, M)")
-    return maps.astype(np.int32)
+        raise InputError(f"{path}: {maps.dtype} {short(str(maps.shape))}, expected integers (N, M, M)")
+    if maps.size == 0 or maps.min() < 0 or maps.max() >= MOST_EXAMPLES:
+        raise InputError(f"{path}: empty, or not of numbers from 0 to {MOST_EXAMPLES - 1}; make it again")
+    return np.array(maps, np.int32)
 
 
 def _record(folder: Path) -> dict[str, Any]:
     """The number of bank images allowed, the seed and the hash of the bank's file, from generate.json if present."""
     try:
         with open_regular(folder / "generate.json") as file:
-            record = json.load(file)
+            record = json_object(file.read(LONGEST)) or {}
         chosen = {name: int(record["settings"][name]) for name in ("candidates", "seed")}
         if record["settings"].get("search_radius"):
             return chosen  # the maps alone do not tell which cells of the bank were copied
         return {**chosen, "bank": str(record["bank"]["sha256"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return {}
 
 
