@@ -100,6 +100,7 @@ def test_resources_of_a_triton_kernel(target: int | str) -> None:
     assert found.spilled == found.stack == 0
 
 
+@pytest.mark.thorough  # compiles for sm_100
 def test_cuda_kernels_stay_within_their_budgets() -> None:
     need_nvcc()
     import kernel_report
