@@ -254,12 +254,20 @@ def test_wrong_numbers_of_the_environment(
 
 
 def test_links_are_not_followed(command: list[str], tmp_path: Path) -> None:
-    out, victim = tmp_path / "out", tmp_path / "victim"
+    victim, names = tmp_path / "victim", ("sources.npy.part", "images.jsonl.part", "generate.unfinished.json")
     victim.mkdir()
-    for name in ("sources.npy.part", "images.jsonl.part", "generate.unfinished.json"):
+    for name in names:
         (victim / name).write_text("mine", encoding="utf-8")
-    out.mkdir()
-    (out / "rank-0-of-2").symlink_to(victim)
-    done = ended(start(2, [*command, "--out", str(out)]))
-    assert done[0][0] == 2 and "is a link" in done[0][2]
-    assert {path.read_text(encoding="utf-8") for path in victim.iterdir()} == {"mine"}
+    begun, finished = tmp_path / "begun", tmp_path / "finished"
+    begun.mkdir()
+    assert main([*command, "--quiet", "--out", str(finished)]) == 0
+    before = content(finished)
+    for out, code in ((begun, 2), (finished, 0)):
+        (out / "rank-0-of-2").symlink_to(victim)
+        done = ended(start(2, [*command, "--out", str(out)]))
+        assert done[0][0] == code and ("is a link" in done[0][2]) == (code == 2), done
+        assert {path.name: path.read_text(encoding="utf-8") for path in victim.iterdir()} == dict.fromkeys(
+            names, "mine"
+        )
+    (finished / "rank-0-of-2").unlink()
+    assert content(finished) == before

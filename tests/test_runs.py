@@ -453,8 +453,7 @@ def test_k_beyond_the_allowed_images_is_all_of_them(
     assert main(many) == 0
     captured = capsys.readouterr()
     assert (
-        "warning: k is 99, but only 10 bank images may be copied from by 'Male': drawing from all of them"
-        in captured.err
+        "warning: k is 99, but the bank images allowed by 'Male' are only 10: drawing from all of them" in captured.err
     )
     assert len(json.loads((tmp_path / "out" / "generate.json").read_text())["warnings"]) == 1
     assert main([*all_of_them, "--out", str(tmp_path / "b")]) == 0 and "k is" not in capsys.readouterr().err

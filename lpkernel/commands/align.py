@@ -29,7 +29,7 @@ from lpkernel.commands.common import (
     report,
     write_json,
 )
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, counted
 from lpkernel.files import atomic_path, content_stamp, open_regular
 
 if TYPE_CHECKING:
@@ -116,8 +116,9 @@ def run(args: argparse.Namespace) -> None:
     }
     write_json(args.out / FACTS, result)
     kept = sum(image["kept"] for image in images)
-    counted = f"{len(images)} face{'s' * (len(images) != 1)}" + (f" ({kept} of an earlier run)" if kept else "")
-    report(args, result, [f"{counted} in {args.out}, {len(skipped)} photographs skipped; see align.json"])
+    made = counted(len(images), "face") + (f" ({kept} of an earlier run)" if kept else "")
+    missing = counted(len(skipped), "photograph")
+    report(args, result, [f"{made} in {args.out}, {missing} skipped; see {FACTS}"])
 
 
 def _check_facts(path: Path) -> None:

@@ -69,7 +69,10 @@ def run(args: argparse.Namespace, name: str, make: Callable[[argparse.Namespace,
         dist.init_process_group("gloo", timeout=LONGEST)
         _together(rank, lambda: _share(args, name, rank, make))
         shards = [Rank(number, rank.world).folder(args.out) for number in range(rank.world)]
-        _together(rank, lambda: _whole(args, [shard for shard in shards if shard.exists()], make, rank))
+        _together(
+            rank,
+            lambda: _whole(args, [shard for shard in shards if shard.is_dir() and not shard.is_symlink()], make, rank),
+        )
     except RuntimeError as error:  # from gloo, when the other end is gone
         raise InputError(
             "another process of this job has ended; what was written is kept, and the same command resumes the run"

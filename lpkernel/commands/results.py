@@ -324,8 +324,7 @@ def _few_allowed(session: Session, k: int) -> list[str]:
         count = session.bank.size if allowed is None else len(allowed)
         if count < k:
             of = f" by {title!r}" if title else ""
-            few = counted(count, "bank image")
-            lines.append(f"k is {k}, but only {few} may be copied from{of}: drawing from all of them")
+            lines.append(f"k is {k}, but the bank images allowed{of} are only {count}: drawing from all of them")
     return lines
 
 
