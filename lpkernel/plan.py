@@ -255,8 +255,8 @@ def default_scales(side: int, count: int = 5) -> tuple[int, ...]:
 
 
 def fitting(sides: Sequence[int], patch: int) -> tuple[int, ...]:
-    """The sides that a patch fits."""
-    return tuple(m for m in sides if m >= patch)
+    """The sides that a patch fits; the last one in any case."""
+    return tuple(m for m in sides if m >= patch) or tuple(sides[-1:])
 
 
 def random(
@@ -278,7 +278,7 @@ def random(
     to 8, cells that mirror the patch and are already known enter the distance. Raises InputError.
     """
     side, patch, stride, sides, mirror = _whole_numbers(side, patch, stride, scales, mirror)
-    sides = sides or fitting(default_scales(side), patch) or (side,)
+    sides = sides or fitting(default_scales(side), patch)
     return _whole("random", side, patch, stride, sides, overlap, False, 1, start, mirror)
 
 

@@ -25,7 +25,7 @@ class Preset:
     def scales(self, side: int, patch: int) -> tuple[int, ...]:
         """The grid sides for a grid of `side`: five, or M/2 and M; only those that a patch fits."""
         sides = (side // 2, side) if self.halved else plan.default_scales(side)
-        return plan.fitting(sides, patch) or (side,)
+        return plan.fitting(sides, patch)
 
     def plan(
         self,

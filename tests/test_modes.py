@@ -502,3 +502,9 @@ def test_a_named_region_comes_from_one_donor() -> None:
     with pytest.raises(InputError, match="donor: got 'two'"):
         lp.edit(bank, face, region="eyes", n=1, donor="two")
     assert one.decode(autoencoder).shape == (6, 128, 128, 3)
+
+
+def test_a_small_grid_is_inpainted_by_default_on_the_scales_that_a_patch_fits() -> None:
+    bank, autoencoder = small_bank("codes")
+    mask = square_of(8 * GRID, 24, 40, 24, 40)
+    assert lp.inpaint(bank, small_image(), autoencoder, mask, n=1).settings["scales"] == [6, 7, 8]

@@ -10,6 +10,7 @@ from lpkernel.plan import Plan
 
 
 def check_generation(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
+    """Raises InputError unless n, k and first_image are whole numbers in their ranges and the plan fits the bank."""
     if not isinstance(plan, Plan):
         raise InputError(f"plan: got {plan!r}, expected one of lpkernel.plan")
     if checks.integer("n", n) < 1:
@@ -23,7 +24,9 @@ def check_generation(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -
 
 
 def check_distances(bank: Bank, plan: Plan, canvas: Array | None = None) -> None:
-    """Distances must fit int32: over max_patch^2 cells by the bank's limit, over more by the values that it holds."""
+    """Raises InputError unless distances fit int32: over max_patch^2 cells they do by the bank's limit, over more by
+    the values that it holds.
+    """
     most = plan.most_compared
     if most <= bank.max_patch**2:
         return

@@ -103,7 +103,7 @@ class Engine:
         side = self.bank.grid
         if settings.scales == 1:
             return (side,)
-        return tuple(m for m in plan.default_scales(side, settings.scales) if m >= settings.patch) or (side,)
+        return plan.fitting(plan.default_scales(side, settings.scales), settings.patch)
 
     def frame(self, path: str | Path, framing: str = "auto") -> Framed:
         """An image file framed as the bank's images. Raises InputError, without the path."""

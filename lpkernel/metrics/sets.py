@@ -18,7 +18,7 @@ from PIL import Image
 from lpkernel import presets
 from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.bank import Bank
-from lpkernel.errors import InputError, short
+from lpkernel.errors import InputError, one_line, short
 from lpkernel.files import open_regular
 from lpkernel.metrics.cache import Cache
 from lpkernel.pictures.images import RESIZE_FILTER, Crop, find_images, load_pixels, square
@@ -111,8 +111,7 @@ def _maps(folder: Path) -> Maps | None:
         with np.errstate(over="ignore"):
             maps = np.lib.format.open_memmap(path, mode="r")
     except (TypeError, OSError, ValueError, EOFError, OverflowError, RecursionError, MemoryError, SyntaxError) as error:
-        reason = short(" ".join(str(error).split()))
-        raise InputError(f"{path}: not an array ({reason}); make it again with lpkernel generate") from error
+        raise InputError(f"{path}: not an array ({one_line(error)}); make it again with lpkernel generate") from error
     if maps.ndim != 3 or maps.shape[1] != maps.shape[2] or not np.issubdtype(maps.dtype, np.integer):
         raise InputError(f"{path}: {maps.dtype} {short(str(maps.shape))}, expected integers (N, M, M)")
     if maps.size == 0 or maps.min() < 0 or maps.max() >= MOST_EXAMPLES:

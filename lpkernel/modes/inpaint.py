@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lpkernel import checks
 from lpkernel import plan as plans
 from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
@@ -52,6 +53,7 @@ def inpaint(
     hole = cells.near(start.mask, bank.grid)
     if hole.all():
         raise InputError("mask: the hole and one cell around it cover the whole image; make new images instead")
-    steps = plans.edit(hole, patch, stride, "free", scales or plans.default_scales(bank.grid), **taken_by_plan(options))
+    sides = scales or plans.fitting(plans.default_scales(bank.grid), checks.integer("patch", patch))
+    steps = plans.edit(hole, patch, stride, "free", sides, **taken_by_plan(options))
     facts = {"mode": "inpaint", "unknown_cells": int(hole.sum()), "hole_filled_with": FILL}
     return written(bank, start, steps, ~hole, n, options, facts, start.mask, keep_outside)
