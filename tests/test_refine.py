@@ -179,9 +179,9 @@ def test_presets_and_plans() -> None:
 
 
 def test_damaged_codes_are_refused(refined: Any) -> None:
-    codes = np.zeros((3, 4, 4), np.int16)
+    codes = np.zeros((7, 6, 6), np.int16)
     codes[1, 1, 1] = 7
-    maps = np.arange(16, dtype=np.int32).reshape(1, 4, 4) % 3
+    maps = np.arange(36, dtype=np.int32).reshape(1, 6, 6) % 7  # none has more than a fifth, so all are compared
     with pytest.raises(InputError, match="bank is damaged or has changed"):
         refined(maps, codes, np.zeros((7, 2), np.int16))
 

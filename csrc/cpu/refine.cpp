@@ -19,22 +19,66 @@ constexpr std::int64_t TOGETHER = 4;  // images of one task
 constexpr int NEAR = 4;
 constexpr std::int64_t NO_LIMIT = std::numeric_limits<std::int64_t>::max();
 
-// One map at a time, with a frame of -1 around it. Its images are numbered as they are met, to be counted.
+// One map at a time, with a frame of -1 around it. Its images are numbered as they are met, to be counted. A row is an
+// odd number of places long, so that the two colours of the chessboard are the even and the odd places.
+// CHANNELS: their number where it is known, or 0.
+template <int CHANNELS>
 class Map {
   public:
-    explicit Map(const Refining& job) : job_(job), pitch_(job.side + 2), steps_{-pitch_, -1, 1, pitch_} {}
+    explicit Map(const Refining& job)
+        : job_(job),
+          pitch_((job.side + 2) | 1),
+          places_((job.side + 2) * pitch_),
+          steps_{-pitch_, -1, 1, pitch_},
+          stale_(static_cast<std::size_t>(places_) / 64 + 1),
+          waiting_(stale_.size()),
+          numbers_(stale_.size() * 64, -1),
+          cells_(numbers_.size()),
+          roots_(numbers_.size()),
+          sizes_(numbers_.size()),
+          next_(numbers_.size()),
+          last_(numbers_.size()) {
+        for (int y = 0; y < job.side; ++y) {
+            for (int x = 0; x < job.side; ++x) cells_[at(y, x)] = y * job.side + x;
+        }
+    }
 
     void refine(std::int32_t* map) {
-        const int side = job_.side;
-        const std::int64_t length = std::int64_t{side} * side * (job_.vectors ? 1 : job_.channels);
-        images_.clear(), first_.clear(), counts_.clear();
-        numbers_.assign(static_cast<std::size_t>(pitch_) * pitch_, -1);
-        for (int y = 0; y < side; ++y) {
-            for (int x = 0; x < side; ++x) {
-                const std::int32_t image = map[y * side + x];
-                if (image < 0) continue;
-                std::int32_t found = x ? number(at(y, x) - 1) : -1;
-                if (found < 0 || images_[static_cast<std::size_t>(found)] != image) {
+        number_images(map);
+        std::fill(stale_.begin(), stale_.end(), ~std::uint64_t{0});
+        std::fill(waiting_.begin(), waiting_.end(), 0);
+        for (int round = 0; round < job_.rounds; ++round) {
+            find_parts();
+            move_parts();
+            bool moved = true;
+            for (int sweep = 0; sweep < job_.sweeps && moved; ++sweep) {
+                const bool even = move_cells(0), odd = move_cells(1);
+                moved = even || odd;
+            }
+        }
+        for (int y = 0; y < job_.side; ++y) {
+            for (int x = 0; x < job_.side; ++x) {
+                const std::int32_t found = numbers_[at(y, x)];
+                *map++ = found < 0 ? -1 : images_[found];
+            }
+        }
+    }
+
+  private:
+    std::size_t at(int y, int x) const { return static_cast<std::size_t>(y + 1) * pitch_ + x + 1; }
+
+    int channels() const { return CHANNELS ? CHANNELS : job_.channels; }
+
+    void number_images(const std::int32_t* map) {
+        const std::int64_t length = std::int64_t{job_.side} * job_.side * (job_.vectors ? 1 : job_.channels);
+        images_.clear(), first_.clear(), counts_.assign(1, 0);
+        for (int y = 0; y < job_.side; ++y) {
+            std::int32_t found = -1;
+            for (int x = 0; x < job_.side; ++x) {
+                const std::int32_t image = *map++;
+                if (image < 0) {
+                    found = -1;
+                } else if (found < 0 || images_[found] != image) {
                     const auto met = std::find(images_.begin(), images_.end(), image);
                     found = static_cast<std::int32_t>(met - images_.begin());
                     if (met == images_.end()) {
@@ -43,157 +87,203 @@ class Map {
                         counts_.push_back(0);
                     }
                 }
-                number(at(y, x)) = found;
-                ++counts_[static_cast<std::size_t>(found)];
-            }
-        }
-        stale_.assign(numbers_.size(), 1);
-        for (int round = 0; round < job_.rounds; ++round) {
-            move_parts();
-            bool moved = true;
-            for (int sweep = 0; sweep < job_.sweeps && moved; ++sweep) {
-                const bool even = move_cells(0), odd = move_cells(1);
-                moved = even || odd;
-            }
-        }
-        for (int y = 0; y < side; ++y) {
-            for (int x = 0; x < side; ++x) {
-                const std::int32_t found = number(at(y, x));
-                map[y * side + x] = found < 0 ? -1 : images_[static_cast<std::size_t>(found)];
+                numbers_[at(y, x)] = found;
+                ++counts_[found + 1];
             }
         }
     }
 
-  private:
-    int at(int y, int x) const { return (y + 1) * pitch_ + x + 1; }
-    std::int32_t& number(int place) { return numbers_[static_cast<std::size_t>(place)]; }
-    std::int32_t number(int place) const { return numbers_[static_cast<std::size_t>(place)]; }
-    int cell(int place) const { return (place / pitch_ - 1) * job_.side + place % pitch_ - 1; }
+    // The connected parts of one image: each place's root is the first cell of its part, from which `next_` leads
+    // through the others in raster order. (Places without an image make parts, too.)
+    void find_parts() {
+        const auto root = [&](int place) {
+            while (roots_[place] != place) place = roots_[place];
+            return place;
+        };
+        int before = pitch_;
+        for (int place = pitch_ + 1; place < places_ - pitch_; ++place) {
+            const bool left = numbers_[place - 1] == numbers_[place], up = numbers_[place - pitch_] == numbers_[place];
+            const int above = roots_[place - pitch_];
+            if (left && up && before != above) {
+                const int a = root(before), b = root(above);
+                roots_[std::max(a, b)] = std::min(a, b);
+            }
+            const int beside = left ? before : place;
+            before = roots_[place] = up ? above : beside;
+            sizes_[place] = 0;
+            last_[place] = place;
+        }
+        for (int place = pitch_ + 1; place < places_ - pitch_; ++place) {
+            const int first = roots_[place] = roots_[roots_[place]];
+            ++sizes_[first];
+            next_[last_[first]] = place;
+            last_[first] = place;
+        }
+    }
 
-    // Moves cells of one colour of a chessboard, no two of which are neighbours; returns whether any has moved.
+    // Moves the parts of up to `part` cells in the order of their first cells.
+    void move_parts() {
+        for (int first = pitch_ + 1; first < places_ - pitch_; ++first) {
+            const int size = sizes_[first];
+            const std::int32_t own = numbers_[first];
+            if (!size || size > job_.part || own < 0) continue;
+            part_.assign(1, first);
+            while (static_cast<int>(part_.size()) < size) part_.push_back(next_[part_.back()]);
+            const std::int32_t best = size == 1 ? cheapest(first).image : cheapest_of_part();
+            if (best == own) continue;
+            count(own, best, size);
+            for (const int place : part_) become(place, best);
+        }
+    }
+
+    // Moves cells of one colour, no two of which are neighbours; returns whether any has moved.
     bool move_cells(int colour) {
-        own_part_.assign(numbers_.size(), -1);
+        constexpr std::uint64_t EVEN = 0x5555555555555555;
+        const std::uint64_t mine = EVEN << (at(0, colour) % 2);
         moves_.clear();  // counts are those of the beginning, so that the order of the cells does not matter
-        for (int y = 0; y < job_.side; ++y) {
-            for (int x = (y + colour) & 1; x < job_.side; x += 2) {
-                const int place = at(y, x);
-                const std::int32_t own = number(place);
-                if (own < 0 || !stale_[static_cast<std::size_t>(place)]) continue;
-                const Choice best = cheapest(&place, 1, 0);
-                stale_[static_cast<std::size_t>(place)] = best.full;
+        for (std::size_t word = 0; word < stale_.size(); ++word) {
+            std::uint64_t left = stale_[word] & mine;
+            stale_[word] &= ~mine;
+            for (; left; left &= left - 1) {
+                const int place = static_cast<int>(word * 64) + __builtin_ctzll(left);
+                const std::int32_t own = numbers_[place];
+                if (own < 0) continue;
+                const Choice best = cheapest(place);
+                if (best.full) mark(waiting_, place);
                 if (best.image == own) continue;
                 become(place, best.image);
                 moves_.push_back({own, best.image});
             }
         }
-        for (const auto& [from, to] : moves_) {
-            --counts_[static_cast<std::size_t>(from)];
-            ++counts_[static_cast<std::size_t>(to)];
-        }
+        for (const auto& [from, to] : moves_) count(from, to, 1);
         return !moves_.empty();
     }
 
-    // Moves the connected parts of one image of up to `part` cells, as they are before any moves, in the order of their
-    // first cells.
-    void move_parts() {
-        own_part_.assign(numbers_.size(), -1);
-        places_.clear();
-        ends_.assign(1, 0);
-        for (int first = 0; first < static_cast<int>(numbers_.size()); ++first) {
-            if (number(first) < 0 || own_part_[static_cast<std::size_t>(first)] >= 0) continue;
-            const auto part = static_cast<int>(ends_.size()) - 1;
-            const auto add = [&](int place) {
-                own_part_[static_cast<std::size_t>(place)] = part;
-                places_.push_back(place);
-            };
-            add(first);
-            for (std::size_t next = static_cast<std::size_t>(ends_.back()); next < places_.size(); ++next) {
-                for (const int step : steps_) {
-                    const int place = places_[next] + step;
-                    if (number(place) == number(first) && own_part_[static_cast<std::size_t>(place)] < 0) add(place);
-                }
-            }
-            if (static_cast<std::int64_t>(places_.size()) - ends_.back() <= job_.part) {
-                std::sort(places_.begin() + ends_.back(), places_.end());
-            }
-            ends_.push_back(static_cast<int>(places_.size()));
+    // Where an image is no longer full, cells beside it may have waited for that.
+    void count(std::int32_t from, std::int32_t to, int cells) {
+        const bool full = is_full(from, 1);
+        counts_[from + 1] -= cells;
+        counts_[to + 1] += cells;
+        if (!full || is_full(from, 1)) return;
+        for (std::size_t word = 0; word < stale_.size(); ++word) {
+            stale_[word] |= waiting_[word];
+            waiting_[word] = 0;
         }
-        for (int part = 0; part + 1 < static_cast<int>(ends_.size()); ++part) {
-            const int* places = places_.data() + ends_[static_cast<std::size_t>(part)];
-            const int size = ends_[static_cast<std::size_t>(part) + 1] - ends_[static_cast<std::size_t>(part)];
-            if (size > job_.part) continue;
-            const std::int32_t own = number(*places), best = cheapest(places, size, part).image;
-            counts_[static_cast<std::size_t>(own)] -= size;
-            counts_[static_cast<std::size_t>(best)] += size;
-            for (int i = 0; i < size && best != own; ++i) become(places[i], best);
-        }
+    }
+
+    bool is_full(std::int32_t image, std::int64_t more) const { return counts_[image + 1] + more > job_.most; }
+
+    static void mark(std::vector<std::uint64_t>& bits, int place) {
+        bits[place / 64] |= std::uint64_t{1} << place % 64;
     }
 
     void become(int place, std::int32_t image) {
-        number(place) = image;
-        stale_[static_cast<std::size_t>(place)] = true;
-        for (const int step : steps_) stale_[static_cast<std::size_t>(place + step)] = true;
+        numbers_[place] = image;
+        mark(stale_, place);
+        for (const int step : steps_) mark(stale_, place + step);
     }
 
-    // An image, and whether one beside the cells was full.
+    // An image, and whether one beside the cell was full.
     struct Choice {
         std::int32_t image;
         bool full;
     };
 
-    // The cheapest image for some cells of one image: all those that own_part_ calls `part`, or a single cell.
-    Choice cheapest(const int* places, int size, int part) {
-        const std::int32_t own = number(*places);
-        Choice best{own, false};
-        std::int64_t least = cost(own, places, size, part, NO_LIMIT);
-        if (!least) return best;
+    // The cheapest image for a cell. Bits of neighbours instead of branches, which would be hard to predict.
+    Choice cheapest(int place) const {
+        const std::int32_t own = numbers_[place];
+        std::int32_t beside[NEAR];
+        unsigned there = 0, other = 0, full = 0, again = 0, same[NEAR];
+        for (int i = 0; i < NEAR; ++i) {
+            beside[i] = numbers_[place + steps_[i]];
+            there |= unsigned{beside[i] >= 0} << i;
+            other |= unsigned{beside[i] != own} << i;
+            full |= unsigned{is_full(beside[i], 1)} << i;
+            same[i] = 1u << i;
+            for (int j = 0; j < i; ++j) {
+                const unsigned equal = beside[j] == beside[i];
+                again |= equal << i;
+                same[i] |= equal << j;
+                same[j] |= equal << i;
+            }
+        }
+        other &= there;
+        Choice best{own, (other & full) != 0};
+        unsigned candidates = other & ~full & ~again;
+        if (!candidates) return best;
+        std::int64_t least = cost(own, place, beside, other, NO_LIMIT);
+        for (; candidates && least; candidates &= candidates - 1) {
+            const int i = __builtin_ctz(candidates);
+            const std::int64_t found = cost(beside[i], place, beside, there & ~same[i], least);
+            if (found < least) least = found, best.image = beside[i];
+        }
+        return best;
+    }
+
+    // The cost of a cell's seams to `some` neighbours if it were of that image; of fewer once those cost `limit` or
+    // more.
+    std::int64_t cost(std::int32_t image, int place, const std::int32_t* beside, unsigned some,
+                      std::int64_t limit) const {
+        std::int64_t sum = 0;
+        for (; some && sum < limit; some &= some - 1) {
+            const int i = __builtin_ctz(some);
+            sum += apart(image, beside[i], place, place + steps_[i]);
+        }
+        return sum;
+    }
+
+    // The cheapest image for the cells of part_.
+    std::int32_t cheapest_of_part() {
+        const int part = part_.front();
+        const std::int32_t own = numbers_[part];
+        std::int32_t best = own;
+        std::int64_t least = cost_of_part(own, NO_LIMIT);
         near_.clear();
-        for (int i = 0; i < size; ++i) {
+        for (const int place : part_) {
             for (const int step : steps_) {
-                const std::int32_t other = number(places[i] + step);
-                if (other < 0 || other == own || own_part_[static_cast<std::size_t>(places[i] + step)] == part)
-                    continue;
+                const std::int32_t other = numbers_[place + step];
+                if (other < 0 || other == own || roots_[place + step] == part) continue;
                 if (std::find(near_.begin(), near_.end(), other) != near_.end()) continue;
                 near_.push_back(other);
-                if (counts_[static_cast<std::size_t>(other)] + size > job_.most) {
-                    best.full = true;
-                    continue;
-                }
-                const std::int64_t found = cost(other, places, size, part, least);
-                if (found < least) least = found, best.image = other;
+                if (is_full(other, static_cast<std::int64_t>(part_.size()))) continue;
+                const std::int64_t found = cost_of_part(other, least);
+                if (found < least) least = found, best = other;
             }
         }
         return best;
     }
 
-    // The cost of the seams around the cells if they were of that image; of only some once those cost `limit` or more.
-    std::int64_t cost(std::int32_t image, const int* places, int size, int part, std::int64_t limit) const {
+    // The cost of the seams around the part if it were of that image; of only some once those cost `limit` or more.
+    std::int64_t cost_of_part(std::int32_t image, std::int64_t limit) const {
+        const int part = part_.front();
         std::int64_t sum = 0;
-        for (int i = 0; i < size; ++i) {
+        for (const int place : part_) {
             for (const int step : steps_) {
-                const int beside = places[i] + step;
-                const std::int32_t other = number(beside);
-                if (other < 0 || other == image || own_part_[static_cast<std::size_t>(beside)] == part) continue;
-                sum += apart(image, other, cell(places[i]), cell(beside));
+                const std::int32_t other = numbers_[place + step];
+                if (other < 0 || other == image || roots_[place + step] == part) continue;
+                sum += apart(image, other, place, place + step);
                 if (sum >= limit) return sum;
             }
         }
         return sum;
     }
 
-    // The squared distance of two images at two cells. A vector's lanes hold sums of both, below 2^32.
-    std::int64_t apart(std::int32_t a, std::int32_t b, int cell, int beside) const {
+    // The squared distance of two images at two places: two distances below 2^31.
+    std::uint32_t apart(std::int32_t a, std::int32_t b, int place, int beside) const {
         constexpr int AT_ONCE = 2 * LANES;  // 16-bit values in a vector
         Ints sums = zero();
-        std::int64_t rest = 0;
-        for (const int at : {cell, beside}) {
-            const std::int16_t *first = values(a, at), *second = values(b, at);
+        std::uint32_t rest = 0;
+        for (const int cell : {cells_[place], cells_[beside]}) {
+            const std::int16_t *first = values(a, cell), *second = values(b, cell);
             int c = 0;
-            for (; c + AT_ONCE <= job_.channels; c += AT_ONCE) {
+            for (; c + AT_ONCE <= channels(); c += AT_ONCE) {
                 const Ints difference = sub16(load(first + c), load(second + c));
                 sums = add_products(sums, difference, difference);
             }
-            for (; c < job_.channels; ++c) rest += std::int64_t{first[c] - second[c]} * (first[c] - second[c]);
+            for (; c < channels(); ++c) {
+                const std::int32_t difference = first[c] - second[c];
+                rest += static_cast<std::uint32_t>(difference) * static_cast<std::uint32_t>(difference);
+            }
         }
         std::uint32_t lanes[LANES];
         store(lanes, sums);
@@ -201,35 +291,44 @@ class Map {
     }
 
     const std::int16_t* values(std::int32_t number, int cell) const {
-        const std::int16_t* cells = first_[static_cast<std::size_t>(number)];
-        if (!job_.vectors) return cells + std::int64_t{cell} * job_.channels;
+        const std::int16_t* cells = first_[number];
+        if (!job_.vectors) return cells + std::int64_t{cell} * channels();
         const auto code = static_cast<std::uint16_t>(cells[cell]);
         if (code >= job_.codes) throw std::invalid_argument(CODES_CHANGED);
-        return job_.vectors + std::int64_t{code} * job_.channels;
+        return job_.vectors + std::int64_t{code} * channels();
     }
 
     const Refining& job_;
-    int pitch_;
+    int pitch_, places_;
     int steps_[NEAR];
-    std::vector<std::int32_t> images_, numbers_, near_;
+    std::vector<std::uint64_t> stale_;    // bits of places to look at again: they or neighbours have moved
+    std::vector<std::uint64_t> waiting_;  // bits of places beside an image that was full
+    std::vector<std::int32_t> numbers_;   // of the places' images
+    std::vector<int> cells_;              // of the places
+    std::vector<int> roots_, sizes_, next_, last_;
+    std::vector<int> part_;  // places
+    std::vector<std::int32_t> images_, near_;
     std::vector<const std::int16_t*> first_;  // cells of each image
-    std::vector<int> own_part_, places_, ends_;
-    std::vector<char> stale_;           // cells to look at again: they or neighbours moved, or an image beside was full
-    std::vector<std::int64_t> counts_;  // cells of each image
+    std::vector<std::int64_t> counts_;        // cells without an image, and of each image
     std::vector<std::pair<std::int32_t, std::int32_t>> moves_;
 };
 
-}  // namespace
-
-void refine(const Refining& job, int threads) {
+template <int CHANNELS>
+void refine_maps(const Refining& job, int threads) {
     const std::int64_t cells = std::int64_t{job.side} * job.side;
     parallel((job.images + TOGETHER - 1) / TOGETHER, threads, [&](std::int64_t task) {
-        Map map(job);
+        Map<CHANNELS> map(job);
         for (std::int64_t i = task * TOGETHER; i < std::min(job.images, (task + 1) * TOGETHER); ++i) {
             map.refine(job.maps + i * cells);
         }
         poll();
     });
+}
+
+}  // namespace
+
+void refine(const Refining& job, int threads) {
+    job.channels == 16 ? refine_maps<16>(job, threads) : refine_maps<0>(job, threads);
 }
 
 }  // namespace lpkernel

@@ -5,8 +5,8 @@
 //
 // maps (N, side, side) int32, each refined in place by one task; cells (B, side, side) codes of `vectors` (V, C), or
 // (B, side, side, C) values. Vectors of codes stay in a near cache (64 KB for 2048 codes of 16 channels); a table of
-// distances would not. Cells without a seam are skipped, and so are those around which nothing has moved since
-// they were last looked at.
+// distances would not. Cells are looked at again only where something has moved beside them since, or where they
+// were beside an image that could take no more and now can.
 //
 // Ties: a cell's own image before others, then the first met: cells in raster order, each above, left, right, below.
 // Limits: distances of two cells below 2^31, differences of values below 2^15.
