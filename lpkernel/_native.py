@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,6 +72,20 @@ def cpu() -> ModuleType:
 def cpu_reasons() -> list[str]:
     """Why lpkernel._cpu cannot be used; [] if it can. Loads it, which costs milliseconds once."""
     return _reasons("cpp")
+
+
+def isa() -> str:
+    """The instruction set that the environment asks lpkernel._cpu to use; "" for the best of this machine."""
+    return os.environ.get("LPKERNEL_ISA", "")
+
+
+@functools.cache
+def isa_reasons(isa: str) -> tuple[str, ...]:
+    """Why lpkernel._cpu cannot be used with this instruction set; () if it can."""
+    if (reasons := cpu_reasons()) or not isa:
+        return tuple(reasons)
+    known = cpu().build_info()["isa"]
+    return () if isa in known else (f"LPKERNEL_ISA is {isa!r}, this machine runs {', '.join(known)}",)
 
 
 def cuda() -> ModuleType:

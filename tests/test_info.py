@@ -12,9 +12,9 @@ import torch
 from lpkernel.triton_kernels import configs
 
 import lpkernel
-from lpkernel import load_autoencoder
+from lpkernel import _native, load_autoencoder
 from lpkernel.autoencoder import described as describing
-from lpkernel.autoencoder import layers, moments
+from lpkernel.autoencoder import layers
 from lpkernel.autoencoder.described import described
 from lpkernel.backends import registry
 from lpkernel.info import info, why_chosen
@@ -76,9 +76,9 @@ def test_the_autoencoder_s_layers_say_what_runs_them() -> None:
 
 def test_group_norms_say_why_they_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     autoencoder: Any = load_autoencoder(device="cpu", dtype="float32")
-    monkeypatch.setattr(moments, "_reasons", lambda isa: ())
+    monkeypatch.setattr(_native, "isa_reasons", lambda isa: ())
     assert described(autoencoder)["GroupNorm"] == "15 by the compiled code"
-    monkeypatch.setattr(moments, "_reasons", lambda isa: ("switched off",))
+    monkeypatch.setattr(_native, "isa_reasons", lambda isa: ("switched off",))
     assert described(autoencoder)["GroupNorm"] == "15 by torch and NumPy: switched off"
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert "has no oneDNN" in described(autoencoder)["convolutions"]

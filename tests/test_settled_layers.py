@@ -24,7 +24,7 @@ ISAS = [] if _native.cpu_reasons() else _native.cpu().build_info()["isa"]
 
 def _by_torch(*arguments: Any) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(moments, "_reasons", lambda isa: ("a test",))
+        patch.setattr(_native, "isa_reasons", lambda isa: ("a test",))
         return group_norm(*arguments)
 
 

@@ -5,8 +5,6 @@ Every sum is taken in one fixed order, so neither threads nor instruction sets c
 
 from __future__ import annotations
 
-import os
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,17 +21,9 @@ Sums = NDArray[np.float64]
 Moments = tuple[Sums, Sums]
 
 
-@cache
-def _reasons(isa: str) -> tuple[str, ...]:
-    if (reasons := _native.cpu_reasons()) or not isa:
-        return tuple(reasons)
-    known = _native.cpu().build_info()["isa"]
-    return () if isa in known else (f"LPKERNEL_ISA is {isa!r}, this machine runs {', '.join(known)}",)
-
-
 def reasons() -> tuple[str, ...]:
     """Why torch and NumPy do the work; () if the compiled code does."""
-    return _reasons(os.environ.get("LPKERNEL_ISA", ""))
+    return _native.isa_reasons(_native.isa())
 
 
 def group_norm(
@@ -55,8 +45,8 @@ def group_norm(
     does; mean and variance add these up one after the other. The result is (value - mean) * scale + bias, each
     step rounded to float32; the scale is 1 / sqrt(variance + eps), rounded, times the weight.
     """
-    isa = os.environ.get("LPKERNEL_ISA", "")
-    if not _reasons(isa):
+    isa = _native.isa()
+    if not _native.isa_reasons(isa):
         threads = 1 if pixels.numel() <= OF_ONE_THREAD else torch.get_num_threads()
         given = [None if values is None else _array(values.detach()) for values in (pixels, out, weight, bias)]
         found: tuple[Sums, Sums, Sums] | None

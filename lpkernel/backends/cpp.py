@@ -7,7 +7,6 @@ changes a bit of the result.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -97,12 +96,7 @@ class CppBackend:
     def unavailable(self, device: str = "auto") -> list[str]:
         if device not in ("auto", "cpu"):
             return [f"runs on the CPU only, not on {device}"]
-        if reasons := _native.cpu_reasons():
-            return reasons
-        isa = os.environ.get("LPKERNEL_ISA", "")
-        if isa and isa not in (known := _native.cpu().build_info()["isa"]):
-            return [f"LPKERNEL_ISA is {isa!r}, this machine runs {', '.join(known)}"]
-        return []
+        return list(_native.isa_reasons(_native.isa()))
 
     def unsupported(self, request: ScanRequest | TopkRequest) -> list[str]:
         if reasons := self.unavailable(request.device):
@@ -124,7 +118,7 @@ class CppBackend:
             raise
 
     def _scan(self, request: ScanRequest) -> NDArray[np.int32]:
-        isa, tuning = os.environ.get("LPKERNEL_ISA", ""), self.tuning
+        isa, tuning = _native.isa(), self.tuning
         philox.check_seed(request.seed)
         scales = []
         banks = self._banks(request)
@@ -241,7 +235,7 @@ class CppBackend:
         queries, bank, patch_mask, candidate_mask, weights = (
             None if array is None else np.require(array, requirements=["C", "A"]) for array in arrays
         )
-        threads, isa = torch.get_num_threads(), os.environ.get("LPKERNEL_ISA", "")
+        threads, isa = torch.get_num_threads(), _native.isa()
         packed = self._packed_from(request.bank, request.k)
         return TopK(
             *_native.cpu().masked_topk(
