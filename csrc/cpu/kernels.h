@@ -179,6 +179,7 @@ struct RowBlock {
     const T* const* rows;  // (ROWS) whole rows, also beyond `lanes`
     int lanes, queries;
     std::int64_t width, stride, mask_stride;
+    std::int64_t ahead;    // bytes from a row to what is worth fetching meanwhile
     const T* query;        // (queries, stride)
     const T* mask;         // (queries, stride), or one row and mask_stride = 0, or nullptr
     const Sum* limits;     // (queries)

@@ -388,6 +388,11 @@ inline std::uint32_t not_above(Ints a, Ints limit) {
 constexpr int TOGETHER = 4;                 // bank rows, for four_sums
 constexpr int SHARE = LANES == 16 ? 4 : 2;  // queries; registers: 32 in AVX-512, at least 16 elsewhere
 
+// Asks for what lies `ahead` bytes after p, or for nothing where no such memory is.
+inline void fetch(const void* p, std::int64_t ahead) {
+    __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(p) + ahead));
+}
+
 // Distances of Q queries to TOGETHER rows.
 template <int Q, bool MASKED, class T, class Sum>
 void row_tile(const RowBlock<T, Sum>& a, int row, int query) {
@@ -414,7 +419,12 @@ void row_tile(const RowBlock<T, Sum>& a, int row, int query) {
         }
     };
     std::int64_t i = 0;
-    for (; i + STEP <= a.width; i += STEP) step(bank, i, i);
+    for (; i + STEP <= a.width; i += STEP) {
+        if (query == 0) {  // later queries find the rows in the cache
+            for (int r = 0; r < TOGETHER; ++r) fetch(bank[r] + i, a.ahead);
+        }
+        step(bank, i, i);
+    }
     if (i < a.width) {
         T rest[TOGETHER][STEP] = {};
         const T* from[TOGETHER];
