@@ -31,6 +31,15 @@ def picture(dtype: str, shape: tuple[int, int, int], seed: int, values: int = 4)
     return np.random.default_rng(seed).integers(0, values, shape).astype(dtype)
 
 
+def scaled(data: st.DataObject, image: np.ndarray, source: np.ndarray, alpha: float | None) -> Any:
+    """Floats now and then so small or large that their squares leave float32, or nearly float64; all sums exact."""
+    if not np.issubdtype(image.dtype, np.floating):
+        return image, source
+    powers = [0, -100] if alpha is not None else [0, -100, -66, 60, 83, *([505] if image.dtype == np.float64 else [])]
+    factor = 2.0 ** data.draw(st.sampled_from(powers))
+    return image * image.dtype.type(factor), source * image.dtype.type(factor)
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_the_same_as_rows(data: st.DataObject) -> None:
@@ -39,6 +48,7 @@ def test_the_same_as_rows(data: st.DataObject) -> None:
     image, source = (picture(dtype, shape, seed) for seed, shape in enumerate(shapes))
     side, stride = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
     alpha = data.draw(st.sampled_from([None, 0.01, 1.0]))
+    image, source = scaled(data, image, source, alpha)
     ours, theirs = (unfolded(array, side, stride) for array in (image, source))
     X, Y = ours.reshape(-1, ours.shape[2]), theirs.reshape(-1, ours.shape[2])
     k = data.draw(st.integers(1, len(Y)))
@@ -69,6 +79,7 @@ def test_within_a_radius(data: st.DataObject) -> None:
         image[0, 1, 1], source[0, 0, 2] = np.nan, np.inf
     side, stride, radius = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2)), data.draw(st.integers(0, 5))
     alpha = data.draw(st.sampled_from([None, 0.5])) if np.isfinite(image).all() and np.isfinite(source).all() else None
+    image, source = scaled(data, image, source, alpha)
     ours, theirs = (unfolded(array, side, stride) for array in (image, source))
     X, Y = ours.reshape(-1, ours.shape[2]), theirs.reshape(-1, ours.shape[2])
     y, x = (np.indices(array.shape[:2]).reshape(2, -1) * stride for array in (ours, theirs))
@@ -98,6 +109,24 @@ def test_general_values_and_tensors() -> None:
     wanted = lp.normalised_nearest(X, Y, 0.01, k=3, backend="numpy")
     assert np.array_equal(scored.indices.reshape(-1, 3), wanted.indices)
     assert np.array_equal(scored.distances.reshape(-1, 3), wanted.distances)
+
+
+@pytest.mark.parametrize("radius", [9, 10**9])
+def test_a_radius_beyond_the_image_is_every_patch(radius: int) -> None:
+    image, source = picture("float32", (2, 9, 7), 1), picture("float32", (2, 6, 10), 2)
+    near, every = (lp.patch_nearest(image, source, 3, 5, search_radius=r) for r in (radius, None))
+    assert np.array_equal(near.indices, every.indices) and np.array_equal(near.distances, every.distances)
+
+
+def test_what_has_no_score_is_said_of_what_was_given() -> None:
+    image = picture("float32", (1, 5, 5), 1) + np.float32(1)
+    for wrong in (np.float32(1e30), np.float32(np.nan)):
+        with pytest.raises(InputError, match="source: the least distance of row 0 is"):
+            lp.patch_nearest(image, image * -wrong, 3, alpha=0.1)
+        with pytest.raises(InputError, match="Y: the least distance of row 0 is"):
+            lp.normalised_nearest(image[0], image[0] * -wrong, 0.1)
+    with pytest.raises(InputError, match=r"X \(1, 5, 5\) and Y \(1, 5, 5\): expected \(Q, D\)"):
+        lp.normalised_nearest(image, image, 0.1)
 
 
 @pytest.mark.parametrize(

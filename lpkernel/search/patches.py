@@ -14,7 +14,7 @@ from lpkernel import checks
 from lpkernel.backends.base import TopK
 from lpkernel.backends.pytorch import tensor
 from lpkernel.errors import InputError
-from lpkernel.search import measured
+from lpkernel.search import double, measured
 from lpkernel.search.ops import masked_topk
 from lpkernel.search.topk_op import cast
 
@@ -53,10 +53,25 @@ def normalised_nearest(
         InputError: wrong shapes, dtypes, k or alpha; values of which no distance is finite.
     """
     scale = _scale(alpha)
-    least = cast(masked_topk(Y, X, 1, backend=backend).distances[:, 0], "float64")
+    shapes = [tuple(getattr(rows, "shape", ())) for rows in (X, Y)]
+    if [len(shape) for shape in shapes] != [2, 2]:
+        raise InputError(f"X {shapes[0]} and Y {shapes[1]}: expected (Q, D) and (B, D)")
+    least = _finite("Y", masked_topk(Y, X, 1, backend=backend).distances[:, 0])
     weights = 1 / (scale + measured.root(least)) ** 2 if rooted else 1 / (scale * X.shape[1] + least)
     scores, indices = masked_topk(X, Y, k, backend=backend, bank_weights=weights, return_weighted=True)
     return TopK(measured.root(scores) if rooted else scores, indices)
+
+
+def _finite(name: str, least: Any) -> Any:
+    """Least distances as float64. Raises InputError."""
+    wrong = (~(least < np.inf)).nonzero()
+    first = wrong[0] if isinstance(least, np.ndarray) else wrong[:, 0]
+    if len(first):
+        raise InputError(
+            f"{name}: the least distance of row {int(first[0])} is {float(least[int(first[0])])}, of which no score "
+            "can be made; take out what is not finite, or scale the values down"
+        )
+    return cast(least, "float64")
 
 
 def _scale(alpha: float) -> float:
@@ -95,7 +110,8 @@ def patch_nearest(
 
     Returns:
         (distances, indices), each (rows, columns, k): as `masked_topk` and `normalised_nearest` of all patches give
-        them, bit for bit; ties to the lowest index.
+        them, bit for bit; ties to the lowest index. With search_radius, squares of floats are added up in another
+        order, in float64, so that their last bit may differ.
 
     Memory: the results and, at any time, up to ROWS_BYTES of patches of each image, twice that again inside a search.
     With search_radius, a few float64 copies of the image; the time is that of comparing the images at every shift.
@@ -179,6 +195,9 @@ def _of_rows(rows: Tensor, theirs: _Patches, k: int, weights: Tensor | None, bac
             queries, among, min(k, len(bank)), backend=backend, bank_weights=weighted, return_weighted=own is not None
         )
         distances, indices = map(torch.as_tensor, found)
+        dtype = distances.dtype
+        if len(bank) < len(theirs):
+            distances = _ranks(rows, bank, distances, indices, own)
         indices += at.start
         if best is not None:
             distances, indices = torch.cat([best[0], distances], 1), torch.cat([best[1], indices], 1)
@@ -186,50 +205,65 @@ def _of_rows(rows: Tensor, theirs: _Patches, k: int, weights: Tensor | None, bac
             distances, indices = distances[:, :k], indices.gather(1, order)[:, :k]
         best = distances, indices
     assert best is not None
-    return best
+    return best[0].to(dtype), best[1]
+
+
+def _ranks(rows: Tensor, bank: Tensor, distances: Tensor, indices: Tensor, weights: Tensor | None) -> Tensor:
+    """What neighbours in a part of a source are ranked by: beyond float32's range not what masked_topk returns."""
+    if distances.dtype != torch.float32 or not rows.dtype.is_floating_point:
+        return distances
+    ranks = distances.double()
+    odd = ((distances < double.NORMAL) | (distances == torch.inf)).any(1)
+    if odd.any():
+        ranks[odd] = double.to_float32_in_range(measured.exact(rows[odd], bank, indices[odd], None, weights))
+    return ranks
 
 
 def _weights(ours: _Patches, theirs: _Patches, alpha: float, backend: str) -> Tensor:
     """(B,) float64 of the source's patches, as `normalised_nearest` has them."""
-    scale = _scale(alpha)
-    return 1 / (scale * ours.width + _of_all(theirs, ours, 1, None, backend)[0][:, 0].double())
+    least: Tensor = _finite("source", _of_all(theirs, ours, 1, None, backend)[0][:, 0])
+    return 1 / (_scale(alpha) * ours.width + least)
+
+
+_NAN = 0x7FF8 << 48  # the bits of a float64 NaN, above those of +inf
+_EMPTY = 2**63 - 1
 
 
 def _near(ours: _Patches, theirs: _Patches, k: int, weights: Tensor | None, radius: int) -> tuple[Tensor, Tensor]:
-    """(Q, k) of the source patches within a radius: one shift of the images after another, in the order of indices."""
-    reach, integers = radius // ours.stride, not ours.image.dtype.is_floating_point
-    best = torch.full((ours.rows, ours.columns, k), torch.inf, dtype=torch.float64, device=ours.image.device)
+    """(Q, k) of the source patches within a radius: one shift of the images after another, in the order of indices.
+
+    Numbers are ordered by their bits, which as integers have the order of the numbers from 0 to +inf; NaN comes next,
+    and empty slots last.
+    """
+    reach, dtype = radius // ours.stride, ours.image.dtype
+    best = torch.full((ours.rows, ours.columns, k), _EMPTY, dtype=torch.int64, device=ours.image.device)
     indices = torch.full(best.shape, -1, dtype=torch.int64, device=best.device)
-    for down in range(-reach, reach + 1):
-        for right in range(-reach, reach + 1):
+    for down in range(-min(reach, ours.rows - 1), min(reach, theirs.rows - 1) + 1):
+        for right in range(-min(reach, ours.columns - 1), min(reach, theirs.columns - 1) + 1):
             rows = slice(max(0, -down), min(ours.rows, theirs.rows - down))
             columns = slice(max(0, -right), min(ours.columns, theirs.columns - right))
-            if rows.start >= rows.stop or columns.start >= columns.stop:
-                continue
             sums = _shifted_sums(ours, theirs, down, right, rows, columns)
             index = torch.arange(len(theirs), device=best.device).view(theirs.rows, theirs.columns)
             index = index[rows.start + down : rows.stop + down, columns.start + right : columns.stop + right]
             if weights is not None:
                 sums = sums * weights[index]
-            if not integers or weights is not None:
-                sums = sums.float().double() if ours.image.dtype != torch.float64 else sums
-            # NaN after +inf, both before empty slots
-            numbers = sums.nan_to_num(2.0 * _LAST, _LAST).clamp(max=2.0 * _LAST)[..., None]
+            if dtype.is_floating_point and dtype != torch.float64:
+                sums = double.to_float32_in_range(sums)
+            elif dtype != torch.float64 and weights is not None:
+                sums = double.to_float32(sums)
+            numbers = torch.where(sums.isnan(), _NAN, sums.view(torch.int64))[..., None]
             both = torch.cat([best[rows, columns], numbers], 2)
             which = torch.cat([indices[rows, columns], index[..., None]], 2)
             both, order = both.sort(dim=2, stable=True)
             best[rows, columns], indices[rows, columns] = both[..., :k], which.gather(2, order)[..., :k]
-    return _distances(best, indices, ours.image.dtype, weights is not None), indices
-
-
-_LAST = 2.0**1000  # stands for infinity, before NaN and empty slots
+    return _distances(best, indices, dtype, weights is not None), indices
 
 
 def _distances(best: Tensor, indices: Tensor, dtype: torch.dtype, weighted: bool) -> Tensor:
     """The numbers of `_near` as masked_topk returns them."""
+    found = torch.where(indices < 0, torch.inf, best.view(torch.float64))
     if not dtype.is_floating_point and not weighted:
-        return torch.where(indices < 0, torch.iinfo(torch.int32).max, best.clamp(max=2.0**31 - 1)).to(torch.int32)
-    found = torch.where(best == _LAST, torch.inf, torch.where(best == 2.0 * _LAST, torch.nan, best))
+        return found.clamp(max=2.0**31 - 1).to(torch.int32)
     return found if dtype == torch.float64 else found.float()
 
 
