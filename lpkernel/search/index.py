@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from lpkernel import checks, tensor_file
+from lpkernel.arrays import check_dense, host_array
 from lpkernel.backends import registry
 from lpkernel.backends.base import TopK
 from lpkernel.errors import InputError, unknown_name
-from lpkernel.files import atomic_path
+from lpkernel.files import atomic_path, check_place
 from lpkernel.search.ops import masked_topk, plain_topk
 
 FORMAT = "lpkernel index"
@@ -65,6 +66,8 @@ class IndexFlatL2:
 
     def search(self, x: Any, k: int) -> TopK:
         """(distances, indices), each (Q, k), of the k rows nearest to each of x (Q, D); see `lpkernel.masked_topk`."""
+        if isinstance(x, Tensor):
+            check_dense("x", x)
         if (found := self._search_here(x, k)) is not None:
             return found
         wanted, queries = checks.integer("k", k), self._rows("x", x)
@@ -119,15 +122,20 @@ class IndexFlatL2:
         return self._bank()[first : first + count].numpy(force=True).copy()
 
     def write(self, path: str | Path) -> None:
-        """Writes the index to a file, whole or not at all. Raises OSError as the system reports it."""
+        """Writes the index to a file, whole or not at all.
+
+        Raises InputError when the folder does not exist, OSError (disk full) as the system reports it.
+        """
+        place = checks.path("path", path)
+        check_place(place)
         tensors = {"rows": self._bank().numpy(force=True)} if self.ntotal else {}
-        with atomic_path(Path(path)) as partial:
+        with atomic_path(place) as partial:
             tensor_file.write(partial, tensors, {"format": FORMAT, "version": VERSION, "d": str(self.d)})
 
     @classmethod
     def read(cls, path: str | Path, backend: str = "auto") -> Self:
         """The index of a file that `write` made. Raises InputError, one line, for any other."""
-        tensors, metadata = tensor_file.read(Path(path))
+        tensors, metadata = tensor_file.read(checks.path("path", path))
         width = metadata.get("d", "")
         if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or not width.isdecimal():
             raise InputError(f"{path}: not an index that this lpkernel wrote")
@@ -141,7 +149,11 @@ class IndexFlatL2:
         return index
 
     def _rows(self, name: str, x: Any) -> Tensor:
-        rows = x.detach() if isinstance(x, Tensor) else _numbers(name, x)
+        if isinstance(x, Tensor):
+            check_dense(name, x)
+            rows = x.detach()
+        else:
+            rows = _numbers(name, x)
         if isinstance(rows, np.ndarray):
             rows = torch.from_numpy(np.require(rows, np.float32, ["C", "W"]))
         if rows.ndim != 2 or rows.shape[1] != self.d:
@@ -241,7 +253,7 @@ def _others(distances: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.
 
 def _numbers(name: str, rows: Any) -> np.ndarray:
     """Any table of numbers as an array."""
-    array = np.asarray(rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
+    array = host_array(name, rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name}: got {array.dtype}, expected numbers alone; select the columns that hold them")
     return array
@@ -249,7 +261,7 @@ def _numbers(name: str, rows: Any) -> np.ndarray:
 
 def _finite(name: str, rows: Any) -> np.ndarray:
     """(n, D) float32 or float64."""
-    array = _numbers(name, rows.numpy(force=True) if isinstance(rows, Tensor) else rows)
+    array = _numbers(name, rows)
     array = array if array.dtype == np.float32 else array.astype(np.float64)
     if array.ndim != 2:
         raise InputError(f"{name}: got {array.shape}, expected (rows, columns)")
