@@ -13,7 +13,7 @@ from lpkernel import checks, tensor_file
 from lpkernel.arrays import check_dense, host_array
 from lpkernel.backends import registry
 from lpkernel.backends.base import TopK
-from lpkernel.errors import InputError, unknown_name
+from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.files import atomic_path, check_place
 from lpkernel.search.ops import masked_topk, plain_topk
 
@@ -177,6 +177,10 @@ class NearestNeighbors:
         n_neighbors: the default k of `kneighbors`.
         metric: "euclidean" (also "minkowski", "l2"), "sqeuclidean" or "cosine".
         backend: "auto" or a name of `lpkernel.info()`.
+        algorithm, leaf_size, p, metric_params, n_jobs, radius: of scikit-learn's, taken where they leave the answer as
+            it is: "auto" or "brute", any leaf_size, 2, None, None or an integer (threads are torch's), any radius.
+
+    As in scikit-learn, arguments are stored as they are and checked when they are used.
     """
 
     _METRICS = {  # noqa: RUF012  (never changed)
@@ -187,15 +191,32 @@ class NearestNeighbors:
         "cosine": "cosine",
     }
 
-    def __init__(self, n_neighbors: int = 5, *, metric: str = "euclidean", backend: str = "auto") -> None:
+    def __init__(
+        self,
+        n_neighbors: int = 5,
+        *,
+        metric: str = "euclidean",
+        backend: str = "auto",
+        algorithm: str = "auto",
+        leaf_size: int = 30,
+        p: float = 2,
+        metric_params: None = None,
+        n_jobs: int | None = None,
+        radius: float = 1.0,
+    ) -> None:
         self.n_neighbors, self.metric, self.backend = n_neighbors, metric, backend
+        self.algorithm, self.leaf_size, self.p, self.metric_params = algorithm, leaf_size, p, metric_params
+        self.n_jobs, self.radius = n_jobs, radius
 
     def __repr__(self) -> str:
-        return f"NearestNeighbors({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
+        ours = ("n_neighbors", "metric", "backend")
+        shown = [f"{name}={value!r}" for name, value in self.get_params().items() if name in ours]
+        return f"NearestNeighbors({', '.join(shown)})"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Its arguments, as scikit-learn's `clone` needs them."""
-        return {"n_neighbors": self.n_neighbors, "metric": self.metric, "backend": self.backend}
+        names = "n_neighbors metric backend algorithm leaf_size p metric_params n_jobs radius"
+        return {name: getattr(self, name) for name in names.split()}
 
     def set_params(self, **params: Any) -> Self:
         """Changes arguments. Raises InputError for an unknown one."""
@@ -206,9 +227,11 @@ class NearestNeighbors:
         return self
 
     def fit(self, X: Any, y: object = None) -> Self:  # noqa: N803  (scikit-learn's letter)
-        """Stores the rows X (B, D) to search. Raises InputError unless there are some and all are finite."""
-        if self.metric not in self._METRICS:
-            raise unknown_name("metric", str(self.metric), self._METRICS)
+        """Stores the rows X (B, D) to search.
+
+        Raises InputError unless there are some and all are finite, and for arguments that would change the answer.
+        """
+        self._searched_by()
         rows = _finite("X", X)
         if not len(rows):
             raise InputError("X: got 0 rows, expected at least 1")
@@ -236,11 +259,25 @@ class NearestNeighbors:
             raise InputError(f"X: got {queries.shape[1]} columns, expected {self.n_features_in_} as fitted")
         wide = np.result_type(queries, self._fit_X)
         queries, bank = queries.astype(wide, copy=False), self._fit_X.astype(wide, copy=False)
-        metric = self._METRICS[self.metric]
+        metric = self._searched_by()
         distances, indices = masked_topk(queries, bank, k + (X is None), backend=self.backend, metric=metric)
         if X is None:
             distances, indices = _others(distances, indices)
         return (distances, indices) if return_distance else indices
+
+    def _searched_by(self) -> str:
+        """The metric, as masked_topk names it. Raises InputError for arguments that would change the answer."""
+        if not isinstance(self.metric, str) or self.metric not in self._METRICS:
+            raise unknown_name("metric", str(self.metric), self._METRICS)
+        if self.algorithm not in ("auto", "brute"):
+            raise InputError(f'algorithm: got {self.algorithm!r}, expected "auto" or "brute": all rows are compared')
+        if self.metric == "minkowski" and self.p != 2:
+            raise InputError(f"p: got {self.p!r}, expected 2, the Euclidean distance; other powers are not searched")
+        if self.metric_params is not None:
+            raise InputError(f"metric_params: got {short(repr(self.metric_params))}, expected None: no metric has any")
+        if self.n_jobs is not None:
+            checks.integer("n_jobs", self.n_jobs)
+        return self._METRICS[self.metric]
 
 
 def _others(distances: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
