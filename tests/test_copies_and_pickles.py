@@ -43,19 +43,18 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("used", [False, True])
 def test_an_autoencoder(way: str, used: bool) -> None:
     """Also one that has encoded and decoded, and so keeps what it made for that."""
-    given, codes = lp.load_autoencoder(device="cpu"), np.random.default_rng(0).integers(0, 2048, (2, 16, 16))
-    assert isinstance(given, TorchAutoencoder)
-    pictures = given.decode(codes)
+    given, fresh = lp.load_autoencoder(device="cpu"), lp.load_autoencoder(device="cpu")
+    assert isinstance(given, TorchAutoencoder) and isinstance(fresh, TorchAutoencoder)
+    codes = np.random.default_rng(0).integers(0, 2048, (2, 16, 16))
+    pictures = fresh.decode(codes)
     if used:
-        given.encode(pictures)
+        given.encode(given.decode(codes))
         given.decode_recorded(codes[0])
-    else:
-        given = lp.load_autoencoder(device="cpu")
     made = WAYS[way](given)
     assert [type(layer) for layer in made.network.modules()] == [type(layer) for layer in given.network.modules()]
     assert made.fingerprint == given.fingerprint and repr(made) == repr(given)
     np.testing.assert_array_equal(made.decode(codes), pictures)
-    np.testing.assert_array_equal(made.encode(pictures), given.encode(pictures))
+    np.testing.assert_array_equal(made.encode(pictures), fresh.encode(pictures))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -55,7 +55,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path, error: BaseException) -> 
         assert caught.value.filename == str(target)
 
 
-PLACES = {
+PLACES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Path]]] = {
     "no folder": (lambda folder: folder / "none" / "x.txt", lambda folder: folder / "none"),
     "a file for a folder": (lambda folder: folder / "file" / "x.txt", lambda folder: folder / "file"),
     "a folder": (lambda folder: folder / "folder", lambda folder: folder / "folder"),

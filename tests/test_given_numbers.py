@@ -70,9 +70,11 @@ def test_tensors_without_rows_are_refused(search: str, kind: str) -> None:
 )
 def test_so_are_masks_and_weights(argument: str, values: Tensor, kind: str) -> None:
     make, fix = NOT_DENSE[kind]
-    for convert in (lambda x: x, lambda x: x.numpy()):
+    options: dict[str, Any] = {argument: make(values)}
+    pairs: list[tuple[Any, Any]] = [(rows(4), rows(5)), (rows(4).numpy(), rows(5).numpy())]
+    for queries, bank in pairs:
         with pytest.raises(InputError, match=f"^{argument}: .*{fix}"):
-            lp.masked_topk(convert(rows(4)), convert(rows(5)), 2, **{argument: make(values)})
+            lp.masked_topk(queries, bank, 2, **options)
 
 
 @pytest.mark.parametrize("kind", ["sparse", "meta"])
@@ -82,7 +84,7 @@ def test_so_are_images(kind: str, place: int) -> None:
     pair = [torch.zeros(3, 9, 9), torch.zeros(3, 9, 9)]
     pair[place] = make(pair[place])
     with pytest.raises(InputError, match=f"^{('image', 'source')[place]}: .*{fix}"):
-        lp.patch_nearest(*pair, 3)
+        lp.patch_nearest(pair[0], pair[1], 3)
 
 
 @pytest.mark.parametrize("given", [[[0.0] * 3] * 5, None, 7])
@@ -157,7 +159,12 @@ def test_one_picture_is_no_bank() -> None:
 def test_candidates_and_sources_in_tensors() -> None:
     bank = lp.Bank.from_codes(CODES, BOOK)
     made = lp.generate(bank, 1, patch=2, candidates=torch.nn.Parameter(torch.ones(2)) > 0)
-    assert np.array_equal(bank.gather(torch.from_numpy(made.sources)), bank.gather(made.sources))
-    for call in (lambda x: lp.generate(bank, 1, patch=2, candidates=x), bank.gather, lp.plan.edit):
+    uses: list[Callable[[Any], Any]] = [
+        bank.gather,
+        lambda x: lp.generate(bank, 1, patch=2, candidates=x),
+        lambda x: lp.plan.edit(x, patch=2),
+    ]
+    assert np.array_equal(uses[0](torch.from_numpy(made.sources)), bank.gather(made.sources))
+    for use in uses:
         with pytest.raises(InputError, match="meta"):
-            call(torch.ones(2, dtype=torch.bool, device="meta"))
+            use(torch.ones(2, dtype=torch.bool, device="meta"))

@@ -221,7 +221,7 @@ def _kind(way: Any, of: Any) -> Any:
 
 
 def _reduced(layer: nn.Module) -> tuple[Any, ...]:
-    return _blank, type(layer).__bases__, layer.__getstate__()  # type: ignore[operator]
+    return _blank, type(layer).__bases__, layer.__getstate__()
 
 
 def _blank(way: Any, of: Any) -> Any:

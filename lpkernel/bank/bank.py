@@ -154,8 +154,8 @@ class Bank(BankFields):
     @classmethod
     def from_codes(
         cls,
-        codes: np.ndarray,
-        codebook: np.ndarray,
+        codes: ArrayLike,
+        codebook: ArrayLike,
         channels: int | None = None,
         max_patch: int = 8,
         names: Sequence[str] | None = None,
@@ -163,7 +163,7 @@ class Bank(BankFields):
         attributes: Mapping[str, np.ndarray] | None = None,
         autoencoder: Autoencoder | None = None,
     ) -> Bank:
-        """Bank of (B, M, M) integer codes into a (V, L) codebook, made by `autoencoder` if given.
+        """Bank of (B, M, M) integer codes into a (V, L) codebook, arrays or tensors, made by `autoencoder` if given.
 
         A `max_patch` beyond M means M. Raises InputError on wrong shapes, codes outside [0, V), values that
         are not finite, channels > L, or an autoencoder with another grid or codebook.
@@ -200,7 +200,7 @@ class Bank(BankFields):
     @classmethod
     def from_latents(
         cls,
-        latents: np.ndarray,
+        latents: ArrayLike,
         channels: int | None = None,
         max_patch: int = 8,
         names: Sequence[str] | None = None,
@@ -208,7 +208,7 @@ class Bank(BankFields):
         attributes: Mapping[str, np.ndarray] | None = None,
         autoencoder: Autoencoder | None = None,
     ) -> Bank:
-        """Bank of (B, M, M, L) real latents, kept as float16: everything else is computed from those.
+        """Bank of (B, M, M, L) real latents, an array or tensor, kept as float16: all else is computed from those.
 
         A `max_patch` beyond M means M. Raises InputError on wrong shapes, values that float16 cannot hold
         (NaN, infinity, beyond 65504), channels > L, or an autoencoder with another grid.

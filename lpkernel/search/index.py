@@ -153,9 +153,7 @@ class IndexFlatL2:
             check_dense(name, x)
             rows = x.detach()
         else:
-            rows = _numbers(name, x)
-        if isinstance(rows, np.ndarray):
-            rows = torch.from_numpy(np.require(rows, np.float32, ["C", "W"]))
+            rows = torch.from_numpy(np.require(_numbers(name, x), np.float32, ["C", "W"]))
         if rows.ndim != 2 or rows.shape[1] != self.d:
             raise InputError(f"{name}: got {tuple(rows.shape)}, expected (n, {self.d})")
         return rows.float().contiguous()
