@@ -8,7 +8,7 @@ to change in them.
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
 
@@ -61,4 +61,6 @@ def main(side: int = 64) -> float:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("side", type=int, nargs="?", default=64)
+    main(parser.parse_args().side)

@@ -7,7 +7,7 @@ docs/dropin.md has the lines to change in both.
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
 
@@ -53,4 +53,6 @@ def main(rows: int = 2000) -> bool:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=int, nargs="?", default=2000)
+    main(parser.parse_args().rows)

@@ -7,7 +7,7 @@ python examples/dropin_psin.py [side]      # of the images, 64; patches of 11 pi
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import numpy as np
 
@@ -60,4 +60,6 @@ def main(side: int = 64) -> bool:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("side", type=int, nargs="?", default=64)
+    main(parser.parse_args().side)

@@ -7,7 +7,7 @@ docs/dropin.md has the lines to change in taming-transformers.
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
 
@@ -44,4 +44,6 @@ def main(images: int = 8) -> float:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", type=int, nargs="?", default=8)
+    main(parser.parse_args().images)

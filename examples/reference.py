@@ -5,7 +5,7 @@ python examples/reference.py out/reference.png
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -28,4 +28,8 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("path", type=Path, metavar="OUT.png")
+    out = parser.parse_args().path
+    out.parent.mkdir(parents=True, exist_ok=True)
+    main(out)

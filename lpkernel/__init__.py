@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lpkernel import plan
     from lpkernel.alignment.align import Aligned, Framing, align
     from lpkernel.autoencoder import Autoencoder, load_autoencoder
+    from lpkernel.backends.base import TopK
     from lpkernel.bank import Bank
     from lpkernel.copies import CopyLimit
     from lpkernel.modes.edit import edit
@@ -41,6 +42,7 @@ __all__ = [
     "MissingExtra",
     "NearestNeighbors",
     "Synthesis",
+    "TopK",
     "align",
     "edit",
     "generate",
@@ -65,6 +67,7 @@ _HOMES = {
     "IndexFlatL2": "search.index",
     "NearestNeighbors": "search.index",
     "Synthesis": "synthesis",
+    "TopK": "backends.base",
     "align": "alignment.align",
     "edit": "modes.edit",
     "generate": "synthesis",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,14 @@ def integers(name: str, values: Any, count: int | None = None) -> tuple[int, ...
             return tuple(integer(name, value) for value in listed)
     what = "whole numbers" if count is None else f"{count} whole numbers"
     raise InputError(f"{name}: got {short(repr(values))}, expected {what}")
+
+
+def path(name: str, value: Any) -> Path:
+    """The path `value`. Raises InputError for anything else, bytes included."""
+    try:
+        return Path(value)
+    except TypeError as error:
+        raise InputError(f"{name}: got {short(repr(value))}, expected the path of a file") from error
 
 
 def check_codes(codes: np.ndarray, rows: int, more: str = "") -> None:

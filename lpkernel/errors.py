@@ -30,6 +30,10 @@ class MissingExtra(LpkernelError, ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package}: pip install 'lpkernel[{extra}]'")
+        self._given = package, extra, purpose
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str, str]]:  # as workers send it to their caller
+        return MissingExtra, self._given
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
+from lpkernel.errors import InputError
+
 _ENDS = 1 << 16  # bytes at either end of a file that `content_stamp` reads
 
 
@@ -43,25 +45,38 @@ def content_stamp(path: Path) -> str:
     return f"{status.st_size} {status.st_mtime_ns} {hashlib.sha256(ends).hexdigest()}"
 
 
+def check_place(path: Path) -> None:
+    """Raise InputError where no file can be written because a folder is missing, or is in its place."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, moved onto it if the block succeeds and removed if it fails.
 
     The bytes are on disk before the move. Raises OSError (disk full, no such folder) as the
-    system reports it; `path` is then untouched.
+    system reports it, with the name of the folder that is missing or of `path`; `path` is then untouched.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    # made like any new file, so that the system sets its mode: reading the umask would clear it for all threads
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    try:
+        # made like any new file, so that the system sets its mode: reading the umask would clear it for all threads
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    except OSError as error:  # the user knows nothing of the temporary file
+        error.filename = str(path if path.parent.is_dir() else path.parent)
+        raise
+    except ValueError as error:  # a null byte
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
     try:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except BaseException as error:
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a failed write does not say where
+        if isinstance(error, OSError) and error.filename in (None, str(partial), partial):
+            error.filename = str(path)  # a failed write does not say where, a failed move names the temporary file, too
+            del error.filename2
         with suppress(OSError):
             partial.unlink()
         raise

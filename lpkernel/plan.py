@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel import checks
+from lpkernel.arrays import host_array
 from lpkernel.content import ByContent
 from lpkernel.errors import InputError
 from lpkernel.levels import level_axis
@@ -330,7 +331,7 @@ def edit(
     side, patch, stride, sides, mirror = _whole_numbers(region.shape[0], patch, stride, scales, mirror)
     kind, unknown = f"edit-{mode}", region if mode == "free" else np.zeros_like(region)
     if free is not None:
-        unknown = np.asarray(free)
+        unknown = host_array("free", free)
         if unknown.shape != region.shape or unknown.dtype != np.bool_ or (unknown & ~region).any():
             raise InputError("free: expected a bool mask of cells of the region, of the region's shape")
         if mode != "guided":
@@ -370,7 +371,7 @@ def transplant(region: Bools) -> Plan:
 
 
 def _checked_region(region: Bools) -> Bools:
-    region = np.asarray(region)
+    region = host_array("region", region)
     if region.ndim != 2 or region.shape[0] != region.shape[1] or region.dtype != np.bool_:
         got = f"shape {region.shape} {region.dtype}"
         raise InputError(f"region: got {got}, expected a square bool mask at the grid side")

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lpkernel import checks, presets, views
 from lpkernel import refine as refinement
+from lpkernel.arrays import host_array
 from lpkernel.autoencoder.partial import Original
 from lpkernel.autoencoder.protocol import Autoencoder
 from lpkernel.backends import registry
@@ -390,7 +391,7 @@ def _view(bank: Bank, plan: Plan, in_codes: bool, domain: str, radius: int) -> L
 
 def canvas_array(bank: Bank, canvas: ArrayLike, n: int) -> Array:
     """The canvas with its image axis, (1 or n, M, M) codes or (1 or n, M, M, L) latents."""
-    start = np.asarray(canvas)
+    start = host_array("canvas", canvas)
     cells = (bank.grid, bank.grid) if bank.is_discrete else (bank.grid, bank.grid, bank.width)
     if start.ndim == len(cells):
         start = start[None]

@@ -24,7 +24,7 @@ Made from the docstrings by `python scripts/api_page.py`. `import lpkernel as lp
 `lp.MissingExtra` and `lp.BackendUnavailable`, all of them `lp.LpkernelError`.
 """
 PLANS = ("random", "reference", "edit")
-MADE_BY_OTHERS = ("Aligned", "Autoencoder", "Bank", "Synthesis")  # not called by users
+MADE_BY_OTHERS = ("Aligned", "Autoencoder", "Bank", "Synthesis", "TopK")  # not called by users
 LONGEST = 80  # columns of a signature on one line
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import fakes
 import numpy as np
 import packages
 import pytest
+import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -175,6 +176,46 @@ def test_wrong_pictures(tmp_path: Path) -> None:
         lp.align(np.zeros((5, 5), np.uint8), framing, find=none)
     with pytest.raises(lp.InputError, match="no such file"):
         lp.align(tmp_path / "none.png", framing, find=none)
+
+
+def test_what_is_wrong_with_a_file_comes_with_its_name(tmp_path: Path) -> None:
+    framing, path = lp.Framing(64, EYES), tmp_path / "p.png"
+    for content, message in ((None, "no such file"), (b"junk", "not an image"), (smooth(50, 50), "no face found")):
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif content is not None:
+            Image.fromarray(content).save(path)
+        for given in (path, str(path)):
+            with pytest.raises(lp.InputError, match=rf"^{path}: {message}"):
+                lp.align(given, framing, find=finder())
+
+
+GIVEN: dict[str, Callable[[Image.Image], Any]] = {
+    "PIL": lambda picture: picture,
+    "PIL with transparency": lambda picture: picture.convert("RGBA"),
+    "PIL with a palette of its colours": lambda picture: picture.quantize(256).convert("P"),
+    "tensor": lambda picture: torch.from_numpy(np.array(picture)),
+}
+
+
+@pytest.mark.parametrize("form", GIVEN)
+def test_pictures_that_are_no_arrays(form: str) -> None:
+    picture = Image.fromarray(np.tile(np.arange(0, 200, 2, dtype=np.uint8)[:, None, None], (1, 100, 3)))
+    framing, find = lp.Framing(32, EYES), finder(face(40 + 40j, 80 + 40j))
+    [want] = lp.align(np.asarray(picture), framing, find=find)
+    [made] = lp.align(GIVEN[form](picture), framing, find=find)
+    np.testing.assert_array_equal(made.pixels, want.pixels)
+
+
+@pytest.mark.parametrize("framing", [None, 5, [1], np.zeros(3)], ids=repr)
+def test_what_is_no_framing(framing: Any) -> None:
+    with pytest.raises(lp.InputError, match="expected a Bank or the path of one"):
+        lp.align(smooth(50, 50), framing, find=finder())
+
+
+def test_a_bank_by_its_path(tmp_path: Path) -> None:
+    lp.Bank.default().save(tmp_path / "x.lpbank")
+    assert lp.Framing.of(tmp_path / "x.lpbank") == lp.Framing.of("default") == lp.Framing.of(lp.Bank.default())
 
 
 def test_framing_of_banks() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import lpkernel
-from lpkernel import load_autoencoder, tensor_file
+from lpkernel import generate, load_autoencoder, tensor_file
 from lpkernel.bank import Bank
 from lpkernel.bank.file import read_fields
 from lpkernel.errors import InputError
@@ -416,3 +416,18 @@ def test_the_bank_of_the_package_fits_the_embedded_autoencoder() -> None:
     assert (bank.size, bank.grid, bank.channels, bank.image_size) == (1200, 16, 16, 128)
     assert bank.names[123] == "avatar-000123" and 0 < bank.attributes["Eyeglasses"].sum() < 1200
     assert_equal(bank, Bank.load(Path(lpkernel.__file__).parent / "data" / "avatars.lpbank", verify=True))
+
+
+@pytest.mark.parametrize("mapped_from", [0, tensor_file.MAPPED_FROM])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_latents_that_are_not_finite_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mapped_from: int, value: float
+) -> None:
+    """At once, or where the file is mapped, and so read when it is used, as soon as they would come into a result."""
+    monkeypatch.setattr(tensor_file, "MAPPED_FROM", mapped_from)
+    path, bank = tmp_path / "x.lpbank", Bank.from_latents(np.random.default_rng(0).normal(size=(3, 4, 4, 5)))
+    assert bank.latents is not None
+    bank.latents[2, 3, 1, 4] = value
+    bank.save(path)
+    with pytest.raises(InputError, match="NaN or infinity"):
+        generate(Bank.load(path), 8, patch=2, k=1, candidates=[2])

@@ -188,7 +188,52 @@ def test_parameters_as_scikit_learn_asks_for_them() -> None:
     assert base.clone(ours).get_params() == ours.get_params()
     assert ours.set_params(n_neighbors=2).n_neighbors == 2
     with pytest.raises(InputError, match="parameter"):
-        ours.set_params(radius=1)
+        ours.set_params(weights="distance")
+
+
+# What scikit-learn's constructor takes that leaves the answer as it is, and what would change it.
+SAME: list[dict[str, Any]] = [
+    {"algorithm": "auto"},
+    {"algorithm": "brute", "n_jobs": -1},
+    {"n_jobs": 4, "leaf_size": 5},
+    {"metric": "minkowski", "p": 2, "metric_params": None},
+    {"metric": "cosine", "p": 1},  # which only minkowski has
+    {"radius": 0.5},
+]
+OTHER: list[dict[str, Any]] = [
+    {"algorithm": "kd_tree"},
+    {"algorithm": None},
+    {"metric": "minkowski", "p": 1},
+    {"metric": "minkowski", "p": None},
+    {"metric_params": {"w": [1, 2]}},
+    {"n_jobs": "all"},
+    {"n_jobs": 1.5},
+    {"metric": ["l2"]},
+    {"metric": None},
+    {"metric": np.dot},
+]
+
+
+@pytest.mark.parametrize("given", SAME, ids=str)
+def test_arguments_of_scikit_learn(given: dict[str, Any]) -> None:
+    neighbors, base = pytest.importorskip("sklearn.neighbors"), pytest.importorskip("sklearn.base")
+    fitted, asked = rows(30, 4), rows(5, 4, seed=1)
+    ours, theirs = lp.NearestNeighbors(n_neighbors=3, **given), neighbors.NearestNeighbors(n_neighbors=3, **given)
+    got, want = (one.fit(fitted).kneighbors(asked) for one in (ours, theirs))
+    np.testing.assert_array_equal(got[1], want[1])
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-4, atol=1e-6)
+    assert base.clone(ours).get_params() == ours.get_params()
+    assert set(ours.get_params()) - {"backend"} == set(theirs.get_params())
+    assert lp.NearestNeighbors().set_params(**ours.get_params()).get_params() == ours.get_params()
+
+
+@pytest.mark.parametrize("given", OTHER, ids=str)
+def test_arguments_that_would_change_the_answer(given: dict[str, Any]) -> None:
+    name = "metric" if set(given) == {"metric"} else list(given)[-1]
+    with pytest.raises(InputError, match=f"^{name}"):
+        lp.NearestNeighbors(3, **given).fit(rows(9))
+    with pytest.raises(InputError, match=f"^{name}"):  # changed once fitted
+        lp.NearestNeighbors(3).fit(rows(9)).set_params(**given).kneighbors(rows(2))
 
 
 @pytest.mark.parametrize(

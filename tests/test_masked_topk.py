@@ -11,6 +11,7 @@ from conftest import home
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lpkernel as lp
 from lpkernel.backends.base import Backend
 from lpkernel.errors import BackendUnavailable, InputError
 from lpkernel.info import info
@@ -296,3 +297,8 @@ def test_more_queries_than_are_searched_at_a_time(fast_backend: Backend, dtype: 
     got = masked_topk(queries, bank, min(k, rows), backend=fast_backend.name)
     for mine, theirs in zip(got, oracle(queries, bank, min(k, rows)), strict=True):
         assert np.array_equal(mine, theirs)
+
+
+def test_its_result_has_a_public_type() -> None:
+    found = masked_topk(np.zeros((1, 2), np.float32), np.zeros((3, 2), np.float32), 1)
+    assert type(found) is lp.TopK and "TopK" in lp.__all__ and lp.TopK._fields == ("distances", "indices")

@@ -14,7 +14,9 @@ PACKAGE = ROOT / "lpkernel"
 
 # Floors from the ground up: a module imports from its own room and from the floors below. Rooms on one floor do not
 # import each other, except on the ground floor, where they are single files. docs/architecture.md has the picture.
-GROUND = "_native _startup checks clock content errors files levels limits philox tensor_file triton_kernels views"
+GROUND = (
+    "_native _startup arrays checks clock content errors files levels limits philox tensor_file triton_kernels views"
+)
 FLOORS = [
     GROUND.split(),
     ["autoencoder", "pictures", "plan"],

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from lpkernel.alignment.faces import Face, Finder, find_faces
 from lpkernel.alignment.regions import known_eyes
+from lpkernel.bank import as_bank
 from lpkernel.errors import InputError
-from lpkernel.pictures.images import MIN_SIDE, load_pixels
+from lpkernel.pictures.images import MIN_SIDE, given_pixels, load_pixels
 from lpkernel.pictures.warp import Similarity, resample
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class Framing:
     @classmethod
     def of(
         cls,
-        bank: Bank,
+        bank: Bank | str | Path,
         autoencoder: Autoencoder | None = None,
         eyes: Sequence[float] | None = None,
         size: int | None = None,
@@ -69,6 +71,7 @@ class Framing:
         InputError when the autoencoder is missing or is not the bank's, and when eyes are found in less than a third of
         the images or have no common place; MissingExtra.
         """
+        bank = as_bank(bank)
         if size is None:
             size = bank.image_size or (autoencoder.image_size if autoencoder is not None else 0)
         if not size:
@@ -109,19 +112,25 @@ class Aligned:
 
 
 def align(
-    image: str | Path | NDArray[np.uint8],
-    framing: Framing | Bank,
+    image: str | Path | Image.Image | NDArray[np.uint8],
+    framing: Framing | Bank | str | Path,
     every: bool = False,
     find: Finder = find_faces,
 ) -> list[Aligned]:
     """The faces of a photograph, framed as a bank's images: only the largest, or `every` one, largest first.
 
-    image: a path or (H, W, 3) uint8 RGB. framing: a `Framing`, or a bank with a framing known without its autoencoder.
-    A similarity transform takes the eyes found to those of the framing. Deterministic.
+    image: a path, a PIL image, or (H, W, 3) uint8 RGB, an array or a tensor. framing: a `Framing`, or a bank (or the
+    path of one) with a framing known without its autoencoder. A similarity transform takes the eyes found to those of
+    the framing. Deterministic.
     Raises InputError when the image cannot be read or no face is found; MissingExtra.
     """
     where = framing if isinstance(framing, Framing) else Framing.of(framing, find=find)
-    pixels = image if isinstance(image, np.ndarray) else load_pixels(image)
+    if isinstance(image, str | Path):
+        try:
+            return align(load_pixels(image), where, every, find)
+        except InputError as error:
+            raise InputError(f"{image}: {error}") from error
+    pixels = given_pixels(image)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or 0 in pixels.shape:
         raise InputError(f"image: got {pixels.dtype} {pixels.shape}, expected (H, W, 3) uint8")
     faces = find(pixels, every)

@@ -194,6 +194,10 @@ class TorchAutoencoder(ABC):
         grid = f"{self.grid}x{self.grid} {codes}"
         return f"{type(self).__name__}({self.name}, {self.image_size} pixels, {grid}, {self.device})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: all but what is made at the first use, such as graphs of a GPU."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_compiled", "pipeline", "_parts")}
+
     @abstractmethod
     def encode_tensor(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) in [-1, 1] -> latents (n, L, M, M) before quantisation, with the same device and dtype."""

@@ -216,8 +216,18 @@ class _Block(nn.Module):
 
 @functools.cache
 def _kind(way: Any, of: Any) -> Any:
-    """The class `of` with `way` mixed in."""
-    return type(of.__name__, (way, of), {"__module__": of.__module__})
+    """The class `of` with `way` mixed in. Its layers are pickled as these two, since no module has it by name."""
+    return type(of.__name__, (way, of), {"__module__": of.__module__, "__reduce__": _reduced})
+
+
+def _reduced(layer: nn.Module) -> tuple[Any, ...]:
+    return _blank, type(layer).__bases__, layer.__getstate__()
+
+
+def _blank(way: Any, of: Any) -> Any:
+    """A layer of this kind that holds nothing yet, for copies and pickles."""
+    kind = _kind(way, of)
+    return kind.__new__(kind)
 
 
 def fuse(network: nn.Module) -> int:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lpkernel import checks
+from lpkernel.arrays import host_array
 from lpkernel.backends.base import CodeBank, LatentBank
 from lpkernel.bank import pca as pca_module
 from lpkernel.bank.checks import check_bank, fixed_limit, within_limit
@@ -52,9 +53,11 @@ def _scale(largest: float, magnitude: float, limit: int) -> float:
 
 
 def _array(value: object, what: str, axes: int) -> np.ndarray:
-    array = np.asarray(value)
+    array = host_array(what, value)
     if array.ndim != axes or 0 in array.shape:
         raise InputError(f"{what} has shape {array.shape}, expected {axes} axes, none of them empty")
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{what}: got {array.dtype}, expected real numbers")
     return array
 
 
@@ -151,8 +154,8 @@ class Bank(BankFields):
     @classmethod
     def from_codes(
         cls,
-        codes: np.ndarray,
-        codebook: np.ndarray,
+        codes: ArrayLike,
+        codebook: ArrayLike,
         channels: int | None = None,
         max_patch: int = 8,
         names: Sequence[str] | None = None,
@@ -160,7 +163,7 @@ class Bank(BankFields):
         attributes: Mapping[str, np.ndarray] | None = None,
         autoencoder: Autoencoder | None = None,
     ) -> Bank:
-        """Bank of (B, M, M) integer codes into a (V, L) codebook, made by `autoencoder` if given.
+        """Bank of (B, M, M) integer codes into a (V, L) codebook, arrays or tensors, made by `autoencoder` if given.
 
         A `max_patch` beyond M means M. Raises InputError on wrong shapes, codes outside [0, V), values that
         are not finite, channels > L, or an autoencoder with another grid or codebook.
@@ -197,7 +200,7 @@ class Bank(BankFields):
     @classmethod
     def from_latents(
         cls,
-        latents: np.ndarray,
+        latents: ArrayLike,
         channels: int | None = None,
         max_patch: int = 8,
         names: Sequence[str] | None = None,
@@ -205,7 +208,7 @@ class Bank(BankFields):
         attributes: Mapping[str, np.ndarray] | None = None,
         autoencoder: Autoencoder | None = None,
     ) -> Bank:
-        """Bank of (B, M, M, L) real latents, kept as float16: everything else is computed from those.
+        """Bank of (B, M, M, L) real latents, an array or tensor, kept as float16: all else is computed from those.
 
         A `max_patch` beyond M means M. Raises InputError on wrong shapes, values that float16 cannot hold
         (NaN, infinity, beyond 65504), channels > L, or an autoencoder with another grid.
@@ -255,7 +258,7 @@ class Bank(BankFields):
         The header, shapes and types are always checked; `verify` also reads everything and
         compares its SHA-256. Raises InputError, one line, for any file that is not a sound bank.
         """
-        fields = read_fields(Path(path), verify)
+        fields = read_fields(checks.path("path", path), verify)
         try:
             return cls(**fields)
         except InputError as error:
@@ -271,7 +274,7 @@ class Bank(BankFields):
 
         Raises InputError when the folder does not exist, OSError (disk full) as the system reports it.
         """
-        write_file(self, Path(path))
+        write_file(self, checks.path("path", path))
 
     def __len__(self) -> int:
         return self.size
@@ -385,7 +388,7 @@ class Bank(BankFields):
 
     def project(self, latents: np.ndarray) -> np.ndarray:
         """Fixed-point values of other latent vectors: (..., L) finite -> (..., C) int16 within +-limit."""
-        latents = np.asarray(latents)
+        latents = host_array("latents", latents)
         if not np.isfinite(latents).all():
             raise InputError("latents to project hold NaN or infinity")
         return _fixed(self.pca.project(latents), self.scale, self.limit)
@@ -398,7 +401,7 @@ class Bank(BankFields):
         Raises InputError for other shapes, types or values, and when a mapped file was cut short.
         """
         self.check_file()
-        sources = np.asarray(sources)
+        sources = host_array("sources", sources)
         cells = (self.grid, self.grid)
         if sources.ndim != 3 or sources.shape[1:] != cells or not np.issubdtype(sources.dtype, np.integer):
             got = f"{sources.dtype} {sources.shape}"
@@ -417,6 +420,8 @@ class Bank(BankFields):
         content = flat.take(chosen.reshape(sources.shape), axis=0)
         if self.codebook is not None:
             check_codes(content, len(self.codebook))
+        elif not np.isfinite(content).all():  # not checked when the file was mapped, to keep that lazy
+            raise InputError("the stored latents hold NaN or infinity: damaged file, build it again")
         return content.astype(np.int64 if self.is_discrete else np.float32)
 
     def whole(self, numbers: np.ndarray) -> np.ndarray:
@@ -581,7 +586,7 @@ def allowed_images(bank: Bank, candidates: ArrayLike | None) -> np.ndarray:
     """Sorted distinct indices of the allowed bank images. Raises InputError if none, or out of range."""
     if candidates is None:
         return np.arange(bank.size)
-    given = np.asarray(candidates)
+    given = host_array("candidates", candidates)
     if given.dtype == np.bool_:
         if given.shape != (bank.size,):
             raise InputError(f"candidates: got a bool mask of shape {given.shape}, expected ({bank.size},)")

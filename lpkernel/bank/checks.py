@@ -12,6 +12,8 @@ from lpkernel.checks import check_codes
 from lpkernel.errors import InputError
 from lpkernel.limits import INT16_CODES
 
+ROUNDING = 1e-6  # by which an orthonormal row's entries, or shares of a variance, may exceed 1
+LARGEST = float(np.finfo(np.float32).max)  # of a latent, and so of their mean
 FINEST = 1023  # magnitude of the largest fixed-point value, when patches are small enough
 
 
@@ -65,6 +67,12 @@ def _check_numbers(bank: BankFields) -> None:
     finite = all(np.isfinite(part).all() for part in (pca.mean, pca.components, pca.explained))
     if not finite or not math.isfinite(bank.scale) or bank.scale <= 0:
         raise InputError("the PCA or the scale holds NaN, infinity or a scale that is not positive")
+    unit = max(np.abs(part).max(initial=0) for part in (pca.components, pca.explained))
+    if unit > 1 + ROUNDING or np.abs(pca.mean).max(initial=0) > LARGEST:
+        raise InputError(
+            f"the PCA has components or shares beyond 1, or a mean beyond {LARGEST:.3g}, the range of float32; "
+            "its projections could overflow"
+        )
     if bank.max_patch < 1 or bank.limit < 1 or bank.limit != fixed_limit(channels, bank.max_patch):
         got = f"limit {bank.limit} for {channels} channels and max_patch={bank.max_patch}"
         raise InputError(f"{got}: expected the largest one whose distances fit int32, at least 1; lower max_patch")
@@ -94,6 +102,8 @@ def _check_latents(bank: BankFields) -> None:
     square = latents.ndim == 4 and latents.shape[1] == latents.shape[2]
     if not square or latents.shape[3] != width or latents.dtype != np.float16:
         raise InputError(f"latents are {latents.dtype} {latents.shape}, expected float16 (B, M, M, {width})")
+    if not tensor_file.is_mapped(latents) and not all(np.isfinite(part).all() for part in latents):
+        raise InputError("latents hold NaN or infinity")
     if fixed.shape != (*latents.shape[:3], channels) or fixed.dtype != np.int16:
         expected = f"int16 {(*latents.shape[:3], channels)}"
         raise InputError(f"fixed latents are {fixed.dtype} {fixed.shape}, expected {expected}")

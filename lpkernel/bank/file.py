@@ -20,7 +20,7 @@ from lpkernel import tensor_file
 from lpkernel.bank.fields import BankFields
 from lpkernel.bank.pca import PCA
 from lpkernel.errors import InputError
-from lpkernel.files import atomic_path
+from lpkernel.files import atomic_path, check_place
 
 FORMAT = "lpbank"
 VERSIONS = ("1", "2")  # without colours, with them
@@ -35,8 +35,7 @@ MOST_TEXT = 1 << 22  # characters of names or labels in the header
 
 def save(bank: BankFields, path: Path) -> None:
     """Write `bank`, whole or not at all. Raises InputError for a missing folder, OSError from the system."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"cannot write {path}: " + ("it is a folder" if path.is_dir() else f"no folder {path.parent}"))
+    check_place(path)
     bank.check_file()
     tensors = {name: getattr(bank, name) for name in _ARRAYS if getattr(bank, name) is not None}
     tensors |= {f"pca_{name}": getattr(bank.pca, name) for name in _PCA}

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from lpkernel import checks
+from lpkernel.arrays import host_array
 from lpkernel.bank.attributes import attribute_rows, missing_rows
 from lpkernel.bank.fields import FLIPPED, default_names
 from lpkernel.bank.shards import Example, Problem, owned, read_shards, write_shard
@@ -125,7 +126,7 @@ def _sources(images: Images) -> tuple[list[_Source], list[str] | None, Found]:
         names = found.names
         labels = [name.split("/")[0] if "/" in name else "" for name in names]
         return [_file_source(name, folder / name) for name in names], labels if any(labels) else None, found
-    if not isinstance(images, Sequence):
+    if not isinstance(images, Sequence) or isinstance(images, bytes):
         return _unnamed(list(pixels_of("images", images, 4))), None, nothing
     if not images:
         raise InputError("the list of images is empty")
@@ -155,8 +156,10 @@ def pixels_of(what: str, image: Any, axes: int) -> np.ndarray:
     The colour axis may come before the height, as in torch; floats are in [0, 1]. Raises InputError.
     """
     if isinstance(image, Image.Image):
+        if axes == 4:
+            raise InputError(f"{what}: got one picture, expected several; put it into a list")
         return plain_pixels(image)
-    found = image.detach().cpu().numpy() if hasattr(image, "detach") else image  # a tensor
+    found = host_array(what, image) if hasattr(image, "detach") else image  # a tensor
     expected = f"{'(B, H, W, 3) or (B, 3, H, W)' if axes == 4 else '(H, W, 3), (3, H, W) or PIL images'}"
     if not isinstance(found, np.ndarray):
         got = f"a {type(image).__name__}"

@@ -168,6 +168,7 @@ def _outputs(names: list[str]) -> dict[str, str]:
 def _one(path: Path, name: str, target: Target, framing: Framing, every: bool) -> list[dict[str, Any]]:
     """Align one photograph and write its faces, unless an earlier run did; returns the facts of each."""
     from lpkernel import align
+    from lpkernel.pictures.images import load_pixels
 
     try:
         stamp = content_stamp(path)
@@ -189,7 +190,7 @@ def _one(path: Path, name: str, target: Target, framing: Framing, every: bool) -
         records = [target.record(fact["image"]) for fact in first["faces"]] if named else [None]
         if all(record == first for record in records):
             return [{**fact, "kept": True} for fact in first["faces"]]
-    aligned = align(path, framing, every)
+    aligned = align(load_pixels(path), framing, every)  # whose errors are listed by name
     facts = [
         {"photograph": name, "image": target.name(name, number), **face.facts()}
         for number, face in enumerate(aligned, 1)

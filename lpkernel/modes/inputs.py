@@ -15,12 +15,13 @@ from PIL import Image
 from lpkernel import checks
 from lpkernel.alignment import faces
 from lpkernel.alignment.framing import Framed, frame
+from lpkernel.arrays import host_array
 from lpkernel.autoencoder.partial import Original
 from lpkernel.bank import TABLE_ROWS, Bank, allowed_images, autoencoder_of
 from lpkernel.errors import InputError
 from lpkernel.pictures.composite import Composite, Whole, feather
 from lpkernel.pictures.fill import fill_hole
-from lpkernel.pictures.images import Crop, load_alpha, load_mask, load_pixels, plain_pixels
+from lpkernel.pictures.images import Crop, given_pixels, load_alpha, load_mask, load_pixels
 from lpkernel.plan import Plan
 from lpkernel.synthesis import Options, Synthesis, canvas_array, generate
 
@@ -100,7 +101,7 @@ def read_input(
         return image
     if isinstance(image, Synthesis):
         raise InputError("image: got a Synthesis; give one of its pictures, as of decode(autoencoder)[0], or codes[0]")
-    given = image if isinstance(image, str | Path) else _array(image)
+    given = image if isinstance(image, str | Path) else given_pixels(image)
     crop, box = _four("crop", crop), _four("box", box)
     if isinstance(given, np.ndarray) and given.dtype != np.uint8:
         if fill or crop is not None or framing != "auto":
@@ -142,13 +143,6 @@ def _pixels(image: str | Path | NDArray[Any], alpha: bool) -> tuple[str, NDArray
             )
         return str(image), *found
     return str(image), _loaded(image, load_pixels), None
-
-
-def _array(image: Any) -> NDArray[Any]:
-    """An array, a tensor or a PIL image as an array."""
-    if isinstance(image, Image.Image):
-        return plain_pixels(image)
-    return np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
 
 
 def _four(name: str, edges: Any) -> Crop | None:
@@ -203,7 +197,7 @@ def _mask(mask: MaskLike | None, box: Crop | None, shape: tuple[int, int], inver
         given = _loaded(mask, lambda path: load_mask(path, invert))
         kind, expected = "a picture", "a black and white picture"
     else:
-        given = np.asarray(mask)
+        given = host_array("mask", mask)
         kind, expected = str(given.dtype), "bool"
         if given.dtype == np.bool_ and invert:
             given = ~given

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffTags, UnidentifiedImageError, _imaging
 from PIL.JpegImagePlugin import JpegImageFile
 
+from lpkernel.arrays import host_array
 from lpkernel.errors import InputError, one_line
 from lpkernel.files import open_regular
 from lpkernel.pictures.colour import Convert, conversion
@@ -386,6 +387,11 @@ def plain_pixels(image: Image.Image) -> np.ndarray:
     """A PIL image as (H, W, 3) uint8, as `load_pixels` reads it from a file. Raises InputError."""
     _check_mode(image)
     return np.asarray(_rgb(_upright(image.copy()), "white"))
+
+
+def given_pixels(image: Any) -> np.ndarray:
+    """An array, a tensor or a PIL image, which somebody gave as `image`, as an array. Raises InputError."""
+    return plain_pixels(image) if isinstance(image, Image.Image) else host_array("image", image)
 
 
 _NO_COLOURS = {"F": "32-bit float", "LAB": "CIELAB"}

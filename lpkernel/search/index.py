@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from lpkernel import checks, tensor_file
+from lpkernel.arrays import check_dense, host_array
 from lpkernel.backends import registry
 from lpkernel.backends.base import TopK
-from lpkernel.errors import InputError, unknown_name
-from lpkernel.files import atomic_path
+from lpkernel.errors import InputError, short, unknown_name
+from lpkernel.files import atomic_path, check_place
 from lpkernel.search.ops import masked_topk, plain_topk
 
 FORMAT = "lpkernel index"
@@ -65,6 +66,8 @@ class IndexFlatL2:
 
     def search(self, x: Any, k: int) -> TopK:
         """(distances, indices), each (Q, k), of the k rows nearest to each of x (Q, D); see `lpkernel.masked_topk`."""
+        if isinstance(x, Tensor):
+            check_dense("x", x)
         if (found := self._search_here(x, k)) is not None:
             return found
         wanted, queries = checks.integer("k", k), self._rows("x", x)
@@ -119,15 +122,20 @@ class IndexFlatL2:
         return self._bank()[first : first + count].numpy(force=True).copy()
 
     def write(self, path: str | Path) -> None:
-        """Writes the index to a file, whole or not at all. Raises OSError as the system reports it."""
+        """Writes the index to a file, whole or not at all.
+
+        Raises InputError when the folder does not exist, OSError (disk full) as the system reports it.
+        """
+        place = checks.path("path", path)
+        check_place(place)
         tensors = {"rows": self._bank().numpy(force=True)} if self.ntotal else {}
-        with atomic_path(Path(path)) as partial:
+        with atomic_path(place) as partial:
             tensor_file.write(partial, tensors, {"format": FORMAT, "version": VERSION, "d": str(self.d)})
 
     @classmethod
     def read(cls, path: str | Path, backend: str = "auto") -> Self:
         """The index of a file that `write` made. Raises InputError, one line, for any other."""
-        tensors, metadata = tensor_file.read(Path(path))
+        tensors, metadata = tensor_file.read(checks.path("path", path))
         width = metadata.get("d", "")
         if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or not width.isdecimal():
             raise InputError(f"{path}: not an index that this lpkernel wrote")
@@ -141,9 +149,11 @@ class IndexFlatL2:
         return index
 
     def _rows(self, name: str, x: Any) -> Tensor:
-        rows = x.detach() if isinstance(x, Tensor) else _numbers(name, x)
-        if isinstance(rows, np.ndarray):
-            rows = torch.from_numpy(np.require(rows, np.float32, ["C", "W"]))
+        if isinstance(x, Tensor):
+            check_dense(name, x)
+            rows = x.detach()
+        else:
+            rows = torch.from_numpy(np.require(_numbers(name, x), np.float32, ["C", "W"]))
         if rows.ndim != 2 or rows.shape[1] != self.d:
             raise InputError(f"{name}: got {tuple(rows.shape)}, expected (n, {self.d})")
         return rows.float().contiguous()
@@ -165,6 +175,10 @@ class NearestNeighbors:
         n_neighbors: the default k of `kneighbors`.
         metric: "euclidean" (also "minkowski", "l2"), "sqeuclidean" or "cosine".
         backend: "auto" or a name of `lpkernel.info()`.
+        algorithm, leaf_size, p, metric_params, n_jobs, radius: of scikit-learn's, taken where they leave the answer as
+            it is: "auto" or "brute", any leaf_size, 2, None, None or an integer (threads are torch's), any radius.
+
+    As in scikit-learn, arguments are stored as they are and checked when they are used.
     """
 
     _METRICS = {  # noqa: RUF012  (never changed)
@@ -175,15 +189,32 @@ class NearestNeighbors:
         "cosine": "cosine",
     }
 
-    def __init__(self, n_neighbors: int = 5, *, metric: str = "euclidean", backend: str = "auto") -> None:
+    def __init__(
+        self,
+        n_neighbors: int = 5,
+        *,
+        metric: str = "euclidean",
+        backend: str = "auto",
+        algorithm: str = "auto",
+        leaf_size: int = 30,
+        p: float = 2,
+        metric_params: None = None,
+        n_jobs: int | None = None,
+        radius: float = 1.0,
+    ) -> None:
         self.n_neighbors, self.metric, self.backend = n_neighbors, metric, backend
+        self.algorithm, self.leaf_size, self.p, self.metric_params = algorithm, leaf_size, p, metric_params
+        self.n_jobs, self.radius = n_jobs, radius
 
     def __repr__(self) -> str:
-        return f"NearestNeighbors({', '.join(f'{name}={value!r}' for name, value in self.get_params().items())})"
+        ours = ("n_neighbors", "metric", "backend")
+        shown = [f"{name}={value!r}" for name, value in self.get_params().items() if name in ours]
+        return f"NearestNeighbors({', '.join(shown)})"
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Its arguments, as scikit-learn's `clone` needs them."""
-        return {"n_neighbors": self.n_neighbors, "metric": self.metric, "backend": self.backend}
+        names = "n_neighbors metric backend algorithm leaf_size p metric_params n_jobs radius"
+        return {name: getattr(self, name) for name in names.split()}
 
     def set_params(self, **params: Any) -> Self:
         """Changes arguments. Raises InputError for an unknown one."""
@@ -194,9 +225,11 @@ class NearestNeighbors:
         return self
 
     def fit(self, X: Any, y: object = None) -> Self:  # noqa: N803  (scikit-learn's letter)
-        """Stores the rows X (B, D) to search. Raises InputError unless there are some and all are finite."""
-        if self.metric not in self._METRICS:
-            raise unknown_name("metric", str(self.metric), self._METRICS)
+        """Stores the rows X (B, D) to search.
+
+        Raises InputError unless there are some and all are finite, and for arguments that would change the answer.
+        """
+        self._searched_by()
         rows = _finite("X", X)
         if not len(rows):
             raise InputError("X: got 0 rows, expected at least 1")
@@ -224,11 +257,25 @@ class NearestNeighbors:
             raise InputError(f"X: got {queries.shape[1]} columns, expected {self.n_features_in_} as fitted")
         wide = np.result_type(queries, self._fit_X)
         queries, bank = queries.astype(wide, copy=False), self._fit_X.astype(wide, copy=False)
-        metric = self._METRICS[self.metric]
+        metric = self._searched_by()
         distances, indices = masked_topk(queries, bank, k + (X is None), backend=self.backend, metric=metric)
         if X is None:
             distances, indices = _others(distances, indices)
         return (distances, indices) if return_distance else indices
+
+    def _searched_by(self) -> str:
+        """The metric, as masked_topk names it. Raises InputError for arguments that would change the answer."""
+        if not isinstance(self.metric, str) or self.metric not in self._METRICS:
+            raise unknown_name("metric", str(self.metric), self._METRICS)
+        if self.algorithm not in ("auto", "brute"):
+            raise InputError(f'algorithm: got {self.algorithm!r}, expected "auto" or "brute": all rows are compared')
+        if self.metric == "minkowski" and self.p != 2:
+            raise InputError(f"p: got {self.p!r}, expected 2, the Euclidean distance; other powers are not searched")
+        if self.metric_params is not None:
+            raise InputError(f"metric_params: got {short(repr(self.metric_params))}, expected None: no metric has any")
+        if self.n_jobs is not None:
+            checks.integer("n_jobs", self.n_jobs)
+        return self._METRICS[self.metric]
 
 
 def _others(distances: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -241,7 +288,7 @@ def _others(distances: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.
 
 def _numbers(name: str, rows: Any) -> np.ndarray:
     """Any table of numbers as an array."""
-    array = np.asarray(rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
+    array = host_array(name, rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
     if array.dtype.kind not in "biuf":
         raise InputError(f"{name}: got {array.dtype}, expected numbers alone; select the columns that hold them")
     return array
@@ -249,7 +296,7 @@ def _numbers(name: str, rows: Any) -> np.ndarray:
 
 def _finite(name: str, rows: Any) -> np.ndarray:
     """(n, D) float32 or float64."""
-    array = _numbers(name, rows.numpy(force=True) if isinstance(rows, Tensor) else rows)
+    array = _numbers(name, rows)
     array = array if array.dtype == np.float32 else array.astype(np.float64)
     if array.ndim != 2:
         raise InputError(f"{name}: got {array.shape}, expected (rows, columns)")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lpkernel import checks
+from lpkernel.arrays import check_dense, host_array
 from lpkernel.backends import registry
 from lpkernel.backends.base import TopK
 from lpkernel.backends.pytorch import tensor
@@ -81,7 +82,6 @@ def masked_topk(
         InputError: wrong shapes, dtypes, weights, metric or k; int16 inputs whose D * (max - min)^2 reaches 2^31.
         BackendUnavailable: the named backend cannot run here.
     """
-    arrays = (queries, bank, patch_mask, candidate_mask, bank_weights, column_weights)
     plain = patch_mask is None and candidate_mask is None and bank_weights is None and column_weights is None
     plain = plain and metric == "l2" and type(queries) is type(bank) is np.ndarray
     if plain and (found := plain_topk(queries, bank, k, backend)) is not None:
@@ -89,12 +89,22 @@ def masked_topk(
     if type(k) is not int and not torch.compiler.is_compiling():
         k = checks.integer("k", k)
     back: Callable[[Any], Any] = _as_it_is
+    arrays = {
+        "queries": queries,
+        "bank": bank,
+        "patch_mask": patch_mask,
+        "candidate_mask": candidate_mask,
+        "bank_weights": bank_weights,
+        "column_weights": column_weights,
+    }
+    if bank is None:
+        raise InputError("bank: got None, expected an array of the queries' kind")
     if isinstance(queries, np.ndarray):
-        given: list[Any] = [None if array is None else np.asarray(array) for array in arrays]
+        given: list[Any] = [None if array is None else host_array(name, array) for name, array in arrays.items()]
     elif isinstance(queries, Tensor) or hasattr(queries, "__dlpack__"):
         if not isinstance(queries, Tensor):
             back = _from_dlpack(queries)
-        given = [array if array is None or isinstance(array, Tensor) else torch.from_dlpack(array) for array in arrays]
+        given = [None if array is None else _tensor(name, array) for name, array in arrays.items()]
     else:
         kind = type(queries).__name__
         raise InputError(f"queries: got {kind}, expected a NumPy array, a torch tensor or a DLPack array")
@@ -118,6 +128,15 @@ def plain_topk(queries: np.ndarray, bank: np.ndarray, k: Any, backend: str, here
     if odd:
         _mend(_Search(queries, bank, None, None, None, None, k, backend, False, "l2"), distances, indices)
     return TopK(distances, indices)
+
+
+def _tensor(name: str, array: Any) -> Tensor:
+    if not isinstance(array, Tensor):
+        if not hasattr(array, "__dlpack__"):
+            raise InputError(f"{name}: got a {type(array).__name__}, expected a tensor, as the queries are")
+        return torch.from_dlpack(array)
+    check_dense(name, array)
+    return array
 
 
 def _as_it_is(array: Any) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lpkernel import checks
+from lpkernel.arrays import check_dense
 from lpkernel.backends.base import TopK
 from lpkernel.backends.pytorch import tensor
 from lpkernel.errors import InputError
@@ -53,6 +54,9 @@ def normalised_nearest(
         InputError: wrong shapes, dtypes, k or alpha; values of which no distance is finite.
     """
     scale = _scale(alpha)
+    for name, array in {"X": X, "Y": Y}.items():
+        if isinstance(array, Tensor):
+            check_dense(name, array)
     shapes = [tuple(getattr(rows, "shape", ())) for rows in (X, Y)]
     if [len(shape) for shape in shapes] != [2, 2]:
         raise InputError(f"X {shapes[0]} and Y {shapes[1]}: expected (Q, D) and (B, D)")
@@ -126,6 +130,7 @@ def patch_nearest(
         if not isinstance(array, Tensor) or array.ndim != 3 or array.shape[0] != pair[0].shape[0]:
             got = tuple(array.shape) if isinstance(array, Tensor) else type(array).__name__
             raise InputError(f"{name}: got {got}, expected (C, H, W), C as in the image")
+        check_dense(name, array)
         if not 1 <= side <= min(array.shape[1:]) or step < 1:
             raise InputError(
                 f"patch {side} and stride {step}: expected at least 1, the patch within {name} {array.shape}"

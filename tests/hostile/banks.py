@@ -218,6 +218,9 @@ BAD: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
         "of no square": lambda x: x[:, :, :2],
         "of another width": lambda x: x[..., :4],
         "of three axes": lambda x: x[0],
+        "of NaN": lambda x: np.full_like(x, np.nan),
+        "of one NaN": lambda x: np.where(np.arange(x.size).reshape(x.shape) == x.size - 1, np.float16(np.nan), x),
+        "of infinity": lambda x: np.full_like(x, -np.inf),
     },
     "fixed_latents": {
         "of fewer images": lambda x: x[:5],
@@ -233,17 +236,24 @@ BAD: dict[str, dict[str, Callable[[np.ndarray], np.ndarray]]] = {
     },
     "pca_mean": {
         "of NaN": lambda x: x * np.nan,
+        "of huge numbers": lambda x: x * 0 - 1e300,
         "too short": lambda x: x[:4],
         "of 32 bits": lambda x: x.astype(np.float32),
         "of two axes": lambda x: x[None],
     },
     "pca_components": {
         "of infinity": lambda x: x + np.inf,
+        "of huge numbers": lambda x: x * 1e300,
+        "of numbers beyond 1": lambda x: x - 2,
         "of one axis": lambda x: x[0],
         "of more than its width": lambda x: np.ones((6, 5)),
         "turned": lambda x: np.ascontiguousarray(x.T),
     },
-    "pca_explained": {"of NaN": lambda x: x * np.nan, "too long": lambda x: np.ones(9)},
+    "pca_explained": {
+        "of NaN": lambda x: x * np.nan,
+        "of huge numbers": lambda x: x + 1e300,
+        "too long": lambda x: np.ones(9),
+    },
     "attributes": {
         "too few": lambda x: x[:1],
         "too narrow": lambda x: x[:, :1],
@@ -269,11 +279,9 @@ add(
     tensor("fixed_latents", lambda x: np.full_like(x, -32_768)),
     "use",
 )
-add(ANY, "latents of NaN", "latents", tensor("latents", lambda x: np.full_like(x, np.nan)), "use")
 add(ANY, "fixed_latents at the limit", "latents", tensor("fixed_latents", lambda x: np.full_like(x, 1023)), "use")
 add(ANY, "a scale of almost nothing", "latents", setting("scale", 5e-324), "use")
 add(ANY, "a scale of almost infinity", "codes", setting("scale", 1.7e308), "use")
-add(ANY, "a PCA of huge numbers", "latents", tensor("pca_components", lambda x: x * 1e300), "use")
 
 # --- the header --------------------------------------------------------------------------------------------------
 
