@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lpkernel import _startup
 from lpkernel._startup import INTERRUPTED
@@ -23,8 +23,21 @@ from lpkernel.errors import USAGE_ERROR, InputError, LpkernelError, printable
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, in the same form as all others."""
 
+    _mixing = False
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As in argparse, but arguments without a name may also stand apart, with options between them."""
+        whole = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
+        if whole or self._mixing or args is None or "--" in args:
+            return super().parse_known_args(args, namespace)
+        self._mixing = True  # the method below calls this one for its parts
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._mixing = False
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,6 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of stdout, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError as error:
+        reason = f" ({error})" if str(error) else ""
+        return _fail(f"not enough memory for this{reason}; ask for less at once")
     except OSError as error:
         reason = error.strerror or str(error)
         return _fail(f"{error.filename}: {reason}" if error.filename is not None else reason)

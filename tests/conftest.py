@@ -6,6 +6,7 @@ LPKERNEL_REQUIRE_BACKENDS (comma-separated names, set by .ci/run) lists those th
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 import torch
@@ -29,6 +30,13 @@ LONGEST = [
     *("test_triton", "test_kernel_budgets", "test_cuda_scan", "test_cuda_topk"),
     *("test_cuda_sanitizers", "test_emulation", "test_packaging", "test_kernel_tables"),
 ]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gradio makes a folder when it is imported, by some tests in this process: not one that stays."""
+    folder = tempfile.TemporaryDirectory(prefix="lpkernel-tests-")
+    config.add_cleanup(folder.cleanup)
+    os.environ["GRADIO_TEMP_DIR"] = folder.name
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
+import signal
 import socket
 import sys
 import urllib.request
@@ -359,6 +361,26 @@ def test_a_taken_port_and_an_unknown_host_give_one_line() -> None:
             serve.listen("127.0.0.1", bound.getsockname()[1])
     with pytest.raises(InputError, match="choose another"):
         serve.listen("a" * 70, 0)
+
+
+@pytest.mark.parametrize("before", [None, "/elsewhere"])
+@pytest.mark.parametrize("hung_up", [signal.SIG_DFL, signal.SIG_IGN])
+def test_its_folder_is_its_own_and_leaves_nothing(
+    before: str | None, hung_up: signal.Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else Gradio, imported later, would make the folder again, readable by everyone. nohup ignores SIGHUP."""
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+    if before is not None:
+        monkeypatch.setenv("GRADIO_TEMP_DIR", before)
+    old = signal.signal(signal.SIGHUP, hung_up)
+    try:
+        with serve.own_folder() as folder:
+            assert folder.stat().st_mode & 0o777 == 0o700 and os.environ["GRADIO_TEMP_DIR"] == str(folder)
+            assert (signal.getsignal(signal.SIGHUP) is signal.SIG_IGN) == (hung_up is signal.SIG_IGN)
+        assert not folder.exists() and os.environ.get("GRADIO_TEMP_DIR") == before
+        assert signal.getsignal(signal.SIGHUP) is hung_up
+    finally:
+        signal.signal(signal.SIGHUP, old)
 
 
 def test_without_gradio_the_command_names_the_extra(

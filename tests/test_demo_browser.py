@@ -12,6 +12,7 @@ import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from PIL import Image
 import lpkernel as lp
 from lpkernel.alignment.regions import named_region
 from lpkernel.demo import painting
+from lpkernel.errors import printable
 from lpkernel.modes import cells
 
 pytestmark = pytest.mark.thorough
@@ -387,6 +389,54 @@ def test_a_bank_file_and_a_plugged_in_autoencoder(driver: Any, tmp_path: Path) -
         assert page.all("#lpk-edit-parts label") == []
         page.paint(30, 30, 70, 70)
         assert len(page.press("edit")[1]) == 4
+        unharmed(page)
+
+
+HOSTILE = [
+    "<script>window.harmed = 1</script>",
+    "<img src=x onerror='window.harmed = 1'>",
+    '" onfocus="window.harmed = 1" autofocus="',
+    "</textarea></title><svg onload='window.harmed = 1'>",
+    "[md](javascript:window.harmed=1) ![](//evil.example/a.png) https://evil.example",
+    "bidi \u202e eman \x1b[2J \x00 \u2028 \ud800",
+    "{{constructor.constructor('window.harmed = 1')()}} ${window.harmed = 1}",
+]
+
+
+def test_names_of_a_bank_file_are_shown_and_nothing_more(driver: Any, tmp_path: Path) -> None:
+    """As images, attributes and labels: no markup, and nothing that is not seen."""
+    count = len(HOSTILE)
+    images = np.random.default_rng(3).integers(0, 256, (count, 64, 64, 3), np.uint8)
+    bank = lp.Bank.build(images, fakes.FakeVQ(), channels=3)
+    attributes = {name: np.arange(count) == i for i, name in enumerate(HOSTILE[1:])}
+    attributes = {HOSTILE[0]: np.ones(count, bool), **attributes}
+    changed = replace(bank, names=HOSTILE, labels=HOSTILE, attributes=attributes)
+    changed.save(tmp_path / "small.lpbank")
+    options = ["--bank", tmp_path / "small.lpbank", "--autoencoder", f"{fakes.__file__}:FakeVQ", "--backend", "numpy"]
+    (tmp_path / "temporary").mkdir()
+    with serving(tmp_path / "temporary", *options) as address:
+        page = Visitor(driver, address)
+        where = page.one("#lpk-generate-where")
+        shown = page.one("#lpk-generate-names").text
+        assert shown.startswith('& and, | or, ~ not; "<script>window.harmed = 1</script>", ') and "&#" not in shown
+        said = [shown, where.find_element("css selector", "input, textarea").get_attribute("placeholder")]
+        assert not page.all("#lpk-generate-names :is(a, img, svg, script)")
+        page.press("generate")
+        page.tab("Edit")
+        for number, name in enumerate(HOSTILE):
+            page.type("#lpk-edit-number input", str(number))
+            page.one("#lpk-edit-take").click()
+            said.append(page.line("edit", f"bank image {number}: "))
+            assert said[-1].endswith(" ".join(printable(name).split()))
+        page.tab("Sources")
+        page.until(lambda: page.all(".lpk-view"), "the sheet")
+        said += [one.text for one in page.all("#lpk-provenance figcaption")]
+        assert any("onerror" in one for one in said)
+        assert all(line.isprintable() for one in said for line in one.splitlines())
+        assert page.driver.execute_script("return window.harmed") is None
+        assert (
+            page.driver.execute_script("return document.querySelectorAll('[onerror], [onload], [onfocus]').length") == 0
+        )
         unharmed(page)
 
 

@@ -553,6 +553,8 @@ def _send_half(server: Server) -> None:
         (_run_job, signal.SIGTERM),
         (_send_half, signal.SIGTERM),
         (_run_job, signal.SIGINT),
+        (_leave_alone, signal.SIGHUP),
+        (_send_half, signal.SIGHUP),
     ],
 )
 def test_a_signal_ends_it_whatever_it_does(

@@ -331,6 +331,36 @@ def test_hash_of_the_embedded_bank() -> None:
     assert len(file_hash("default")) == 64
 
 
+@pytest.mark.parametrize("radius", [0, 1])
+def test_kept_source_maps_of_another_program_are_made_again(bank: Path, tmp_path: Path, radius: int) -> None:
+    loaded, network, cache = Bank.load(bank), fakes.FakeVQ(), Cache(tmp_path)
+    keys = []
+
+    class Watched(Cache):
+        def put(self, key: Any, values: np.ndarray) -> None:
+            keys.append(key)
+            super().put(key, values)
+
+    def column() -> np.ndarray:
+        options = {"patch": 3, "search_radius": radius}
+        made = sets.of_preset(loaded, "", options, "x", 4, 1, network, 64, Watched(tmp_path), "numpy")
+        return np.asarray(made.read(range(4)))
+
+    right = column()
+    kept = cache.get(keys[0], (4, 8, 8, 3) if radius else (4, 8, 8), "i")
+    assert kept is not None
+    beyond, below = kept.copy(), kept.copy()
+    beyond[..., 0], below[..., 0] = loaded.size, -1
+    foreign = [beyond, below, kept[:3], kept[:, :7], kept.astype(float), kept[..., :1] if radius else kept[..., None]]
+    if radius:
+        far = kept.copy()
+        far[..., 2] = 2
+        foreign.append(far)
+    for number, one in enumerate(foreign, 2):
+        cache.put(keys[0], one)
+        assert np.array_equal(column(), right) and len(keys) == number
+
+
 def test_columns_of_a_preset_are_what_generate_decodes(
     bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from lpkernel.errors import InputError
 from lpkernel.metrics import maps, pixels, samples
 from lpkernel.metrics.cache import Cache
-from lpkernel.metrics.compare import collect
+from lpkernel.metrics.compare import collect, errors
 from lpkernel.metrics.distances import Gaussian, frechet, kernel_distance, mean_distance, nearest, precision_recall
 from lpkernel.metrics.extractors import Inception, Latents, Spread, mean_of_pairs
 from lpkernel.metrics.sets import ImageSet
@@ -222,6 +222,9 @@ class Counting:
         self.name, self.hash, self.summed, self.seen = name, f"hash of {name}", summed, 0
         self.facts: dict[str, object] = {}
 
+    def width(self, side: int) -> int:
+        return 3
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
         self.seen += len(images)
         means = images.mean(axis=(1, 2))
@@ -255,6 +258,46 @@ def test_collect_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     version[0] = 1  # other pictures under the same names
     collect(some, [mean], Cache(tmp_path))
     assert len(asked) == 10
+
+
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        np.zeros((4, 3), np.int32),
+        np.zeros((4, 3), np.uint8),
+        np.zeros((4, 2)),
+        np.zeros((3, 3)),
+        np.zeros((0, 3)),
+        np.zeros((4, 3, 1)),
+        np.full((4, 3), np.nan),
+        np.full((4, 3), np.inf),
+    ],
+    ids=lambda array: f"{array.dtype} {array.shape} {array.max(initial=0)}",
+)
+def test_kept_arrays_of_another_program_are_made_again(foreign: np.ndarray, summed: bool, tmp_path: Path) -> None:
+    images = RANDOM(12).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    some = ImageSet("some", 4, lambda numbers: images[np.asarray(numbers)], lambda numbers: list(numbers), {"side": 8})
+    extractor, cache = Counting("mean", summed), Cache(tmp_path)
+    found = collect(some, [extractor], cache)["mean"]
+    cache.put(["features", extractor.hash, [0, 1, 2, 3]], foreign[:1] if summed and len(foreign) == 4 else foreign)
+    for _ in range(2):  # the second time from the cache
+        np.testing.assert_array_equal(collect(some, [extractor], cache)["mean"], found)
+    assert extractor.seen == 8
+
+
+def test_kept_errors_of_another_program_are_made_again(tmp_path: Path) -> None:
+    images = RANDOM(12).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    some = ImageSet("some", 4, lambda numbers: images[np.asarray(numbers)], lambda numbers: list(numbers), {"side": 16})
+    found = errors(some, some, None, Cache(tmp_path))
+    for foreign in (found[:, :1], found[:3], found.astype(np.int32), found * np.nan):
+        Cache(tmp_path).put(["errors", "", [0, 1, 2, 3], [0, 1, 2, 3]], foreign)
+        np.testing.assert_array_equal(errors(some, some, None, Cache(tmp_path)), found)
+
+
+def test_the_width_of_an_extractor_is_that_of_its_rows() -> None:
+    images = np.zeros((2, 64, 64, 3), np.uint8)
+    assert Latents("cpu")(images).shape[1] == Latents("cpu").width(64)
 
 
 def test_latents_are_fixed() -> None:
@@ -293,7 +336,7 @@ def test_inception_is_the_network_of_its_file() -> None:
     program = torch.jit.load(str(path)).eval()
     with torch.inference_mode():
         expected = program((torch.from_numpy(images).permute(0, 3, 1, 2).float() - 128) / 128)
-    assert found.shape == (2, 2048) and extractor.facts["side"] == 299
+    assert found.shape == (2, 2048) == (2, extractor.width(64)) and extractor.facts["side"] == 299
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -323,3 +366,4 @@ def test_mean_lpips_of_all_pairs_in_one_pass() -> None:
     assert mean_of_pairs(spread(images)) == pytest.approx(expected, rel=1e-5)
     assert mean_of_pairs(spread(images[:4]) + spread(images[4:])) == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(spread.distances(images, images), 0, atol=1e-6)
+    assert spread(images).shape == (1, spread.width(64))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import signal
 import tarfile
+import threading
+import time
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import packages
@@ -59,8 +63,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def offer(archive: Path, monkeypatch: pytest.MonkeyPatch, sha256: str | None = None) -> None:
-    digest = sha256 or hashlib.sha256(archive.read_bytes()).hexdigest()
-    monkeypatch.setitem(packages.PACKAGES, "odd", packages.Package("odd==0.1", archive.name, digest, "A test."))
+    digest, size = sha256 or hashlib.sha256(archive.read_bytes()).hexdigest(), archive.stat().st_size
+    monkeypatch.setitem(packages.PACKAGES, "odd", packages.Package("odd==0.1", archive.name, size, digest, "A test."))
 
 
 def test_an_sdist_is_fetched_without_running_it(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,3 +108,57 @@ def test_what_the_index_does_not_have(index: Path, monkeypatch: pytest.MonkeyPat
     archive.unlink()
     with pytest.raises(packages.FetchError, match=r"odd-0\.1\.tar\.gz"):
         packages.fetch("odd")
+
+
+class Slowly(BaseHTTPRequestHandler):
+    """An index whose archive never ends: much at a time, or a byte now and then."""
+
+    part, pause, left = b"", 0.0, threading.Event()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if not self.path.endswith(".tar.gz"):
+            page = b'<a href="/odd-0.1.tar.gz">odd-0.1.tar.gz</a>'
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+            return
+        self.end_headers()
+        try:
+            for _ in range(1000):
+                self.wfile.write(self.part)
+                time.sleep(self.pause)
+        except OSError:  # the reader has gone, as it should
+            type(self).left.set()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("part", "pause", "said"),
+    [(bytes(1 << 20), 0.0, "longer than the"), (b"x", 0.1, "took more than 2 s")],
+    ids=["too long", "too slow"],
+)
+def test_an_archive_without_an_end(
+    part: bytes, pause: float, said: str, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Endless(Slowly):
+        left = threading.Event()
+
+    Endless.part, Endless.pause = part, pause
+    offer(sdist(index), monkeypatch)
+    monkeypatch.setattr(packages, "LONGEST", 2)
+    before = signal.getsignal(signal.SIGALRM)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        monkeypatch.setenv("PIP_FIND_LINKS", f"http://127.0.0.1:{server.server_port}/")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with pytest.raises(packages.FetchError, match=said):
+                packages.fetch("odd")
+        finally:
+            server.shutdown()
+        assert Endless.left.wait(60)
+    assert [path for path in packages.CACHE.rglob("*") if path.is_file()] == []
+    assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL) == (0, 0)

@@ -8,19 +8,28 @@ from lpkernel.bank.bank import Bank
 from lpkernel.errors import InputError
 from lpkernel.plan import Plan
 
+IMAGES = 2**32  # of a seed's series: image numbers are words of its random counter
+
 
 def check_generation(bank: Bank, plan: Plan, n: int, k: int, first_image: int) -> None:
     """Raises InputError unless n, k and first_image are whole numbers in their ranges and the plan fits the bank."""
     if not isinstance(plan, Plan):
         raise InputError(f"plan: got {plan!r}, expected one of lpkernel.plan")
-    if checks.integer("n", n) < 1:
-        raise InputError(f"n: got {n}, expected at least 1 image")
+    check_images(n, first_image)
     if checks.integer("k", k) < 1:
         raise InputError(f"k: got {k}, expected at least 1 neighbour")
-    if checks.integer("first_image", first_image) < 0 or first_image + n > 2**32:
-        raise InputError(f"first_image: got {first_image} with n = {n}, expected image numbers in [0, 2^32)")
     if plan.sides[-1] != bank.grid:
         raise InputError(f"plan: ends at side {plan.sides[-1]}, expected the bank's grid side {bank.grid}")
+
+
+def check_images(n: int, first_image: int) -> None:
+    """Raises InputError unless images first_image to first_image + n - 1, at least one, are among a seed's 2^32."""
+    if checks.integer("n", n) < 1:
+        raise InputError(f"n: got {n}, expected at least 1 image")
+    if n > IMAGES:
+        raise InputError(f"n: got {n}, expected at most {IMAGES} images")
+    if checks.integer("first_image", first_image) < 0 or first_image + n > IMAGES:
+        raise InputError(f"first_image: got {first_image} with n = {n}, expected image numbers in [0, 2^32)")
 
 
 def check_distances(bank: Bank, plan: Plan, canvas: Array | None = None) -> None:

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lpkernel import presets
+from lpkernel import philox, presets
 from lpkernel.autoencoder.base import choose_device
 from lpkernel.backends import registry
 from lpkernel.bank import Bank
@@ -63,6 +63,9 @@ GENERATIONS_ON_GPU = (
 DECODED, DECODED_ON_GPU = (1, 16), (1, 16, 64, 256)  # images decoded in a call
 MADE_AND_DECODED = (16, 256)  # images; on a GPU, and of the whole sweep, also
 MOST_DECODED = 10_000
+# What the options may ask for: more than any machine that this runs on can hold or wait for.
+MOST = {"n": 1 << 20, "b": 1 << 24, "d": 1 << 16, "p": 1 << 12, "k": 1 << 16}
+MOST_THREADS, MOST_SECONDS = 1024, 86_400
 PEER_IMAGES = 1000  # most images from which peers' large generations on a CPU are extrapolated
 LONGEST_SEARCH, LONGEST_GENERATION = 10.0, 60.0  # seconds of a call
 FIRST_IMAGES = 16  # run first, to tell how many are affordable
@@ -100,11 +103,16 @@ class Options:
             for name in given:
                 if name not in known:
                     raise InputError(f"{what}: got {name!r}, expected one of {', '.join(known)}")
-        for what, values in (("--n", self.n), ("--b", self.b), ("--d", self.d), ("--p", self.p), ("--k", self.k)):
-            if values is not None and min(values) < 1:
-                raise InputError(f"{what}: got {min(values)}, expected numbers of at least 1")
-        if self.threads < 1 or self.budget <= 0 or (self.longest is not None and self.longest <= 0):
-            raise InputError("--threads, --budget and --longest: expected more than 0")
+        for letter, most in MOST.items():
+            for value in getattr(self, letter) or ():
+                if not 1 <= value <= most:
+                    raise InputError(f"--{letter}: got {value}, expected numbers of at least 1 and at most {most}")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise InputError(f"--threads: got {self.threads}, expected 1 to {MOST_THREADS}")
+        for what, seconds in (("--budget", self.budget), ("--longest", self.longest)):
+            if seconds is not None and not 0 < seconds <= MOST_SECONDS:
+                raise InputError(f"{what}: got {seconds}, expected more than 0 seconds and at most {MOST_SECONDS}")
+        philox.check_seed(self.seed)
         choose_device(self.device)
 
     @property

@@ -26,7 +26,10 @@ from lpkernel.commands.common import (
     list_left_out,
     list_skipped,
     load_bank,
+    nonempty,
+    path_of,
     report,
+    whole,
     write_json,
 )
 from lpkernel.errors import InputError, counted
@@ -47,10 +50,15 @@ RECORD = "lpkernel align"  # the PNG text chunk that says what a written picture
 def register(commands: Any) -> None:
     parser = commands.add_parser("align", help="frame photographs of faces like a bank's images")
     parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="a folder of photographs, searched recursively, or one photograph"
+        "folder",
+        type=path_of,
+        metavar="FOLDER",
+        help="a folder of photographs, searched recursively, or one photograph",
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="where the aligned images go, as PNG")
-    parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
+    parser.add_argument("out", type=path_of, metavar="OUT", help="where the aligned images go, as PNG")
+    parser.add_argument(
+        "--bank", type=nonempty, default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)"
+    )
     add_autoencoder(parser)
     parser.add_argument(
         "--eyes",
@@ -58,7 +66,7 @@ def register(commands: Any) -> None:
         metavar="LX,LY,RX,RY",
         help="where the eyes go, in fractions of the side (default: as in the bank's images)",
     )
-    parser.add_argument("--size", type=int, metavar="S", help="side in pixels (default: that of the bank's images)")
+    parser.add_argument("--size", type=whole, metavar="S", help="side in pixels (default: that of the bank's images)")
     parser.add_argument("--faces", default="largest", help="largest: one face per photograph; all: every face")
     parser.add_argument(
         "--strict", action="store_true", help="stop at a photograph that cannot be used instead of skipping it"
@@ -73,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
     if args.faces not in ("largest", "all"):
         raise InputError(f"--faces: got {args.faces!r}, expected largest or all")
-    check_folder(args.out)
+    check_folder(args.out, "OUT")
     _check_facts(args.out / FACTS)
     folder, found = _photographs(args.folder, args.out)
     names = found.names

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from lpkernel.commands.common import add_output, report
+from lpkernel.commands.common import add_output, path_of, report
 
 
 def register(commands: Any) -> None:
@@ -16,10 +15,10 @@ def register(commands: Any) -> None:
     parser = actions.add_parser(
         "convert", help="convert a VQ-GAN checkpoint (taming-transformers) to a diffusers folder"
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help=".ckpt, .pt, .pth or .safetensors")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
+    parser.add_argument("checkpoint", type=path_of, metavar="CKPT", help=".ckpt, .pt, .pth or .safetensors")
+    parser.add_argument("out", type=path_of, metavar="OUT", help="folder to make")
     parser.add_argument(
-        "--config", type=Path, metavar="YAML", help="the project's yaml file (default: inferred from the weights)"
+        "--config", type=path_of, metavar="YAML", help="the project's yaml file (default: inferred from the weights)"
     )
     add_output(parser)
     parser.set_defaults(run=run, begins=lambda args: f"converting {args.checkpoint}")

@@ -17,7 +17,10 @@ from lpkernel.commands.common import (
     list_left_out,
     list_skipped,
     load_bank,
+    nonempty,
+    path_of,
     report,
+    whole,
 )
 from lpkernel.errors import InputError, counted
 
@@ -36,35 +39,41 @@ def register(commands: Any) -> None:
     build = actions.add_parser("build", help="encode a folder of images")
     _add_sources(build)
     build.add_argument("--crop", type=integers(4), metavar="x0,y0,x1,y1", help="pixels cut out of each image first")
-    build.add_argument("--channels", type=int, help="channels that the PCA keeps (default: 16, or all if fewer)")
-    build.add_argument("--max-patch", type=int, default=8, help="largest patch side the bank is exact for (default: 8)")
+    build.add_argument("--channels", type=whole, help="channels that the PCA keeps (default: 16, or all if fewer)")
+    build.add_argument(
+        "--max-patch", type=whole, default=8, help="largest patch side the bank is exact for (default: 8)"
+    )
     _add_target(build)
     build.set_defaults(run=run_build, begins=lambda args: f"encoding {args.folder} into {args.out}")
 
     append = actions.add_parser("append", help="encode more images in the same way as a bank's, and add them")
-    append.add_argument("bank", metavar="BANK", help="the bank to add to; unchanged unless --out names it")
+    append.add_argument(
+        "bank", type=nonempty, metavar="BANK", help="the bank to add to; unchanged unless --out names it"
+    )
     _add_sources(append)
     _add_target(append)
     append.set_defaults(run=run_append, begins=lambda args: f"encoding {args.folder} into {args.out}")
 
     subset = actions.add_parser("subset", help="some images of a bank, in its number system")
-    subset.add_argument("bank", metavar="BANK", help="a bank, or default for the embedded avatars")
+    subset.add_argument("bank", type=nonempty, metavar="BANK", help="a bank, or default for the embedded avatars")
     subset.add_argument("--where", metavar="EXPR", required=True, help="the images with these attributes or labels")
     _add_target(subset)
     subset.set_defaults(run=run_subset)
 
     merge = actions.add_parser("merge", help="merge several banks into one, as if built at once")
-    merge.add_argument("banks", nargs="+", metavar="BANK", help="banks built with the same autoencoder and crop")
+    merge.add_argument(
+        "banks", type=nonempty, nargs="+", metavar="BANK", help="banks built with the same autoencoder and crop"
+    )
     _add_target(merge)
     merge.set_defaults(run=run_merge)
 
     verify = actions.add_parser("verify", help="read a whole bank and verify its checksum")
-    verify.add_argument("bank", metavar="BANK")
+    verify.add_argument("bank", type=nonempty, metavar="BANK")
     add_output(verify)
     verify.set_defaults(run=run_verify)
 
     show = actions.add_parser("show", help="what a bank holds")
-    show.add_argument("bank", type=Path, metavar="BANK", help="a bank, or default for the embedded avatars")
+    show.add_argument("bank", type=path_of, metavar="BANK", help="a bank, or default for the embedded avatars")
     show.add_argument(
         "--where", metavar="EXPR", help="count the images with these attributes or labels and name the first few"
     )
@@ -75,13 +84,15 @@ def register(commands: Any) -> None:
 def _add_sources(parser: argparse.ArgumentParser) -> None:
     """Add what is encoded, and how."""
     parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="a folder of images, searched recursively; subfolders are labels"
+        "folder", type=path_of, metavar="FOLDER", help="a folder of images, searched recursively; subfolders are labels"
     )
     add_autoencoder(parser)
-    parser.add_argument("--attributes", type=Path, metavar="FILE", help="table of CelebA or CelebAMask-HQ, text or CSV")
+    parser.add_argument(
+        "--attributes", type=path_of, metavar="FILE", help="table of CelebA or CelebAMask-HQ, text or CSV"
+    )
     parser.add_argument(
         "--mapping",
-        type=Path,
+        type=path_of,
         metavar="FILE",
         help="CelebA-HQ-to-CelebA-mapping.txt, for images of CelebA-HQ and the attributes of CelebA",
     )
@@ -91,16 +102,16 @@ def _add_sources(parser: argparse.ArgumentParser) -> None:
         default="refuse",
         help="where the table has no row for an image: stop, or leave the image out (default: refuse)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--limit", type=whole, metavar="N", help="only the first N images")
     parser.add_argument("--flip", action="store_true", help="add each image's mirror image: twice as many examples")
-    parser.add_argument("--batch", type=int, default=32, help="images encoded at once (default: 32)")
+    parser.add_argument("--batch", type=whole, default=32, help="images encoded at once (default: 32)")
     parser.add_argument(
         "--strict", action="store_true", help="stop at a file that cannot be used instead of skipping it"
     )
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the bank to write, *.lpbank")
+    parser.add_argument("-o", "--out", type=path_of, required=True, metavar="FILE", help="the bank to write, *.lpbank")
     add_overwrite(parser, "replace a file that exists already")
     add_output(parser)
 

@@ -8,7 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lpkernel.commands.common import EMBEDDED, add_output, check_folder, integers, load_bank, report, write_json
+from lpkernel.commands.common import (
+    EMBEDDED,
+    add_output,
+    check_folder,
+    integers,
+    load_bank,
+    nonempty,
+    path_of,
+    report,
+    whole,
+    write_json,
+)
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -21,7 +32,9 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "cases", nargs="*", metavar="CASE", help="topk, step, generate, memory, decode (default: these), sweep"
     )
-    parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank of codes (default: the avatars)")
+    parser.add_argument(
+        "--bank", type=nonempty, default=EMBEDDED, metavar="FILE", help="a bank of codes (default: the avatars)"
+    )
     parser.add_argument("--data", type=words, metavar="D1,...", help="codes of the step: bank, random (default: both)")
     for letter, meaning in (
         ("n", "queries or images"),
@@ -40,10 +53,12 @@ def register(commands: Any) -> None:
         "faiss, sklearn, keops; generations: torch-float32, torch-tf32, torch-compiled; decoders: module, module-tf32, "
         "module-bfloat16, module-compiled, taming; or none (default: all)",
     )
-    parser.add_argument("--autoencoder", default="default", metavar="SRC", help="the autoencoder of the decode case")
+    parser.add_argument(
+        "--autoencoder", type=nonempty, default="default", metavar="SRC", help="the autoencoder of the decode case"
+    )
     parser.add_argument("--device", default="cpu", help="where everything runs: cpu, cuda, cuda:1, ... (default: cpu)")
     parser.add_argument("--full", action="store_true", help="the whole sweep: hours, not minutes")
-    parser.add_argument("--threads", type=int, help="CPU threads for all of them (default: torch's number)")
+    parser.add_argument("--threads", type=whole, help="CPU threads for all of them (default: torch's number)")
     parser.add_argument("--budget", type=float, default=0.5, metavar="S", help="seconds per measurement (default: 0.5)")
     parser.add_argument(
         "--longest",
@@ -51,8 +66,8 @@ def register(commands: Any) -> None:
         metavar="S",
         help="skip searches that take longer (default: 10) and shorten generations that do (default: 60)",
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="FOLDER", help="default: out/bench")
+    parser.add_argument("--seed", type=whole, default=0)
+    parser.add_argument("--out", type=path_of, default=Path("out/bench"), metavar="FOLDER", help="default: out/bench")
     add_output(parser)
     parser.set_defaults(run=run, begins=lambda args: f"measuring, into {args.out}")
 

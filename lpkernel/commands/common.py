@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lpkernel.alignment import FRAMINGS
-from lpkernel.errors import InputError, printable
+from lpkernel.errors import InputError, printable, short
 from lpkernel.files import atomic_path, open_regular
 from lpkernel.plan import OVERLAPS, STARTS
 
@@ -27,10 +27,23 @@ SKIPPED_SHOWN = 20
 LEFT_OUT_SHOWN = 8
 EVERY = 20.0  # seconds between two lines of progress where there is no terminal
 RANDOM_SEED_BITS = 32  # few enough to retype
+BEYOND = 1 << 64  # integers of options are below; the largest ranges are those of seeds
+
+
+def whole(text: str) -> int:
+    """Parser of a whole number that 64 bits hold; the range of each is checked where it is known."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected a whole number") from None
+    if abs(value) >= BEYOND:
+        raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected a whole number below 2^64")
+    return value
 
 
 def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
-    """Parser of comma-separated integers, exactly `count` of them if given."""
+    """Parser of comma-separated integers that 64 bits hold, exactly `count` of them if given."""
+    what = "integers" if count is None else f"{count} integers"
 
     def parse(text: str) -> tuple[int, ...]:
         try:
@@ -38,11 +51,26 @@ def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
         except ValueError:
             values = ()
         if not values or (count is not None and len(values) != count):
-            what = "integers" if count is None else f"{count} integers"
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected {what} separated by commas")
+            raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected {what} separated by commas")
+        if any(abs(value) >= BEYOND for value in values):
+            raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected {what} below 2^64, separated by commas")
         return values
 
     return parse
+
+
+def nonempty(text: str) -> str:
+    """Parser of a text that must not be empty, such as the name of a bank."""
+    if not text:
+        raise argparse.ArgumentTypeError("got an empty text, expected a name; leave the option out for its default")
+    return text
+
+
+def path_of(text: str) -> Path:
+    """Parser of a path; "" would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("got an empty path; give a path, or . for the current folder")
+    return Path(text)
 
 
 def fractions(text: str) -> tuple[float, ...]:
@@ -50,7 +78,7 @@ def fractions(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected numbers separated by commas") from None
+        raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected numbers separated by commas") from None
 
 
 def seed(text: str) -> int:
@@ -58,9 +86,9 @@ def seed(text: str) -> int:
     if text == "random":
         return secrets.randbits(RANDOM_SEED_BITS)
     try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number or random") from None
+        return whole(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error} or random") from None
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +99,7 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 def add_autoencoder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--autoencoder",
+        type=nonempty,
         default="default",
         metavar="SRC",
         help="default (the embedded one), a diffusers folder, or module:callable or file.py:callable of a plug-in",
@@ -92,13 +121,17 @@ def add_compile(parser: argparse.ArgumentParser) -> None:
 
 def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     """Add the options of every command that makes images. scales: what their default is, in words."""
-    parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
+    parser.add_argument(
+        "--bank", type=nonempty, default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)"
+    )
     add_autoencoder(parser)
     add_compile(parser)
-    parser.add_argument("-n", type=int, default=n, help=f"images to make, for each --where (default: {n})")
-    parser.add_argument("--k", type=int, help="neighbours to draw from (default: 3; 12 where one donor gives a region)")
-    parser.add_argument("--patch", type=int, default=6, help="patch side P in cells (default: 6)")
-    parser.add_argument("--stride", type=int, metavar="W", help="cells from patch to patch (default: P/3, rounded)")
+    parser.add_argument("-n", type=whole, default=n, help=f"images to make, for each --where (default: {n})")
+    parser.add_argument(
+        "--k", type=whole, help="neighbours to draw from (default: 3; 12 where one donor gives a region)"
+    )
+    parser.add_argument("--patch", type=whole, default=6, help="patch side P in cells (default: 6)")
+    parser.add_argument("--stride", type=whole, metavar="W", help="cells from patch to patch (default: P/3, rounded)")
     parser.add_argument("--scales", type=integers(), metavar="M1,M2,...", help=f"grid sides (default: {scales})")
     parser.add_argument("--overlap", choices=OVERLAPS, help="cut: a minimum error boundary between patches")
     parser.add_argument("--start", choices=STARTS, help="what a scale starts from: the canvas or its sources")
@@ -106,7 +139,10 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
         "--hubness", type=float, metavar="R", help="0 to 1: how far images nearest to many others are held back"
     )
     parser.add_argument(
-        "--mirror", type=int, metavar="W", help="0 to 8: weight of the cells that mirror a patch, where they are known"
+        "--mirror",
+        type=whole,
+        metavar="W",
+        help="0 to 8: weight of the cells that mirror a patch, where they are known",
     )
     parser.add_argument(
         "--where",
@@ -116,7 +152,7 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     )
     parser.add_argument(
         "--search-radius",
-        type=int,
+        type=whole,
         default=0,
         metavar="R",
         help="0 to 4: patches may come from up to R cells away from their place in the bank images (default: 0)",
@@ -129,10 +165,10 @@ def add_synthesis(parser: argparse.ArgumentParser, n: int, scales: str) -> None:
     )
     add_seed(parser)
     parser.add_argument(
-        "--first-image", type=int, default=0, metavar="I", help="number of the first image of the seed's series"
+        "--first-image", type=whole, default=0, metavar="I", help="number of the first image of the seed's series"
     )
     parser.add_argument("--backend", default="auto", help="auto, numpy, torch, cpp, triton or cuda; see lpkernel info")
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER", help="default: out")
+    parser.add_argument("--out", type=path_of, default=Path("out"), metavar="FOLDER", help="default: out")
     add_overwrite(parser, "remove the files of an earlier run from --out, only those its record lists")
     add_output(parser)
 
@@ -155,7 +191,7 @@ def add_overwrite(parser: argparse.ArgumentParser, what: str) -> None:
 
 def add_input(parser: argparse.ArgumentParser, what: str) -> None:
     """Add the image that a command starts from, and how it is framed."""
-    parser.add_argument("image", type=Path, metavar="IMAGE", help=what)
+    parser.add_argument("image", type=path_of, metavar="IMAGE", help=what)
     add_crop(parser)
 
 
@@ -179,7 +215,7 @@ def add_mask(parser: Any, what: str) -> None:
     """Add a mask; `what`: what its white part marks."""
     parser.add_argument(
         "--mask",
-        type=Path,
+        type=path_of,
         metavar="FILE",
         help=f"a black and white picture of the image's size, white = {what} (default: the image's own transparency)",
     )
@@ -199,7 +235,7 @@ def copy_limit(text: str) -> CopyLimit:
     """share=0.5,area=60,tries=8, each at most once, as a `CopyLimit`."""
     from lpkernel import CopyLimit
 
-    kinds: dict[str, type[int] | type[float]] = {"share": float, "area": int, "tries": int}
+    kinds: dict[str, Callable[[str], int | float]] = {"share": float, "area": whole, "tries": whole}
     values: dict[str, Any] = {}
     for part in text.split(","):
         name, _, value = part.partition("=")
@@ -207,8 +243,9 @@ def copy_limit(text: str) -> CopyLimit:
             if name in values:
                 raise ValueError
             values[name] = kinds[name](value)
-        except (KeyError, ValueError):
-            raise argparse.ArgumentTypeError(f"got {text!r}, expected for example share=0.5,area=60,tries=8") from None
+        except (KeyError, ValueError, argparse.ArgumentTypeError):
+            expected = "expected for example share=0.5,area=60,tries=8"
+            raise argparse.ArgumentTypeError(f"got {short(text)!r}, {expected}") from None
     try:
         return CopyLimit(**values)
     except InputError as error:
@@ -306,13 +343,14 @@ def list_left_out(names: list[str]) -> None:
         print(printable(f"lpkernel: {count}: {', '.join(names[:LEFT_OUT_SHOWN])}{more}"), file=sys.stderr)
 
 
-def check_folder(path: Path) -> None:
-    """Raise InputError unless `path` is a folder to write in, or can be made; checked before long work."""
+def check_folder(path: Path, argument: str = "--out") -> None:
+    """Raise InputError, naming the argument, unless `path` is a folder to write in, or can be made; checked before
+    long work."""
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir():
-        raise InputError(f"--out {path}: {there} is a file; give a folder, which is made if it does not exist")
+        raise InputError(f"{argument} {path}: {there} is a file; give a folder, which is made if it does not exist")
     if not os.access(there, os.W_OK):
-        raise InputError(f"--out {path}: no permission to write in {there}; give another folder")
+        raise InputError(f"{argument} {path}: no permission to write in {there}; give another folder")
 
 
 def write_json(path: Path, result: dict[str, Any]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+from lpkernel.commands.common import path_of
 
 SHELLS = {
     "bash": "lpkernel completion bash > ~/.local/share/bash-completion/completions/lpkernel",
@@ -38,6 +39,6 @@ def _mark_files(parser: argparse.ArgumentParser, shtab: Any) -> None:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
                 _mark_files(below, shtab)
-        elif action.type is Path or action.metavar == "FILE":
+        elif action.type is path_of or action.metavar == "FILE":
             only_folders = action.metavar in ("FOLDER", "OUT")
             action.complete = shtab.DIRECTORY if only_folders else shtab.FILE  # type: ignore[attr-defined]

@@ -5,20 +5,25 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from lpkernel.commands.common import EMBEDDED, add_autoencoder, load_bank
+from lpkernel.commands.common import EMBEDDED, add_autoencoder, load_bank, nonempty, whole
 
 HOST, PORT = "127.0.0.1", 7860
 
 
 def register(commands: Any) -> None:
     parser = commands.add_parser("demo", help="a page in the browser: generate, edit, see where pieces come from")
-    parser.add_argument("--bank", default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)")
+    parser.add_argument(
+        "--bank", type=nonempty, default=EMBEDDED, metavar="FILE", help="a bank (default: the embedded avatars)"
+    )
     add_autoencoder(parser)
     parser.add_argument("--backend", default="auto", help="the page's first choice: auto, numpy, torch, cpp, ...")
     parser.add_argument(
-        "--host", default=HOST, help=f"address to serve: {HOST} is this machine alone, 0.0.0.0 everybody (no password)"
+        "--host",
+        type=nonempty,
+        default=HOST,
+        help=f"address to serve: {HOST} is this machine alone, 0.0.0.0 everybody (no password)",
     )
-    parser.add_argument("--port", type=int, default=PORT, help=f"0: any free port (default: {PORT})")
+    parser.add_argument("--port", type=whole, default=PORT, help=f"0: any free port (default: {PORT})")
     parser.add_argument(
         "--allow-host",
         action="append",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import add_input, add_keep_outside, add_mask, add_synthesis, begins, integers
+from lpkernel.commands.common import add_input, add_keep_outside, add_mask, add_synthesis, begins, integers, nonempty
 from lpkernel.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ def register(commands: Any) -> None:
     add_mask(region, "change")
     region.add_argument("--box", type=integers(4), metavar="x0,y0,x1,y1", help="the region, in pixels of the image")
     edit.add_argument(
-        "--donors", metavar="FOLDER_OR_NAMES", help="copy only from these: a folder of images, or images of the bank"
+        "--donors",
+        type=nonempty,
+        metavar="FOLDER_OR_NAMES",
+        help="copy only from these: a folder of images, or images of the bank",
     )
     edit.add_argument(
         "--donor",

@@ -16,10 +16,13 @@ from lpkernel.commands.common import (
     file_hash,
     integers,
     load_bank,
+    nonempty,
+    path_of,
     report,
+    whole,
     write_json,
 )
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, short
 from lpkernel.files import atomic_path
 from lpkernel.presets import PRESETS
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from lpkernel.metrics.sets import ImageSet
 
 MADE = 500  # images made for each --preset
+LEAST, MOST = 4, 1_000_000  # images of a column
 SHOWN = 32  # samples of each column on the page
 NEAREST_SHOWN = 8
 
@@ -42,15 +46,15 @@ def _flag(text: str) -> bool:
 
 
 OPTIONS: dict[str, Callable[[str], Any]] = {
-    "patch": int,
-    "stride": int,
-    "k": int,
-    "scales": lambda text: tuple(int(part) for part in text.split("/")),
+    "patch": whole,
+    "stride": whole,
+    "k": whole,
+    "scales": lambda text: tuple(map(whole, text.split("/"))),
     "overlap": str,
     "start": str,
     "hubness": float,
-    "mirror": int,
-    "search_radius": int,
+    "mirror": whole,
+    "search_radius": whole,
     "refine": _flag,
     "match_colours": _flag,
 }
@@ -60,7 +64,9 @@ def preset(text: str) -> tuple[str, dict[str, Any]]:
     """balanced,mirror=1 as the text and the arguments of `generate`."""
     name, *parts = text.split(",")
     if name not in PRESETS:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected one of {', '.join(PRESETS)}, with or without options")
+        raise argparse.ArgumentTypeError(
+            f"got {short(text)!r}, expected one of {', '.join(PRESETS)}, with or without options"
+        )
     options: dict[str, Any] = {"preset": name}
     for part in parts:
         key, _, value = part.partition("=")
@@ -68,12 +74,14 @@ def preset(text: str) -> tuple[str, dict[str, Any]]:
             if key in options:
                 raise ValueError
             options[key] = OPTIONS[key](value)
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, argparse.ArgumentTypeError):
             known = (
                 "patch=6, stride=2, k=3, scales=8/16, overlap=cut, start=carry, hubness=0.375, mirror=1, "
                 "search_radius=1, refine=0 or match_colours=0"
             )
-            raise argparse.ArgumentTypeError(f"got {part!r} in {text!r}, expected for example {known}") from None
+            raise argparse.ArgumentTypeError(
+                f"got {short(part)!r} in {short(text)!r}, expected for example {known}"
+            ) from None
     return text, options
 
 
@@ -82,11 +90,13 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "real",
         nargs="?",
-        type=Path,
+        type=path_of,
         metavar="REAL",
         help="real pictures: a folder or a bank (default: --bank, decoded)",
     )
-    parser.add_argument("made", nargs="*", type=Path, metavar="MADE", help="folders or banks to measure, a column each")
+    parser.add_argument(
+        "made", nargs="*", type=path_of, metavar="MADE", help="folders or banks to measure, a column each"
+    )
     parser.add_argument(
         "--preset",
         action="append",
@@ -101,13 +111,17 @@ def register(commands: Any) -> None:
         help="also columns of the real pictures after the autoencoder, without and with the bank's PCA",
     )
     parser.add_argument(
-        "--bank", default=EMBEDDED, metavar="FILE", help="what --preset makes them from (default: the embedded avatars)"
+        "--bank",
+        type=nonempty,
+        default=EMBEDDED,
+        metavar="FILE",
+        help="what --preset makes them from (default: the embedded avatars)",
     )
     add_autoencoder(parser)
     parser.add_argument(
-        "-n", type=int, metavar="N", help=f"images per column (default: {MADE} for --preset, otherwise all)"
+        "-n", type=whole, metavar="N", help=f"images per column (default: {MADE} for --preset, otherwise all)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole, default=0)
     parser.add_argument("--backend", default="auto", help="auto, numpy, torch, cpp, triton or cuda; see lpkernel info")
     parser.add_argument(
         "--crop",
@@ -115,8 +129,8 @@ def register(commands: Any) -> None:
         metavar="x0,y0,x1,y1",
         help="crop images that are not square to these pixels first (default: the bank's crop)",
     )
-    parser.add_argument("--inception", type=Path, metavar="FILE", help="weights of Inception-v3: also FID and KID")
-    parser.add_argument("--lpips", type=Path, metavar="FILE", help="LPIPS weights (AlexNet): also LPIPS")
+    parser.add_argument("--inception", type=path_of, metavar="FILE", help="weights of Inception-v3: also FID and KID")
+    parser.add_argument("--lpips", type=path_of, metavar="FILE", help="LPIPS weights (AlexNet): also LPIPS")
     parser.add_argument(
         "--faces",
         action="store_true",
@@ -124,12 +138,12 @@ def register(commands: Any) -> None:
     )
     parser.add_argument(
         "--held-out",
-        type=Path,
+        type=path_of,
         metavar="FOLDER",
         help="pictures the autoencoder was not trained on; REAL are its training pictures: does it remember those?",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("out/evaluate"), metavar="FOLDER", help="default: out/evaluate"
+        "--out", type=path_of, default=Path("out/evaluate"), metavar="FOLDER", help="default: out/evaluate"
     )
     add_output(parser)
     parser.set_defaults(run=run, begins=lambda args: f"evaluating, into {args.out}")
@@ -191,14 +205,17 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise InputError for options that contradict each other; nothing is loaded yet."""
+    """Raise InputError for options that contradict each other or are out of range; nothing is loaded yet."""
+    from lpkernel import philox
+
     check_folder(args.out)
     if not (args.made or args.preset or args.reconstruct or args.held_out):
         raise InputError("nothing to measure; give folders or banks after REAL, --preset, --reconstruct or --held-out")
     if args.held_out is not None and args.real is None:
         raise InputError("--held-out is compared with REAL, the pictures the autoencoder was trained on; give REAL")
-    if args.n is not None and args.n < 4:
-        raise InputError(f"-n: got {args.n}, expected at least 4 images")
+    if args.n is not None and not LEAST <= args.n <= MOST:
+        raise InputError(f"-n: got {args.n}, expected at least {LEAST} images and at most {MOST}")
+    philox.check_seed(args.seed)
 
 
 class _Sets:
@@ -240,8 +257,8 @@ class _Sets:
                     )
                 )
         for one in self.all:
-            if one.size < 4:
-                raise InputError(f"{one.name}: {one.size} images, expected at least 4")
+            if one.size < LEAST:
+                raise InputError(f"{one.name}: {one.size} images, expected at least {LEAST}")
         names: set[str] = set()
         for one in self.columns:
             base, number = one.name, 2

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lpkernel.commands.common import add_crop, add_synthesis, begins
+from lpkernel.commands.common import add_crop, add_synthesis, begins, path_of, whole
 from lpkernel.errors import InputError
 from lpkernel.presets import DEFAULT_PRESET, PRESETS
 
@@ -39,11 +39,13 @@ def register(commands: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="match the colours of pieces where they meet (default: as the preset, if the bank holds colours)",
     )
-    parser.add_argument("--sources", type=int, metavar="N", help="use only the first N images of the bank")
+    parser.add_argument("--sources", type=whole, metavar="N", help="use only the first N images of the bank")
     parser.add_argument(
-        "--reference", type=Path, metavar="IMAGE", help="start from this image instead of nothing; stride 2P/3"
+        "--reference", type=path_of, metavar="IMAGE", help="start from this image instead of nothing; stride 2P/3"
     )
-    parser.add_argument("--strength", type=int, metavar="S", help="raster passes away from the reference (default: 1)")
+    parser.add_argument(
+        "--strength", type=whole, metavar="S", help="raster passes away from the reference (default: 1)"
+    )
     add_crop(parser)
     parser.add_argument("--no-decode", action="store_true", help="write the source maps only, no pictures")
     parser.add_argument(

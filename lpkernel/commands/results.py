@@ -134,8 +134,11 @@ def prepare(
     from lpkernel import __version__, load_autoencoder, plan
     from lpkernel.autoencoder.base import choose_device
     from lpkernel.autoencoder.once import Once
+    from lpkernel.bank.generation import check_images
 
     check_folder(args.out)
+    check_images(args.n, args.first_image)
+    check_images(args.n * len(args.where or [""]), args.first_image)
     clock = Clock()
     with clock.stage("load bank"):
         bank = load_bank(args.bank)

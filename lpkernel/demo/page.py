@@ -18,7 +18,7 @@ from lpkernel.bank import Bank
 from lpkernel.demo import guard, painting, provenance
 from lpkernel.demo.engine import MAX_IMAGES, MAX_RADIUS, MAX_SCALES, Engine, Result, Settings
 from lpkernel.demo.guard import Refused
-from lpkernel.errors import InputError, LpkernelError
+from lpkernel.errors import InputError, LpkernelError, printable
 from lpkernel.presets import DEFAULT_PRESET, PRESETS
 
 # One call at a time: the backends use all cores. The guard has checked the types of what is sent; values out of bounds
@@ -43,7 +43,7 @@ HINTED, NAMED = 6, 40  # attributes named in a hint, and characters of each
 
 def note(text: str) -> str:
     """A line under the controls."""
-    return f'<div class="lpk-line">{html.escape(text)}</div>'
+    return f'<div class="lpk-line">{html.escape(printable(text))}</div>'
 
 
 def error_note(text: str) -> str:
@@ -93,7 +93,7 @@ def build(engine: Engine) -> gr.Blocks:
         gr.HTML(
             "<h1>lpkernel</h1><p>New pictures, copied piece by piece from examples: "
             f"{bank.size} bank images, {bank.grid} × {bank.grid} cells, autoencoder "
-            f"{html.escape(engine.autoencoder.name)}. Every piece of a result comes from one of them.</p>",
+            f"{html.escape(printable(engine.autoencoder.name))}. Every piece of a result comes from one of them.</p>",
             padding=False,
             elem_id="lpk-head",
         )
@@ -191,13 +191,20 @@ def _controls(engine: Engine, n: int, prefix: str) -> list[Any]:
         gr.Textbox(
             "",
             label="only from bank images with",
-            info=_hint(names),
             placeholder=_example(names),
             elem_id=f"{prefix}-where",
             max_lines=1,
             max_length=1000,
             visible=bool(names),
         )
+    )
+    # not as the box's info: what Gradio makes of markup in that depends on its version
+    gr.HTML(
+        f'<div class="lpk-line">{_hint(names)}</div>',
+        elem_id=f"{prefix}-names",
+        elem_classes="lpk-note",
+        padding=False,
+        visible=bool(names),
     )
     return found
 
@@ -209,17 +216,17 @@ def _names(bank: Bank) -> list[str]:
 
 
 def _example(names: list[str]) -> str:
-    return f"{names[0]} & ~{names[1]}" if len(names) > 1 else "".join(names)
+    return printable(f"{names[0]} & ~{names[1]}" if len(names) > 1 else "".join(names))
 
 
 def _hint(names: list[str]) -> str:
-    """Gradio reads it as Markdown: names must not become links or pictures of other sites."""
     more = f" and {len(names) - HINTED} more" if len(names) > HINTED else ""
-    return f"& and, | or, ~ not; {', '.join(map(_plain, names[:HINTED]))}{more}"
+    return f"&amp; and, | or, ~ not; {', '.join(map(_plain, names[:HINTED]))}{more}"
 
 
 def _plain(name: str) -> str:
-    """A name as Markdown that shows it as it is, cut where it is long: no markup, and no addresses made into links."""
+    """A name as HTML, and as Markdown, that shows it as it is, cut where it is long: no markup, no links."""
+    name = printable(name)
     short = name if len(name) <= NAMED else name[: NAMED - 1] + "…"
     return "".join(one if one.isalnum() or one in " …" else f"&#{ord(one)};" for one in short)
 

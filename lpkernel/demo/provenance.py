@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lpkernel.demo.engine import Engine, Result
 from lpkernel.demo.painting import data_url
+from lpkernel.errors import printable
 from lpkernel.pictures import render
 from lpkernel.views import copied_from
 
@@ -46,7 +47,8 @@ def sheet(engine: Engine, result: Result, index: int) -> str:
         cards.append(
             f'<figure class="lpk-card" data-source="{number}">'
             f'<img src="{data_url(marked)}" alt="bank image {number}, the cells it gave are bright">'
-            f"<figcaption><b>{escape(bank.names[number])}</b> (bank image {number}), {share}</figcaption></figure>"
+            f"<figcaption><b>{escape(printable(bank.names[number]))}</b> (bank image {number}), {share}"
+            "</figcaption></figure>"
         )
     overlay = render.overlay(image, sources, colours)
     views = "".join(

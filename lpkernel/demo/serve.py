@@ -20,6 +20,7 @@ from lpkernel.demo.painting import data_url, read_closed
 from lpkernel.errors import InputError, MissingExtra
 from lpkernel.pictures.render import png
 
+GRADIO_FOLDER = "GRADIO_TEMP_DIR"
 # What a browser may load: this server's own files and what is in the page. It refuses all else.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -40,15 +41,26 @@ def check_installed() -> None:
 
 @contextmanager
 def own_folder() -> Iterator[Path]:
-    """A folder for visitors' pictures, removed at the end, by Ctrl+C or SIGTERM; Gradio reads it when imported."""
+    """A folder for visitors' pictures, which others cannot read; Gradio uses it if it is imported meanwhile.
+
+    It is removed at the end, by Ctrl+C, SIGTERM, or SIGHUP when the terminal closes, unless that is ignored (nohup).
+    """
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ends.append(signal.SIGHUP)
+    before = os.environ.get(GRADIO_FOLDER)
     with tempfile.TemporaryDirectory(prefix="lpkernel-demo-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        old = {number: signal.signal(number, leaving(Path(folder))) for number in (signal.SIGINT, signal.SIGTERM)}
+        os.environ[GRADIO_FOLDER] = folder
+        old = {number: signal.signal(number, leaving(Path(folder))) for number in ends}
         try:
             yield Path(folder)
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
+            # else a later import of Gradio would make the folder again, for everyone to read
+            os.environ.pop(GRADIO_FOLDER)
+            if before is not None:
+                os.environ[GRADIO_FOLDER] = before
 
 
 def leaving(folder: Path) -> Callable[[int, Any], None]:

@@ -21,16 +21,20 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def get(self, key: Any) -> NDArray[Any] | None:
-        """The array kept under `key` (ready for JSON), None if it is missing or damaged."""
+    def get(self, key: Any, shape: tuple[int, ...], kind: str) -> NDArray[Any] | None:
+        """The array kept under `key` (ready for JSON), None if it is missing, damaged or not of this shape and kind
+        (numpy's letter), or holds a number that is not finite: another program may have written it."""
         path = self._path(key)
         try:
             tensors, metadata = tensor_file.read(path)
         except InputError:
             return None
-        if set(tensors) != {"values"} or metadata.get("sha256") != tensor_file.digest(tensors):
+        values = tensors.get("values")
+        if values is None or values.shape != shape or values.dtype.kind != kind:
             return None
-        return np.array(tensors["values"])
+        if metadata.get("sha256") != tensor_file.digest(tensors) or not np.isfinite(values).all():
+            return None
+        return np.array(values)
 
     def put(self, key: Any, values: NDArray[Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -134,7 +134,14 @@ def collect(
     found: dict[str, list[NDArray[Any]]] = {extractor.name: [] for extractor in extractors}
     for numbers in _shards(images.size):
         stamp = images.stamp(numbers)
-        kept = {extractor.name: cache.get(["features", extractor.hash, stamp]) for extractor in extractors}
+        kept = {
+            one.name: cache.get(
+                ["features", one.hash, stamp],
+                (1 if one.summed else len(numbers), one.width(images.facts["side"])),
+                "f",
+            )
+            for one in extractors
+        }
         missing = [extractor for extractor in extractors if kept[extractor.name] is None]
         pictures = images.read(numbers) if missing else None
         for extractor in missing:
@@ -158,7 +165,7 @@ def errors(real: ImageSet, images: ImageSet, spread: Spread | None, cache: Cache
     rows = []
     for numbers in _shards(images.size):
         key = ["errors", spread.hash if spread else "", real.stamp(numbers), images.stamp(numbers)]
-        part = cache.get(key)
+        part = cache.get(key, (len(numbers), 3 if spread else 2), "f")
         if part is None:
             a, b = real.read(numbers), images.read(numbers)
             columns = [pixels.squared_errors(a, b), pixels.ssim(a, b)]

