@@ -5,22 +5,26 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import fakes
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from test_cli import FAKE
 from test_runs import content, members
 
 from lpkernel import Bank, Synthesis, distributed, generate, load_autoencoder
 from lpkernel.cli import main
+from lpkernel.commands import ranks
 from lpkernel.commands.ranks import Rank
 from lpkernel.errors import InputError
 from lpkernel.pictures import seams
@@ -71,6 +75,44 @@ def test_shares_are_all_images_once() -> None:
             assert [i for share in shares for i in share] == list(range(count))
 
 
+@pytest.mark.parametrize("while_it", ["works", "waits"])
+def test_a_process_that_is_told_to_end_says_so_in_one_line(while_it: str, command: list[str], tmp_path: Path) -> None:
+    """As torchrun tells all of them when one has failed."""
+    out = tmp_path / "many"
+    alive = start(2, [*command, "--out", str(out)])
+    told, other = alive if while_it == "works" else alive[::-1]
+    begun = out / "rank-0-of-2" / "images.jsonl.part"
+    while not begun.exists():
+        assert all(process.poll() is None for process in alive)
+    if while_it == "waits":
+        other.send_signal(signal.SIGSTOP)
+        while not (out / "rank-1-of-2" / "images.jsonl.part").exists():
+            assert told.poll() is None
+        time.sleep(1)  # it has few images left to make
+    told.send_signal(signal.SIGTERM)
+    code, _, err = ended([told])[0]
+    other.kill()
+    ended([other])
+    number = 0 if while_it == "works" else 1
+    assert (code, err.count("lpkernel: "), err.count("Traceback")) == (130, 1, 0), err
+    assert f"lpkernel: process {number}: told to end; what was written is kept" in err
+    done = ended(start(2, [*command, "--out", str(out)]))
+    assert [code for code, _, _ in done] == [0, 0], done
+
+
+def test_each_process_of_a_machine_takes_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for local, device in (("1", "auto"), ("6", "cuda"), ("1", "cuda:3"), ("1", "cpu"), ("", "auto")):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        ranks._take_gpu(device)
+    assert taken == [1, 2]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    ranks._take_gpu("auto")
+    assert taken == [1, 2]
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_files_are_the_same_whatever_the_number_of_processes(world: int, command: list[str], tmp_path: Path) -> None:
     assert main([*command, "--quiet", "--out", str(tmp_path / "one")]) == 0
@@ -106,7 +148,9 @@ def test_a_dead_process_ends_the_job_and_what_was_written_stays(command: list[st
     assert (out / "rank-0-of-2" / "images.jsonl.part").read_bytes().count(b"\n") == 20
     other = ended(start(3, [*command, "--out", str(out)]))
     assert [code for code, _, _ in other] == [2] * 3 and other[1][2] == other[2][2] == ""
-    assert "holds what 2 processes made; resume with --nproc-per-node 2" in other[0][2]
+    assert "holds what 2 processes made; resume with torchrun --nproc-per-node 2" in other[0][2]
+    alone = ended(start(1, [*command, "--out", str(out)]))[0]
+    assert alone[0] == 2 and "holds what 2 processes made" in alone[2] and not (out / "generate.json").exists()
     done = ended(start(2, [*command, "--out", str(out)]))
     assert [code for code, _, _ in done] == [0, 0], done
     assert main([*command, "--quiet", "--out", str(tmp_path / "one")]) == 0

@@ -4,7 +4,8 @@
 
 Process r of N makes images floor(n r / N) to floor(n (r + 1) / N) - 1, each the same as ever, in the folder
 rank-r-of-N of --out, where it goes on after a kill. Then the first process moves all of it to --out, whose files are
-those of a run by one process. The processes tell each other only how they ended.
+those of a run by one process. The processes tell each other only how they ended, through gloo, also where they work on
+GPUs: each on that of its number on its machine.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Thread
 
+from lpkernel._startup import INTERRUPTED
 from lpkernel.commands.runs import FACTS, PART, SOURCES
 from lpkernel.commands.tar_shard import shard_name
 from lpkernel.errors import USAGE_ERROR, InputError, LpkernelError
@@ -62,24 +68,77 @@ def run(args: argparse.Namespace, name: str, make: Callable[[argparse.Namespace,
     """
     rank = Rank.of_environment()
     if rank is None:
+        _check_shards(args, name, 1)
         return make(args, False, ())
     import torch.distributed as dist
 
+    _take_gpu(args.device)
     try:
-        dist.init_process_group("gloo", timeout=LONGEST)
-        _together(rank, lambda: _share(args, name, rank, make))
-        shards = [Rank(number, rank.world).folder(args.out) for number in range(rank.world)]
-        _together(
-            rank,
-            lambda: _whole(args, [shard for shard in shards if shard.is_dir() and not shard.is_symlink()], make, rank),
-        )
+        with _last_words(rank):
+            dist.init_process_group("gloo", timeout=LONGEST)
+            _together(rank, lambda: _share(args, name, rank, make))
+            shards = [Rank(number, rank.world).folder(args.out) for number in range(rank.world)]
+            shards = [shard for shard in shards if shard.is_dir() and not shard.is_symlink()]
+            _together(rank, lambda: _whole(args, shards, make, rank))
     except RuntimeError as error:  # from gloo, when the other end is gone
-        raise InputError(
-            "another process of this job has ended; what was written is kept, and the same command resumes the run"
-        ) from error
+        raise InputError(f"another process of this job has ended; {_KEPT}") from error
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+_KEPT = "what was written is kept, and the same command resumes the run"
+
+
+@contextmanager
+def _last_words(rank: Rank) -> Iterator[None]:
+    """torchrun ends all processes by SIGTERM when one has failed: then this one ends at once, with one line.
+
+    Not by a handler in Python, which would not run while the process waits for others.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def wait() -> None:
+        while signals := os.read(reading, 64):
+            if signal.SIGTERM in signals:
+                print(f"lpkernel: process {rank.number}: told to end; {_KEPT}", file=sys.stderr, flush=True)
+                os._exit(INTERRUPTED)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    thread = Thread(target=wait, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(fd)
+        signal.signal(signal.SIGTERM, before)
+        os.close(writing)
+        thread.join()
+        os.close(reading)
+
+
+def _take_gpu(device: str) -> None:
+    """Makes this process's GPU the current one, where the machine has several and none is named."""
+    import torch
+
+    local = os.environ.get("LOCAL_RANK", "")
+    if device in ("auto", "cuda") and local.isdecimal() and (count := torch.cuda.device_count()) > 1:
+        torch.cuda.set_device(int(local) % count)
+
+
+def _check_shards(args: argparse.Namespace, name: str, world: int) -> None:
+    """Raises InputError where another number of processes has begun a run that is not complete."""
+    if (args.out / f"{name}.json").exists() and not args.overwrite:
+        return  # the run is complete, or another run's: the run itself will check
+    others = [match for match in map(_SHARD.fullmatch, _names(args.out)) if match and int(match[2]) != world]
+    if others:
+        count = others[0][2]
+        raise InputError(
+            f"--out {args.out}: holds what {count} processes made; resume with torchrun --nproc-per-node {count}, or "
+            f"remove its folders rank-*-of-{count}"
+        )
 
 
 def _together(rank: Rank, work: Callable[[], None]) -> None:
@@ -102,14 +161,8 @@ def _share(args: argparse.Namespace, name: str, rank: Rank, make: Callable[..., 
     if len(args.where or []) > 1:
         raise InputError("--where: only a single process makes several groups; give one --where, or leave torchrun out")
     if (args.out / f"{name}.json").exists() and not args.overwrite:
-        return  # the run is complete, or another run's: the first process will check
-    others = [match for match in map(_SHARD.fullmatch, _names(args.out)) if match and int(match[2]) != rank.world]
-    if others:
-        count = others[0][2]
-        raise InputError(
-            f"--out {args.out}: holds what {count} processes made; resume with --nproc-per-node {count}, or remove its "
-            f"folders rank-*-of-{count}"
-        )
+        return  # the first process will check whether it is this run
+    _check_shards(args, name, rank.world)
     mine, folder = rank.share(args.n), rank.folder(args.out)
     if folder.is_symlink():
         raise InputError(f"{folder} is a link, which no run makes; remove it")
