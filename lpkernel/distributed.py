@@ -88,6 +88,11 @@ class _Wire:
         self.on = dist.is_available() and dist.is_initialized()
         self.world = dist.get_world_size() if self.on else 1
         self.rank = dist.get_rank() if self.on else 0
+        if self.on and dist.get_backend() == "nccl":
+            raise InputError(
+                "torch.distributed runs by nccl, which sends nothing from the CPU; call "
+                "init_process_group('cpu:gloo,cuda:nccl')"
+            )
 
     def told(self, value: Any) -> list[Any]:
         """The value of each process."""

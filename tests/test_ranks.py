@@ -280,6 +280,14 @@ TOLD = """
 """
 
 
+def test_a_bank_is_not_divided_by_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, answer in {"is_initialized": True, "get_world_size": 2, "get_rank": 0, "get_backend": "nccl"}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda answer=answer: answer)
+    bank = Bank.build(np.zeros((4, 64, 64, 3), np.uint8), fakes.FakeVQ(), channels=3)
+    with pytest.raises(InputError, match="nccl, which sends nothing from the CPU; call init_process_group"):
+        distributed.generate(bank, 1, patch=3)
+
+
 def test_nothing_that_another_process_sends_is_executed(tmp_path: Path) -> None:
     done = ended(start(2, ["-c", textwrap.dedent(TOLD), str(tmp_path / "made")]))
     assert done[0][:2] == (0, "a process of this job sends what is not JSON\n"), done
