@@ -105,7 +105,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     }
     out = tmp_path / "all.lpbank"
     made = run(capsys, "bank", "append", tmp_path / "a.lpbank", more, "-o", out, "--autoencoder", FAKE)
-    assert made["images"] == 7 and made["attributes"] == {}
+    assert made["images"] == 7 and made["attributes"] == {} and made["dropped_attributes"] == ["Smiling"]
     made = run(capsys, "bank", "subset", tmp_path / "a.lpbank", "--where", "Smiling", "-o", tmp_path / "s.lpbank")
     assert made["images"] == 2 and made["first_names"] == ["1.png", "3.png"]
     alone = ("bank", "build", more, "-o", tmp_path / "b.lpbank", "--channels", 3, "--autoencoder", FAKE)
@@ -113,7 +113,12 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     both = run(capsys, *alone, "--overwrite", "--flip")
     assert both["images"] == 6 and both["first_names"][3] == "more-0.png (flipped)"
     run(capsys, *alone, "--overwrite")
-    run(capsys, "bank", "merge", tmp_path / "a.lpbank", tmp_path / "b.lpbank", "-o", tmp_path / "m.lpbank")
+    assert (
+        main(["bank", "merge", *(str(tmp_path / f"{name}.lpbank") for name in "ab"), "-o", f"{tmp_path}/m.lpbank"]) == 0
+    )
+    said = capsys.readouterr()
+    assert said.out == f"7 images in {tmp_path / 'm.lpbank'}\n"
+    assert said.err.endswith("attributes that only some of the images have are left out: Smiling\n")
     assert Bank.load(tmp_path / "m.lpbank") == Bank.load(out)
     assert main(["bank", "merge", str(out), "-o", str(out)]) == 2
     assert "exists already" in capsys.readouterr().err

@@ -519,10 +519,11 @@ class Bank(BankFields):
 
     @classmethod
     def merge(cls, banks: Sequence[Bank]) -> Bank:
-        """One bank of all images of several, made by one autoencoder with one crop, as if built at once.
+        """One bank of all images of several, made by one autoencoder with one crop: as if built at once.
 
-        The PCA is fitted anew. Channels and max_patch are the first bank's; labels are "" where a bank has none;
-        attributes are those that all have. Raises InputError for banks that do not fit or share an image name.
+        Only `sources_hash`, a hash of the pictures' files, is empty. The PCA is fitted anew. Channels and max_patch are
+        the first bank's; labels are "" where a bank has none; attributes are those that all have. Raises InputError for
+        banks that do not fit or share an image name.
         """
         if not banks:
             raise InputError("merge: got no banks, expected at least one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from lpkernel.commands.common import (
     report,
     whole,
 )
-from lpkernel.errors import InputError, counted
+from lpkernel.errors import InputError, counted, printable
 
 if TYPE_CHECKING:
     from lpkernel import Bank
@@ -127,22 +128,29 @@ def run_append(args: argparse.Namespace) -> None:
     _check_target(args)
     bank = load_bank(args.bank)
     more = _encoded(args, bank.crop, bank.channels, bank.max_patch)
-    whole = Bank.merge([bank, more])
-    whole.skipped, whole.left_out = more.skipped, more.left_out
-    _write(args, whole)
+    merged = Bank.merge([bank, more])
+    merged.skipped, merged.left_out = more.skipped, more.left_out
+    _write(args, merged, dropped=_dropped([bank, more], merged))
 
 
 def run_subset(args: argparse.Namespace) -> None:
     _check_target(args)
     bank = load_bank(args.bank)
-    _write(args, bank.subset(bank.where(args.where, at_least=1)))
+    _write(args, bank.subset(bank.where(args.where, at_least=1)), encoded=False)
 
 
 def run_merge(args: argparse.Namespace) -> None:
     from lpkernel import Bank
 
     _check_target(args)
-    _write(args, Bank.merge([load_bank(name) for name in args.banks]))
+    banks = [load_bank(name) for name in args.banks]
+    merged = Bank.merge(banks)
+    _write(args, merged, encoded=False, dropped=_dropped(banks, merged))
+
+
+def _dropped(banks: Sequence[Bank], merged: Bank) -> list[str]:
+    """The attributes of some of these banks that the merged one does not have."""
+    return sorted({name for bank in banks for name in bank.attributes} - set(merged.attributes))
 
 
 def run_verify(args: argparse.Namespace) -> None:
@@ -193,7 +201,8 @@ def _cache(args: argparse.Namespace) -> Path:
     return out.with_name(out.name + ".cache")
 
 
-def _write(args: argparse.Namespace, bank: Bank) -> None:
+def _write(args: argparse.Namespace, bank: Bank, encoded: bool = True, dropped: Sequence[str] = ()) -> None:
+    """Writes the bank and says so. encoded: whether files were read; dropped: attributes that were lost."""
     from lpkernel.bank.shards import discard_cache
 
     bank.save(args.out)
@@ -201,9 +210,14 @@ def _write(args: argparse.Namespace, bank: Bank) -> None:
     if not args.quiet:
         list_skipped(bank.skipped)
         list_left_out(bank.left_out)
+        if dropped:
+            text = f"lpkernel: attributes that only some of the images have are left out: {', '.join(dropped)}"
+            print(printable(text), file=sys.stderr)
     skipped = [list(pair) for pair in bank.skipped]
     result = {"bank": str(args.out), **describe(bank), "skipped": skipped, "left_out": bank.left_out}
-    report(args, result, [f"{counted(bank.size, 'image')} in {args.out}, {counted(len(bank.skipped), 'file')} skipped"])
+    result["dropped_attributes"] = list(dropped)
+    skips = f", {counted(len(bank.skipped), 'file')} skipped" if encoded else ""
+    report(args, result, [f"{counted(bank.size, 'image')} in {args.out}{skips}"])
 
 
 def run_show(args: argparse.Namespace) -> None:
