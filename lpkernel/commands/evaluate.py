@@ -108,7 +108,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--reconstruct",
         action="store_true",
-        help="also columns of the real pictures after the autoencoder, without and with the bank's PCA",
+        help="also columns of the (first) real pictures after the autoencoder, without and with the bank's PCA",
     )
     parser.add_argument(
         "--bank",
@@ -235,8 +235,9 @@ class _Sets:
         self.real = self._of_path(real, None)
         self.columns = [self._of_path(path, args.n) for path in args.made]
         if args.reconstruct:
-            self.columns.append(sets.reconstructed(self.real, self.autoencoder))
-            self.columns.append(sets.reconstructed(self.real, self.autoencoder, self.bank))
+            some = self._of_path(real, args.n)  # the first ones of REAL, with which they are compared by number
+            self.columns.append(sets.reconstructed(some, self.autoencoder))
+            self.columns.append(sets.reconstructed(some, self.autoencoder, self.bank))
         count = args.n or MADE
         with Progress("generating", count * len(args.preset), "image", args.quiet) as progress:
             for name, options in args.preset:
