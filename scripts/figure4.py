@@ -1,6 +1,6 @@
 """The paper's figure 4 on 999 photographs: what each option does to fidelity, diversity and copying.
 
-    make figure4            # or: python scripts/figure4.py -n 100 --bank default --preset balanced
+    make figure4            # or: python scripts/figure4.py -n 100 --bank default --preset balanced --examples 16
 
 For each preset one option at a time is changed: patch, stride, k, the number of bank images B, the number of scales
 S, and the hubness rho. Fidelity and diversity are measured in the autoencoder's own latents, averaged over 4 x 4 cells,
@@ -74,16 +74,17 @@ class Sweep:
     """Every point of the figure, against one bank."""
 
     def __init__(self, args: argparse.Namespace, bank: Bank, name: str, autoencoder: Autoencoder) -> None:
-        self.args, self.bank, self.name, self.autoencoder = args, bank, name, autoencoder
+        self.args, self.name, self.autoencoder = args, name, autoencoder
+        self.examples = bank if args.examples is None else table1.first_images(bank, args.examples)
         self.cache = Cache(args.out / "cache")
         self.real = pooled(bank.whole(np.arange(bank.size)), bank)
         self.gaussian = distances.Gaussian.of(self.real)
         self.spread = distances.mean_distance(self.real)
 
     def images(self, point: Point) -> sets.ImageSet:
-        bank, options = self.bank, {"preset": point.preset, point.option: point.value}
+        bank, options = self.examples, {"preset": point.preset, point.option: point.value}
         if point.option == "B":
-            bank = table1.first_images(self.bank, options.pop("B"))
+            bank = table1.first_images(bank, options.pop("B"))
         if point.option == "S":
             options["scales"] = scales(bank.grid, options.pop("S"))
         digest = f"{self.name} first {bank.size}"
@@ -152,6 +153,7 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=300, help="images of each setting (default: 300)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bank", metavar="FILE", help="a bank, or default (default: of the 999 photographs)")
+    parser.add_argument("--examples", type=int, metavar="N", help="only its first images; all are the real set")
     parser.add_argument("--autoencoder", default=EMBEDDED, metavar="SRC", help="the bank's")
     parser.add_argument("--preset", action="append", choices=[*presets.PRESETS], help="default: paper and balanced")
     parser.add_argument("--backend", default="auto")
@@ -167,7 +169,7 @@ def main() -> int:
     points = []
     for preset in args.preset or ["paper", "balanced"]:
         for option in SWEEPS:
-            values = values_of(option, bank)
+            values = values_of(option, sweep.examples)
             for value in values:
                 point = Point(preset, option, value)
                 images = sweep.measure(point)
@@ -176,10 +178,17 @@ def main() -> int:
                 points.append(point)
                 found = ", ".join(f"{key} {number:.4g}" for key, number in point.numbers.items())
                 print(f"{preset}, {option} = {value}: {found}", file=sys.stderr)
-    title = f"N = {args.n}, seed {args.seed}, {bank.size} bank images, latents of {autoencoder.name}"
+    title = f"N = {args.n}, seed {args.seed}, {sweep.examples.size} examples, latents of {autoencoder.name}"
     draw(args.out / "fidelity.png", points, "diversity", "frechet", f"Fréchet distance and diversity: {title}")
     draw(args.out / "copied-area.png", points, None, "copied_area", f"largest copied area: {title}")
-    facts = {"n": args.n, "seed": args.seed, "bank": name, "bank_images": bank.size, "autoencoder": autoencoder.name}
+    facts = {
+        "n": args.n,
+        "seed": args.seed,
+        "bank": name,
+        "bank_images": bank.size,
+        "examples": sweep.examples.size,
+        "autoencoder": autoencoder.name,
+    }
     write_json(args.out / "figure4.json", {**facts, "points": [asdict(point) for point in points]})
     print(f"{len(points)} settings in {args.out}: figure4.json, fidelity.png, copied-area.png and sheets")
     return 0

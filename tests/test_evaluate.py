@@ -331,6 +331,14 @@ def test_figure4(
     monkeypatch.setattr(sets, "generate", None)  # a second run makes nothing anew
     assert figure4.main() == 0
     assert json.loads((tmp_path / "figure4.json").read_text()) == result
+    monkeypatch.undo()
+    monkeypatch.setattr(figure4, "SWEEPS", sweeps)
+    few = [*argv, "--backend", "numpy", "--examples", "6", "--out", str(tmp_path / "few")]
+    monkeypatch.setattr("sys.argv", few)
+    assert figure4.main() == 0
+    result = json.loads((tmp_path / "few" / "figure4.json").read_text())
+    assert result["examples"] == 6 and result["bank_images"] == 12
+    assert [point["value"] for point in result["points"] if point["option"] == "B"] == [6]
 
 
 def test_hash_of_the_embedded_bank() -> None:
