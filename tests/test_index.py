@@ -264,3 +264,44 @@ def test_they_say_what_they_are() -> None:
     assert repr(lp.load_autoencoder(device="cpu")).startswith(
         "CompactAutoencoder(default, 128 pixels, 16x16 codes of 2048"
     )
+
+
+SIZES = [
+    dict(zip(("n_samples", "n_features", "n_query_pts", "n_neighbors"), numbers, strict=True))
+    for numbers in ((100, 100, 10, 100), (1000, 5, 100, 1))
+]  # those of scikit-learn
+OWN_TESTS: list[tuple[str, dict[str, Any]]] = [
+    *(
+        ("test_unsupervised_kneighbors", {**sizes, "query_is_train": own, "metric": metric})
+        for sizes in SIZES
+        for own in (False, True)
+        for metric in ("euclidean", "l2", "minkowski")
+    ),
+    *(("test_neighbors_metrics", {"global_random_seed": 42, "metric": metric}) for metric in ("euclidean", "l2")),
+    *(
+        ("test_kneighbors_brute_backend", {"global_random_seed": 42, "metric": metric})
+        for metric in ("euclidean", "l2", "sqeuclidean", "cosine")
+    ),
+    ("test_query_equidistant_kth_nn", {"algorithm": "brute"}),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("name", "arguments"), OWN_TESTS)
+def test_scikit_learn_s_own_tests(
+    name: str, arguments: dict[str, Any], dtype: Any, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    """Those of its nearest neighbours that need nothing else, with ours for "brute" beside its own trees."""
+    pytestconfig.addinivalue_line("markers", "thread_unsafe: a mark of scikit-learn's tests")
+    tests = pytest.importorskip("sklearn.neighbors.tests.test_neighbors")
+    theirs = tests.neighbors.NearestNeighbors
+
+    def either(*given: Any, algorithm: str = "auto", **more: Any) -> Any:
+        kind = lp.NearestNeighbors if algorithm in ("auto", "brute") else theirs
+        return kind(*given, algorithm=algorithm, **more)
+
+    monkeypatch.setattr(tests.neighbors, "NearestNeighbors", either)
+    test = getattr(tests, name, None)
+    if test is None:
+        pytest.skip(f"this scikit-learn has no {name}")
+    test(**({"global_dtype": dtype} if "metric" in arguments else {}), **arguments)

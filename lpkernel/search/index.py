@@ -176,7 +176,7 @@ class NearestNeighbors:
         metric: "euclidean" (also "minkowski", "l2"), "sqeuclidean" or "cosine".
         backend: "auto" or a name of `lpkernel.info()`.
         algorithm, leaf_size, p, metric_params, n_jobs, radius: of scikit-learn's, taken where they leave the answer as
-            it is: "auto" or "brute", any leaf_size, 2, None, None or an integer (threads are torch's), any radius.
+            it is: "auto" or "brute", any leaf_size, 2, None or {}, None or an integer (threads: torch's), any radius.
 
     As in scikit-learn, arguments are stored as they are and checked when they are used.
     """
@@ -198,7 +198,7 @@ class NearestNeighbors:
         algorithm: str = "auto",
         leaf_size: int = 30,
         p: float = 2,
-        metric_params: None = None,
+        metric_params: dict[str, Any] | None = None,
         n_jobs: int | None = None,
         radius: float = 1.0,
     ) -> None:
@@ -271,7 +271,7 @@ class NearestNeighbors:
             raise InputError(f'algorithm: got {self.algorithm!r}, expected "auto" or "brute": all rows are compared')
         if self.metric == "minkowski" and self.p != 2:
             raise InputError(f"p: got {self.p!r}, expected 2, the Euclidean distance; other powers are not searched")
-        if self.metric_params is not None:
+        if self.metric_params is not None and self.metric_params != {}:
             raise InputError(f"metric_params: got {short(repr(self.metric_params))}, expected None: no metric has any")
         if self.n_jobs is not None:
             checks.integer("n_jobs", self.n_jobs)
@@ -290,7 +290,10 @@ def _numbers(name: str, rows: Any) -> np.ndarray:
     """Any table of numbers as an array."""
     array = host_array(name, rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
     if array.dtype.kind not in "biuf":
-        raise InputError(f"{name}: got {array.dtype}, expected numbers alone; select the columns that hold them")
+        raise InputError(
+            f"{name}: got {array.dtype}, expected numbers: convert it by astype(float), or select "
+            "the columns that hold numbers"
+        )
     return array
 
 
