@@ -291,7 +291,7 @@ def _numbers(name: str, rows: Any) -> np.ndarray:
     array = host_array(name, rows.to_numpy() if hasattr(rows, "to_numpy") else rows)
     if array.dtype.kind not in "biuf":
         raise InputError(
-            f"{name}: got {array.dtype}, expected numbers: convert it by astype(float), or select "
+            f"{name}: got {array.dtype}, expected numbers alone: convert by astype(float), or select "
             "the columns that hold numbers"
         )
     return array
