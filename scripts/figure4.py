@@ -125,7 +125,8 @@ def draw(path: Path, points: list[Point], x: str | None, y: str, title: str) -> 
             line = [point for point in points if (point.preset, point.option) == (preset, option)]
             across = [point.numbers[x] if x else place for place, point in enumerate(line)]
             axes.plot(across, [point.numbers[y] for point in line], "o-", markersize=4, label=preset)
-            for place, point in zip(across, line, strict=True):
+            every = max(1, len(line) - 1) if x else 1  # labels of neighbours would cover each other: only the ends
+            for place, point in list(zip(across, line, strict=True))[::every]:
                 axes.annotate(
                     f"{point.value}", (place, point.numbers[y]), xytext=(4, 4), fontsize=8, textcoords="offset points"
                 )
