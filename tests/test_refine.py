@@ -91,12 +91,14 @@ def test_kept_cells_stay_and_nothing_is_compared_with_them(refined: Any) -> None
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_cpp_equals_numpy_and_seams_never_cost_more(data: st.DataObject) -> None:
-    side, images = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 6))
+    side, images, block = data.draw(st.integers(1, 13)), data.draw(st.integers(1, 8)), data.draw(st.integers(1, 4))
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    maps = random.integers(data.draw(st.sampled_from([-1, 0])), images, (3, side, side)).astype(np.int32)
-    vectors = random.integers(-1023, 1024, (data.draw(st.integers(1, 5)), data.draw(st.integers(1, 18)))).astype(
-        np.int16
-    )
+    pieces = random.integers(data.draw(st.sampled_from([-1, 0])), images, (3, *[-(-side // block)] * 2))
+    maps = pieces.repeat(block, 1).repeat(block, 2)[:, :side, :side].astype(np.int32)
+    stray = random.random(maps.shape) < data.draw(st.sampled_from([0, 0.1, 0.4]))
+    maps[stray] = random.integers(0, images, stray.sum())
+    channels = data.draw(st.sampled_from([1, 3, 15, 16, 16, 17, 40]))
+    vectors = random.integers(-900, 900, (data.draw(st.integers(1, 20)), channels)).astype(np.int16)
     codes = random.integers(0, len(vectors), (images, side, side)).astype(np.int16)
     by_codes, by_values = (refine.by_numpy(maps, *of) for of in ((codes, vectors), (vectors[codes], None)))
     assert np.array_equal(by_codes, by_values)
