@@ -100,6 +100,56 @@ def test_a_process_that_is_told_to_end_says_so_in_one_line(while_it: str, comman
     assert [code for code, _, _ in done] == [0, 0], done
 
 
+ENDING = """
+import os, signal, subprocess, sys, time
+from lpkernel.commands import ranks
+rank = ranks.Rank(1, 2)
+"""
+
+
+@pytest.mark.parametrize("stderr", ["closed", "full"])
+def test_it_ends_though_nobody_hears_it(stderr: str) -> None:
+    reading, writing = os.pipe()
+    if stderr == "closed":
+        os.close(reading)
+    else:
+        os.set_blocking(writing, False)
+        while True:
+            try:
+                os.write(writing, bytes(4096))
+            except BlockingIOError:
+                break
+        os.set_blocking(writing, True)
+    code = ENDING + "with ranks._last_words(rank):\n    print(flush=True); time.sleep(30)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=writing)
+    assert process.stdout is not None and process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(15) == 130
+
+
+def test_what_is_forked_meanwhile_ends_alone() -> None:
+    code = (
+        ENDING
+        + """
+with ranks._last_words(rank):
+    child = os.fork()
+    if not child:
+        time.sleep(30)
+        os._exit(0)
+    time.sleep(0.3)
+    other = os.fork()
+    if not other:
+        time.sleep(4)
+        os._exit(0)
+    os.kill(child, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, os.waitpid(other, os.WNOHANG) == (0, 0))
+"""
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == [str(-signal.SIGTERM), "True", "True"], done
+
+
 def test_each_process_of_a_machine_takes_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)

@@ -14,9 +14,8 @@ import argparse
 import os
 import re
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +24,7 @@ from threading import Thread
 from lpkernel._startup import INTERRUPTED
 from lpkernel.commands.runs import FACTS, PART, SOURCES
 from lpkernel.commands.tar_shard import shard_name
-from lpkernel.errors import USAGE_ERROR, InputError, LpkernelError
+from lpkernel.errors import USAGE_ERROR, InputError, LpkernelError, one_line
 
 LONGEST = timedelta(days=30)  # that a process waits for the slowest
 _SHARD = re.compile(r"rank-(\d+)-of-(\d+)")
@@ -94,28 +93,46 @@ _KEPT = "what was written is kept, and the same command resumes the run"
 def _last_words(rank: Rank) -> Iterator[None]:
     """torchrun ends all processes by SIGTERM when one has failed: then this one ends at once, with one line.
 
-    Not by a handler in Python, which would not run while the process waits for others.
+    Not by a handler in Python, which would not run while the process waits for others. A process forked meanwhile ends
+    as it did before.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
+    own, done = os.getpid(), 0  # a byte that is no signal ends the thread
 
     def wait() -> None:
-        while signals := os.read(reading, 64):
+        while done not in (signals := os.read(reading, 64)):
             if signal.SIGTERM in signals:
-                print(f"lpkernel: process {rank.number}: told to end; {_KEPT}", file=sys.stderr, flush=True)
+                words = Thread(target=say, daemon=True)
+                words.start()
+                words.join(1)  # nobody may be reading
                 os._exit(INTERRUPTED)
 
-    before = signal.signal(signal.SIGTERM, lambda *_: None)
-    fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    def say() -> None:
+        with suppress(OSError):
+            os.write(2, f"lpkernel: process {rank.number}: told to end; {_KEPT}\n".encode())
+
+    def forked() -> None:
+        if os.getpid() != own and signal.getsignal(signal.SIGTERM) is ignored:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def ignored(*_: object) -> None:
+        """The thread hears of it."""
+
+    os.register_at_fork(after_in_child=forked)
     thread = Thread(target=wait, daemon=True)
     thread.start()
+    fd = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    before = signal.signal(signal.SIGTERM, ignored)
     try:
         yield
     finally:
-        signal.set_wakeup_fd(fd)
         signal.signal(signal.SIGTERM, before)
-        os.close(writing)
+        signal.set_wakeup_fd(fd)
+        os.write(writing, bytes([done]))
         thread.join()
+        os.close(writing)
         os.close(reading)
 
 
@@ -125,7 +142,10 @@ def _take_gpu(device: str) -> None:
 
     local = os.environ.get("LOCAL_RANK", "")
     if device in ("auto", "cuda") and local.isdecimal() and (count := torch.cuda.device_count()) > 1:
-        torch.cuda.set_device(int(local) % count)
+        try:
+            torch.cuda.set_device(int(local) % count)
+        except RuntimeError as error:
+            raise InputError(f"GPU {int(local) % count} of {count}: {one_line(error)}") from error
 
 
 def _check_shards(args: argparse.Namespace, name: str, world: int) -> None:
