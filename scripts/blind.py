@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from lpkernel import generate, load_autoencoder
-from lpkernel.commands.common import EMBEDDED, load_bank, write_json
+from lpkernel.commands.common import EMBEDDED, check_folder, load_bank, write_json
 from lpkernel.commands.evaluate import preset
 from lpkernel.errors import InputError
 from lpkernel.pictures import render
@@ -33,10 +33,11 @@ SIDE, MARGIN, LINE = 256, 4, 20  # pixels: of a picture, around it, and of its n
 
 
 def make(args: argparse.Namespace) -> int:
+    check_folder(args.out)
+    if args.out.exists() and any(args.out.iterdir()):
+        raise InputError(f"--out {args.out}: holds files already; give a new folder")
     bank, autoencoder = load_bank(args.bank), load_autoencoder(args.autoencoder)
     args.out.mkdir(parents=True, exist_ok=True)
-    if any(args.out.iterdir()):
-        raise InputError(f"--out {args.out}: holds files already; give a new folder")
     made, pictures = [], []
     for name, options in args.preset:
         for seed in args.seeds:
@@ -67,7 +68,10 @@ def _sheet(pictures: dict[int, render.Pixels]) -> render.Pixels:
 
 
 def count(args: argparse.Namespace) -> int:
-    key = json.loads((args.folder / "key.json").read_text(encoding="utf-8"))["pictures"]
+    try:
+        key = json.loads((args.folder / "key.json").read_text(encoding="utf-8"))["pictures"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{args.folder}: expected what `make` wrote, with its key.json") from error
     series = list(dict.fromkeys(one["preset"] for one in key))
     for notes in args.notes:
         found: dict[str, Counter[str]] = {name: Counter() for name in series}
@@ -83,15 +87,31 @@ def count(args: argparse.Namespace) -> int:
 
 def _read(path: Path, size: int) -> dict[int, list[str]]:
     """The faults of each picture. Raises InputError for notes that do not have each once."""
-    rows: list[Any] = []
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        found = {int(row["n"]): sorted({str(fault) for fault in row["faults"]}) for row in rows}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{path}: expected lines like {{"n": 17, "faults": ["eyes"]}}') from error
-    if len(rows) != size or sorted(found) != list(range(size)):
-        raise InputError(f"{path}: got {len(rows)} lines, expected one for each of the {size} pictures")
+    found: dict[int, list[str]] = {}
+    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        number, faults = _noted(row)
+        if not 0 <= number < size:
+            raise InputError(f'{path}, line {place}: expected {{"n": 0 to {size - 1}, "faults": ["eyes", ...]}}')
+        if number in found:
+            raise InputError(f"{path}, line {place}: picture {number} a second time, expected each once")
+        found[number] = sorted(set(faults))
+    if len(found) < size:
+        missing = next(number for number in range(size) if number not in found)
+        raise InputError(f"{path}: expected a line for each of {size} pictures, got none for {missing}")
     return found
+
+
+def _noted(row: Any) -> tuple[int, list[str]]:
+    """A picture's number and faults; -1 for what is no note."""
+    if not isinstance(row, dict) or type(row.get("n")) is not int or not isinstance(row.get("faults"), list):
+        return -1, []
+    return (row["n"], row["faults"]) if all(isinstance(fault, str) for fault in row["faults"]) else (-1, [])
 
 
 def main() -> int:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from lpkernel import Autoencoder, Bank, load_autoencoder, presets
 from lpkernel.commands.common import EMBEDDED, file_hash, load_bank, write_json
+from lpkernel.errors import InputError
 from lpkernel.files import atomic_path
 from lpkernel.metrics import distances, maps, sets
 from lpkernel.metrics.cache import Cache
@@ -75,6 +76,8 @@ class Sweep:
 
     def __init__(self, args: argparse.Namespace, bank: Bank, name: str, autoencoder: Autoencoder) -> None:
         self.args, self.name, self.autoencoder = args, name, autoencoder
+        if args.examples is not None and not 1 <= args.examples <= bank.size:
+            raise InputError(f"--examples: got {args.examples}, expected 1 to the bank's {bank.size} images")
         self.examples = bank if args.examples is None else table1.first_images(bank, args.examples)
         self.cache = Cache(args.out / "cache")
         self.real = pooled(bank.whole(np.arange(bank.size)), bank)

@@ -34,6 +34,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lpkernel.autoencoder.base import choose_device
 from lpkernel.autoencoder.compact import CompactConfig, CompactVQ, ResBlock
 from lpkernel.autoencoder.embedded import load_compact
 from lpkernel.autoencoder.safe_pickle import load_checkpoint
@@ -397,13 +398,14 @@ def main() -> int:
     parser.add_argument("--warm-up", type=int, default=400, help="steps without quantisation")
     parser.add_argument("--avatars", type=int, default=3000)
     parser.add_argument("--report", type=int, default=250, help="steps between evaluations")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
+    parser.add_argument("--device", default="cpu", help="of training: cpu (default), cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument(
         "--evaluate", type=Path, metavar="FILE", help="only measure a saved model on the held-out images"
     )
     args = parser.parse_args()
+    args.device = str(choose_device(args.device))
     if args.evaluate:
         print(json.dumps(report(args.evaluate, Data(args.seed, avatar_count=0), LPIPS(packages.lpips_weights()))))
         return 0

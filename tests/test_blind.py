@@ -42,7 +42,19 @@ def test_what_observers_saw_is_counted_by_preset(
     assert run(monkeypatch, "count", out, notes) == 0
     said = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert said[1:] == [["eyes", "10", "5"], ["smear", "0", "5"], ["nothing", "0", "5"]]
-    for wrong in ("\n".join(lines[1:]), "\n".join([*lines, lines[0]]), "[]", '{"n": 1}', "no"):
+    for wrong, match in (
+        ("\n".join(lines[1:]), "got none for 0"),
+        ("\n".join([*lines, lines[3]]), "line 21: picture 3 a second time"),
+        ('{"n": 20, "faults": []}', "line 1: expected"),
+        *((f'{{"n": {n}, "faults": []}}', "line 1: expected") for n in ("0.9", "true", "Infinity", "null")),
+        *((f'{{"n": 0, "faults": {faults}}}', "line 1: expected") for faults in ('"eyes"', "[null]", "{}")),
+        ("[]", "expected"),
+        ("no", "expected"),
+    ):
         notes.write_text(wrong)
-        with pytest.raises(InputError, match="expected"):
+        with pytest.raises(InputError, match=match):
+            run(monkeypatch, "count", out, notes)
+    for text in (None, "{}", "[", "[1]"):
+        (out / "key.json").unlink() if text is None else (out / "key.json").write_text(text)
+        with pytest.raises(InputError, match=r"expected what `make` wrote"):
             run(monkeypatch, "count", out, notes)

@@ -118,10 +118,24 @@ def test_a_radius_beyond_the_image_is_every_patch(radius: int) -> None:
     assert np.array_equal(near.indices, every.indices) and np.array_equal(near.distances, every.distances)
 
 
+@pytest.mark.parametrize("rooted", [False, True])
+def test_normalised_nearest_compiles(rooted: bool) -> None:
+    rows = torch.from_numpy(np.random.default_rng(0).random((9, 5), np.float32))
+
+    def search(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        found = lp.normalised_nearest(x, y, 0.1, rooted)
+        return found.distances, found.indices
+
+    plain = search(rows[:4], rows[4:])
+    compiled = torch.compile(search, fullgraph=True, backend="aot_eager")(rows[:4], rows[4:])
+    assert torch.equal(compiled[1], plain[1])
+    torch.testing.assert_close(compiled[0], plain[0])  # torch's roots are not correctly rounded
+
+
 def test_what_has_no_score_is_said_of_what_was_given() -> None:
     image = picture("float32", (1, 5, 5), 1) + np.float32(1)
     for wrong in (np.float32(1e30), np.float32(np.nan)):
-        with pytest.raises(InputError, match="source: the least distance of row 0 is"):
+        with pytest.raises(InputError, match="source: the least distance of patch 0 is"):
             lp.patch_nearest(image, image * -wrong, 3, alpha=0.1)
         with pytest.raises(InputError, match="Y: the least distance of row 0 is"):
             lp.normalised_nearest(image[0], image[0] * -wrong, 0.1)

@@ -60,19 +60,21 @@ def normalised_nearest(
     shapes = [tuple(getattr(rows, "shape", ())) for rows in (X, Y)]
     if [len(shape) for shape in shapes] != [2, 2]:
         raise InputError(f"X {shapes[0]} and Y {shapes[1]}: expected (Q, D) and (B, D)")
-    least = _finite("Y", masked_topk(Y, X, 1, backend=backend).distances[:, 0])
+    least = _finite("Y", "row", masked_topk(Y, X, 1, backend=backend).distances[:, 0])
     weights = 1 / (scale + measured.root(least)) ** 2 if rooted else 1 / (scale * X.shape[1] + least)
     scores, indices = masked_topk(X, Y, k, backend=backend, bank_weights=weights, return_weighted=True)
     return TopK(measured.root(scores) if rooted else scores, indices)
 
 
-def _finite(name: str, least: Any) -> Any:
-    """Least distances as float64. Raises InputError."""
+def _finite(name: str, what: str, least: Any) -> Any:
+    """Least distances as float64, of rows or patches. Raises InputError, but not while torch compiles."""
+    if torch.compiler.is_compiling():
+        return cast(least, "float64")
     wrong = (~(least < np.inf)).nonzero()
     first = wrong[0] if isinstance(least, np.ndarray) else wrong[:, 0]
     if len(first):
         raise InputError(
-            f"{name}: the least distance of row {int(first[0])} is {float(least[int(first[0])])}, of which no score "
+            f"{name}: the least distance of {what} {int(first[0])} is {float(least[int(first[0])])}, of which no score "
             "can be made; take out what is not finite, or scale the values down"
         )
     return cast(least, "float64")
@@ -115,13 +117,14 @@ def patch_nearest(
     Returns:
         (distances, indices), each (rows, columns, k): as `masked_topk` and `normalised_nearest` of all patches give
         them, bit for bit; ties to the lowest index. With search_radius, squares of floats are added up in another
-        order, in float64, so that their last bit may differ.
+        order, in float64, so that their last bit may differ, and with it the order of patches that are nearly as far.
 
     Memory: the results and, at any time, up to ROWS_BYTES of patches of each image, twice that again inside a search.
     With search_radius, a few float64 copies of the image; the time is that of comparing the images at every shift.
 
     Raises:
-        InputError: shapes, dtypes, sizes or k that do not fit.
+        InputError: shapes, dtypes, sizes or k that do not fit; with alpha, a patch whose least distance is NaN or
+            beyond float32.
     """
     side, step, count = (checks.integer(*pair) for pair in (("patch", patch), ("stride", stride), ("k", k)))
     of_numpy = isinstance(image, np.ndarray)
@@ -226,7 +229,7 @@ def _ranks(rows: Tensor, bank: Tensor, distances: Tensor, indices: Tensor, weigh
 
 def _weights(ours: _Patches, theirs: _Patches, alpha: float, backend: str) -> Tensor:
     """(B,) float64 of the source's patches, as `normalised_nearest` has them."""
-    least: Tensor = _finite("source", _of_all(theirs, ours, 1, None, backend)[0][:, 0])
+    least: Tensor = _finite("source", "patch", _of_all(theirs, ours, 1, None, backend)[0][:, 0])
     return 1 / (_scale(alpha) * ours.width + least)
 
 
