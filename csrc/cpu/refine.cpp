@@ -100,7 +100,9 @@ class Map {
             while (roots_[place] != place) place = roots_[place];
             return place;
         };
-        int before = pitch_;
+        sizes_[0] = 0;  // of all that is without an image and reaches the frame, whose root is 0
+        last_[0] = 0;
+        int before = 0;
         for (int place = pitch_ + 1; place < places_ - pitch_; ++place) {
             const bool left = numbers_[place - 1] == numbers_[place], up = numbers_[place - pitch_] == numbers_[place];
             const int above = roots_[place - pitch_];
