@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ def host_array(name: str, value: Any) -> np.ndarray:
 
     Floats that NumPy lacks, such as bfloat16, become float32. Raises InputError for what has no one shape.
     """
-    if hasattr(value, "detach"):
+    torch = sys.modules.get("torch")  # no tensor was made without it
+    if torch is not None and isinstance(value, torch.Tensor):
         check_dense(name, value)
         widen = value.is_floating_point() and str(value.dtype) not in _NUMPY_FLOATS
         return np.asarray((value.detach().float() if widen else value).numpy(force=True))

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 a wrong argument or input (one line on stderr, never a tra
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import io
 import logging
@@ -29,11 +30,16 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As in argparse, but arguments without a name may also stand apart, with options between them."""
+        """As in argparse, but arguments without a name may also stand apart, with options between them: where argparse
+        would leave some over, except after a --.
+        """
         whole = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
         if whole or self._mixing or args is None or "--" in args:
             return super().parse_known_args(args, namespace)
-        self._mixing = True  # the method below calls this one for its parts
+        found, left = super().parse_known_args(args, copy.copy(namespace))
+        if not left:
+            return found, left
+        self._mixing = True  # the method below may call this one for its parts
         try:
             return self.parse_known_intermixed_args(args, namespace)
         finally:

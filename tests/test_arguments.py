@@ -151,6 +151,12 @@ def test_options_may_stand_between_arguments(together: list[str], apart: list[st
     }
 
 
+def test_all_that_is_missing_is_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, names in (("build", "FOLDER, -o/--out"), ("append", "BANK, FOLDER, -o/--out"), ("merge", "-o/--out")):
+        assert main(["bank", command]) == 2
+        assert names in capsys.readouterr().err
+
+
 def test_arguments_that_stand_apart_are_still_checked(capsys: pytest.CaptureFixture[str]) -> None:
     assert "unrecognized arguments: --bogus b; see lpkernel evaluate" in refused(
         capsys, "evaluate", "a", "--bogus", "b"

@@ -367,9 +367,10 @@ def test_kept_source_maps_of_another_program_are_made_again(bank: Path, tmp_path
     beyond[..., 0], below[..., 0] = loaded.size, -1
     foreign = [beyond, below, kept[:3], kept[:, :7], kept.astype(float), kept[..., :1] if radius else kept[..., None]]
     if radius:
-        far = kept.copy()
-        far[..., 2] = 2
-        foreign.append(far)
+        for step in (2, np.iinfo(np.int32).min):  # whose absolute value is negative
+            far = kept.copy()
+            far[..., 2] = step
+            foreign.append(far)
     for number, one in enumerate(foreign, 2):
         cache.put(keys[0], one)
         assert np.array_equal(column(), right) and len(keys) == number

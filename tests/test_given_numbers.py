@@ -168,3 +168,41 @@ def test_candidates_and_sources_in_tensors() -> None:
     for use in uses:
         with pytest.raises(InputError, match="meta"):
             use(torch.ones(2, dtype=torch.bool, device="meta"))
+
+
+TWO = np.zeros((2, 4, 4), int)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda bank: bank.whole(torch.zeros(2, device="meta")), "numbers: got a tensor on the device meta"),
+        (lambda bank: bank.whole(3), "numbers have shape"),
+        (lambda bank: bank.whole([[0], [1, 2]]), "numbers: got "),
+        (lambda bank: bank.gather(TWO, torch.zeros(2, 4, 4, 2, device="meta")), "shifts: got a tensor on the device"),
+        (lambda bank: bank.gather(TWO, [[0], [1, 2]]), "shifts: got "),
+        (lambda bank: bank.project([["a"] * 3]), "latents: got <U1, expected real numbers"),
+        (lambda bank: bank.project(np.array([None])), "latents: got object, expected real numbers"),
+        (lambda _: lp.Bank.from_codes(TWO, np.ones((3, 3)) * 1e39), "codebook holds NaN, infinity or what float32"),
+        (
+            lambda _: lp.Bank.from_codes(TWO, rows(3), attributes={"Hat": torch.zeros(2, device="meta")}),  # type: ignore[dict-item]
+            "attribute 'Hat': got a tensor on the device meta",
+        ),
+        (lambda _: lp.NearestNeighbors(metric_params=np.zeros(3)).fit(rows(5)), "metric_params: got array"),  # type: ignore[arg-type]
+        (lambda _: lp.NearestNeighbors(metric="minkowski", p=np.array([2, 2])).fit(rows(5)), "p: got array"),  # type: ignore[arg-type]
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_else_holds_no_such_numbers(call: Callable[[lp.Bank], Any], said: str) -> None:
+    bank = lp.Bank.from_codes(TWO, rows(3))
+    with pytest.raises(InputError, match=f"^{said}"):
+        call(bank)
+
+
+def test_what_only_looks_like_a_tensor() -> None:
+    class Detached:
+        def detach(self) -> None:
+            raise AssertionError
+
+    with pytest.raises(InputError, match="codes"):
+        lp.Bank.from_codes(Detached(), rows(3))  # type: ignore[arg-type]

@@ -210,7 +210,7 @@ OTHER: list[dict[str, Any]] = [
     {"n_jobs": 1.5},
     {"metric": ["l2"]},
     {"metric": None},
-    {"metric": np.dot},
+    {"metric": len},
 ]
 
 

@@ -53,9 +53,14 @@ def _scale(largest: float, magnitude: float, limit: int) -> float:
 
 
 def _array(value: object, what: str, axes: int) -> np.ndarray:
-    array = host_array(what, value)
+    array = _numbers(value, what)
     if array.ndim != axes or 0 in array.shape:
         raise InputError(f"{what} has shape {array.shape}, expected {axes} axes, none of them empty")
+    return array
+
+
+def _numbers(value: object, what: str) -> np.ndarray:
+    array = host_array(what, value)
     if array.dtype.kind not in "biuf":
         raise InputError(f"{what}: got {array.dtype}, expected real numbers")
     return array
@@ -169,13 +174,14 @@ class Bank(BankFields):
         are not finite, channels > L, or an autoencoder with another grid or codebook.
         """
         codes = _array(codes, "codes", 3)
-        book = np.ascontiguousarray(_array(codebook, "codebook", 2), np.float32)
+        with np.errstate(over="ignore"):  # refused below
+            book = np.ascontiguousarray(_array(codebook, "codebook", 2), np.float32)
         channels = check_options(channels, max_patch, lambda: book.shape[1])
         if not np.issubdtype(codes.dtype, np.integer) or codes.shape[1] != codes.shape[2]:
             raise InputError(f"codes are {codes.dtype} {codes.shape}, expected integers (B, M, M)")
         check_codes(codes, len(book))
         if not np.isfinite(book).all():
-            raise InputError("codebook holds NaN or infinity")
+            raise InputError("codebook holds NaN, infinity or what float32 cannot hold")
         max_patch = min(max_patch, codes.shape[1])
         limit = fixed_limit(channels, max_patch)
         counts = sum((np.bincount(part.ravel(), minlength=len(book)) for part in codes), np.zeros(len(book), np.int64))
@@ -388,7 +394,7 @@ class Bank(BankFields):
 
     def project(self, latents: np.ndarray) -> np.ndarray:
         """Fixed-point values of other latent vectors: (..., L) finite -> (..., C) int16 within +-limit."""
-        latents = host_array("latents", latents)
+        latents = _numbers(latents, "latents")
         if not np.isfinite(latents).all():
             raise InputError("latents to project hold NaN or infinity")
         return _fixed(self.pca.project(latents), self.scale, self.limit)
@@ -412,9 +418,10 @@ class Bank(BankFields):
         flat = self.cells.reshape(self.size * area, *self.cells.shape[3:])
         within: np.ndarray = np.arange(area)
         if shifts is not None:
-            if np.shape(shifts) != (*sources.shape, 2) or not np.issubdtype(np.asarray(shifts).dtype, np.integer):
-                raise InputError(f"shifts have shape {np.shape(shifts)}, expected integers {(*sources.shape, 2)}")
-            y, x = places(np.asarray(shifts))
+            shifts = host_array("shifts", shifts)
+            if shifts.shape != (*sources.shape, 2) or not np.issubdtype(shifts.dtype, np.integer):
+                raise InputError(f"shifts have shape {shifts.shape}, expected integers {(*sources.shape, 2)}")
+            y, x = places(shifts)
             within = (y * self.grid + x).reshape(-1, area)
         chosen = sources.reshape(-1, area).astype(np.int64) * area + within  # one index is faster than three
         content = flat.take(chosen.reshape(sources.shape), axis=0)
@@ -426,7 +433,9 @@ class Bank(BankFields):
 
     def whole(self, numbers: np.ndarray) -> np.ndarray:
         """The whole bank images `numbers` (B',), as `gather` gives them: ready for the autoencoder's decode."""
-        numbers = np.asarray(numbers)
+        numbers = host_array("numbers", numbers)
+        if numbers.ndim != 1:
+            raise InputError(f"numbers have shape {numbers.shape}, expected one axis: the images to take")
         return self.gather(np.broadcast_to(numbers[:, None, None], (len(numbers), self.grid, self.grid)))
 
     def where(self, expression: str, at_least: int = 0) -> np.ndarray:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from lpkernel import tensor_file
+from lpkernel.arrays import host_array
 from lpkernel.bank.fields import BankFields
 from lpkernel.checks import check_codes
 from lpkernel.errors import InputError
@@ -48,8 +49,9 @@ def check_bank(bank: BankFields) -> None:
     if bank.labels is not None and len(bank.labels) != bank.size:
         raise InputError(f"{len(bank.labels)} labels for a bank of {bank.size} images")
     for name, values in bank.attributes.items():
-        if np.shape(values) != (bank.size,) or np.asarray(values).dtype != np.bool_:
-            got = f"{np.asarray(values).dtype} of shape {np.shape(values)}"
+        given = host_array(f"attribute {name!r}", values)
+        if given.shape != (bank.size,) or given.dtype != np.bool_:
+            got = f"{given.dtype} of shape {given.shape}"
             raise InputError(f"attribute {name!r} is {got}, expected bool of shape ({bank.size},)")
 
 

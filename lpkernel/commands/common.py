@@ -37,7 +37,7 @@ def whole(text: str) -> int:
     except ValueError:
         raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected a whole number") from None
     if abs(value) >= BEYOND:
-        raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected a whole number below 2^64")
+        raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected a whole number that 64 bits hold")
     return value
 
 
@@ -53,7 +53,9 @@ def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
         if not values or (count is not None and len(values) != count):
             raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected {what} separated by commas")
         if any(abs(value) >= BEYOND for value in values):
-            raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected {what} below 2^64, separated by commas")
+            raise argparse.ArgumentTypeError(
+                f"got {short(text)!r}, expected {what} that 64 bits hold, separated by commas"
+            )
         return values
 
     return parse

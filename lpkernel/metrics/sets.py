@@ -190,7 +190,7 @@ def of_preset(
 def _of_bank(maps: Maps, bank: Bank, radius: int) -> bool:
     """Whether maps, or maps with shifts (N, M, M, 3), name images of the bank, and cells within the search radius."""
     sources, moved = (maps[..., 0], maps[..., 1:]) if radius else (maps, maps[:0])
-    return bool(sources.min() >= 0 and sources.max() < bank.size and (abs(moved) <= radius).all())
+    return bool(sources.min() >= 0 and sources.max() < bank.size and ((moved >= -radius) & (moved <= radius)).all())
 
 
 def of_maps(

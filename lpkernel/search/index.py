@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
@@ -269,9 +270,9 @@ class NearestNeighbors:
             raise unknown_name("metric", str(self.metric), self._METRICS)
         if self.algorithm not in ("auto", "brute"):
             raise InputError(f'algorithm: got {self.algorithm!r}, expected "auto" or "brute": all rows are compared')
-        if self.metric == "minkowski" and self.p != 2:
+        if self.metric == "minkowski" and not (isinstance(self.p, Real) and self.p == 2):
             raise InputError(f"p: got {self.p!r}, expected 2, the Euclidean distance; other powers are not searched")
-        if self.metric_params is not None and self.metric_params != {}:
+        if self.metric_params is not None and not (isinstance(self.metric_params, dict) and not self.metric_params):
             raise InputError(f"metric_params: got {short(repr(self.metric_params))}, expected None: no metric has any")
         if self.n_jobs is not None:
             checks.integer("n_jobs", self.n_jobs)
