@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -361,6 +362,33 @@ def test_a_taken_port_and_an_unknown_host_give_one_line() -> None:
             serve.listen("127.0.0.1", bound.getsockname()[1])
     with pytest.raises(InputError, match="choose another"):
         serve.listen("a" * 70, 0)
+
+
+IN_A_GAP = """
+import os, shutil, signal, sys
+from pathlib import Path
+from lpkernel.demo import serve
+owner, name = {"made": (Path, "mkdir"), "removed": (shutil, "rmtree")}[sys.argv[1]]
+usual = getattr(owner, name)
+def told(*arguments, **more):
+    setattr(owner, name, usual)
+    if name == "mkdir":
+        usual(*arguments, **more)
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    return usual(*arguments, **more)
+setattr(owner, name, told)
+with serve.own_folder():
+    pass
+"""
+
+
+@pytest.mark.parametrize("when", ["made", "removed"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_its_folder_is_made_or_removed_leaves_nothing(when: str, number: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", IN_A_GAP, when, number]
+    done = subprocess.run(command, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 128 + getattr(signal, number), done.stderr
+    assert not list(tmp_path.glob("lpkernel-demo-*"))
 
 
 @pytest.mark.parametrize("before", [None, "/elsewhere"])

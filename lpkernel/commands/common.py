@@ -31,18 +31,18 @@ BEYOND = 1 << 64  # integers of options are below; the largest ranges are those 
 
 
 def whole(text: str) -> int:
-    """Parser of a whole number that 64 bits hold; the range of each is checked where it is known."""
+    """Parser of a whole number between -2^64 and 2^64; the range of each is checked where it is known."""
     try:
         value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected a whole number") from None
     if abs(value) >= BEYOND:
-        raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected a whole number that 64 bits hold")
+        raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected a whole number between -2^64 and 2^64")
     return value
 
 
 def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
-    """Parser of comma-separated integers that 64 bits hold, exactly `count` of them if given."""
+    """Parser of comma-separated integers between -2^64 and 2^64, exactly `count` of them if given."""
     what = "integers" if count is None else f"{count} integers"
 
     def parse(text: str) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ def integers(count: int | None = None) -> Callable[[str], tuple[int, ...]]:
             raise argparse.ArgumentTypeError(f"got {short(text)!r}, expected {what} separated by commas")
         if any(abs(value) >= BEYOND for value in values):
             raise argparse.ArgumentTypeError(
-                f"got {short(text)!r}, expected {what} that 64 bits hold, separated by commas"
+                f"got {short(text)!r}, expected {what} between -2^64 and 2^64, separated by commas"
             )
         return values
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -49,18 +50,20 @@ def own_folder() -> Iterator[Path]:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         ends.append(signal.SIGHUP)
     before = os.environ.get(GRADIO_FOLDER)
-    with tempfile.TemporaryDirectory(prefix="lpkernel-demo-") as folder:
-        os.environ[GRADIO_FOLDER] = folder
-        old = {number: signal.signal(number, leaving(Path(folder))) for number in ends}
-        try:
-            yield Path(folder)
-        finally:
-            for number, handler in old.items():
-                signal.signal(number, handler)
-            # else a later import of Gradio would make the folder again, for everyone to read
-            os.environ.pop(GRADIO_FOLDER)
-            if before is not None:
-                os.environ[GRADIO_FOLDER] = before
+    folder = Path(tempfile.gettempdir(), f"lpkernel-demo-{secrets.token_hex(8)}")
+    old = {number: signal.signal(number, leaving(folder)) for number in ends}  # for as long as the folder is there
+    try:
+        folder.mkdir(0o700)
+        os.environ[GRADIO_FOLDER] = str(folder)
+        yield folder
+    finally:
+        # else a later import of Gradio would make the folder again, for everyone to read
+        os.environ.pop(GRADIO_FOLDER, None)
+        if before is not None:
+            os.environ[GRADIO_FOLDER] = before
+        shutil.rmtree(folder, ignore_errors=True)
+        for number, handler in old.items():
+            signal.signal(number, handler)
 
 
 def leaving(folder: Path) -> Callable[[int, Any], None]:
