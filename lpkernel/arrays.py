@@ -36,6 +36,8 @@ def host_array(name: str, value: Any) -> np.ndarray:
 
     Floats that NumPy lacks, such as bfloat16, become float32. Raises InputError for what has no one shape.
     """
+    if type(value) is np.ndarray:
+        return value
     torch = sys.modules.get("torch")  # no tensor was made without it
     if torch is not None and isinstance(value, torch.Tensor):
         check_dense(name, value)

@@ -131,11 +131,13 @@ def plain_topk(queries: np.ndarray, bank: np.ndarray, k: Any, backend: str, here
 
 
 def _tensor(name: str, array: Any) -> Tensor:
-    if not isinstance(array, Tensor):
+    if type(array) is not Tensor and not isinstance(array, Tensor):
         if not hasattr(array, "__dlpack__"):
             raise InputError(f"{name}: got a {type(array).__name__}, expected a tensor, as the queries are")
         return torch.from_dlpack(array)
-    check_dense(name, array)
+    # without a call where all is well: calls are counted in tests/test_gpu_host_time.py
+    if array.layout is not torch.strided or array.is_meta or array.is_nested or array.is_quantized:
+        check_dense(name, array)
     return array
 
 
