@@ -14,12 +14,14 @@ namespace lpkernel {
 
 constexpr int BLOCK = 64;  // bank images of a block; masks of a block are 64 bits
 constexpr int MOST_BLOCKS = 32;
-constexpr int GROUP = 4;      // queries that share one reading of a block
-constexpr int NEAR = 16;      // images whose distances are summed together by LeastSums
-constexpr int COARSE = 6;     // channels that a coarse comparison uses
-constexpr int ROWS = 16;      // bank rows compared together in place
-constexpr int NARROW = 16;    // most columns of rows whose squares are added one by one
-constexpr int ROW_STEP = 32;  // values of the widest vector
+constexpr int GROUP = 4;       // queries that share one reading of a block
+constexpr int NEAR = 16;       // images whose distances are summed together by LeastSums
+constexpr int COARSE = 6;      // channels that a coarse comparison uses
+constexpr int ROWS = 16;       // bank rows compared together in place
+constexpr int NARROW = 16;     // most columns of rows whose squares are added one by one
+constexpr int MOST_FEW = 256;  // rows of FewRows
+constexpr int PLACED = 12;     // queries that FewRows compares at once
+constexpr int ROW_STEP = 32;   // values of the widest vector
 
 alignas(64) constexpr std::int32_t NOTHING[BLOCK] = {};  // to be taken off distances
 
@@ -117,7 +119,7 @@ struct FloatBlock {
     std::uint64_t* found;  // (queries)
     const float* reach;    // (queries) or nullptr
     float reach_scale, reach_more;
-    float* scores;  // (queries, BLOCK), up to the next multiple of a kernel's SCORE_STEP from `lanes` on
+    float* scores;  // (queries, BLOCK), of some lanes from `lanes` on, too
 };
 
 // The same of rows and queries that are rounded to int16, two values side by side:
@@ -133,8 +135,8 @@ struct RoundedBlock {
 };
 
 // The same as FloatBlock for one neighbour and consecutive packed blocks: found[q]: bit b if any score of block b is
-// within the query's limit, lowered as with `reach` by the least score of all blocks. Scores as there, but none is
-// -inf.
+// within the query's limit, lowered as with `reach` by the least score of all blocks; where any is, least[q]: that
+// score, and only[q]: the position of the only row that is, or -1 if there are more. Scores as there, but none is -inf.
 struct FloatBlocks {
     const float* bank;   // (count, width, BLOCK)
     const float* norms;  // (count, BLOCK)
@@ -143,8 +145,37 @@ struct FloatBlocks {
     const float* query;         // (queries, width)
     float* limits;              // (queries)
     std::uint32_t* found;       // (queries)
+    std::int32_t* only;         // (queries)
+    float* least;               // (queries)
     const float* reach;         // (queries)
     float reach_scale, reach_more;
+};
+
+// The nearest of at most MOST_FEW rows to any number of queries, by scores of query - centre as of FloatBlock,
+// whose limit is lowered to the least score + |query - centre|^2 * reach_scale + reach_more. Where more rows than one
+// are within it, that with the least direct() of them, rounded to float32, and the first of equal ones.
+struct FewRows {
+    const float* bank;         // (blocks, width, BLOCK) as of PackRows
+    const float* norms;        // (blocks, BLOCK)
+    const float* centre;       // (width)
+    const float* const* rows;  // (lanes) of `width`
+    std::int64_t width;
+    int lanes, queries;
+    const float* query;  // (queries, width)
+    float reach_scale, reach_more;
+    float limit;            // of |query - centre|^2: beyond it, or if it is NaN, nearest is -1
+    float* placed;          // (PLACED, width) for its own use
+    std::int32_t* nearest;  // (queries)
+    float* distances;       // (queries) direct(), rounded to float32
+};
+
+// out[q][i] = direct(query[q], rows[i]) rounded to float32.
+struct Distances {
+    const float* query;        // (queries, width)
+    const float* const* rows;  // (count) of `width`
+    std::int64_t width;
+    int queries, count;
+    float* out;  // (queries, count)
 };
 
 // Packs a block of rows for a FloatBlock: bank[i][b] = rows[b][i] - centre[i], each rounded once, and sums[b], the
@@ -271,6 +302,7 @@ struct Kernels {
     void (*latent_block)(const LatentBlock&);
     void (*float_block)(const FloatBlock&);
     void (*float_blocks)(const FloatBlocks&);
+    void (*few_rows)(const FewRows&);
     void (*rounded_block)(const RoundedBlock&);
     void (*round_block)(const RoundBlock&);
     // The same of one row, out (pairs, 2).
@@ -320,9 +352,15 @@ struct Kernels {
     // The same from one `a` to `count` rows: out[i] = direct(a, rows[i], weight, width).
     void (*direct_rows)(const float* a, const float* const* rows, const float* weight, std::int64_t width, int count,
                         double* out);
-    // The same to rows laid out as lanes, (width, padded) in float64, width up to NARROW; padded: a multiple of 8.
+    // direct() without weights, rounded to float32.
+    float (*distance)(const float* a, const float* b, std::int64_t width);
+    void (*distances)(const Distances&);
+    // direct() to rows laid out as lanes, (width, padded) in float64, width up to NARROW; padded: a multiple of 8.
     void (*direct_narrow)(const float* a, const double* rows, int width, int padded, double* out);
     void (*pack_rows)(const PackRows&);
+    // norms[b] = sums[b] * share, rounded to float32, of BLOCK sums from 0 on, or NaN; returns whether all sums are
+    // below `limit`; then `largest` is the largest norm.
+    bool (*norms_below)(const double* sums, double share, double limit, float* norms, float* largest);
     // out[i] = -2 (values[i] - centre[i]), the difference rounded once; returns the squared norm of the differences, in
     // float64 in any order.
     double (*place_row)(const float* values, const float* centre, std::int64_t width, float* out);

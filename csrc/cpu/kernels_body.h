@@ -126,6 +126,28 @@ void latent_block(const LatentBlock& a) {
 constexpr int SCORED = 6;                           // queries whose sums are held together; registers as below
 constexpr int SCORE_VECTORS = LANES == 16 ? 4 : 2;  // vectors of rows
 constexpr int SCORE_STEP = LANES * SCORE_VECTORS;
+#if defined(LPKERNEL_AVX2) || defined(LPKERNEL_SSE2)
+constexpr int HELD = 10;  // registers for what a loop over rows keeps of queries
+#else
+constexpr int HELD = 24;
+#endif
+
+// How many of `lanes` rows' lanes are scored, whole vectors: one, two, or SCORE_VECTORS at a time.
+constexpr int scored(int lanes) {
+    const int left = lanes % SCORE_STEP;
+    if (left == 0) return lanes;
+    return lanes - left + (left <= LANES ? LANES : left <= 2 * LANES ? 2 * LANES : SCORE_STEP);
+}
+
+// Calls run(first lane, constant number of vectors) for these.
+template <class Run>
+inline __attribute__((always_inline)) void for_scored(int lanes, const Run& run) {
+    lanes = scored(lanes);
+    int first = 0;
+    for (; first + SCORE_STEP <= lanes; first += SCORE_STEP) run(first, std::integral_constant<int, SCORE_VECTORS>());
+    if (lanes - first == 2 * LANES) run(first, std::integral_constant<int, 2>());
+    if (lanes - first == LANES) run(first, std::integral_constant<int, 1>());
+}
 
 std::uint64_t scores_within(const float* scores, int lanes, float limit) {
     std::uint64_t found = 0;
@@ -136,21 +158,11 @@ std::uint64_t scores_within(const float* scores, int lanes, float limit) {
     return found & real_lanes(lanes);
 }
 
-float least_lane(Floats values) {
-    float lane[LANES];
-    store(lane, values);
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i) lane[i] = lane[i + half] < lane[i] ? lane[i + half] : lane[i];
-    }
-    return lane[0];
-}
-
-// Scores of Q queries and SCORE_STEP rows of a block, from `bank` and `norms` on. WIDTH: the number of columns where it
-// is known, or 0.
-template <int Q, int WIDTH>
+// Scores of Q queries and U vectors of rows of a block, from `bank` and `norms` on. WIDTH: the number of columns where
+// it is known, or 0.
+template <int Q, int WIDTH, int U>
 inline __attribute__((always_inline)) void score(const float* bank, const float* norms, const float* const* wanted,
-                                                 std::int64_t columns, Floats (&sum)[Q][SCORE_VECTORS]) {
-    constexpr int U = SCORE_VECTORS;
+                                                 std::int64_t columns, Floats (&sum)[Q][U]) {
     const std::int64_t width = WIDTH ? WIDTH : columns;
     for (int u = 0; u < U; ++u) {
         const Floats norm = load(norms + u * LANES);
@@ -168,8 +180,8 @@ inline __attribute__((always_inline)) void score(const float* bank, const float*
 
 // Lowers a query's limit, given its least score.
 template <class Blocks>
-void lower(const Blocks& a, int query, Floats least) {
-    const float lower = least_lane(least) + (a.reach[query] * a.reach_scale + a.reach_more);
+void lower(const Blocks& a, int query, float least) {
+    const float lower = least + (a.reach[query] * a.reach_scale + a.reach_more);
     a.limits[query] = lower < a.limits[query] ? lower : a.limits[query];
 }
 
@@ -179,7 +191,7 @@ void find(const FloatBlock& a, int query, const Floats (&least)[Q]) {
     for (int q = 0; q < Q; ++q) {
         a.found[query + q] = 0;
         if (!not_above(least[q], fill(a.limits[query + q]))) continue;
-        if (a.reach) lower(a, query + q, least[q]);
+        if (a.reach) lower(a, query + q, least_lane(least[q]));
         a.found[query + q] = scores_within(a.scores + (query + q) * BLOCK, a.lanes, a.limits[query + q]);
     }
 }
@@ -192,16 +204,17 @@ void float_queries(const FloatBlock& a, int query) {
         wanted[q] = a.query + (query + q) * a.width;
         least[q] = fill(__builtin_inff());
     }
-    for (int first = 0; first < a.lanes; first += SCORE_STEP) {
-        Floats sum[Q][SCORE_VECTORS];
+    for_scored(a.lanes, [&](int first, auto count) __attribute__((always_inline)) {
+        constexpr int U = count.value;
+        Floats sum[Q][U];
         score<Q, WIDTH>(a.bank + first, a.norms + first, wanted, a.width, sum);
         for (int q = 0; q < Q; ++q) {
-            for (int u = 0; u < SCORE_VECTORS; ++u) {
+            for (int u = 0; u < U; ++u) {
                 store(a.scores + (query + q) * BLOCK + first + u * LANES, sum[q][u]);
                 least[q] = lesser(least[q], sum[q][u]);
             }
         }
-    }
+    });
     find<Q>(a, query, least);
 }
 
@@ -249,12 +262,14 @@ void rounded_queries(const RoundedBlock& a, int query) {
     find<Q>(of, query, least);
 }
 
-// Calls run(a constant, q) for queries from q on, that many at a time.
-template <class Run>
+// Calls run(a constant, q) for queries from q on, that many at a time, up to MOST.
+template <int MOST = SCORED, class Run>
 void in_groups(int queries, const Run& run) {
     int q = 0;
-    for (; q + SCORED <= queries; q += SCORED) run(std::integral_constant<int, SCORED>(), q);
-    for (; q + 4 <= queries; q += 4) run(std::integral_constant<int, 4>(), q);
+    for (; q + MOST <= queries; q += MOST) run(std::integral_constant<int, MOST>(), q);
+    if constexpr (MOST > 4) {
+        for (; q + 4 <= queries; q += 4) run(std::integral_constant<int, 4>(), q);
+    }
     for (; q + 2 <= queries; q += 2) run(std::integral_constant<int, 2>(), q);
     if (q < queries) run(std::integral_constant<int, 1>(), q);
 }
@@ -294,6 +309,62 @@ void round_block(const RoundBlock& a) {
     }
 }
 
+// The least scores of Q queries and a block's rows, lane by lane.
+template <int Q, int WIDTH>
+inline __attribute__((always_inline)) void least_scores(const FloatBlocks& a, const float* bank, const float* norms,
+                                                        int lanes, const float* const* wanted, Floats (&least)[Q]) {
+    for_scored(lanes, [&](int first, auto count) __attribute__((always_inline)) {
+        constexpr int U = count.value;
+        Floats sum[Q][U];
+        score<Q, WIDTH>(bank + first, norms + first, wanted, a.width, sum);
+        for (int q = 0; q < Q; ++q) {
+            for (int u = 0; u < U; ++u) least[q] = lesser(least[q], sum[q][u]);
+        }
+    });
+}
+
+// The same where all of the queries' values are held in registers, `own`.
+template <int Q, int WIDTH>
+inline __attribute__((always_inline)) void least_scores(const float* bank, const float* norms, int lanes,
+                                                        const Floats (&own)[Q][WIDTH], Floats (&least)[Q]) {
+    for (int first = 0; first < lanes; first += LANES) {
+        const Floats norm = load(norms + first);
+        Floats values[WIDTH];
+        for (int i = 0; i < WIDTH; ++i) values[i] = load(bank + i * BLOCK + first);
+        for (int q = 0; q < Q; ++q) {
+            Floats sum = norm;
+            for (int i = 0; i < WIDTH; ++i) sum = add_product(sum, values[i], own[q][i]);
+            least[q] = lesser(least[q], sum);
+        }
+    }
+}
+
+// The position of the only row of the blocks `found` that is within a query's limit, or -1 if there are more.
+template <int WIDTH>
+std::int32_t only_row(const FloatBlocks& a, int query, std::uint32_t found) {
+    const float* const wanted = a.query + query * a.width;
+    const Floats limit = fill(a.limits[query]);
+    std::int32_t only = -1;
+    for (; found; found &= found - 1) {
+        const int b = __builtin_ctz(found), lanes = b + 1 < a.count ? BLOCK : a.lanes;
+        std::uint64_t within = 0;
+        for_scored(lanes, [&](int first, auto count) __attribute__((always_inline)) {
+            constexpr int U = count.value;
+            Floats sum[1][U];
+            score<1, WIDTH>(a.bank + b * a.width * BLOCK + first, a.norms + b * BLOCK + first, &wanted, a.width, sum);
+            for (int u = 0; u < U; ++u) {
+                within |= std::uint64_t{not_above(sum[0][u], limit)} << (first + u * LANES);
+            }
+        });
+        within &= real_lanes(lanes);
+        if (only >= 0 || (within & (within - 1))) return -1;
+        only = b * BLOCK + __builtin_ctzll(within);
+    }
+    return only;
+}
+
+constexpr int HOLDS = 4;  // most columns of rows whose queries are held in registers
+
 template <int Q, int WIDTH>
 void blocks_queries(const FloatBlocks& a, int query) {
     const float* wanted[Q];
@@ -303,32 +374,43 @@ void blocks_queries(const FloatBlocks& a, int query) {
         wanted[q] = a.query + (query + q) * a.width;
         least[q] = fill(__builtin_inff());
     }
-    const float *bank = a.bank, *norms = a.norms;
-    for (int b = 0; b < a.count; ++b, bank += a.width * BLOCK, norms += BLOCK) {
-        const int lanes = b + 1 < a.count ? BLOCK : a.lanes;
-        Floats own[Q];
-        for (int q = 0; q < Q; ++q) own[q] = fill(__builtin_inff());
-        for (int first = 0; first < lanes; first += SCORE_STEP) {
-            Floats sum[Q][SCORE_VECTORS];
-            score<Q, WIDTH>(bank + first, norms + first, wanted, a.width, sum);
+    const auto blocks = [&](const auto& least_of) __attribute__((always_inline)) {
+        const float *bank = a.bank, *norms = a.norms;
+        for (int b = 0; b < a.count; ++b, bank += a.width * BLOCK, norms += BLOCK) {
+            Floats scores[Q];
+            for (int q = 0; q < Q; ++q) scores[q] = fill(__builtin_inff());
+            least_of(bank, norms, b + 1 < a.count ? BLOCK : a.lanes, scores);
             for (int q = 0; q < Q; ++q) {
-                for (int u = 0; u < SCORE_VECTORS; ++u) own[q] = lesser(own[q], sum[q][u]);
+                store(each[q] + b * LANES, scores[q]);
+                least[q] = lesser(least[q], scores[q]);
             }
         }
+    };
+    if constexpr (WIDTH > 0 && WIDTH <= HOLDS) {
+        Floats own[Q][WIDTH];
         for (int q = 0; q < Q; ++q) {
-            store(each[q] + b * LANES, own[q]);
-            least[q] = lesser(least[q], own[q]);
+            for (int i = 0; i < WIDTH; ++i) own[q][i] = fill(wanted[q][i]);
         }
+        blocks([&](const float* bank, const float* norms, int lanes, Floats(&scores)[Q])
+                   __attribute__((always_inline)) { least_scores<Q, WIDTH>(bank, norms, lanes, own, scores); });
+    } else {
+        blocks([&](const float* bank, const float* norms, int lanes, Floats(&scores)[Q])
+                   __attribute__((always_inline)) { least_scores<Q, WIDTH>(a, bank, norms, lanes, wanted, scores); });
     }
     for (int q = 0; q < Q; ++q) {
         a.found[query + q] = 0;
         if (!not_above(least[q], fill(a.limits[query + q]))) continue;
-        lower(a, query + q, least[q]);
+        a.least[query + q] = least_lane(least[q]);
+        lower(a, query + q, a.least[query + q]);
         const Floats limit = fill(a.limits[query + q]);
-        for (int b = 0; b < a.count; ++b) {
+        const int count = a.count;
+        std::uint32_t found = 0;
+        for (int b = 0; b < count; ++b) {
             const std::uint32_t any = not_above(load(each[q] + b * LANES), limit);
-            a.found[query + q] |= std::uint32_t{any != 0} << b;
+            found |= std::uint32_t{any != 0} << b;
         }
+        a.found[query + q] = found;
+        a.only[query + q] = only_row<WIDTH>(a, query + q, found);
     }
 }
 
@@ -343,7 +425,12 @@ void columns_of(const FloatBlock& a) {
 
 template <int WIDTH>
 void columns_of(const FloatBlocks& a) {
-    in_groups(a.queries, [&](auto group, int q) { blocks_queries<group.value, KNOWN<group.value, WIDTH>>(a, q); });
+    if constexpr (WIDTH > 0 && WIDTH <= HOLDS) {
+        constexpr int MOST = HELD / (WIDTH + 1);  // with their least scores
+        in_groups<MOST>(a.queries, [&](auto group, int q) { blocks_queries<group.value, WIDTH>(a, q); });
+    } else {
+        in_groups(a.queries, [&](auto group, int q) { blocks_queries<group.value, KNOWN<group.value, WIDTH>>(a, q); });
+    }
 }
 
 template <class Blocks>
@@ -826,8 +913,20 @@ double direct_sum(const float* a, const float* b, const float* weight, std::int6
 
 double direct(const float* a, const float* b, const float* weight, std::int64_t width) {
     if (width > NARROW) return weight ? direct_sum<true>(a, b, weight, width) : direct_sum<false>(a, b, weight, width);
-    double sum = 0.0;  // each of the sixteen sums is at most one square, so they are added directly
-    for (std::int64_t i = 0; i < width; ++i) {
+    // each of the sixteen sums is at most one square, so they are added directly
+    double squares[NARROW], sum = 0.0;
+    std::int64_t done = 0;
+    for (; done + PER_SUM <= width; done += PER_SUM) {
+        Doubles left, right;
+        widen(a + done, left);
+        widen(b + done, right);
+        const Doubles apart = left - right, square = apart * apart;
+        __builtin_memcpy(squares + done, &square, sizeof square);
+    }
+    for (std::int64_t i = 0; i < done; ++i) {
+        if (!weight || weight[i] != 0.0f) sum += squares[i];
+    }
+    for (std::int64_t i = done; i < width; ++i) {
         const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
         if (!weight || weight[i] != 0.0f) sum += apart * apart;
     }
@@ -885,6 +984,147 @@ void direct_rows(const float* a, const float* const* rows, const float* weight, 
     for (; i < count; ++i) out[i] = direct(a, rows[i], weight, width);
 }
 
+inline __attribute__((always_inline)) Doubles add_square(Doubles sum, Doubles a) {
+#if defined(LPKERNEL_AVX512)
+    return reinterpret_cast<Doubles>(_mm512_fmadd_pd(a, a, sum));
+#elif defined(LPKERNEL_AVX2)
+    return reinterpret_cast<Doubles>(_mm256_fmadd_pd(a, a, sum));
+#else
+    return sum + a * a;
+#endif
+}
+
+// Sums of R vectors' lanes, in any order.
+template <int R>
+inline __attribute__((always_inline)) void lane_sums(const Doubles (&sums)[R], double* out) {
+#if defined(LPKERNEL_AVX512)
+    if constexpr (R == 8) {
+        const auto wide = [&](int i) __attribute__((always_inline)) { return reinterpret_cast<__m512d>(sums[i]); };
+        __m512d two[4], four[2];
+        for (int i = 0; i < 4; ++i) {
+            two[i] = _mm512_add_pd(_mm512_unpacklo_pd(wide(2 * i), wide(2 * i + 1)),
+                                   _mm512_unpackhi_pd(wide(2 * i), wide(2 * i + 1)));
+        }
+        for (int i = 0; i < 2; ++i) {
+            four[i] = _mm512_add_pd(_mm512_shuffle_f64x2(two[2 * i], two[2 * i + 1], 0x44),
+                                    _mm512_shuffle_f64x2(two[2 * i], two[2 * i + 1], 0xEE));
+        }
+        _mm512_storeu_pd(out, _mm512_add_pd(_mm512_shuffle_f64x2(four[0], four[1], 0x88),
+                                            _mm512_shuffle_f64x2(four[0], four[1], 0xDD)));
+        return;
+    }
+#endif
+    for (int r = 0; r < R; ++r) {
+        double lane[PER_SUM];
+        __builtin_memcpy(lane, &sums[r], sizeof lane);
+        for (int half = PER_SUM / 2; half > 0; half /= 2) {
+            for (int j = 0; j < half; ++j) lane[j] += lane[j + half];
+        }
+        out[r] = lane[0];
+    }
+}
+
+inline __attribute__((always_inline)) void widen(const double* p, Doubles& wide) {
+    __builtin_memcpy(&wide, p, sizeof wide);
+}
+
+// Sums of squared differences of Q queries, `stride` apart, and R rows, (Q, R), each within sum_error() of direct().
+template <int Q, int R, class Query>
+inline __attribute__((always_inline)) void near_direct(const Query* query, std::int64_t stride,
+                                                       const float* const* rows, std::int64_t width, double* out) {
+    constexpr int U = Q * R < 4 ? 4 / (Q * R) : 1, STEP = U * PER_SUM;  // enough sums at a time to hide latency
+    Doubles sums[U][Q * R], own[Q], theirs;
+    for (int u = 0; u < U; ++u) {
+        for (int at = 0; at < Q * R; ++at) sums[u][at] = Doubles{};
+    }
+    std::int64_t i = 0;
+    for (; i + STEP <= width; i += STEP) {
+        for (int u = 0; u < U; ++u) {
+            for (int q = 0; q < Q; ++q) widen(query + q * stride + i + u * PER_SUM, own[q]);
+            for (int r = 0; r < R; ++r) {
+                widen(rows[r] + i + u * PER_SUM, theirs);
+                for (int q = 0; q < Q; ++q) sums[u][q * R + r] = add_square(sums[u][q * R + r], own[q] - theirs);
+            }
+        }
+    }
+    for (int u = 1; u < U; ++u) {
+        for (int at = 0; at < Q * R; ++at) sums[0][at] += sums[u][at];
+    }
+    lane_sums<Q * R>(sums[0], out);
+    for (; i < width; ++i) {
+        for (int at = 0; at < Q * R; ++at) {
+            const double apart = static_cast<double>(query[at / R * stride + i]) - static_cast<double>(rows[at % R][i]);
+            out[at] += apart * apart;
+        }
+    }
+}
+
+// What two sums of `width` squares may differ by, as a share of either: each square is off by three roundings of
+// float64 at most, and passes through at most width + 8 additions.
+inline double sum_error(std::int64_t width) {
+    return static_cast<double>(width + 16) * 0x1p-52;
+}
+
+// direct() rounded to float32, given a sum within sum_error() of it: as a rule both ends round to the same.
+inline __attribute__((always_inline)) float rounded_direct(double sum, double error, const float* a, const float* b,
+                                                           std::int64_t width) {
+    const auto low = static_cast<float>(sum * (1 - error)), high = static_cast<float>(sum * (1 + error));
+    return low == high ? low : static_cast<float>(direct(a, b, nullptr, width));
+}
+
+float distance(const float* a, const float* b, std::int64_t width) {
+    if (width <= NARROW) return static_cast<float>(direct(a, b, nullptr, width));
+    double sum;
+    near_direct<1, 1>(a, width, &b, width, &sum);
+    return rounded_direct(sum, sum_error(width), a, b, width);
+}
+
+// Distances of Q queries from q on, widened, and R rows from r on.
+template <int Q, int R>
+void some_distances(const Distances& a, const double* wide, int q, int r) {
+    double sums[Q * R];
+    near_direct<Q, R>(wide, a.width, a.rows + r, a.width, sums);
+    const double error = sum_error(a.width);
+    for (int at = 0; at < Q * R; ++at) {
+        const int query = q + at / R, row = r + at % R;
+        a.out[query * a.count + row] = rounded_direct(sums[at], error, a.query + query * a.width, a.rows[row], a.width);
+    }
+}
+
+template <int Q>
+void distances_of(const Distances& a, int q) {
+    constexpr std::int64_t MOST = 2048;
+    constexpr int R = 8 / Q;
+    int r = 0;
+    if (a.width > NARROW && a.width <= MOST && a.count > 1) {
+        double wide[Q * MOST];
+        const float* const query = a.query + q * a.width;
+        const std::int64_t values = Q * a.width;
+        Doubles some;
+        std::int64_t i = 0;
+        for (; i + PER_SUM <= values; i += PER_SUM) {
+            widen(query + i, some);
+            __builtin_memcpy(wide + i, &some, sizeof some);
+        }
+        for (; i < values; ++i) wide[i] = static_cast<double>(query[i]);
+        for (; r + R <= a.count; r += R) some_distances<Q, R>(a, wide, q, r);
+        if (Q == 1) {
+            for (; r + 2 <= a.count; r += 2) some_distances<Q, 2>(a, wide, q, r);
+        }
+    }
+    for (; r < a.count; ++r) {
+        for (int own = q; own < q + Q; ++own) {
+            a.out[own * a.count + r] = distance(a.query + own * a.width, a.rows[r], a.width);
+        }
+    }
+}
+
+void distances(const Distances& a) {
+    int q = 0;
+    for (; q + 4 <= a.queries; q += 4) distances_of<4>(a, q);
+    for (; q < a.queries; ++q) distances_of<1>(a, q);
+}
+
 void direct_narrow(const float* a, const double* rows, int width, int padded, double* out) {
     for (int first = 0; first < padded; first += PER_SUM) {
         Doubles sum = {}, theirs;
@@ -897,8 +1137,132 @@ void direct_narrow(const float* a, const double* rows, int width, int padded, do
     }
 }
 
-int least_multiple(int number, int of) {
-    return (number + of - 1) / of * of;
+// Writes -2 (query - centre) and returns the squared norm of the difference.
+inline __attribute__((always_inline)) float place_few(const float* query, const float* centre, std::int64_t width,
+                                                      float* placed) {
+    Floats squares = fill(0.0f);
+    const Floats factor = fill(-2.0f);
+    std::int64_t i = 0;
+    for (; i + LANES <= width; i += LANES) {
+        const Floats apart = sub(load(query + i), load(centre + i));
+        squares = add_product(squares, apart, apart);
+        store(placed + i, multiply(apart, factor));
+    }
+    float norm = sum_of_lanes(squares);
+    for (; i < width; ++i) {
+        const float apart = query[i] - centre[i];
+        norm += apart * apart;
+        placed[i] = -2.0f * apart;
+    }
+    return norm;
+}
+
+// Places Q queries; norm: their squared norms.
+template <int Q>
+inline __attribute__((always_inline)) void place_few(const FewRows& a, int query, std::int64_t width,
+                                                     const float* (&wanted)[Q], float (&norm)[Q]) {
+    for (int q = 0; q < Q; ++q) {
+        wanted[q] = a.placed + q * width;
+        norm[q] = place_few(a.query + (query + q) * width, a.centre, width, a.placed + q * width);
+    }
+}
+
+// Given a query's least score, calls among(limit) unless the query is beyond a.limit.
+template <class Among>
+inline __attribute__((always_inline)) void choose(const FewRows& a, int query, float norm, Floats least,
+                                                  const Among& among) {
+    a.nearest[query] = -1;
+    if (norm < a.limit) among(least_lane(least) + (norm * a.reach_scale + a.reach_more));
+}
+
+// The nearest of the rows `within`, which count from `first`, and of what was nearest before.
+inline __attribute__((always_inline)) void nearest_within(const FewRows& a, int query, int first,
+                                                          std::uint64_t within) {
+    const float* const own = a.query + query * a.width;
+    for (; within; within &= within - 1) {
+        const int row = first + __builtin_ctzll(within);
+        const float apart = distance(own, a.rows[row], a.width);
+        if (a.nearest[query] >= 0 && !(apart < a.distances[query])) continue;
+        a.nearest[query] = row;
+        a.distances[query] = apart;
+    }
+}
+
+// All rows are U vectors.
+template <int Q, int WIDTH, int U>
+void few_at_once(const FewRows& a, int query) {
+    const float* wanted[Q];
+    float norm[Q];
+    place_few<Q>(a, query, WIDTH ? WIDTH : a.width, wanted, norm);
+    Floats sum[Q][U];
+    score<Q, WIDTH>(a.bank, a.norms, wanted, a.width, sum);
+    for (int q = 0; q < Q; ++q) {
+        Floats least = sum[q][0];
+        for (int u = 1; u < U; ++u) least = lesser(least, sum[q][u]);
+        choose(a, query + q, norm[q], least, [&](float limit) __attribute__((always_inline)) {
+            std::uint64_t within = 0;
+            for (int u = 0; u < U; ++u) within |= std::uint64_t{not_above(sum[q][u], fill(limit))} << (u * LANES);
+            nearest_within(a, query + q, 0, within & real_lanes(a.lanes));
+        });
+    }
+}
+
+// Some vectors after the others; their scores are kept.
+template <int Q, int WIDTH>
+void few_queries(const FewRows& a, int query) {
+    const float* wanted[Q];
+    float norm[Q], scores[Q][MOST_FEW];
+    Floats least[Q];
+    place_few<Q>(a, query, WIDTH ? WIDTH : a.width, wanted, norm);
+    for (int q = 0; q < Q; ++q) least[q] = fill(__builtin_inff());
+    const auto lanes_from = [&](int from) { return a.lanes - from < BLOCK ? a.lanes - from : BLOCK; };
+    for (int from = 0; from < a.lanes; from += BLOCK) {
+        for_scored(lanes_from(from), [&](int first, auto count) __attribute__((always_inline)) {
+            constexpr int U = count.value;
+            first += from;
+            Floats sum[Q][U];
+            score<Q, WIDTH>(a.bank + from * a.width + (first - from), a.norms + first, wanted, a.width, sum);
+            for (int q = 0; q < Q; ++q) {
+                for (int u = 0; u < U; ++u) {
+                    store(scores[q] + first + u * LANES, sum[q][u]);
+                    least[q] = lesser(least[q], sum[q][u]);
+                }
+            }
+        });
+    }
+    for (int q = 0; q < Q; ++q) {
+        choose(a, query + q, norm[q], least[q], [&](float limit) __attribute__((always_inline)) {
+            for (int from = 0; from < a.lanes; from += BLOCK) {
+                nearest_within(a, query + q, from, scores_within(scores[q] + from, lanes_from(from), limit));
+            }
+        });
+    }
+}
+
+template <int WIDTH>
+void few_of(const FewRows& a) {
+    if (a.lanes <= LANES) {
+        in_groups<PLACED>(a.queries, [&](auto group, int q) { few_at_once<group.value, WIDTH, 1>(a, q); });
+    } else if (a.lanes <= 2 * LANES) {
+        in_groups(a.queries, [&](auto group, int q) { few_at_once<group.value, WIDTH, 2>(a, q); });
+    } else if (a.lanes <= SCORE_STEP) {
+        in_groups(a.queries, [&](auto group, int q) { few_at_once<group.value, WIDTH, SCORE_VECTORS>(a, q); });
+    } else {
+        in_groups(a.queries, [&](auto group, int q) { few_queries<group.value, WIDTH>(a, q); });
+    }
+}
+
+void few_rows(const FewRows& a) {
+    switch (a.width) {
+        case 2:
+            return few_of<2>(a);
+        case 3:
+            return few_of<3>(a);
+        case 16:
+            return few_of<16>(a);
+        default:
+            return few_of<0>(a);
+    }
 }
 
 // A few columns of consecutive rows.
@@ -925,7 +1289,7 @@ void pack_rows(const PackRows& a) {
     if (a.dense && a.width == 2) return pack_narrow<2>(a);
     if (a.dense && a.width == 3) return pack_narrow<3>(a);
     if (a.dense && a.width == 4) return pack_narrow<4>(a);
-    const int packed = (a.lanes + 3) / 4 * 4, read = least_multiple(packed, SCORE_STEP);  // by float_block
+    const int packed = (a.lanes + 3) / 4 * 4, read = scored(packed);
     for (int lane = 0; lane < BLOCK; ++lane) a.sums[lane] = 0.0;
     for (std::int64_t start = 0; start < a.width; start += COLUMNS) {
         const std::int64_t stop = start + COLUMNS < a.width ? start + COLUMNS : a.width;
@@ -952,6 +1316,28 @@ void pack_rows(const PackRows& a) {
             __builtin_memcpy(a.sums + lane, sums, sizeof sums);
         }
     }
+}
+
+bool norms_below(const double* sums, double share, double limit, float* norms, float* largest) {
+    using Flags = std::int64_t __attribute__((vector_size(8 * PER_SUM)));
+    Flags over = {};
+    Doubles most = {}, values;
+    for (int lane = 0; lane < BLOCK; lane += PER_SUM) {
+        __builtin_memcpy(&values, sums + lane, sizeof values);
+        over |= ~(values < limit);  // NaN, too
+        values *= share;
+        most = values > most ? values : most;
+        const Singles rounded = __builtin_convertvector(values, Singles);
+        __builtin_memcpy(norms + lane, &rounded, sizeof rounded);
+    }
+    std::int64_t any = 0;
+    double greatest = 0.0;
+    for (int j = 0; j < PER_SUM; ++j) {
+        any |= over[j];
+        greatest = most[j] > greatest ? most[j] : greatest;
+    }
+    *largest = static_cast<float>(greatest);
+    return any == 0;
 }
 
 double place_row(const float* values, const float* centre, std::int64_t width, float* out) {
@@ -1048,6 +1434,7 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 latent_block,
                                 by_width<FloatBlock>,
                                 by_width<FloatBlocks>,
+                                few_rows,
                                 rounded_block,
                                 round_block,
                                 round_row,
@@ -1072,8 +1459,11 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 words,
                                 direct,
                                 direct_rows,
+                                distance,
+                                distances,
                                 direct_narrow,
                                 pack_rows,
+                                norms_below,
                                 place_row,
                                 block_sums,
                                 scaled,

@@ -84,6 +84,12 @@ inline Floats add(Floats a, Floats b) {
 inline Floats lesser(Floats a, Floats b) {  // neither is NaN
     return _mm512_min_ps(a, b);
 }
+inline float least_lane(Floats a) {  // none is NaN
+    return _mm512_reduce_min_ps(a);
+}
+inline float sum_of_lanes(Floats a) {
+    return _mm512_reduce_add_ps(a);
+}
 inline std::uint32_t not_above(Floats a, Floats limit) {
     return _mm512_cmp_ps_mask(a, limit, _CMP_NGT_UQ);
 }
@@ -471,6 +477,25 @@ inline void four_sums(Floats a, Floats b, Floats c, Floats d, float* out) {
     __builtin_memcpy(out, sums, sizeof sums);
 }
 
+#endif
+
+#if !defined(LPKERNEL_AVX512)
+inline float least_lane(Floats a) {  // none is NaN
+    float lane[LANES];
+    store(lane, a);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) lane[i] = lane[i + half] < lane[i] ? lane[i + half] : lane[i];
+    }
+    return lane[0];
+}
+inline float sum_of_lanes(Floats a) {
+    float lane[LANES];
+    store(lane, a);
+    for (int half = LANES / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+    }
+    return lane[0];
+}
 #endif
 
 // Four rows' values from `first` on, minus those of `centre`, columns first: out[i * stride + r].

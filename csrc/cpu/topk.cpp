@@ -42,12 +42,13 @@ void in_pieces(const Topk<T>& job, const Search& search, std::int64_t first_row,
     }
 }
 
-// Calls each(q) for the queries, some at a time on a thread.
+// Calls each(first, last) for the queries, up to `together` at a time.
 template <class Each>
-void for_queries(std::int64_t count, int threads, const Each& each) {
-    constexpr std::int64_t AT_ONCE = 64;
+void for_queries(std::int64_t count, int threads, std::int64_t together, const Each& each) {
+    constexpr std::int64_t AT_ONCE = 64;  // on a thread
     parallel((count + AT_ONCE - 1) / AT_ONCE, threads, [&](std::int64_t task) {
-        for (std::int64_t q = task * AT_ONCE; q < std::min(count, (task + 1) * AT_ONCE); ++q) each(q);
+        const std::int64_t end = std::min(count, (task + 1) * AT_ONCE);
+        for (std::int64_t q = task * AT_ONCE; q < end; q += together) each(q, std::min(end, q + together));
     });
 }
 
@@ -64,7 +65,7 @@ void write(const Topk<T>& job, std::int64_t q, Heap& heap, const Value& value, s
 // Merges the heaps (runs, Q) of all runs and writes them to slots.
 template <class T, class Heap, class Value>
 void merge(const Topk<T>& job, std::int64_t runs, Heap* heaps, const Value& value, std::int64_t* indices) {
-    for_queries(job.count, job.threads, [&](std::int64_t q) {
+    for_queries(job.count, job.threads, 1, [&](std::int64_t q, std::int64_t) {
         for (std::int64_t r = 1; r < runs; ++r) heaps[q].merge(heaps[r * job.count + q]);
         write(job, q, heaps[q], value, indices);
     });
@@ -166,26 +167,82 @@ void measure_all(const Topk<T>& job, const Kernels& run, const Value& value, std
     const auto rows = static_cast<int>(job.allowed);
     Exact<T> exact(job, run);
     exact.keep_first(rows);
-    for_queries(job.count, job.threads, [&](std::int64_t q) {
-        std::uint64_t keys[MEASURED];
-        std::int32_t ranks[MEASURED];
-        exact.keys(q, nullptr, rows, keys);
-        const std::int64_t first = q * job.k;
-        if (job.k == 1) {
-            const std::uint64_t least = *std::min_element(keys, keys + rows);
-            value(first, Smallest::distance(least));
-            indices[first] = row_of(job, Smallest::index(least));
-            return;
+    const std::int64_t together = std::clamp<std::int64_t>(Exact<T>::AT_ONCE / rows / 4 * 4, 1, 16);
+    for_queries(job.count, job.threads, together, [&](std::int64_t first, std::int64_t last) {
+        std::uint64_t made[Exact<T>::AT_ONCE];
+        exact.first_keys(first, static_cast<int>(last - first), rows, made);
+        for (std::int64_t q = first; q < last; ++q) {
+            const std::uint64_t* const keys = made + (q - first) * rows;
+            const std::int64_t at = q * job.k;
+            if (job.k == 1) {
+                const std::uint64_t least = *std::min_element(keys, keys + rows);
+                value(at, Smallest::distance(least));
+                indices[at] = row_of(job, Smallest::index(least));
+                continue;
+            }
+            std::int32_t ranks[MEASURED];
+            exact.rank(keys, rows, ranks);
+            for (int i = 0; i < rows; ++i) {
+                const std::int64_t before = ranks[i];
+                if (before >= job.k) continue;
+                value(at + before, Smallest::distance(keys[i]));
+                indices[at + before] = row_of(job, Smallest::index(keys[i]));
+            }
         }
-        exact.rank(keys, rows, ranks);
-        for (int i = 0; i < rows; ++i) {
-            const std::int64_t before = ranks[i];
-            if (before >= job.k) continue;
-            value(first + before, Smallest::distance(keys[i]));
-            indices[first + before] = row_of(job, Smallest::index(keys[i]));
-        }
-        if (q % 1024 == 0) poll();
+        if (first % 1024 == 0) poll();
     });
+}
+
+// Whether FewRows is faster than other ways: than rows in place with very few queries, and than int16 for wide rows.
+// Time of those / so, one thread of AVX-512: 16 rows of 64, 1 query 0.9, 8 1.1, 16 1.4; of 256, 1 0.7, 16 1.0, 64 1.7;
+// of 1,024, 4 0.5, 32 1.0, 64 1.7; 256 queries of 64 in 64 rows 1.2, of 256 0.9.
+bool are_few(const Topk<float>& job) {
+    constexpr std::int64_t LEAST = 4, WIDTH = 24;  // queries, and values of a row for each of them
+    constexpr std::int64_t WIDEST_FEW = 2048;
+    const bool usual = job.k == 1 && !job.shared_mask && !job.own_mask && !job.weights;
+    const bool enough = job.count >= LEAST && job.width <= WIDTH * job.count && job.width <= WIDEST_FEW;
+    const std::int64_t most = job.width < 32 ? MOST_FEW : job.width < 128 ? 64 : 32;
+    return usual && enough && job.allowed <= most;
+}
+
+// The nearest of few rows. Returns false, and writes nothing, if there is a row that is to be measured anyway.
+template <class Value>
+bool nearest_of_few(const Topk<float>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+    constexpr std::int64_t AT_ONCE = 256;
+    PackedBank<float> bank(job, run, false);
+    bank.keep();
+    if (bank.odd()) return false;
+    std::vector<const float*> rows(static_cast<std::size_t>(job.allowed));
+    for (std::int64_t a = 0; a < job.allowed; ++a) rows[a] = bank_row(job, a);
+    const std::int64_t shares = std::min<std::int64_t>((job.count + AT_ONCE - 1) / AT_ONCE, job.threads * 4);
+    parallel(shares, job.threads, [&](std::int64_t share) {
+        Aligned<float> placed(static_cast<std::size_t>(PLACED * job.width));
+        std::int32_t nearest[AT_ONCE];
+        float distances[AT_ONCE];
+        FewRows few = bank.few();
+        few.rows = rows.data();
+        few.placed = placed.data();
+        few.nearest = nearest;
+        few.distances = distances;
+        const std::int64_t last = job.count * (share + 1) / shares;
+        for (std::int64_t first = job.count * share / shares; first < last; first += AT_ONCE) {
+            few.queries = static_cast<int>(std::min(AT_ONCE, last - first));
+            few.query = job.queries + first * job.width;
+            run.few_rows(few);
+            for (int i = 0; i < few.queries; ++i) {
+                if (nearest[i] >= 0) {
+                    value(first + i, to_bits(distances[i]));
+                    indices[first + i] = row_of(job, nearest[i]);
+                    continue;
+                }
+                Nearest heap;
+                for (std::int64_t a = 0; a < job.allowed; ++a) bank.exact()(first + i, a, heap);
+                write(job, first + i, heap, value, indices);
+            }
+            poll();
+        }
+    });
+    return true;
 }
 
 template <class Heap, class T, class Value>
@@ -253,6 +310,7 @@ void topk(const Topk<float>& asked, const Kernels& run, float* distances, std::i
     if (soon(job)) job.threads = 1;
     if (!begin(job, std::numeric_limits<float>::infinity(), distances, indices)) return;
     const auto value = [&](std::int64_t at, std::int32_t bits) { distances[at] = from_bits(bits); };
+    if (are_few(job) && nearest_of_few(job, run, value, indices)) return;
     if (wants_most(job)) {
         measure_all(job, run, value, indices);
     } else if (job.width >= WIDEST) {  // no screening bound is proven

@@ -51,20 +51,29 @@ struct PackedRows {
 template <class T>
 class PackedBank {
   public:
-    // Room for one block.
+    // Room for at_once() blocks.
     struct Room {
         Aligned<float> bank, norms, scales, gathered;
         Aligned<std::int16_t> halves;
+        std::vector<PackedRows> rows;
     };
 
-    PackedBank(const Topk<T>& job, const Kernels& run)
+    // Some blocks, one after the other; `together`: to be compared so, none has odd rows.
+    struct Run {
+        const PackedRows* rows;
+        int count;
+        bool together;
+    };
+
+    // rounds: whether rows may be compared in int16.
+    PackedBank(const Topk<T>& job, const Kernels& run, bool rounds = true)
         : job_(job),
           run_(run),
           exact_(job, run),
           chosen_(columns_of(job)),
           width_(job.shared_mask ? static_cast<std::int64_t>(chosen_.size()) : job.width),
           columns_(width_ + (job.weights ? 1 : 0)),
-          pairs_(rounds() ? (width_ + 1) / 2 : 0),
+          pairs_(rounds && worth_rounding() ? (width_ + 1) / 2 : 0),
           slack_(slack(job.weights ? width_ + 8 : width_) + (pairs_ ? (2 + rounding()) * rounding() : 0.0)),
           centre_(static_cast<std::size_t>(width_), 0.0f) {
         place_centre();
@@ -87,17 +96,24 @@ class PackedBank {
     float reach_of(double norm) const { return static_cast<float>(3 * slack_ * norm); }
 
     Room room() const {
-        return {Aligned<float>(static_cast<std::size_t>(columns_ * BLOCK + 1)), Aligned<float>(BLOCK),
-                Aligned<float>(BLOCK), Aligned<float>(gathers() ? static_cast<std::size_t>(width_ * BLOCK) : 0),
-                Aligned<std::int16_t>(static_cast<std::size_t>(pairs_ * BLOCK * 2 + 1))};
+        const auto lanes = static_cast<std::size_t>(at_once() * BLOCK);
+        return {Aligned<float>(lanes * static_cast<std::size_t>(columns_) + 1),
+                Aligned<float>(lanes),
+                Aligned<float>(BLOCK),
+                Aligned<float>(gathers() ? static_cast<std::size_t>(width_ * BLOCK) : 0),
+                Aligned<std::int16_t>(static_cast<std::size_t>(pairs_ * BLOCK * 2 + 1)),
+                std::vector<PackedRows>(static_cast<std::size_t>(at_once()))};
     }
 
     // Packs all of it, once.
     void keep() {
         const auto values = static_cast<std::size_t>(blocks() * BLOCK);
-        kept_ = {Aligned<float>(pairs_ ? 0 : values * static_cast<std::size_t>(columns_) + 1), Aligned<float>(values),
-                 Aligned<float>(pairs_ ? values : 0), Aligned<float>(0),
-                 Aligned<std::int16_t>(values * static_cast<std::size_t>(pairs_) * 2)};
+        kept_ = {Aligned<float>(pairs_ ? 0 : values * static_cast<std::size_t>(columns_) + 1),
+                 Aligned<float>(values),
+                 Aligned<float>(pairs_ ? values : 0),
+                 Aligned<float>(0),
+                 Aligned<std::int16_t>(values * static_cast<std::size_t>(pairs_) * 2),
+                 {}};
         packed_.resize(static_cast<std::size_t>(blocks()));
         const std::int64_t runs = std::min<std::int64_t>(blocks(), job_.threads);
         parallel(runs, job_.threads, [&](std::int64_t run) {
@@ -112,27 +128,54 @@ class PackedBank {
         });
     }
 
-    // How many kept blocks without odd rows begin at a row, up to what a cache holds; 0 if that is too few to be worth
-    // computing scores again.
-    std::int64_t together(std::int64_t row, std::int64_t last_row) const {
-        if (packed_.empty() || pairs_) return 0;
-        constexpr std::int64_t NEAR_BY = 1 << 18, WORTH = 8;  // bytes; blocks
-        const std::int64_t most = std::clamp<std::int64_t>(NEAR_BY / (4 * BLOCK * (columns_ + 1)), 1, MOST_BLOCKS);
-        const std::int64_t first = row / BLOCK, last = std::min((last_row + BLOCK - 1) / BLOCK, first + most);
-        std::int64_t b = first;
-        while (b < last && !packed_[b].odd) ++b;
-        return b - first < WORTH ? 0 : b - first;
+    // Most blocks that are compared together: as many as a cache holds.
+    std::int64_t at_once() const {
+        constexpr std::int64_t NEAR_BY = 1 << 18;  // bytes
+        if (job_.k > 1 || pairs_ || (packed_.empty() && columns_ > NARROW)) return 1;
+        return std::clamp<std::int64_t>(NEAR_BY / (4 * BLOCK * (columns_ + 1)), 1, MOST_BLOCKS);
+    }
+
+    // The blocks from a row on, a multiple of BLOCK: one, or for one neighbour some to be compared together.
+    Run run(std::int64_t row, std::int64_t last_row, Room& room) const {
+        const std::int64_t left = (last_row - row + BLOCK - 1) / BLOCK, most = std::min(left, at_once());
+        const PackedRows* rows = room.rows.data();
+        if (!packed_.empty()) rows = packed_.data() + row / BLOCK;
+        std::int64_t b = 0;
+        for (; b < most; ++b) {
+            if (packed_.empty()) {
+                room.rows[b] = pack(row + b * BLOCK, room.gathered.data(), room.bank.data() + b * BLOCK * columns_,
+                                    room.norms.data() + b * BLOCK, room.scales.data(), room.halves.data());
+            }
+            if (rows[b].odd) break;
+        }
+        constexpr std::int64_t HELD = 4, WORTH = 8;  // columns that are cheap to score again; blocks
+        const bool together = job_.k == 1 && !pairs_ && b >= (columns_ <= HELD ? 1 : WORTH);
+        return {rows, static_cast<int>(together ? b : 1), together};
+    }
+
+    // All kept blocks as a FewRows, without queries.
+    FewRows few() const {
+        FewRows few{};
+        few.bank = kept_.bank.data();
+        few.norms = kept_.norms.data();
+        few.centre = centre_.data();
+        few.width = width_;
+        few.lanes = static_cast<int>(job_.allowed);
+        float largest = 0.0f;
+        for (const PackedRows& rows : packed_) largest = std::max(largest, rows.largest);
+        few.reach_scale = reach_of(1.1);
+        few.reach_more = more(largest);
+        few.limit = LARGE;
+        return few;
+    }
+
+    // Whether a kept row is to be measured anyway.
+    bool odd() const {
+        return std::any_of(packed_.begin(), packed_.end(), [](const PackedRows& rows) { return rows.odd != 0; });
     }
 
     // FloatBlock::reach_more of rows whose norms are at most `largest`.
     float more(float largest) const { return reach_of(largest) + static_cast<float>(2 * TINY); }
-
-    // The block that begins at a multiple of BLOCK.
-    PackedRows block(std::int64_t row, Room& room) const {
-        if (!packed_.empty()) return packed_[row / BLOCK];
-        return pack(row, room.gathered.data(), room.bank.data(), room.norms.data(), room.scales.data(),
-                    room.halves.data());
-    }
 
     // The same, rounded: writes q' as `halves`, and what scales their products with a row's.
     double place(const T* query, std::vector<float>& room, std::int16_t* halves, float& scale) const {
@@ -186,7 +229,7 @@ class PackedBank {
 
     // Whether rows are compared in int16. Time in float32 / so, two threads of AVX-512, k = 1: 1,024 rows of 256: 1.1
     // with 16 queries, 1.3 with 64, 1.6 with 256, 1.7 with 2,048; of 64: 0.8, 1.1, 1.4, 1.6; of 32: 0.8, 1.0, 1.2, 1.3.
-    bool rounds() const {
+    bool worth_rounding() const {
         constexpr std::int64_t LEAST = 32, MOST = 1 << 16, WORTH = 3072;  // values of a row, and of all queries
         return !job_.weights && width_ >= LEAST && width_ <= MOST && job_.count * width_ >= WORTH;
     }
@@ -235,15 +278,18 @@ class PackedBank {
 
     // The rows less the centre and their squared norms; see PackRows.
     void centred(std::int64_t row, int lanes, float* gathered, float* bank, double* sums) const {
-        const float* rows[BLOCK];
-        for (int lane = 0; lane < lanes; ++lane) {
-            if constexpr (std::is_same_v<T, float>) rows[lane] = bank_row(job_, row + lane);
-            if (!gathers()) continue;
-            gather(bank_row(job_, row + lane), gathered + lane * width_);
-            rows[lane] = gathered + lane * width_;
+        const float* from = gathers() ? gathered : nullptr;  // of rows one after the other
+        if (gathers()) {
+            for (int lane = 0; lane < lanes; ++lane) gather(bank_row(job_, row + lane), gathered + lane * width_);
         }
-        const bool dense = (gathers() || job_.rows.empty()) && lanes == BLOCK;
+        const float* rows[BLOCK];
+        if constexpr (std::is_same_v<T, float>) {
+            if (!gathers() && job_.rows.empty()) from = bank_row(job_, row);
+            for (int lane = 0; lane < lanes && !from; ++lane) rows[lane] = bank_row(job_, row + lane);
+        }
+        for (int lane = 0; lane < lanes && from; ++lane) rows[lane] = from + lane * width_;
         std::fill(rows + lanes, rows + BLOCK, rows[0]);
+        const bool dense = from && lanes == BLOCK;
         run_.pack_rows({rows, centre_.data(), width_, lanes, dense, bank, sums});
     }
 
@@ -253,15 +299,8 @@ class PackedBank {
         made.lanes = static_cast<int>(std::min<std::int64_t>(BLOCK, job_.allowed - row));
         double sums[BLOCK];
         centred(row, made.lanes, gathered, bank, sums);
-        bool usual = true;
-        for (int lane = 0; lane < BLOCK; ++lane) {
-            usual &= sums[lane] < LARGE;
-            norms[lane] = static_cast<float>(sums[lane] * (1 - slack_));
-        }
+        const bool usual = run_.norms_below(sums, 1 - slack_, LARGE, norms, &made.largest);
         if (!usual || job_.weights) weigh(made, sums, bank, norms);
-        for (int lane = 0; lane < made.lanes; ++lane) {
-            made.largest = norms[lane] > made.largest ? norms[lane] : made.largest;
-        }
         std::fill(norms + made.lanes, norms + BLOCK, std::numeric_limits<float>::infinity());
         if (pairs_) round(made, sums, bank, scales, halves);
         return made;
@@ -283,12 +322,16 @@ class PackedBank {
     // The weights of a block, and which of its rows are odd.
     void weigh(PackedRows& made, const double* sums, float* bank, float* norms) const {
         float weights[BLOCK];
+        made.largest = 0.0f;
         for (int lane = 0; lane < BLOCK; ++lane) {
             const double weight = lane < made.lanes ? weight_of(job_, made.row + lane) : 1.0;
             const bool usual = weight >= LIGHT && weight <= HEAVY && sums[lane] < LARGE && sums[lane] * weight < LARGE;
             weights[lane] = static_cast<float>(usual ? weight : 1.0);
             norms[lane] = static_cast<float>(sums[lane] * weight * (1 - slack_));
-            if (usual) continue;
+            if (usual) {
+                made.largest = std::max(made.largest, norms[lane]);
+                continue;
+            }
             norms[lane] = -std::numeric_limits<float>::infinity();
             made.odd |= std::uint64_t{1} << lane;
         }
@@ -446,12 +489,16 @@ class PackedQueries {
         Waiting<Heap> waiting(*this, heaps, scratch);
         std::int64_t blocks, done = 0;
         for (std::int64_t row = first_row; row < last_row; row += blocks * BLOCK) {
-            blocks = bank_.together(row, last_row);
-            if (std::is_same_v<Heap, Nearest> && blocks > 0) {
-                compare_many(row, static_cast<int>(blocks), waiting, scratch);
+            const auto run = bank_.run(row, last_row, scratch.room);
+            blocks = run.count;
+            if constexpr (std::is_same_v<Heap, Nearest>) {
+                if (run.together) {
+                    compare_many(run, waiting, scratch);
+                } else {
+                    compare(*run.rows, waiting, scratch);
+                }
             } else {
-                blocks = 1;
-                compare(bank_.block(row, scratch.room), waiting, scratch);
+                compare(*run.rows, waiting, scratch);
             }
             if ((done += count_ * blocks * BLOCK * (bank_.columns() + 1)) < PIECE) continue;
             done = 0;
@@ -500,20 +547,23 @@ class PackedQueries {
         }
     }
 
-    // Compares all queries with some kept blocks. Scores are computed again for the few that may hold the nearest.
+    // Compares all queries with some blocks. Scores are computed again for the few that may hold the nearest.
     template <class Waits>
-    void compare_many(std::int64_t row, int count, Waits& waiting, Scratch& scratch) const {
+    void compare_many(const typename PackedBank<T>::Run& run, Waits& waiting, Scratch& scratch) const {
         std::uint32_t found[TOGETHER];
-        const PackedRows first = bank_.block(row, scratch.room);
+        std::int32_t only[TOGETHER];
+        float least[TOGETHER];
         FloatBlocks blocks{};
-        blocks.bank = first.bank;
-        blocks.norms = first.norms;
+        blocks.bank = run.rows->bank;
+        blocks.norms = run.rows->norms;
         blocks.width = bank_.columns();
-        blocks.count = count;
+        blocks.count = run.count;
         blocks.found = found;
+        blocks.only = only;
+        blocks.least = least;
         float largest = 0.0f;
-        for (int b = 0; b < count; ++b) {
-            const PackedRows rows = bank_.block(row + b * BLOCK, scratch.room);
+        for (int b = 0; b < run.count; ++b) {
+            const PackedRows& rows = run.rows[b];
             blocks.lanes = rows.lanes;
             blocks.reach_scale = std::max(blocks.reach_scale, rows.heaviest);
             largest = std::max(largest, rows.largest);
@@ -526,8 +576,12 @@ class PackedQueries {
             blocks.reach = reach_.data() + q;
             bank_.run().float_blocks(blocks);
             for (int i = 0; i < blocks.queries; ++i) {
+                if (found[i] && only[i] >= 0) {
+                    waiting.add(q + i, {run.rows->row + only[i], 1, least[i]});
+                    continue;
+                }
                 for (std::uint32_t left = found[i]; left; left &= left - 1) {
-                    compare_one(q + i, bank_.block(row + __builtin_ctz(left) * BLOCK, scratch.room), waiting, scratch);
+                    compare_one(q + i, run.rows[__builtin_ctz(left)], waiting, scratch);
                 }
             }
         }
@@ -573,20 +627,23 @@ class PackedQueries {
         void begin(const FloatBlock&) {}
 
         void add(std::int64_t q, const PackedRows& rows, const float* scores, std::uint64_t lanes) {
-            Found& waits = found_[q];
-            if (waits.lanes && !(waits.score > limits_[q])) end(q);
-            waits = {rows.row, lanes, least_of(scores, lanes)};
+            add(q, {rows.row, lanes, least_of(scores, lanes)});
         }
 
-        void end(std::int64_t q) { of_.measure(q, found_[q].row, found_[q].lanes, heaps_[q], limits_[q]); }
-
-      private:
         struct Found {
             std::int64_t row = 0;
             std::uint64_t lanes = 0;
             float score = 0.0f;  // the least
         };
 
+        void add(std::int64_t q, const Found& found) {
+            if (found_[q].lanes && !(found_[q].score > limits_[q])) end(q);
+            found_[q] = found;
+        }
+
+        void end(std::int64_t q) { of_.measure(q, found_[q].row, found_[q].lanes, heaps_[q], limits_[q]); }
+
+      private:
         static float least_of(const float* scores, std::uint64_t lanes) {
             float least = scores[__builtin_ctzll(lanes)];
             for (lanes &= lanes - 1; lanes; lanes &= lanes - 1) {

@@ -118,11 +118,10 @@ class Exact {
     // Keys of up to AT_ONCE rows; rows: their positions, or nullptr for the first ones.
     void keys(std::int64_t q, const std::int32_t* rows, int count, std::uint64_t* made) const {
         if constexpr (std::is_same_v<T, float>) {
-            double sums[AT_ONCE];
-            sums_of(q, rows, count, sums);
+            float distances[AT_ONCE];
+            distances_of(q, rows, count, distances);
             for (int i = 0; i < count; ++i) {
-                const std::int64_t a = rows ? rows[i] : i;
-                made[i] = Smallest::key(order_bits(static_cast<float>(sums[i] * weight_of(job_, a))), a);
+                made[i] = Smallest::key(order_bits(distances[i]), rows ? rows[i] : i);
             }
         } else {
             for (int i = 0; i < count; ++i) {
@@ -134,7 +133,22 @@ class Exact {
 
     static constexpr int AT_ONCE = 64;
 
-    // Makes keys() of the first `count` rows faster from now on, where rows of float32 are narrow.
+    // Keys of the first `count` rows for some queries, (queries, count), of AT_ONCE at most in all.
+    void first_keys(std::int64_t q, int queries, int count, std::uint64_t* made) const {
+        if (!std::is_same_v<T, float> || !plain() || job_.width <= NARROW) {
+            for (int i = 0; i < queries; ++i) keys(q + i, nullptr, count, made + i * count);
+            return;
+        }
+        if constexpr (std::is_same_v<T, float>) {
+            const float* rows[AT_ONCE];
+            float distances[AT_ONCE];
+            for (int i = 0; i < count; ++i) rows[i] = bank_row(job_, i);
+            run_.distances({job_.queries + q * job_.width, rows, job_.width, queries, count, distances});
+            for (int i = 0; i < queries * count; ++i) made[i] = Smallest::key(order_bits(distances[i]), i % count);
+        }
+    }
+
+    // Prepares first_keys() of so many rows.
     void keep_first(int count) {
         if (!std::is_same_v<T, float> || !used_.empty() || job_.width > NARROW) return;
         kept_for_ = count;
@@ -164,8 +178,8 @@ class Exact {
         const T* const row = bank_row(job_, a);
         const float* const used = used_by(q);
         if constexpr (std::is_same_v<T, float>) {
-            const double sum = run_.direct(query, row, used, job_.width);
-            return order_bits(static_cast<float>(sum * weight_of(job_, a)));
+            if (plain()) return order_bits(run_.distance(query, row, job_.width));
+            return order_bits(static_cast<float>(run_.direct(query, row, used, job_.width) * weight_of(job_, a)));
         } else if (!used) {
             const std::int32_t cell = 0;
             return run_.apart(row, &cell, query, 1, static_cast<int>(job_.width));
@@ -179,15 +193,26 @@ class Exact {
         }
     }
 
-    void sums_of(std::int64_t q, const std::int32_t* rows, int count, double* sums) const {
+    // Whether neither a mask nor weights change distances.
+    bool plain() const { return used_.empty() && !job_.weights; }
+
+    void distances_of(std::int64_t q, const std::int32_t* rows, int count, float* distances) const {
         const float* const query = job_.queries + q * job_.width;
+        double sums[AT_ONCE];
         if (!rows && kept_for_ == count) {
             run_.direct_narrow(query, kept_.data(), static_cast<int>(job_.width), padded(count), sums);
+            for (int i = 0; i < count; ++i) {
+                distances[i] = static_cast<float>(sums[i] * weight_of(job_, rows ? rows[i] : i));
+            }
             return;
         }
         const float* from[AT_ONCE];
         for (int i = 0; i < count; ++i) from[i] = bank_row(job_, rows ? rows[i] : i);
+        if (plain()) return run_.distances({query, from, job_.width, 1, count, distances});
         run_.direct_rows(query, from, used_by(q), job_.width, count, sums);
+        for (int i = 0; i < count; ++i) {
+            distances[i] = static_cast<float>(sums[i] * weight_of(job_, rows ? rows[i] : i));
+        }
     }
 
     const Topk<T>& job_;

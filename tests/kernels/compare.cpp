@@ -1078,6 +1078,8 @@ bool float_blocks(const Kernels& table, Random& random) {
         const std::vector<float> before(queries, repeat % 4 ? INF : random.floats(1, 3.0f)[0]);
         std::vector<float> limits = before, want = before, scores(queries * BLOCK);
         std::vector<std::uint32_t> found(queries, ~0u);
+        std::vector<std::int32_t> only(queries, -7), want_only(queries, -1);
+        std::vector<float> least(queries), want_least(queries, INF);
         std::vector<std::uint64_t> lanes_found(queries);
         FloatBlock block{};
         block.width = width;
@@ -1097,16 +1099,154 @@ bool float_blocks(const Kernels& table, Random& random) {
         block.reach = reach.data();
         for (int b = 0; b < count; ++b) at(b);
         table.float_blocks({bank.data(), norms.data(), width, count, lanes, queries, values.data(), limits.data(),
-                            found.data(), reach.data(), block.reach_scale, block.reach_more});
+                            found.data(), only.data(), least.data(), reach.data(), block.reach_scale,
+                            block.reach_more});
         const std::string sizes = sizes_of({{"width", width}, {"count", count}, {"queries", queries}, {"no.", repeat}});
         check.same(sizes, want, limits);
         block.reach = nullptr;
+        std::vector<int> rows_found(queries, 0);
         for (int b = 0; b < count; ++b) {
             at(b);
             for (int q = 0; q < queries; ++q) {
                 if (has(found[q], b) != (lanes_found[q] != 0)) check.wrong(sizes, "block " + std::to_string(b));
+                rows_found[q] += __builtin_popcountll(lanes_found[q]);
+                if (lanes_found[q]) want_only[q] = b * BLOCK + __builtin_ctzll(lanes_found[q]);
+                for (int lane = 0; lane < block.lanes; ++lane) {
+                    want_least[q] = std::min(want_least[q], scores[q * BLOCK + lane]);
+                }
             }
         }
+        for (int q = 0; q < queries; ++q) {
+            if (rows_found[q] > 1) want_only[q] = -1;
+            if (rows_found[q] == 0) only[q] = want_only[q], least[q] = want_least[q];
+        }
+        check.same(sizes, want_only, only);
+        check.same(sizes, want_least, least);
+    }
+    return check.passed();
+}
+
+// The nearest by direct(), of rows some of which are the same or nearly so, far from the origin or not.
+bool few_rows(const Kernels& table, Random& random) {
+    Check check(table, "few_rows");
+    for (int repeat = 0; repeat < 1500; ++repeat) {
+        const std::int64_t width = std::max(1, random.of(WIDTHS));
+        const int lanes = random.between(0, 2) ? random.of(LANE_COUNTS) : random.between(1, MOST_FEW);
+        const int queries = random.between(1, 30), blocks = (lanes + BLOCK - 1) / BLOCK;
+        const float scale = repeat % 5 == 0 ? 1e-22f : repeat % 5 == 1 ? 1e15f : 1.0f;
+        const auto middle = random.floats(static_cast<std::size_t>(width), repeat % 3 ? 0.0f : 1000.0f * scale);
+        auto rows = random.floats(static_cast<std::size_t>(lanes * width), scale);
+        auto query = random.floats(static_cast<std::size_t>(queries * width), scale);
+        for (int r = 1; r < lanes; ++r) {  // the same as another, but perhaps for one value
+            if (random.between(0, 3)) continue;
+            const int other = random.between(0, r - 1);
+            std::copy_n(&rows[other * width], width, &rows[r * width]);
+            if (random.between(0, 1)) rows[r * width + random.between(0, static_cast<int>(width) - 1)] *= 1.0f + 1e-6f;
+        }
+        for (int q = 0; q < queries; ++q) {  // on a row, or as odd as may be
+            if (random.between(0, 3) == 0)
+                std::copy_n(&rows[random.between(0, lanes - 1) * width], width, &query[q * width]);
+        }
+        for (std::size_t i = 0; i < rows.size(); ++i) rows[i] += middle[i % width];
+        for (std::size_t i = 0; i < query.size(); ++i) query[i] += middle[i % width];
+        std::vector<bool> odd(queries);
+        for (int q = 0; q < queries; ++q) {
+            odd[q] = random.between(0, 9) == 0;
+            if (odd[q]) query[q * width] = random.between(0, 1) ? NOT_A_NUMBER : 1e30f;
+        }
+        std::vector<float> bank(static_cast<std::size_t>(blocks * width * BLOCK) + 1), norms(blocks * BLOCK, INF);
+        std::vector<const float*> at(static_cast<std::size_t>(blocks * BLOCK), rows.data());
+        for (int r = 0; r < lanes; ++r) at[r] = rows.data() + r * width;
+        const double part = slack(width);
+        double largest = 0.0;
+        for (int b = 0; b < blocks; ++b) {
+            const int some = std::min(BLOCK, lanes - b * BLOCK);
+            double sums[BLOCK];
+            table.pack_rows(
+                {at.data() + b * BLOCK, middle.data(), width, some, false, bank.data() + b * width * BLOCK, sums});
+            for (int lane = 0; lane < some; ++lane) {
+                norms[b * BLOCK + lane] = static_cast<float>(sums[lane] * (1 - part));
+                largest = std::max(largest, sums[lane]);
+            }
+        }
+        std::vector<float> placed(static_cast<std::size_t>(PLACED * width)), distances(queries),
+            want_distances(queries);
+        std::vector<std::int32_t> nearest(queries, -7), want(queries, -1);
+        table.few_rows({bank.data(), norms.data(), middle.data(), at.data(), width, lanes, queries, query.data(),
+                        static_cast<float>(3.3 * part), static_cast<float>(3 * part * largest + 2 * TINY), 1e36f,
+                        placed.data(), nearest.data(), distances.data()});
+        for (int q = 0; q < queries; ++q) {
+            for (int r = 0; r < lanes && !odd[q]; ++r) {
+                const auto apart = static_cast<float>(ONE.direct(&query[q * width], at[r], nullptr, width));
+                if (want[q] >= 0 && !(apart < want_distances[q])) continue;
+                want[q] = r;
+                want_distances[q] = apart;
+            }
+            if (odd[q]) distances[q] = want_distances[q];
+        }
+        const std::string sizes = sizes_of({{"width", width}, {"lanes", lanes}, {"queries", queries}, {"no.", repeat}});
+        check.same(sizes, want, nearest);
+        check.same(sizes, want_distances, distances);
+    }
+    return check.passed();
+}
+
+// Among them sums that end half way between two of float32, or just above it, as float64 happens to be rounded on the
+// way.
+bool distances(const Kernels& table, Random& random) {
+    Check check(table, "distances");
+    for (int repeat = 0; repeat < 600; ++repeat) {
+        const std::int64_t width = repeat % 20 ? random.of(WIDTHS) : 2049;
+        const int count = random.between(0, 33), queries = random.between(1, 9);
+        const float scale = repeat % 6 == 0 ? 1e-22f : repeat % 6 == 2 ? 1e18f : 1.0f;
+        auto query = random.floats(static_cast<std::size_t>(queries * width) + 1, scale);
+        auto rows = random.floats(static_cast<std::size_t>(count * width) + 1, scale);
+        if (repeat % 2 && width > 0) {  // 4097^2 is odd and beyond 2^24; 2^-30 is a quarter of its last bit in float64
+            std::fill(query.begin(), query.end(), 0.0f);
+            std::fill(rows.begin(), rows.end(), 0x1p-15f);
+            for (int r = 0; r < count; ++r) rows[r * width + random.between(0, static_cast<int>(width) - 1)] = 4097.0f;
+        }
+        std::vector<const float*> at(static_cast<std::size_t>(count));
+        for (int r = 0; r < count; ++r) at[r] = rows.data() + r * width;
+        std::vector<float> want(static_cast<std::size_t>(queries * count)), got(want.size()), each(want.size());
+        table.distances({query.data(), at.data(), width, queries, count, got.data()});
+        for (int q = 0; q < queries; ++q) {
+            for (int r = 0; r < count; ++r) {
+                const float* const own = query.data() + q * width;
+                want[q * count + r] = static_cast<float>(ONE.direct(own, at[r], nullptr, width));
+                each[q * count + r] = table.distance(own, at[r], width);
+            }
+        }
+        const std::string sizes = sizes_of({{"width", width}, {"count", count}, {"queries", queries}, {"no.", repeat}});
+        check.same(sizes, want, got);
+        check.same(sizes, want, each);
+    }
+    return check.passed();
+}
+
+bool norms_below(const Kernels& table, Random& random) {
+    Check check(table, "norms_below");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        std::vector<double> sums(BLOCK);
+        for (double& sum : sums) sum = std::fabs(random.floats(1, 1.0f)[0]);
+        bool below = true;
+        double most = 0.0;
+        for (const double odd : {4.0, static_cast<double>(NOT_A_NUMBER), static_cast<double>(INF)}) {
+            if (random.between(0, 5)) continue;
+            sums[random.between(0, BLOCK - 1)] = odd;
+        }
+        std::vector<float> norms(BLOCK), want(BLOCK);
+        for (int b = 0; b < BLOCK; ++b) {
+            below = below && sums[b] < 4.0;
+            want[b] = static_cast<float>(sums[b] * 0.75);
+            most = std::max(most, sums[b] * 0.75);
+        }
+        float largest = -1.0f;
+        const std::string sizes = sizes_of({{"no.", repeat}});
+        if (table.norms_below(sums.data(), 0.75, 4.0, norms.data(), &largest) != below) check.wrong(sizes, "below?");
+        if (!below) continue;
+        check.same(sizes, want, norms);
+        check.same(sizes, std::vector<float>{static_cast<float>(most)}, std::vector<float>{largest});
     }
     return check.passed();
 }
@@ -1163,6 +1303,7 @@ bool passes(const Kernels& table) {
         latent_block(table, random),
         float_block(table, random),
         float_blocks(table, random),
+        few_rows(table, random),
         rounded_block(table, random),
         round_row(table, random),
         round_block(table, random),
@@ -1193,10 +1334,12 @@ bool passes(const Kernels& table) {
         widen_half(table, random),
         direct_rows(table, random),
         direct_narrow(table, random),
+        distances(table, random),  // and distance
+        norms_below(table, random),
         pack_rows(table, random),
         place_row(table, random),
     };
-    static_assert(sizeof right * sizeof(void*) + sizeof(char*) == sizeof(Kernels), "every kernel is compared");
+    static_assert((sizeof right + 1) * sizeof(void*) + sizeof(char*) == sizeof(Kernels), "every kernel is compared");
     bool all = true;
     for (const bool one : right) all = all && one;
     return all;
