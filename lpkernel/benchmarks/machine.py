@@ -201,9 +201,8 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def commit() -> str | None:
-    """The commit of the source tree that this package runs from, with "+" if files differ; None if installed."""
-    root = Path(__file__).parents[2]
+def commit(root: Path = Path(__file__).parents[2]) -> str | None:
+    """The commit of a source tree, with "+" if files differ; None if it is not a clone. root: of this package's own."""
     if not (root / ".git").exists():
         return None
     try:
