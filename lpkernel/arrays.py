@@ -34,15 +34,21 @@ def check_dense(name: str, tensor: Any) -> None:
 def host_array(name: str, value: Any) -> np.ndarray:
     """An array, nested lists, or a tensor on any device, without its gradient, as a NumPy array of any dtype.
 
-    Floats that NumPy lacks, such as bfloat16, become float32. Raises InputError for what has no one shape.
+    Floats that NumPy lacks, such as bfloat16, become float32. Raises InputError for what has no one shape, for masked
+    elements, and for numbers that NumPy has no dtype for.
     """
     if type(value) is np.ndarray:
         return value
+    if np.ma.is_masked(value):
+        raise InputError(f"{name}: got an array with masked elements, expected all its numbers; use .filled(...)")
     torch = sys.modules.get("torch")  # no tensor was made without it
     if torch is not None and isinstance(value, torch.Tensor):
         check_dense(name, value)
         widen = value.is_floating_point() and str(value.dtype) not in _NUMPY_FLOATS
-        return np.asarray((value.detach().float() if widen else value).numpy(force=True))
+        try:
+            return np.asarray((value.detach().float() if widen else value).numpy(force=True))
+        except TypeError as error:  # complex numbers of 16 bits
+            raise InputError(f"{name}: got a tensor of {value.dtype}, expected a dtype that NumPy has") from error
     if hasattr(value, "toarray"):
         raise InputError(f"{name}: got a {type(value).__name__}, expected a dense array; use .toarray()")
     try:

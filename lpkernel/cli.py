@@ -20,6 +20,8 @@ from lpkernel._startup import INTERRUPTED
 from lpkernel.commands import align, autoencoder, bank, bench, completion, demo, edit, evaluate, generate, info
 from lpkernel.errors import USAGE_ERROR, InputError, LpkernelError, printable
 
+_AFTER = "\0"  # in front of what follows a --, which is never an option; no argument of a process holds it
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, in the same form as all others."""
@@ -31,19 +33,26 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As in argparse, but arguments without a name may also stand apart, with options between them: where argparse
-        would leave some over, except after a --.
+        would leave some over.
         """
         whole = any(isinstance(action, argparse._SubParsersAction) for action in self._actions)
-        if whole or self._mixing or args is None or "--" in args:
+        if whole or self._mixing or args is None:
             return super().parse_known_args(args, namespace)
         found, left = super().parse_known_args(args, copy.copy(namespace))
         if not left:
             return found, left
-        self._mixing = True  # the method below may call this one for its parts
+        args = list(args)
+        end = args.index("--") if "--" in args else len(args)
+        self._mixing = True  # the method below may call this one for its parts, without the --
         try:
-            return self.parse_known_intermixed_args(args, namespace)
+            marked = [*args[: end + 1], *(_AFTER + one for one in args[end + 1 :])]
+            found, left = self.parse_known_intermixed_args(marked, namespace)
         finally:
             self._mixing = False
+        return found, [one.removeprefix(_AFTER) for one in left if one != "--"]
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        return super()._get_value(action, arg_string.removeprefix(_AFTER) if self._mixing else arg_string)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -279,6 +279,7 @@ def random(
     to 8, cells that mirror the patch and are already known enter the distance. Raises InputError.
     """
     side, patch, stride, sides, mirror = _whole_numbers(side, patch, stride, scales, mirror)
+    _check_texts(overlap, start)
     sides = sides or fitting(default_scales(side), patch)
     return _whole("random", side, patch, stride, sides, overlap, False, 1, start, mirror)
 
@@ -301,6 +302,7 @@ def reference(
     if not 1 <= checks.integer("passes", passes) <= MAX_PASSES:
         raise InputError(f"passes: got {passes}, expected 1 to {MAX_PASSES}")
     side, patch, stride, sides, mirror = _whole_numbers(side, patch, stride, scales, mirror)
+    _check_texts(overlap, start)
     sides = sides or (side,)
     return _whole("reference", side, patch, stride, sides, overlap, True, passes, start, mirror)
 
@@ -325,7 +327,7 @@ def edit(
     waits until there is, so that a region grows from its surroundings. One scale by default. Other options: as in
     `random`; cells outside the region do not count as overlap. Raises InputError.
     """
-    region = _checked_region(region)
+    region, mode = _checked_region(region), checks.text("mode", mode)
     if mode not in EDIT_MODES:
         raise InputError(f"mode: got {mode!r}, expected one of {', '.join(EDIT_MODES)}")
     side, patch, stride, sides, mirror = _whole_numbers(region.shape[0], patch, stride, scales, mirror)
@@ -378,6 +380,13 @@ def _checked_region(region: Bools) -> Bools:
     if not region.any():
         raise InputError("region: no cell is set, so there is nothing to edit")
     return region
+
+
+def _check_texts(overlap: str, start: str) -> None:
+    """Raise InputError for others, before the cache of plans hashes them."""
+    for name, value in (("overlap", overlap), ("start", start)):
+        if type(value) is not str:
+            checks.text(name, value)
 
 
 def _whole_numbers(

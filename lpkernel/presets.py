@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lpkernel import checks, plan
-from lpkernel.errors import InputError
+from lpkernel.errors import InputError, short
 from lpkernel.plan import Plan
 
 
@@ -83,13 +83,11 @@ def matches_colours(preset: Preset, given: bool | None, possible: bool) -> bool:
 
 
 def _checked(name: str, given: bool | None) -> bool | None:
-    if given is not None and not isinstance(given, bool):
-        raise InputError(f"{name}: got {given!r}, expected True, False or None")
-    return given
+    return None if given is None else checks.flag(name, given)
 
 
 def find(name: str) -> Preset:
     """The preset of this name. Raises InputError."""
     if not isinstance(name, str) or name not in PRESETS:
-        raise InputError(f"preset: got {name!r}, expected one of {', '.join(PRESETS)}")
+        raise InputError(f"preset: got {short(repr(name))}, expected one of {', '.join(PRESETS)}")
     return PRESETS[name]

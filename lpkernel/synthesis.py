@@ -260,6 +260,9 @@ def generate(
     and image number, not on backend, device, threads or batch. Raises InputError, BackendUnavailable.
     """
     bank, defaults = as_bank(bank), presets.find(preset)
+    for name, value in (("backend", backend), ("device", device), ("domain", domain)):
+        if type(value) is not str:
+            checks.text(name, value)
     if copy_limit is not None and not isinstance(copy_limit, CopyLimit):
         raise InputError(f"copy_limit: got {copy_limit!r}, expected a CopyLimit")
     if plan is None:

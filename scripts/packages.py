@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import console
 
@@ -33,6 +34,7 @@ FACE_CROP = (19, 40, 159, 180)  # of the 178x218 photographs: a tight face, eyes
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 LONGEST = 1800  # seconds of a download
+LARGEST_PAGE = 16 << 20  # bytes of one page of the index
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def _download(package: Package, archive: Path) -> None:
     with download.main_context():
         options, _ = download.parse_args([])
         session = download.get_default_session(options)  # type: ignore[attr-defined]
+        session.hooks["response"].append(_bounded)
         finder = download._build_package_finder(options, session)  # type: ignore[attr-defined]
         links = [found.link for found in finder.find_all_candidates(project) if found.link.filename == archive.name]
         if not links:
@@ -114,6 +117,19 @@ def _download(package: Package, archive: Path) -> None:
                 if left < 0:
                     raise FetchError(f"{archive.name}: longer than the {package.size} bytes expected; it is another")
                 file.write(part)
+
+
+def _bounded(response: Any, stream: bool = False, **_: object) -> None:
+    """Read a page that requests would read whole. Raises FetchError for one that is too long."""
+    if stream:
+        return
+    parts, size = [], 0
+    for part in response.iter_content(1 << 16):
+        size += len(part)
+        if size > LARGEST_PAGE:
+            raise FetchError(f"a page of the package index is longer than {LARGEST_PAGE} bytes; it is no index")
+        parts.append(part)
+    response._content = b"".join(parts)
 
 
 @contextmanager

@@ -142,6 +142,9 @@ def test_the_file_in_the_place_of_a_folder_is_named_by_its_argument(
         (["bench", "topk", "step", "--n", "1"], ["bench", "topk", "--n", "1", "step"]),
         (["bank", "merge", "a", "b", "-o", "c"], ["bank", "merge", "a", "-o", "c", "b"]),
         (["align", "in", "out", "--size", "64"], ["align", "in", "--size", "64", "out"]),
+        (["evaluate", "--preset", "paper", "--", "A", "-C"], ["evaluate", "A", "--preset", "paper", "--", "-C"]),
+        (["evaluate", "-n", "5", "--", "A", "B", "-n", "6"], ["evaluate", "A", "-n", "5", "B", "--", "-n", "6"]),
+        (["bank", "merge", "-o", "c", "--", "a", "-b"], ["bank", "merge", "a", "-o", "c", "--", "-b"]),
     ],
 )
 def test_options_may_stand_between_arguments(together: list[str], apart: list[str]) -> None:
@@ -162,9 +165,12 @@ def test_arguments_that_stand_apart_are_still_checked(capsys: pytest.CaptureFixt
         capsys, "evaluate", "a", "--bogus", "b"
     )
     assert "unrecognized arguments: stray; see lpkernel generate" in refused(capsys, "generate", "-n", 1, "stray")
+    assert "unrecognized arguments: -x; see lpkernel generate" in refused(capsys, "generate", "-n", 1, "--", "-x")
+    assert "argument --preset: expected one" in refused(capsys, "evaluate", "a", "--preset", "--", "paper")
     assert "arguments are required: OUT" in refused(capsys, "align", "a", "--size", 8)
     assert "not allowed with" in refused(capsys, "edit", "a", "--box", "1,2,3,4", "--mask", "b")
     assert build_parser().parse_args(["evaluate", "--json", "--", "-a", "-b"]).made == [Path("-b")]
+    assert build_parser().parse_args(["evaluate", "a", "--json", "b", "--", "--"]).made == [Path("b"), Path("--")]
 
 
 @pytest.mark.parametrize("names", ["mouth", "mouth,eyes", "Male", " "])

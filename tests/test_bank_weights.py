@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,6 +132,18 @@ def test_empty_slots_and_unweighted_distances(backend: Backend) -> None:
     assert (got.distances[:, 2] == np.inf).all()
     plain = lp.masked_topk(queries, bank, 3, None, allowed, backend.name, return_weighted=True)
     assert plain.distances.dtype == np.float32 and (plain.distances[:, 2] == np.inf).all()
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int8", "uint8"])
+@pytest.mark.parametrize("weight", [1e-60, 1e60])
+@pytest.mark.parametrize("of", [np.asarray, torch.from_numpy])
+def test_products_of_integers_that_leave_float32_are_ranked(dtype: str, weight: float, of: Any) -> None:
+    queries, bank = (rows % 100 for rows in integers("int16", 3, 20, 4))
+    queries, bank = queries.astype(dtype), bank.astype(dtype)
+    want = lp.masked_topk(queries, bank, 5)
+    got = lp.masked_topk(of(queries), of(bank), 5, bank_weights=of(np.full(20, weight)))
+    assert all(np.array_equal(*pair) for pair in zip(got, want, strict=True))
+    assert str(got.distances.dtype).endswith("int32")
 
 
 def test_tensors_compile_and_stay_on_their_device(backend: Backend) -> None:

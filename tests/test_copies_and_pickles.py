@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 import subprocess
@@ -20,7 +21,7 @@ from torch import nn
 import lpkernel as lp
 from lpkernel import tensor_file
 from lpkernel.autoencoder.base import TorchAutoencoder
-from lpkernel.autoencoder.fused import fuse
+from lpkernel.autoencoder.fused import NormSiLU, fuse
 from lpkernel.autoencoder.layers import settle
 from lpkernel.autoencoder.upsampling import fold
 
@@ -55,6 +56,28 @@ def test_an_autoencoder(way: str, used: bool) -> None:
     assert made.fingerprint == given.fingerprint and repr(made) == repr(given)
     np.testing.assert_array_equal(made.decode(codes), pictures)
     np.testing.assert_array_equal(made.encode(pictures), fresh.encode(pictures))
+
+
+@pytest.mark.parametrize("name", ["_together", "encoder_dtype", "compiling", "network"])
+def test_an_autoencoder_of_a_version_that_lacked_something(name: str) -> None:
+    given = lp.load_autoencoder(device="cpu")
+    del vars(given)[name]
+    with pytest.raises(lp.InputError, match=f"another version of lpkernel .it lacks {name}.; load it from its files"):
+        pickle.loads(pickle.dumps(given))
+
+
+@pytest.mark.parametrize("name", ["silu", "follows", "grid"])
+def test_one_whose_layers_lack_something(name: str) -> None:
+    given: Any = lp.load_autoencoder(device="cpu")
+    layer = next(layer for layer in given.network.modules() if isinstance(layer, NormSiLU))
+    delattr(layer, name)
+    with pytest.raises(lp.InputError, match=f"it lacks {name}"):
+        pickle.loads(pickle.dumps(given))
+
+
+def test_all_that_an_autoencoder_holds_is_declared() -> None:
+    given = lp.load_autoencoder(device="cpu")
+    assert set(vars(given)) <= {name for kind in type(given).__mro__ for name in inspect.get_annotations(kind)}
 
 
 @pytest.mark.parametrize("way", WAYS)

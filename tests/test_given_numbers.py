@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -206,3 +207,174 @@ def test_what_only_looks_like_a_tensor() -> None:
 
     with pytest.raises(InputError, match="codes"):
         lp.Bank.from_codes(Detached(), rows(3))  # type: ignore[arg-type]
+
+
+ATTRIBUTES: dict[str, Any] = {
+    "a list": [True, False],
+    "a tuple": (True, False),
+    "NumPy's bools": [np.True_, np.False_],
+    "an array": np.array([True, False]),
+    "another stride": np.array([False, True])[::-1],
+    "a tensor": torch.tensor([True, False]),
+    "of a parameter": torch.nn.Parameter(torch.tensor([1.0, -1.0])) > 0,
+    "unmasked": np.ma.array([True, False], mask=False),
+}
+
+
+@pytest.mark.parametrize("form", ATTRIBUTES)
+def test_attributes_in_any_form(form: str, tmp_path: Path) -> None:
+    given: Any = {np.str_("Hat"): ATTRIBUTES[form]}
+    codes = lp.Bank.from_codes(CODES, BOOK, attributes=given)
+    latents = lp.Bank.from_latents(LATENTS, attributes=given)
+    built = lp.Bank.build(PICTURES, lp.load_autoencoder(), attributes=given, flip=True)
+    for bank in (codes, latents, built):
+        assert type(bank.attributes["Hat"]) is np.ndarray and type(next(iter(bank.attributes))) is str
+        assert bank.where("Hat").tolist() == [True, False] * (bank.size // 2)
+        assert bank.subset([1]).attributes["Hat"].tolist() == [False]
+        bank.save(tmp_path / "x.lpbank")
+        assert lp.Bank.load(tmp_path / "x.lpbank") == bank
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ([True, False], r"attributes: got \[True, False\], expected names with a bool"),
+        ({1: [True, False]}, "attributes: a name: got 1, expected a text"),
+        ({"Hat": [1, 0]}, r"attribute 'Hat' is int64 \(2,\), expected \(2,\) bool"),
+        ({"Hat": torch.nn.Parameter(torch.ones(2))}, r"attribute 'Hat' is float32 \(2,\), expected"),
+        ({"Hat": True}, r"attribute 'Hat' is bool \(\), expected"),
+        ({"Hat": None}, r"attribute 'Hat' is object \(\), expected"),
+        ({"Hat": torch.ones(2, dtype=torch.bool).to_sparse()}, "attribute 'Hat': .*to_dense"),
+        ({"Hat": torch.ones(2, dtype=torch.bool, device="meta")}, "attribute 'Hat': .*cpu"),
+        ({"Hat": np.ma.array([True, False], mask=[True, False])}, "attribute 'Hat': .*filled"),
+    ],
+)
+def test_attributes_that_are_none(attributes: Any, said: str) -> None:
+    makes: list[Callable[[], Any]] = [
+        lambda: lp.Bank.from_codes(CODES, BOOK, attributes=attributes),
+        lambda: lp.Bank.from_latents(LATENTS, attributes=attributes),
+        lambda: lp.Bank.build(PICTURES, lp.load_autoencoder(), attributes=attributes),
+    ]
+    for make in makes:
+        with pytest.raises(InputError, match=f"^{said}"):
+            make()
+
+
+@pytest.mark.parametrize("names", [5, "ab", [1, 2], [None, "a"], [b"a", b"b"], np.array([1, 2])])
+def test_names_and_labels_are_texts(names: Any) -> None:
+    for name in ("names", "labels"):
+        with pytest.raises(InputError, match=rf"^{name}(\[0\])?: got .*, expected a (list of texts|text)$"):
+            lp.Bank.from_codes(CODES, BOOK, **{name: names})
+    bank = lp.Bank.from_codes(CODES, BOOK, names=np.array(["a", "b"]))  # type: ignore[arg-type]
+    assert [type(name) for name in bank.names] == [str, str]
+
+
+BOTH = torch.ones(2, dtype=torch.bool)
+WHOLE = torch.ones(4, 4, dtype=torch.bool)
+ASKED: dict[str, tuple[Callable[[lp.Bank, Any], Any], Tensor, str]] = {
+    "examples_of": (lambda bank, x: bank.examples_of(x), torch.tensor([0, -1]), "sources"),
+    "flips_of": (lambda bank, x: bank.flips_of(x), BOTH, "images"),
+    "region": (lambda bank, x: lp.edit(bank, CODES[0], region=x, n=1, patch=2), torch.eye(4).bool(), "region"),
+    "mask": (lambda bank, x: lp.harmonize(bank, CODES[0], mask=x, n=1, patch=2), torch.eye(4).bool(), "mask"),
+    "reference": (lambda bank, x: lp.reference(bank, x, n=1, patch=2), torch.from_numpy(CODES[0]), "image"),
+    "box": (lambda bank, x: lp.edit(bank, CODES[0], box=x, n=1, patch=2), torch.tensor([0, 0, 2, 2]), "box"),
+    "scales": (lambda bank, x: lp.generate(bank, 1, patch=2, scales=x), torch.tensor([2, 4]), "scales"),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_what_a_bank_is_asked(asked: str) -> None:
+    bank = lp.Bank.from_codes(CODES, BOOK)
+    call, numbers, name = ASKED[asked]
+    want = call(bank, numbers.numpy())
+    for given in (numbers, numbers.tolist(), np.array(numbers.numpy()[::-1])[::-1]):
+        assert np.array_equal(call(bank, given), want) if isinstance(want, np.ndarray) else call(bank, given) == want
+    wrong: list[tuple[Any, str]] = [
+        (numbers.to("meta"), "meta"),
+        (numbers.to_sparse(), "to_dense"),
+        (torch.quantize_per_tensor(numbers.float(), 0.1, 0, torch.qint8), "dequantize"),
+        (np.ma.array(numbers.numpy(), mask=True), "filled"),
+    ]
+    for given, fix in wrong:
+        with pytest.raises(InputError, match=f"^{name}: .*{fix}"):
+            call(bank, given)
+    for given in (numbers.numpy().astype(str), numbers.numpy().astype(object), numbers.float(), numbers.numpy() + 99):
+        if not (asked in ("box", "scales") and np.asarray(given).dtype == object):
+            with pytest.raises(InputError, match=r"^(canvas|sources|images|region|mask|box|scale)"):
+                call(bank, given)
+
+
+class Unequal:
+    """Compared with anything, it is as an array is: of no one truth."""
+
+    def __eq__(self, other: object) -> Any:
+        return np.zeros(3)
+
+    __hash__ = object.__hash__
+
+
+OTHERS: list[Any] = [np.zeros(3), np.zeros(0), torch.zeros(3), Unequal(), ["auto"], b"auto", 3.5]
+ARGUMENTS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "NearestNeighbors, algorithm": (lambda x: lp.NearestNeighbors(algorithm=x).fit(rows(5)), "algorithm"),
+    "NearestNeighbors, backend": (lambda x: lp.NearestNeighbors(backend=x).fit(rows(5)), "backend"),
+    "NearestNeighbors, metric": (lambda x: lp.NearestNeighbors(metric=x).fit(rows(5)), "metric"),
+    "NearestNeighbors, p": (lambda x: lp.NearestNeighbors(metric="minkowski", p=x).fit(rows(5)), "p"),
+    "kneighbors, return_distance": (
+        lambda x: lp.NearestNeighbors(2).fit(rows(5)).kneighbors(return_distance=x),
+        "return_distance",
+    ),
+    "IndexFlatL2, backend": (lambda x: lp.IndexFlatL2(3, x), "backend"),
+    "masked_topk, backend": (lambda x: lp.masked_topk(rows(4), rows(5), 2, backend=x), "backend"),
+    "masked_topk, metric": (lambda x: lp.masked_topk(rows(4), rows(5), 2, metric=x), "metric"),
+    "masked_topk, return_weighted": (
+        lambda x: lp.masked_topk(rows(4), rows(5), 2, return_weighted=x),
+        "return_weighted",
+    ),
+    "normalised_nearest, rooted": (lambda x: lp.normalised_nearest(rows(4), rows(5), 1.0, x), "rooted"),
+    "normalised_nearest, backend": (lambda x: lp.normalised_nearest(rows(4), rows(5), 1.0, backend=x), "backend"),
+    "patch_nearest, backend": (lambda x: lp.patch_nearest(rows(4)[None], rows(4)[None], 2, backend=x), "backend"),
+    **{
+        f"generate, {name}": (lambda x, name=name: lp.generate(small(), 1, patch=2, **{name: x}), name)  # type: ignore[misc]
+        for name in ("backend", "device", "domain", "preset", "overlap", "start", "refine", "match_colours")
+    },
+    **{
+        f"edit, {name}": (
+            lambda x, name=name: lp.edit(small(), CODES[0], region=WHOLE.numpy(), n=1, patch=2, **{name: x}),  # type: ignore[misc]
+            name,
+        )
+        for name in ("mode", "framing", "donor", "keep_outside")
+    },
+    **{
+        f"Bank.build, {name}": (
+            lambda x, name=name: lp.Bank.build(PICTURES, lp.load_autoencoder(), **{name: x}),  # type: ignore[misc]
+            name,
+        )
+        for name in ("strict", "flip", "missing_attributes", "cache")
+    },
+    "load_autoencoder, device": (lambda x: lp.load_autoencoder(device=x), "device"),
+    "load_autoencoder, dtype": (lambda x: lp.load_autoencoder(dtype=x), "dtype"),
+    "Bank.where": (lambda x: small().where(x), "where"),
+    "Bank.level": (lambda x: small().level(x), "scale side"),
+    "Bank.merge": (lambda x: lp.Bank.merge(x), "merge"),
+}
+
+
+def small() -> lp.Bank:
+    return lp.Bank.from_codes(CODES, BOOK)
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS)
+@pytest.mark.parametrize("number", range(len(OTHERS)))
+def test_arguments_that_are_no_texts_or_flags(argument: str, number: int) -> None:
+    call, name = ARGUMENTS[argument]
+    with pytest.raises(InputError, match=f"^{name}:? "):
+        call(OTHERS[number])
+
+
+def test_counts_beyond_64_bits() -> None:
+    arrays = rows(4).numpy(), rows(5).numpy()
+    for k in (10**30, -(10**30), 2**63):
+        with pytest.raises(InputError, match=r"^k: got"):
+            lp.masked_topk(*arrays, k)
+        with pytest.raises(InputError, match=r"^patch 2 and stride"):
+            lp.patch_nearest(arrays[0][None], arrays[0][None], 2, stride=k)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,68 @@ def test_other_numbers_are_taken_as_float32() -> None:
     index.add(np.array([[0.5, 1.5]]))
     index.add(torch.tensor([[2.0, 2.0]], dtype=torch.float16, requires_grad=True))
     assert index.reconstruct_n().tolist() == [[1, 2], [3, 4], [0.5, 1.5], [2, 2]]
+
+
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("of", [np.asarray, torch.from_numpy])
+def test_integers_are_taken_exactly_or_not_at_all(dtype: str, of: Any) -> None:
+    ends = np.iinfo(dtype)
+    held = np.clip([[2**24 - 1, 0], [1 - 2**24, 5]], ends.min, ends.max).astype(dtype)
+    index = lp.IndexFlatL2(2)
+    index.add(of(held))
+    assert np.array_equal(index.reconstruct_n(), held) and index.search(of(held), 1).indices.tolist() == [[0], [1]]
+    if ends.max > 2**24:
+        for beyond in (2**24, 2**24 + 1, ends.max):
+            with pytest.raises(InputError, match=f"^x: got {dtype} from 0 to .*2\\^24 in magnitude"):
+                index.add(of(np.array([[beyond, 0]], dtype)))
+            with pytest.raises(InputError, match=f"^x: got {dtype} from 0 to"):
+                index.search(of(np.array([[beyond, 0]], dtype)), 1)
+    assert index.ntotal == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (np.full((1, 2), 1e39), "x: got float64 values beyond float32's range"),
+        (torch.full((1, 2), -1e39, dtype=torch.float64), "x: got float64 values beyond float32's range"),
+        (torch.ones(1, 2, dtype=torch.complex64), "x: got torch.complex64, expected real numbers"),
+        (np.ma.array([[1.0, 2.0]], mask=[[True, False]]), "x: got an array with masked elements"),
+        (np.array([[1, None]]), "x: got object, expected numbers alone"),
+    ],
+)
+def test_what_float32_cannot_hold(rows: Any, said: str) -> None:
+    with pytest.raises(InputError, match=f"^{said}"):
+        lp.IndexFlatL2(2).add(rows)
+
+
+def test_infinities_stay_what_they_are() -> None:
+    index = lp.IndexFlatL2(2)
+    index.add(np.array([[np.inf, -np.inf], [np.nan, 1e30]]))
+    assert np.array_equal(index.reconstruct_n(), np.array([[np.inf, -np.inf], [np.nan, 1e30]], np.float32), True)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32", "float64"])
+def test_adding_makes_one_copy(dtype: str) -> None:
+    rows = np.ones((100_000, 8), dtype)
+    index = lp.IndexFlatL2(8)
+    tracemalloc.start()
+    try:
+        index.add(rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert rows.size * 4 <= peak < 1.1 * rows.size * 4
+
+
+def test_tensors_with_a_lazy_sign() -> None:
+    rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    index = lp.IndexFlatL2(3)
+    index.add(torch._neg_view(-rows))
+    assert np.array_equal(index.reconstruct_n(), rows.numpy())
+    assert index.search(torch._neg_view(-rows), 1).indices[:, 0].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_files(tmp_path: Path) -> None:

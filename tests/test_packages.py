@@ -114,16 +114,18 @@ class Slowly(BaseHTTPRequestHandler):
     """An index whose archive never ends: much at a time, or a byte now and then."""
 
     part, pause, left = b"", 0.0, threading.Event()
+    ending = ".tar.gz"  # of what has no end
 
     def do_GET(self) -> None:
         self.send_response(200)
-        if not self.path.endswith(".tar.gz"):
+        if not self.path.endswith(self.ending):
             page = b'<a href="/odd-0.1.tar.gz">odd-0.1.tar.gz</a>'
             self.send_header("Content-Type", "text/html")
             self.send_header("Content-Length", str(len(page)))
             self.end_headers()
             self.wfile.write(page)
             return
+        self.send_header("Content-Type", "text/html")
         self.end_headers()
         try:
             for _ in range(1000):
@@ -137,17 +139,22 @@ class Slowly(BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    ("part", "pause", "said"),
-    [(bytes(1 << 20), 0.0, "longer than the"), (b"x", 0.1, "took more than 2 s")],
-    ids=["too long", "too slow"],
+    ("ending", "part", "pause", "said"),
+    [
+        (".tar.gz", bytes(1 << 20), 0.0, "longer than the"),
+        (".tar.gz", b"x", 0.1, "took more than 2 s"),
+        ("/", bytes(1 << 20), 0.0, "a page of the package index is longer than 16777216 bytes"),
+        ("/", b"x", 0.1, "took more than 2 s"),
+    ],
+    ids=["an archive too long", "an archive too slow", "a page too long", "a page too slow"],
 )
-def test_an_archive_without_an_end(
-    part: bytes, pause: float, said: str, index: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_has_no_end(
+    ending: str, part: bytes, pause: float, said: str, index: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Endless(Slowly):
         left = threading.Event()
 
-    Endless.part, Endless.pause = part, pause
+    Endless.part, Endless.pause, Endless.ending = part, pause, ending
     offer(sdist(index), monkeypatch)
     monkeypatch.setattr(packages, "LONGEST", 2)
     before = signal.getsignal(signal.SIGALRM)

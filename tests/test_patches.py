@@ -31,11 +31,11 @@ def picture(dtype: str, shape: tuple[int, int, int], seed: int, values: int = 4)
     return np.random.default_rng(seed).integers(0, values, shape).astype(dtype)
 
 
-def scaled(data: st.DataObject, image: np.ndarray, source: np.ndarray, alpha: float | None) -> Any:
+def scaled(data: st.DataObject, image: np.ndarray, source: np.ndarray) -> Any:
     """Floats now and then so small or large that their squares leave float32, or nearly float64; all sums exact."""
     if not np.issubdtype(image.dtype, np.floating):
         return image, source
-    powers = [0, -100] if alpha is not None else [0, -100, -66, 60, 83, *([505] if image.dtype == np.float64 else [])]
+    powers = [0, -100, -66, 60, 83, *([505] if image.dtype == np.float64 else [])]
     factor = 2.0 ** data.draw(st.sampled_from(powers))
     return image * image.dtype.type(factor), source * image.dtype.type(factor)
 
@@ -48,7 +48,7 @@ def test_the_same_as_rows(data: st.DataObject) -> None:
     image, source = (picture(dtype, shape, seed) for seed, shape in enumerate(shapes))
     side, stride = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 3))
     alpha = data.draw(st.sampled_from([None, 0.01, 1.0]))
-    image, source = scaled(data, image, source, alpha)
+    image, source = scaled(data, image, source)
     ours, theirs = (unfolded(array, side, stride) for array in (image, source))
     X, Y = ours.reshape(-1, ours.shape[2]), theirs.reshape(-1, ours.shape[2])
     k = data.draw(st.integers(1, len(Y)))
@@ -79,7 +79,7 @@ def test_within_a_radius(data: st.DataObject) -> None:
         image[0, 1, 1], source[0, 0, 2] = np.nan, np.inf
     side, stride, radius = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 2)), data.draw(st.integers(0, 5))
     alpha = data.draw(st.sampled_from([None, 0.5])) if np.isfinite(image).all() and np.isfinite(source).all() else None
-    image, source = scaled(data, image, source, alpha)
+    image, source = scaled(data, image, source)
     ours, theirs = (unfolded(array, side, stride) for array in (image, source))
     X, Y = ours.reshape(-1, ours.shape[2]), theirs.reshape(-1, ours.shape[2])
     y, x = (np.indices(array.shape[:2]).reshape(2, -1) * stride for array in (ours, theirs))
@@ -134,13 +134,51 @@ def test_normalised_nearest_compiles(rooted: bool) -> None:
 
 def test_what_has_no_score_is_said_of_what_was_given() -> None:
     image = picture("float32", (1, 5, 5), 1) + np.float32(1)
-    for wrong in (np.float32(1e30), np.float32(np.nan)):
+    for wrong in (np.float32(np.inf), np.float32(np.nan)):
         with pytest.raises(InputError, match="source: the least distance of patch 0 is"):
             lp.patch_nearest(image, image * -wrong, 3, alpha=0.1)
         with pytest.raises(InputError, match="Y: the least distance of row 0 is"):
             lp.normalised_nearest(image[0], image[0] * -wrong, 0.1)
     with pytest.raises(InputError, match=r"X \(1, 5, 5\) and Y \(1, 5, 5\): expected \(Q, D\)"):
         lp.normalised_nearest(image, image, 0.1)
+
+
+@pytest.mark.parametrize("rooted", [False, True])
+@pytest.mark.parametrize("of", [np.asarray, torch.from_numpy])
+def test_normalised_distances_whose_squares_leave_float32(of: Any, rooted: bool) -> None:
+    X, Y = (picture("float32", (1, count, 5), seed, 50)[0] for seed, count in enumerate((9, 7)))
+    want = lp.normalised_nearest(of(X), of(Y), 0.25, rooted, 3)
+    for power in (66, 90):
+        factor = 2.0**power
+        alpha = 0.25 * (factor if rooted else factor**2)
+        got = lp.normalised_nearest(of(X * np.float32(factor)), of(Y * np.float32(factor)), alpha, rooted, 3)
+        assert all(np.array_equal(*pair) for pair in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("alpha", [1e-320, 1e308])
+def test_an_alpha_that_weights_cannot_hold(alpha: float) -> None:
+    with pytest.raises(InputError, match="alpha: got 1e"):
+        lp.normalised_nearest(np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float32), alpha)
+
+
+KINDS = ["bool", "uint16", "int32", "int64", "float128", "complex64", ">f4", "U3", "object", "datetime64[s]"]
+
+
+@pytest.mark.parametrize("radius", [None, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_dtypes_are_refused(kind: str, radius: int | None) -> None:
+    image = np.zeros((1, 5, 5), "int64").astype(kind)
+    with pytest.raises(InputError, match=r"^image .* and source .*: expected both to be one of float32, .*; convert"):
+        lp.patch_nearest(image, image, 2, search_radius=radius)
+    if kind in KINDS[2:4]:
+        with pytest.raises(InputError, match="expected both to be one of float32"):
+            lp.patch_nearest(torch.from_numpy(image), torch.from_numpy(image), 2, search_radius=radius)
+
+
+def test_two_dtypes_are_refused_by_every_search() -> None:
+    for radius in (None, 2):
+        with pytest.raises(InputError, match=r"^image float32 and source int16: expected both"):
+            lp.patch_nearest(np.zeros((1, 5, 5), np.float32), np.zeros((1, 5, 5), np.int16), 2, search_radius=radius)
 
 
 @pytest.mark.parametrize(

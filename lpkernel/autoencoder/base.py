@@ -8,6 +8,7 @@ stands between them: checks, batches, device, dtype, memory layout and quantisat
 from __future__ import annotations
 
 import hashlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lpkernel import checks
 from lpkernel.autoencoder.device_decoder import NOT_ASKED, Choice, Graph, Pipeline, Step, choose, compiled, on_device
 from lpkernel.autoencoder.fused import fuse
 from lpkernel.autoencoder.layers import settle
@@ -50,14 +52,14 @@ def own_layers() -> Iterator[None]:
 
 def choose_device(device: str) -> torch.device:
     """The device of a name; "auto" is cuda if there is one, else cpu. Raises InputError on an unusable one."""
-    if device == "auto":
+    if isinstance(device, str) and device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
         torch.ones(1, device=chosen).item()  # "meta" has no numbers
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = short(str(error).split("\n")[0])
-        raise InputError(f'device {device!r} cannot be used ({reason}); use "auto", "cpu" or a GPU of torch') from error
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError) as error:
+        got, reason = short(repr(device)), short(str(error).split("\n")[0])
+        raise InputError(f'device {got} cannot be used ({reason}); use "auto", "cpu" or a GPU of torch') from error
     return chosen
 
 
@@ -66,7 +68,7 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
     Raises InputError on other names.
     """
-    if dtype == "auto":
+    if checks.text("dtype", dtype) == "auto":
         return torch.bfloat16 if _fast_bfloat16(device) else torch.float32
     if dtype not in DTYPES:
         raise InputError(f'dtype {dtype!r} is not known; expected "auto", {", ".join(map(repr, DTYPES))}')
@@ -126,6 +128,16 @@ def levels(pixels: Tensor) -> Tensor:
     return (pixels.clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
+def _layers(network: Any) -> Iterator[nn.Module]:
+    return network.modules() if isinstance(network, nn.Module) else iter(())
+
+
+def _lacking(part: object) -> list[str]:
+    """What lpkernel's classes of an object say that it has, and it has not."""
+    own = [kind for kind in type(part).__mro__ if kind.__module__.startswith("lpkernel.")]
+    return [name for kind in own for name in inspect.get_annotations(kind) if not hasattr(part, name)]
+
+
 class TorchAutoencoder(ABC):
     """An `Autoencoder` on a torch network; a subclass says how the network encodes and decodes tensors.
 
@@ -144,6 +156,23 @@ class TorchAutoencoder(ABC):
     # precise, but it ends at 65504. For codes alone, whose vectors are known; `decode_tensor` may then use only the
     # network.
     float16_where_small: ClassVar[bool] = False
+
+    # All that is pickled is declared, here and in subclasses, so that `__setstate__` knows it.
+    name: str
+    image_size: int
+    grid: int
+    width: int
+    fingerprint: str
+    device: torch.device
+    dtype: torch.dtype
+    encoder_dtype: torch.dtype
+    codebook: np.ndarray | None
+    network: Any
+    batch: int
+    compiling: Choice
+    _codebook: Tensor | None
+    _fused: int
+    _together: int
 
     def __init__(
         self,
@@ -165,9 +194,9 @@ class TorchAutoencoder(ABC):
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device)
         rows = None if codebook is None else codebook.detach().to("cpu", torch.float32, copy=True)
-        self.codebook: np.ndarray | None = None if rows is None else rows.numpy()
+        self.codebook = None if rows is None else rows.numpy()
         self._codebook = None if rows is None else rows.to(self.device)
-        self.network: Any = network.eval().requires_grad_(False)
+        self.network = network.eval().requires_grad_(False)
         replaced = not _OWN_LAYERS.get()
         if replaced:
             fold(network)
@@ -187,7 +216,7 @@ class TorchAutoencoder(ABC):
             self._fused = fuse(network)
         self.batch = max(1, PIXELS_ON_GPU // image_size**2) if self.device.type == "cuda" else 1
         self._together = max(1, PIXELS_ON_CPU // image_size**2) if self.device.type == "cpu" else 1
-        self.compiling: Choice = NOT_ASKED
+        self.compiling = NOT_ASKED
 
     def __repr__(self) -> str:
         codes = "latents" if self.codebook is None else f"codes of {len(self.codebook)}"
@@ -197,6 +226,16 @@ class TorchAutoencoder(ABC):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: all but what is made at the first use, such as graphs of a GPU."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_compiled", "pipeline", "_parts")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Raises InputError for what an lpkernel with other classes has pickled."""
+        self.__dict__.update(state)
+        lacking = [name for part in (self, *_layers(state.get("network"))) for name in _lacking(part)]
+        if lacking:
+            raise InputError(
+                f"autoencoder {state.get('name', '')!r}: pickled by another version of lpkernel (it lacks "
+                f"{', '.join(sorted(set(lacking)))}); load it from its files again"
+            )
 
     @abstractmethod
     def encode_tensor(self, images: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from lpkernel import checks
 from lpkernel.arrays import host_array
 from lpkernel.backends.base import CodeBank, LatentBank
 from lpkernel.bank import pca as pca_module
-from lpkernel.bank.checks import check_bank, fixed_limit, within_limit
+from lpkernel.bank.checks import bool_arrays, check_bank, fixed_limit, within_limit
 from lpkernel.bank.extent import Extent
 from lpkernel.bank.fields import FLIPPED, BankFields, default_names
 from lpkernel.bank.file import read_fields
@@ -83,6 +83,7 @@ class Bank(BankFields):
 
     def __post_init__(self) -> None:
         check_bank(self)
+        self.attributes = bool_arrays(self.attributes, self.size)
 
     @classmethod
     def build(
@@ -193,12 +194,12 @@ class Bank(BankFields):
             scale,
             limit,
             max_patch,
-            default_names(len(codes)) if names is None else list(names),
+            default_names(len(codes)) if names is None else checks.texts("names", names),
             codes=np.ascontiguousarray(codes, np.int16 if len(book) <= INT16_CODES else np.int32),
             codebook=book,
             fixed_codebook=_fixed(projected, scale, limit),
-            labels=None if labels is None else list(labels),
-            attributes=dict(attributes or {}),
+            labels=None if labels is None else checks.texts("labels", labels),
+            attributes={} if attributes is None else bool_arrays(attributes, len(codes)),
         )
         bank._adopt(autoencoder)
         return bank
@@ -242,11 +243,11 @@ class Bank(BankFields):
             scale,
             limit,
             max_patch,
-            default_names(len(kept)) if names is None else list(names),
+            default_names(len(kept)) if names is None else checks.texts("names", names),
             latents=kept,
             fixed_latents=fixed,
-            labels=None if labels is None else list(labels),
-            attributes=dict(attributes or {}),
+            labels=None if labels is None else checks.texts("labels", labels),
+            attributes={} if attributes is None else bool_arrays(attributes, len(kept)),
         )
         bank._adopt(autoencoder)
         return bank
@@ -305,6 +306,8 @@ class Bank(BankFields):
         file was cut short.
         """
         self.check_file()
+        if type(m) is not int:
+            m = checks.integer("scale side", m)
         if not 1 <= m <= self.grid:
             raise InputError(f"scale side {m}, expected 1 to {self.grid}, the grid of the bank")
         if m not in self._levels:
@@ -447,6 +450,7 @@ class Bank(BankFields):
         """
         from lpkernel.bank import where
 
+        expression = checks.text("where", expression)
         labels = np.asarray(self.labels if self.labels is not None else [], dtype=object)
         names = dict.fromkeys([*self.attributes, *(label for label in labels if label)])
 
@@ -473,12 +477,26 @@ class Bank(BankFields):
         return np.array([places.get(name.removesuffix(FLIPPED), i) for i, name in names], np.int64)
 
     def examples_of(self, sources: np.ndarray) -> np.ndarray:
-        """Bank image numbers (...), a mirror image (`build` with `flip`) replaced by its original; -1 stays."""
-        return np.where(np.asarray(sources) < 0, -1, self._examples[sources])
+        """Bank image numbers (...), a mirror image (`build` with `flip`) replaced by its original; -1 stays.
+
+        Raises InputError for anything but integers in [-1, B).
+        """
+        given = host_array("sources", sources)
+        if not np.issubdtype(given.dtype, np.integer):
+            raise InputError(f"sources are {given.dtype} {given.shape}, expected integers: numbers of bank images")
+        if given.size and (given.min() < -1 or given.max() >= self.size):
+            raise InputError(f"sources run from {given.min()} to {given.max()}, expected -1 to {self.size - 1}")
+        return np.where(given < 0, -1, self._examples[given])
 
     def flips_of(self, images: np.ndarray) -> np.ndarray:
-        """The mirror images of some images, by the names that `build` with `flip` gives; both are (B,) bool."""
-        return np.isin(self._examples, self._examples[images]) & ~np.asarray(images)
+        """The mirror images of some images, by the names that `build` with `flip` gives; both are (B,) bool.
+
+        Raises InputError for anything else.
+        """
+        given = host_array("images", images)
+        if given.shape != (self.size,) or given.dtype != np.bool_:
+            raise InputError(f"images are {given.dtype} {given.shape}, expected bool ({self.size},)")
+        return np.isin(self._examples, self._examples[given]) & ~given
 
     def with_images(self, values: np.ndarray, names: Sequence[str]) -> Bank:
         """A bank of other images in this one's number system: codes (B, M, M) or latents (B, M, M, L).
@@ -499,7 +517,14 @@ class Bank(BankFields):
         if np.shape(values)[1:3] != (self.grid, self.grid):
             raise InputError(f"images have shape {np.shape(values)}, expected a grid of {self.grid}x{self.grid}")
         return replace(
-            self, **cells, colours=None, names=list(names), labels=None, attributes={}, sources_hash="", skipped=[]
+            self,
+            **cells,
+            colours=None,
+            names=checks.texts("names", names),
+            labels=None,
+            attributes={},
+            sources_hash="",
+            skipped=[],
         )
 
     def subset(self, images: ArrayLike) -> Bank:
@@ -534,6 +559,8 @@ class Bank(BankFields):
         the first bank's; labels are "" where a bank has none; attributes are those that all have. Raises InputError for
         banks that do not fit or share an image name.
         """
+        if not isinstance(banks, list | tuple) or not all(isinstance(bank, cls) for bank in banks):
+            raise InputError(f"merge: got {short(repr(banks))}, expected a list of Banks; load files by Bank.load")
         if not banks:
             raise InputError("merge: got no banks, expected at least one")
         first = banks[0]

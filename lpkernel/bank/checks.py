@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from lpkernel import tensor_file
 from lpkernel.arrays import host_array
 from lpkernel.bank.fields import BankFields
-from lpkernel.checks import check_codes
-from lpkernel.errors import InputError
+from lpkernel.checks import check_codes, text
+from lpkernel.errors import InputError, short
 from lpkernel.limits import INT16_CODES
 
 ROUNDING = 1e-6  # by which an orthonormal row's entries, or shares of a variance, may exceed 1
@@ -48,11 +50,22 @@ def check_bank(bank: BankFields) -> None:
         raise InputError(f"{len(bank.names)} names for a bank of {bank.size} images")
     if bank.labels is not None and len(bank.labels) != bank.size:
         raise InputError(f"{len(bank.labels)} labels for a bank of {bank.size} images")
-    for name, values in bank.attributes.items():
+
+
+def bool_arrays(attributes: Any, size: int) -> dict[str, np.ndarray]:
+    """Attributes given in any form as name -> (size,) bool. Raises InputError for anything else."""
+    if not isinstance(attributes, Mapping):
+        got = short(repr(attributes))
+        raise InputError(f'attributes: got {got}, expected names with a bool for each image: {{"Hat": [True, False]}}')
+    found = {}
+    for key, values in attributes.items():
+        name = text("attributes: a name", key)
         given = host_array(f"attribute {name!r}", values)
-        if given.shape != (bank.size,) or given.dtype != np.bool_:
-            got = f"{given.dtype} of shape {given.shape}"
-            raise InputError(f"attribute {name!r} is {got}, expected bool of shape ({bank.size},)")
+        if given.shape != (size,) or given.dtype != np.bool_:
+            got = f"{given.dtype} {given.shape}"
+            raise InputError(f"attribute {name!r} is {got}, expected ({size},) bool, one for each image")
+        found[name] = given
+    return found
 
 
 def _check_colours(bank: BankFields) -> None:

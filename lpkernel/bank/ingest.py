@@ -24,6 +24,7 @@ from PIL import Image
 from lpkernel import checks
 from lpkernel.arrays import host_array
 from lpkernel.bank.attributes import attribute_rows, missing_rows
+from lpkernel.bank.checks import bool_arrays
 from lpkernel.bank.fields import FLIPPED, default_names
 from lpkernel.bank.shards import Example, Problem, owned, read_shards, write_shard
 from lpkernel.errors import InputError
@@ -203,11 +204,7 @@ def _attributes_of(
     if isinstance(attributes, str | Path):
         table, missing = attribute_rows(attributes, [source.name for source in sources], mapping)
         return table, [(sources[i].name, f"no row in {Path(attributes).name}") for i in missing]
-    for name, values in attributes.items():
-        if np.shape(values) != (given,):
-            got = f"attribute {name!r} has shape {np.shape(values)}"
-            raise InputError(f"{got}, expected ({given},), one value for each image")
-    return {name: np.asarray(values)[: len(sources)] for name, values in attributes.items()}, []
+    return {name: values[: len(sources)] for name, values in bool_arrays(attributes, given).items()}, []
 
 
 def encode_images(
@@ -232,13 +229,15 @@ def encode_images(
     """
     if checks.integer("batch", batch) < 1 or (limit is not None and checks.integer("limit", limit) < 1):
         raise InputError(f"batch={batch}, limit={limit}: both must be at least 1")
+    strict, flip = checks.flag("strict", strict), checks.flag("flip", flip)
+    folder = None if cache is None else checks.path("cache", cache)
     crop = None if crop is None else cast(Crop, checks.integers("crop", crop, 4))
     sources, labels, found = _sources(images)
     if strict and found.unreadable:
         raise InputError(f"{found.unreadable[0][0]}: {found.unreadable[0][1]}")
     given = len(sources)
     sources = sources[:limit]
-    if missing_attributes not in MISSING_ATTRIBUTES:
+    if checks.text("missing_attributes", missing_attributes) not in MISSING_ATTRIBUTES:
         raise InputError(f"missing_attributes: got {missing_attributes!r}, expected {' or '.join(MISSING_ATTRIBUTES)}")
     table, rowless = _attributes_of(attributes, mapping, sources, given)  # before the long work
     if rowless and (missing_attributes == "refuse" or strict or len(rowless) == len(sources)):
@@ -252,7 +251,6 @@ def encode_images(
         sources = [*sources, *(source.mirrored() for source in sources)]
         labels = None if labels is None else labels * 2
         table = {name: np.tile(values, 2) for name, values in table.items()}
-    folder = None if cache is None else Path(cache)
     work = _Work(autoencoder, crop, strict, batch, folder)
     examples: list[Example] = []
     skipped: list[Problem] = [*found.unreadable, *rowless]

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpkernel import checks
 from lpkernel import plan as plans
 from lpkernel.alignment.regions import layout_of, named_region
+from lpkernel.arrays import host_array
 from lpkernel.bank import Bank, as_bank
 from lpkernel.errors import InputError
 from lpkernel.modes import cells
@@ -71,13 +73,14 @@ def edit(
     if chosen is None:
         assert start.mask is not None
         chosen = cells.touched(start.mask, bank.grid)
-    chosen = np.asarray(chosen)
+    chosen = host_array("region", chosen)
     if chosen.shape != (bank.grid, bank.grid):
         raise InputError(
             f"region: got shape {chosen.shape}, expected names in one text, as in 'eyes,mouth', or the bank's grid "
             f"{(bank.grid, bank.grid)}"
         )
     of_plan = taken_by_plan(options)
+    donor = None if donor is None else checks.text("donor", donor)
     if donor is None:
         donor = "one" if isinstance(region, str) and mode == "free" and not (scales or of_plan) else "patches"
     if donor == "one":

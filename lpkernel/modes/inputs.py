@@ -95,6 +95,7 @@ def read_input(
     replaces the masked pixels before anything is resized or encoded. An `Input` is returned as it is. Raises
     InputError.
     """
+    framing = checks.text("framing", framing)
     if isinstance(image, Input):
         if any(given is not None for given in (crop, mask, box)) or framing != "auto" or invert_mask:
             raise InputError("image: got one already read; give crop, framing, mask and box when reading it")
@@ -285,12 +286,12 @@ def _finished(
         "keep_outside": None,
     }
     composite = whole = None
-    if keep_outside and framed is None:
+    if keep_outside is not None and checks.flag("keep_outside", keep_outside) and framed is None:
         raise InputError("keep_outside: the input is codes or latents, expected pixels to keep; pass the image")
     if inside is not None and framed is not None and start.photograph is not None:
         faded = feather(len(framed.pixels), made.bank.grid)
         closing = Composite.feathered(framed.pixels, inside, faded)
         whole = Whole.around(closing, start.photograph, framed.where, start.whole_mask)
-        if keep_outside is not False:
+        if keep_outside is None or keep_outside:
             composite, facts["keep_outside"] = closing, {"feather_pixels": faded}
     return replace(made, settings={**made.settings, **facts}, composite=composite, whole=whole, original=start.original)

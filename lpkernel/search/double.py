@@ -10,7 +10,7 @@ differ.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -126,21 +126,24 @@ def _screen(problem: Problem, found: int, backend: str, in_numpy: bool) -> tuple
     rounding of the bound itself.
     """
     queries, bank = problem.queries, problem.bank
-    plain = all(bool(((to_float32(rows) == rows) | rows.isnan()).all()) for rows in (queries, bank))
+    plain = all(bool(((to_float32(part) == part) | part.isnan()).all()) for part in _parts(queries, bank))
     centre = (
         torch.zeros((), dtype=bank.dtype, device=bank.device)
         if plain
         else bank[:: max(1, len(bank) // 64)].mean(0).nan_to_num(0.0, 0.0, 0.0)
     )
-    exponent = _exponent(queries - centre, bank - centre)
+    exponent = _exponent(part - centre for part in _parts(queries, bank))
     screened, moved = [], []
     for rows in (queries, bank):
-        scaled = _times_power(rows - centre, -exponent)
-        rounded = scaled.float()
-        screened.append(rounded)
-        lost = 0.0 if plain else 2.0**-52 * _times_power(rows.abs() + centre.abs(), -exponent).norm(dim=1)
-        # Infinities and NaN are in both, and move nothing.
-        moved.append((scaled - rounded.double()).nan_to_num(0.0, torch.inf, -torch.inf).norm(dim=1) + lost)
+        screened.append(torch.empty_like(rows, dtype=torch.float32, memory_format=torch.contiguous_format))
+        lengths = []
+        for part, rounded in zip(_parts(rows), _parts(screened[-1]), strict=True):
+            scaled = _times_power(part - centre, -exponent)
+            rounded.copy_(scaled)
+            lost = 0.0 if plain else 2.0**-52 * _times_power(part.abs() + centre.abs(), -exponent).norm(dim=1)
+            # Infinities and NaN are in both, and move nothing.
+            lengths.append((scaled - rounded.double()).nan_to_num(0.0, torch.inf, -torch.inf).norm(dim=1) + lost)
+        moved.append(torch.cat(lengths))
     given = (*screened, problem.mask, problem.allowed, problem.weights)
     q, b, mask, allowed, weights = (array.numpy() if in_numpy and array is not None else array for array in given)
     distances, near = topk_op.run(q, b, found, mask, allowed, backend, weights, weights is not None)
@@ -152,7 +155,13 @@ def _screen(problem: Problem, found: int, backend: str, in_numpy: bool) -> tuple
     return torch.as_tensor(near), _times_power(bound, 2 * exponent)
 
 
-def _exponent(*parts: Tensor) -> int:
+def _parts(*arrays: Tensor) -> Iterator[Tensor]:
+    """Some rows of the arrays at a time, so that what is made of them takes little memory."""
+    for rows in arrays:
+        yield from rows.split(max(1, measured.TILE // max(1, rows.shape[1])))
+
+
+def _exponent(parts: Iterable[Tensor]) -> int:
     """The exponent of the power of two just above the largest finite magnitude."""
     largest = max(float(rows.abs().nan_to_num(0.0, 0.0).max()) if rows.numel() else 0.0 for rows in parts)
     return max(-500, min(500, math.frexp(largest)[1])) if largest else 0

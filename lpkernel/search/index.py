@@ -14,12 +14,16 @@ from lpkernel import checks, tensor_file
 from lpkernel.arrays import check_dense, host_array
 from lpkernel.backends import registry
 from lpkernel.backends.base import TopK
+from lpkernel.backends.pytorch import tensor
 from lpkernel.errors import InputError, short, unknown_name
 from lpkernel.files import atomic_path, check_place
 from lpkernel.search.ops import masked_topk, plain_topk
+from lpkernel.search.topk_op import dtype_name
 
 FORMAT = "lpkernel index"
 VERSION = "1"
+HELD = ("float32", "float16", "bfloat16", "int16", "uint16", "int8", "uint8", "bool")  # by float32, whatever the values
+WHOLE = 1 << 24  # the end of the integers that float32 holds
 
 
 class IndexFlatL2:
@@ -41,7 +45,7 @@ class IndexFlatL2:
         self.d = checks.integer("d", d)
         if self.d < 1:
             raise InputError(f"d: got {d}, expected at least 1")
-        self.backend = backend
+        self.backend = checks.text("backend", backend)
         self._parts: list[Tensor] = []
 
     def __repr__(self) -> str:
@@ -56,17 +60,22 @@ class IndexFlatL2:
         """Does nothing: there is nothing to learn."""
 
     def add(self, x: Any) -> None:
-        """Adds a copy of rows (n, D), as float32. Raises InputError for anything else."""
-        rows = self._rows("x", x)
-        device = self._parts[0].device if self._parts else rows.device
-        self._parts.append(rows.to(device, copy=True))
+        """Adds a copy of rows (n, D), as float32: the only copy that is made.
+
+        Raises InputError for anything but bools, floats within float32's range and integers below 2^24 in magnitude,
+        which float32 holds.
+        """
+        self._parts.append(self._rows("x", x, self._parts[0].device if self._parts else None, copy=True))
 
     def reset(self) -> None:
         """Removes all rows."""
         self._parts = []
 
     def search(self, x: Any, k: int) -> TopK:
-        """(distances, indices), each (Q, k), of the k rows nearest to each of x (Q, D); see `lpkernel.masked_topk`."""
+        """(distances, indices), each (Q, k), of the k rows nearest to each of x (Q, D); see `lpkernel.masked_topk`.
+
+        x: of any dtype that `add` takes; searched as float32, so all but float32 rows are copied once.
+        """
         if isinstance(x, Tensor):
             check_dense("x", x)
         if (found := self._search_here(x, k)) is not None:
@@ -103,6 +112,7 @@ class IndexFlatL2:
             type(x) is Tensor
             and x.device.type == "cpu"
             and x.dtype == torch.float32
+            and not x.is_neg()
             and not torch.compiler.is_compiling()
         ):
             found = plain_topk(x.detach().numpy(), rows, k, self.backend, here=True)
@@ -149,15 +159,26 @@ class IndexFlatL2:
             index.add(rows)
         return index
 
-    def _rows(self, name: str, x: Any) -> Tensor:
+    def _rows(self, name: str, x: Any, device: torch.device | None = None, copy: bool = False) -> Tensor:
+        """(n, D) float32, contiguous, on the device (None: where x is), in memory of its own if `copy`."""
         if isinstance(x, Tensor):
             check_dense(name, x)
-            rows = x.detach()
+            given: Any = x.detach()
         else:
-            rows = torch.from_numpy(np.require(_numbers(name, x), np.float32, ["C", "W"]))
-        if rows.ndim != 2 or rows.shape[1] != self.d:
-            raise InputError(f"{name}: got {tuple(rows.shape)}, expected (n, {self.d})")
-        return rows.float().contiguous()
+            given = _numbers(name, x)
+        if given.ndim != 2 or given.shape[1] != self.d:
+            raise InputError(f"{name}: got {tuple(given.shape)}, expected (n, {self.d})")
+        if isinstance(given, Tensor):
+            if given.is_complex():
+                raise InputError(f"{name}: got {given.dtype}, expected real numbers")
+            target = given.device if device is None else device
+            rows = given.to(target, torch.float32, copy=copy, memory_format=torch.contiguous_format).resolve_neg()
+        else:
+            with np.errstate(over="ignore"):  # refused below
+                array = np.array(given, np.float32, order="C") if copy else np.asarray(given, np.float32, order="C")
+            rows = tensor(array).to(device)
+        _check_held(name, given, rows)
+        return rows
 
     def _bank(self, device: torch.device | None = None) -> Tensor:
         """(B, D), joined into one piece for good; for an empty index, on the device."""
@@ -169,8 +190,8 @@ class IndexFlatL2:
 class NearestNeighbors:
     """Neighbours of a fitted set of rows, with `fit`, `kneighbors`, `get_params` and `set_params` of scikit-learn.
 
-    float32 rows are searched as such and have float32 distances, anything else is float64. A DataFrame is converted by
-    its `to_numpy()`.
+    float32 rows are searched as such and have float32 distances, anything else becomes float64, as in scikit-learn:
+    integers beyond 2^53 are rounded. A DataFrame is converted by its `to_numpy()`.
 
     Args:
         n_neighbors: the default k of `kneighbors`.
@@ -249,6 +270,7 @@ class NearestNeighbors:
         """
         if not hasattr(self, "_fit_X"):
             raise InputError("kneighbors: this NearestNeighbors is not fitted; call fit(X) first")
+        with_distances = checks.flag("return_distance", return_distance)
         k = checks.integer("n_neighbors", self.n_neighbors if n_neighbors is None else n_neighbors)
         most = self.n_samples_fit_ - (X is None)
         if not 1 <= k <= most:
@@ -262,20 +284,24 @@ class NearestNeighbors:
         distances, indices = masked_topk(queries, bank, k + (X is None), backend=self.backend, metric=metric)
         if X is None:
             distances, indices = _others(distances, indices)
-        return (distances, indices) if return_distance else indices
+        return (distances, indices) if with_distances else indices
 
     def _searched_by(self) -> str:
         """The metric, as masked_topk names it. Raises InputError for arguments that would change the answer."""
         if not isinstance(self.metric, str) or self.metric not in self._METRICS:
             raise unknown_name("metric", str(self.metric), self._METRICS)
-        if self.algorithm not in ("auto", "brute"):
-            raise InputError(f'algorithm: got {self.algorithm!r}, expected "auto" or "brute": all rows are compared')
+        if not isinstance(self.algorithm, str) or self.algorithm not in ("auto", "brute"):
+            got = short(repr(self.algorithm))
+            raise InputError(f'algorithm: got {got}, expected "auto" or "brute": all rows are compared')
         if self.metric == "minkowski" and not (isinstance(self.p, Real) and self.p == 2):
-            raise InputError(f"p: got {self.p!r}, expected 2, the Euclidean distance; other powers are not searched")
+            raise InputError(
+                f"p: got {short(repr(self.p))}, expected 2, the Euclidean distance; other powers are not searched"
+            )
         if self.metric_params is not None and not (isinstance(self.metric_params, dict) and not self.metric_params):
             raise InputError(f"metric_params: got {short(repr(self.metric_params))}, expected None: no metric has any")
         if self.n_jobs is not None:
             checks.integer("n_jobs", self.n_jobs)
+        checks.text("backend", self.backend)
         return self._METRICS[self.metric]
 
 
@@ -285,6 +311,23 @@ def _others(distances: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.
     own[~own.any(axis=1), -1] = True
     shape = len(indices), indices.shape[1] - 1
     return distances[~own].reshape(shape), indices[~own].reshape(shape)
+
+
+def _check_held(name: str, given: Any, rows: Tensor) -> None:
+    """Raise InputError unless float32 rows hold what was given: floats rounded, integers exactly."""
+    kind = dtype_name(given)
+    if not rows.numel() or kind in HELD:
+        return
+    least, largest = (float(end) for end in torch.aminmax(rows))
+    if "int" in kind and max(-least, largest) >= WHOLE:
+        raise InputError(
+            f"{name}: got {kind} from {int(least)} to {int(largest)}, expected integers below 2^24 in magnitude, which "
+            "float32 holds; scale them, or search float64 rows by masked_topk"
+        )
+    if "float" in kind and not np.isfinite(largest - least):  # NaN may hide infinities
+        infinities = int((given == np.inf).sum() + (given == -np.inf).sum())
+        if int(torch.isinf(rows).sum()) != infinities:
+            raise InputError(f"{name}: got {kind} values beyond float32's range; scale them down")
 
 
 def _numbers(name: str, rows: Any) -> np.ndarray:

@@ -52,7 +52,7 @@ def root(values: Any) -> Any:
 
 def _distances(queries: Tensor, bank: Tensor, indices: Tensor, patch_mask: Tensor | None) -> Tensor:
     total = _exact(queries, bank, indices, patch_mask)
-    if bank.dtype == torch.int16:
+    if not bank.dtype.is_floating_point:
         return torch.where(indices < 0, np.iinfo(np.int32).max, total.to(torch.int32))
     total = total.float()
     total[total.isnan()] = torch.nan

@@ -21,7 +21,7 @@ from lpkernel.search import double, measured, topk_op
 from lpkernel.search.topk_op import cast, dtype_name
 
 METRICS = ("l2", "sqrt", "cosine", "ip")
-_TAKEN = ("float32", "float64", "int16", *topk_op.WIDER)
+TAKEN = ("float32", "float64", "int16", *topk_op.WIDER)
 
 
 def masked_topk(
@@ -72,22 +72,32 @@ def masked_topk(
     direct sum d in float64 (for integers the exact sum). By "sqrt" they are ranked by w^2 * d, and its root is
     returned. Distances come in that order, so without return_weighted they need not be ascending.
 
+    Other integers and floats are refused: int32, int64 and uint16 rows are converted by the caller, to float64 if they
+    are large. Memory: float32 and int16 rows are searched where they are. Of other rows one copy is made, float32, or
+    int16 for int8 and uint8; int16, int8 and uint8 become float32 with bank_weights or "sqrt".
+
     float64 inputs, column_weights, "cosine" and "ip" are searched in float32 and measured again in float64
-    (`lpkernel.search.double`), which takes a float64 copy of both arrays. By "cosine", half the squared distance
-    of the normalised rows is ranked, in float64.
+    (`lpkernel.search.double`), which takes up to four float64 copies of both arrays. By "cosine", half the squared
+    distance of the normalised rows is ranked, in float64.
 
     Not differentiable: tensors that require a gradient are detached, and the results have none.
 
     Raises:
-        InputError: wrong shapes, dtypes, weights, metric or k; int16 inputs whose D * (max - min)^2 reaches 2^31.
+        InputError: wrong shapes, dtypes, weights, metric or k; integer inputs whose D * (max - min)^2 reaches 2^31.
         BackendUnavailable: the named backend cannot run here.
     """
+    if type(backend) is not str:
+        backend = checks.text("backend", backend)
     plain = patch_mask is None and candidate_mask is None and bank_weights is None and column_weights is None
-    plain = plain and metric == "l2" and type(queries) is type(bank) is np.ndarray
+    plain = plain and type(queries) is type(bank) is np.ndarray and type(metric) is str and metric == "l2"
     if plain and (found := plain_topk(queries, bank, k, backend)) is not None:
         return found
     if type(k) is not int and not torch.compiler.is_compiling():
         k = checks.integer("k", k)
+    if type(return_weighted) is not bool:
+        return_weighted = checks.flag("return_weighted", return_weighted)
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise unknown_name("metric", str(metric), METRICS)
     back: Callable[[Any], Any] = _as_it_is
     arrays = {
         "queries": queries,
@@ -120,6 +130,7 @@ def plain_topk(queries: np.ndarray, bank: np.ndarray, k: Any, backend: str, here
     """
     if (
         type(k) is not int
+        or not 1 <= k < 1 << 31
         or queries.dtype != np.float32
         or (found := registry.plain_topk(backend, queries, bank, k, here)) is None
     ):
@@ -251,38 +262,46 @@ def _positions(positions: Any, like: Any) -> Any:
 
 def _search(search: _Search) -> tuple[Any, Any]:
     """One set, rows allowed for all queries: as the op takes it, or in float64."""
-    if search.metric not in METRICS:
-        raise unknown_name("metric", str(search.metric), METRICS)
     names = [dtype_name(array) for array in (search.queries, search.bank)]
-    if names[0] != names[1] or names[0] not in _TAKEN:
-        raise InputError(f"queries {names[0]} and bank {names[1]}: expected both to be one of {', '.join(_TAKEN)}")
-    wider = topk_op.WIDER.get(names[0], names[0])
-    if wider == "int16" and (search.metric != "l2" or search.column_weights is not None):
-        wider = "float32"
-    queries, bank = (topk_op.detached(cast(array, wider)) for array in (search.queries, search.bank))
+    if names[0] != names[1] or names[0] not in TAKEN:
+        raise unlike({"queries": names[0], "bank": names[1]})
     if search.metric == "sqrt" and search.bank_weights is not None:
-        weights = cast(topk_op.checked_weights(bank, search.bank_weights), "float64")
+        weights = topk_op.checked_weights(search.bank, search.bank_weights)
         search = replace(search, bank_weights=weights * weights)
-    search = replace(search, queries=queries, bank=bank)
-    special = wider == "float64" or search.column_weights is not None or search.metric in ("cosine", "ip")
-    distances, indices = _wide(search) if special else _narrow(search)
+    special = names[0] == "float64" or search.column_weights is not None or search.metric in ("cosine", "ip")
+    distances, indices = _wide(search) if special else _narrow(search, topk_op.WIDER.get(names[0], names[0]))
     if search.metric == "sqrt":
         distances = measured.root(distances)
     return distances, indices
 
 
-def _narrow(search: _Search) -> tuple[Any, Any]:
-    """float32 and int16 rows; what float32 cannot rank is searched again, in float64."""
-    queries, bank, patch, weights = search.queries, search.bank, search.patch_mask, search.bank_weights
+def unlike(dtypes: dict[str, str]) -> InputError:
+    """The error for arrays, by their names, that are not of one dtype that masked_topk takes."""
+    got = " and ".join(f"{name} {dtype}" for name, dtype in dtypes.items())
+    return InputError(f"{got}: expected both to be one of {', '.join(TAKEN)}; convert them")
+
+
+def _narrow(search: _Search, wider: str) -> tuple[Any, Any]:
+    """Rows searched as float32 or int16; what float32 cannot rank is searched again, in float64."""
+    given, patch, weights = search, search.patch_mask, search.bank_weights
+    compiled = torch.compiler.is_compiling()
+    if wider == "int16" and search.metric == "l2" and weights is not None and not compiled:
+        topk_op.check_shapes(search.queries, search.bank, search.k, patch, search.candidate_mask)
+        topk_op.check_range(search.queries, search.bank)
+    if search.metric != "l2" or (weights is not None and not compiled):
+        wider = "float32"  # which holds every int16, and ranks by the products with the weights
+    queries, bank = (topk_op.detached(cast(array, wider)) for array in (search.queries, search.bank))
+    search = replace(search, queries=queries, bank=bank)
     run = topk_op.run if isinstance(queries, np.ndarray) else torch.ops.lpkernel.masked_topk
     arguments = (queries, bank, search.k, patch, search.candidate_mask, search.backend, weights)
-    if torch.compiler.is_compiling():
+    if compiled:
         return TopK(*run(*arguments, search.return_weighted))
     distances, indices = run(*arguments, search.return_weighted or weights is not None)
-    if dtype_name(bank) == "float32":
+    if wider == "float32":
         _mend(search, distances, indices)
     if weights is not None and not search.return_weighted:
-        distances = measured.distances(queries, bank, indices, patch)
+        exact = given if search.metric == "l2" else search
+        distances = measured.distances(exact.queries, exact.bank, indices, patch)
     return distances, indices
 
 
@@ -328,12 +347,12 @@ def _wide(search: _Search, rounded: Callable[[Tensor], Tensor] | None = None) ->
     if columns is not None:
         columns = topk_op.checked_columns(search.bank, columns)
     q, b, patch, allowed, weights, columns = (
-        tensor(array) if isinstance(array, np.ndarray) else array
+        tensor(array) if isinstance(array, np.ndarray) else topk_op.detached(array)
         for array in (search.queries, search.bank, search.patch_mask, search.candidate_mask, weights, columns)
     )
     if patch is not None and patch.ndim == 1:
         q, b, columns, patch = q[:, patch], b[:, patch], None if columns is None else columns[patch], None
-    narrow, in_numpy = dtype_name(search.bank) == "float32", isinstance(search.queries, np.ndarray)
+    narrow, in_numpy = dtype_name(search.bank) != "float64", isinstance(search.queries, np.ndarray)
     rows = double.Rows(q.double(), b.double(), patch, allowed, columns)
     with torch.no_grad():
         problem = double.problem(

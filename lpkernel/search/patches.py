@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from lpkernel import checks
-from lpkernel.arrays import check_dense
+from lpkernel.arrays import check_dense, host_array
 from lpkernel.backends.base import TopK
 from lpkernel.backends.pytorch import tensor
 from lpkernel.errors import InputError
-from lpkernel.search import double, measured
-from lpkernel.search.ops import masked_topk
-from lpkernel.search.topk_op import cast
+from lpkernel.search import double, measured, topk_op
+from lpkernel.search.ops import TAKEN, masked_topk, unlike
+from lpkernel.search.topk_op import cast, dtype_name
 
 ROWS_BYTES = 8 << 20  # of patch rows written at a time, for the image and for the source each
+MOST_STRIDE = (1 << 31) - 1
+LEAST_ALPHA = 1e-100  # so that weights stay within float64's range
 
 
 def normalised_nearest(
@@ -60,16 +62,32 @@ def normalised_nearest(
     shapes = [tuple(getattr(rows, "shape", ())) for rows in (X, Y)]
     if [len(shape) for shape in shapes] != [2, 2]:
         raise InputError(f"X {shapes[0]} and Y {shapes[1]}: expected (Q, D) and (B, D)")
-    least = _finite("Y", "row", masked_topk(Y, X, 1, backend=backend).distances[:, 0])
+    rooted = checks.flag("rooted", rooted)
+    found = masked_topk(Y, X, 1, backend=backend)
+
+    def measure(rows: Any) -> Any:
+        queries, bank = topk_op.detached(Y)[rows], topk_op.detached(X)
+        return measured.exact(queries, bank, found.indices[rows], None, None)[:, 0]
+
+    least = _least("Y", "row", found.distances[:, 0], measure)
     weights = 1 / (scale + measured.root(least)) ** 2 if rooted else 1 / (scale * X.shape[1] + least)
     scores, indices = masked_topk(X, Y, k, backend=backend, bank_weights=weights, return_weighted=True)
     return TopK(measured.root(scores) if rooted else scores, indices)
 
 
-def _finite(name: str, what: str, least: Any) -> Any:
-    """Least distances as float64, of rows or patches. Raises InputError, but not while torch compiles."""
+def _least(name: str, what: str, found: Any, measure: Callable[[Any], Any]) -> Any:
+    """Least distances as float64, of rows or patches, from those that a search has found.
+
+    measure: returns the float64 sums of some of them, by their places; those beyond float32 are measured, and rounded
+    to as many bits. Raises InputError for other infinities and NaN, but not while torch compiles.
+    """
+    least = cast(found, "float64")
     if torch.compiler.is_compiling():
-        return cast(least, "float64")
+        return least
+    beyond = (least == np.inf).nonzero()
+    rows = beyond[0] if isinstance(least, np.ndarray) else beyond[:, 0]
+    if len(rows) and dtype_name(found) == "float32":
+        least[rows] = cast(cast(measure(rows) * 2.0**-160, "float32"), "float64") * 2.0**160
     wrong = (~(least < np.inf)).nonzero()
     first = wrong[0] if isinstance(least, np.ndarray) else wrong[:, 0]
     if len(first):
@@ -77,13 +95,13 @@ def _finite(name: str, what: str, least: Any) -> Any:
             f"{name}: the least distance of {what} {int(first[0])} is {float(least[int(first[0])])}, of which no score "
             "can be made; take out what is not finite, or scale the values down"
         )
-    return cast(least, "float64")
+    return least
 
 
 def _scale(alpha: float) -> float:
     scale = checks.real("alpha", alpha)
-    if scale <= 0:
-        raise InputError(f"alpha: got {alpha}, expected above 0")
+    if not LEAST_ALPHA <= scale <= 1 / LEAST_ALPHA:
+        raise InputError(f"alpha: got {alpha}, expected above 0, from {LEAST_ALPHA} to {1 / LEAST_ALPHA}")
     return scale
 
 
@@ -127,18 +145,27 @@ def patch_nearest(
             beyond float32.
     """
     side, step, count = (checks.integer(*pair) for pair in (("patch", patch), ("stride", stride), ("k", k)))
-    of_numpy = isinstance(image, np.ndarray)
-    pair = [tensor(array) if isinstance(array, np.ndarray) else array for array in (image, source)]
-    for name, array in zip(("image", "source"), pair, strict=True):
-        if not isinstance(array, Tensor) or array.ndim != 3 or array.shape[0] != pair[0].shape[0]:
-            got = tuple(array.shape) if isinstance(array, Tensor) else type(array).__name__
+    of_numpy, pair = isinstance(image, np.ndarray), {"image": image, "source": source}
+    for name, array in pair.items():
+        if not isinstance(array, np.ndarray | Tensor) or array.ndim != 3 or array.shape[0] != image.shape[0]:
+            got = tuple(array.shape) if isinstance(array, np.ndarray | Tensor) else type(array).__name__
             raise InputError(f"{name}: got {got}, expected (C, H, W), C as in the image")
-        check_dense(name, array)
-        if not 1 <= side <= min(array.shape[1:]) or step < 1:
+        if isinstance(array, Tensor):
+            check_dense(name, array)
+        else:
+            pair[name] = host_array(name, array)
+        if not 1 <= side <= min(array.shape[1:]) or not 1 <= step <= MOST_STRIDE:
             raise InputError(
-                f"patch {side} and stride {step}: expected at least 1, the patch within {name} {array.shape}"
+                f"patch {side} and stride {step}: expected at least 1, the patch within {name} {tuple(array.shape)}, "
+                f"the stride at most {MOST_STRIDE}"
             )
-    ours, theirs = (_Patches(array.detach(), side, step, of_numpy) for array in pair)
+    dtypes = {name: dtype_name(array) for name, array in pair.items()}
+    if len(set(dtypes.values())) > 1 or dtypes["image"] not in TAKEN:
+        raise unlike(dtypes)
+    ours, theirs = (
+        _Patches(array.detach() if isinstance(array, Tensor) else tensor(array), side, step, of_numpy)
+        for array in pair.values()
+    )
     if not 1 <= count <= len(theirs):
         raise InputError(f"k: got {k}, expected 1 to the {len(theirs)} patches of the source")
     weights = None if alpha is None else _weights(ours, theirs, alpha, backend)
@@ -177,9 +204,18 @@ class _Patches:
     def __len__(self) -> int:
         return self.rows * self.columns
 
+    @property
+    def _view(self) -> Tensor:
+        """(rows, columns, C, side, side), without a copy."""
+        return self.image.unfold(1, self.side, self.stride).unfold(2, self.side, self.stride).permute(1, 2, 0, 3, 4)
+
+    def at(self, indices: Tensor) -> Tensor:
+        """(n, C * side * side): the patches of these numbers."""
+        return self._view[indices // self.columns, indices % self.columns].reshape(-1, self.width)
+
     def parts(self) -> Iterator[tuple[slice, Tensor]]:
         """Positions and rows (n, C * side * side) of some whole lines of patches, at least one, at a time."""
-        view = self.image.unfold(1, self.side, self.stride).unfold(2, self.side, self.stride).permute(1, 2, 0, 3, 4)
+        view = self._view
         lines = max(1, ROWS_BYTES // (4 * self.width * self.columns))
         for first in range(0, self.rows, lines):
             rows = view[first : first + lines].reshape(-1, self.width)
@@ -229,8 +265,16 @@ def _ranks(rows: Tensor, bank: Tensor, distances: Tensor, indices: Tensor, weigh
 
 def _weights(ours: _Patches, theirs: _Patches, alpha: float, backend: str) -> Tensor:
     """(B,) float64 of the source's patches, as `normalised_nearest` has them."""
-    least: Tensor = _finite("source", "patch", _of_all(theirs, ours, 1, None, backend)[0][:, 0])
+    found, nearest = _of_all(theirs, ours, 1, None, backend)
+    least: Tensor = _least("source", "patch", found[:, 0], lambda some: _sums(theirs, ours, some, nearest[some, 0]))
     return 1 / (_scale(alpha) * ours.width + least)
+
+
+def _sums(ours: _Patches, theirs: _Patches, some: Tensor, nearest: Tensor) -> Tensor:
+    """Squared distances, float64, of some of our patches to one of theirs each."""
+    step = max(1, measured.TILE // ours.width)
+    pairs = zip(some.split(step), nearest.split(step), strict=True)
+    return torch.cat([(ours.at(mine).double() - theirs.at(other).double()).square_().sum(1) for mine, other in pairs])
 
 
 _NAN = 0x7FF8 << 48  # the bits of a float64 NaN, above those of +inf

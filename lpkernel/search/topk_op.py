@@ -45,12 +45,12 @@ def run(
         chosen = registry.choose(backend, request)
         late = isinstance(bank, Tensor) and bank.device.type != "cpu"  # or GPU and host would wait for each other
         if not late:
-            _check_range(queries, bank)
+            check_range(queries, bank)
         found = chosen.masked_topk(request)
         if late:
-            _check_range(queries, bank)
+            check_range(queries, bank)
         return TopK(_floats(found.distances), found.indices) if return_weighted else found
-    _check_range(queries, bank)
+    check_range(queries, bank)
     # float32 holds every int16, and float64 their exact distances.
     weights = checked_weights(bank, bank_weights)
     request = TopkRequest(cast(queries, "float32"), cast(bank, "float32"), k, patch_mask, candidate_mask, weights)
@@ -161,7 +161,7 @@ def _check_types(queries: Any, bank: Any) -> None:
         raise InputError(f"queries {names[0]} and bank {names[1]}: expected both float32 or both int16")
 
 
-def _check_range(queries: Any, bank: Any) -> None:
+def check_range(queries: Any, bank: Any) -> None:
     """int16 distances must fit int32."""
     if dtype_name(bank) != "int16" or bank.shape[1] == 0 or queries.shape[0] == 0:
         return
