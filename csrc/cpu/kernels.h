@@ -185,9 +185,20 @@ struct PackRows {
     const float* centre;       // (width)
     std::int64_t width;
     int lanes;     // rows in use: beyond, sums are 0, and so is the bank as far as a FloatBlock reads it
-    bool dense;    // whether they are BLOCK consecutive rows
     float* bank;   // (width, BLOCK)
     double* sums;  // (BLOCK)
+};
+
+// The same of BLOCK consecutive rows of 2 to 4 values, with their norms: the sums, which float32 rounds at most `width`
+// times, times `share`. Returns whether all sums are below `limit`; then `largest` is the largest norm.
+struct NarrowRows {
+    const float* rows;    // (BLOCK, width)
+    const float* centre;  // (width)
+    std::int64_t width;
+    float share, limit;
+    float* bank;   // (width, BLOCK)
+    float* norms;  // (BLOCK)
+    float* largest;
 };
 
 // A block of rows for a RoundedBlock: out[i / 2][b][i % 2] = values[i][b] * scales[b], rounded to float32 and then to
@@ -358,6 +369,7 @@ struct Kernels {
     // direct() to rows laid out as lanes, (width, padded) in float64, width up to NARROW; padded: a multiple of 8.
     void (*direct_narrow)(const float* a, const double* rows, int width, int padded, double* out);
     void (*pack_rows)(const PackRows&);
+    bool (*narrow_rows)(const NarrowRows&);
     // norms[b] = sums[b] * share, rounded to float32, of BLOCK sums from 0 on, or NaN; returns whether all sums are
     // below `limit`; then `largest` is the largest norm.
     bool (*norms_below)(const double* sums, double share, double limit, float* norms, float* largest);

@@ -1265,30 +1265,35 @@ void few_rows(const FewRows& a) {
     }
 }
 
-// A few columns of consecutive rows.
 template <int WIDTH>
-void pack_narrow(const PackRows& a) {
-    const float* values = a.rows[0];
+bool narrow_rows(const NarrowRows& a) {
     float centre[WIDTH];
     for (int i = 0; i < WIDTH; ++i) centre[i] = a.centre[i];
     for (int i = 0; i < WIDTH; ++i) {
-        for (int lane = 0; lane < BLOCK; ++lane) a.bank[i * BLOCK + lane] = values[lane * WIDTH + i] - centre[i];
+        for (int lane = 0; lane < BLOCK; ++lane) a.bank[i * BLOCK + lane] = a.rows[lane * WIDTH + i] - centre[i];
     }
-    for (int lane = 0; lane < BLOCK; lane += PER_SUM) {
-        Doubles sum = {}, wide;
+    Floats most = fill(0.0f);
+    std::uint32_t over = 0;
+    for (int lane = 0; lane < BLOCK; lane += LANES) {
+        Floats sum = fill(0.0f);
         for (int i = 0; i < WIDTH; ++i) {
-            widen(a.bank + i * BLOCK + lane, wide);
-            sum += wide * wide;
+            const Floats value = load(a.bank + i * BLOCK + lane);
+            sum = add_product(sum, value, value);
         }
-        __builtin_memcpy(a.sums + lane, &sum, sizeof sum);
+        over |= not_above(fill(a.limit), sum);  // NaN, too
+        store(a.norms + lane, multiply(sum, fill(a.share)));
+        most = lesser(most, multiply(sum, fill(-a.share)));
     }
+    *a.largest = -least_lane(most);
+    return !over;
+}
+
+bool narrow_rows(const NarrowRows& a) {
+    return a.width == 2 ? narrow_rows<2>(a) : a.width == 3 ? narrow_rows<3>(a) : narrow_rows<4>(a);
 }
 
 void pack_rows(const PackRows& a) {
     constexpr std::int64_t COLUMNS = 64;  // a few cache lines of each row at a time
-    if (a.dense && a.width == 2) return pack_narrow<2>(a);
-    if (a.dense && a.width == 3) return pack_narrow<3>(a);
-    if (a.dense && a.width == 4) return pack_narrow<4>(a);
     const int packed = (a.lanes + 3) / 4 * 4, read = scored(packed);
     for (int lane = 0; lane < BLOCK; ++lane) a.sums[lane] = 0.0;
     for (std::int64_t start = 0; start < a.width; start += COLUMNS) {
@@ -1463,6 +1468,7 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 distances,
                                 direct_narrow,
                                 pack_rows,
+                                narrow_rows,
                                 norms_below,
                                 place_row,
                                 block_sums,

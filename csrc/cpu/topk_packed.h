@@ -289,14 +289,27 @@ class PackedBank {
         }
         for (int lane = 0; lane < lanes && from; ++lane) rows[lane] = from + lane * width_;
         std::fill(rows + lanes, rows + BLOCK, rows[0]);
-        const bool dense = from && lanes == BLOCK;
-        run_.pack_rows({rows, centre_.data(), width_, lanes, dense, bank, sums});
+        run_.pack_rows({rows, centre_.data(), width_, lanes, bank, sums});
+    }
+
+    // Packs a whole block of narrow rows in a quarter of the time, if none is odd. Their norms are sums of float32, whose
+    // few roundings are less than what slack_ has to spare.
+    bool packs_narrow(std::int64_t row, PackedRows& made, float* bank, float* norms) const {
+        if constexpr (std::is_same_v<T, float>) {
+            const bool narrow = width_ >= 2 && width_ <= 4 && !gathers() && job_.rows.empty() && !job_.weights;
+            if (!narrow || made.lanes < BLOCK) return false;
+            const auto share = static_cast<float>(1 - slack_);
+            return run_.narrow_rows(
+                {bank_row(job_, row), centre_.data(), width_, share, LARGE, bank, norms, &made.largest});
+        }
+        return false;
     }
 
     PackedRows pack(std::int64_t row, float* gathered, float* bank, float* norms, float* scales,
                     std::int16_t* halves) const {
         PackedRows made{bank, halves, scales, norms, row, 0, 0, 1, 0};
         made.lanes = static_cast<int>(std::min<std::int64_t>(BLOCK, job_.allowed - row));
+        if (packs_narrow(row, made, bank, norms)) return made;
         double sums[BLOCK];
         centred(row, made.lanes, gathered, bank, sums);
         const bool usual = run_.norms_below(sums, 1 - slack_, LARGE, norms, &made.largest);
