@@ -195,7 +195,8 @@ void measure_all(const Topk<T>& job, const Kernels& run, const Value& value, std
 
 // Whether FewRows is faster than other ways: than rows in place with very few queries, and than int16 for wide rows.
 // Time of those / so, one thread of AVX-512: 16 rows of 64, 1 query 0.9, 8 1.1, 16 1.4; of 256, 1 0.7, 16 1.0, 64 1.7;
-// of 1,024, 4 0.5, 32 1.0, 64 1.7; 256 queries of 64 in 64 rows 1.2, of 256 0.9.
+// of 1,024, 4 0.5, 32 1.0, 64 1.7; 256 queries of 64 in 64 rows 1.2, of 256 0.9; 100,000 of 2 in 128 rows 1.3, in 256
+// 0.94, of 16 1.1.
 bool are_few(const Topk<float>& job) {
     constexpr std::int64_t LEAST = 4, WIDTH = 24;  // queries, and values of a row for each of them
     constexpr std::int64_t WIDEST_FEW = 2048;

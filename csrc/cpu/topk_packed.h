@@ -292,8 +292,8 @@ class PackedBank {
         run_.pack_rows({rows, centre_.data(), width_, lanes, bank, sums});
     }
 
-    // Packs a whole block of narrow rows in a quarter of the time, if none is odd. Their norms are sums of float32, whose
-    // few roundings are less than what slack_ has to spare.
+    // Packs a whole block of narrow rows in a quarter of the time, if none is odd. Their norms are sums of float32,
+    // whose few roundings are less than what slack_ has to spare.
     bool packs_narrow(std::int64_t row, PackedRows& made, float* bank, float* norms) const {
         if constexpr (std::is_same_v<T, float>) {
             const bool narrow = width_ >= 2 && width_ <= 4 && !gathers() && job_.rows.empty() && !job_.weights;

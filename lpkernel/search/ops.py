@@ -328,7 +328,8 @@ def _out_of_range(search: _Search, distances: Any, indices: Any) -> Any:
     if patch is not None and patch.ndim == 2:
         patch = patch[rows]
     exact = measured.exact(search.queries[rows], search.bank, indices[rows], patch, search.bank_weights)
-    beyond = ((exact > 0) & (exact < double.NORMAL)) | ((exact >= double.BEYOND) & (exact < np.inf))
+    # An infinite row may have come before a finite one beyond float32, as if they were at one distance.
+    beyond = ((exact > 0) & (exact < double.NORMAL)) | (exact >= double.BEYOND)
     return rows[(beyond & (indices[rows] >= 0)).any(1)]
 
 

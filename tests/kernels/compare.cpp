@@ -1162,8 +1162,7 @@ bool few_rows(const Kernels& table, Random& random) {
         for (int b = 0; b < blocks; ++b) {
             const int some = std::min(BLOCK, lanes - b * BLOCK);
             double sums[BLOCK];
-            table.pack_rows(
-                {at.data() + b * BLOCK, middle.data(), width, some, false, bank.data() + b * width * BLOCK, sums});
+            table.pack_rows({at.data() + b * BLOCK, middle.data(), width, some, bank.data() + b * width * BLOCK, sums});
             for (int lane = 0; lane < some; ++lane) {
                 norms[b * BLOCK + lane] = static_cast<float>(sums[lane] * (1 - part));
                 largest = std::max(largest, sums[lane]);
@@ -1251,6 +1250,38 @@ bool norms_below(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+bool narrow_rows(const Kernels& table, Random& random) {
+    Check check(table, "narrow_rows");
+    for (int repeat = 0; repeat < 300; ++repeat) {
+        const int width = random.between(2, 4);
+        auto rows = random.floats(static_cast<std::size_t>(width * BLOCK), 1.0f);
+        const auto centre = random.floats(static_cast<std::size_t>(width), 1.0f);
+        for (const float odd : {1e3f, NOT_A_NUMBER, INF}) {
+            if (random.between(0, 5) == 0) rows[random.between(0, width * BLOCK - 1)] = odd;
+        }
+        std::vector<float> bank(rows.size()), want(rows.size()), norms(BLOCK);
+        float largest = -1.0f;
+        const bool got =
+            table.narrow_rows({rows.data(), centre.data(), width, 0.75f, 1e4f, bank.data(), norms.data(), &largest});
+        const std::string sizes = sizes_of({{"width", width}, {"no.", repeat}});
+        bool below = true;
+        for (int b = 0; b < BLOCK; ++b) {
+            double sum = 0.0;
+            for (int i = 0; i < width; ++i) {
+                const float value = want[i * BLOCK + b] = rows[b * width + i] - centre[i];
+                sum += static_cast<double>(value) * value;
+            }
+            below = below && sum < 1e4;
+            if (std::fabs(norms[b] - 0.75 * sum) > 0.75 * sum * width * 0x1p-23) check.wrong(sizes, "another norm");
+        }
+        if (got != below) check.wrong(sizes, "below?");
+        if (!below) continue;
+        check.same(sizes, want, bank);
+        check.same(sizes, {*std::max_element(norms.begin(), norms.end())}, std::vector<float>{largest});
+    }
+    return check.passed();
+}
+
 bool pack_rows(const Kernels& table, Random& random) {
     Check check(table, "pack_rows");
     for (int repeat = 0; repeat < 300; ++repeat) {
@@ -1258,12 +1289,11 @@ bool pack_rows(const Kernels& table, Random& random) {
         const auto values = random.floats(static_cast<std::size_t>(width * BLOCK) + 1, repeat % 3 ? 1.0f : 1e20f);
         const auto centre = random.floats(static_cast<std::size_t>(width) + 1, 1.0f);
         const float* rows[BLOCK];
-        const bool dense = repeat % 2 == 0;
-        const int lanes = dense ? BLOCK : random.of(LANE_COUNTS);
-        for (int b = 0; b < BLOCK; ++b) rows[b] = values.data() + (dense ? b : random.between(0, BLOCK - 1)) * width;
+        const int lanes = random.of(LANE_COUNTS);
+        for (int b = 0; b < BLOCK; ++b) rows[b] = values.data() + random.between(0, BLOCK - 1) * width;
         const auto of = [&](const Kernels& with, std::vector<double>& sums) {
             std::vector<float> bank(static_cast<std::size_t>(width * BLOCK) + 1);
-            with.pack_rows({rows, centre.data(), width, lanes, dense, bank.data(), sums.data()});
+            with.pack_rows({rows, centre.data(), width, lanes, bank.data(), sums.data()});
             for (std::int64_t i = 0; i < width; ++i) {
                 for (int b = lanes; b < BLOCK; ++b) {
                     if (bank[i * BLOCK + b] != 0.0f) check.wrong("beyond the rows", std::to_string(lanes));
@@ -1337,6 +1367,7 @@ bool passes(const Kernels& table) {
         distances(table, random),  // and distance
         norms_below(table, random),
         pack_rows(table, random),
+        narrow_rows(table, random),
         place_row(table, random),
     };
     static_assert((sizeof right + 1) * sizeof(void*) + sizeof(char*) == sizeof(Kernels), "every kernel is compared");
