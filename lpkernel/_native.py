@@ -74,6 +74,12 @@ def cpu_reasons() -> list[str]:
     return _reasons("cpp")
 
 
+def trim() -> None:
+    """Give memory that was freed back to the system, where the C library holds on to it; a millisecond or two."""
+    if not cpu_reasons():
+        cpu().trim()
+
+
 def isa() -> str:
     """The instruction set that the environment asks lpkernel._cpu to use; "" for the best of this machine."""
     return os.environ.get("LPKERNEL_ISA", "")

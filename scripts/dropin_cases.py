@@ -138,14 +138,16 @@ def patches(side: int, low: float = 0.0, dtype: torch.dtype = torch.float32) -> 
     image = torch.nn.functional.interpolate(smooth, size=(side, side), mode="bicubic")[0].to(dtype)
     noisy = image + 0.1 * torch.randn(image.shape, generator=generator).to(dtype)
     pair = tuple(low + (1 - low) * one for one in (noisy, image))
-    return Inputs(*(torch.nn.functional.unfold(one[None], PATCH)[0].T.contiguous() for one in pair), pair)
+    queries, keys = (torch.nn.functional.unfold(one[None], PATCH)[0].T.contiguous() for one in pair)
+    return Inputs(queries, keys, pair)
 
 
 def features(side: int, width: int) -> Inputs:
     """One image's features of side x side places, and as many as a coreset of those of TRAINING images keeps."""
     generator = torch.Generator().manual_seed(0)
     counts = side**2, int(TRAINING * side**2 * CORESET)
-    return Inputs(*(torch.randn((count, width), generator=generator) for count in counts))
+    queries, keys = (torch.randn((count, width), generator=generator) for count in counts)
+    return Inputs(queries, keys)
 
 
 def codes(side: int, count: int, width: int) -> Inputs:

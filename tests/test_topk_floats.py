@@ -195,7 +195,7 @@ def test_tensors_that_require_a_gradient(backend: Backend) -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_rows_beyond_float32_come_before_infinite_ones(backend: Backend, k: int) -> None:
-    """Their distances are +inf as float32, and so the infinite row's, which is first, is no reason to leave them out."""
+    """As float32 their distances are +inf, as that of the infinite row, which is first."""
     bank, query = np.array([[np.inf], [3e25], [2e25]], np.float32), np.zeros((2, 1), np.float32)
     found = masked_topk(query, bank, k, backend=backend.name)
     assert (found.distances == np.inf).all()

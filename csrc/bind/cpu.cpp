@@ -13,6 +13,10 @@
 #include <type_traits>
 #include <vector>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include "bind/expect.h"
 #include "common/limits.h"
 #include "common/philox.h"
@@ -30,6 +34,14 @@ namespace {
 
 using lpkernel::expect;
 using lpkernel::MOST_SIDE;
+
+// glibc keeps what threads have freed in an arena for each of them.
+void trim() {
+#if defined(__GLIBC__)
+    py::gil_scoped_release released;
+    malloc_trim(0);
+#endif
+}
 
 std::string compiler() {
 #if defined(__clang__)
@@ -751,6 +763,7 @@ PYBIND11_MODULE(_cpu, module) {
                "Four words of Philox 4x32-10 from a counter of four and a key of two, each in [0, 2**32).");
     module.def("draw_index", &lpkernel::draw_index, py::arg("u"), py::arg("count"),
                "(u * count) >> 32 for u in [0, 2**32) and count in [1, 2**32).");
+    module.def("trim", &trim, "Gives memory that was freed back to the system, where the C library holds on to it.");
     module.def("build_info", &build_info, "How this file was compiled: compiler, cxx_standard, isa, assertions.");
     py::class_<HeldLayer>(module, "Layer", "The allowed images of a bank at one side, laid out for scan().")
         .def(

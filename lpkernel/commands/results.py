@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lpkernel import _native
 from lpkernel.clock import Clock
 from lpkernel.commands.common import Progress, check_folder, file_hash, json_text, load_bank, report
 from lpkernel.commands.runs import FACTS, SOURCES, Folder, Stream, identity, of_image
@@ -230,6 +231,7 @@ def run(
                     with session.clock.stage("decode and write"):
                         _write_images(session, made, args.first_image + start, provenance)
                 stream.append(made.sources, _facts_of_images(session, made, start), session.take_pictures())
+                _native.trim()  # else a long run takes up to twice the memory of a batch
                 progress.add(count)
         if session.share:
             return
