@@ -43,11 +43,11 @@ def integers(name: str, values: Any, count: int | None = None) -> tuple[int, ...
     raise InputError(f"{name}: got {short(repr(values))}, expected {what}")
 
 
-def flag(name: str, value: object) -> bool:
+def flag(name: str, value: object, expected: str = "True or False") -> bool:
     """The bool `value`, Python's or NumPy's. Raises InputError for anything else, 0 and 1 included."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise InputError(f"{name}: got {short(repr(value))}, expected True or False")
+    raise InputError(f"{name}: got {short(repr(value))}, expected {expected}")
 
 
 def text(name: str, value: object) -> str:

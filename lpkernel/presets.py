@@ -83,7 +83,7 @@ def matches_colours(preset: Preset, given: bool | None, possible: bool) -> bool:
 
 
 def _checked(name: str, given: bool | None) -> bool | None:
-    return None if given is None else checks.flag(name, given)
+    return None if given is None else checks.flag(name, given, "True, False or None")
 
 
 def find(name: str) -> Preset:
