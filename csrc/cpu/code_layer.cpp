@@ -1,10 +1,11 @@
 // Code domain: distance = sum over compared cells of table[canvas code][bank code], the same integers as in the
 // latent domain.
 //
-// Layout: (blocks, cells, TILE) uint16, TILE images at a time with the image last, so a tile's codes of one cell are
-// 2 KB in a row. A query reads one table row (4 KB for 1024 codes) for each compared cell; four rows at a time stay in
-// the first-level cache while a tile's codes stream past them. Compiled without vector extensions beyond the baseline
-// on purpose: gather instructions are slower than loads here.
+// Banks below the screened size, and all where the instruction set has no group_tile: (blocks, cells, TILE) uint16, TILE
+// images at a time with the image last, so a tile's codes of one cell are 2 KB in a row. A query reads one table row
+// (4 KB for 1024 codes) for each compared cell; four rows at a time stay in the first-level cache while a tile's codes
+// stream past them. Compiled without vector extensions beyond the baseline on purpose: gather instructions are slower
+// than loads here.
 //
 // Many queries and a large bank are screened first. With L an upper limit of the query's answer, each table entry t
 // becomes the byte min(255, floor(240 t / L)); a saturating sum of them above 240 D / L proves a distance above D. Rows
@@ -13,12 +14,24 @@
 // queries, images that no query's bound leaves are dropped after a quarter of the cells and later, as long as that
 // drops many. Where images are ranked by distance minus offset, an image may be as far as the limit plus its offset:
 // offsets are sorted into at most LEVELS levels, each with a row of limits for its upper end, and L is the limit plus
-// the largest offset. Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
+// the largest offset.
+//
+// With group_tile, the codes of a large bank are divided into GROUPS groups of near ones, each of two halves, and only
+// the group and half of each cell is laid out: (tiles, cells, GROUPED) bytes. For a query and a compared cell, the least
+// distance to the codes of each group is a byte, floor(48 n t / L) for n cells, and 128 of them are two registers: one
+// instruction looks up those of 64 images. Sums have 16 bits, since rounding bytes down would lose too much of a
+// distance of 240. Where groups left many images of the tile before, the halves are compared, with two look-ups. The
+// images left are measured from the bank's own array, until their exact part and the bound of the rest exceed the limit.
+//
+// Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
 
 #include <algorithm>
+#include <cstring>
+#include <memory>
 #include <numeric>
 #include <stdexcept>
 
+#include "cpu/code_groups.h"
 #include "cpu/layer.h"
 #include "cpu/parallel.h"
 
@@ -35,6 +48,9 @@ constexpr int FEWEST = 6;                       // queries from which screening 
 constexpr int SEED = 256;                       // images measured for a first limit
 constexpr int LEVELS = 64;                      // of offsets
 constexpr double MOST_KEPT = 0.6;               // of the images of a tile, for which leaving out the others pays
+constexpr double SHARE = 48.0;                  // of the limit for each cell, in bytes of groups
+constexpr double HALVED = 0.01;                 // of a tile left by whole groups, above which halves are compared next
+constexpr int CHECKED = 8;                      // cells summed between two looks at the limit
 constexpr double ROUNDING = 1.0;                // covers that of a sum of bytes
 constexpr double TOP = 240.0;                   // the byte that stands for the limit; the rest up to 255 is headroom
 
@@ -48,8 +64,13 @@ class CodeLayer final : public Layer {
           table_(table),
           rows_(rows),
           tile_(static_cast<int>(std::min<std::int64_t>(TILE, padded()))),
-          tiles_((size + tile_ - 1) / tile_),
-          codes_(static_cast<std::size_t>(tiles_) * cells_ * tile_) {
+          tiles_((size + tile_ - 1) / tile_) {
+        const bool tables = size <= std::min(tuning.pairs, BLOCK);
+        if (run.group_tile && size >= screened_ && !tables) {
+            group(content, run);
+            return;
+        }
+        codes_ = Aligned<std::uint16_t>(static_cast<std::size_t>(tiles_) * cells_ * tile_);
         for (std::int64_t part = 0; part < tiles_; ++part) {
             poll();
             std::uint16_t* to = codes_.data() + part * cells_ * tile_;
@@ -63,22 +84,27 @@ class CodeLayer final : public Layer {
                 }
             }
         }
-        if (size <= std::min(tuning.pairs, BLOCK)) make_tables(content, run, tuning.summed);
+        if (tables) make_tables(content, run, tuning.summed);
     }
 
     std::int64_t parts() const override { return tiles_; }
-    std::size_t bytes() const override { return Layer::bytes() + codes_.size() * sizeof(std::uint16_t); }
+    std::size_t bytes() const override { return Layer::bytes() + codes_.size() * sizeof(std::uint16_t) + groups_.size(); }
 
     void prepare(Query&, int) const override {}
 
-    void search(const Content&, const Compared& compared, Query* const* queries, int n, std::int64_t first,
+    void search(const Content& content, const Compared& compared, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
+        if (grouped_) {
+            for (int q = 0; q < n; q += MOST) {
+                screen_groups(content, compared, queries + q, std::min(MOST, n - q), first, last, run);
+            }
+            return;
+        }
         if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
             return search_exactly(compared, queries, n, first, last, tile_);
         }
-        const auto unlimited = [](const Query* query) { return query->best.limit() == Smallest::ANY; };
         int known = 0;  // images of the first part that are already measured
-        if (std::any_of(queries, queries + n, unlimited)) {
+        if (unlimited(queries, n)) {
             known = std::min(SEED, lanes(first));
             search_exactly(compared, queries, n, first, first + 1, known);
         }
@@ -116,7 +142,9 @@ class CodeLayer final : public Layer {
     }
 
     std::unique_ptr<Layer> likewise(const Content& content, std::int64_t size, const Kernels& run) const override {
-        return std::make_unique<CodeLayer>(content, size, side(), table_, static_cast<int>(rows_), run, LayerTuning{});
+        LayerTuning tuning;
+        tuning.screened = size + 1;
+        return std::make_unique<CodeLayer>(content, size, side(), table_, static_cast<int>(rows_), run, tuning);
     }
 
   private:
@@ -138,6 +166,154 @@ class CodeLayer final : public Layer {
                 }
             }
         }
+    }
+
+    // Lays out the groups of the codes, as GroupTile reads them.
+    void group(const Content& content, const Kernels& run) {
+        tile_ = GROUPED;
+        tiles_ = (size() + tile_ - 1) / tile_;
+        groups_ = Aligned<std::uint8_t>(static_cast<std::size_t>(tiles_) * cells_ * tile_);
+        std::memset(groups_.data(), 0, groups_.size());
+        const auto each = [&](const auto& task) {
+            for (std::int64_t a = 0; a < size(); ++a) {
+                if (a % tile_ == 0) poll();
+                const std::int16_t* from = content.image(a, cells_, 1, run);
+                for (std::int64_t cell = 0; cell < cells_; ++cell) {
+                    const auto code = static_cast<std::uint16_t>(from[cell]);
+                    if (code >= rows_) throw_changed();
+                    task(a, cell, code);
+                }
+            }
+        };
+        std::vector<std::int64_t> counts(static_cast<std::size_t>(rows_));
+        each([&](std::int64_t, std::int64_t, std::uint16_t code) { ++counts[code]; });
+        grouped_ = std::make_unique<CodeGroups>(table_, static_cast<int>(rows_), counts);
+        each([&](std::int64_t a, std::int64_t cell, std::uint16_t code) {
+            const std::int64_t lane = a % tile_, place = lane / 64 * 64 + lane % 32 * 2 + lane % 64 / 32;
+            groups_.data()[(a / tile_ * cells_ + cell) * tile_ + place] = grouped_->of[code];
+        });
+    }
+
+    // An image that a bound leaves. exact: the distance of its first cells; bound: that of the others, in bytes; less:
+    // what is taken off both, in bytes.
+    struct Left {
+        const std::int16_t* codes;
+        std::int64_t index;
+        std::int32_t exact, bound;
+        float less;
+    };
+
+    // One query of a search by groups.
+    struct Bounded {
+        Query* query = nullptr;
+        float scale = 0.0f;                     // bytes for a distance of 1
+        std::vector<const std::int32_t*> rows;  // of the table, for each compared cell
+        std::vector<std::uint8_t> halved;       // (compared cells, 2, GROUPS) bounds of the halves of groups
+        std::vector<std::uint8_t> whole;        // (compared cells, GROUPS) the lesser of both
+        bool halves = false;                    // whether halves are compared, since whole groups left many images
+
+        float most() const { return static_cast<float>(query->best.limit()) * scale + static_cast<float>(ROUNDING); }
+    };
+
+    Bounded bounded(const Compared& compared, Query& query, const Kernels& run) const {
+        const int count = std::max(1, compared.count);
+        const std::int64_t farthest = std::int64_t{query.best.limit()} + compared.most;
+        const auto most = static_cast<float>(std::min(255, 65535 / count));  // the sums stay below 2^16
+        Bounded one;
+        one.query = &query;
+        one.scale = static_cast<float>(SHARE * count / static_cast<double>(std::max<std::int64_t>(1, farthest)));
+        one.halved.resize(static_cast<std::size_t>(compared.count) * 2 * GROUPS);
+        one.whole.resize(static_cast<std::size_t>(compared.count) * GROUPS);
+        for (int i = 0; i < compared.count; ++i) {
+            const std::int64_t code = query.values[i];
+            std::uint8_t* halved = one.halved.data() + i * 2 * GROUPS;
+            run.scaled_bytes(grouped_->nearest.data() + code * 2 * GROUPS, one.scale, most, 2 * GROUPS, halved);
+            std::transform(halved, halved + GROUPS, halved + GROUPS, one.whole.data() + i * GROUPS,
+                           [](std::uint8_t a, std::uint8_t b) { return std::min(a, b); });
+            one.rows.push_back(row(query.values[i]));
+        }
+        return one;
+    }
+
+    // Bounds by groups of codes, then exact sums as far as these leave an image.
+    void screen_groups(const Content& content, const Compared& compared, Query* const* queries, int n,
+                       std::int64_t first, std::int64_t last, const Kernels& run) const {
+        std::int64_t start = first * tile_;
+        if (unlimited(queries, n)) {
+            for (const std::int64_t stop = start + std::min(SEED, lanes(first)); start < stop; ++start) {
+                for (int q = 0; q < n; ++q) {
+                    const std::int32_t apart = distance(content, start, compared.cells, compared.count,
+                                                        queries[q]->values.data(), run);
+                    offer(compared, apart, start, *queries[q]);
+                }
+            }
+        }
+        std::vector<Bounded> all;
+        for (int q = 0; q < n; ++q) all.push_back(bounded(compared, *queries[q], run));
+        const auto ends = std::minmax_element(compared.cells, compared.cells + compared.count);
+        constexpr int LINE = 32;  // codes of a cache line
+        const int low = compared.count ? *ends.first : 0, high = compared.count ? *ends.second : 0;
+        std::uint16_t sums[GROUPED];
+        std::uint64_t found[GROUPED / 64];
+        std::vector<Left> left;
+        for (std::int64_t part = first; part < last; ++part) {
+            const std::int64_t at = part * tile_;
+            const std::int32_t* less = compared.less ? compared.less + at : nullptr;
+            for (Bounded& one : all) {
+                const bool halves = one.halves;
+                run.group_tile({groups_.data() + part * cells_ * tile_, compared.cells,
+                                halves ? one.halved.data() : one.whole.data(), less, compared.count, lanes(part), halves,
+                                static_cast<float>(one.query->best.limit()), one.scale, sums, found});
+                left.clear();
+                for (int word = 0; word < (lanes(part) + 63) / 64; ++word) {
+                    for (std::uint64_t bits = found[word]; bits; bits &= bits - 1) {
+                        const int b = word * 64 + __builtin_ctzll(bits);
+                        if (at + b < start) continue;
+                        const std::int16_t* codes = content.data + content.allowed[at + b] * cells_;
+                        for (int cell = low / LINE * LINE; cell <= high; cell += LINE) __builtin_prefetch(codes + cell);
+                        const float off = less ? static_cast<float>(less[b]) * one.scale : 0.0f;
+                        left.push_back({codes, at + b, 0, sums[b], off});
+                    }
+                }
+                one.halves = static_cast<double>(left.size()) > HALVED * GROUPED;
+                finish(compared, one, halves, left);
+            }
+        }
+    }
+
+    // Measures images as far as they may be among the nearest. Those of a tile go on together, a few cells at a time,
+    // since each lookup waits for memory.
+    void finish(const Compared& compared, const Bounded& one, bool halves, std::vector<Left>& left) const {
+        const std::uint8_t* bytes = halves ? one.halved.data() : one.whole.data();
+        const std::uint8_t* of = grouped_->of.data();
+        const int groups = halves ? 2 * GROUPS : GROUPS;
+        const float most = one.most();
+        for (int first = 0; first < compared.count; first += CHECKED) {
+            const int stop = std::min(first + CHECKED, compared.count);
+            auto kept = left.begin();
+            for (Left image : left) {
+                for (int i = first; i < stop; ++i) {
+                    const auto code = static_cast<std::uint16_t>(image.codes[compared.cells[i]]);
+                    if (code >= rows_) throw_changed();
+                    add(image.exact, one.rows[i][code], 0);
+                    image.bound -= bytes[i * groups + (of[code] & (groups - 1))];
+                }
+                *kept = image;
+                const float rest = static_cast<float>(image.bound) - image.less;
+                kept += static_cast<float>(image.exact) * one.scale + rest <= most;
+            }
+            left.erase(kept, left.end());
+        }
+        for (const Left& image : left) offer(compared, image.exact, image.index, *one.query);
+    }
+
+    static bool unlimited(Query* const* queries, int n) {
+        return std::any_of(queries, queries + n, [](const Query* one) { return one->best.limit() == Smallest::ANY; });
+    }
+
+    static void offer(const Compared& compared, std::int32_t distance, std::int64_t a, Query& query) {
+        const std::int32_t ranked = compared.ranked(distance, a);
+        if (ranked <= query.best.limit()) query.best.push(ranked, a);
     }
 
     // Bounds in bytes for all queries at once, then exact sums where these leave an image. The first `known` images of
@@ -273,8 +449,7 @@ class CodeLayer final : public Layer {
             for (std::uint64_t left = made.found[b] & real; left; left &= left - 1) {
                 Query& query = *made.queries[__builtin_ctzll(left)];
                 const std::int64_t a = part * tile_ + listed[b];
-                const std::int32_t ranked = made.compared.ranked(sum_image(codes + listed[b], made.compared, query), a);
-                if (ranked <= query.best.limit()) query.best.push(ranked, a);
+                offer(made.compared, sum_image(codes + listed[b], made.compared, query), a, query);
             }
         }
     }
@@ -331,6 +506,8 @@ class CodeLayer final : public Layer {
     int tile_;
     std::int64_t tiles_;
     Aligned<std::uint16_t> codes_;
+    std::unique_ptr<CodeGroups> grouped_;  // else `codes_`
+    Aligned<std::uint8_t> groups_;         // (tiles, cells, GROUPED)
 };
 
 }  // namespace
