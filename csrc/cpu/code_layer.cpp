@@ -1,11 +1,10 @@
 // Code domain: distance = sum over compared cells of table[canvas code][bank code], the same integers as in the
 // latent domain.
 //
-// Banks below the screened size, and all where the instruction set has no group_tile: (blocks, cells, TILE) uint16, TILE
-// images at a time with the image last, so a tile's codes of one cell are 2 KB in a row. A query reads one table row
-// (4 KB for 1024 codes) for each compared cell; four rows at a time stay in the first-level cache while a tile's codes
-// stream past them. Compiled without vector extensions beyond the baseline on purpose: gather instructions are slower
-// than loads here.
+// Layout: (blocks, cells, TILE) uint16, TILE images at a time with the image last, so a tile's codes of one cell are
+// 2 KB in a row. A query reads one table row (4 KB for 1024 codes) for each compared cell; four rows at a time stay in
+// the first-level cache while a tile's codes stream past them. Compiled without vector extensions beyond the baseline
+// on purpose: gather instructions are slower than loads here.
 //
 // Many queries and a large bank are screened first. With L an upper limit of the query's answer, each table entry t
 // becomes the byte min(255, floor(240 t / L)); a saturating sum of them above 240 D / L proves a distance above D. Rows
@@ -16,12 +15,13 @@
 // offsets are sorted into at most LEVELS levels, each with a row of limits for its upper end, and L is the limit plus
 // the largest offset.
 //
-// With group_tile, the codes of a large bank are divided into GROUPS groups of near ones, each of two halves, and only
-// the group and half of each cell is laid out: (tiles, cells, GROUPED) bytes. For a query and a compared cell, the least
-// distance to the codes of each group is a byte, floor(48 n t / L) for n cells, and 128 of them are two registers: one
-// instruction looks up those of 64 images. Sums have 16 bits, since rounding bytes down would lose too much of a
-// distance of 240. Where groups left many images of the tile before, the halves are compared, with two look-ups. The
-// images left are measured from the bank's own array, until their exact part and the bound of the rest exceed the limit.
+// With group_tile, up to FEW queries take another way. The codes of a large bank are divided into GROUPS groups of near
+// ones, each of two halves, and the group and half of each cell are laid out, too: (tiles, cells, GROUPED) bytes. For a
+// query and a compared cell, the least distance to the codes of each group is a byte, floor(48 n t / L) for n cells,
+// and 128 of them are two registers: one instruction looks up those of 64 images. Sums have 16 bits, since rounding
+// bytes down would lose too much of a distance of 240. Where groups left many images of the tile before, the halves are
+// compared, with two look-ups. The images left are measured from the bank's own array, until their exact part and the
+// bound of the rest exceed the limit.
 //
 // Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
 
@@ -45,6 +45,7 @@ constexpr std::int64_t ROWS = 512 << 10;        // bytes of rows used together
 constexpr std::int64_t ROWS_OF_16 = 192 << 10;  // the same for up to 16 queries
 constexpr int MOST = 64;                        // queries screened together
 constexpr int FEWEST = 6;                       // queries from which screening pays
+constexpr int FEW = 16;                         // queries up to which groups are compared
 constexpr int SEED = 256;                       // images measured for a first limit
 constexpr int LEVELS = 64;                      // of offsets
 constexpr double MOST_KEPT = 0.6;               // of the images of a tile, for which leaving out the others pays
@@ -64,13 +65,8 @@ class CodeLayer final : public Layer {
           table_(table),
           rows_(rows),
           tile_(static_cast<int>(std::min<std::int64_t>(TILE, padded()))),
-          tiles_((size + tile_ - 1) / tile_) {
-        const bool tables = size <= std::min(tuning.pairs, BLOCK);
-        if (run.group_tile && size >= screened_ && !tables) {
-            group(content, run);
-            return;
-        }
-        codes_ = Aligned<std::uint16_t>(static_cast<std::size_t>(tiles_) * cells_ * tile_);
+          tiles_((size + tile_ - 1) / tile_),
+          codes_(static_cast<std::size_t>(tiles_) * cells_ * tile_) {
         for (std::int64_t part = 0; part < tiles_; ++part) {
             poll();
             std::uint16_t* to = codes_.data() + part * cells_ * tile_;
@@ -84,22 +80,24 @@ class CodeLayer final : public Layer {
                 }
             }
         }
-        if (tables) make_tables(content, run, tuning.summed);
+        if (size <= std::min(tuning.pairs, BLOCK)) {
+            make_tables(content, run, tuning.summed);
+        } else if (run.group_tile && size >= screened_) {
+            group();
+        }
     }
 
     std::int64_t parts() const override { return tiles_; }
-    std::size_t bytes() const override { return Layer::bytes() + codes_.size() * sizeof(std::uint16_t) + groups_.size(); }
+    std::size_t bytes() const override {
+        return Layer::bytes() + codes_.size() * sizeof(std::uint16_t) + groups_.size();
+    }
 
     void prepare(Query&, int) const override {}
 
     void search(const Content& content, const Compared& compared, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
-        if (grouped_) {
-            for (int q = 0; q < n; q += MOST) {
-                screen_groups(content, compared, queries + q, std::min(MOST, n - q), first, last, run);
-            }
-            return;
-        }
+        if (grouped_ && run.group_tile && n <= FEW)
+            return screen_groups(content, compared, queries, n, first, last, run);
         if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
             return search_exactly(compared, queries, n, first, last, tile_);
         }
@@ -169,19 +167,15 @@ class CodeLayer final : public Layer {
     }
 
     // Lays out the groups of the codes, as GroupTile reads them.
-    void group(const Content& content, const Kernels& run) {
-        tile_ = GROUPED;
-        tiles_ = (size() + tile_ - 1) / tile_;
-        groups_ = Aligned<std::uint8_t>(static_cast<std::size_t>(tiles_) * cells_ * tile_);
+    void group() {
+        groups_ = Aligned<std::uint8_t>(static_cast<std::size_t>((size() + GROUPED - 1) / GROUPED) * cells_ * GROUPED);
         std::memset(groups_.data(), 0, groups_.size());
         const auto each = [&](const auto& task) {
-            for (std::int64_t a = 0; a < size(); ++a) {
-                if (a % tile_ == 0) poll();
-                const std::int16_t* from = content.image(a, cells_, 1, run);
+            for (std::int64_t part = 0; part < tiles_; ++part) {
+                poll();
                 for (std::int64_t cell = 0; cell < cells_; ++cell) {
-                    const auto code = static_cast<std::uint16_t>(from[cell]);
-                    if (code >= rows_) throw_changed();
-                    task(a, cell, code);
+                    const std::uint16_t* codes = codes_.data() + (part * cells_ + cell) * tile_;
+                    for (int lane = 0; lane < lanes(part); ++lane) task(part * tile_ + lane, cell, codes[lane]);
                 }
             }
         };
@@ -189,8 +183,8 @@ class CodeLayer final : public Layer {
         each([&](std::int64_t, std::int64_t, std::uint16_t code) { ++counts[code]; });
         grouped_ = std::make_unique<CodeGroups>(table_, static_cast<int>(rows_), counts);
         each([&](std::int64_t a, std::int64_t cell, std::uint16_t code) {
-            const std::int64_t lane = a % tile_, place = lane / 64 * 64 + lane % 32 * 2 + lane % 64 / 32;
-            groups_.data()[(a / tile_ * cells_ + cell) * tile_ + place] = grouped_->of[code];
+            const std::int64_t lane = a % GROUPED, place = lane / 64 * 64 + lane % 32 * 2 + lane % 64 / 32;
+            groups_.data()[(a / GROUPED * cells_ + cell) * GROUPED + place] = grouped_->of[code];
         });
     }
 
@@ -242,8 +236,8 @@ class CodeLayer final : public Layer {
         if (unlimited(queries, n)) {
             for (const std::int64_t stop = start + std::min(SEED, lanes(first)); start < stop; ++start) {
                 for (int q = 0; q < n; ++q) {
-                    const std::int32_t apart = distance(content, start, compared.cells, compared.count,
-                                                        queries[q]->values.data(), run);
+                    const std::int32_t apart =
+                        distance(content, start, compared.cells, compared.count, queries[q]->values.data(), run);
                     offer(compared, apart, start, *queries[q]);
                 }
             }
@@ -256,16 +250,17 @@ class CodeLayer final : public Layer {
         std::uint16_t sums[GROUPED];
         std::uint64_t found[GROUPED / 64];
         std::vector<Left> left;
-        for (std::int64_t part = first; part < last; ++part) {
-            const std::int64_t at = part * tile_;
+        const std::int64_t stop = std::min(last * tile_, size());
+        for (std::int64_t at = first * tile_; at < stop; at += GROUPED) {
+            const auto wide = static_cast<int>(std::min<std::int64_t>(GROUPED, stop - at));
             const std::int32_t* less = compared.less ? compared.less + at : nullptr;
             for (Bounded& one : all) {
                 const bool halves = one.halves;
-                run.group_tile({groups_.data() + part * cells_ * tile_, compared.cells,
-                                halves ? one.halved.data() : one.whole.data(), less, compared.count, lanes(part), halves,
+                run.group_tile({groups_.data() + at * cells_, compared.cells,
+                                halves ? one.halved.data() : one.whole.data(), less, compared.count, wide, halves,
                                 static_cast<float>(one.query->best.limit()), one.scale, sums, found});
                 left.clear();
-                for (int word = 0; word < (lanes(part) + 63) / 64; ++word) {
+                for (int word = 0; word < (wide + 63) / 64; ++word) {
                     for (std::uint64_t bits = found[word]; bits; bits &= bits - 1) {
                         const int b = word * 64 + __builtin_ctzll(bits);
                         if (at + b < start) continue;
@@ -506,8 +501,8 @@ class CodeLayer final : public Layer {
     int tile_;
     std::int64_t tiles_;
     Aligned<std::uint16_t> codes_;
-    std::unique_ptr<CodeGroups> grouped_;  // else `codes_`
-    Aligned<std::uint8_t> groups_;         // (tiles, cells, GROUPED)
+    std::unique_ptr<CodeGroups> grouped_;  // of a large bank, where there is group_tile
+    Aligned<std::uint8_t> groups_;         // (size() / GROUPED, rounded up, cells, GROUPED)
 };
 
 }  // namespace

@@ -216,9 +216,9 @@ struct ByteLimits {
 
 // Lower bounds for one query and a tile of images, lanes = images, below 2^16:
 //   sums[b] = sum over i of rows[i][half][group], or with halves = false of min(rows[i][0][group], rows[i][1][group])
-// for the half and group of image b at cells[i], in one byte of `groups`, (cells of the level, GROUPED): half * GROUPS +
-// group. Of each 64 images, 0 and 32, then 1 and 33, ... stand side by side.
-// found: bit b if sums[b] <= (limit + less[b]) * scale + 1, in float32; lanes beyond `lanes` are 0.
+// for the half and group of image b at cells[i], in one byte of `groups`, (cells of the level, GROUPED): half * GROUPS
+// + group. Of each 64 images, 0 and 32, then 1 and 33, ... stand side by side. found: bit b if sums[b] <= (limit +
+// less[b]) * scale + 1, in float32; lanes beyond `lanes` are 0.
 struct GroupTile {
     const std::uint8_t* groups;
     const std::int32_t* cells;

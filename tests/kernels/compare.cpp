@@ -824,7 +824,8 @@ bool group_tile(const Kernels& table, Random& random) {
         for (int b = 0; b < lanes; ++b) {
             const int place = b / 64 * 64 + b % 32 * 2 + b % 64 / 32;
             int sum = 0;
-            for (int i = 0; i < count; ++i) sum += rows[i * width + (groups[chosen[i] * GROUPED + place] & (width - 1))];
+            for (int i = 0; i < count; ++i)
+                sum += rows[i * width + (groups[chosen[i] * GROUPED + place] & (width - 1))];
             expected[b] = static_cast<std::uint16_t>(sum);
             const float most = (limit + static_cast<float>(any ? less[b] : 0)) * scale + 1.0f;
             wanted[b / 64] |= std::uint64_t{static_cast<float>(sum) <= most} << b % 64;
