@@ -202,7 +202,7 @@ def test_scans_of_ragged_banks(size: int, k: int) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("codes", [2, 700])
-@pytest.mark.parametrize("images", [6, 20, 33, 70])
+@pytest.mark.parametrize("images", [1, 6, 20, 33, 70])
 def test_screening_of_codes_loses_nothing(images: int, codes: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of 16, 32 and 64 queries, several tiles; real distances (700 codes) and ties everywhere (2)."""
     monkeypatch.setenv("LPKERNEL_ISA", isa)

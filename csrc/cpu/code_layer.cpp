@@ -13,12 +13,25 @@
 // queries, images that no query's bound leaves are dropped after a quarter of the cells and later, as long as that
 // drops many. Where images are ranked by distance minus offset, an image may be as far as the limit plus its offset:
 // offsets are sorted into at most LEVELS levels, each with a row of limits for its upper end, and L is the limit plus
-// the largest offset. Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
+// the largest offset.
+//
+// With group_tile, up to FEW queries take another way. The codes of a large bank are divided into GROUPS groups of near
+// ones, each of two halves, and the group and half of each cell are laid out, too: (tiles, cells, GROUPED) bytes. For a
+// query and a compared cell, the least distance to the codes of each group is a byte, floor(48 n t / L) for n cells,
+// and 128 of them are two registers: one instruction looks up those of 64 images. Sums have 16 bits, since rounding
+// bytes down would lose too much of a distance of 240. Where groups left many images of the tile before, the halves are
+// compared, with two look-ups. The images left are measured from the bank's own array, until their exact part and the
+// bound of the rest exceed the limit.
+//
+// Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
 
 #include <algorithm>
+#include <cstring>
+#include <memory>
 #include <numeric>
 #include <stdexcept>
 
+#include "cpu/code_groups.h"
 #include "cpu/layer.h"
 #include "cpu/parallel.h"
 
@@ -32,9 +45,13 @@ constexpr std::int64_t ROWS = 512 << 10;        // bytes of rows used together
 constexpr std::int64_t ROWS_OF_16 = 192 << 10;  // the same for up to 16 queries
 constexpr int MOST = 64;                        // queries screened together
 constexpr int FEWEST = 6;                       // queries from which screening pays
+constexpr int FEW = 16;                         // queries up to which groups are compared
 constexpr int SEED = 256;                       // images measured for a first limit
 constexpr int LEVELS = 64;                      // of offsets
 constexpr double MOST_KEPT = 0.6;               // of the images of a tile, for which leaving out the others pays
+constexpr double SHARE = 48.0;                  // of the limit for each cell, in bytes of groups
+constexpr double HALVED = 0.01;                 // of a tile left by whole groups, above which halves are compared next
+constexpr int CHECKED = 8;                      // cells summed between two looks at the limit
 constexpr double ROUNDING = 1.0;                // covers that of a sum of bytes
 constexpr double TOP = 240.0;                   // the byte that stands for the limit; the rest up to 255 is headroom
 
@@ -63,22 +80,29 @@ class CodeLayer final : public Layer {
                 }
             }
         }
-        if (size <= std::min(tuning.pairs, BLOCK)) make_tables(content, run, tuning.summed);
+        if (size <= std::min(tuning.pairs, BLOCK)) {
+            make_tables(content, run, tuning.summed);
+        } else if (run.group_tile && size >= screened_) {
+            group();
+        }
     }
 
     std::int64_t parts() const override { return tiles_; }
-    std::size_t bytes() const override { return Layer::bytes() + codes_.size() * sizeof(std::uint16_t); }
+    std::size_t bytes() const override {
+        return Layer::bytes() + codes_.size() * sizeof(std::uint16_t) + groups_.size();
+    }
 
     void prepare(Query&, int) const override {}
 
-    void search(const Content&, const Compared& compared, Query* const* queries, int n, std::int64_t first,
+    void search(const Content& content, const Compared& compared, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
+        if (grouped_ && run.group_tile && n <= FEW)
+            return screen_groups(content, compared, queries, n, first, last, run);
         if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
             return search_exactly(compared, queries, n, first, last, tile_);
         }
-        const auto unlimited = [](const Query* query) { return query->best.limit() == Smallest::ANY; };
         int known = 0;  // images of the first part that are already measured
-        if (std::any_of(queries, queries + n, unlimited)) {
+        if (unlimited(queries, n)) {
             known = std::min(SEED, lanes(first));
             search_exactly(compared, queries, n, first, first + 1, known);
         }
@@ -116,7 +140,9 @@ class CodeLayer final : public Layer {
     }
 
     std::unique_ptr<Layer> likewise(const Content& content, std::int64_t size, const Kernels& run) const override {
-        return std::make_unique<CodeLayer>(content, size, side(), table_, static_cast<int>(rows_), run, LayerTuning{});
+        LayerTuning tuning;
+        tuning.screened = size + 1;
+        return std::make_unique<CodeLayer>(content, size, side(), table_, static_cast<int>(rows_), run, tuning);
     }
 
   private:
@@ -138,6 +164,151 @@ class CodeLayer final : public Layer {
                 }
             }
         }
+    }
+
+    // Lays out the groups of the codes, as GroupTile reads them.
+    void group() {
+        groups_ = Aligned<std::uint8_t>(static_cast<std::size_t>((size() + GROUPED - 1) / GROUPED) * cells_ * GROUPED);
+        std::memset(groups_.data(), 0, groups_.size());
+        const auto each = [&](const auto& task) {
+            for (std::int64_t part = 0; part < tiles_; ++part) {
+                poll();
+                for (std::int64_t cell = 0; cell < cells_; ++cell) {
+                    const std::uint16_t* codes = codes_.data() + (part * cells_ + cell) * tile_;
+                    for (int lane = 0; lane < lanes(part); ++lane) task(part * tile_ + lane, cell, codes[lane]);
+                }
+            }
+        };
+        std::vector<std::int64_t> counts(static_cast<std::size_t>(rows_));
+        each([&](std::int64_t, std::int64_t, std::uint16_t code) { ++counts[code]; });
+        grouped_ = std::make_unique<CodeGroups>(table_, static_cast<int>(rows_), counts);
+        each([&](std::int64_t a, std::int64_t cell, std::uint16_t code) {
+            const std::int64_t lane = a % GROUPED, place = lane / 64 * 64 + lane % 32 * 2 + lane % 64 / 32;
+            groups_.data()[(a / GROUPED * cells_ + cell) * GROUPED + place] = grouped_->of[code];
+        });
+    }
+
+    // An image that a bound leaves. exact: the distance of its first cells; bound: that of the others, in bytes; less:
+    // what is taken off both, in bytes.
+    struct Left {
+        const std::int16_t* codes;
+        std::int64_t index;
+        std::int32_t exact, bound;
+        float less;
+    };
+
+    // One query of a search by groups.
+    struct Bounded {
+        Query* query = nullptr;
+        float scale = 0.0f;                     // bytes for a distance of 1
+        std::vector<const std::int32_t*> rows;  // of the table, for each compared cell
+        std::vector<std::uint8_t> halved;       // (compared cells, 2, GROUPS) bounds of the halves of groups
+        std::vector<std::uint8_t> whole;        // (compared cells, GROUPS) the lesser of both
+        bool halves = false;                    // whether halves are compared, since whole groups left many images
+
+        float most() const { return static_cast<float>(query->best.limit()) * scale + static_cast<float>(ROUNDING); }
+    };
+
+    Bounded bounded(const Compared& compared, Query& query, const Kernels& run) const {
+        const int count = std::max(1, compared.count);
+        const std::int64_t farthest = std::int64_t{query.best.limit()} + compared.most;
+        const auto most = static_cast<float>(std::min(255, 65535 / count));  // the sums stay below 2^16
+        Bounded one;
+        one.query = &query;
+        one.scale = static_cast<float>(SHARE * count / static_cast<double>(std::max<std::int64_t>(1, farthest)));
+        one.halved.resize(static_cast<std::size_t>(compared.count) * 2 * GROUPS);
+        one.whole.resize(static_cast<std::size_t>(compared.count) * GROUPS);
+        for (int i = 0; i < compared.count; ++i) {
+            const std::int64_t code = query.values[i];
+            std::uint8_t* halved = one.halved.data() + i * 2 * GROUPS;
+            run.scaled_bytes(grouped_->nearest.data() + code * 2 * GROUPS, one.scale, most, 2 * GROUPS, halved);
+            std::transform(halved, halved + GROUPS, halved + GROUPS, one.whole.data() + i * GROUPS,
+                           [](std::uint8_t a, std::uint8_t b) { return std::min(a, b); });
+            one.rows.push_back(row(query.values[i]));
+        }
+        return one;
+    }
+
+    // Bounds by groups of codes, then exact sums as far as these leave an image.
+    void screen_groups(const Content& content, const Compared& compared, Query* const* queries, int n,
+                       std::int64_t first, std::int64_t last, const Kernels& run) const {
+        std::int64_t start = first * tile_;
+        if (unlimited(queries, n)) {
+            for (const std::int64_t stop = start + std::min(SEED, lanes(first)); start < stop; ++start) {
+                for (int q = 0; q < n; ++q) {
+                    const std::int32_t apart =
+                        distance(content, start, compared.cells, compared.count, queries[q]->values.data(), run);
+                    offer(compared, apart, start, *queries[q]);
+                }
+            }
+        }
+        std::vector<Bounded> all;
+        for (int q = 0; q < n; ++q) all.push_back(bounded(compared, *queries[q], run));
+        const auto ends = std::minmax_element(compared.cells, compared.cells + compared.count);
+        constexpr int LINE = 32;  // codes of a cache line
+        const int low = compared.count ? *ends.first : 0, high = compared.count ? *ends.second : 0;
+        std::uint16_t sums[GROUPED];
+        std::uint64_t found[GROUPED / 64];
+        std::vector<Left> left;
+        const std::int64_t stop = std::min(last * tile_, size());
+        for (std::int64_t at = first * tile_; at < stop; at += GROUPED) {
+            const auto wide = static_cast<int>(std::min<std::int64_t>(GROUPED, stop - at));
+            const std::int32_t* less = compared.less ? compared.less + at : nullptr;
+            for (Bounded& one : all) {
+                const bool halves = one.halves;
+                run.group_tile({groups_.data() + at * cells_, compared.cells,
+                                halves ? one.halved.data() : one.whole.data(), less, compared.count, wide, halves,
+                                static_cast<float>(one.query->best.limit()), one.scale, sums, found});
+                left.clear();
+                for (int word = 0; word < (wide + 63) / 64; ++word) {
+                    for (std::uint64_t bits = found[word]; bits; bits &= bits - 1) {
+                        const int b = word * 64 + __builtin_ctzll(bits);
+                        if (at + b < start) continue;
+                        const std::int16_t* codes = content.data + content.allowed[at + b] * cells_;
+                        for (int cell = low / LINE * LINE; cell <= high; cell += LINE) __builtin_prefetch(codes + cell);
+                        const float off = less ? static_cast<float>(less[b]) * one.scale : 0.0f;
+                        left.push_back({codes, at + b, 0, sums[b], off});
+                    }
+                }
+                one.halves = static_cast<double>(left.size()) > HALVED * GROUPED;
+                finish(compared, one, halves, left);
+            }
+        }
+    }
+
+    // Measures images as far as they may be among the nearest. Those of a tile go on together, a few cells at a time,
+    // since each lookup waits for memory.
+    void finish(const Compared& compared, const Bounded& one, bool halves, std::vector<Left>& left) const {
+        const std::uint8_t* bytes = halves ? one.halved.data() : one.whole.data();
+        const std::uint8_t* of = grouped_->of.data();
+        const int groups = halves ? 2 * GROUPS : GROUPS;
+        const float most = one.most();
+        for (int first = 0; first < compared.count; first += CHECKED) {
+            const int stop = std::min(first + CHECKED, compared.count);
+            auto kept = left.begin();
+            for (Left image : left) {
+                for (int i = first; i < stop; ++i) {
+                    const auto code = static_cast<std::uint16_t>(image.codes[compared.cells[i]]);
+                    if (code >= rows_) throw_changed();
+                    add(image.exact, one.rows[i][code], 0);
+                    image.bound -= bytes[i * groups + (of[code] & (groups - 1))];
+                }
+                *kept = image;
+                const float rest = static_cast<float>(image.bound) - image.less;
+                kept += static_cast<float>(image.exact) * one.scale + rest <= most;
+            }
+            left.erase(kept, left.end());
+        }
+        for (const Left& image : left) offer(compared, image.exact, image.index, *one.query);
+    }
+
+    static bool unlimited(Query* const* queries, int n) {
+        return std::any_of(queries, queries + n, [](const Query* one) { return one->best.limit() == Smallest::ANY; });
+    }
+
+    static void offer(const Compared& compared, std::int32_t distance, std::int64_t a, Query& query) {
+        const std::int32_t ranked = compared.ranked(distance, a);
+        if (ranked <= query.best.limit()) query.best.push(ranked, a);
     }
 
     // Bounds in bytes for all queries at once, then exact sums where these leave an image. The first `known` images of
@@ -273,8 +444,7 @@ class CodeLayer final : public Layer {
             for (std::uint64_t left = made.found[b] & real; left; left &= left - 1) {
                 Query& query = *made.queries[__builtin_ctzll(left)];
                 const std::int64_t a = part * tile_ + listed[b];
-                const std::int32_t ranked = made.compared.ranked(sum_image(codes + listed[b], made.compared, query), a);
-                if (ranked <= query.best.limit()) query.best.push(ranked, a);
+                offer(made.compared, sum_image(codes + listed[b], made.compared, query), a, query);
             }
         }
     }
@@ -331,6 +501,8 @@ class CodeLayer final : public Layer {
     int tile_;
     std::int64_t tiles_;
     Aligned<std::uint16_t> codes_;
+    std::unique_ptr<CodeGroups> grouped_;  // of a large bank, where there is group_tile
+    Aligned<std::uint8_t> groups_;         // (size() / GROUPED, rounded up, cells, GROUPED)
 };
 
 }  // namespace

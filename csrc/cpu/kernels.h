@@ -22,6 +22,8 @@ constexpr int NARROW = 16;     // most columns of rows whose squares are added o
 constexpr int MOST_FEW = 256;  // rows of FewRows
 constexpr int PLACED = 12;     // queries that FewRows compares at once
 constexpr int ROW_STEP = 32;   // values of the widest vector
+constexpr int GROUPS = 128;    // of codes, each of two halves
+constexpr int GROUPED = 512;   // bank images of a tile of groups of codes
 
 alignas(64) constexpr std::int32_t NOTHING[BLOCK] = {};  // to be taken off distances
 
@@ -254,6 +256,23 @@ struct ByteLimits {
     std::uint64_t* found;  // (lanes)
 };
 
+// Lower bounds for one query and a tile of images, lanes = images, below 2^16:
+//   sums[b] = sum over i of rows[i][half][group], or with halves = false of min(rows[i][0][group], rows[i][1][group])
+// for the half and group of image b at cells[i], in one byte of `groups`, (cells of the level, GROUPED): half * GROUPS
+// + group. Of each 64 images, 0 and 32, then 1 and 33, ... stand side by side. found: bit b if sums[b] <= (limit +
+// less[b]) * scale + 1, in float32; lanes beyond `lanes` are 0.
+struct GroupTile {
+    const std::uint8_t* groups;
+    const std::int32_t* cells;
+    const std::uint8_t* rows;  // (count, 2, GROUPS)
+    const std::int32_t* less;  // (whole blocks of `lanes`) or nullptr for zeros
+    int count, lanes;
+    bool halves;
+    float limit, scale;
+    std::uint16_t* sums;   // (GROUPED)
+    std::uint64_t* found;  // (GROUPED / 64)
+};
+
 // Where a cell of a smaller level is in the maps of codes: the four corners, and how far it is from the upper left one.
 struct Corners {
     std::int32_t upper_left, upper_right, low_left, low_right;
@@ -344,6 +363,10 @@ struct Kernels {
     // long. rows[q]: (codes) int32; bytes: (16, padded codes) for its own use; padded codes is a multiple of 16.
     void (*byte_rows)(const std::int32_t* const* rows, const float* scales, int codes, int padded_codes,
                       std::uint8_t* bytes, std::uint8_t* out, int stride);
+    // out[i] = min(most, floor(values[i] * scale)), most up to 255
+    void (*scaled_bytes)(const std::int32_t* values, float scale, float most, int count, std::uint8_t* out);
+    // nullptr where the instruction set does not look up GROUPS bytes at once
+    void (*group_tile)(const GroupTile&);
     // false if a code is not below `rows`; such a code is not followed
     bool (*level_cells)(const LevelCells&);
     bool (*level_block)(const LevelBlock&);

@@ -741,6 +741,78 @@ std::int32_t image_apart(const std::int16_t* image, const std::int32_t* cells, c
                                      rest);
 }
 
+void scaled_bytes(const std::int32_t* values, float scale, float most, int count, std::uint8_t* out) {
+    for (int i = 0; i < count; ++i) {
+        const float scaled = static_cast<float>(values[i]) * scale;
+        out[i] = static_cast<std::uint8_t>(static_cast<std::int32_t>(scaled < most ? scaled : most));
+    }
+}
+
+#if defined(LPKERNEL_AVX512)
+
+// sum += b, in place: see accumulate_products.
+inline void accumulate16(__m512i& sum, __m512i b) {
+    asm("vpaddw %1, %0, %0" : "+v"(sum) : "v"(b));
+}
+
+template <bool HALVES>
+void group_sums(const GroupTile& a) {
+    constexpr int VECTORS = GROUPED / 64;
+    __m512i both[VECTORS], high[VECTORS];  // of two images side by side: their sums as one number; that of the second
+#pragma GCC unroll 8
+    for (int j = 0; j < VECTORS; ++j) both[j] = high[j] = _mm512_setzero_si512();
+    for (int i = 0; i < a.count; ++i) {
+        const std::uint8_t* groups = a.groups + std::int64_t{a.cells[i]} * GROUPED;
+        constexpr int PARTS = HALVES ? 4 : 2;
+        __m512i rows[PARTS];
+#pragma GCC unroll 4
+        for (int part = 0; part < PARTS; ++part) rows[part] = _mm512_loadu_si512(a.rows + 64 * (i * PARTS + part));
+#pragma GCC unroll 8
+        for (int j = 0; j < VECTORS; ++j) {
+            const __m512i group = _mm512_loadu_si512(groups + 64 * j);
+            __m512i bytes = _mm512_permutex2var_epi8(rows[0], group, rows[1]);
+            if constexpr (HALVES) {
+                const __m512i second = _mm512_permutex2var_epi8(rows[2], group, rows[3]);
+                bytes = _mm512_mask_mov_epi8(bytes, _mm512_movepi8_mask(group), second);
+            }
+            accumulate16(both[j], bytes);
+            accumulate16(high[j], _mm512_srli_epi16(bytes, 8));
+        }
+    }
+    const __m512 limit = _mm512_set1_ps(a.limit), scale = _mm512_set1_ps(a.scale), one = _mm512_set1_ps(1.0f);
+#pragma GCC unroll 8
+    for (int j = 0; j < VECTORS; ++j) {  // unrolled, so that all sums stay in registers
+        if (64 * j >= a.lanes) break;
+        const __m512i low = _mm512_sub_epi16(both[j], _mm512_slli_epi16(high[j], 8));
+        _mm512_storeu_si512(a.sums + 64 * j, low);
+        _mm512_storeu_si512(a.sums + 64 * j + 32, high[j]);
+        const __m256i parts[4] = {_mm512_castsi512_si256(low), _mm512_extracti64x4_epi64(low, 1),
+                                  _mm512_castsi512_si256(high[j]), _mm512_extracti64x4_epi64(high[j], 1)};
+        std::uint64_t found = 0;
+#pragma GCC unroll 4
+        for (int part = 0; part < 4; ++part) {
+            __m512 most = limit;
+            if (a.less) {
+                most = _mm512_add_ps(most, _mm512_cvtepi32_ps(_mm512_loadu_si512(a.less + 64 * j + 16 * part)));
+            }
+            most = _mm512_add_ps(_mm512_mul_ps(most, scale), one);
+            const __m512 sum = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(parts[part]));
+            found |= std::uint64_t{_mm512_cmp_ps_mask(sum, most, _CMP_LE_OQ)} << (16 * part);
+        }
+        a.found[j] = found & real_lanes(a.lanes - 64 * j < BLOCK ? a.lanes - 64 * j : BLOCK);
+    }
+}
+
+void group_tile(const GroupTile& a) {
+    a.halves ? group_sums<true>(a) : group_sums<false>(a);
+}
+
+#else
+
+constexpr void (*group_tile)(const GroupTile&) = nullptr;
+
+#endif
+
 #if defined(LPKERNEL_BYTES)
 
 // Codes are read four at a time where they lie side by side: loads are what bounds this.
@@ -804,13 +876,8 @@ void byte_limits(const ByteLimits& a) {
 void byte_rows(const std::int32_t* const* rows, const float* scales, int codes, int padded_codes, std::uint8_t* bytes,
                std::uint8_t* out, int stride) {
     for (int q = 0; q < 16; ++q) {
-        const std::int32_t* row = rows[q];
-        const float scale = scales[q];
         std::uint8_t* to = bytes + std::int64_t{q} * padded_codes;
-        for (int code = 0; code < codes; ++code) {
-            const float scaled = static_cast<float>(row[code]) * scale;
-            to[code] = static_cast<std::uint8_t>(static_cast<std::int32_t>(scaled < 255.0f ? scaled : 255.0f));
-        }
+        scaled_bytes(rows[q], scales[q], 255.0f, codes, to);
         for (int code = codes; code < padded_codes; ++code) to[code] = 0;
     }
     for (int code = 0; code < padded_codes; code += 16) {
@@ -1457,6 +1524,8 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 byte_tile,
                                 byte_limits,
                                 byte_rows,
+                                scaled_bytes,
+                                group_tile,
                                 level_cells,
                                 level_block,
                                 norms,

@@ -783,6 +783,64 @@ bool byte_rows(const Kernels& table, Random& random) {
     return check.passed();
 }
 
+bool scaled_bytes(const Kernels& table, Random& random) {
+    Check check(table, "scaled_bytes");
+    for (int repeat = 0; repeat < 200; ++repeat) {
+        const auto values = random.integers(random.between(0, 300), 0, random.between(0, 1) ? MOST - 1 : 300);
+        const float scale = random.between(0, 9) ? std::ldexp(1.0f, random.between(-31, 0)) * 1.37f : INF;
+        const auto most = static_cast<float>(random.between(0, 255));
+        std::vector<std::uint8_t> out(values.size()), expected;
+        for (const std::int32_t value : values) {
+            const float scaled = static_cast<float>(value) * scale;
+            expected.push_back(static_cast<std::uint8_t>(scaled < most ? scaled : most));
+        }
+        table.scaled_bytes(values.data(), scale, most, static_cast<int>(values.size()), out.data());
+        check.same(sizes_of({{"count", static_cast<int>(values.size())}, {"no.", repeat}}), expected, out);
+    }
+    return check.passed();
+}
+
+// Only tables that look up GROUPS bytes at once have it.
+bool group_tile(const Kernels& table, Random& random) {
+    Check check(table, "group_tile");
+    for (int repeat = 0; repeat < 300 && table.group_tile; ++repeat) {
+        const int cells = random.between(1, 9), count = random.between(0, 257), lanes = random.between(1, GROUPED);
+        const bool halves = random.between(0, 1);
+        const int width = halves ? 2 * GROUPS : GROUPS;
+        const auto bytes = [&](int size) {
+            std::vector<std::uint8_t> made(static_cast<std::size_t>(size) + 1);
+            for (auto& byte : made) byte = static_cast<std::uint8_t>(random.between(repeat % 2 ? 250 : 0, 255));
+            return made;
+        };
+        auto groups = bytes(cells * GROUPED);
+        for (auto& group : groups) group = static_cast<std::uint8_t>(random.between(0, 2 * GROUPS - 1));
+        const auto rows = bytes(count * width);
+        const auto chosen = random.integers(static_cast<std::size_t>(count), 0, cells - 1);
+        const auto less = random.integers(GROUPED, 0, 1 << random.between(0, 20));
+        const bool any = random.between(0, 1);
+        const auto limit = static_cast<float>(random.between(-1000, 1 << 20)), scale = random.of({1, 2, 3}) / 64.0f;
+        std::vector<std::uint16_t> sums(GROUPED), expected(GROUPED);
+        std::vector<std::uint64_t> found(GROUPED / 64), wanted(GROUPED / 64);
+        for (int b = 0; b < lanes; ++b) {
+            const int place = b / 64 * 64 + b % 32 * 2 + b % 64 / 32;
+            int sum = 0;
+            for (int i = 0; i < count; ++i)
+                sum += rows[i * width + (groups[chosen[i] * GROUPED + place] & (width - 1))];
+            expected[b] = static_cast<std::uint16_t>(sum);
+            const float most = (limit + static_cast<float>(any ? less[b] : 0)) * scale + 1.0f;
+            wanted[b / 64] |= std::uint64_t{static_cast<float>(sum) <= most} << b % 64;
+        }
+        table.group_tile({groups.data(), chosen.data(), rows.data(), any ? less.data() : nullptr, count, lanes, halves,
+                          limit, scale, sums.data(), found.data()});
+        std::fill(sums.begin() + lanes, sums.end(), std::uint16_t{0});
+        std::fill(found.begin() + (lanes + 63) / 64, found.end(), std::uint64_t{0});
+        const auto sizes = sizes_of({{"count", count}, {"lanes", lanes}, {"halves", halves}, {"no.", repeat}});
+        check.same(sizes, expected, sums);
+        check.same(sizes, wanted, found);
+    }
+    return check.passed();
+}
+
 // Codebook rows, codes of which one in a while is none, and the corners that a level reads.
 struct Level {
     int full, rows, stride;
@@ -1351,6 +1409,8 @@ bool passes(const Kernels& table) {
         byte_tile(table, random),
         byte_limits(table, random),
         byte_rows(table, random),
+        scaled_bytes(table, random),
+        group_tile(table, random),
         level_cells(table, random),
         level_block(table, random),
         norms(table, random),
