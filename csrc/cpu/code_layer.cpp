@@ -28,6 +28,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <stdexcept>
 
@@ -45,7 +46,8 @@ constexpr std::int64_t ROWS = 512 << 10;        // bytes of rows used together
 constexpr std::int64_t ROWS_OF_16 = 192 << 10;  // the same for up to 16 queries
 constexpr int MOST = 64;                        // queries screened together
 constexpr int FEWEST = 6;                       // queries from which screening pays
-constexpr int FEW = 16;                         // queries up to which groups are compared
+constexpr int FEW = 16;                         // queries up to which groups are compared,
+constexpr int MOST_GROUPED = 4096;              // and cells, for which float32 rounds a bound by far less than ROUNDING
 constexpr int SEED = 256;                       // images measured for a first limit
 constexpr int LEVELS = 64;                      // of offsets
 constexpr double MOST_KEPT = 0.6;               // of the images of a tile, for which leaving out the others pays
@@ -54,6 +56,34 @@ constexpr double HALVED = 0.01;                 // of a tile left by whole group
 constexpr int CHECKED = 8;                      // cells summed between two looks at the limit
 constexpr double ROUNDING = 1.0;                // covers that of a sum of bytes
 constexpr double TOP = 240.0;                   // the byte that stands for the limit; the rest up to 255 is headroom
+
+// Memory that is used again by the next step: given back to the C library each time, it is scattered until a long scan
+// holds several times what it needs.
+class Spares {
+  public:
+    Aligned<std::uint8_t> take(std::size_t size) {
+        constexpr std::size_t STEP = 1 << 21;  // so that steps of like sizes share
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            while (!spares_.empty()) {
+                Aligned<std::uint8_t> last = std::move(spares_.back());
+                spares_.pop_back();
+                if (last.size() >= size) return last;
+            }
+        }
+        return Aligned<std::uint8_t>((size + STEP - 1) / STEP * STEP);
+    }
+
+    void give(Aligned<std::uint8_t> one) {
+        constexpr std::size_t MOST_SPARES = 4;
+        const std::lock_guard<std::mutex> lock(mutex_);
+        if (spares_.size() < MOST_SPARES) spares_.push_back(std::move(one));
+    }
+
+  private:
+    std::mutex mutex_;
+    std::vector<Aligned<std::uint8_t>> spares_;
+};
 
 class CodeLayer final : public Layer {
   public:
@@ -96,8 +126,9 @@ class CodeLayer final : public Layer {
 
     void search(const Content& content, const Compared& compared, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
-        if (grouped_ && run.group_tile && n <= FEW)
+        if (grouped_ && run.group_tile && n <= FEW && compared.count <= MOST_GROUPED) {
             return screen_groups(content, compared, queries, n, first, last, run);
+        }
         if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
             return search_exactly(compared, queries, n, first, last, tile_);
         }
@@ -319,7 +350,7 @@ class CodeLayer final : public Layer {
         const int count = compared.count, wide = made.wide;
         const bool dropping = wide == 16;  // some bound of more queries leaves most images until the end
         const int padded = static_cast<int>((rows_ + 15) / 16 * 16);
-        made.rows = Aligned<std::uint8_t>(static_cast<std::size_t>(count) * padded * wide);
+        made.rows = spares_.take(static_cast<std::size_t>(count) * padded * wide);
         Aligned<std::uint8_t> bytes(16 * padded);
         made.scales.resize(wide);
         for (int q = 0; q < wide; ++q) {
@@ -383,6 +414,7 @@ class CodeLayer final : public Layer {
                 }
             }
         }
+        spares_.give(std::move(made.rows));
     }
 
     // What a screen is made of.
@@ -501,6 +533,7 @@ class CodeLayer final : public Layer {
     int tile_;
     std::int64_t tiles_;
     Aligned<std::uint16_t> codes_;
+    mutable Spares spares_;
     std::unique_ptr<CodeGroups> grouped_;  // of a large bank, where there is group_tile
     Aligned<std::uint8_t> groups_;         // (size() / GROUPED, rounded up, cells, GROUPED)
 };

@@ -45,10 +45,12 @@ void in_pieces(const Topk<T>& job, const Search& search, std::int64_t first_row,
 // Calls each(first, last) for the queries, up to `together` at a time.
 template <class Each>
 void for_queries(std::int64_t count, int threads, std::int64_t together, const Each& each) {
-    constexpr std::int64_t AT_ONCE = 64;  // on a thread
-    parallel((count + AT_ONCE - 1) / AT_ONCE, threads, [&](std::int64_t task) {
-        const std::int64_t end = std::min(count, (task + 1) * AT_ONCE);
-        for (std::int64_t q = task * AT_ONCE; q < end; q += together) each(q, std::min(end, q + together));
+    constexpr std::int64_t MOST = 64;  // on a thread at a time
+    const std::int64_t share = (count + threads - 1) / threads;
+    const std::int64_t at_once = std::clamp<std::int64_t>((share + together - 1) / together * together, 1, MOST);
+    parallel((count + at_once - 1) / at_once, threads, [&](std::int64_t task) {
+        const std::int64_t end = std::min(count, (task + 1) * at_once);
+        for (std::int64_t q = task * at_once; q < end; q += together) each(q, std::min(end, q + together));
     });
 }
 
@@ -65,9 +67,12 @@ void write(const Topk<T>& job, std::int64_t q, Heap& heap, const Value& value, s
 // Merges the heaps (runs, Q) of all runs and writes them to slots.
 template <class T, class Heap, class Value>
 void merge(const Topk<T>& job, std::int64_t runs, Heap* heaps, const Value& value, std::int64_t* indices) {
-    for_queries(job.count, job.threads, 1, [&](std::int64_t q, std::int64_t) {
-        for (std::int64_t r = 1; r < runs; ++r) heaps[q].merge(heaps[r * job.count + q]);
-        write(job, q, heaps[q], value, indices);
+    constexpr std::int64_t TOGETHER = 64;  // fewer are not worth waking a thread
+    for_queries(job.count, job.threads, TOGETHER, [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t q = first; q < last; ++q) {
+            for (std::int64_t r = 1; r < runs; ++r) heaps[q].merge(heaps[r * job.count + q]);
+            write(job, q, heaps[q], value, indices);
+        }
     });
 }
 
@@ -78,7 +83,9 @@ void divide(const Topk<T>& job, const Search& search, const Value& value, std::i
             std::vector<Heap>& heaps) {
     const std::int64_t allowed = job.allowed, need = std::min(job.k, allowed);
     const std::int64_t blocks = (allowed + BLOCK - 1) / BLOCK;
-    const std::int64_t runs = std::min<std::int64_t>(blocks, job.threads);
+    constexpr std::int64_t SHARED = 1 << 20;  // bytes of a bank that each thread may read whole: no heaps to merge
+    const bool whole = job.count >= job.threads && allowed * job.width * static_cast<std::int64_t>(sizeof(T)) <= SHARED;
+    const std::int64_t runs = whole ? 1 : std::min<std::int64_t>(blocks, job.threads);
     const std::int64_t cuts = std::min<std::int64_t>(job.count, (job.threads + runs - 1) / runs);
     heaps.resize(static_cast<std::size_t>(runs * job.count));
     for (Heap& heap : heaps) heap.reset(need);
@@ -215,7 +222,10 @@ bool nearest_of_few(const Topk<float>& job, const Kernels& run, const Value& val
     if (bank.odd()) return false;
     std::vector<const float*> rows(static_cast<std::size_t>(job.allowed));
     for (std::int64_t a = 0; a < job.allowed; ++a) rows[a] = bank_row(job, a);
-    const std::int64_t shares = std::min<std::int64_t>((job.count + AT_ONCE - 1) / AT_ONCE, job.threads * 4);
+    constexpr std::int64_t ALONE = 1 << 20;  // values compared while another thread would wake up
+    const std::int64_t most = job.threads * (job.count < AT_ONCE * job.threads ? 1 : 4);
+    const bool alone = job.count * job.allowed * (job.width + 4) < ALONE;
+    const std::int64_t shares = alone ? 1 : std::clamp<std::int64_t>(job.count / 16, 1, most);
     parallel(shares, job.threads, [&](std::int64_t share) {
         Aligned<float> placed(static_cast<std::size_t>(PLACED * job.width));
         std::int32_t nearest[AT_ONCE];
