@@ -126,7 +126,8 @@ class CodeLayer final : public Layer {
 
     void search(const Content& content, const Compared& compared, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
-        if (grouped_ && run.group_tile && n <= FEW && compared.count <= MOST_GROUPED) {
+        const bool limited = n < FEWEST || !unlimited(queries, n);  // else bytes leave fewer images
+        if (grouped_ && run.group_tile && n <= FEW && limited && compared.count <= MOST_GROUPED) {
             return screen_groups(content, compared, queries, n, first, last, run);
         }
         if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
