@@ -201,9 +201,7 @@ class Exact {
         double sums[AT_ONCE];
         if (!rows && kept_for_ == count) {
             run_.direct_narrow(query, kept_.data(), static_cast<int>(job_.width), padded(count), sums);
-            for (int i = 0; i < count; ++i) {
-                distances[i] = static_cast<float>(sums[i] * weight_of(job_, rows ? rows[i] : i));
-            }
+            for (int i = 0; i < count; ++i) distances[i] = static_cast<float>(sums[i] * weight_of(job_, i));
             return;
         }
         const float* from[AT_ONCE];
