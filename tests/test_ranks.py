@@ -327,6 +327,7 @@ TOLD = """
             told("mine")
         except InputError as error:
             print(error)
+    dist.destroy_process_group()  # gloo's threads may abort a process that ends without
 """
 
 
