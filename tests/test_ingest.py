@@ -348,6 +348,12 @@ def test_flip_of_a_folder(tmp_path: Path) -> None:
     assert bank.flips_of(np.array([True, False, False, False])).tolist() == [False, False, True, False]
     assert bank.flips_of(np.array([False, False, True, True])).tolist() == [True, True, False, False]
     assert not Bank.build(folder, FakeVQ(), 3).flips_of(np.array([True, True])).any()
+    picture(folder / "c" / "3.png", 3)
+    picture(folder / "d" / "4.png", 4)
+    some = Bank.build(folder, FakeVQ(), 3, flip=True, limit=4)  # labels of those within the limit, not of all files
+    assert list(zip(some.names, some.labels or [], strict=True)) == [
+        (name + end, name[0]) for end in ("", " (flipped)") for name in ("a/0.png", "b/2.png", "c/3.png")
+    ]
 
 
 def test_discard_removes_only_what_it_made(tmp_path: Path) -> None:

@@ -111,6 +111,28 @@ class _Source:
             return self.name, str(error)
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """Sources in bank order, with a label, if any has one, and a row of attributes each."""
+
+    sources: list[_Source]
+    labels: list[str] | None
+    table: dict[str, np.ndarray]
+
+    def without(self, problems: list[Problem]) -> _Chosen:
+        """Those that have no problem."""
+        names = {name for name, _ in problems}
+        rows = [i for i, source in enumerate(self.sources) if source.name not in names]
+        labels = None if self.labels is None else [self.labels[i] for i in rows]
+        return _Chosen([self.sources[i] for i in rows], labels, {name: col[rows] for name, col in self.table.items()})
+
+    def with_mirrored(self) -> _Chosen:
+        """These, then the mirror image of each."""
+        mirrored = [source.mirrored() for source in self.sources]
+        table = {name: np.tile(values, 2) for name, values in self.table.items()}
+        return _Chosen([*self.sources, *mirrored], self.labels and self.labels * 2, table)
+
+
 def _file_source(name: str, path: Path) -> _Source:
     try:
         return _Source(name, path.stat().st_size, path)
@@ -232,52 +254,42 @@ def encode_images(
     strict, flip = checks.flag("strict", strict), checks.flag("flip", flip)
     folder = None if cache is None else checks.path("cache", cache)
     crop = None if crop is None else cast(Crop, checks.integers("crop", crop, 4))
-    sources, labels, found = _sources(images)
+    every, labels, found = _sources(images)
     if strict and found.unreadable:
         raise InputError(f"{found.unreadable[0][0]}: {found.unreadable[0][1]}")
-    given = len(sources)
-    sources = sources[:limit]
+    sources = every[:limit]
     if checks.text("missing_attributes", missing_attributes) not in MISSING_ATTRIBUTES:
         raise InputError(f"missing_attributes: got {missing_attributes!r}, expected {' or '.join(MISSING_ATTRIBUTES)}")
-    table, rowless = _attributes_of(attributes, mapping, sources, given)  # before the long work
+    table, rowless = _attributes_of(attributes, mapping, sources, len(every))  # before the long work
     if rowless and (missing_attributes == "refuse" or strict or len(rowless) == len(sources)):
         raise missing_rows(attributes, [name for name, _ in rowless], len(sources))
+    chosen = _Chosen(sources, labels and labels[:limit], table)
     if rowless:
-        without = {name for name, _ in rowless}
-        kept = [i for i, source in enumerate(sources) if source.name not in without]
-        sources, labels = [sources[i] for i in kept], None if labels is None else [labels[i] for i in kept]
-        table = {name: values[kept] for name, values in table.items()}
+        chosen = chosen.without(rowless)
     if flip:
-        sources = [*sources, *(source.mirrored() for source in sources)]
-        labels = None if labels is None else labels * 2
-        table = {name: np.tile(values, 2) for name, values in table.items()}
+        chosen = chosen.with_mirrored()
     work = _Work(autoencoder, crop, strict, batch, folder)
-    examples: list[Example] = []
-    skipped: list[Problem] = [*found.unreadable, *rowless]
     with nullcontext() if folder is None else owned(folder):
-        for one in work.encode(sources, progress or (lambda done, total: None)):
-            if isinstance(one, tuple):
-                skipped.append(one)
-            else:
-                examples.append(one)
+        made = work.encode(chosen.sources, progress or (lambda done, total: None))
+    examples = [one for one in made if not isinstance(one, tuple)]
+    failed = [one for one in made if isinstance(one, tuple)]
+    skipped = [*found.unreadable, *rowless, *failed]
     if not examples:
         reason = f"; {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise InputError(f"none of the {len(sources)} images can be used{reason}")
-    left_out = {name for name, _ in skipped}
-    used = [i for i, source in enumerate(sources) if source.name not in left_out]
-    skipped = [(name, reason) for name, reason in skipped if not (flip and name.endswith(FLIPPED))]  # reported once
-    lines = "".join(f"{sources[i].name}\t{sources[i].bytes}\n" for i in used)
+        raise InputError(f"none of the {len(made)} images can be used{reason}")
+    used = chosen.without(failed)
+    lines = "".join(f"{source.name}\t{source.bytes}\n" for source in used.sources)
     return Encoded(
         np.stack([one.values for one in examples]),
-        [sources[i].name for i in used],
-        None if labels is None else [labels[i] for i in used],
-        {name: column[used] for name, column in table.items()},
-        skipped,
+        [source.name for source in used.sources],
+        used.labels,
+        used.table,
+        [one for one in skipped if not (flip and one[0].endswith(FLIPPED))],  # reported once
         hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest(),
         RESIZE_FILTER,
         found.others,
         np.stack([one.colours for one in examples]),
-        _common_size([sources[i] for i in used]),
+        _common_size(used.sources),
     )
 
 
