@@ -14,16 +14,17 @@ namespace lpkernel {
 
 constexpr int BLOCK = 64;  // bank images of a block; masks of a block are 64 bits
 constexpr int MOST_BLOCKS = 32;
-constexpr int GROUP = 4;       // queries that share one reading of a block
-constexpr int NEAR = 16;       // images whose distances are summed together by LeastSums
-constexpr int COARSE = 6;      // channels that a coarse comparison uses
-constexpr int ROWS = 16;       // bank rows compared together in place
-constexpr int NARROW = 16;     // most columns of rows whose squares are added one by one
-constexpr int MOST_FEW = 256;  // rows of FewRows
-constexpr int PLACED = 12;     // queries that FewRows compares at once
-constexpr int ROW_STEP = 32;   // values of the widest vector
-constexpr int GROUPS = 128;    // of codes, each of two halves
-constexpr int GROUPED = 512;   // bank images of a tile of groups of codes
+constexpr int GROUP = 4;         // queries that share one reading of a block
+constexpr int NEAR = 16;         // images whose distances are summed together by LeastSums
+constexpr int COARSE = 6;        // channels that a coarse comparison uses
+constexpr int ROWS = 16;         // bank rows compared together in place
+constexpr int NARROW = 16;       // most columns of rows whose squares are added one by one
+constexpr int HELD_COLUMNS = 4;  // most columns of rows whose queries are held in registers, and of narrow_rows
+constexpr int MOST_FEW = 256;    // rows of FewRows
+constexpr int PLACED = 12;       // queries that FewRows compares at once
+constexpr int ROW_STEP = 32;     // values of the widest vector
+constexpr int GROUPS = 128;      // of codes, each of two halves
+constexpr int GROUPED = 512;     // bank images of a tile of groups of codes
 
 alignas(64) constexpr std::int32_t NOTHING[BLOCK] = {};  // to be taken off distances
 
@@ -191,8 +192,8 @@ struct PackRows {
     double* sums;  // (BLOCK)
 };
 
-// The same of BLOCK consecutive rows of 2 to 4 values, with their norms: the sums, which float32 rounds at most `width`
-// times, times `share`. Returns whether all sums are below `limit`; then `largest` is the largest norm.
+// The same of BLOCK consecutive rows of 2 to HELD_COLUMNS values, with their norms: the sums, which float32 rounds at
+// most `width` times, times `share`. Returns whether all sums are below `limit`; then `largest` is the largest norm.
 struct NarrowRows {
     const float* rows;    // (BLOCK, width)
     const float* centre;  // (width)

@@ -274,6 +274,23 @@ void in_groups(int queries, const Run& run) {
     if (q < queries) run(std::integral_constant<int, 1>(), q);
 }
 
+// Calls run(a constant) for the number of columns, or for 0 where it is not one of those that loops are made for.
+template <class Run>
+void with_width(int width, const Run& run) {
+    switch (width) {
+        case 2:
+            return run(std::integral_constant<int, 2>());
+        case 3:
+            return run(std::integral_constant<int, 3>());
+        case HELD_COLUMNS:
+            return run(std::integral_constant<int, HELD_COLUMNS>());
+        case 16:
+            return run(std::integral_constant<int, 16>());
+        default:
+            return run(std::integral_constant<int, 0>());
+    }
+}
+
 void rounded_block(const RoundedBlock& a) {
     in_groups(a.floats.queries, [&](auto group, int q) { rounded_queries<group.value>(a, q); });
 }
@@ -363,8 +380,6 @@ std::int32_t only_row(const FloatBlocks& a, int query, std::uint32_t found) {
     return only;
 }
 
-constexpr int HOLDS = 4;  // most columns of rows whose queries are held in registers
-
 template <int Q, int WIDTH>
 void blocks_queries(const FloatBlocks& a, int query) {
     const float* wanted[Q];
@@ -386,7 +401,7 @@ void blocks_queries(const FloatBlocks& a, int query) {
             }
         }
     };
-    if constexpr (WIDTH > 0 && WIDTH <= HOLDS) {
+    if constexpr (WIDTH > 0 && WIDTH <= HELD_COLUMNS) {
         Floats own[Q][WIDTH];
         for (int q = 0; q < Q; ++q) {
             for (int i = 0; i < WIDTH; ++i) own[q][i] = fill(wanted[q][i]);
@@ -425,7 +440,7 @@ void columns_of(const FloatBlock& a) {
 
 template <int WIDTH>
 void columns_of(const FloatBlocks& a) {
-    if constexpr (WIDTH > 0 && WIDTH <= HOLDS) {
+    if constexpr (WIDTH > 0 && WIDTH <= HELD_COLUMNS) {
         constexpr int MOST = HELD / (WIDTH + 1);  // with their least scores
         in_groups<MOST>(a.queries, [&](auto group, int q) { blocks_queries<group.value, WIDTH>(a, q); });
     } else {
@@ -435,18 +450,7 @@ void columns_of(const FloatBlocks& a) {
 
 template <class Blocks>
 void by_width(const Blocks& a) {
-    switch (a.width) {
-        case 2:
-            return columns_of<2>(a);
-        case 3:
-            return columns_of<3>(a);
-        case 4:
-            return columns_of<4>(a);
-        case 16:
-            return columns_of<16>(a);
-        default:
-            return columns_of<0>(a);
-    }
+    with_width(a.width, [&](auto width) { columns_of<width.value>(a); });
 }
 
 // What differs between the two element types.
@@ -1320,16 +1324,7 @@ void few_of(const FewRows& a) {
 }
 
 void few_rows(const FewRows& a) {
-    switch (a.width) {
-        case 2:
-            return few_of<2>(a);
-        case 3:
-            return few_of<3>(a);
-        case 16:
-            return few_of<16>(a);
-        default:
-            return few_of<0>(a);
-    }
+    with_width(a.width, [&](auto width) { few_of<width.value>(a); });
 }
 
 template <int WIDTH>

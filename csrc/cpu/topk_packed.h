@@ -148,8 +148,8 @@ class PackedBank {
             }
             if (rows[b].odd) break;
         }
-        constexpr std::int64_t HELD = 4, WORTH = 8;  // columns that are cheap to score again; blocks
-        const bool together = job_.k == 1 && !pairs_ && b >= (columns_ <= HELD ? 1 : WORTH);
+        constexpr std::int64_t WORTH = 8;  // blocks, where scoring them again is not cheap
+        const bool together = job_.k == 1 && !pairs_ && b >= (columns_ <= HELD_COLUMNS ? 1 : WORTH);
         return {rows, static_cast<int>(together ? b : 1), together};
     }
 
@@ -192,7 +192,7 @@ class PackedBank {
     // for a query that is to be measured against all rows: its scores tell nothing, but are not NaN.
     double place(const T* query, float* to) const {
         double norm;
-        if (chosen_.empty() && width_ <= 4) {  // a call would take longer
+        if (chosen_.empty() && width_ <= HELD_COLUMNS) {  // a call would take longer
             norm = 0.0;
             for (std::int64_t i = 0; i < width_; ++i) {
                 const float value = static_cast<float>(query[i]) - centre_[i];
@@ -296,7 +296,8 @@ class PackedBank {
     // whose few roundings are less than what slack_ has to spare.
     bool packs_narrow(std::int64_t row, PackedRows& made, float* bank, float* norms) const {
         if constexpr (std::is_same_v<T, float>) {
-            const bool narrow = width_ >= 2 && width_ <= 4 && !gathers() && job_.rows.empty() && !job_.weights;
+            const bool narrow =
+                width_ >= 2 && width_ <= HELD_COLUMNS && !gathers() && job_.rows.empty() && !job_.weights;
             if (!narrow || made.lanes < BLOCK) return false;
             const auto share = static_cast<float>(1 - slack_);
             return run_.narrow_rows(
