@@ -36,6 +36,7 @@ constexpr std::int64_t LARGE = 4096;    // images of a large bank
 constexpr int IN_TURN = 2;              // images that walk a small bank in turn
 constexpr std::int64_t SMALL = 16;      // most images over a small bank in one task
 constexpr std::int64_t TOGETHER = 512;  // most images that share what is derived from a bank
+constexpr std::int64_t RECENT = 64;     // most bank images that an image remembers as near
 
 // One image on its way through the plan.
 struct Image {
@@ -43,6 +44,7 @@ struct Image {
     std::vector<std::int16_t> canvas;
     std::vector<std::int32_t> sources;  // (cells) position among the allowed images, -1: none
     std::vector<std::int64_t> recent;   // positions that were near at the last steps, latest first
+    std::int64_t rank = 0;              // of the neighbour that the step takes, from 0
     Query query;
     Cut cut;
 };
@@ -309,7 +311,8 @@ class Walk {
         each([&](Image& image) {
             gather(image, step.compare, layer.width(), image.query.values);
             layer.prepare(image.query, step.compare.count);
-            const std::int64_t need = drawn_rank(word(image, number), layer) + 1;
+            image.rank = drawn_rank(word(image, number), layer);
+            const std::int64_t need = needed(image, layer);
             image.query.best.reset(need, first_limit(image, scale, what, need));
         });
         const std::int64_t work = layer.size() * step.compare.count * layer.width();
@@ -321,8 +324,8 @@ class Walk {
         }
         each([&](Image& image) {
             Smallest& best = image.query.best;
-            write(image, scale, step, best.top_index());
-            if (layer.size() >= request_.tuning.seeded) remember(image, best);
+            write(image, scale, step, Smallest::index(best.sorted()[image.rank]));
+            if (remembers(layer)) remember(image, best);
         });
     }
 
@@ -345,6 +348,16 @@ class Walk {
         }
     }
 
+    // How many of the nearest a step looks for: those up to its rank, or, until enough are known for the limits of
+    // later steps, all that might have been drawn.
+    std::int64_t needed(const Image& image, const Layer& layer) const {
+        const std::int64_t k = std::min(request_.k, layer.size());
+        const bool known = static_cast<std::int64_t>(image.recent.size()) >= k;
+        return known || k > RECENT || !remembers(layer) ? image.rank + 1 : k;
+    }
+
+    bool remembers(const Layer& layer) const { return layer.size() >= request_.tuning.seeded; }
+
     // A limit that `need` images do not exceed: the ranked distance of the need-th nearest among the recent ones.
     std::int32_t first_limit(const Image& image, const Scale& scale, const Compared& what, std::int64_t need) const {
         if (static_cast<std::int64_t>(image.recent.size()) < need) return Smallest::ANY;
@@ -359,10 +372,9 @@ class Walk {
     }
 
     void remember(Image& image, const Smallest& best) const {
-        constexpr std::size_t MOST = 64;
         std::vector<std::int64_t> now;
         for (const std::uint64_t key : best.keys()) now.push_back(Smallest::index(key));
-        const std::size_t most = std::min<std::size_t>(MOST, 2 * static_cast<std::size_t>(request_.k));
+        const std::size_t most = static_cast<std::size_t>(std::min<std::int64_t>(RECENT, 2 * request_.k));
         for (const std::int64_t a : image.recent) {
             if (now.size() >= most) break;
             if (std::find(now.begin(), now.end(), a) == now.end()) now.push_back(a);
