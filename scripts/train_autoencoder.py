@@ -293,87 +293,125 @@ def compiled(function: Callable[..., Tensor], device: str) -> Callable[..., Tens
     return function if torch.device(device).type == "cpu" else torch.compile(function)
 
 
-def train(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    data = Data(args.seed, args.avatars)
-    place: dict[str, Any] = {"device": args.device, "memory_format": torch.channels_last}
-    model, average = (CompactVQ(CompactConfig()).to(**place) for _ in range(2))
-    book_starts = args.warm_up  # the step that finds the codebook by k-means
-    if args.start:
-        start = load_compact(args.start, "--start", "cpu", "float32").network
-        widen(model, start.to(args.device))
-        book_starts = -1 if start.codebook.shape == model.codebook.shape else 0
-    average.load_state_dict(model.state_dict())
-    lpips = LPIPS(packages.lpips_weights()).to(args.device)
-    encode, decode, unlike = (compiled(part, args.device) for part in (model.encode, model.decode, lpips))
-    optimiser = torch.optim.AdamW(model.parameters(), args.rate, (0.9, 0.99), weight_decay=0.01, fused=True)
-    adversary = Adversary(args.rate, args.device)
-    book = Codebook(model)
-    saved: dict[str, Any] = {"model": model, "average": average, "optimiser": optimiser}
-    saved |= {"adversary": adversary.network, "adversary_optimiser": adversary.optimiser}
-    checkpoint = args.out.with_suffix(".resume.pt")
-    first = 0
-    if args.resume and checkpoint.exists():
-        state = load_checkpoint(checkpoint)
-        for name, part in saved.items():
+class Training:
+    """A network in training: `step` by step, with a `report` now and then, from which a killed run goes on."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        torch.manual_seed(args.seed)
+        self.args = args
+        self.data = Data(args.seed, args.avatars)
+        place: dict[str, Any] = {"device": args.device, "memory_format": torch.channels_last}
+        self.model, self.average = (CompactVQ(CompactConfig()).to(**place) for _ in range(2))
+        self.book_starts = args.warm_up  # the step that finds the codebook by k-means
+        if args.start:
+            start = load_compact(args.start, "--start", "cpu", "float32").network
+            widen(self.model, start.to(args.device))
+            self.book_starts = -1 if start.codebook.shape == self.model.codebook.shape else 0
+        self.average.load_state_dict(self.model.state_dict())
+        self.lpips = LPIPS(packages.lpips_weights()).to(args.device)
+        parts = self.model.encode, self.model.decode, self.lpips
+        self.encode, self.decode, self.unlike = (compiled(part, args.device) for part in parts)
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), args.rate, (0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        self.adversary = Adversary(args.rate, args.device)
+        self.book = Codebook(self.model)
+        self.kept: dict[str, Any] = {"model": self.model, "average": self.average, "optimiser": self.optimiser}
+        self.kept |= {"adversary": self.adversary.network, "adversary_optimiser": self.adversary.optimiser}
+        self.checkpoint = args.out.with_suffix(".resume.pt")
+        self.started = time.time()
+
+    def resumed(self) -> int:
+        """The step to begin with: after those of the last report."""
+        if not (self.args.resume and self.checkpoint.exists()):
+            return 0
+        state = load_checkpoint(self.checkpoint)
+        for name, part in self.kept.items():
             part.load_state_dict(state[name])
-        book.counts, book.sums = (state[name].to(args.device) for name in ("counts", "sums"))
-        first = state["step"]
-        data.random = np.random.default_rng(args.seed + first)
-    started = time.time()
-    for step in range(first, args.steps):
-        rate = learning_rate(step, args.steps, args.rate)
-        for group in optimiser.param_groups:
+        self.book.counts, self.book.sums = (state[name].to(self.args.device) for name in ("counts", "sums"))
+        self.data.random = np.random.default_rng(self.args.seed + state["step"])
+        return int(state["step"])
+
+    def step(self, number: int) -> tuple[Tensor, Tensor]:
+        """One step; returns the batch's mean absolute difference and LPIPS."""
+        args = self.args
+        rate = learning_rate(number, args.steps, args.rate)
+        for group in self.optimiser.param_groups:
             group["lr"] = rate
-        images = data.sample(args.batch).to(args.device)
-        if step == book_starts:
+        images = self.sample(args.batch)
+        if number == self.book_starts:
             with torch.inference_mode():
-                book.start(torch.cat([model.encode(data.sample(64).to(args.device)).flatten(0, 2) for _ in range(8)]))
+                self.book.start(torch.cat([self.model.encode(self.sample(64)).flatten(0, 2) for _ in range(8)]))
         with half(images):
-            latents = encode(images)
-        if step < book_starts:
-            quantised, commitment = latents, latents.square().mean() * 1e-3
-        else:
-            flat = latents.detach().flatten(0, 2)
-            codes = model.nearest(flat)
-            nearest = model.codebook[codes].view_as(latents)
-            commitment = F.mse_loss(latents, nearest)
-            quantised = latents + (nearest - latents).detach()  # straight-through
-            book.update(flat, codes)
-        x, y = (int(corner) for corner in data.random.integers(0, 8, 2))
+            latents = self.encode(images)
+        quantised, commitment = self.quantised(latents) if number >= self.book_starts else unquantised(latents)
+        x, y = (int(corner) for corner in self.data.random.integers(0, 8, 2))
         with half(images):
-            decoded = decode(quantised).float()
-            perceptual = unlike(decoded[..., y : y + 120, x : x + 120], images[..., y : y + 120, x : x + 120]).mean()
+            decoded = self.decode(quantised).float()
+            cut = slice(None), slice(None), slice(y, y + 120), slice(x, x + 120)
+            perceptual = self.unlike(decoded[cut], images[cut]).mean()
         l1, square = (decoded - images).abs().mean(), (decoded - images).square().mean()
         loss = l1 + args.square * square + args.perceptual * perceptual + 0.25 * commitment
         if any(args.spectrum):
             loss = loss + unlike_powers(decoded, images, args.spectrum)
-        optimiser.zero_grad(set_to_none=True)
-        opposed = step - round(args.adversary_from * args.steps)
+        self.optimiser.zero_grad(set_to_none=True)
+        opposed = number - round(args.adversary_from * args.steps)
         weight = args.adversary * min(1.0, opposed / RAMP)
-        backward(loss, decoded, adversary if opposed >= 0 else None, weight)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        backward(loss, decoded, self.adversary if opposed >= 0 else None, weight)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
         if opposed >= 0:
-            adversary.step(images, decoded.detach(), rate / args.rate)
-        with torch.no_grad():
-            decay = min(0.999, (step + 1) / (step + 10))
-            for mine, theirs in zip(average.parameters(), model.parameters(), strict=True):
-                mine.lerp_(theirs, 1 - decay)
-            average.codebook.copy_(model.codebook)
-        if (step + 1) % args.report == 0 or step + 1 == args.steps:
-            row = {
-                "step": step + 1,
-                "seconds": round(time.time() - started),
-                "train_l1": round(float(l1.detach()), 4),
-                "train_lpips": round(float(perceptual.detach()), 4),
-                "codes_used": int((book.counts > book.dead_below).sum()),
-                **measured(*(evaluate(average, part.to(args.device), lpips) for part in data.sets)),
-            }
-            print(json.dumps(row), flush=True)
-            save(average, args.out, {"steps": step + 1, "batch": args.batch, **row})
-            state = {name: part.state_dict() for name, part in saved.items()}
-            torch.save({**state, "counts": book.counts, "sums": book.sums, "step": step + 1}, checkpoint)
+            self.adversary.step(images, decoded.detach(), rate / args.rate)
+        self.follow(min(0.999, (number + 1) / (number + 10)))
+        return l1.detach(), perceptual.detach()
+
+    def sample(self, count: int) -> Tensor:
+        return self.data.sample(count).to(self.args.device)
+
+    def quantised(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents as their codes, passing gradients straight through, and how far they were; moves the codebook."""
+        flat = latents.detach().flatten(0, 2)
+        codes = self.model.nearest(flat)
+        nearest = self.model.codebook[codes].view_as(latents)
+        commitment = F.mse_loss(latents, nearest)
+        self.book.update(flat, codes)
+        return latents + (nearest - latents).detach(), commitment
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Moves the average towards the model."""
+        for mine, theirs in zip(self.average.parameters(), self.model.parameters(), strict=True):
+            mine.lerp_(theirs, 1 - decay)
+        self.average.codebook.copy_(self.model.codebook)
+
+    def report(self, steps: int, l1: Tensor, perceptual: Tensor) -> None:
+        """Prints what `steps` steps have come to, and saves the average and all that is needed to go on."""
+        row = {
+            "step": steps,
+            "seconds": round(time.time() - self.started),
+            "train_l1": round(float(l1), 4),
+            "train_lpips": round(float(perceptual), 4),
+            "codes_used": int((self.book.counts > self.book.dead_below).sum()),
+            **measured(*(evaluate(self.average, part.to(self.args.device), self.lpips) for part in self.data.sets)),
+        }
+        print(json.dumps(row), flush=True)
+        save(self.average, self.args.out, {"steps": steps, "batch": self.args.batch, **row})
+        state = {name: part.state_dict() for name, part in self.kept.items()}
+        with atomic_path(self.checkpoint) as partial:
+            torch.save({**state, "counts": self.book.counts, "sums": self.book.sums, "step": steps}, partial)
+
+
+def unquantised(latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents as they are, held near 0, before there is a codebook."""
+    return latents, latents.square().mean() * 1e-3
+
+
+def train(args: argparse.Namespace) -> None:
+    training = Training(args)
+    for number in range(training.resumed(), args.steps):
+        found = training.step(number)
+        if (number + 1) % args.report == 0 or number + 1 == args.steps:
+            training.report(number + 1, *found)
 
 
 def main() -> int:
