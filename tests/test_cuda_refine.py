@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import gpu_engines
 import numpy as np
 import pytest
 import torch
@@ -227,6 +228,16 @@ def test_sides_beyond_the_kernel_s_are_refined_on_the_host(cuda: CudaBackend, co
     request = World(5, side).request(plan.random(side, side // 2, side // 2, scales=[side]), [0], 1)
     refining = replace(request, refine=True)
     assert np.array_equal(cuda.scan(refining), NumpyBackend().scan(refining)) and counted["refine"] == 0
+
+
+def test_ways_are_compared_before_they_are_timed(
+    cuda: CudaBackend, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = list(gpu_engines.compare_refining(cuda, gpu_engines.bank_of(9, 8, 20), [2], "cpu", 3, 0.0))
+    assert len(lines) == len(gpu_engines.REFINING) and counted["refine"] > 0
+    monkeypatch.setattr(cuda, "_refine", lambda *_: None)
+    with pytest.raises(SystemExit, match="refined on the device: source maps differ, B=9, N=2"):
+        list(gpu_engines.compare_refining(cuda, gpu_engines.bank_of(9, 8, 20), [2], "cpu", 3, 0.0))
 
 
 def test_wrong_buffers_are_refused(cuda: CudaBackend) -> None:
