@@ -33,6 +33,7 @@ namespace lpkernel::cuda {
 constexpr int NEAR = 4;                  // neighbours of a cell: above, left, right, below
 constexpr std::int64_t KEY_STEP = 2048;  // a power of two, more than the images beside a part, and its own
 
+// The block's map, in shared memory.
 struct Refining {
     int* images;  // (cells) position among the allowed images, of a label
     int *labels, *counts, *next, *roots, *other;
