@@ -39,8 +39,8 @@ thorough: .venv/.installed-test
 # All tests of the CUDA kernels, on their source and on what nvcc makes of it; `make check` runs a part of them.
 rungs: .venv/.installed-test
 	$(PYTEST) --all-rungs \
-	    tests/test_cuda_scan.py tests/test_cuda_steps.py tests/test_cuda_walk.py tests/test_cuda_topk.py \
-	    tests/test_cuda_screen.py tests/test_topk_floats.py tests/test_modes_backends.py
+	    tests/test_cuda_scan.py tests/test_cuda_steps.py tests/test_cuda_walk.py tests/test_cuda_refine.py \
+	    tests/test_cuda_topk.py tests/test_cuda_screen.py tests/test_topk_floats.py tests/test_modes_backends.py
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

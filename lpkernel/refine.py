@@ -23,17 +23,15 @@ in integers, so the map is the same everywhere. Figures: docs/evaluation.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native
-from lpkernel.backends.base import CodeBank, ScanRequest
 from lpkernel.errors import InputError
 from lpkernel.pictures.seams import areas
-from lpkernel.views import Views, looked_up
+from lpkernel.views import looked_up
 
 ROUNDS, SWEEPS = 2, 4
 PART = 16
@@ -43,22 +41,6 @@ _CHUNK = 64  # maps refined at once
 
 Maps = NDArray[np.int32]
 Cells = NDArray[np.int16]
-
-
-def of_request(request: ScanRequest, maps: Maps) -> Maps:
-    """The maps (N, M, M) that a backend returned for a request, refined. Raises InputError for damaged codes."""
-    bank = request.bank_at(request.plan.sides[-1])
-    vectors: Cells | None = None
-    cells: Any
-    if isinstance(bank, CodeBank):
-        cells, vectors = bank.codes, bank.vectors
-    elif bank.cells is not None:
-        cells, vectors = bank.cells
-    else:
-        cells = bank.level(request.plan.sides[-1])
-    if isinstance(cells, Views) or cells.dtype != np.int16:
-        return gathered(maps, lambda numbers: cells[numbers] if vectors is None else looked_up(vectors, cells[numbers]))
-    return refined(maps, cells, vectors)
 
 
 def gathered(maps: Maps, read: Callable[[NDArray[np.int32]], Cells]) -> Maps:

@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from lpkernel import checks, presets, views
-from lpkernel import refine as refinement
 from lpkernel.arrays import host_array
 from lpkernel.autoencoder.partial import Original
 from lpkernel.autoencoder.protocol import Autoencoder
@@ -273,20 +272,17 @@ def generate(
     refining = presets.refines(defaults, refine)
     matching = presets.matches_colours(defaults, match_colours, bank.colours is not None)
     pull = 0.0 if hubness is None else hubness
-    asked = request(bank, plan, n, k, seed, candidates, first_image, canvas, domain, pull, search_radius, device)
+    asked = request(
+        *(bank, plan, n, k, seed, candidates, first_image, canvas, domain, pull, search_radius, device, refining)
+    )
     runner = registry.choose(backend, asked)
     started = time.perf_counter()
-
-    def made(part: ScanRequest) -> NDArray[np.int32]:
-        maps = runner.scan(part)
-        return refinement.of_request(part, maps) if refining else maps
-
-    maps = made(asked)
+    maps = runner.scan(asked)
     limited = None
     if copy_limit is not None:
 
         def again(rows: NDArray[np.int64], images: NDArray[np.int64]) -> NDArray[np.int32]:
-            return made(asked.part(rows, images))
+            return runner.scan(asked.part(rows, images))
 
         def examples(maps: NDArray[np.int32]) -> NDArray[np.integer]:
             return bank.examples_of(views.images_of(maps, bank.size))
@@ -344,6 +340,7 @@ def request(
     hubness: float = 0.0,
     search_radius: int = 0,
     device: str = "auto",
+    refine: bool = False,
 ) -> ScanRequest:
     """What `generate` asks of a backend, checked. Arguments as there. Raises InputError."""
     check_generation(bank, plan, n, k, first_image)
@@ -366,6 +363,7 @@ def request(
         k=k,
         seed=seed,
         hubness=presets.hubness_parts(hubness),
+        refine=refine,
         device=device,
     )
 

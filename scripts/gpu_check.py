@@ -5,7 +5,7 @@ whether or not the one before succeeded; what a part has printed when its time i
     build        for the card at hand only, with what is installed: no package index is asked
     tests        those of the backends, cuda and triton required, side by side where pytest-xdist is installed
     sanitizers   NVIDIA's compute-sanitizer (`TOOLS`), side by side, over scripts/gpu_problems.py
-    engines      the ways of running a plan beside each other, scripts/gpu_engines.py
+    engines      the ways of running a plan, and of refining, beside each other, scripts/gpu_engines.py
     speed        `lpkernel bench` on the card: searches, steps and whole generations beside others; out/bench-gpu-*
     decoding     the same of the embedded autoencoder and a VQ-GAN with random weights; out/bench-gpu-*
     profile      by Nsight Compute, of scripts/gpu_problems.py, in out/gpu-check.ncu-rep; where ncu is present

@@ -1,4 +1,5 @@
-"""The three ways in which the cuda backend runs a plan, timed side by side, to see what its launch table should choose.
+"""The ways in which the cuda backend runs a plan, and refines seams, timed side by side, to see what its launch table
+should choose.
 
 python scripts/gpu_engines.py     # on a GPU; `python scripts/gpu_check.py build engines` builds first
 
@@ -11,10 +12,12 @@ from __future__ import annotations
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lpkernel import presets, synthesis
 from lpkernel.backends import registry
@@ -28,6 +31,8 @@ WAYS = {
     "one launch": Tuning(walk=False, steps=False),
     "step by step": Tuning(walk=False, steps=STEP_TILES[1]),
 }
+REFINING = {"not refined": None, "refined on the host": False, "refined on the device": True}
+REFINED = (16, 256, 4096)  # N
 SIZES = {16: (1, 16, 4096), 128: (16, 4096), 999: (16, 256, 1024, 4096)}  # B: N
 PRESETS = ("paper", "balanced")
 GRID, PATCH, NEIGHBOURS = 16, 6, 3
@@ -65,6 +70,27 @@ def compare(
             backend.tuning = Tuning()
 
 
+def compare_refining(
+    backend: CudaBackend, bank: Bank, counts: Iterable[int], device: str, patch: int = PATCH, budget: float = 0.05
+) -> Iterator[str]:
+    """A line for each number of images and way of refining the maps of `balanced`. Raises SystemExit if they differ."""
+    preset = presets.find("balanced")
+    plan = preset.plan(bank.grid, patch)
+    for count in counts:
+        plain = synthesis.request(bank, plan, count, NEIGHBOURS, hubness=preset.hubness, device=device)
+        maps: NDArray[np.int32] = np.empty(0, np.int32)
+        for way, here in REFINING.items():
+            backend.tuning = Tuning(refine=here)
+            call = partial(backend.scan, plain if here is None else replace(plain, refine=True))
+            _, found = measure.timed(call, device)
+            if here and not np.array_equal(found, maps):
+                raise SystemExit(f"{way}: source maps differ, B={bank.size}, N={count}")
+            maps = found
+            each = 1e3 * statistics.median(seconds_of(call, budget, device))
+            yield f"balanced  B={bank.size:<4} N={count:<5} {way:21} {each:8.3f} ms"
+        backend.tuning = Tuning()
+
+
 def main() -> int:
     backend = registry.BACKENDS["cuda"]
     if reasons := backend.unavailable("cuda"):
@@ -74,6 +100,8 @@ def main() -> int:
     print(torch.cuda.get_device_name())
     for size, counts in SIZES.items():
         for line in compare(backend, bank_of(size), counts, "cuda"):
+            print(line, flush=True)
+        for line in compare_refining(backend, bank_of(size), REFINED, "cuda"):
             print(line, flush=True)
     return 0
 

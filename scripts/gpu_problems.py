@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import torch
@@ -33,10 +35,17 @@ def request(size: int, images: int, in_codes: bool, device: str = "auto") -> Sca
     return synthesis.request(bank, made, images, NEIGHBOURS, device=device)
 
 
-def ways(backend: Backend) -> Iterator[str]:
-    """The backend's own choice, one launch, and step by step by both tiles."""
-    yield ""
+def ways(backend: Backend, refine: bool) -> Iterator[str]:
+    """The backend's own choice, one launch, and step by step by both tiles; to refine seams, only the first, and only
+    where the device does that."""
     if not isinstance(backend, CudaBackend):
+        if not refine:
+            yield ""
+        return
+    backend.tuning = Tuning(refine=True)
+    yield ", refined" if refine else ""
+    if refine:
+        backend.tuning = Tuning()
         return
     backend.tuning = Tuning(walk=False, steps=False)
     yield ", in one launch"
@@ -51,10 +60,10 @@ def check(backends: list[Backend], device: str) -> None:
     reference = registry.BACKENDS["numpy"]
     random = np.random.default_rng(0)
     for backend in backends:
-        for problem in PROBLEMS:
-            asked = request(*problem, device)
+        for problem, refine in product(PROBLEMS, (False, True)):
+            asked = replace(request(*problem, device), refine=refine)
             maps = reference.scan(asked)
-            for way in ways(backend):
+            for way in ways(backend, refine):
                 if not np.array_equal(backend.scan(asked), maps):
                     raise SystemExit(f"{backend.name}{way}: source maps differ from the specification's")
         for dtype in (np.int16, np.float32):

@@ -26,8 +26,7 @@ KINDS = [(dtype, mask) for dtype in ("float32", "int16") for mask in ("none", "s
 
 def test_limits_are_those_of_python() -> None:
     names = ("CHUNK", "CODE_SHIFT", "FETCHERS", "MOST_CUT", "MOST_LISTED", "MOST_NEIGHBOURS", "MOST_ROW_CODES")
-    of_python = {name: getattr(cuda_launches, name) for name in names}
-    of_python["MOST_THREADS"] = cuda_launches.MOST_THREADS
+    of_python = {name: getattr(cuda_launches, name) for name in (*names, "MOST_THREADS", "REFINE_SIDE")}
     of_python |= {name: getattr(limits, name) for name in ("INT16_CODES", "MOST_SIDE")}
     of_python |= {name: getattr(device_bank, name) for name in ("CHANNEL_STEP", "CODE_STEP", "TABLE_STEP")}
     of_python |= {name: getattr(device_steps, name) for name in ("MOST_SLICED", "SLICE")}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scans import World
+from test_scan import make
 
 import lpkernel as lp
 from lpkernel import _native, refine
@@ -162,6 +165,19 @@ def test_maps_are_the_same_on_every_backend(fast_backend: Backend, kind: str) ->
         alone = lp.generate(made, 1, patch=3, preset=preset, refine=True, first_image=4, backend=fast_backend.name)
         batch = lp.generate(made, 7, patch=3, preset=preset, refine=True, backend=fast_backend.name)
         assert np.array_equal(alone.sources[0], batch.sources[4])
+
+
+@pytest.mark.parametrize("in_codes", [False, True])
+@pytest.mark.parametrize("kind", ["random-replace", "edit-free"])
+def test_a_scan_refines_what_it_ends_with(backend: Backend, kind: str, in_codes: bool) -> None:
+    """Where the request says so, once, after the last scale."""
+    world = World(12, side=6, codes=12)
+    made = make(kind, 6, 3, None, [4, 6], overlap="cut", start="carry")
+    start = world.start(1) if kind == "edit-free" else None
+    request = world.request(made, range(5), 3, start=start, in_codes=in_codes)
+    plain = backend.scan(request)
+    wanted = refine.by_numpy(plain, world.codes, world.codebook)
+    assert np.array_equal(backend.scan(replace(request, refine=True)), wanted) and not np.array_equal(plain, wanted)
 
 
 def test_presets_and_plans() -> None:

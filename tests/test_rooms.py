@@ -20,8 +20,9 @@ GROUND = (
 FLOORS = [
     GROUND.split(),
     ["autoencoder", "pictures", "plan"],
-    ["backends", "presets"],
-    ["bank", "copies", "info", "refine", "search"],
+    ["presets", "refine"],
+    ["backends"],
+    ["bank", "copies", "info", "search"],
     ["distributed", "synthesis"],
     ["alignment"],
     ["metrics", "modes"],

@@ -20,6 +20,7 @@
 #include <cstdint>
 #include <string>
 
+#include "bind/cuda_refine.h"
 #include "bind/cuda_scan.h"
 #include "bind/cuda_walk.h"
 #include "bind/expect.h"
@@ -211,4 +212,5 @@ PYBIND11_MODULE(_cuda, module) {
                "Starts a search; see the top of csrc/bind/cuda.cpp and lpkernel.masked_topk.");
     lpkernel::cuda::bind_scan(module);
     lpkernel::cuda::bind_walk(module);
+    lpkernel::cuda::bind_refine(module);
 }

@@ -74,6 +74,7 @@ class ScanRequest:
     candidates: sorted int64 indices of the allowed bank images, at least one.
     images: (n,) int64 global indices of the images made, used as their random counters.
     hubness: r, where r / 256 of an image's isolation is taken off its distances (docs/method.md).
+    refine: whether the seams of the finished maps are refined (`lpkernel.refine`).
     device: where to run, as torch names devices; "auto": the backend's own default.
     """
 
@@ -85,6 +86,7 @@ class ScanRequest:
     k: int
     seed: int
     hubness: int = 0
+    refine: bool = False
     device: str = "auto"
 
     def bank_at(self, side: int) -> LatentBank | CodeBank:
@@ -145,7 +147,10 @@ class Backend(Protocol):
         ...
 
     def scan(self, request: ScanRequest) -> NDArray[np.int32]:
-        """Source map (n, M, M): bank index of each cell, -1 where the starting canvas was kept."""
+        """Source map (n, M, M): bank index of each cell, -1 where the starting canvas was kept.
+
+        With its seams refined where the request says so: by `seams.refined`, or in another way that gives the same.
+        """
         ...
 
     def masked_topk(self, request: TopkRequest) -> TopK:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from lpkernel import _native, philox, views
-from lpkernel.backends import refusals
+from lpkernel.backends import refusals, seams
 from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.store import Store
 from lpkernel.errors import InputError
@@ -111,7 +111,7 @@ class CppBackend:
 
     def scan(self, request: ScanRequest) -> NDArray[np.int32]:
         try:
-            return self._scan(request)
+            return seams.refined(request, self._scan(request))
         except ValueError as error:
             if str(error).startswith("codes: "):  # codes of a mapped file, which are checked as they are read
                 raise InputError(str(error)) from error

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lpkernel import _native, philox
-from lpkernel.backends import cuda_launches, device_steps, device_walk, refusals, stages
+from lpkernel import _native, philox, refine
+from lpkernel.backends import cuda_launches, device_steps, device_walk, refusals, seams, stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.cuda_launches import Launch, Machine, StepTile, Walk, Work
 from lpkernel.backends.device_bank import (
@@ -51,10 +51,10 @@ SHARED = 99 << 10  # bytes that a block may have on the smallest of these, where
 class Tuning:
     """Launch fields that replace the launch table's choice, for tests and measurements; results do not depend on them.
 
-    walk: whether images walk through tables of distances. steps: the tile of a plan that runs step by step, False for
-    none. rows: most images that such plans make at a time.
-    groups: most groups of blocks at a time. kept: bytes of banks, and as many of their offsets, that stay on the
-    device for the next call. search: a `Search.launch`.
+    walk: whether images walk through tables of distances. refine: whether seams are refined on the device. steps: the
+    tile of a plan that runs step by step, False for none. rows: most images that such plans make at a time. groups:
+    most groups of blocks at a time. kept: bytes of banks, and as many of their offsets, that stay on the device for the
+    next call. search: a `Search.launch`.
     """
 
     form: str | None = None
@@ -66,6 +66,7 @@ class Tuning:
     depth: int | None = None
     groups: int | None = None
     walk: bool | None = None
+    refine: bool | None = None
     steps: StepTile | Literal[False] | None = None
     rows: int = 1 << 14
     kept: int = 1 << 32
@@ -323,7 +324,7 @@ class CudaBackend:
     ) -> NDArray[np.int32] | None:
         """A plan step by step; None where values are too large for it."""
         plan, kept = request.plan, self.tuning.kept
-        count, side, rows = len(request.images), plan.sides[-1], _rows(request, self.tuning.rows)
+        count, rows = len(request.images), _rows(request, self.tuning.rows)
         tables, offsets = self._store.plan(plan, target), self._store.offsets(request, bank, kept)
         cells = self._steps.bank(request, bank, kept)
         if cells.magnitude > device_steps.MOST_SLICED:
@@ -369,7 +370,7 @@ class CudaBackend:
             "overlaps": _machine(target).capability >= OVERLAPPING,
         }
         self._native().steps((tile.images, tile.bank), numbers, buffers, target.index or 0, _stream(target))
-        return _source_maps(room[room_at[4] : room_at[4] + sizes[4]], count, side)
+        return self._finished(request, bank, count, room[room_at[4] : room_at[4] + sizes[4]])
 
     def _run_walk(
         self,
@@ -413,7 +414,7 @@ class CudaBackend:
             **_spans(room, room_at, ("canvas", "measured", "state", "sources"), sizes),
         }
         self._native().walk(numbers, buffers, target.index or 0, _stream(target))
-        return _source_maps(room[room_at[3] : room_at[3] + sizes[3]], count, side)
+        return self._finished(request, bank, count, room[room_at[3] : room_at[3] + sizes[3]])
 
     def _fill_tables(self, tables: torch.Tensor, bank: DeviceBank, first_cell: int) -> None:
         """Write the distances of a bank's images into the tables, from `first_cell` on."""
@@ -476,7 +477,44 @@ class CudaBackend:
             "shared": cuda_launches.shared_bytes(launch, work),
         }
         self._native().scan(resident.shape, numbers, buffers, target.index or 0, _stream(target))
-        return _source_maps(room[room_at[2] : room_at[2] + sizes[2]], count, side)
+        return self._finished(request, bank, count, room[room_at[2] : room_at[2] + sizes[2]])
+
+    def _finished(self, request: ScanRequest, bank: DeviceBank, count: int, found: torch.Tensor) -> NDArray[np.int32]:
+        """Source maps on the host, from those on the device; with their seams refined where that is asked for."""
+        side = request.plan.sides[-1]
+        here = request.refine and self._refines(count, side, found.device)
+        if here:
+            self._refine(bank, found, count, side)
+        maps: NDArray[np.int32] = found.cpu().numpy().view(np.int32).reshape(count, side, side)
+        return maps if here or not request.refine else seams.refined(request, maps)
+
+    def _refines(self, count: int, side: int, device: torch.device) -> bool:
+        """Whether the seams of so many maps are refined on the device."""
+        wanted = self.tuning.refine
+        if not (count >= cuda_launches.REFINE_IMAGES if wanted is None else wanted) or side > cuda_launches.REFINE_SIDE:
+            return False
+        return cuda_launches.refine_bytes(side, refine.limits(side)[0]) <= _machine(device).shared
+
+    def _refine(self, bank: DeviceBank, maps: torch.Tensor, count: int, side: int) -> None:
+        """Refine the seams of maps on the device, in place."""
+        part, most = refine.limits(side)
+        numbers = {
+            **_of_bank(bank),
+            "images": count,
+            "side": side,
+            "rounds": refine.ROUNDS,
+            "sweeps": refine.SWEEPS,
+            "part": part,
+            "most": most,
+            "shared": cuda_launches.refine_bytes(side, part),
+        }
+        buffers = {
+            "bank": _span(bank.layer(len(bank.first) - 2)),
+            "table": _span(bank.table),
+            "candidates": _span(bank.candidates),
+            "maps": _span(maps),
+        }
+        self._native().refine(numbers, buffers, maps.device.index or 0, _stream(maps.device))
 
     def masked_topk(self, request: TopkRequest) -> TopK:
         target = numbered(self._place(request))
@@ -634,11 +672,6 @@ def _of_bank(bank: DeviceBank) -> dict[str, int]:
         "width": bank.width,
         "code_shift": bank.code_shift,
     }
-
-
-def _source_maps(found: torch.Tensor, count: int, side: int) -> NDArray[np.int32]:
-    maps: NDArray[np.int32] = found.cpu().numpy().view(np.int32).reshape(count, side, side)
-    return maps
 
 
 def _own_mask(request: TopkRequest) -> bool:

@@ -159,6 +159,21 @@ def choose_walk(images: int, allowed: int, tables: int, machine: Machine) -> boo
     return tables <= machine.memory // WALK_SHARE and (tables <= WALK_L2 or images * allowed <= WALK_PAIRS)
 
 
+# From so many maps on, seams are refined on the device. By arithmetic, not yet timed on a card: a block refines a map
+# of side 16 in some 60 us, of which 16 half sweeps that wait for memory twice take 1 to 1.5 us each, and two passes
+# over some 20 small parts, one after the other, 0.6 to 1 us a part. As many maps as a device holds at once, some 600 on
+# an H100, take no longer than one. The host needs 20 us of a core for a map (measured), so 16 cores are as quick up to
+# some 50 maps; the rest is a margin for what arithmetic overlooks.
+REFINE_IMAGES = 256
+REFINE_SIDE = 64  # the largest side
+
+
+def refine_bytes(side: int, part: int) -> int:
+    """Shared memory of a block that refines a map with moving parts of up to `part` cells: `plan_refine` of
+    csrc/cuda/refine.h, which refuses a launch that says otherwise."""
+    return sum((4 * count + 15) // 16 * 16 for count in (*6 * (side * side,), part, 4 * part, 4 * part))
+
+
 def shared_bytes(launch: Launch, work: Work) -> int:
     """Shared memory of a block: `shared_map` of csrc/cuda/scan.h, which refuses a launch that says otherwise."""
     parts = (

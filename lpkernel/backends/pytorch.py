@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpkernel import philox
+from lpkernel.backends import seams, stages
 from lpkernel.backends import specification as reference
-from lpkernel.backends import stages
 from lpkernel.backends.base import Array, CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.errors import InputError
 from lpkernel.plan import Resize, Scale
@@ -94,7 +94,7 @@ class TorchBackend:
             return _Scan(stage, torch.device(device)).run().to(torch.int32).cpu().numpy()
 
         with torch.inference_mode():
-            return stages.run(request, scan)
+            return seams.refined(request, stages.run(request, scan))
 
     def masked_topk(self, request: TopkRequest) -> TopK:
         queries, bank, patch_mask, candidate_mask, weights = (

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpkernel import philox
+from lpkernel.backends import seams
 from lpkernel.backends.base import Array, CodeBank, LatentBank, ScanRequest, TopK, TopkRequest
 from lpkernel.plan import Resize, Scale
 
@@ -168,7 +169,7 @@ class NumpyBackend:
         scales = [_Layer(request, scale) for scale in request.plan.scales]
         for row, image in enumerate(request.images):
             sources[row] = self._scan_image(request, scales, row, int(image))
-        return sources
+        return seams.refined(request, sources)
 
     def _scan_image(self, request: ScanRequest, scales: list[_Layer], row: int, image: int) -> NDArray[np.int32]:
         canvas: Array | None = None

@@ -17,13 +17,15 @@ from lpkernel.plan import Scale
 
 
 def requests(request: ScanRequest) -> Iterator[ScanRequest]:
-    """The request of each stage, with the canvas that is known beforehand: for later stages only what they keep."""
+    """The request of each stage, with the canvas that is known beforehand: for later stages only what they keep. Only
+    the last one's maps are refined."""
     if len(request.plan.stages) == 1:
         side = request.plan.sides[-1]
         yield replace(request, bank=request.bank_at(side)) if len(request.plan.scales) == 1 else request
         return
     for plan, scale, start in zip(request.plan.stages, request.plan.scales, request.canvas, strict=True):
-        yield replace(request, plan=plan, bank=request.bank_at(scale.side), canvas=(start,))
+        refine = request.refine and plan is request.plan.stages[-1]
+        yield replace(request, plan=plan, bank=request.bank_at(scale.side), canvas=(start,), refine=refine)
 
 
 def reasons(request: ScanRequest, unsupported: Callable[[ScanRequest], list[str]]) -> list[str]:

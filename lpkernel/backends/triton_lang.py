@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lpkernel import philox
-from lpkernel.backends import refusals, stages
+from lpkernel.backends import refusals, seams, stages
 from lpkernel.backends.base import CodeBank, ScanRequest, TopK, TopkRequest
 from lpkernel.backends.device_bank import (
     DeviceBank,
@@ -127,7 +127,8 @@ class TritonBackend:
         philox.check_seed(request.seed)
         target = self._device(request.device)
         with self._lock, _on(target), torch.inference_mode():
-            return stages.run(request, lambda stage: self._scan_within(stage, target))
+            maps = stages.run(request, lambda stage: self._scan_within(stage, target))
+        return seams.refined(request, maps)
 
     def _scan_within(self, request: ScanRequest, target: torch.device) -> NDArray[np.int32]:
         with self._store.memory.on(target, self._scratch_bytes(request)):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -58,9 +59,16 @@ def scans() -> Iterator[tuple[Tuning, ScanRequest]]:
         if not in_codes:
             small = Tuning(steps=cuda_launches.STEP_TILES[0], rows=2)
             yield small, world.request(stitched, range(3), 3, hubness=200)
-        tables = Tuning(walk=True, rows=2)
-        yield tables, world.request(stitched, range(3), 3, hubness=200, in_codes=in_codes)
-        yield tables, world.request(guided, range(2), 8, 7, world.start(2), candidates, in_codes)
+        tables = Tuning(walk=True, rows=2, refine=True)
+        for refine in (False, True):
+            stitches = world.request(stitched, range(3), 3, hubness=200, in_codes=in_codes)
+            yield tables, replace(stitches, refine=refine)
+            kept = world.request(guided, range(2), 8, 7, world.start(2), candidates, in_codes)
+            yield tables, replace(kept, refine=refine)
+    for in_codes in (True, False):  # more cells than threads, and parts of several cells
+        large = World(9, side=17, channels=3, codes=9)
+        refined = large.request(plan.random(17, 5, scales=[17], overlap="cut"), range(1), 3, in_codes=in_codes)
+        yield Tuning(walk=True, refine=True), replace(refined, refine=True)
     # more codes than the kernels keep rows of distances for
     many = World(20, side=4, codes=cuda_launches.MOST_ROW_CODES + 1, channels=2)
     yield CODES[2], many.request(plan.reference(4, 2, None, [4]), range(2), 2, start=many.start(1), in_codes=True)
