@@ -273,7 +273,7 @@ def generate(
     matching = presets.matches_colours(defaults, match_colours, bank.colours is not None)
     pull = 0.0 if hubness is None else hubness
     asked = request(
-        *(bank, plan, n, k, seed, candidates, first_image, canvas, domain, pull, search_radius, device, refining)
+        bank, plan, n, k, seed, candidates, first_image, canvas, domain, pull, search_radius, device, refining
     )
     runner = registry.choose(backend, asked)
     started = time.perf_counter()

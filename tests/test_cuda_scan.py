@@ -18,11 +18,12 @@ from test_scan import BEYOND, KINDS, any_request, make
 
 from lpkernel import plan
 from lpkernel.backends import cuda_launches, device_bank, stages
-from lpkernel.backends.base import CodeBank, LatentBank
+from lpkernel.backends.base import CodeBank, LatentBank, ScanRequest, TopkRequest
 from lpkernel.backends.cuda import CudaBackend, Tuning, _machine, _scratch_bytes, _work
-from lpkernel.backends.cuda_launches import Machine, Work
+from lpkernel.backends.cuda_launches import STEP_TILES, Machine, Work
 from lpkernel.backends.device_bank import bank_bytes, offset_bytes
 from lpkernel.backends.specification import NumpyBackend
+from lpkernel.backends.store import Store
 from lpkernel.errors import BackendUnavailable, InputError
 
 SPECIFICATION = NumpyBackend()
@@ -101,6 +102,30 @@ def test_boundaries_of_the_widest_patch(cuda: CudaBackend, in_codes: bool) -> No
     wider = World(1, side=34).request(plan.random(34, 33, 1, [34], overlap="cut"), [0], 1)
     assert cuda.unsupported(wider) == ["cuts patches of up to 32 cells, got 33"]
     assert cuda.unsupported(replace(wider, plan=plan.random(34, 33, 1, [34]))) == []
+
+
+@pytest.mark.parametrize("search", [False, True])
+def test_kept_banks_go_where_memory_is_short(cuda: CudaBackend, search: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all that was made from them, so that another bank fits; a bank that fits beside them does not end them."""
+    monkeypatch.setattr(cuda._store, "memory", device_bank.MemoryBudget(cuda._store.forget))
+    cuda.tuning = Tuning(steps=STEP_TILES[0])
+    made = plan.random(8, 4, scales=[8])
+    kept = World(300, side=8, channels=3).request(made, range(9), 3, in_codes=True, hubness=64)
+    first = cuda.scan(kept)
+    stores: list[Store[Any]] = [cuda._store._banks, cuda._store._offsets, *cuda._steps.stores]
+    assert all(store._kept for store in stores)
+    asked: ScanRequest | TopkRequest = World(40, side=8, channels=3).request(made, range(50), 3, in_codes=True)
+    if search:
+        rows = np.zeros((9000, 8), np.float32)
+        asked = TopkRequest(rows[:100], rows, 7, None, None)
+    monkeypatch.setattr(cuda._store, "memory", device_bank.MemoryBudget(cuda._store.forget))
+    monkeypatch.setattr(device_bank, "free_bytes", lambda device, enough: enough)
+    assert cuda.unsupported(asked) == [] and all(store._kept for store in stores)
+    monkeypatch.setattr(
+        device_bank, "free_bytes", lambda device, enough: 0 if any(store._kept for store in stores) else enough
+    )
+    assert cuda.unsupported(asked) == [] and not any(store._kept for store in stores)
+    assert np.array_equal(cuda.scan(kept), first)  # made anew
 
 
 def test_each_stage_must_fit(cuda: CudaBackend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,8 @@ class CudaBackend:
         self.tuning = Tuning()
         self._given = native
         self._device_type = device_type
-        self._store, self._steps, self._walks = DeviceStore(), device_steps.StepStore(), device_walk.WalkStore()
+        self._steps, self._walks = device_steps.StepStore(), device_walk.WalkStore()
+        self._store = DeviceStore(*self._steps.stores, *self._walks.stores)
         self._available = False
         # The driver is asked only once for what depends on shapes alone.
         self._resident = lru_cache(1024)(self._find_resident)
@@ -165,7 +166,8 @@ class CudaBackend:
         if isinstance(request, ScanRequest):
             return stages.reasons(request, lambda stage: self._scan_reasons(stage, target))
         search = self._search_of(request, target)
-        return self._store.memory.reasons(search_bytes(request, search.scratch), target)
+        need = search_bytes(request, search.scratch)
+        return self._store.memory.reasons(need, target, lambda: need)
 
     def _scan_reasons(self, request: ScanRequest, target: torch.device) -> list[str]:
         prepared = self._prepare(request, target)
@@ -173,8 +175,8 @@ class CudaBackend:
             return prepared
         if isinstance(prepared.launch, Walk):
             return []  # `_prepare` has checked that it fits
-        need = self._store.need(request, target, prepared.scratch, _code_shift(request))
-        return self._store.memory.reasons(need, target)
+        asked = request, target, prepared.scratch, _code_shift(request)
+        return self._store.memory.reasons(self._store.need(*asked), target, lambda: self._store.need(*asked))
 
     def _prepare(self, request: ScanRequest, target: torch.device) -> Scan | list[str]:
         """A stage with its launch, or the reasons why no kernel takes it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -132,17 +132,24 @@ class MemoryBudget:
 
     What a call has taken and given back stays with torch's allocator, so a call that needs no more is let through
     unchecked: neither the driver nor torch's statistics are quick to answer. Should that memory be gone by then, `on`
-    turns torch.OutOfMemoryError into a one-line error.
+    turns torch.OutOfMemoryError into a one-line error. forget() gives up what is kept for later calls, if anything is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forget: Callable[[], bool] = lambda: False) -> None:
+        self._forget = forget
         self._taken: dict[torch.device, int] = {}
 
-    def reasons(self, need: int, device: torch.device) -> list[str]:
-        """Why `need` bytes do not fit the device; [] if they do."""
+    def reasons(self, need: int, device: torch.device, anew: Callable[[], int] | None = None) -> list[str]:
+        """Why `need` bytes do not fit the device; [] if they do.
+
+        With `anew` what is kept goes where memory is short, and anew() bytes are needed then.
+        """
         if need <= self._taken.get(device, 0):
             return []
         free = free_bytes(device, need)
+        if free is not None and need > free and anew is not None and self._forget():
+            need = anew()
+            free = free_bytes(device, need)
         if free is None or need <= free:
             return []
         return [f"needs {need / 2**20:.0f} MiB on {device}, where {free / 2**20:.0f} MiB are free"]
@@ -305,13 +312,22 @@ def start_cells(request: ScanRequest, width: int, code_shift: int = 0) -> tuple[
 
 
 class DeviceStore:
-    """Device banks, their offsets and flat plans kept from recent calls, all read-only; and the memory budget."""
+    """Device banks, their offsets and flat plans kept from recent calls, all read-only; and the memory budget.
 
-    def __init__(self) -> None:
-        self.memory = MemoryBudget()
+    others: stores of what a backend makes from these banks.
+    """
+
+    def __init__(self, *others: Store[Any]) -> None:
+        self.memory = MemoryBudget(self.forget)
+        self._others = others
         self._banks: Store[DeviceBank] = Store()
         self._offsets: Store[torch.Tensor] = Store()
         self._plans: Store[tuple[torch.Tensor, ...]] = Store()
+
+    def forget(self) -> bool:
+        """Keeps no banks any more, nor what was made from them; returns whether it kept any."""
+        stores: tuple[Store[Any], ...] = self._banks, self._offsets, *self._others
+        return sum(store.clear() for store in stores) > 0
 
     def held(self, request: ScanRequest, device: torch.device, code_shift: int = 0) -> DeviceBank | None:
         """The bank, if it is there."""

@@ -6,6 +6,7 @@ See csrc/cuda/steps.cuh; `slacks` is its bound on rounding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,6 +153,7 @@ class StepStore:
     def __init__(self) -> None:
         self._banks: Store[StepBank] = Store()
         self._constants: Store[StepConstants] = Store()
+        self.stores: tuple[Store[Any], ...] = self._banks, self._constants
 
     def bank(self, request: ScanRequest, bank: DeviceBank, budget: int) -> StepBank:
         return self._banks.get(

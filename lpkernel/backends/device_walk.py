@@ -41,6 +41,7 @@ class WalkStore:
     def __init__(self) -> None:
         self._tables: Store[torch.Tensor] = Store()
         self._offsets: Store[torch.Tensor] = Store()
+        self.stores = self._tables, self._offsets
 
     def tables(
         self,

@@ -27,6 +27,12 @@ class Store(Generic[Kept]):
             self._let_go()
             return self._kept[key][0] if key in self._kept else None
 
+    def clear(self) -> bool:
+        """Keeps nothing any more; returns whether it kept anything."""
+        with self._lock:
+            kept, self._kept = bool(self._kept), {}
+        return kept
+
     def get(
         self,
         key: tuple[Any, ...],

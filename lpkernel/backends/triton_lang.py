@@ -72,9 +72,9 @@ class TritonBackend:
     def __init__(self, device_type: str = "cuda") -> None:
         self.tuning = Tuning()
         self._given = device_type
-        self._store = DeviceStore()
         self._largest: Store[int] = Store()
         self._runs: Store[_Run] = Store()
+        self._store = DeviceStore(self._runs)
         self._lock = threading.Lock()  # runs keep their buffers, and kernels are compiled at their first call
 
     @property
@@ -113,7 +113,8 @@ class TritonBackend:
         slots = configs.search_slots(request.k, request.bank.itemsize == 2)
         slabs = _slabs(len(request.queries), len(request.bank), slots, target)
         keys = len(request.queries) * slabs * slots * 8
-        return self._store.memory.reasons(search_bytes(request, keys, apart=True), target)
+        need = search_bytes(request, keys, apart=True)
+        return self._store.memory.reasons(need, target, lambda: need)
 
     def _scan_reasons(self, request: ScanRequest) -> list[str]:
         if isinstance(request.bank, CodeBank) and len(request.bank.table) > INT16_CODES:
@@ -121,7 +122,8 @@ class TritonBackend:
         if request.plan.cuts and request.plan.patch > configs.MOST_CUT:
             return [refusals.too_wide_a_patch(request.plan.patch, configs.MOST_CUT)]
         target = self._device(request.device)
-        return self._store.memory.reasons(self._store.need(request, target, self._scratch_bytes(request)), target)
+        asked = request, target, self._scratch_bytes(request)
+        return self._store.memory.reasons(self._store.need(*asked), target, lambda: self._store.need(*asked))
 
     def scan(self, request: ScanRequest) -> NDArray[np.int32]:
         philox.check_seed(request.seed)
