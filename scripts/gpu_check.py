@@ -185,7 +185,7 @@ def decoding(seconds: float) -> str:
 def profile(seconds: float) -> str:
     if shutil.which("ncu") is None:
         return "not run: ncu is not on the PATH"
-    kernels = ("-k", "regex:screen_kernel|scan_kernel|choose_kernel|walk_kernel", "-c", "8")
+    kernels = ("-k", "regex:screen_kernel|scan_kernel|choose_kernel|walk_kernel|refine_kernel", "-c", "12")
     options = ("--clock-control", "none", "--set", "full", "--import-source", "on", "-f", *kernels)
     return words(run(seconds, "ncu", *options, "-o", str(OUT / "gpu-check"), *PROBLEMS), 3)
 
