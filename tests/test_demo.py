@@ -27,7 +27,7 @@ from PIL import Image
 import lpkernel as lp
 from lpkernel.cli import main
 from lpkernel.demo import guard, painting, provenance, serve
-from lpkernel.demo.engine import Engine, Result, Settings
+from lpkernel.demo.engine import CHOICES, Engine, Result, Settings
 from lpkernel.errors import InputError, MissingExtra
 from lpkernel.modes import cells
 from lpkernel.modes.inputs import read_input
@@ -86,6 +86,30 @@ def test_generate_equals_the_library(engine: Engine, preset: str) -> None:
     made = lp.generate(engine.bank, n=3, k=2, patch=3, stride=2, preset=preset, mirror=1, seed=11, backend="numpy")
     np.testing.assert_array_equal(result.made.sources, made.sources)
     np.testing.assert_array_equal(result.images, made.decode(engine.autoencoder))
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (
+            Settings(preset="paper", start="carry", overlap="cut", hubness="0.75"),
+            {"start": "carry", "overlap": "cut", "hubness": 0.75},
+        ),
+        (Settings(preset="paper", refine="yes", match_colours="yes"), {"refine": True, "match_colours": True}),
+        (
+            Settings(start="resize", overlap="replace", hubness="0"),
+            {"start": "resize", "overlap": "replace", "hubness": 0},
+        ),
+        (Settings(refine="no", match_colours="no", mirror=0), {"refine": False, "match_colours": False, "mirror": 0}),
+    ],
+)
+def test_what_a_style_sets_can_be_set_otherwise(engine: Engine, settings: Settings, options: dict[str, Any]) -> None:
+    _, result = last(engine.generate(replace(settings, n=3, patch=3, backend="numpy")))
+    made = lp.generate(engine.bank, n=3, patch=3, preset=settings.preset, backend="numpy", **options)
+    plain = lp.generate(engine.bank, n=3, patch=3, preset=settings.preset, backend="numpy")
+    np.testing.assert_array_equal(result.made.sources, made.sources)
+    np.testing.assert_array_equal(result.images, made.decode(engine.autoencoder))
+    assert not np.array_equal(result.images, plain.decode(engine.autoencoder))
 
 
 def test_a_search_radius_moves_what_is_marked_of_a_source(engine: Engine) -> None:
@@ -156,6 +180,7 @@ def test_the_parts_of_a_face_are_those_of_the_bank(engine: Engine) -> None:
         (Settings(n=33), "n: got 33"),
         (Settings(preset="best"), "preset: got 'best'"),
         (Settings(patch=3, mirror=9), "mirror: got 9"),
+        *((Settings(patch=3, **{name: "x"}), f"{name}: got 'x'") for name in CHOICES),  # type: ignore[arg-type]
         (Settings(patch=3, k=0), "k"),
         (Settings(patch=9), "patch"),
         (Settings(patch=3, stride=99), "stride"),

@@ -34,6 +34,14 @@ WORDS = {
     "crop": "it was cropped like the bank's pictures",
     "align": "it was aligned by its eyes",
 }
+# What a visitor may choose instead of what the preset sets, by its word.
+CHOICES: dict[str, dict[str, Any]] = {
+    "start": {start: start for start in plan.STARTS},
+    "overlap": {overlap: overlap for overlap in ("cut", "replace")},
+    "hubness": {f"{share:g}": share for share in (0, 0.25, 0.375, 0.5, 0.75, 1)},
+    "refine": {"yes": True, "no": False},
+    "match_colours": {"yes": True, "no": False},
+}
 MAX_IMAGES = 32
 MAX_SCALES = 8
 MAX_RADIUS = 2  # cells; 25 times as many views to search as images
@@ -43,8 +51,8 @@ MAX_RADIUS = 2  # cells; 25 times as many views to search as images
 class Settings:
     """The controls of a tab. stride 0: P/3 rounded; where: "" allows all images.
 
-    preset, mirror: for new images; mirror -1: the preset's. scales: how many grid sides an edit has. search_radius: 0
-    to `MAX_RADIUS`.
+    preset, mirror and the words of `CHOICES`: for new images; mirror -1, or no word: what the preset sets. scales: how
+    many grid sides an edit has. search_radius: 0 to `MAX_RADIUS`.
     """
 
     n: int = 8
@@ -57,7 +65,24 @@ class Settings:
     where: str = ""
     preset: str = DEFAULT_PRESET
     mirror: int = -1
+    start: str = ""
+    overlap: str = ""
+    hubness: str = ""
+    refine: str = ""
+    match_colours: str = ""
     scales: int = 1
+
+    def of_style(self) -> dict[str, Any]:
+        """The options of `lpkernel.generate` that a preset sets, as far as they are chosen. Raises InputError."""
+        found: dict[str, Any] = {"preset": self.preset}
+        if self.mirror != -1:
+            found["mirror"] = self.mirror
+        for name, meant in CHOICES.items():
+            if word := getattr(self, name):
+                if word not in meant:
+                    raise InputError(f"{name}: got {word!r}, expected one of {', '.join(meant)}")
+                found[name] = meant[word]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +185,7 @@ class Engine:
                 self.bank,
                 patch=settings.patch,
                 stride=settings.stride or None,
-                preset=settings.preset,
-                mirror=None if settings.mirror == -1 else settings.mirror,
+                **settings.of_style(),
                 **options,
             ),
         )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lpkernel.backends import registry
 from lpkernel.bank import Bank
 from lpkernel.demo import guard, painting, provenance
-from lpkernel.demo.engine import MAX_IMAGES, MAX_RADIUS, MAX_SCALES, Engine, Result, Settings
+from lpkernel.demo.engine import CHOICES, MAX_IMAGES, MAX_RADIUS, MAX_SCALES, Engine, Result, Settings
 from lpkernel.demo.guard import Refused
 from lpkernel.errors import InputError, LpkernelError, printable
 from lpkernel.presets import DEFAULT_PRESET, PRESETS
@@ -273,6 +273,47 @@ def _more(engine: Engine, prefix: str) -> list[Any]:
     ]
 
 
+STYLE = ("mirror", *CHOICES)
+
+
+def _style() -> list[Any]:
+    """What a style sets, each to be set otherwise, in the order of `STYLE`."""
+    kept = ("as the style sets", "")
+    return [
+        gr.Slider(-1, 2, -1, step=1, label="mirror", info="how closely the two halves match; -1: as the style sets"),
+        gr.Radio(
+            [kept, ("the pieces found so far", "carry"), ("the picture so far, enlarged", "resize")],
+            value="",
+            label="start",
+            info="what the next, finer grid begins with",
+        ),
+        gr.Radio(
+            [kept, ("a border where it shows least", "cut"), ("the new piece", "replace")],
+            value="",
+            label="overlap",
+            info="what becomes of cells where pieces overlap",
+        ),
+        gr.Radio(
+            [kept, *((share, share) for share in CHOICES["hubness"])],
+            value="",
+            label="hubness",
+            info="how far sources that suit everything are held back: more is more varied",
+        ),
+        gr.Radio(
+            [kept, ("refined", "yes"), ("as they fell", "no")],
+            value="",
+            label="seams",
+            info="single cells and small pieces join the one beside them",
+        ),
+        gr.Radio(
+            [kept, ("matched at the seams", "yes"), ("as decoded", "no")],
+            value="",
+            label="colours",
+            info="of pieces from different sources",
+        ),
+    ]
+
+
 def _settings(values: tuple[Any, ...], *own: str) -> Settings:
     """Controls as settings, the tab's own by their names; a cleared number counts as 0."""
     names = ("n", "seed", "where", "k", "patch", "stride", "search_radius", "backend", *own)
@@ -358,10 +399,8 @@ def _generate_tab(engine: Engine, opening: Result, latest: gr.State, generated: 
             )
             with gr.Accordion("More settings", open=False):
                 controls += _more(engine, "lpk-generate")
-                mirror = gr.Slider(
-                    -1, 2, -1, step=1, label="mirror", info="how closely the two halves match; -1: as the style sets"
-                )
-            controls += [preset, mirror]
+                style = _style()
+            controls += [preset, *style]
         with gr.Column(scale=3, min_width=300):
             button = gr.Button("Generate", variant="primary", elem_id="lpk-generate-run")
             line = gr.HTML(note(opening.line), elem_id="lpk-generate-note", elem_classes="lpk-note", padding=False)
@@ -369,7 +408,7 @@ def _generate_tab(engine: Engine, opening: Result, latest: gr.State, generated: 
 
     @told(4)
     def run(*values: Any) -> Iterator[Any]:
-        for line, pictures, result in _shown(engine.generate(_settings(values, "preset", "mirror"))):
+        for line, pictures, result in _shown(engine.generate(_settings(values, "preset", *STYLE))):
             yield line, pictures, result, result
 
     button.click(run, controls, [line, results, latest, generated], **CALL)

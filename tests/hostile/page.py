@@ -32,13 +32,15 @@ class Ask:
 
 # What the page itself sends for each of its functions.
 HONEST: dict[int, list[Any]] = {
-    0: [2, 0, "", 3, 3, 0, 0, "numpy", "paper", 0],
+    0: [2, 0, "", 3, 3, 0, 0, "numpy", "paper", 0, "", "", "", "", ""],
     1: ["1 notes.png: not an image", None],
     2: [0, None],
     3: [None, "", [], "edit", "free", False, 2, 0, "", 3, 3, 0, 0, "numpy", 1],
     4: [None, ""],
     5: [None, None],
 }
+# What may be chosen instead of what the style sets.
+STYLE = (("carry", "resize"), ("cut", "replace"), ("0", "0.375", "1"), ("yes", "no"), ("yes", "no"))
 JSON = "application/json"
 OCTETS = "application/octet-stream"
 FILE = {"_type": "gradio.FileData"}
@@ -227,7 +229,8 @@ def _taken() -> dict[str, Ask]:
     found = {}
     for count in range(24):
         count_seed, patches = ([draw.choice(numbers) for _ in range(some)] for some in (2, 4))
-        data = [*count_seed, draw.choice(texts), *patches, "numpy", "paper", draw.choice(numbers)]
+        style = [draw.choice(("", *words)) for words in STYLE]
+        data = [*count_seed, draw.choice(texts), *patches, "numpy", "paper", draw.choice(numbers), *style]
         if data[0] == 33:
             data[0] = 2
         found[f"settings {count}"] = Ask(job(0, data, f"settings{count}"), taken=True)
