@@ -302,6 +302,7 @@ class Walk {
         const Layer& layer = *scale.layer;
         const Step& step = scale.raster->steps[i];
         const Compared what = compared(scale, i);
+        const bool last = &scale == &request_.scales.back() && i + 1 == scale.raster->steps.size();
         if (!step.compare.count) {
             for (Image& image : images_) {
                 write(image, scale, step, draw_index(word(image, number), static_cast<std::uint32_t>(layer.size())));
@@ -312,7 +313,7 @@ class Walk {
             gather(image, step.compare, layer.width(), image.query.values);
             layer.prepare(image.query, step.compare.count);
             image.rank = drawn_rank(word(image, number), layer);
-            const std::int64_t need = needed(image, layer);
+            const std::int64_t need = needed(image, layer, last);
             image.query.best.reset(need, first_limit(image, scale, what, need));
         });
         const std::int64_t work = layer.size() * step.compare.count * layer.width();
@@ -350,10 +351,10 @@ class Walk {
 
     // How many of the nearest a step looks for: those up to its rank, or, until enough are known for the limits of
     // later steps, all that might have been drawn.
-    std::int64_t needed(const Image& image, const Layer& layer) const {
+    std::int64_t needed(const Image& image, const Layer& layer, bool last) const {
         const std::int64_t k = std::min(request_.k, layer.size());
         const bool known = static_cast<std::int64_t>(image.recent.size()) >= k;
-        return known || k > RECENT || !remembers(layer) ? image.rank + 1 : k;
+        return last || known || k > RECENT || !remembers(layer) ? image.rank + 1 : k;
     }
 
     bool remembers(const Layer& layer) const { return layer.size() >= request_.tuning.seeded; }
