@@ -15,13 +15,14 @@
 // offsets are sorted into at most LEVELS levels, each with a row of limits for its upper end, and L is the limit plus
 // the largest offset.
 //
-// With group_tile, up to FEW queries take another way, if they have limits or are below FEWEST. The codes of a large
-// bank are divided into GROUPS groups of near ones, each of two halves, and the group and half of each cell are laid
-// out, too: (tiles, cells, GROUPED) bytes. For a query and a compared cell, the least distance to the codes of each
-// group is a byte, floor(48 n t / L) for n cells, and 128 of them are two registers: one instruction looks up those of
-// 64 images. Sums have 16 bits, since rounding bytes down would lose too much of a distance of 240. Where groups left
-// many images of the tile before, the halves are compared, with two look-ups. The images left are measured from the
-// bank's own array, until their exact part and the bound of the rest exceed the limit.
+// With group_tile, up to FEW queries take another way, if they have limits or are below FEWEST, unless it leaves so
+// many images of the first tile that bytes are quicker. The codes of a large bank are divided into GROUPS groups of
+// near ones, each of two halves, and the group and half of each cell are laid out, too: (tiles, cells, GROUPED) bytes.
+// For a query and a compared cell, the least distance to the codes of each group is a byte, floor(48 n t / L) for n
+// cells, and 128 of them are two registers: one instruction looks up those of 64 images. Sums have 16 bits, since
+// rounding bytes down would lose too much of a distance of 240. Where groups left many images of the tile before, the
+// halves are compared, with two look-ups. The images left are measured from the bank's own array, until their exact
+// part and the bound of the rest exceed the limit.
 //
 // Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
 
@@ -53,6 +54,7 @@ constexpr int LEVELS = 64;                      // of offsets
 constexpr double MOST_KEPT = 0.6;               // of the images of a tile, for which leaving out the others pays
 constexpr double SHARE = 48.0;                  // of the limit for each cell, in bytes of groups
 constexpr double HALVED = 0.01;                 // of a tile left by whole groups, above which halves are compared next
+constexpr double MOST_MET = 0.2;                // of a first tile left by groups, above which bytes are quicker
 constexpr int CHECKED = 8;                      // cells summed between two looks at the limit
 constexpr double ROUNDING = 1.0;                // covers that of a sum of bytes
 constexpr double TOP = 240.0;                   // the byte that stands for the limit; the rest up to 255 is headroom
@@ -127,12 +129,12 @@ class CodeLayer final : public Layer {
     void search(const Content& content, const Compared& compared, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
         const bool limited = n < FEWEST || !unlimited(queries, n);  // else bytes leave fewer images
-        if (grouped_ && run.group_tile && n <= FEW && limited && compared.count <= MOST_GROUPED) {
-            return screen_groups(content, compared, queries, n, first, last, run);
+        const bool bytes = run.byte_tile && n >= FEWEST && (last - first) * tile_ >= screened_;
+        if (grouped_ && run.group_tile && n <= FEW && limited && compared.count <= MOST_GROUPED &&
+            screen_groups(content, compared, queries, n, first, last, bytes, run)) {
+            return;
         }
-        if (!run.byte_tile || n < FEWEST || (last - first) * tile_ < screened_) {
-            return search_exactly(compared, queries, n, first, last, tile_);
-        }
+        if (!bytes) return search_exactly(compared, queries, n, first, last, tile_);
         int known = 0;  // images of the first part that are already measured
         if (unlimited(queries, n)) {
             known = std::min(SEED, lanes(first));
@@ -261,9 +263,10 @@ class CodeLayer final : public Layer {
         return one;
     }
 
-    // Bounds by groups of codes, then exact sums as far as these leave an image.
-    void screen_groups(const Content& content, const Compared& compared, Query* const* queries, int n,
-                       std::int64_t first, std::int64_t last, const Kernels& run) const {
+    // Bounds by groups of codes, then exact sums as far as these leave an image. Returns false, and has done nothing,
+    // if there are `bytes` to do it and they are quicker, since groups would leave too many images.
+    bool screen_groups(const Content& content, const Compared& compared, Query* const* queries, int n,
+                       std::int64_t first, std::int64_t last, bool bytes, const Kernels& run) const {
         std::int64_t start = first * tile_;
         if (unlimited(queries, n)) {
             for (const std::int64_t stop = start + std::min(SEED, lanes(first)); start < stop; ++start) {
@@ -283,16 +286,29 @@ class CodeLayer final : public Layer {
         std::uint64_t found[GROUPED / 64];
         std::vector<Left> left;
         const std::int64_t stop = std::min(last * tile_, size());
-        for (std::int64_t at = first * tile_; at < stop; at += GROUPED) {
+        const auto compare = [&](const Bounded& one, std::int64_t at) {
             const auto wide = static_cast<int>(std::min<std::int64_t>(GROUPED, stop - at));
+            run.group_tile({groups_.data() + at * cells_, compared.cells,
+                            one.halves ? one.halved.data() : one.whole.data(),
+                            compared.less ? compared.less + at : nullptr, compared.count, wide, one.halves,
+                            static_cast<float>(one.query->best.limit()), one.scale, sums, found});
+            return (wide + 63) / 64;
+        };
+        if (bytes) {
+            int met = 0;
+            for (const Bounded& one : all) {
+                const int words = compare(one, first * tile_);
+                for (int word = 0; word < words; ++word) met += __builtin_popcountll(found[word]);
+            }
+            if (met > MOST_MET * n * GROUPED) return false;
+        }
+        for (std::int64_t at = first * tile_; at < stop; at += GROUPED) {
             const std::int32_t* less = compared.less ? compared.less + at : nullptr;
             for (Bounded& one : all) {
                 const bool halves = one.halves;
-                run.group_tile({groups_.data() + at * cells_, compared.cells,
-                                halves ? one.halved.data() : one.whole.data(), less, compared.count, wide, halves,
-                                static_cast<float>(one.query->best.limit()), one.scale, sums, found});
+                const int words = compare(one, at);
                 left.clear();
-                for (int word = 0; word < (wide + 63) / 64; ++word) {
+                for (int word = 0; word < words; ++word) {
                     for (std::uint64_t bits = found[word]; bits; bits &= bits - 1) {
                         const int b = word * 64 + __builtin_ctzll(bits);
                         if (at + b < start) continue;
@@ -306,6 +322,7 @@ class CodeLayer final : public Layer {
                 finish(compared, one, halves, left);
             }
         }
+        return true;
     }
 
     // Measures images as far as they may be among the nearest. Those of a tile go on together, a few cells at a time,
