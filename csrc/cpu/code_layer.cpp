@@ -15,9 +15,9 @@
 // offsets are sorted into at most LEVELS levels, each with a row of limits for its upper end, and L is the limit plus
 // the largest offset.
 //
-// With group_tile, up to FEW queries take another way, if they have limits or are below FEWEST, unless it leaves so
-// many images of the first tile that bytes are quicker. The codes of a large bank are divided into GROUPS groups of
-// near ones, each of two halves, and the group and half of each cell are laid out, too: (tiles, cells, GROUPED) bytes.
+// With group_tile, queries take another way, if they have limits or are below FEWEST, unless it leaves so many images
+// of the first tile that bytes are quicker. The codes of a large bank are divided into GROUPS groups of near ones, each
+// of two halves, and the group and half of each cell are laid out, too: (tiles, cells, GROUPED) bytes.
 // For a query and a compared cell, the least distance to the codes of each group is a byte, floor(48 n t / L) for n
 // cells, and 128 of them are two registers: one instruction looks up those of 64 images. Sums have 16 bits, since
 // rounding bytes down would lose too much of a distance of 240. Where groups left many images of the tile before, the
@@ -47,17 +47,16 @@ constexpr std::int64_t ROWS = 512 << 10;        // bytes of rows used together
 constexpr std::int64_t ROWS_OF_16 = 192 << 10;  // the same for up to 16 queries
 constexpr int MOST = 64;                        // queries screened together
 constexpr int FEWEST = 6;                       // queries from which screening pays
-constexpr int FEW = 16;                         // queries up to which groups are compared,
-constexpr int MOST_GROUPED = 4096;              // and cells, for which float32 rounds a bound by far less than ROUNDING
+constexpr int MOST_GROUPED = 4096;              // cells, for which float32 rounds a bound by far less than ROUNDING
 constexpr int SEED = 256;                       // images measured for a first limit
 constexpr int LEVELS = 64;                      // of offsets
 constexpr double MOST_KEPT = 0.6;               // of the images of a tile, for which leaving out the others pays
 constexpr double SHARE = 48.0;                  // of the limit for each cell, in bytes of groups
 constexpr double HALVED = 0.01;                 // of a tile left by whole groups, above which halves are compared next
-constexpr double MOST_MET = 0.2;                // of a first tile left by groups, above which bytes are quicker
-constexpr int CHECKED = 8;                      // cells summed between two looks at the limit
-constexpr double ROUNDING = 1.0;                // covers that of a sum of bytes
-constexpr double TOP = 240.0;                   // the byte that stands for the limit; the rest up to 255 is headroom
+constexpr double MOST_MET = 0.003;  // for each cell, of a first tile left by groups: beyond, bytes are quicker
+constexpr int CHECKED = 8;          // cells summed between two looks at the limit
+constexpr double ROUNDING = 1.0;    // covers that of a sum of bytes
+constexpr double TOP = 240.0;       // the byte that stands for the limit; the rest up to 255 is headroom
 
 // Memory that is used again by the next step: given back to the C library each time, it is scattered until a long scan
 // holds several times what it needs.
@@ -128,20 +127,23 @@ class CodeLayer final : public Layer {
 
     void search(const Content& content, const Compared& compared, Query* const* queries, int n, std::int64_t first,
                 std::int64_t last, const Kernels& run) const override {
-        const bool limited = n < FEWEST || !unlimited(queries, n);  // else bytes leave fewer images
         const bool bytes = run.byte_tile && n >= FEWEST && (last - first) * tile_ >= screened_;
-        if (grouped_ && run.group_tile && n <= FEW && limited && compared.count <= MOST_GROUPED &&
-            screen_groups(content, compared, queries, n, first, last, bytes, run)) {
-            return;
-        }
-        if (!bytes) return search_exactly(compared, queries, n, first, last, tile_);
-        int known = 0;  // images of the first part that are already measured
-        if (unlimited(queries, n)) {
-            known = std::min(SEED, lanes(first));
-            search_exactly(compared, queries, n, first, first + 1, known);
-        }
+        const bool groups = grouped_ && run.group_tile && compared.count <= MOST_GROUPED;
+        if (!bytes && !groups) return search_exactly(compared, queries, n, first, last, tile_);
         for (int q = 0; q < n; q += MOST) {
-            screen(compared, queries + q, std::min(MOST, n - q), first, last, known, run);
+            const int some = std::min(MOST, n - q);
+            const bool limited = !unlimited(queries + q, some);
+            // without limits, bytes leave fewer images
+            if (groups && (limited || !bytes) &&
+                screen_groups(content, compared, queries + q, some, first, last, bytes, run)) {
+                continue;
+            }
+            int known = 0;  // images of the first part that are already measured
+            if (!limited) {
+                known = std::min(SEED, lanes(first));
+                search_exactly(compared, queries + q, some, first, first + 1, known);
+            }
+            screen(compared, queries + q, some, first, last, known, run);
         }
     }
 
@@ -300,7 +302,7 @@ class CodeLayer final : public Layer {
                 const int words = compare(one, first * tile_);
                 for (int word = 0; word < words; ++word) met += __builtin_popcountll(found[word]);
             }
-            if (met > MOST_MET * n * GROUPED) return false;
+            if (met > MOST_MET * compared.count * n * GROUPED) return false;
         }
         for (std::int64_t at = first * tile_; at < stop; at += GROUPED) {
             const std::int32_t* less = compared.less ? compared.less + at : nullptr;
