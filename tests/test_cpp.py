@@ -202,12 +202,23 @@ def test_scans_of_ragged_banks(size: int, k: int) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("codes", [2, 700])
+@pytest.mark.parametrize("families", [0, 200])
 @pytest.mark.parametrize("images", [1, 6, 20, 33, 70])
-def test_screening_of_codes_loses_nothing(images: int, codes: int, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of 16, 32 and 64 queries, several tiles; real distances (700 codes) and ties everywhere (2)."""
+def test_screening_of_codes_loses_nothing(
+    images: int, families: int, codes: int, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of 16, 32 and 64 queries, several tiles; real distances (700 codes) and ties everywhere (2).
+
+    Images that are all equally far apart, which bytes screen, and families of near ones, which groups of codes do.
+    """
     monkeypatch.setenv("LPKERNEL_ISA", isa)
     world = World(2500, side=7, channels=8, codes=codes, spread=400)
-    request = world.request(plan.random(7, 5, 2, scales=[7]), range(images), 10, in_codes=True)
+    if families:
+        strewn = world.random.random(world.codes.shape) < 0.1
+        alike = world.codes[world.random.integers(0, families, len(world.codes))]
+        world.codes = np.where(strewn, world.codes, alike)
+        world.full = world.codebook[world.codes]
+    request = world.request(plan.random(7, 5, 2, scales=[7]), range(images), 10, in_codes=True, hubness=families)
     want = SPECIFICATION.scan(request)
     for tuning in (Tuning(screened=1, seeded=1), Tuning(screened=1, seeded=1 << 40, group=100)):
         runner = backend()
