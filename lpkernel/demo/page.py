@@ -278,38 +278,32 @@ STYLE = ("mirror", *CHOICES)
 
 def _style() -> list[Any]:
     """What a style sets, each to be set otherwise, in the order of `STYLE`."""
-    kept = ("as the style sets", "")
+    offered: dict[str, tuple[str, dict[str, str]]] = {  # label: info, and what the words of `CHOICES` are called
+        "start": (
+            "what the next, finer grid begins with",
+            {"carry": "the pieces found so far", "resize": "the picture so far, enlarged"},
+        ),
+        "overlap": (
+            "what becomes of cells where pieces overlap",
+            {"cut": "a border where it shows least", "replace": "the new piece"},
+        ),
+        "hubness": (
+            "how far sources that suit everything are held back: more is more varied",
+            {word: word for word in CHOICES["hubness"]},
+        ),
+        "seams": ("single cells and small pieces join the one beside them", {"yes": "refined", "no": "as they fell"}),
+        "colours": ("of pieces from different sources", {"yes": "matched at the seams", "no": "as decoded"}),
+    }
     return [
         gr.Slider(-1, 2, -1, step=1, label="mirror", info="how closely the two halves match; -1: as the style sets"),
-        gr.Radio(
-            [kept, ("the pieces found so far", "carry"), ("the picture so far, enlarged", "resize")],
-            value="",
-            label="start",
-            info="what the next, finer grid begins with",
-        ),
-        gr.Radio(
-            [kept, ("a border where it shows least", "cut"), ("the new piece", "replace")],
-            value="",
-            label="overlap",
-            info="what becomes of cells where pieces overlap",
-        ),
-        gr.Radio(
-            [kept, *((share, share) for share in CHOICES["hubness"])],
-            value="",
-            label="hubness",
-            info="how far sources that suit everything are held back: more is more varied",
-        ),
-        gr.Radio(
-            [kept, ("refined", "yes"), ("as they fell", "no")],
-            value="",
-            label="seams",
-            info="single cells and small pieces join the one beside them",
-        ),
-        gr.Radio(
-            [kept, ("matched at the seams", "yes"), ("as decoded", "no")],
-            value="",
-            label="colours",
-            info="of pieces from different sources",
+        *(
+            gr.Radio(
+                [("as the style sets", ""), *((called, word) for word, called in words.items())],
+                value="",
+                label=label,
+                info=info,
+            )
+            for label, (info, words) in offered.items()
         ),
     ]
 
