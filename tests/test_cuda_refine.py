@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scans import World
-from test_cuda_walk import Counted
+from test_cuda_walk import counting
 from test_modes_backends import KINDS as MODE_KINDS
 from test_modes_backends import MODES
 from test_modes_backends import check as check_mode
@@ -33,11 +33,8 @@ HERE = torch.device("cpu")
 
 @pytest.fixture
 def counted(cuda: CudaBackend) -> Iterator[dict[str, int]]:
-    before, counted = cuda._given, Counted(cuda._given)
-    counted.calls["refine"] = 0
-    cuda._given = counted  # type: ignore[assignment]
-    yield counted.calls
-    cuda._given = before
+    with counting(cuda, "refine") as calls:
+        yield calls
 
 
 def refined(
@@ -200,6 +197,7 @@ def test_every_mode(cuda: CudaBackend, counted: dict[str, int], kind: str, monke
     monkeypatch.setitem(registry.BACKENDS, "cuda", cuda)
     for mode in MODES:
         check_mode(mode, kind, "cuda")
+    assert counted["refine"] > 0
 
 
 def test_what_is_refined_on_the_device(cuda: CudaBackend, counted: dict[str, int]) -> None:

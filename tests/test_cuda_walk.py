@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import gpu_engines
@@ -34,8 +35,8 @@ BOTH = ("cuda", "numpy")
 class Counted:
     """The extension, counting its calls."""
 
-    def __init__(self, module: Any) -> None:
-        self.module, self.calls = module, dict.fromkeys(("walk", "walk_tables", "scan", "steps"), 0)
+    def __init__(self, module: Any, names: Sequence[str]) -> None:
+        self.module, self.calls = module, dict.fromkeys(names, 0)
 
     def __getattr__(self, name: str) -> Any:
         if name in self.calls:
@@ -43,12 +44,19 @@ class Counted:
         return getattr(self.module, name)
 
 
-@pytest.fixture
-def counted(cuda: CudaBackend) -> Iterator[dict[str, int]]:
-    before, counted = cuda._given, Counted(cuda._given)
+@contextmanager
+def counting(cuda: CudaBackend, *names: str) -> Iterator[dict[str, int]]:
+    """How often these functions of the extension are called meanwhile."""
+    before, counted = cuda._given, Counted(cuda._given, names)
     cuda._given = counted  # type: ignore[assignment]
     yield counted.calls
     cuda._given = before
+
+
+@pytest.fixture
+def counted(cuda: CudaBackend) -> Iterator[dict[str, int]]:
+    with counting(cuda, "walk", "walk_tables", "scan", "steps") as calls:
+        yield calls
 
 
 def check(cuda: CudaBackend, request: ScanRequest, rows: int = 1 << 14) -> None:
