@@ -17,12 +17,12 @@
 //
 // With group_tile, queries take another way, if they have limits or are below FEWEST, unless it leaves so many images
 // of the first tile that bytes are quicker. The codes of a large bank are divided into GROUPS groups of near ones, each
-// of two halves, and the group and half of each cell are laid out, too: (tiles, cells, GROUPED) bytes.
-// For a query and a compared cell, the least distance to the codes of each group is a byte, floor(48 n t / L) for n
-// cells, and 128 of them are two registers: one instruction looks up those of 64 images. Sums have 16 bits, since
-// rounding bytes down would lose too much of a distance of 240. Where groups left many images of the tile before, the
-// halves are compared, with two look-ups. The images left are measured from the bank's own array, until their exact
-// part and the bound of the rest exceed the limit.
+// of two halves, and the group and half of each cell are laid out, too: (tiles, cells, GROUPED) bytes. For a query and
+// a compared cell, the least distance to the codes of each group is a byte, floor(48 n t / L) for n cells, and 128 of
+// them are two registers: one instruction looks up those of 64 images. Sums have 16 bits, since rounding bytes down
+// would lose too much of a distance of 240. Where groups left many images of the tile before, the halves are compared,
+// with two look-ups. The images left are measured from the bank's own array, until their exact part and the bound of
+// the rest exceed the limit.
 //
 // Tie rule: see smallest.h. Limits: codes below 2^15, every distance below 2^31.
 

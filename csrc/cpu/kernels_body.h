@@ -1037,19 +1037,23 @@ void direct_two(const double* wide, const float* const* rows, std::int64_t width
     }
 }
 
+void widen_row(const float* row, std::int64_t count, double* out) {
+    Doubles values;
+    std::int64_t i = 0;
+    for (; i + PER_SUM <= count; i += PER_SUM) {
+        widen(row + i, values);
+        __builtin_memcpy(out + i, &values, sizeof values);
+    }
+    for (; i < count; ++i) out[i] = static_cast<double>(row[i]);
+}
+
 void direct_rows(const float* a, const float* const* rows, const float* weight, std::int64_t width, int count,
                  double* out) {
     constexpr std::int64_t MOST = 2048;
     int i = 0;
     if (count > 1 && !weight && width > NARROW && width <= MOST) {
         double wide[MOST];
-        Doubles values;
-        std::int64_t j = 0;
-        for (; j + PER_SUM <= width; j += PER_SUM) {
-            widen(a + j, values);
-            __builtin_memcpy(wide + j, &values, sizeof values);
-        }
-        for (; j < width; ++j) wide[j] = static_cast<double>(a[j]);
+        widen_row(a, width, wide);
         for (; i + 2 <= count; i += 2) direct_two(wide, rows + i, width, out + i);
     }
     for (; i < count; ++i) out[i] = direct(a, rows[i], weight, width);
@@ -1169,15 +1173,7 @@ void distances_of(const Distances& a, int q) {
     int r = 0;
     if (a.width > NARROW && a.width <= MOST && a.count > 1) {
         double wide[Q * MOST];
-        const float* const query = a.query + q * a.width;
-        const std::int64_t values = Q * a.width;
-        Doubles some;
-        std::int64_t i = 0;
-        for (; i + PER_SUM <= values; i += PER_SUM) {
-            widen(query + i, some);
-            __builtin_memcpy(wide + i, &some, sizeof some);
-        }
-        for (; i < values; ++i) wide[i] = static_cast<double>(query[i]);
+        widen_row(a.query + q * a.width, Q * a.width, wide);
         for (; r + R <= a.count; r += R) some_distances<Q, R>(a, wide, q, r);
         if (Q == 1) {
             for (; r + 2 <= a.count; r += 2) some_distances<Q, 2>(a, wide, q, r);

@@ -3,7 +3,7 @@
 //
 // A key is a total order, so the result depends neither on the order of the pushes nor on how the bank was
 // divided: ties of the distance go to the lowest index, and heaps of parts merge exactly. A scan draws its rank
-// among the neighbours before it searches, so `need` is that rank + 1 and the answer is the top.
+// among the neighbours before it searches, so it needs no more than that rank + 1.
 
 #pragma once
 
@@ -77,7 +77,6 @@ class Smallest {
         for (const std::uint64_t key : other.keys_) push(key);
     }
 
-    std::int64_t top_index() const { return index(keys_.front()); }
     const std::vector<std::uint64_t>& keys() const { return keys_; }  // a heap once there are `need`
     std::vector<std::uint64_t>& sorted() {                            // ascending; no push after this
         if (std::is_sorted(keys_.rbegin(), keys_.rend())) {
