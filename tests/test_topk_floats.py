@@ -113,6 +113,33 @@ def test_many_queries_of_wide_rows(isa: str, kind: str, monkeypatch: pytest.Monk
     any_request()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["special", "ties", "nearly equal", "far", "single", "any size"])
+def test_some_neighbours_of_few_rows(isa: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are compared all at once: packed, or in place, with and without masks."""
+    monkeypatch.setenv("LPKERNEL_ISA", isa)
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        seed=st.integers(0, 2**32),
+        count=st.integers(1, 30),
+        rows=st.one_of(st.integers(1, 300), st.integers(1000, 2100)),
+        width=st.one_of(st.integers(1, 6), st.integers(15, 70)),
+        k=st.integers(1, 26),
+        mask=st.sampled_from([None, "shared", "own"]),
+        some=st.booleans(),
+    )
+    def any_request(seed: int, count: int, rows: int, width: int, k: int, mask: str | None, some: bool) -> None:
+        random = np.random.default_rng(seed)
+        both = rows_of(kind, random, count + rows, width)
+        shapes = {"shared": (width,), "own": (count, width)}
+        marked = random.random(shapes[mask]) < 0.8 if mask else None
+        candidates = random.random(rows) < 0.7 if some else None
+        check(CppBackend(), TopkRequest(both[:count], both[count:], min(k, rows), marked, candidates))
+
+    any_request()
+
+
 @settings(max_examples=40, deadline=None)
 @given(request=requests())
 def test_special_values_in_cuda(cuda: CudaBackend, request: TopkRequest) -> None:

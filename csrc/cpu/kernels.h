@@ -14,17 +14,18 @@ namespace lpkernel {
 
 constexpr int BLOCK = 64;  // bank images of a block; masks of a block are 64 bits
 constexpr int MOST_BLOCKS = 32;
-constexpr int GROUP = 4;         // queries that share one reading of a block
-constexpr int NEAR = 16;         // images whose distances are summed together by LeastSums
-constexpr int COARSE = 6;        // channels that a coarse comparison uses
-constexpr int ROWS = 16;         // bank rows compared together in place
-constexpr int NARROW = 16;       // most columns of rows whose squares are added one by one
-constexpr int HELD_COLUMNS = 4;  // most columns of rows whose queries are held in registers, and of narrow_rows
-constexpr int MOST_FEW = 256;    // rows of FewRows
-constexpr int PLACED = 12;       // queries that FewRows compares at once
-constexpr int ROW_STEP = 32;     // values of the widest vector
-constexpr int GROUPS = 128;      // of codes, each of two halves
-constexpr int GROUPED = 512;     // bank images of a tile of groups of codes
+constexpr int GROUP = 4;          // queries that share one reading of a block
+constexpr int NEAR = 16;          // images whose distances are summed together by LeastSums
+constexpr int COARSE = 6;         // channels that a coarse comparison uses
+constexpr int ROWS = 16;          // bank rows compared together in place
+constexpr int NARROW = 16;        // most columns of rows whose squares are added one by one
+constexpr int HELD_COLUMNS = 4;   // most columns of rows whose queries are held in registers, and of narrow_rows
+constexpr int MOST_FEW = 2048;    // rows of FewRows
+constexpr int PLACED = 12;        // queries that FewRows compares at once
+constexpr int MOST_NEAREST = 12;  // of FewRows
+constexpr int ROW_STEP = 32;      // values of the widest vector
+constexpr int GROUPS = 128;       // of codes, each of two halves
+constexpr int GROUPED = 512;      // bank images of a tile of groups of codes
 
 alignas(64) constexpr std::int32_t NOTHING[BLOCK] = {};  // to be taken off distances
 
@@ -154,22 +155,23 @@ struct FloatBlocks {
     float reach_scale, reach_more;
 };
 
-// The nearest of at most MOST_FEW rows to any number of queries, by scores of query - centre as of FloatBlock,
-// whose limit is lowered to the least score + |query - centre|^2 * reach_scale + reach_more. Where more rows than one
-// are within it, that with the least direct() of them, rounded to float32, and the first of equal ones.
+// The k nearest of at most MOST_FEW rows, k up to MOST_NEAREST, to any number of queries, by scores of query - centre
+// as of FloatBlock, whose limit is lowered to the least score + |query - centre|^2 * reach_scale + reach_more. Where
+// more rows are within it, those with the least direct() of them, rounded to float32, ascending, and the first of equal
+// ones.
 struct FewRows {
     const float* bank;         // (blocks, width, BLOCK) as of PackRows
     const float* norms;        // (blocks, BLOCK)
     const float* centre;       // (width)
     const float* const* rows;  // (lanes) of `width`
     std::int64_t width;
-    int lanes, queries;
+    int lanes, queries, k;
     const float* query;  // (queries, width)
     float reach_scale, reach_more;
     float limit;            // of |query - centre|^2: beyond it, or if it is NaN, nearest is -1
     float* placed;          // (PLACED, width) for its own use
-    std::int32_t* nearest;  // (queries)
-    float* distances;       // (queries) direct(), rounded to float32
+    std::int32_t* nearest;  // (queries, k); the first is -1 where BLOCK rows or more are too near to each other, too
+    float* distances;       // (queries, k) direct(), rounded to float32
 };
 
 // out[q][i] = direct(query[q], rows[i]) rounded to float32.
@@ -349,7 +351,11 @@ struct Kernels {
     int (*ranked)(const std::int32_t* values, int count, int rank);
     // out[i] = how many values are before the i-th in that order; both have room up to the next multiple of 16.
     void (*ranks)(const std::int32_t* values, int count, std::int32_t* out);
-    // Bit b if scores[b] <= limit; scores: (BLOCK) as float_block leaves them.
+    // No less than the need-th least of `count` scores, none of them NaN, and seldom much more: the need-th least of
+    // the least scores of some groups of them, which is soon found; +inf for a need above 24. `scores` is readable up
+    // to the next multiple of 16, and +inf there.
+    float (*reached)(const float* scores, int count, int need);
+    // Bit b unless scores[b] > limit; scores: (BLOCK) as float_block leaves them.
     std::uint64_t (*scores_within)(const float* scores, int lanes, float limit);
     // Bit b if values[b] <= limit; values: (BLOCK).
     std::uint64_t (*at_most)(const std::int32_t* values, std::int32_t limit);

@@ -152,9 +152,15 @@ inline __attribute__((always_inline)) void for_scored(int lanes, const Run& run)
 std::uint64_t scores_within(const float* scores, int lanes, float limit) {
     std::uint64_t found = 0;
     const Floats most = fill(limit);
-    for (int first = 0; first < lanes; first += LANES) {
+    const auto within = [&](int first) __attribute__((always_inline)) {
         found |= std::uint64_t{not_above(load(scores + first), most)} << first;
+    };
+    if (lanes == BLOCK) {
+#pragma GCC unroll 16
+        for (int first = 0; first < BLOCK; first += LANES) within(first);
+        return found;
     }
+    for (int first = 0; first < lanes; first += LANES) within(first);
     return found & real_lanes(lanes);
 }
 
@@ -706,6 +712,30 @@ void ranks(const std::int32_t* values, int count, std::int32_t* out) {
     }
 }
 
+template <int GROUPS>
+float reached_of(const float* scores, int count, int need) {
+    constexpr int VECTORS = GROUPS / LANES, CHAINS = VECTORS < 4 ? 4 : VECTORS;  // at least as many as hide latency
+    Floats minima[CHAINS];
+    for (Floats& least : minima) least = fill(__builtin_inff());
+    int first = 0;
+    for (; first + CHAINS * LANES <= count; first += CHAINS * LANES) {
+        for (int c = 0; c < CHAINS; ++c) minima[c] = lesser(minima[c], load(scores + first + c * LANES));
+    }
+    for (int c = 0; first < count; first += LANES, ++c) minima[c] = lesser(minima[c], load(scores + first));
+    for (int c = VECTORS; c < CHAINS; ++c) minima[c % VECTORS] = lesser(minima[c % VECTORS], minima[c]);
+    float least[GROUPS];
+    std::int32_t order[GROUPS];
+    for (int v = 0; v < VECTORS; ++v) store(least + v * LANES, minima[v]);
+    __builtin_memcpy(order, least, sizeof least);
+    for (int i = 0; i < GROUPS; ++i) order[i] ^= (order[i] >> 31) & 0x7FFFFFFF;  // integers of the same order
+    return least[ranked(order, GROUPS, need - 1)];
+}
+
+float reached(const float* scores, int count, int need) {
+    if (need <= 12) return reached_of<16>(scores, count, need);
+    return need <= 24 ? reached_of<32>(scores, count, need) : __builtin_inff();
+}
+
 void words(std::uint64_t seed, std::uint32_t image, std::uint32_t first, int count, std::uint32_t* out) {
     for (int i = 0; i < count; ++i) out[i] = draw(seed, image, first + static_cast<std::uint32_t>(i));
 }
@@ -1125,6 +1155,14 @@ inline __attribute__((always_inline)) void near_direct(const Query* query, std::
     for (int u = 1; u < U; ++u) {
         for (int at = 0; at < Q * R; ++at) sums[0][at] += sums[u][at];
     }
+    for (; U > 1 && i + PER_SUM <= width; i += PER_SUM) {
+        for (int at = 0; at < Q * R; ++at) {
+            Doubles mine;
+            widen(query + at / R * stride + i, mine);
+            widen(rows[at % R] + i, theirs);
+            sums[0][at] = add_square(sums[0][at], mine - theirs);
+        }
+    }
     lane_sums<Q * R>(sums[0], out);
     for (; i < width; ++i) {
         for (int at = 0; at < Q * R; ++at) {
@@ -1148,7 +1186,7 @@ inline __attribute__((always_inline)) float rounded_direct(double sum, double er
 }
 
 float distance(const float* a, const float* b, std::int64_t width) {
-    if (width <= NARROW) return static_cast<float>(direct(a, b, nullptr, width));
+    if (width < PER_SUM) return static_cast<float>(direct(a, b, nullptr, width));
     double sum;
     near_direct<1, 1>(a, width, &b, width, &sum);
     return rounded_direct(sum, sum_error(width), a, b, width);
@@ -1242,13 +1280,29 @@ inline __attribute__((always_inline)) void choose(const FewRows& a, int query, f
     if (norm < a.limit) among(least_lane(least) + (norm * a.reach_scale + a.reach_more));
 }
 
+// direct() rounded to float32, inline where the width is known to be very small.
+template <int WIDTH>
+inline __attribute__((always_inline)) float distance_of(const float* a, const float* b, std::int64_t width) {
+    if constexpr (WIDTH > 0 && WIDTH <= HELD_COLUMNS) {
+        double sum = 0.0;
+        for (int i = 0; i < WIDTH; ++i) {
+            const double apart = static_cast<double>(a[i]) - static_cast<double>(b[i]);
+            sum += apart * apart;
+        }
+        return static_cast<float>(sum);
+    } else {
+        return distance(a, b, width);
+    }
+}
+
 // The nearest of the rows `within`, which count from `first`, and of what was nearest before.
+template <int WIDTH>
 inline __attribute__((always_inline)) void nearest_within(const FewRows& a, int query, int first,
                                                           std::uint64_t within) {
     const float* const own = a.query + query * a.width;
     for (; within; within &= within - 1) {
         const int row = first + __builtin_ctzll(within);
-        const float apart = distance(own, a.rows[row], a.width);
+        const float apart = distance_of<WIDTH>(own, a.rows[row], a.width);
         if (a.nearest[query] >= 0 && !(apart < a.distances[query])) continue;
         a.nearest[query] = row;
         a.distances[query] = apart;
@@ -1269,8 +1323,44 @@ void few_at_once(const FewRows& a, int query) {
         choose(a, query + q, norm[q], least, [&](float limit) __attribute__((always_inline)) {
             std::uint64_t within = 0;
             for (int u = 0; u < U; ++u) within |= std::uint64_t{not_above(sum[q][u], fill(limit))} << (u * LANES);
-            nearest_within(a, query + q, 0, within & real_lanes(a.lanes));
+            nearest_within<WIDTH>(a, query + q, 0, within & real_lanes(a.lanes));
         });
+    }
+}
+
+// The a.k nearest, given all scores.
+template <int WIDTH>
+void several_nearest(const FewRows& a, int query, float norm, const float* scores) {
+    std::int32_t* const nearest = a.nearest + std::int64_t{query} * a.k;
+    float* const distances_to = a.distances + std::int64_t{query} * a.k;
+    nearest[0] = -1;
+    if (!(norm < a.limit)) return;
+    const float limit = reached(scores, a.lanes, a.k) + (norm * a.reach_scale + a.reach_more);
+    const float* rows[BLOCK];
+    std::int32_t places[BLOCK], before[BLOCK];
+    int count = 0;
+    for (int from = 0; from < a.lanes; from += BLOCK) {
+        std::uint64_t within = scores_within(scores + from, a.lanes - from < BLOCK ? a.lanes - from : BLOCK, limit);
+        if (count + __builtin_popcountll(within) > BLOCK) return;
+        for (; within; within &= within - 1, ++count) {
+            places[count] = from + __builtin_ctzll(within);
+            rows[count] = a.rows[places[count]];
+        }
+    }
+    float found[BLOCK];
+    std::int32_t order[BLOCK] = {};
+    const float* const own = a.query + std::int64_t{query} * a.width;
+    if constexpr (WIDTH > 0 && WIDTH <= HELD_COLUMNS) {
+        for (int i = 0; i < count; ++i) found[i] = distance_of<WIDTH>(own, rows[i], WIDTH);
+    } else {
+        distances({own, rows, a.width, 1, count, found});
+    }
+    for (int i = 0; i < count; ++i) __builtin_memcpy(order + i, found + i, sizeof *order);
+    ranks(order, count, before);
+    for (int i = 0; i < count; ++i) {
+        if (before[i] >= a.k) continue;
+        nearest[before[i]] = places[i];
+        distances_to[before[i]] = found[i];
     }
 }
 
@@ -1297,10 +1387,14 @@ void few_queries(const FewRows& a, int query) {
             }
         });
     }
+    if (a.k > 1) {
+        for (int q = 0; q < Q; ++q) several_nearest<WIDTH>(a, query + q, norm[q], scores[q]);
+        return;
+    }
     for (int q = 0; q < Q; ++q) {
         choose(a, query + q, norm[q], least[q], [&](float limit) __attribute__((always_inline)) {
             for (int from = 0; from < a.lanes; from += BLOCK) {
-                nearest_within(a, query + q, from, scores_within(scores[q] + from, lanes_from(from), limit));
+                nearest_within<WIDTH>(a, query + q, from, scores_within(scores[q] + from, lanes_from(from), limit));
             }
         });
     }
@@ -1308,7 +1402,9 @@ void few_queries(const FewRows& a, int query) {
 
 template <int WIDTH>
 void few_of(const FewRows& a) {
-    if (a.lanes <= LANES) {
+    if (a.k > 1) {
+        in_groups(a.queries, [&](auto group, int q) { few_queries<group.value, WIDTH>(a, q); });
+    } else if (a.lanes <= LANES) {
         in_groups<PLACED>(a.queries, [&](auto group, int q) { few_at_once<group.value, WIDTH, 1>(a, q); });
     } else if (a.lanes <= 2 * LANES) {
         in_groups(a.queries, [&](auto group, int q) { few_at_once<group.value, WIDTH, 2>(a, q); });
@@ -1509,6 +1605,7 @@ const Kernels LPKERNEL_TABLE = {LPKERNEL_ISA_NAME,
                                 least_sums,
                                 ranked,
                                 ranks,
+                                reached,
                                 scores_within,
                                 at_most_of,
                                 image_apart,

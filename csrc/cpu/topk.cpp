@@ -158,14 +158,24 @@ void packed_by_rows(const PackedBank<T>& bank, const Value& value, std::int64_t*
     }
 }
 
+// Whether one of so few rows is wanted by so few queries that measuring all takes as long as packing them. Time packed
+// / so, 16 rows, two threads: of 64, 4 queries 1.2, 8 1.0, 16 0.8; of 256, 8 1.0, 16 1.1, 64 0.7; of 1,024, 8 1.2,
+// 16 1.15, 64 0.95.
+template <class T>
+bool one_of_few(const Topk<T>& job) {
+    constexpr std::int64_t ROWS_OF_ONE = 16, LEAST = 8, MOST = 32;
+    return job.k == 1 && job.allowed <= ROWS_OF_ONE && job.count <= std::clamp(job.width / 16, LEAST, MOST);
+}
+
 // Whether so many of the few rows are wanted, or rows are so narrow, that screening for the nearest first is no gain.
 // Time screened / so, ten of 16 rows, two threads: 1.4 with 250,000 queries of 2 values, 1.2 with 64, 1.0 with 16,384
 // of 1,024.
 template <class T>
 bool wants_most(const Topk<T>& job) {
-    const bool narrow = !job.own_mask && !job.shared_mask && job.width <= NARROW;
+    const bool masked = job.own_mask || job.shared_mask;
+    const bool narrow = !masked && job.width <= NARROW;
     const bool soon_done = narrow && (job.k > 1 || job.allowed * job.width <= FEW_VALUES);
-    return job.allowed <= MEASURED && (job.allowed <= 3 * job.k || soon_done);
+    return job.allowed <= MEASURED && (job.allowed <= 3 * job.k || soon_done || (!masked && one_of_few(job)));
 }
 
 // Measures all rows, and places each by how many come before it.
@@ -201,58 +211,88 @@ void measure_all(const Topk<T>& job, const Kernels& run, const Value& value, std
 }
 
 // Whether FewRows is faster than other ways: than rows in place with very few queries, and than int16 for wide rows.
-// Time of those / so, one thread of AVX-512: 16 rows of 64, 1 query 0.9, 8 1.1, 16 1.4; of 256, 1 0.7, 16 1.0, 64 1.7;
-// of 1,024, 4 0.5, 32 1.0, 64 1.7; 256 queries of 64 in 64 rows 1.2, of 256 0.9; 100,000 of 2 in 128 rows 1.3, in 256
-// 0.94, of 16 1.1.
+// Time of those / so, one thread of AVX-512, k = 1: 16 rows of 64, 16 queries 1.4; of 256, 64 1.7; of 1,024, 32 1.0, 64
+// 1.7; 256 queries of 64 in 64 rows 1.2, of 256 0.9; 100,000 of 2 in 128 rows 1.3, in 256 0.94, of 16 1.1. Two threads,
+// k = 10: 256 queries of 2 in 128 rows 2.4, in 1,024 2.3, in 2,048 1.8; of 16 in 1,024 1.6; of 64 in 128 1.5, in 1,024
+// 1.05, of 256 in 128 1.1, in 256 0.95; 4 queries of 16 in 512 rows 1.1, of 64 0.7, 12 0.95.
 bool are_few(const Topk<float>& job) {
-    constexpr std::int64_t LEAST = 4, WIDTH = 24;  // queries, and values of a row for each of them
+    constexpr std::int64_t LEAST = 4, WIDTH_OF_ONE = 24, WIDTH = 6;  // queries, and values of a row for each of them
     constexpr std::int64_t WIDEST_FEW = 2048;
-    const bool usual = job.k == 1 && !job.shared_mask && !job.own_mask && !job.weights;
-    const bool enough = job.count >= LEAST && job.width <= WIDTH * job.count && job.width <= WIDEST_FEW;
-    const std::int64_t most = job.width < 32 ? MOST_FEW : job.width < 128 ? 64 : 32;
-    return usual && enough && job.allowed <= most;
+    const bool usual = !job.shared_mask && !job.own_mask && !job.weights && job.width <= WIDEST_FEW;
+    if (!usual || job.count < LEAST || one_of_few(job)) return false;
+    if (job.k == 1) {
+        const std::int64_t most = job.width < 32 ? 256 : job.width < 128 ? 64 : 32;
+        return job.allowed <= most && job.width <= WIDTH_OF_ONE * job.count;
+    }
+    const std::int64_t most = job.width < 32 ? MOST_FEW : job.width < 128 ? MOST_FEW / 2 : 128;
+    return job.k <= MOST_NEAREST && job.allowed > MEASURED && job.allowed <= most && job.width <= WIDTH * job.count;
 }
 
 // The nearest of few rows. Returns false, and writes nothing, if there is a row that is to be measured anyway.
-template <class Value>
-bool nearest_of_few(const Topk<float>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+template <class Heap, class Value>
+bool nearest_of_few(const Topk<float>& asked, const Kernels& run, const Value& value, std::int64_t* indices) {
     constexpr std::int64_t AT_ONCE = 256;
+    Topk<float> job = asked;
+    constexpr std::int64_t ALONE = 1 << 18;  // values compared while another thread would wake up
+    if (job.count * job.allowed * (job.width + 4) < (job.k == 1 ? ALONE : ALONE / 4)) job.threads = 1;
     PackedBank<float> bank(job, run, false);
     bank.keep();
     if (bank.odd()) return false;
     std::vector<const float*> rows(static_cast<std::size_t>(job.allowed));
     for (std::int64_t a = 0; a < job.allowed; ++a) rows[a] = bank_row(job, a);
-    constexpr std::int64_t ALONE = 1 << 20;  // values compared while another thread would wake up
-    const std::int64_t most = job.threads * (job.count < AT_ONCE * job.threads ? 1 : 4);
-    const bool alone = job.count * job.allowed * (job.width + 4) < ALONE;
-    const std::int64_t shares = alone ? 1 : std::clamp<std::int64_t>(job.count / 16, 1, most);
+    const std::int64_t most = job.threads * (job.threads == 1 || job.count < AT_ONCE * job.threads ? 1 : 4);
+    const std::int64_t shares = std::clamp<std::int64_t>(job.count / 8, 1, most);
     parallel(shares, job.threads, [&](std::int64_t share) {
         Aligned<float> placed(static_cast<std::size_t>(PLACED * job.width));
-        std::int32_t nearest[AT_ONCE];
-        float distances[AT_ONCE];
+        const std::int64_t k = job.k;
+        std::vector<std::int32_t> nearest(static_cast<std::size_t>(AT_ONCE * k));
+        std::vector<float> distances(static_cast<std::size_t>(AT_ONCE * k));
         FewRows few = bank.few();
         few.rows = rows.data();
         few.placed = placed.data();
-        few.nearest = nearest;
-        few.distances = distances;
+        few.nearest = nearest.data();
+        few.distances = distances.data();
         const std::int64_t last = job.count * (share + 1) / shares;
         for (std::int64_t first = job.count * share / shares; first < last; first += AT_ONCE) {
             few.queries = static_cast<int>(std::min(AT_ONCE, last - first));
             few.query = job.queries + first * job.width;
             run.few_rows(few);
             for (int i = 0; i < few.queries; ++i) {
-                if (nearest[i] >= 0) {
-                    value(first + i, to_bits(distances[i]));
-                    indices[first + i] = row_of(job, nearest[i]);
+                if (nearest[i * k] >= 0) {
+                    for (std::int64_t slot = 0; slot < k; ++slot) {
+                        value((first + i) * k + slot, to_bits(distances[i * k + slot]));
+                        indices[(first + i) * k + slot] = row_of(job, nearest[i * k + slot]);
+                    }
                     continue;
                 }
-                Nearest heap;
+                Heap heap;
+                heap.reset(k);
                 for (std::int64_t a = 0; a < job.allowed; ++a) bank.exact()(first + i, a, heap);
                 write(job, first + i, heap, value, indices);
             }
             poll();
         }
     });
+    return true;
+}
+
+// Whether rows in place are so few that all are compared before any is measured. Time otherwise / so, two threads,
+// k = 10: one query of 256 in 128 rows 1.2, of 64 in 1,024 1.15; 4 of 256 in 1,024 1.8, 8 1.3; k = 1: one query 0.98, 4
+// of 256 in 1,024 1.75.
+bool are_few_in_place(const Topk<float>& job) {
+    constexpr std::int64_t MOST_ROWS = 2048, MOST_NEEDED = 24, VALUES = 1 << 26;  // compared in some milliseconds
+    const bool several = job.k > 1 || job.count > 1;
+    return several && !job.weights && job.allowed <= MOST_ROWS && std::min(job.k, job.allowed) <= MOST_NEEDED &&
+           job.count * job.allowed * job.width < VALUES;
+}
+
+// Compares few rows in place. Returns false, and writes nothing, if that does not tell which are nearest.
+template <class Heap, class Value>
+bool few_in_place(const Topk<float>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
+    std::vector<Heap> heaps(static_cast<std::size_t>(job.count));
+    for (Heap& heap : heaps) heap.reset(std::min(job.k, job.allowed));
+    if (!nearest_in_place(job, run, Exact<float>(job, run), heaps)) return false;
+    for (std::int64_t q = 0; q < job.count; ++q) write(job, q, heaps[q], value, indices);
     return true;
 }
 
@@ -321,12 +361,20 @@ void topk(const Topk<float>& asked, const Kernels& run, float* distances, std::i
     if (soon(job)) job.threads = 1;
     if (!begin(job, std::numeric_limits<float>::infinity(), distances, indices)) return;
     const auto value = [&](std::int64_t at, std::int32_t bits) { distances[at] = from_bits(bits); };
-    if (are_few(job) && nearest_of_few(job, run, value, indices)) return;
+    if (are_few(job)) {
+        const bool done = job.k == 1 ? nearest_of_few<Nearest>(job, run, value, indices)
+                                     : nearest_of_few<Smallest>(job, run, value, indices);
+        if (done) return;
+    }
     if (wants_most(job)) {
         measure_all(job, run, value, indices);
     } else if (job.width >= WIDEST) {  // no screening bound is proven
         each_row(job, run, value, indices);
     } else if (job.own_mask || job.count < job.packed_from) {
+        if (are_few_in_place(job) && (job.k == 1 ? few_in_place<Nearest>(job, run, value, indices)
+                                                 : few_in_place<Smallest>(job, run, value, indices))) {
+            return;
+        }
         divide(job, float_rows(job, run), value, indices);
     } else {
         packed(job, run, value, indices);

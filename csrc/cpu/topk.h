@@ -33,7 +33,7 @@ void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int
 // Whether a search takes only some microseconds, so that another thread would not be awake before its end.
 template <class T>
 bool soon(const Topk<T>& job) {
-    constexpr double SOON = 1 << 18, CHOICE = 1 << 10;  // values compared; choosing among rows counts as so many
+    constexpr double SOON = 1 << 17, CHOICE = 1 << 10;  // values compared; choosing among rows counts as so many
     const double of_query = static_cast<double>(job.allowed) * static_cast<double>(job.width + 4);
     return static_cast<double>(job.count) * (of_query + (job.k > 1 ? CHOICE : 0)) < SOON;
 }

@@ -161,6 +161,7 @@ class PackedBank {
         few.centre = centre_.data();
         few.width = width_;
         few.lanes = static_cast<int>(job_.allowed);
+        few.k = static_cast<int>(job_.k);
         float largest = 0.0f;
         for (const PackedRows& rows : packed_) largest = std::max(largest, rows.largest);
         few.reach_scale = reach_of(1.1);
@@ -414,25 +415,6 @@ class Shortlists {
         }
         for (std::size_t i = count; i % 16; ++i) order[i] = 0;
         return scores[run.ranked(order, static_cast<int>(count), static_cast<int>(need - 1))];
-    }
-
-    // No less than the need-th least of BLOCK scores, or +inf: the need-th least of the minima of groups, which is soon
-    // found and seldom much more.
-    static float reached(const float* scores, std::int64_t need, const Kernels& run) {
-        constexpr std::int64_t FEW = 12, MOST = 24;
-        if (need > MOST) return std::numeric_limits<float>::infinity();
-        const int groups = need <= FEW ? 16 : 32;
-        float least[32];
-        std::copy_n(scores, groups, least);
-        for (int first = groups; first < BLOCK; first += groups) {
-            for (int i = 0; i < groups; ++i) {
-                const float one = scores[first + i], other = least[i];
-                least[i] = one < other ? one : other;  // chooses values, not places: no branch
-            }
-        }
-        std::int32_t order[32];
-        for (int i = 0; i < groups; ++i) order[i] = ordered(least[i]);
-        return least[run.ranked(order, groups, static_cast<int>(need - 1))];
     }
 
     void cut(std::size_t q, float limit) {
@@ -690,7 +672,9 @@ class PackedQueries {
         void add(std::int64_t q, const PackedRows& rows, const float* scores, std::uint64_t lanes) {
             std::uint64_t scored = std::isnan(of_.own_[q]) ? 0 : lanes & ~rows.odd;
             if (scored == ~std::uint64_t{0} && limits_[q] == std::numeric_limits<float>::infinity()) {
-                limits_[q] = above(q, Shortlists::reached(scores, heaps_[q].need(), of_.bank_.run()));
+                limits_[q] =
+                    above(q, of_.bank_.run().reached(
+                                 scores, BLOCK, static_cast<int>(std::min<std::int64_t>(BLOCK, heaps_[q].need()))));
                 scored = lanes = of_.bank_.run().scores_within(scores, BLOCK, limits_[q]);
             }
             if (lanes != scored) of_.measure(q, rows.row, lanes & ~scored, heaps_[q], limits_[q]);

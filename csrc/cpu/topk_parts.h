@@ -99,6 +99,10 @@ class Exact {
         heap.push(bits(q, a), a);
     }
 
+    void operator()(std::int64_t q, const std::int32_t* rows, std::int64_t count, Nearest& heap) const {
+        for (std::int64_t i = 0; i < count; ++i) (*this)(q, std::int64_t{rows[i]}, heap);
+    }
+
     // The same of some rows, ascending and none twice.
     void operator()(std::int64_t q, const std::int32_t* rows, std::int64_t count, Smallest& heap) const {
         std::uint64_t made[AT_ONCE];

@@ -9,6 +9,9 @@
 
 #pragma once
 
+#include <atomic>
+
+#include "cpu/parallel.h"
 #include "cpu/topk_parts.h"
 
 namespace lpkernel {
@@ -19,7 +22,7 @@ namespace lpkernel {
 constexpr std::int64_t AHEAD = 8192;
 
 // compare: the kernel. limit(heap, row, rows): sums of these rows above it are of no use; among(heap, sums, rows): the
-// rows of use of those that were found; take(query, row, sum, heap) gets these.
+// rows of use of those that were found; take(query, row, sums, rows, heap) gets these.
 template <class T, class Sum, class Limit, class Among, class Take>
 class RowSearch {
   public:
@@ -76,10 +79,8 @@ class RowSearch {
             compare_(block);
             for (std::size_t q = 0; q < count; ++q) {
                 const Sum* const sums = out.data() + q * ROWS;
-                for (std::uint64_t left = found[q] ? among_(heaps[q], sums, found[q]) : 0; left; left &= left - 1) {
-                    const int lane = __builtin_ctzll(left);
-                    take_(first + static_cast<std::int64_t>(q), row + lane, sums[lane], heaps[q]);
-                }
+                if (!found[q]) continue;
+                take_(first + static_cast<std::int64_t>(q), row, sums, among_(heaps[q], sums, found[q]), heaps[q]);
             }
         }
     }
@@ -97,7 +98,9 @@ class RowSearch {
 inline auto integer_rows(const Topk<std::int16_t>& job, const Kernels& run) {
     const auto limit = [](const auto& heap, std::int64_t, int) { return heap.limit(); };
     const auto among = [](const auto&, const std::int32_t*, std::uint64_t found) { return found; };
-    const auto take = [](std::int64_t, std::int64_t a, std::int32_t sum, auto& heap) { heap.push(sum, a); };
+    const auto take = [](std::int64_t, std::int64_t row, const std::int32_t* sums, std::uint64_t found, auto& heap) {
+        for (; found; found &= found - 1) heap.push(sums[__builtin_ctzll(found)], row + __builtin_ctzll(found));
+    };
     return RowSearch<std::int16_t, std::int32_t, decltype(limit), decltype(among), decltype(take)>(
         job, run.integer_rows, limit, among, take);
 }
@@ -129,12 +132,72 @@ inline auto float_rows(const Topk<float>& job, const Kernels& run) {
         }
         return found;
     };
-    const auto take = [&job, beyond, kth, exact = Exact<float>(job, run)](std::int64_t q, std::int64_t a, float sum,
-                                                                          auto& heap) {
-        if (!job.weights || !(sum > beyond(kth(heap), weight_of(job, a)))) exact(q, a, heap);
+    const auto take = [&job, beyond, kth, exact = Exact<float>(job, run)](
+                          std::int64_t q, std::int64_t row, const float* sums, std::uint64_t found, auto& heap) {
+        std::int32_t rows[ROWS];
+        int count = 0;
+        for (; found; found &= found - 1) {
+            const int lane = __builtin_ctzll(found);
+            if (!job.weights) {
+                rows[count++] = static_cast<std::int32_t>(row + lane);
+            } else if (!(sums[lane] > beyond(kth(heap), weight_of(job, row + lane)))) {
+                exact(q, row + lane, heap);
+            }
+        }
+        exact(q, rows, count, heap);
     };
     return RowSearch<float, float, decltype(limit), decltype(among), decltype(take)>(job, run.float_rows, limit, among,
                                                                                      take);
+}
+
+// All sums of few rows before any row is measured, so that only the nearest of all are, not the nearest of the first
+// rows, too. Unweighted; heaps: (queries) reset. Returns false, and offers the heaps nothing, if a sum is not finite.
+template <class Heap>
+bool nearest_in_place(const Topk<float>& job, const Kernels& run, const Exact<float>& exact, std::vector<Heap>& heaps) {
+    constexpr float INFINITE = std::numeric_limits<float>::infinity(), MOST = std::numeric_limits<float>::max();
+    const std::int64_t stride = (job.allowed + BLOCK - 1) / BLOCK * BLOCK, groups = (job.allowed + ROWS - 1) / ROWS;
+    Aligned<float> sums(static_cast<std::size_t>(job.count * stride));
+    const auto limit = [](float*, std::int64_t, int) { return INFINITE; };
+    const auto among = [](float*, const float*, std::uint64_t found) { return found; };
+    const auto take = [](std::int64_t, std::int64_t row, const float* of, std::uint64_t found, float* to) {
+        std::copy_n(of, __builtin_popcountll(found), to + row);  // found: all
+    };
+    const RowSearch<float, float, decltype(limit), decltype(among), decltype(take)> search(job, run.float_rows, limit,
+                                                                                           among, take);
+    const std::int64_t runs = std::min<std::int64_t>(job.threads, groups);
+    parallel(runs, job.threads, [&](std::int64_t r) {
+        const std::int64_t first = groups * r / runs * ROWS,
+                           last = std::min(job.allowed, groups * (r + 1) / runs * ROWS);
+        std::vector<float*> to(static_cast<std::size_t>(job.count));
+        for (std::int64_t q = 0; q < job.count; ++q) to[q] = sums.data() + q * stride;
+        search(first, last, 0, job.count, to.data());
+    });
+    for (std::int64_t q = 0; q < job.count; ++q) {
+        float* const of = sums.data() + q * stride;
+        std::fill(of + job.allowed, of + stride, INFINITE);
+        std::int64_t finite = 0;
+        for (std::int64_t from = 0; from < stride; from += BLOCK) {
+            finite += __builtin_popcountll(run.scores_within(of + from, BLOCK, MOST));
+            if (run.scores_within(of + from, BLOCK, -1.0f)) return false;  // only NaN is not above it
+        }
+        if (finite < job.allowed) return false;
+    }
+    const double least_share = 1 - slack(job.width), room = (1 + 0x1p-22) * (1 + slack(job.width));
+    std::vector<std::int32_t> rows(static_cast<std::size_t>(job.allowed));
+    for (std::int64_t q = 0; q < job.count; ++q) {
+        const float* const of = sums.data() + q * stride;
+        const auto need = static_cast<int>(heaps[q].need());
+        const float kth = run.reached(of, static_cast<int>(stride), need);
+        const float most = std::min(MOST, next_above(static_cast<float>((kth + TINY) / least_share * room + TINY)));
+        std::int64_t count = 0;
+        for (std::int64_t from = 0; from < stride; from += BLOCK) {
+            for (std::uint64_t left = run.scores_within(of + from, BLOCK, most); left; left &= left - 1) {
+                rows[count++] = static_cast<std::int32_t>(from + __builtin_ctzll(left));
+            }
+        }
+        exact(q, rows.data(), count, heaps[q]);
+    }
+    return true;
 }
 
 }  // namespace lpkernel
