@@ -1400,8 +1400,60 @@ void few_queries(const FewRows& a, int query) {
     }
 }
 
+// The nearest, with queries in registers. Of each block the least scores are kept, lane by lane; those of the few
+// blocks that may hold the nearest are computed again.
+template <int Q, int WIDTH>
+void few_held(const FewRows& a, int query) {
+    const float* wanted[Q];
+    float norm[Q], each[Q][MOST_FEW / BLOCK * LANES];
+    Floats least[Q], own[Q][WIDTH];
+    place_few<Q>(a, query, WIDTH, wanted, norm);
+    for (int q = 0; q < Q; ++q) {
+        least[q] = fill(__builtin_inff());
+        for (int i = 0; i < WIDTH; ++i) own[q][i] = fill(wanted[q][i]);
+    }
+    const int blocks = (a.lanes + BLOCK - 1) / BLOCK;
+    const auto lanes_of = [&](int b) { return b + 1 < blocks ? BLOCK : a.lanes - b * BLOCK; };
+    for (int b = 0; b < blocks; ++b) {
+        Floats scores[Q];
+        for (int q = 0; q < Q; ++q) scores[q] = fill(__builtin_inff());
+        least_scores<Q, WIDTH>(a.bank + b * WIDTH * BLOCK, a.norms + b * BLOCK, lanes_of(b), own, scores);
+        for (int q = 0; q < Q; ++q) {
+            store(each[q] + b * LANES, scores[q]);
+            least[q] = lesser(least[q], scores[q]);
+        }
+    }
+    for (int q = 0; q < Q; ++q) {
+        choose(a, query + q, norm[q], least[q], [&](float limit) __attribute__((always_inline)) {
+            const Floats most = fill(limit);
+            const float* const of = each[q];
+            std::uint32_t found = 0;
+            for (int b = 0; b < blocks; ++b) found |= std::uint32_t{not_above(load(of + b * LANES), most) != 0} << b;
+            for (; found; found &= found - 1) {
+                const int b = __builtin_ctz(found);
+                std::uint64_t within = 0;
+                for (int first = 0; first < lanes_of(b); first += LANES) {
+                    Floats score = load(a.norms + b * BLOCK + first);
+                    for (int i = 0; i < WIDTH; ++i) {
+                        const float* const values = a.bank + (b * WIDTH + i) * BLOCK + first;
+                        score = add_product(score, load(values), fill(wanted[q][i]));
+                    }
+                    within |= std::uint64_t{not_above(score, most)} << first;
+                }
+                nearest_within<WIDTH>(a, query + q, b * BLOCK, within & real_lanes(lanes_of(b)));
+            }
+        });
+    }
+}
+
 template <int WIDTH>
 void few_of(const FewRows& a) {
+    if constexpr (WIDTH > 0 && WIDTH <= HELD_COLUMNS) {
+        if (a.k == 1 && a.lanes > SCORE_STEP) {
+            constexpr int MOST = HELD / (WIDTH + 1);  // with their least scores
+            return in_groups<MOST>(a.queries, [&](auto group, int q) { few_held<group.value, WIDTH>(a, q); });
+        }
+    }
     if (a.k > 1) {
         in_groups(a.queries, [&](auto group, int q) { few_queries<group.value, WIDTH>(a, q); });
     } else if (a.lanes <= LANES) {

@@ -238,6 +238,14 @@ void detail::run_tasks(std::int64_t count, int threads, void (*run)(const void* 
     if (job.error) std::rethrow_exception(job.error);
 }
 
+bool again() {
+    thread_local Clock::time_point last;
+    const Clock::time_point now = Clock::now();
+    const bool lately = now - last < SPIN;
+    last = now;
+    return lately;
+}
+
 void poll() {
     if (current && current->stop.load(std::memory_order_relaxed)) throw Stopped();
     ask();

@@ -19,6 +19,10 @@ void parallel(std::int64_t count, int threads, const Task& task) {
     detail::run_tasks(count, threads, run, &task);
 }
 
+// Whether this thread has asked the same a moment ago, so that the others, if it then used them, are still awake. To
+// wake one takes as long as work of some microseconds.
+bool again();
+
 // To be called a few times a second by long work, where it may throw: it throws in a task whose call has ended by an
 // exception, and on a thread with an Interruptible it calls check() now and then.
 void poll();

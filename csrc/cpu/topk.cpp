@@ -212,29 +212,29 @@ void measure_all(const Topk<T>& job, const Kernels& run, const Value& value, std
 
 // Whether FewRows is faster than other ways: than rows in place with very few queries, and than int16 for wide rows.
 // Time of those / so, one thread of AVX-512, k = 1: 16 rows of 64, 16 queries 1.4; of 256, 64 1.7; of 1,024, 32 1.0, 64
-// 1.7; 256 queries of 64 in 64 rows 1.2, of 256 0.9; 100,000 of 2 in 128 rows 1.3, in 256 0.94, of 16 1.1. Two threads,
+// 1.7; 256 queries of 64 in 64 rows 1.2, of 256 0.9; 100,000 of 16 in 256 rows 1.1; two threads, 256 of 2 in 512 rows
+// 1.15, in 1,024 1.05, in 2,048 0.96; 10,000 of 2 in 1,024 1.2, of 3 in 2,048 0.96. Two threads,
 // k = 10: 256 queries of 2 in 128 rows 2.4, in 1,024 2.3, in 2,048 1.8; of 16 in 1,024 1.6; of 64 in 128 1.5, in 1,024
-// 1.05, of 256 in 128 1.1, in 256 0.95; 4 queries of 16 in 512 rows 1.1, of 64 0.7, 12 0.95.
+// 1.05, of 256 in 128 1.1, in 256 0.95; 16 of 256 in 128 1.1; 4 queries of 16 in 512 rows 1.1, of 64 0.7, 12 0.95.
 bool are_few(const Topk<float>& job) {
-    constexpr std::int64_t LEAST = 4, WIDTH_OF_ONE = 24, WIDTH = 6;  // queries, and values of a row for each of them
+    constexpr std::int64_t LEAST = 4, WIDTH_OF_ONE = 24;  // queries, and values of a row for each of them
     constexpr std::int64_t WIDEST_FEW = 2048;
     const bool usual = !job.shared_mask && !job.own_mask && !job.weights && job.width <= WIDEST_FEW;
     if (!usual || job.count < LEAST || one_of_few(job)) return false;
     if (job.k == 1) {
-        const std::int64_t most = job.width < 32 ? 256 : job.width < 128 ? 64 : 32;
+        const bool held = job.width >= 2 && job.width <= HELD_COLUMNS;
+        const std::int64_t most = held ? MOST_FEW / 2 : job.width < 32 ? 256 : job.width < 128 ? 64 : 32;
         return job.allowed <= most && job.width <= WIDTH_OF_ONE * job.count;
     }
     const std::int64_t most = job.width < 32 ? MOST_FEW : job.width < 128 ? MOST_FEW / 2 : 128;
-    return job.k <= MOST_NEAREST && job.allowed > MEASURED && job.allowed <= most && job.width <= WIDTH * job.count;
+    const std::int64_t width = job.count < job.packed_from ? 6 : 16;
+    return job.k <= MOST_NEAREST && job.allowed > MEASURED && job.allowed <= most && job.width <= width * job.count;
 }
 
 // The nearest of few rows. Returns false, and writes nothing, if there is a row that is to be measured anyway.
 template <class Heap, class Value>
-bool nearest_of_few(const Topk<float>& asked, const Kernels& run, const Value& value, std::int64_t* indices) {
+bool nearest_of_few(const Topk<float>& job, const Kernels& run, const Value& value, std::int64_t* indices) {
     constexpr std::int64_t AT_ONCE = 256;
-    Topk<float> job = asked;
-    constexpr std::int64_t ALONE = 1 << 18;  // values compared while another thread would wake up
-    if (job.count * job.allowed * (job.width + 4) < (job.k == 1 ? ALONE : ALONE / 4)) job.threads = 1;
     PackedBank<float> bank(job, run, false);
     bank.keep();
     if (bank.odd()) return false;
@@ -338,11 +338,19 @@ void each_row(const Topk<T>& job, const Kernels& run, const Value& value, std::i
     divide(job, search, value, indices);
 }
 
+// How many threads a search is worth. One takes some 10 us to wake up: what takes up to 50 us asks only those awake.
+template <class T>
+int threads_for(const Topk<T>& job) {
+    constexpr double BRIEF = 1 << 20;
+    if (job.threads == 1 || soon(job)) return 1;
+    return work_of(job) < BRIEF && !again() ? 1 : job.threads;
+}
+
 }  // namespace
 
 void topk(const Topk<std::int16_t>& asked, const Kernels& run, std::int32_t* distances, std::int64_t* indices) {
     Topk<std::int16_t> job = asked;
-    if (soon(job)) job.threads = 1;
+    job.threads = threads_for(job);
     if (!begin(job, Smallest::ANY, distances, indices)) return;
     const auto value = [&](std::int64_t at, std::int32_t bits) { distances[at] = bits; };
     if (wants_most(job)) {
@@ -358,7 +366,7 @@ void topk(const Topk<std::int16_t>& asked, const Kernels& run, std::int32_t* dis
 
 void topk(const Topk<float>& asked, const Kernels& run, float* distances, std::int64_t* indices) {
     Topk<float> job = asked;
-    if (soon(job)) job.threads = 1;
+    job.threads = threads_for(job);
     if (!begin(job, std::numeric_limits<float>::infinity(), distances, indices)) return;
     const auto value = [&](std::int64_t at, std::int32_t bits) { distances[at] = from_bits(bits); };
     if (are_few(job)) {

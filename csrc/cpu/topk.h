@@ -30,12 +30,19 @@ struct Topk {
 void topk(const Topk<std::int16_t>& job, const Kernels& run, std::int32_t* distances, std::int64_t* indices);
 void topk(const Topk<float>& job, const Kernels& run, float* distances, std::int64_t* indices);
 
-// Whether a search takes only some microseconds, so that another thread would not be awake before its end.
+// About how many values a search compares; choosing among rows counts as some.
+template <class T>
+double work_of(const Topk<T>& job) {
+    constexpr double CHOICE = 1 << 10;
+    const double of_query = static_cast<double>(job.allowed) * static_cast<double>(job.width + 4);
+    return static_cast<double>(job.count) * (of_query + (job.k > 1 ? CHOICE : 0));
+}
+
+// Whether a search takes so few microseconds that it is done before another thread begins.
 template <class T>
 bool soon(const Topk<T>& job) {
-    constexpr double SOON = 1 << 17, CHOICE = 1 << 10;  // values compared; choosing among rows counts as so many
-    const double of_query = static_cast<double>(job.allowed) * static_cast<double>(job.width + 4);
-    return static_cast<double>(job.count) * (of_query + (job.k > 1 ? CHOICE : 0)) < SOON;
+    constexpr double SOON = 1 << 17;
+    return work_of(job) < SOON;
 }
 
 }  // namespace lpkernel
