@@ -1,7 +1,9 @@
 // How masked_topk runs. The bank's allowed rows are cut into blocks of BLOCK rows, the threads take runs of blocks (and
 // of queries, when there are too few blocks), and each query has a heap for each run, merged at the end. A (Q, B) array
 // never exists. Few queries are compared with the rows in place (topk_rows.h), many with packed blocks (topk_packed.h),
-// where all of them share the cost of packing. A small bank is packed once for all, and the threads take queries.
+// where all of them share the cost of packing. A small bank is packed once for all, and the threads take queries. Few
+// rows are all compared before any is measured, packed (FewRows) or in place (nearest_in_place), so that a query
+// measures its k nearest and little more.
 //
 // Ties: the lower row, see smallest.h. Limits: B < 2^31, D < 2^29, and int16 distances below 2^31; from WIDEST columns
 // on no bound on rounding is proven, and each row is measured.

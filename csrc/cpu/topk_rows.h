@@ -5,7 +5,8 @@
 // int16:   exact, for D > 1 (where D = 1, differences may leave int16).
 // float32: sums in float32, wrong by less than slack(D). A row is passed over only if its sum is beyond the k-th
 //          distance, divided by its weight, by more than that plus float32's rounding of that distance; the others
-//          are measured exactly. Before any is, the k-th least sum of the first rows bounds that distance.
+//          are measured exactly. Before any is, the k-th least sum of the first rows bounds that distance, or of few
+//          rows that of all.
 
 #pragma once
 
