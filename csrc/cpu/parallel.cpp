@@ -128,8 +128,25 @@ bool spin(const Ready& ready) {
     return ready();
 }
 
+// Takes the pool's lock. It is held for well below a microsecond, and jobs are put up and finished by several threads at
+// the same moment: to sleep until it is free would take far longer than the work.
+void take(std::unique_lock<std::mutex>& held) {
+    constexpr int TRIES = 200;
+    for (int i = 0; i < TRIES; ++i) {
+        if (held.try_lock()) return;
+        relax();
+    }
+    held.lock();
+}
+
+std::unique_lock<std::mutex> hold(Pool& of) {
+    std::unique_lock<std::mutex> held(of.lock, std::defer_lock);
+    take(held);
+    return held;
+}
+
 void fail(Job& job) {
-    const std::lock_guard<std::mutex> held(pool().lock);
+    const auto held = hold(pool());
     if (!job.error) job.error = std::current_exception();
     job.stop.store(true, std::memory_order_relaxed);
 }
@@ -151,7 +168,7 @@ void work(Job& job) {
 }
 
 void serve(Pool& of) {
-    std::unique_lock<std::mutex> held(of.lock);
+    auto held = hold(of);
     for (;;) {
         const auto open = std::find_if(of.jobs.begin(), of.jobs.end(), [](const Job* job) { return job->wanted > 0; });
         if (open == of.jobs.end()) {
@@ -159,7 +176,7 @@ void serve(Pool& of) {
             const auto more = [&] { return of.turns.load(std::memory_order_relaxed) != seen; };
             held.unlock();
             const bool soon = spin(more);
-            held.lock();
+            take(held);
             if (soon) continue;
             ++of.sleepers;
             of.put_up.wait(held, more);
@@ -171,7 +188,7 @@ void serve(Pool& of) {
         job.helpers.fetch_add(1, std::memory_order_relaxed);
         held.unlock();
         work(job);
-        held.lock();
+        take(held);
         --of.needed;
         job.helpers.fetch_sub(1, std::memory_order_release);  // from here on the job may be gone
         of.left.notify_all();
@@ -180,7 +197,7 @@ void serve(Pool& of) {
 
 // Puts the job up for `helpers` threads; makes those that are missing.
 void put_up(Pool& of, Job& job, int helpers) {
-    const std::lock_guard<std::mutex> held(of.lock);
+    const auto held = hold(of);
     of.jobs.push_back(&job);
     of.needed += helpers;
     try {
@@ -200,7 +217,7 @@ bool forked(Job& job) {
 
 // Waits for the threads that have joined the job.
 void take_down(Pool& of, Job& job) {
-    std::unique_lock<std::mutex> held(of.lock);
+    auto held = hold(of);
     if (forked(job)) return;
     of.jobs.erase(std::find(of.jobs.begin(), of.jobs.end(), &job));
     of.needed -= job.wanted;
