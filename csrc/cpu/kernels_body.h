@@ -1423,26 +1423,37 @@ void few_held(const FewRows& a, int query) {
             least[q] = lesser(least[q], scores[q]);
         }
     }
+    float limits[Q] = {};
+    bool chosen[Q] = {};
+    std::uint32_t found[Q] = {};
     for (int q = 0; q < Q; ++q) {
         choose(a, query + q, norm[q], least[q], [&](float limit) __attribute__((always_inline)) {
-            const Floats most = fill(limit);
-            const float* const of = each[q];
-            std::uint32_t found = 0;
-            for (int b = 0; b < blocks; ++b) found |= std::uint32_t{not_above(load(of + b * LANES), most) != 0} << b;
-            for (; found; found &= found - 1) {
-                const int b = __builtin_ctz(found);
-                std::uint64_t within = 0;
-                for (int first = 0; first < lanes_of(b); first += LANES) {
-                    Floats score = load(a.norms + b * BLOCK + first);
-                    for (int i = 0; i < WIDTH; ++i) {
-                        const float* const values = a.bank + (b * WIDTH + i) * BLOCK + first;
-                        score = add_product(score, load(values), fill(wanted[q][i]));
-                    }
-                    within |= std::uint64_t{not_above(score, most)} << first;
-                }
-                nearest_within<WIDTH>(a, query + q, b * BLOCK, within & real_lanes(lanes_of(b)));
-            }
+            limits[q] = limit;
+            chosen[q] = true;
         });
+    }
+    for (int q = 0; q < Q; ++q) {
+        const Floats most = fill(limits[q]);
+        for (int b = 0; b < blocks; ++b) {
+            found[q] |= std::uint32_t{not_above(load(each[q] + b * LANES), most) != 0} << b;
+        }
+        if (!chosen[q]) found[q] = 0;  // its scores may be NaN
+    }
+    for (int q = 0; q < Q; ++q) {
+        const Floats most = fill(limits[q]);
+        for (std::uint32_t left = found[q]; left; left &= left - 1) {
+            const int b = __builtin_ctz(left);
+            std::uint64_t within = 0;
+            for (int first = 0; first < lanes_of(b); first += LANES) {
+                Floats score = load(a.norms + b * BLOCK + first);
+                for (int i = 0; i < WIDTH; ++i) {
+                    const float* const values = a.bank + (b * WIDTH + i) * BLOCK + first;
+                    score = add_product(score, load(values), fill(wanted[q][i]));
+                }
+                within |= std::uint64_t{not_above(score, most)} << first;
+            }
+            nearest_within<WIDTH>(a, query + q, b * BLOCK, within & real_lanes(lanes_of(b)));
+        }
     }
 }
 

@@ -128,8 +128,8 @@ bool spin(const Ready& ready) {
     return ready();
 }
 
-// Takes the pool's lock. It is held for well below a microsecond, and jobs are put up and finished by several threads at
-// the same moment: to sleep until it is free would take far longer than the work.
+// Takes the pool's lock. It is held for well below a microsecond, and jobs are put up and finished by several threads
+// at the same moment: to sleep until it is free would take far longer than the work.
 void take(std::unique_lock<std::mutex>& held) {
     constexpr int TRIES = 200;
     for (int i = 0; i < TRIES; ++i) {
