@@ -372,8 +372,11 @@ void topk(const Topk<float>& asked, const Kernels& run, float* distances, std::i
     if (!begin(job, std::numeric_limits<float>::infinity(), distances, indices)) return;
     const auto value = [&](std::int64_t at, std::int32_t bits) { distances[at] = from_bits(bits); };
     if (are_few(job)) {
-        const bool done = job.k == 1 ? nearest_of_few<Nearest>(job, run, value, indices)
-                                     : nearest_of_few<Smallest>(job, run, value, indices);
+        constexpr double ALONE = 3 << 16;  // values that FewRows compares for one neighbour while another thread begins
+        Topk<float> few = job;
+        if (job.k == 1 && work_of(job) < ALONE) few.threads = 1;
+        const bool done = job.k == 1 ? nearest_of_few<Nearest>(few, run, value, indices)
+                                     : nearest_of_few<Smallest>(few, run, value, indices);
         if (done) return;
     }
     if (wants_most(job)) {

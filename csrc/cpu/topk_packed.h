@@ -115,7 +115,7 @@ class PackedBank {
                  Aligned<std::int16_t>(values * static_cast<std::size_t>(pairs_) * 2),
                  {}};
         packed_.resize(static_cast<std::size_t>(blocks()));
-        constexpr std::int64_t ALONE = 1 << 12;  // values that are packed while another thread would begin
+        constexpr std::int64_t ALONE = 1 << 14;  // values that are packed while another thread would begin
         const bool alone = blocks() * BLOCK * columns_ < ALONE;
         const std::int64_t runs = alone ? 1 : std::min<std::int64_t>(blocks(), job_.threads);
         parallel(runs, job_.threads, [&](std::int64_t run) {
