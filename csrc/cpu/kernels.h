@@ -23,6 +23,7 @@ constexpr int HELD_COLUMNS = 4;   // most columns of rows whose queries are held
 constexpr int MOST_FEW = 2048;    // rows of FewRows
 constexpr int PLACED = 12;        // queries that FewRows compares at once
 constexpr int MOST_NEAREST = 12;  // of FewRows
+constexpr int LISTED = 256;       // rows that may be among these, and are measured
 constexpr int ROW_STEP = 32;      // values of the widest vector
 constexpr int GROUPS = 128;       // of codes, each of two halves
 constexpr int GROUPED = 512;      // bank images of a tile of groups of codes
@@ -170,7 +171,7 @@ struct FewRows {
     float reach_scale, reach_more;
     float limit;            // of |query - centre|^2: beyond it, or if it is NaN, nearest is -1
     float* placed;          // (PLACED, width) for its own use
-    std::int32_t* nearest;  // (queries, k); the first is -1 where BLOCK rows or more are too near to each other, too
+    std::int32_t* nearest;  // (queries, k); the first is -1 where more than LISTED rows are too near to each other, too
     float* distances;       // (queries, k) direct(), rounded to float32
 };
 
@@ -349,7 +350,8 @@ struct Kernels {
     // Index of the value that has `rank` others before it in the order (value, index), rank < count <= BLOCK; `values`
     // is readable up to the next multiple of 16.
     int (*ranked)(const std::int32_t* values, int count, int rank);
-    // out[i] = how many values are before the i-th in that order; both have room up to the next multiple of 16.
+    // out[i] = how many values, of any number, are before the i-th in that order; both have room up to the next
+    // multiple of 16.
     void (*ranks)(const std::int32_t* values, int count, std::int32_t* out);
     // No less than the need-th least of `count` scores, none of them NaN, and seldom much more: the need-th least of
     // the least scores of some groups of them, which is soon found; +inf for a need above 24. `scores` is readable up

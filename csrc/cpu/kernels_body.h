@@ -1336,19 +1336,19 @@ void several_nearest(const FewRows& a, int query, float norm, const float* score
     nearest[0] = -1;
     if (!(norm < a.limit)) return;
     const float limit = reached(scores, a.lanes, a.k) + (norm * a.reach_scale + a.reach_more);
-    const float* rows[BLOCK];
-    std::int32_t places[BLOCK], before[BLOCK];
+    const float* rows[LISTED];
+    std::int32_t places[LISTED], before[LISTED];
     int count = 0;
     for (int from = 0; from < a.lanes; from += BLOCK) {
         std::uint64_t within = scores_within(scores + from, a.lanes - from < BLOCK ? a.lanes - from : BLOCK, limit);
-        if (count + __builtin_popcountll(within) > BLOCK) return;
+        if (count + __builtin_popcountll(within) > LISTED) return;
         for (; within; within &= within - 1, ++count) {
             places[count] = from + __builtin_ctzll(within);
             rows[count] = a.rows[places[count]];
         }
     }
-    float found[BLOCK];
-    std::int32_t order[BLOCK] = {};
+    float found[LISTED];
+    std::int32_t order[LISTED] = {};
     const float* const own = a.query + std::int64_t{query} * a.width;
     if constexpr (WIDTH > 0 && WIDTH <= HELD_COLUMNS) {
         for (int i = 0; i < count; ++i) found[i] = distance_of<WIDTH>(own, rows[i], WIDTH);

@@ -1243,7 +1243,7 @@ bool few_rows(const Kernels& table, Random& random) {
         for (int q = 0; q < queries; ++q) {
             const auto first = static_cast<std::size_t>(q * k);
             all += k > 1 && !odd[q];
-            if (nearest[first] == -1 && (odd[q] || (k > 1 && lanes > BLOCK))) {
+            if (nearest[first] == -1 && (odd[q] || (k > 1 && lanes > LISTED))) {
                 open += !odd[q];
                 std::fill_n(nearest.begin() + q * k, k, -1);
                 std::fill_n(distances.begin() + q * k, k, 0.0f);
