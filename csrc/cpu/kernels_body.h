@@ -362,6 +362,20 @@ inline __attribute__((always_inline)) void least_scores(const float* bank, const
     }
 }
 
+// The rows of a block whose scores of one query are not above a limit.
+template <int WIDTH>
+inline __attribute__((always_inline)) std::uint64_t rows_within(const float* bank, const float* norms, int lanes,
+                                                                const float* wanted, std::int64_t width, Floats limit) {
+    std::uint64_t within = 0;
+    for_scored(lanes, [&](int first, auto count) __attribute__((always_inline)) {
+        constexpr int U = count.value;
+        Floats sum[1][U];
+        score<1, WIDTH>(bank + first, norms + first, &wanted, width, sum);
+        for (int u = 0; u < U; ++u) within |= std::uint64_t{not_above(sum[0][u], limit)} << (first + u * LANES);
+    });
+    return within & real_lanes(lanes);
+}
+
 // The position of the only row of the blocks `found` that is within a query's limit, or -1 if there are more.
 template <int WIDTH>
 std::int32_t only_row(const FloatBlocks& a, int query, std::uint32_t found) {
@@ -370,16 +384,8 @@ std::int32_t only_row(const FloatBlocks& a, int query, std::uint32_t found) {
     std::int32_t only = -1;
     for (; found; found &= found - 1) {
         const int b = __builtin_ctz(found), lanes = b + 1 < a.count ? BLOCK : a.lanes;
-        std::uint64_t within = 0;
-        for_scored(lanes, [&](int first, auto count) __attribute__((always_inline)) {
-            constexpr int U = count.value;
-            Floats sum[1][U];
-            score<1, WIDTH>(a.bank + b * a.width * BLOCK + first, a.norms + b * BLOCK + first, &wanted, a.width, sum);
-            for (int u = 0; u < U; ++u) {
-                within |= std::uint64_t{not_above(sum[0][u], limit)} << (first + u * LANES);
-            }
-        });
-        within &= real_lanes(lanes);
+        const std::uint64_t within =
+            rows_within<WIDTH>(a.bank + b * a.width * BLOCK, a.norms + b * BLOCK, lanes, wanted, a.width, limit);
         if (only >= 0 || (within & (within - 1))) return -1;
         only = b * BLOCK + __builtin_ctzll(within);
     }
@@ -1443,16 +1449,9 @@ void few_held(const FewRows& a, int query) {
         const Floats most = fill(limits[q]);
         for (std::uint32_t left = found[q]; left; left &= left - 1) {
             const int b = __builtin_ctz(left);
-            std::uint64_t within = 0;
-            for (int first = 0; first < lanes_of(b); first += LANES) {
-                Floats score = load(a.norms + b * BLOCK + first);
-                for (int i = 0; i < WIDTH; ++i) {
-                    const float* const values = a.bank + (b * WIDTH + i) * BLOCK + first;
-                    score = add_product(score, load(values), fill(wanted[q][i]));
-                }
-                within |= std::uint64_t{not_above(score, most)} << first;
-            }
-            nearest_within<WIDTH>(a, query + q, b * BLOCK, within & real_lanes(lanes_of(b)));
+            const std::uint64_t within = rows_within<WIDTH>(a.bank + b * WIDTH * BLOCK, a.norms + b * BLOCK,
+                                                            lanes_of(b), wanted[q], WIDTH, most);
+            nearest_within<WIDTH>(a, query + q, b * BLOCK, within);
         }
     }
 }

@@ -106,19 +106,29 @@ inline auto integer_rows(const Topk<std::int16_t>& job, const Kernels& run) {
         job, run.integer_rows, limit, among, take);
 }
 
+// What float32 sums of `width` squares say of distances, by slack().
+struct SumBound {
+    explicit SumBound(std::int64_t width) : least_share(1 - slack(width)), room((1 + 0x1p-22) * (1 + slack(width))) {}
+
+    // A sum above this is of a row further than `kth` with that weight.
+    float beyond(double kth, double weight) const { return next_above(static_cast<float>(kth * room / weight + TINY)); }
+
+    // The same of the row that has a sum itself.
+    float beyond_row_of(float sum) const { return beyond((sum + TINY) / least_share, 1.0); }
+
+    double least_share;  // the least part of a distance that its sum is
+    double room;         // the most that a sum is of a distance that it may tie with
+};
+
 inline auto float_rows(const Topk<float>& job, const Kernels& run) {
-    const double least_share = 1 - slack(job.width);  // of a distance, that its sum is
-    const double room = (1 + 0x1p-22) * (1 + slack(job.width));
-    const auto beyond = [room](double kth, double weight) {
-        return next_above(static_cast<float>(kth * room / weight + TINY));
-    };
+    const SumBound bound(job.width);
     const auto kth = [](const auto& heap) -> double { return from_bits(heap.limit()); };  // NaN: measure every row
-    const auto limit = [&job, beyond, kth](const auto& heap, std::int64_t row, int rows) {
+    const auto limit = [&job, bound, kth](const auto& heap, std::int64_t row, int rows) {
         double least = weight_of(job, row);
         for (int lane = 1; job.weights && lane < rows; ++lane) least = std::min(least, weight_of(job, row + lane));
-        return beyond(kth(heap), least);
+        return bound.beyond(kth(heap), least);
     };
-    const auto among = [&job, &run, beyond, least_share](const auto& heap, const float* sums, std::uint64_t found) {
+    const auto among = [&job, &run, bound](const auto& heap, const float* sums, std::uint64_t found) {
         const auto need = static_cast<int>(heap.need());
         if (job.weights || !heap.empty() || __builtin_popcountll(found) <= need) return found;
         const std::int32_t none = order_bits(std::numeric_limits<float>::quiet_NaN());
@@ -126,14 +136,14 @@ inline auto float_rows(const Topk<float>& job, const Kernels& run) {
         for (int lane = 0; lane < ROWS; ++lane) order[lane] = found >> lane & 1 ? order_bits(sums[lane]) : none;
         const int at = run.ranked(order, ROWS, need - 1);
         if (order[at] == none) return found;
-        const float most = beyond((sums[at] + TINY) / least_share, 1.0);
+        const float most = bound.beyond_row_of(sums[at]);
         for (std::uint64_t left = found; left; left &= left - 1) {
             const int lane = __builtin_ctzll(left);
             if (sums[lane] > most) found &= ~(std::uint64_t{1} << lane);
         }
         return found;
     };
-    const auto take = [&job, beyond, kth, exact = Exact<float>(job, run)](
+    const auto take = [&job, bound, kth, exact = Exact<float>(job, run)](
                           std::int64_t q, std::int64_t row, const float* sums, std::uint64_t found, auto& heap) {
         std::int32_t rows[ROWS];
         int count = 0;
@@ -141,7 +151,7 @@ inline auto float_rows(const Topk<float>& job, const Kernels& run) {
             const int lane = __builtin_ctzll(found);
             if (!job.weights) {
                 rows[count++] = static_cast<std::int32_t>(row + lane);
-            } else if (!(sums[lane] > beyond(kth(heap), weight_of(job, row + lane)))) {
+            } else if (!(sums[lane] > bound.beyond(kth(heap), weight_of(job, row + lane)))) {
                 exact(q, row + lane, heap);
             }
         }
@@ -183,13 +193,13 @@ bool nearest_in_place(const Topk<float>& job, const Kernels& run, const Exact<fl
         }
         if (finite < job.allowed) return false;
     }
-    const double least_share = 1 - slack(job.width), room = (1 + 0x1p-22) * (1 + slack(job.width));
+    const SumBound bound(job.width);
     std::vector<std::int32_t> rows(static_cast<std::size_t>(job.allowed));
     for (std::int64_t q = 0; q < job.count; ++q) {
         const float* const of = sums.data() + q * stride;
         const auto need = static_cast<int>(heaps[q].need());
         const float kth = run.reached(of, static_cast<int>(stride), need);
-        const float most = std::min(MOST, next_above(static_cast<float>((kth + TINY) / least_share * room + TINY)));
+        const float most = std::min(MOST, bound.beyond_row_of(kth));
         std::int64_t count = 0;
         for (std::int64_t from = 0; from < stride; from += BLOCK) {
             for (std::uint64_t left = run.scores_within(of + from, BLOCK, most); left; left &= left - 1) {
